@@ -1,0 +1,17 @@
+"""Fixtures that more than one file needs; the rest of what tests stand on is in `support`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+BACKENDS = {"threads": ("--no-gevent",), "greenlets": ()}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The flags of each backend in turn."""
+    if request.param == "greenlets" and find_spec("gevent") is None:
+        pytest.skip("gevent is not installed")
+    return BACKENDS[request.param]

@@ -1,0 +1,233 @@
+"""The command line: what it makes of arguments, and how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zibai import cli
+from zibai.cli import main, make_parser, options_markdown, parse_args
+from zibai.errors import BindError, LoadError, UsageError
+from zibai.options import Options, declared
+from zibai.version import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_flags_left_out_leave_the_defaults() -> None:
+    assert parse_args(["example:app"]) == Options("example:app")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("-l 127.0.0.1:9000 example:app", {"listen": ["127.0.0.1:9000"]}),
+        ("example:app -l 127.0.0.1:9000", {"listen": ["127.0.0.1:9000"]}),
+        ("-l :1 [::1]:2 example:app", {"listen": [":1", "[::1]:2"]}),
+        ("-l :1 -l :2 example:app", {"listen": [":1", ":2"]}),
+        ("-l :1 example:app -l :2 unix:/x", {"listen": [":1", ":2", "unix:/x"]}),
+        ("-l :1 example:app -p 2", {"listen": [":1"], "subprocess": 2}),
+        ("-l :1 -p 2 example:app", {"listen": [":1"], "subprocess": 2}),
+        ("--listen :1 --call -- example:app", {"listen": [":1"], "call": True}),
+        ("-p 2 example:app -l :1 -l unix:/x", {"listen": [":1", "unix:/x"], "subprocess": 2}),
+        ("-p2 -w3 example:app", {"subprocess": 2, "max_workers": 3}),
+        ("--listen=:1 example:app", {"listen": [":1"]}),
+    ],
+)
+def test_flags_come_first_or_last(line: str, expected: dict[str, Any]) -> None:
+    assert parse_args(line.split()) == Options("example:app", **expected)
+
+
+def test_every_flag_sets_its_field() -> None:
+    values: dict[str, tuple[list[str], Any]] = {
+        "call": ([], True),
+        "url_scheme": (["https"], "https"),
+        "url_prefix": (["/shop"], "/shop"),
+        "listen": ([":1", ":2"], [":1", ":2"]),
+        "backlog": (["7"], 7),
+        "dualstack_ipv6": ([], True),
+        "unix_socket_perms": (["0o660"], 0o660),
+        "subprocess": (["4"], 4),
+        "max_workers": (["5"], 5),
+        "no_gevent": ([], True),
+        "watchfiles": (["*.py;.env"], "*.py;.env"),
+        "max_request_pre_process": (["100"], 100),
+        "graceful_exit_timeout": (["1.5"], 1.5),
+        "keep_alive_timeout": (["2"], 2.0),
+        "header_timeout": (["3"], 3.0),
+        "socket_timeout": (["4"], 4.0),
+        "h11_max_incomplete_event_size": (["8192"], 8192),
+        "max_body_size": (["0"], 0),
+        "stream_request_body": ([], True),
+        "before_serve": (["hooks:a"], "hooks:a"),
+        "before_graceful_exit": (["hooks:b"], "hooks:b"),
+        "before_died": (["hooks:c"], "hooks:c"),
+        "no_access_log": ([], True),
+        "logging_config_filepath": (["log.toml"], "log.toml"),
+    }
+    assert {"app", *values} <= {option.name for option in declared()}
+    for option in declared():
+        if option.name in values:
+            words, value = values[option.name]
+            options = parse_args(["example:app", option.flag, *words])
+            assert options == Options("example:app", **{option.name: value})
+            assert type(getattr(options, option.name)) is type(value)
+
+
+def test_permissions_are_octal() -> None:
+    for text in ("660", "0660", "0o660"):
+        assert parse_args(["example:app", "--unix-socket-perms", text]).unix_socket_perms == 0o660
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "which application? Name it as module:attribute, for example: zibai example:app"),
+        ("-p 2", "which application?"),
+        ("-l :1", "which application?"),
+        ("-l example:app", "which application?"),
+        ("example:app -l", "argument -l/--listen: expected at least one argument"),
+        ("example:app -l example:app", "--listen: 'example:app' is no address"),
+        ("example:app -l :1 other:app", "--listen: 'other:app' is no address"),
+        ("-l :1 example:app -p 1 other:app", "--listen: 'example:app' is no address"),
+        ("example:app other:app", "unrecognized arguments: other:app"),
+        ("example:app -w 0", "--max-workers must be at least 1, not 0"),
+        ("example:app -p -1", "--subprocess must be at least 0, not -1"),
+        ("example:app -w many", "argument -w/--max-workers: 'many' is not a whole number"),
+        ("example:app --header-timeout soon", "argument --header-timeout: 'soon' is not a number"),
+        ("example:app --header-timeout nan", "--header-timeout must be a number, not nan"),
+        ("example:app --unix-socket-perms 888", "argument --unix-socket-perms: '888' is not an octal number"),
+        ("example:app --url-scheme ftp", "--url-scheme must be one of http, https, not 'ftp'"),
+        ("example:app --max-work 3", "unrecognized arguments: --max-work 3"),
+        ("example:app --markdown", "unrecognized arguments: --markdown"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_args(line.split())
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert out == ""
+    assert err.startswith(f"zibai: error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0
+    for option in declared():
+        assert option.flag in text or option.positional
+        assert option.short is None or option.short in text
+    for default in ("127.0.0.1:8000", "0", "10", "600", "75", "65536", "http", "2048"):
+        assert f"(default: {default})" in text
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"zibai {__version__}\n"
+
+
+def test_a_new_option_is_one_new_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import dataclass
+
+    from zibai import options as module
+
+    @dataclass
+    class More(Options):
+        """Options, and one more."""
+
+        workers_per_sheep: int = module.option(3, group="Sheep", minimum=2, help="100% wool")
+
+    monkeypatch.setattr(module, "Options", More)
+    monkeypatch.setattr(cli, "Options", More)
+    declared.cache_clear()
+    try:
+        assert "100% wool (default: 3)" in make_parser().format_help()
+        assert "| `--workers-per-sheep` | `3` | 100% wool |" in options_markdown()
+        assert parse_args(["a:b", "--workers-per-sheep", "4"]) == More("a:b", workers_per_sheep=4)
+        with pytest.raises(UsageError, match="--workers-per-sheep must be at least 2"):
+            More("a:b", workers_per_sheep=1).validate()
+    finally:
+        monkeypatch.undo()
+        declared.cache_clear()
+
+
+def test_the_documentation_is_up_to_date() -> None:
+    written = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert written == options_markdown(), "run: python docs/generate_options.py"
+
+
+# --- how the command ends ---------------------------------------------------------------------------
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> tuple[int, list[Options]]:
+    """``zibai example:app -p 2`` where serving ends in ``outcome``."""
+    served: list[Options] = []
+
+    def fake(options: Options) -> None:
+        served.append(options)
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr("zibai.run._serve", fake)
+    try:
+        return main(["example:app", "-p", "2"]), served
+    except SystemExit as end:
+        return end.code, served  # type: ignore[return-value]
+
+
+def test_asked_to_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(monkeypatch, None) == (0, [Options("example:app", subprocess=2)])
+    assert run_with(monkeypatch, KeyboardInterrupt())[0] == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (BindError("127.0.0.1:8000 is in use"), 1, "zibai: error: 127.0.0.1:8000 is in use\n"),
+        (UsageError("no"), 2, "zibai: error: no\n"),
+        (LoadError("no module named 'x'"), 3, "zibai: error: no module named 'x'\n"),
+        (
+            LoadError("it failed", "Traceback (most recent call last):\nKeyError: 1\n"),
+            3,
+            "Traceback (most recent call last):\nKeyError: 1\nzibai: error: it failed\n",
+        ),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, text: str
+) -> None:
+    assert run_with(monkeypatch, error)[0] == code
+    assert capsys.readouterr() == ("", text)
+
+
+def test_other_exceptions_and_exits_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_with(monkeypatch, ZeroDivisionError())
+    assert run_with(monkeypatch, SystemExit(5))[0] == 5
+
+
+def test_arguments_of_the_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["anything", "-w", "0", "a:b"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--max-workers" in capsys.readouterr().err
+
+
+def test_python_m_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zibai", "-w", "0", "a:b"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "zibai: error: --max-workers must be at least 1, not 0\n"

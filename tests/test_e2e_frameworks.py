@@ -1,0 +1,56 @@
+"""Flask, Django, Falcon and Bottle: each serves the same four routes, on each backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from support import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module", params=["flask", "django", "falcon", "bottle"])
+def url(request: pytest.FixtureRequest, backend: tuple[str, ...]) -> Iterator[str]:
+    pytest.importorskip(request.param)
+    with Server(f"{request.param}_app:app", *backend) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def http() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy of this machine
+        yield session
+
+
+def test_query(url: str, http: requests.Session) -> None:
+    answer = http.get(f"{url}/hello", params={"name": "Zī Bái"}, timeout=20)
+    assert (answer.status_code, answer.text) == (200, "Hello Zī Bái!")
+
+
+def test_form(url: str, http: requests.Session) -> None:
+    form = {"name": "Zī Bái", "eats": "tigers & leopards", "empty": ""}
+    answer = http.post(f"{url}/form", data=form, timeout=20)
+    # Falcon leaves empty values out.
+    assert (answer.status_code, {"empty": ""} | answer.json()) == (200, form)
+
+
+def test_json(url: str, http: requests.Session) -> None:
+    document = {"name": "Zī Bái", "pages": list(range(10_000))}
+    answer = http.post(f"{url}/json", json=document, timeout=20)
+    assert (answer.status_code, answer.json()) == (200, document)
+
+
+def test_streaming(url: str, http: requests.Session) -> None:
+    with http.get(f"{url}/stream", stream=True, timeout=20) as answer:
+        assert [int(line) for line in answer.iter_lines()] == list(range(1000))
+    assert "Content-Length" not in answer.headers
+
+
+def test_not_found_and_the_connection_goes_on(url: str, http: requests.Session) -> None:
+    assert http.get(f"{url}/nowhere", timeout=20).status_code == 404
+    assert http.get(f"{url}/hello", params={"name": "you"}, timeout=20).text == "Hello you!"

@@ -1,0 +1,204 @@
+"""From the command line to the exit code: how the server starts, ends and is told to."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import GRACEFUL, ROOT, Client, Gate, Server, get, run, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals between processes are POSIX")
+PROCESSES = pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
+HOOKS = ["before_serve", "before_graceful_exit", "before_died"]
+HOOK_FLAGS = [part for hook in HOOKS for part in (f"--{hook.replace('_', '-')}", f"plain:{hook}")]
+
+
+# --- the end ----------------------------------------------------------------------------------------
+
+
+@PROCESSES
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGQUIT"])
+@posix
+def test_a_signal_ends_it_with_0_and_without_a_traceback(
+    backend: tuple[str, ...], processes: tuple[str, ...], name: str
+) -> None:
+    with Server("plain:app", *processes, *backend) as server, Client(server.port) as client:
+        assert client.get("/hello").status == 200
+        server.signal(getattr(signal, name))
+        assert server.wait() == 0
+    assert "Traceback" not in "\n".join(server.log)
+
+
+@PROCESSES
+def test_a_graceful_end_finishes_what_is_in_flight(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
+    with Server("plain:app", *processes, *backend, *HOOK_FLAGS) as server:
+        with Gate() as gate, Client(server.port) as client:
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            request = gate.arrival()
+            server.signal(GRACEFUL)
+            server.wait_for_log("hook: before_graceful_exit")
+            request.close()
+            answer = client.read()
+            assert (answer.status, answer.body, answer.headers["Connection"]) == (200, b"passed", "close")
+            assert client.rest() == b""
+        assert server.wait() == 0
+    ran = [found[1] for line in server.log if (found := re.search(r"hook: (\w+)", line))]
+    assert (ran[0], ran[-1]) == ("before_serve", "before_died")
+    assert Counter(ran) == dict.fromkeys(HOOKS, 2 if processes else 1)
+
+
+@PROCESSES
+@posix
+def test_a_quick_end_does_not_wait(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
+    with Server("plain:app", *processes, *backend, "--graceful-exit-timeout", "3600") as server:
+        with Gate() as gate, Client(server.port) as client:
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            gate.arrival()
+            server.signal(signal.SIGINT)
+            assert server.wait(timeout=5) == 0
+    assert "Traceback" not in "\n".join(server.log)
+
+
+@PROCESSES
+def test_a_graceful_end_has_its_time_limit(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
+    with Server("plain:app", *processes, *backend, "--graceful-exit-timeout", "1") as server:
+        with Gate() as gate, Client(server.port) as client:
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            gate.arrival()
+            server.signal(GRACEFUL)
+            assert server.wait(timeout=10) == 0
+
+
+@posix
+def test_a_graceful_end_does_not_wait_for_an_idle_connection(backend: tuple[str, ...]) -> None:
+    with Server("plain:app", *backend, "--graceful-exit-timeout", "3600") as server, Client(server.port) as client:
+        assert client.get("/hello").status == 200
+        server.signal(signal.SIGTERM)
+        assert client.rest() == b""
+        assert server.wait(timeout=5) == 0
+
+
+# --- workers ----------------------------------------------------------------------------------------
+
+
+@posix
+def test_a_worker_that_dies_is_replaced(backend: tuple[str, ...]) -> None:
+    with Server("plain:app", "-p", "2", *backend) as server:
+        victim = int(get(server.port, "/pid").body)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: victim not in (now := server.children()) and len(now) == 2)
+        assert get(server.port, "/hello").status == 200
+
+
+@posix
+def test_workers_end_with_their_parent(backend: tuple[str, ...]) -> None:
+    """Nothing to assert: `Server` fails when a worker is left."""
+    with Server("plain:app", "-p", "2", *backend) as server:
+        wait_for(lambda: len(server.children()) == 2)
+        get(server.port, "/hello")
+        server.signal(signal.SIGKILL)
+        server.wait()
+
+
+def test_the_parent_does_not_import_the_application(backend: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(
+        "import os, sys\n"
+        "print('imported by', os.getpid(), file=sys.stderr, flush=True)\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [b'']\n"
+    )
+    with Server("told:app", "-p", "2", *backend, cwd=tmp_path) as server:
+        for _ in range(2):
+            get(server.port)
+        wait_for(lambda: sum("imported by" in line for line in server.log) == 2)
+        assert f"imported by {server.pid}" not in server.log
+
+
+# --- the beginning ----------------------------------------------------------------------------------
+
+
+MISTAKES = {
+    "no such module": ("nowhere:app", 3, "nowhere"),
+    "no such attribute": ("plain:nothing", 3, "nothing"),
+    "not callable": ("plain:not_callable", 3, "callable"),
+    "no attribute given": ("plain", None, "plain"),
+}
+
+
+@PROCESSES
+@pytest.mark.parametrize(("app", "code", "word"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistyped_application(app: str, code: int | None, word: str, processes: tuple[str, ...]) -> None:
+    done = run(app, "-l", "127.0.0.1:0", *processes)
+    assert done.returncode == code if code else done.returncode in {2, 3}
+    assert "Traceback" not in done.stderr
+    complaints = [line for line in done.stderr.splitlines() if word in line]
+    assert len(complaints) == 1, done.stderr
+
+
+@PROCESSES
+def test_an_application_that_fails_to_import_shows_its_own_traceback(
+    tmp_path: Path, processes: tuple[str, ...]
+) -> None:
+    (tmp_path / "wrong.py").write_text("def load():\n    return 1 / 0\n\napp = load()\n")
+    done = run("wrong:app", "-l", "127.0.0.1:0", *processes, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "ZeroDivisionError" in done.stderr
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert re.findall(r'File "(.*)", line', done.stderr) == [str(tmp_path / "wrong.py")] * 2
+
+
+@PROCESSES
+def test_a_taken_port(processes: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        done = run("plain:app", "-l", f"127.0.0.1:{port}", *processes)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"127.0.0.1:{port}" in done.stderr
+
+
+def test_a_second_server_on_the_port_of_the_first(backend: tuple[str, ...]) -> None:
+    with Server("plain:app", *backend) as server:
+        done = run("plain:app", "-l", f"127.0.0.1:{server.port}", *backend)
+        assert done.returncode == 1
+        assert get(server.port, "/hello").status == 200
+
+
+@posix
+def test_a_regular_file_in_the_place_of_a_unix_socket_survives(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    done = run("plain:app", "-l", f"unix:{path}")
+    assert (done.returncode, path.read_text()) == (1, "data")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("wrong", [("-w", "0"), ("-p", "-1"), ("--listen", "nonsense"), ("--nonsense",)])
+def test_wrong_usage(wrong: tuple[str, ...]) -> None:
+    done = run("plain:app", *wrong)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+
+
+def test_flags_first_and_a_factory(backend: tuple[str, ...]) -> None:
+    with Server(None, "-l", "127.0.0.1:0", "--call", "plain:create_app", *backend, listen=None) as server:
+        assert get(server.port, "/hello").body == b"Hello World!"
+
+
+def test_missing_gevent_is_one_line_of_information(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['gevent'] = None\n")  # as if not installed
+    with Server("plain:app", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as server:
+        assert get(server.port, "/hello").status == 200
+    assert len([line for line in server.log if "gevent" in line]) == 1

@@ -1,0 +1,462 @@
+"""Logging: any environ key in any format, no line that a client can forge, and a file that says only what differs."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import logging.config
+import logging.handlers
+import pickle
+import queue
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zibai.errors import UsageError
+from zibai.logger import (
+    ConsoleHandler,
+    Formatter,
+    access_logger,
+    configure,
+    debug_logger,
+    error_logger,
+    escape,
+    log_error,
+    log_exchange,
+    logger,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOGGERS = (logger, debug_logger, access_logger, error_logger)
+ENVIRON: dict[str, Any] = {
+    "REMOTE_ADDR": "127.0.0.1",
+    "REQUEST_METHOD": "GET",
+    "REQUEST_URI": "/path?q",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "HTTP_COOKIE": "secret",
+    "wsgi.url_scheme": "http",
+    "wsgi.input": io.BytesIO(),
+}
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The loggers as they were: configuring them is global."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    before = [(each, each.level, each.handlers[:], each.propagate, each.disabled) for each in LOGGERS]
+    yield
+    for each, level, handlers, propagate, disabled in before:
+        for handler in set(each.handlers) - set(handlers):
+            handler.close()
+        each.setLevel(level)
+        each.handlers, each.propagate, each.disabled = handlers, propagate, disabled
+
+
+class Stream(io.StringIO):
+    def __init__(self, tty: bool = False) -> None:
+        super().__init__()
+        self.tty = tty
+
+    def isatty(self) -> bool:
+        return self.tty
+
+
+class Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def exchange(environ: dict[str, Any] = ENVIRON, *, level: int = logging.INFO, **facts: Any) -> None:
+    log_exchange(access_logger, level, environ, **({"status": 200, "duration": 0.0008, "response_length": 12} | facts))
+
+
+def record_of(environ: dict[str, Any] = ENVIRON, **facts: Any) -> logging.LogRecord:
+    """The record that an exchange makes."""
+    collector = Collector()
+    access_logger.handlers = [collector]
+    access_logger.propagate = False
+    access_logger.setLevel(logging.INFO)
+    exchange(environ, **facts)
+    (record,) = collector.records
+    return record
+
+
+def printed(text: str, environ: dict[str, Any] = ENVIRON, **facts: Any) -> str:
+    """What a plain formatter makes of an exchange."""
+    return logging.Formatter(text).format(record_of(environ, **facts))
+
+
+# --- fields -----------------------------------------------------------------------------------------
+
+
+def test_a_plain_format_may_name_any_key() -> None:
+    line = printed("%(REMOTE_ADDR)s %(HTTP_REFERER)s %(wsgi.url_scheme)s %(NEVER_HEARD)5s| %(levelname)s %(name)s")
+    assert line == "127.0.0.1 - http     -| INFO zibai.access"
+
+
+def test_the_facts_of_the_exchange() -> None:
+    assert printed("%(status)s %(duration)s %(response_length)s") == "200 0.001 12"
+    assert printed("%(status)d %(duration).6f %(response_length)8d") == "200 0.000800       12"
+    assert printed("%(duration)s", duration=0.00001) == "0.000"
+    assert printed("%(duration)s", duration=12) == "12.000"
+
+
+def test_only_text_of_the_environ_is_kept() -> None:
+    environ = ENVIRON | {"number": 3}
+    assert printed("%(wsgi.input)s %(number)s", environ) == "- -"
+    assert "wsgi.input" not in record_of(environ).__dict__.environ  # type: ignore[attr-defined]
+
+
+def test_the_environ_cannot_change_the_fields_of_the_record() -> None:
+    environ = ENVIRON | {"levelname": "CRITICAL", "status": "500", "message": "x"}
+    assert printed("%(levelname)s %(status)s", environ) == "INFO 200"
+
+
+def test_a_handler_that_writes_all_fields_writes_no_cookie() -> None:
+    assert "secret" not in json.dumps(record_of().__dict__, default=str)
+    assert printed("%(HTTP_COOKIE)s") == "secret"
+
+
+def test_the_default_message() -> None:
+    assert printed("%(message)s") == '127.0.0.1 "GET /path?q HTTP/1.1" 200 12 0.8ms'
+    assert printed("%(message)s", {"REMOTE_ADDR": ""}, status=500) == '- "- - -" 500 12 0.8ms'
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.copy, copy.deepcopy, lambda record: pickle.loads(pickle.dumps(record))],
+    ids=["copy", "deep", "pickle"],
+)
+def test_a_record_survives(again: Any) -> None:
+    formatter = logging.Formatter("%(REMOTE_ADDR)s %(HTTP_REFERER)s %(status)s %(duration)s %(message)s")
+    record = record_of()
+    twin = again(record)
+    twin.extra = 1
+    assert formatter.format(twin) == formatter.format(record)
+    assert "extra" not in record.__dict__
+
+
+def test_through_a_queue() -> None:
+    target = Collector()
+    line: queue.Queue[Any] = queue.Queue()
+    access_logger.handlers = [logging.handlers.QueueHandler(line)]
+    access_logger.propagate = False
+    access_logger.setLevel(logging.INFO)
+    exchange()
+    record = pickle.loads(pickle.dumps(line.get_nowait()))
+    logging.handlers.QueueListener(line, target).handle(record)
+    (record,) = target.records
+    assert logging.Formatter("%(REMOTE_ADDR)s %(X)s %(status)s").format(record) == "127.0.0.1 - 200"
+
+
+def test_filters_and_fields_set_by_them() -> None:
+    def add(record: logging.LogRecord) -> bool:
+        record.request_id = f"id-{record.status}"  # type: ignore[attr-defined]
+        return True
+
+    access_logger.addFilter(add)
+    try:
+        assert printed("%(request_id)s %(REMOTE_ADDR)s") == "id-200 127.0.0.1"
+    finally:
+        access_logger.removeFilter(add)
+
+
+def test_nothing_is_built_when_nobody_listens() -> None:
+    class Untouchable(dict[str, object]):
+        def get(self, *args: object) -> Any:
+            raise AssertionError(args)
+
+        items = get
+
+    access_logger.setLevel(logging.WARNING)
+    exchange(Untouchable())
+    error_logger.setLevel(logging.CRITICAL)
+    log_error(Untouchable(), "never")
+
+
+# --- escaping ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("/plain?a=b&c=%0a", "/plain?a=b&c=%0a"),
+        ("caf\xc3\xa9 \xe9\xa0", "caf\xc3\xa9 \xe9\xa0"),
+        ("\r\n\t\0", r"\x0d\x0a\x09\x00"),
+        ("\x1b[31m\x7f", r"\x1b[31m\x7f"),
+        ("\x80\x85\x9b\x9f", r"\x80\x85\x9b\x9f"),
+        ('"\\', r"\x22\x5c"),
+        ("\\x0a", r"\x5cx0a"),
+        ("\u2028", r"\x2028"),
+    ],
+)
+def test_escape(text: str, safe: str) -> None:
+    assert escape(text) == safe
+
+
+def test_every_control_character() -> None:
+    for code in [*range(0x20), *range(0x7F, 0xA0)]:
+        assert escape(f"a{chr(code)}b") == f"a\\x{code:02x}b"
+
+
+EVIL = 'x" 200 1 0.1ms\n2026-11-21 10:00:00 [1] INFO 10.0.0.1 "GET /forged\x1b[2J\x85\\'
+EVIL_KEYS = ("REMOTE_ADDR", "REQUEST_METHOD", "REQUEST_URI", "SERVER_PROTOCOL", "HTTP_USER_AGENT", "REMOTE_USER")
+
+
+@pytest.mark.parametrize("key", EVIL_KEYS)
+def test_a_client_cannot_forge_a_line(key: str) -> None:
+    line = printed(f"%(message)s|%({key})s", ENVIRON | {key: EVIL})
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    assert line.count('"') == 2
+    assert line.endswith(r"|x\x22 200 1 0.1ms\x0a2026-11-21 10:00:00 [1] INFO 10.0.0.1 \x22GET /forged\x1b[2J\x85\x5c")
+
+
+def test_an_error_line_is_escaped_and_knows_the_environ() -> None:
+    collector = Collector()
+    error_logger.handlers = [collector]
+    error_logger.propagate = False
+    try:
+        raise ValueError("a\nb")
+    except ValueError as error:
+        log_error(ENVIRON, "%s failed %d times: %s", EVIL, 3, error, exc_info=error)
+        log_error(ENVIRON, "no arguments, 100%", exc_info=sys.exc_info())  # type: ignore[arg-type]
+    first, second = collector.records
+    lines = logging.Formatter("%(REMOTE_ADDR)s %(HTTP_REFERER)s %(levelname)s %(message)s").format(first).splitlines()
+    assert lines[0].startswith(r"127.0.0.1 - ERROR x\x22 200 1 0.1ms\x0a2026")
+    assert lines[0].endswith(r"failed 3 times: a\x0ab")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert second.getMessage() == "no arguments, 100%"
+    assert second.exc_info is not None
+
+
+def test_a_failed_exchange_shows_the_traceback() -> None:
+    try:
+        raise RuntimeError("of the application")
+    except RuntimeError as error:
+        text = printed("%(status)s", status=500, exc_info=error)
+    assert text.startswith("500\nTraceback (most recent call last):\n")
+    assert text.endswith("RuntimeError: of the application")
+
+
+# --- formatter and colour ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("style", "text"),
+    [
+        ("%", "%(levelname)s %(REMOTE_ADDR)s %(HTTP_REFERER)s %(status)s %(site)s"),
+        ("{", "{levelname} {REMOTE_ADDR} {HTTP_REFERER} {status} {site}"),
+        ("$", "$levelname ${REMOTE_ADDR} $HTTP_REFERER $status $site"),
+    ],
+)
+def test_our_formatter_takes_any_record_in_any_style(style: Any, text: str) -> None:
+    formatter = Formatter(text, style=style, defaults={"site": "zibai"})
+    assert formatter.format(record_of()) == "INFO 127.0.0.1 - 200 zibai"
+    plain = logging.LogRecord("other", logging.WARNING, "", 0, "hello", (), None)
+    assert formatter.format(plain) == "WARNING - - - zibai"
+    assert Formatter().format(plain) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("tty", "environment", "colour"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),  # no-color.org: present and not empty
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
+def test_colour_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, tty: bool, environment: dict[str, str], colour: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = Stream(tty)
+    handler = ConsoleHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(REMOTE_ADDR)s %(message)s"))
+    record = record_of()
+    handler.handle(record)
+    level = "\x1b[32mINFO\x1b[0m" if colour else "INFO"
+    assert stream.getvalue() == f'{level} 127.0.0.1 127.0.0.1 "GET /path?q HTTP/1.1" 200 12 0.8ms\n'
+    assert record.levelname == "INFO", "the other handlers get it plain"
+
+
+def test_the_old_windows_console_gets_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delenv("TERM")
+    monkeypatch.delenv("WT_SESSION", raising=False)
+    record = logging.LogRecord("x", logging.INFO, "", 0, "hello", (), None)
+    handler = ConsoleHandler(Stream(tty=True))
+    handler.setFormatter(logging.Formatter("%(levelname)s"))
+    assert handler.format(record) == "INFO"
+    monkeypatch.setenv("WT_SESSION", "guid")
+    assert handler.format(record) == "\x1b[32mINFO\x1b[0m"
+
+
+# --- configuration ----------------------------------------------------------------------------------
+
+
+def test_the_default_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(False, None)
+    logger.info("hello %d", 1)
+    debug_logger.debug("hidden")
+    exchange()
+    error_logger.error("bad")
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    start = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[\d+\] "
+    assert [re.sub(f"^{start}", "", line) for line in lines] == [
+        "INFO hello 1",
+        'INFO 127.0.0.1 "GET /path?q HTTP/1.1" 200 12 0.8ms',
+        "ERROR bad",
+    ]
+    assert all(re.match(start, line) for line in lines)
+
+
+def test_configuring_twice_does_not_double_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(False, None)
+    configure(False, None)
+    logger.info("once")
+    assert capsys.readouterr().err.count("once") == 1
+
+
+def test_other_loggers_are_left_alone() -> None:
+    other = logging.getLogger("test_logger.other")
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    configure(False, None)
+    assert not other.disabled
+    assert (root.handlers, root.level) == before
+
+
+def test_the_readme_may_replace_the_formatter(capsys: pytest.CaptureFixture[str]) -> None:
+    configure(False, None)
+    formatter = logging.Formatter("[%(REMOTE_ADDR)s] [%(HTTP_REFERER)s] %(levelname)s %(message)s")
+    assert access_logger.handlers
+    for handler in access_logger.handlers:
+        handler.setFormatter(formatter)
+    exchange()
+    logger.info("not an exchange")
+    err = capsys.readouterr().err
+    assert err.startswith('[127.0.0.1] [-] INFO 127.0.0.1 "GET')
+    assert err.endswith("INFO not an exchange\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("log.json", '{"formatters": {"access": {"format": "%(REMOTE_ADDR)s %(HTTP_REFERER)s %(status)s"}}}'),
+        ("log.TOML", "[formatters.access]\nformat = '%(REMOTE_ADDR)s %(HTTP_REFERER)s %(status)s'\n"),
+    ],
+)
+def test_a_file_need_only_say_what_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8")
+    configure(False, str(file))
+    exchange()
+    access_logger.warning("no exchange")
+    assert capsys.readouterr().err == "127.0.0.1 - 200\n- - -\n"
+
+
+def configured(tmp_path: Path, config: dict[str, Any], no_access_log: bool = False) -> None:
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    configure(no_access_log, str(file))
+
+
+def test_a_handler_becomes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "access.log"
+    configured(tmp_path, {"handlers": {"access": {"class": "logging.FileHandler", "filename": str(log)}}})
+    exchange()
+    logger.info("to stderr")
+    assert log.read_text().endswith('INFO 127.0.0.1 "GET /path?q HTTP/1.1" 200 12 0.8ms\n')
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_factory_replaces_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configured(tmp_path, {"formatters": {"default": {"()": "logging.Formatter", "fmt": "plain %(message)s"}}})
+    logger.info("x")
+    assert capsys.readouterr().err == "plain x\n"
+
+
+def test_debug_is_one_level_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configured(tmp_path, {"loggers": {"zibai.debug": {"level": "DEBUG"}}})
+    debug_logger.debug("what the client sent")
+    logger.debug("not this")
+    assert capsys.readouterr().err.endswith("DEBUG what the client sent\n")
+
+
+def test_no_access_log_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configured(tmp_path, {"loggers": {"zibai.access": {"level": "DEBUG", "propagate": True}}}, no_access_log=True)
+    # What an application does (Django does it when it is set up): this takes back Logger.disabled.
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+    assert not access_logger.isEnabledFor(logging.CRITICAL)
+    exchange()
+    exchange(level=logging.CRITICAL)
+    error_logger.error("still here")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "still here" in err
+    configure(False, None)
+    assert access_logger.isEnabledFor(logging.INFO)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("log.yaml", "", "must end in .json or .toml"),
+        ("log.json", "{", "Expecting property name"),
+        ("log.toml", "a = ", "Invalid value"),
+        ("log.json", "[1]", "it should be an object"),
+        ("log.json", '{"version": 2}', "Unsupported version: 2"),
+        ("log.json", '{"loggers": 3}', "'int' object"),
+        (
+            "log.json",
+            '{"loggers": {"zibai": {"level": "LOUD"}}}',
+            "Unable to configure logger 'zibai', Unknown level: 'LOUD'",
+        ),
+        ("log.json", '{"handlers": {"x": {"class": "no.such"}}}', "No module named 'no'"),
+        ("log.json", '{"formatters": {"access": {"format": "%(a"}}}', "Invalid format '%(a' for '%' style"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        configure(False, str(file))
+    message = str(caught.value)
+    assert message.startswith(f"--logging-config-filepath: {str(file)!r} ")
+    assert reason.replace(", Unknown", ": Unknown") in message
+    assert "\n" not in message
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.json' cannot be used: No such file or directory$"):
+        configure(False, str(tmp_path / "nowhere.json"))
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b"a = '\xe9'")
+    with pytest.raises(UsageError, match=r"cannot be used: 'utf-8' codec can't decode"):
+        configure(False, str(latin))
+
+
+def test_a_handler_that_cannot_open_its_file(tmp_path: Path) -> None:
+    handler = {"class": "logging.FileHandler", "filename": str(tmp_path / "no" / "x.log")}
+    with pytest.raises(UsageError, match=r"Unable to configure handler 'access': No such file or directory$"):
+        configured(tmp_path, {"handlers": {"access": handler}})

@@ -1,0 +1,174 @@
+"""Options: the defaults that users rely on, and every value that makes no sense is one line that names its flag."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict, fields
+from typing import Any
+
+import pytest
+
+from zibai.errors import UsageError
+from zibai.options import Options, declared, parse_address, script_name
+
+
+def test_defaults() -> None:
+    assert asdict(Options("example:app")) == {
+        "app": "example:app",
+        "call": False,
+        "url_scheme": "http",
+        "url_prefix": None,
+        "listen": ["127.0.0.1:8000"],
+        "backlog": 2048,
+        "dualstack_ipv6": False,
+        "unix_socket_perms": 0o600,
+        "subprocess": 0,
+        "max_workers": 10,
+        "no_gevent": False,
+        "watchfiles": None,
+        "max_request_pre_process": None,
+        "graceful_exit_timeout": 10.0,
+        "keep_alive_timeout": 75.0,
+        "header_timeout": 10.0,
+        "socket_timeout": 30.0,
+        "h11_max_incomplete_event_size": 65536,
+        "max_body_size": 1073741824,
+        "stream_request_body": False,
+        "before_serve": None,
+        "before_graceful_exit": None,
+        "before_died": None,
+        "no_access_log": False,
+        "logging_config_filepath": None,
+    }
+
+
+def test_the_defaults_are_valid_and_travel() -> None:
+    options = Options(app="example:app", subprocess=4)
+    options.validate()
+    assert pickle.loads(pickle.dumps(options)) == options
+
+
+def test_two_options_do_not_share_a_list() -> None:
+    Options("a:b").listen.append("unix:/x")
+    assert Options("a:b").listen == ["127.0.0.1:8000"]
+
+
+def test_every_field_is_declared_in_full() -> None:
+    assert [option.name for option in declared()] == [field.name for field in fields(Options)]
+    for option in declared():
+        assert option.help, option.name
+        assert option.kind in (bool, int, float, str, list), option.name
+        assert option.kind not in (int, float) or option.minimum is not None or option.above is not None, option.name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_workers": 0}, "--max-workers must be at least 1, not 0"),
+        ({"subprocess": -1}, "--subprocess must be at least 0, not -1"),
+        ({"backlog": 0}, "--backlog must be at least 1, not 0"),
+        ({"backlog": 2**31}, "--backlog must be at most 2147483647, not 2147483648"),
+        ({"max_request_pre_process": 0}, "--max-request-pre-process must be at least 1, not 0"),
+        ({"h11_max_incomplete_event_size": -1}, "--h11-max-incomplete-event-size must be at least 1, not -1"),
+        ({"max_body_size": -1}, "--max-body-size must be at least 0, not -1"),
+        ({"graceful_exit_timeout": 0}, "--graceful-exit-timeout must be more than 0, not 0"),
+        ({"keep_alive_timeout": -1.5}, "--keep-alive-timeout must be more than 0, not -1.5"),
+        ({"header_timeout": float("inf")}, "--header-timeout must be at most 1e+06, not inf"),
+        ({"socket_timeout": float("nan")}, "--socket-timeout must be a number, not nan"),
+        ({"unix_socket_perms": 0o1000}, "--unix-socket-perms must be at most 777, not 1000"),
+        ({"unix_socket_perms": -1}, "--unix-socket-perms must be at least 0, not -1"),
+        ({"url_scheme": "ftp"}, "--url-scheme must be one of http, https, not 'ftp'"),
+        ({"url_prefix": "shop"}, "--url-prefix: 'shop' must start with a slash and not end with one, or be empty"),
+        ({"url_prefix": "/shop/"}, "--url-prefix: '/shop/' must start with a slash and not end with one, or be empty"),
+        ({"url_prefix": "/"}, "--url-prefix: '/' must start with a slash and not end with one, or be empty"),
+        ({"listen": []}, "--listen needs at least one value"),
+        (
+            {"listen": ["127.0.0.1:8000", "example:app"]},
+            "--listen: 'example:app' is no address; write HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH",
+        ),
+        # what only a program can get wrong
+        ({"max_workers": "4"}, "--max-workers must be a whole number, not '4'"),
+        ({"max_workers": True}, "--max-workers must be a whole number, not True"),
+        ({"max_workers": 4.0}, "--max-workers must be a whole number, not 4.0"),
+        ({"max_workers": None}, "--max-workers must be a whole number, not None"),
+        ({"socket_timeout": "30"}, "--socket-timeout must be a number, not '30'"),
+        ({"call": 1}, "--call must be True or False, not 1"),
+        ({"listen": "127.0.0.1:8000"}, "--listen must be a list of text, not '127.0.0.1:8000'"),
+        ({"listen": [8000]}, "--listen must be a list of text, not [8000]"),
+        ({"before_serve": print}, "--before-serve must be text, not <built-in function print>"),
+        ({"app": None}, "app must be text, not None"),
+    ],
+)
+def test_one_line_for_what_makes_no_sense(wrong: dict[str, Any], message: str) -> None:
+    options = Options(**({"app": "example:app"} | wrong))  # making it does not look
+    with pytest.raises(UsageError) as caught:
+        options.validate()
+    assert str(caught.value) == message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"socket_timeout": 30},
+        {"url_prefix": ""},
+        {"url_prefix": "/shop/floor"},
+        {"max_body_size": 0},
+        {"unix_socket_perms": 0},
+        {"max_request_pre_process": 1},
+        {"url_scheme": "https"},
+        {"listen": [":0", "unix:/run/x.sock"]},
+    ],
+)
+def test_what_is_at_the_border_passes(right: dict[str, Any]) -> None:
+    Options("example:app", **right).validate()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8000", ("127.0.0.1", 8000)),
+        ("localhost:0", ("localhost", 0)),
+        (":65535", ("", 65535)),
+        ("[::1]:80", ("::1", 80)),
+        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
+        ("unix:/run/zibai.sock", "/run/zibai.sock"),
+        ("unix:here", "here"),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int] | str) -> None:
+    assert parse_address(text) == address
+
+
+NO_ADDRESSES = ["", ":", "8000", "localhost", "localhost:", "a:b", "a:-1", "a:+1", "a:65536", "a:0x1", "a:٣", "a:1 "]
+NO_ADDRESSES += ["a:1\n", "::1:80", "[::1]", "[]:80", "[::1:80", "http://a:80", "unix:", "unix:a\0b"]
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(UsageError, match="is no address"):
+        parse_address(text)
+
+
+def test_script_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCRIPT_NAME", raising=False)
+    assert script_name(Options("a:b")) == ""
+    assert script_name(Options("a:b", url_prefix="/shop")) == "/shop"
+    monkeypatch.setenv("SCRIPT_NAME", "/env")
+    assert script_name(Options("a:b")) == "/env"
+    assert script_name(Options("a:b", url_prefix="/shop")) == "/shop"
+    assert script_name(Options("a:b", url_prefix="")) == "", "an empty prefix is an answer too"
+
+
+def test_script_name_is_a_native_string(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert script_name(Options("a:b", url_prefix="/é")) == "/Ã©"
+    if os.name == "posix":
+        monkeypatch.setitem(os.environ, "SCRIPT_NAME", os.fsdecode(b"/\xe9"))
+        assert script_name(Options("a:b")) == "/\xe9"
+
+
+def test_a_bad_script_name_is_blamed_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRIPT_NAME", "shop")
+    with pytest.raises(UsageError, match=r"^environment variable SCRIPT_NAME: 'shop' must start with a slash"):
+        script_name(Options("a:b"))

@@ -1,0 +1,68 @@
+"""Who waits and who runs: the two backends, threads and greenlets, behind one interface.
+
+A backend drives the server loop (:class:`Turns`): it turns it, takes the connections whose requests are ready, and
+runs them in a thread or greenlet. Nothing in this package knows HTTP, and what both backends would share
+belongs into the loop or the connection.
+
+Whoever drives the loop *owns* it: one thread at a time, or the hub. All of :class:`Turns` is the owner's, but
+``give_back`` and ``lend``, which any thread may call. A connection runs *inline* while the loop waits for it, still
+armed in the selector. As soon as somebody else is to drive the loop meanwhile, the owner *gives it
+away*, which disarms it first; the runner then *gives it back* when it is done.
+"""
+
+from collections.abc import Callable
+from selectors import BaseSelector
+from typing import Any, Protocol
+
+from ..connection import Connection, Waits
+
+
+class Turns(Protocol):
+    """The server loop, as a backend sees it."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is over; nothing turns then."""
+
+    def turn(self, block: bool) -> None:
+        """Wait, at most until the next deadline, or only look, and do what came up. Blocks only with ``block``."""
+
+    def timeout(self) -> float | None:
+        """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
+
+    def take(self) -> Connection | None:
+        """The next connection to run, while there is a free slot; None when it is time for a turn."""
+
+    def finish(self, connection: Connection) -> None:
+        """A connection that ran inline is done."""
+
+    def give_away(self, connection: Connection) -> None:
+        """A connection that was taken is somebody else's from now on; it occupies a slot."""
+
+    def give_back(self, connection: Connection) -> None:
+        """A connection that was given away is done. Any thread."""
+
+
+class Backend(Protocol):
+    """Runs what the loop has ready, ``slots`` at once at the most."""
+
+    @property
+    def waits(self) -> Waits: ...
+
+    @property
+    def selector(self) -> BaseSelector: ...
+
+    def start(self, loop: Turns) -> None:
+        """Begin to drive the loop."""
+
+    def wake(self) -> None:
+        """Make the loop turn soon: something was handed to it. Any thread."""
+
+    def report(self, log: Callable[..., None], *args: Any) -> None:
+        """Call a logging function where it may block. The loop's owner."""
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait until the loop has finished; False when ``timeout`` seconds went by."""
+
+    def stop(self) -> None:
+        """The loop has finished: end every runner that is idle. Those that are not are left to themselves."""

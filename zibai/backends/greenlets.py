@@ -1,0 +1,251 @@
+"""Greenlets: requests run in reusable worker greenlets, started straight from the hub.
+
+The hub owns the server loop: one of its callbacks turns it, without ever blocking, and switches into an idle worker
+greenlet for each connection that is ready. The worker comes back to the callback when it is done, and then the
+exchange has cost two switches. If the application blocks, gevent switches to the hub, which is that same callback, so
+the callback goes on with the next connection and gives the blocked one away. A fresh greenlet a request would cost
+half of the speed.
+
+Everything runs in one thread, so nothing here needs a lock; ``wake`` alone may be called by other threads. Code in a
+hub's callback must not block, and logging may (a handler's lock, a socket), so the loop's own records are written by
+a greenlet of their own.
+
+On Linux all connections sit in one epoll object, and its descriptor is the only thing that the hub watches. Elsewhere
+an object like that cannot be watched in turn, and each socket has a watcher of its own (:class:`HubSelector`).
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
+from typing import Any
+
+from ..connection import Connection
+from ..errors import MissingExtra
+from ..sockets import Socket
+from . import Turns
+
+try:
+    import gevent
+    from gevent import monkey
+    from gevent.event import Event
+    from gevent.socket import wait_read, wait_write
+except ImportError:
+    raise MissingExtra("gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent") from None
+
+
+def patch() -> None:
+    """Make the standard library cooperative; before anything of the application is imported."""
+    monkey.patch_all()
+
+
+def start_thread(function: Callable[[], None]) -> None:
+    """Start a thread of the system, also where ``threading`` makes greenlets."""
+    monkey.get_original("_thread", "start_new_thread")(function, ())
+
+
+def calling_from_threads(function: Callable[[], None]) -> Callable[[], None]:
+    """What makes the hub of this thread call ``function`` soon; it may be called by any thread of the system."""
+    watcher = gevent.get_hub().loop.async_()
+    watcher.start(function)
+    return watcher.send
+
+
+def interrupting() -> Callable[[], None]:
+    """What raises KeyboardInterrupt in the calling greenlet, where it waits; it may be called by any thread."""
+    greenlet = gevent.getcurrent()
+    return calling_from_threads(lambda: greenlet.throw(KeyboardInterrupt))
+
+
+class Waits:
+    """A greenlet waits for one socket by the hub."""
+
+    def wait_readable(self, sock: Socket, timeout: float) -> bool:
+        return _wait(wait_read, sock, timeout)
+
+    def wait_writable(self, sock: Socket, timeout: float) -> bool:
+        return _wait(wait_write, sock, timeout)
+
+
+class _Late(Exception):
+    """Not gevent's Timeout, which an application may use itself around a read."""
+
+
+def _wait(wait: Callable[..., None], sock: Socket, timeout: float) -> bool:
+    try:
+        wait(sock.fileno(), timeout=timeout, timeout_exc=_Late)
+    except _Late:
+        return False
+    return True
+
+
+class _Worker(gevent.Greenlet[[], None]):
+    """A greenlet that runs one exchange after the other. Between two it is switched out, with ``job`` None."""
+
+    def __init__(self, backend: "Greenlets") -> None:
+        super().__init__()
+        self.job: Connection | None = None
+        self.given_away = False
+        self._backend = backend
+
+    def _run(self) -> None:
+        hub = gevent.get_hub()
+        while not self._backend.stopped:
+            job = self.job
+            if job is not None:
+                job.exchange()
+                self._backend.done(self)
+            try:
+                hub.switch()
+            except BaseException:  # noqa: S112
+                # A timeout that an application started and forgot, or a kill; it is not for the next request.
+                continue
+
+
+class Greenlets:
+    """Drives the loop from gevent's hub. ``slots`` is how many exchanges may run at once."""
+
+    def __init__(self, slots: int) -> None:
+        self.waits = Waits()
+        self._slots = slots
+        self._hub = gevent.get_hub()
+        self._turning = False
+        self.stopped = False
+        self._idle: list[_Worker] = []
+        self._done = Event()
+        self._turn_soon = self._hub.loop.async_()  # the one watcher that other threads may touch
+        self._timer: Any = None
+        self._timer_due = 0.0
+        self._io: Any = None
+        self.selector: BaseSelector
+        if sys.platform == "linux":
+            # gevent takes it away when it patches, since it blocks; we only ever ask it without waiting.
+            epoll = monkey.get_original("selectors", "EpollSelector")()
+            self.selector = epoll
+            self._io = self._hub.loop.io(epoll.fileno(), 1)
+        else:
+            self.selector = HubSelector(self._hub.loop, self._turn_soon.send)
+
+    # The interface.
+
+    def start(self, loop: Turns) -> None:
+        self._loop = loop
+        self._turn_soon.start(self._turn)
+        if self._io is not None:
+            self._io.start(self._turn)
+        self.wake()
+
+    def wake(self) -> None:
+        if not self.stopped:
+            self._turn_soon.send()
+
+    def report(self, log: Callable[..., None], *args: Any) -> None:
+        gevent.spawn(log, *args)
+
+    def join(self, timeout: float | None) -> bool:
+        return bool(self._done.wait(timeout))
+
+    def stop(self) -> None:
+        self.stopped = True
+        for worker in self._idle:
+            worker.switch()
+        self.selector.close()
+        self._turn_soon.stop()
+        self._turn_soon.close()
+
+    # In the hub.
+
+    def _turn(self) -> None:
+        """One turn of the loop and what it made ready; never blocks."""
+        loop = self._loop
+        loop.turn(block=False)
+        while (connection := loop.take()) is not None:
+            self._run(connection)
+        if loop.finished:
+            for watcher in (self._timer, self._io):
+                if watcher is not None:
+                    watcher.stop()
+                    watcher.close()
+            self._done.set()
+        else:
+            self._set_timer(loop.timeout())
+
+    def _set_timer(self, timeout: float | None) -> None:
+        """Turn again in ``timeout`` seconds. A timer that fires earlier may stay; it costs one idle turn."""
+        if timeout is None:
+            return
+        due = time.monotonic() + timeout
+        if self._timer is None or not self._timer.active or due < self._timer_due:
+            if self._timer is not None:
+                self._timer.stop()
+                self._timer.close()
+            self._timer = self._hub.loop.timer(timeout)
+            self._timer.start(self._turn)
+            self._timer_due = due
+
+    def _run(self, connection: Connection) -> None:
+        worker = self._idle.pop() if self._idle else _Worker(self)
+        worker.job = connection
+        worker.given_away = False
+        worker.switch()
+        if worker.job is connection:
+            # It blocks; gevent came back here, which is where its hub was left.
+            worker.given_away = True
+            self._loop.give_away(connection)
+
+    # In a worker.
+
+    def done(self, worker: _Worker) -> None:
+        connection = worker.job
+        assert connection is not None
+        if worker.given_away:
+            self._loop.give_back(connection)
+        else:
+            self._loop.finish(connection)
+        worker.job = None
+        self._idle.append(worker)
+
+
+class HubSelector(BaseSelector):
+    """A selector of gevent's watchers, where a system's own cannot be watched by the hub (Windows, macOS).
+
+    Watchers report into ``_ready`` and ask for a turn, whose ``select`` takes what is there. A watcher reports again
+    as long as its socket stays ready, as a level-triggered selector does.
+    """
+
+    def __init__(self, loop: Any, turn_soon: Callable[[], None]) -> None:
+        self._loop = loop
+        self._turn_soon = turn_soon
+        self._keys: dict[int, SelectorKey] = {}
+        self._watchers: dict[int, Any] = {}
+        self._ready: dict[int, int] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        key = self._keys[fd] = SelectorKey(fileobj, fd, events, data)
+        watcher = self._watchers[fd] = self._loop.io(fd, (events & EVENT_READ and 1) | (events & EVENT_WRITE and 2))
+        watcher.start(self._report, fd, pass_events=True)
+        return key
+
+    def _report(self, events: int, fd: int) -> None:
+        self._ready[fd] = self._ready.get(fd, 0) | (events & 1 and EVENT_READ) | (events & 2 and EVENT_WRITE)
+        self._turn_soon()
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        watcher = self._watchers.pop(fd)
+        watcher.stop()
+        watcher.close()
+        self._ready.pop(fd, None)
+        return self._keys.pop(fd)
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        ready, self._ready = self._ready, {}
+        return [(self._keys[fd], events) for fd, events in ready.items()]
+
+    def close(self) -> None:
+        for fd in list(self._keys):
+            self.unregister(fd)
+
+    def get_map(self) -> Mapping[Any, SelectorKey]:
+        return self._keys

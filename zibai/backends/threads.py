@@ -1,0 +1,272 @@
+"""Threads: a baton, so that the thread that finds a request runs it.
+
+Handing each request to another thread costs three quarters of the speed, since the GIL changes hands twice. So the
+thread that holds the *baton*, the leader, turns the loop and runs applications itself, inline. The next in
+line, the *deputy*, watches: once an exchange has lasted ``PATIENCE``, it gives the connection away in the leader's
+name (that disarms it in the selector), takes the baton and leads; the old leader finishes its
+exchange, gives its connection back to the loop and queues up.
+
+A taken baton is evidence that this application blocks. For a *spell* after it (1 s, doubling up to 16 s while it
+keeps happening) the leader passes the baton on before it runs anything, as a plain pool does.
+
+There is one thread more than exchanges that may run at once, so the loop always has a leader, also while every slot is
+busy: deadlines, slow clients and the end are attended to. Threads start when they are first needed.
+
+Shared state is changed under ``_lock``, with one exception for the sake of speed: the leader sets ``_inline`` and
+counts ``_turns`` without it, and then reads ``_watching``. A deputy that is about to sleep clears ``_watching`` first
+and looks at those two after, so either it sees the exchange or the leader sees that it has to ring. Whether the baton
+was lost is asked under the lock that takes it: ``_inline`` is cleared there, by the one or by the other.
+"""
+
+import select
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from selectors import EVENT_READ, BaseSelector, DefaultSelector
+from typing import Any
+
+from ..connection import Connection
+from ..logger import logger
+from ..sockets import Socket
+from . import Turns
+
+PATIENCE = 0.005
+"""Seconds that an exchange may last before the deputy takes the baton: the switch interval of the GIL, too."""
+
+SPELL = 1.0
+LONGEST_SPELL = 16.0
+
+
+class Waits:
+    """A thread waits for one socket. ``select.poll``, where it exists, takes any number of descriptor."""
+
+    def wait_readable(self, sock: Socket, timeout: float) -> bool:
+        return _wait(sock, False, timeout)
+
+    def wait_writable(self, sock: Socket, timeout: float) -> bool:
+        return _wait(sock, True, timeout)
+
+
+def _wait(sock: Socket, writable: bool, timeout: float) -> bool:
+    if sys.platform == "win32":  # there is no poll, and select takes 512 sockets of any number
+        lists = ([], [sock], [sock]) if writable else ([sock], [], [])
+        return any(select.select(*lists, timeout))
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT if writable else select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
+class _Runner(threading.Thread):
+    """A thread, and the gate at which it waits until somebody rings."""
+
+    def __init__(self, life: Callable[["_Runner"], None], number: int) -> None:
+        super().__init__(target=life, args=(self,), name=f"zibai-{number}", daemon=True)
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def ring(self) -> None:
+        """Let it look again. Under the backend's lock, so that two rings cannot meet; one is kept for later."""
+        if self.gate.locked():
+            self.gate.release()
+
+
+class Threads:
+    """The baton. ``slots`` is how many exchanges may run at once; there is one thread more than that."""
+
+    def __init__(self, slots: int) -> None:
+        self.waits = Waits()
+        self.selector: BaseSelector = DefaultSelector()
+        self._limit = slots + 1
+        self._loop: Turns
+        self._lock = threading.Lock()
+        self._leader: _Runner | None = None
+        self._parked: deque[_Runner] = deque()  # who waits for the baton; the first is the deputy
+        self._runners: list[_Runner] = []
+        self._inline: tuple[Connection, float] | None = None  # what the leader runs, and since when
+        self._turns = 0  # counts inline exchanges; the deputy sees by it whether the leader works
+        self._watching = False  # whether the deputy looks by itself, or has to be rung
+        self._stopped = False
+        self._pass_until = 0.0  # until then the leader passes the baton before it runs anything
+        self._spell = SPELL
+        self._done = threading.Event()
+        # A selector sleeps on sockets only, so a byte on one of our own wakes it.
+        self._wake_end, self._bell = socket.socketpair()
+        self._wake_end.setblocking(False)
+        self._bell.setblocking(False)
+
+    # The interface.
+
+    def start(self, loop: Turns) -> None:
+        self._loop = loop
+        self.selector.register(self._wake_end, EVENT_READ, self._hear)
+        with self._lock:
+            self._add_runner()
+
+    def wake(self) -> None:
+        try:
+            self._bell.send(b"\0")
+        except OSError:
+            pass  # the buffer is full of bells already, or the server has ended
+
+    def _hear(self) -> None:
+        try:
+            self._wake_end.recv(4096)
+        except BlockingIOError:
+            pass  # a turn before has heard it
+
+    def report(self, log: Callable[..., None], *args: Any) -> None:
+        log(*args)
+
+    def join(self, timeout: float | None) -> bool:
+        return self._done.wait(timeout)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            idle = [*self._parked]
+            for runner in idle:
+                runner.ring()
+        for runner in idle:
+            runner.join()
+        self._wake_end.close()
+        self._bell.close()
+        self.selector.close()
+
+    # A runner's life.
+
+    def _add_runner(self) -> None:
+        """Start one more thread, under the lock, which finds out by itself what it is needed for.
+
+        When all are there, the one that is about to park does so.
+        """
+        if len(self._runners) == self._limit:
+            return
+        runner = _Runner(self._live, len(self._runners) + 1)
+        try:
+            runner.start()
+        except RuntimeError as error:
+            if not self._runners:
+                raise
+            self._limit = len(self._runners)
+            logger.error("%s; serving with %d threads", error, self._limit)
+        else:
+            self._runners.append(runner)
+
+    def _live(self, me: _Runner) -> None:
+        while self._wait_for_baton(me):
+            self._lead(me)
+
+    def _wait_for_baton(self, me: _Runner) -> bool:
+        """Queue up, as the deputy when it is our turn to watch; False at the end."""
+        seen = -1
+        with self._lock:
+            self._parked.append(me)
+        while True:
+            timeout: float | None = -1.0  # until somebody rings
+            with self._lock:
+                if self._leader is None:
+                    self._promote(me)
+                if self._stopped or self._leader is me:
+                    return not self._stopped
+                if self._parked[0] is me:
+                    timeout = self._watch(seen)
+                    seen = self._turns
+                if timeout is None:
+                    self._promote(me)
+                    return True
+            me.gate.acquire(timeout=timeout)
+
+    def _promote(self, runner: _Runner | None) -> None:
+        """Give the baton to one that is parked, or lay it down for whoever parks next. Under the lock."""
+        self._leader = runner
+        self._watching = False  # there is another deputy now, and it sleeps
+        if runner is not None:
+            self._parked.remove(runner)
+
+    def _watch(self, seen: int) -> float | None:
+        """The deputy's look, under the lock: in how many seconds to look again, None when it takes the baton."""
+        self._watching = False
+        inline = self._inline
+        if inline is None and self._turns == seen:
+            return -1.0  # the leader waits in the selector; it rings before it runs again
+        self._watching = True
+        if inline is None:
+            return PATIENCE
+        connection, since = inline
+        left = since + PATIENCE - time.monotonic()
+        if left > 0:
+            return left
+        self._inline = None
+        self._loop.give_away(connection)
+        self._note_blocking()
+        return None
+
+    def _note_blocking(self) -> None:
+        """An exchange has lasted: pass the baton for a spell, a longer one if the last has only just ended."""
+        now = time.monotonic()
+        if now >= self._pass_until:
+            again = now < self._pass_until + self._spell
+            self._spell = min(self._spell * 2, LONGEST_SPELL) if again else SPELL
+        self._pass_until = now + self._spell
+
+    # The leader.
+
+    def _lead(self, me: _Runner) -> None:
+        """Turn the loop and run what is ready, until the baton is lost or passed on, or the loop has finished."""
+        loop = self._loop
+        while not loop.finished:
+            connection = loop.take()
+            if connection is None:
+                loop.turn(block=True)
+                continue
+            now = time.monotonic()
+            if now < self._pass_until:
+                self._run_passed(connection, now)
+                return
+            if not self._run_inline(connection, now):
+                return
+        with self._lock:
+            self._stopped = True
+        self._done.set()
+
+    def _run_inline(self, connection: Connection, now: float) -> bool:
+        """Run as the leader; returns whether we still are."""
+        self._inline = (connection, now)
+        self._turns += 1
+        if not self._watching:
+            self._call_deputy()
+        connection.exchange()
+        with self._lock:
+            kept = self._inline is not None
+            self._inline = None
+        if kept:
+            self._loop.finish(connection)
+        else:
+            self._loop.give_back(connection)
+        return kept
+
+    def _call_deputy(self) -> None:
+        with self._lock:
+            if self._parked:
+                self._parked[0].ring()
+            else:
+                self._add_runner()
+
+    def _run_passed(self, connection: Connection, now: float) -> None:
+        """Pass the baton on, then run as anybody."""
+        self._loop.give_away(connection)
+        with self._lock:
+            heir = self._parked[0] if self._parked else None
+            self._promote(heir)
+            if heir is not None:
+                heir.ring()
+            else:
+                self._add_runner()
+        connection.exchange()
+        if time.monotonic() - now >= PATIENCE:
+            with self._lock:
+                self._note_blocking()
+        self._loop.give_back(connection)

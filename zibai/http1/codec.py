@@ -1,0 +1,116 @@
+"""The stream of one connection, cut into requests and bodies.
+
+The bytes that arrived and are not yet used lie in one buffer. A head is looked for by its empty line, each byte
+once however it is split (so one byte a packet costs linear time), bounded while it is incomplete,
+and looked at raw: control characters, bare CR or LF and folded lines are refused here for every lane,
+because a lenient reader of line ends is how requests are smuggled past a strict one (RFC 9112 2.2, 5.2).
+
+A codec that has refused once is dead: nothing more of that connection is ever read as a request.
+"""
+
+import re
+from http import HTTPStatus
+
+from ..errors import Refused
+from . import reference
+from .request import Request, check
+
+# Control characters, CR without LF, LF without CR, and a line that begins with white space (obs-fold).
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
+# What a request line may begin with: a method that is a token.
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: |\Z)")
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
+
+
+class Codec:
+    """Bytes in, requests and bodies out. ``max_head`` bounds a head, in bytes."""
+
+    __slots__ = ("_buffer", "_chunked", "_dead", "_left", "_max_head", "_scanned")
+
+    def __init__(self, max_head: int) -> None:
+        self._max_head = max_head
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._left = 0  # bytes of a body with a declared length that are still to come
+        self._chunked: reference.ChunkedBody | None = None
+        self._dead = False
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether bytes lie in the buffer: of a head that has begun, of a body, or of the next request."""
+        return bool(self._buffer)
+
+    @property
+    def in_body(self) -> bool:
+        """Whether the body of the last request has not been read to its end."""
+        return self._left > 0 or self._chunked is not None
+
+    def next_request(self) -> Request | None:
+        """The next request, None when its head is not complete; raises :class:`Refused`. Only once its body is read."""
+        buffer = self._buffer
+        if self._dead or not buffer:
+            return None
+        if not self._scanned:
+            # RFC 9112 2.2: one empty line before a request line is ignored.
+            if buffer.startswith(b"\r\n"):
+                del buffer[:2]
+            if not buffer or buffer == b"\r":
+                return None
+        end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3)) + 4
+        try:
+            self._inspect(end)
+            if end < 4:
+                self._scanned = len(buffer)
+                return None
+            parsed, connection = reference.parse(bytes(buffer[:end]))
+            request = check(parsed)
+        except Refused:
+            self._dead = True
+            buffer.clear()
+            raise
+        del buffer[:end]
+        self._scanned = 0
+        self._left = request.length or 0
+        self._chunked = reference.ChunkedBody(connection) if request.chunked else None
+        return request
+
+    def _inspect(self, end: int) -> None:
+        """Refuse a head for its raw bytes, as early as they show it. ``end`` is below 4 when it is incomplete."""
+        buffer, complete = self._buffer, end >= 4
+        if (end if complete else len(buffer)) > self._max_head:
+            long_line = buffer.find(b"\r\n", 0, self._max_head) < 0
+            status = HTTPStatus.REQUEST_URI_TOO_LONG if long_line else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise Refused(status, f"head of over {self._max_head} bytes")
+        stop = end if complete else len(buffer) - buffer.endswith(b"\r")  # a last CR may be half of a CRLF
+        if _FORBIDDEN.search(buffer, max(0, self._scanned - 2), stop):
+            raise Refused(HTTPStatus.BAD_REQUEST, "control character, bare CR or LF, or folded line in the head")
+        if complete or self._scanned:
+            return
+        # The first bytes of a head that is not complete: what can never become a request is not waited for.
+        if not (_REQUEST_LINE if b"\n" in buffer else _METHOD).match(buffer):
+            raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line")
+
+    def next_body(self) -> bytes | None:
+        """The next piece of the body, ``b""`` at its end, None when more bytes are needed; raises :class:`Refused`."""
+        if self._chunked is not None:
+            try:
+                piece = self._chunked.decode(self._buffer)
+            except Refused:
+                self._dead = True
+                self._chunked = None
+                self._buffer.clear()
+                raise
+            if piece == b"":
+                self._chunked = None
+            return piece
+        if not self._left:
+            return b""
+        if not self._buffer:
+            return None
+        piece = bytes(self._buffer[: self._left])
+        del self._buffer[: len(piece)]
+        self._left -= len(piece)
+        return piece

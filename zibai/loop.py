@@ -1,0 +1,364 @@
+"""The server loop: it holds every connection that waits.
+
+Connections that wait, for bytes, for their client, for time or for a free runner, cost no thread and no greenlet: they
+lie in :class:`Loop`. A backend turns the loop; one turn asks the selector, lets each connection
+whose socket did something take its step, accepts, and closes what is over. A connection whose request is there is
+queued for ``take``.
+
+Deadlines are swept, not queued: each connection carries its own, and the loop remembers only that none comes before
+``_next_sweep``. A request that comes and goes in time costs an attribute, and a sweep over ten thousand
+connections a millisecond, at most once in ``RESOLUTION``.
+
+Everything belongs to the loop's owner (see ``backends``), but what is handed over: ``give_back``, ``lend``, ``drain``
+and ``quit`` may be called by any thread. They append to a deque or set a flag, and wake the owner if it sleeps. The
+owner says that it sleeps before it looks a last time at what was handed over, so that no wake-up is lost.
+"""
+
+import errno
+import time
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from selectors import EVENT_READ, EVENT_WRITE
+from socket import IPPROTO_TCP, TCP_NODELAY
+from typing import Final
+
+from .backends import Backend
+from .connection import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Connection, Service
+from .logger import debug_logger, logger
+from .sockets import Listener, Socket
+
+RESOLUTION: Final = 0.1
+"""Seconds that a deadline may be late, so that sweeps do not come in a row."""
+
+GRACE: Final = 1.0
+"""Seconds that an idle connection stays open when the server ends: a request in the air is answered, with close."""
+
+BUSY_WARNING: Final = 1.0
+"""Seconds that requests wait for a runner before a warning says so; then at most one a minute."""
+
+# What the selector is asked for in each state; EVENT_WRITE is added while something waits to be sent.
+WATCH: Final = {
+    HEAD: EVENT_READ,
+    BODY: EVENT_READ,
+    DISCARD: EVENT_READ,
+    LINGER: EVENT_READ,
+    FLUSH: 0,
+    READY: 0,
+    APP: 0,
+    CLOSED: 0,
+}
+
+# Errors of accept() that mean this process or machine is out of something; the others are about one client.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Loop:
+    """The connections of one server. ``slots`` is how many may run at once; ``max_requests`` ends the counting."""
+
+    def __init__(
+        self,
+        service: Service,
+        backend: Backend,
+        listeners: list[Listener],
+        slots: int,
+        max_requests: int | None = None,
+        on_max_requests: Callable[[], object] | None = None,
+    ) -> None:
+        self.service = service
+        self.selector = backend.selector
+        self.finished = False
+        self._backend = backend
+        self._listeners = listeners
+        self._slots = slots
+        self._running = 0  # connections that were given away
+        self._connections: dict[int, Connection] = {}
+        self._ready: deque[Connection] = deque()
+        self._quota = 0  # how many of them may run before the next turn, so that a turn comes
+        self._handed: deque[tuple[Connection, bool]] = deque()  # by runners; True when the exchange is over
+        self._asleep = False
+        self._drain = self._quit = False
+        self._accepting = False
+        self._accept_again = 0.0  # when to accept after we ran out of descriptors
+        self._exhausted = False  # whether that has been logged
+        self._next_sweep = inf
+        self._busy_since = inf  # since when requests have waited for a runner
+        self._busy_warned = -inf
+        self._requests_left = max_requests or -1
+        self._on_max_requests = on_max_requests
+
+    # Handed over, by any thread.
+
+    def give_back(self, connection: Connection) -> None:
+        self._hand((connection, True))
+
+    def lend(self, connection: Connection) -> None:
+        self._hand((connection, False))
+
+    def _hand(self, item: tuple[Connection, bool]) -> None:
+        self._handed.append(item)
+        if self._asleep:
+            self._backend.wake()
+        if self.finished:
+            # The owner has gone; runners that came too late clean up after themselves.
+            self._close_handed()
+
+    def drain(self) -> None:
+        """Take nothing new, finish what is there, then finish the loop."""
+        self._drain = True
+        self._backend.wake()
+
+    def quit(self) -> None:
+        """Close everything and finish the loop now."""
+        self._quit = True
+        self._backend.wake()
+
+    # What a backend drives.
+
+    def turn(self, block: bool) -> None:
+        """See :class:`zibai.backends.Turns`."""
+        if self._quit or (self.service.draining and not self._connections):
+            self._finish_loop()
+            return
+        now = time.monotonic()
+        self._watch_listeners(now)
+        self._asleep = True
+        timeout = self.timeout() if block and not self._handed else 0
+        events = self.selector.select(timeout)
+        self._asleep = False
+        now = time.monotonic()
+        while self._handed:
+            self._receive(*self._handed.popleft(), now)
+        for key, mask in events:
+            target = key.data
+            if type(target) is Connection:
+                self._react(target, mask, now)
+            elif type(target) is not Listener:
+                target()
+        # Accepting comes last, when it is known how many slots the others have filled.
+        for key, _ in events:
+            if type(key.data) is Listener and self._accepting:
+                self._accept(key.data, now, self._free_slots())
+        if self._drain and not self.service.draining:
+            self._begin_drain(now)
+        if now >= self._next_sweep:
+            self._sweep(now)
+        self._quota = len(self._ready)
+        self._warn_if_busy(now)
+        self._asleep = not block  # who does not block here waits elsewhere, and has to be woken, too
+
+    def timeout(self) -> float | None:
+        """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
+        if (
+            self._handed
+            or self._quit
+            or self._drain is not self.service.draining
+            or (self._drain and not self._connections)
+        ):
+            return 0
+        due = self._next_sweep
+        if self._ready:
+            if self._running < self._slots:
+                return 0
+            due = min(due, max(self._busy_since + BUSY_WARNING, self._busy_warned + 60))
+        if self._accept_again:
+            due = min(due, self._accept_again)
+        return None if due == inf else max(0.0, due - time.monotonic())
+
+    def take(self) -> Connection | None:
+        """See :class:`zibai.backends.Turns`."""
+        if not self._quota or self._running >= self._slots or self._quit:
+            return None
+        self._quota -= 1
+        connection = self._ready.popleft()
+        connection.state = APP
+        return connection
+
+    def give_away(self, connection: Connection) -> None:
+        """See :class:`zibai.backends.Turns`."""
+        self._watch(connection, 0)
+        self._running += 1
+
+    def finish(self, connection: Connection) -> None:
+        """See :class:`zibai.backends.Turns`."""
+        self._step(connection, connection.finish, time.monotonic())
+        if self._requests_left > 0:
+            self._requests_left -= 1
+            if not self._requests_left and self._on_max_requests is not None:
+                self._on_max_requests()
+
+    # Steps of connections.
+
+    def _receive(self, connection: Connection, done: bool, now: float) -> None:
+        """A runner handed its connection over: for good, or to have something sent."""
+        if done:
+            self._running -= 1
+            self.finish(connection)
+        elif connection.state is APP:
+            self._settle(connection, now)
+
+    def _react(self, connection: Connection, events: int, now: float) -> None:
+        """Its socket did something."""
+        if events & EVENT_WRITE:
+            self._step(connection, connection.writable, now)
+        if events & EVENT_READ:
+            if WATCH[connection.state]:
+                self._step(connection, connection.readable, now)
+            elif connection.state is READY:
+                # More than its request has come, or its end. It stays armed until that happens, which is seldom.
+                self._watch(connection, 0)
+
+    def _step(self, connection: Connection, step: Callable[[float], None], now: float) -> None:
+        try:
+            step(now)
+        except Exception:
+            # A bug of ours; it costs this connection, not the server.
+            self._backend.report(logger.exception, "closing %s", connection.peer)
+            connection.state = CLOSED
+        self._settle(connection, now)
+
+    def _settle(self, connection: Connection, now: float) -> None:
+        """Watch a connection for what its state waits for; queue, or close, it."""
+        state = connection.state
+        if state is READY:
+            self._ready.append(connection)
+            return
+        if state is CLOSED:
+            self._watch(connection, 0)
+            del self._connections[connection.fd]
+            connection.close()
+            return
+        if self.service.draining and connection.idle:
+            connection.deadline = min(connection.deadline, now + GRACE)
+        wanted = WATCH[state]
+        if connection.out:
+            wanted |= EVENT_WRITE
+        if wanted != connection.watched:
+            self._watch(connection, wanted)
+        self._next_sweep = min(self._next_sweep, connection.deadline)
+
+    def _watch(self, connection: Connection, events: int) -> None:
+        watched = connection.watched
+        if events == watched:
+            return
+        connection.watched = events
+        if not events:
+            self.selector.unregister(connection.fd)
+        elif watched:
+            self.selector.modify(connection.fd, events, connection)
+        else:
+            self.selector.register(connection.fd, events, connection)
+
+    def _sweep(self, now: float) -> None:
+        for connection in list(self._connections.values()):
+            if connection.deadline <= now:
+                self._step(connection, connection.expire, now)
+        due = min((connection.deadline for connection in self._connections.values()), default=inf)
+        self._next_sweep = max(due, now + RESOLUTION)
+
+    def _warn_if_busy(self, now: float) -> None:
+        if not self._ready or self._running < self._slots:
+            self._busy_since = inf
+        elif self._busy_since == inf:
+            self._busy_since = now
+        elif now >= self._busy_since + BUSY_WARNING and now >= self._busy_warned + 60:
+            self._busy_warned = now
+            self._backend.report(
+                logger.warning,
+                "all %d workers are busy and %d requests have waited for %.1f s; --max-workers may be too small",
+                self._slots,
+                len(self._ready),
+                now - self._busy_since,
+            )
+
+    # Accepting.
+
+    def _watch_listeners(self, now: float) -> None:
+        """Accept only while a slot is free, and leave new connections to sibling processes otherwise."""
+        if self._accept_again and now >= self._accept_again:
+            self._accept_again = 0.0
+        wanted = self._free_slots() > 0 and not self._accept_again and not self.service.draining
+        if wanted != self._accepting:
+            self._accepting = wanted
+            for listener in self._listeners:
+                if wanted:
+                    self.selector.register(listener.fd, EVENT_READ, listener)
+                else:
+                    self.selector.unregister(listener.fd)
+
+    def _free_slots(self) -> int:
+        """How many more requests could run; no more are accepted at once, since siblings may have free slots, too."""
+        return self._slots - self._running - len(self._ready)
+
+    def _accept(self, listener: Listener, now: float, limit: float) -> None:
+        """Accept what is there, at most ``limit`` connections."""
+        while limit > 0:
+            limit -= 1
+            try:
+                sock, peer = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    continue  # a client that left before we came (ECONNABORTED and its kin, accept(2))
+                self._accept_again = now + 1
+                if not self._exhausted:
+                    self._exhausted = True
+                    self._backend.report(
+                        logger.error, "accepting pauses: %s; %d connections are open", error, len(self._connections)
+                    )
+                return
+            self._exhausted = False
+            self._open(listener, sock, peer, now)
+
+    def _open(self, listener: Listener, sock: Socket, peer: object, now: float) -> None:
+        try:
+            if listener.is_tcp:
+                # An answer is sent whole, so waiting for more of it (Nagle) only delays it.
+                sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            endpoint = listener.endpoint_of(sock)
+        except OSError as error:
+            self._backend.report(debug_logger.debug, "%s left at once: %s", peer, error)
+            sock.close()
+            return
+        connection = Connection(sock, peer, endpoint, self.service, now)
+        self._connections[connection.fd] = connection
+        self._settle(connection, now)
+
+    # The end.
+
+    def _begin_drain(self, now: float) -> None:
+        """Accept what has connected so far, then nothing more; idle connections get a moment for a last request."""
+        self.service.draining = True
+        self._watch_listeners(now)
+        for listener in self._listeners:
+            self._accept(listener, now, inf)
+            listener.close()
+        for connection in list(self._connections.values()):
+            if connection.idle:
+                self._settle(connection, now)
+
+    def _finish_loop(self) -> None:
+        self._asleep = False
+        self.finished = True
+        self.service.draining = True
+        self._watch_listeners(0)
+        for listener in self._listeners:
+            listener.close()
+        self._close_handed()
+        for connection in self._connections.values():
+            if connection.state is APP:
+                connection.abort()  # its runner closes it
+            else:
+                self._watch(connection, 0)
+                connection.close()
+        self._connections.clear()
+
+    def _close_handed(self) -> None:
+        while self._handed:
+            try:
+                connection, done = self._handed.popleft()
+            except IndexError:
+                return  # another runner was faster
+            if done:
+                connection.close()

@@ -1,0 +1,208 @@
+"""The pipe between parent and worker, and the signals that reach either.
+
+The parent's view of a worker (:class:`Child`) and the worker's view of its parent (:class:`Parent`) share no code but
+the vocabulary of the pipe, so that a reader always knows on which side he is. Down the pipe go the two ways to end,
+``drain`` and ``quit``; up go ``ready``, ``failed`` and ``worn``. The pipe also carries death, both ways: its other
+end is closed by the system, whatever happened to the process that held it.
+
+Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
+``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows).
+"""
+
+import multiprocessing
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from .errors import LoadError
+
+if TYPE_CHECKING and sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection
+else:
+    PipeConnection = Connection
+
+_context = multiprocessing.get_context("spawn")
+
+
+class Message(NamedTuple):
+    """What goes through the pipe: a verb, and for ``failed`` what to tell the user."""
+
+    verb: str
+    text: str = ""
+    trace: str = ""
+
+
+class Child:
+    """The parent's end: one worker process. Every method is the parent's main thread's."""
+
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+        self.pipe, self._far = _context.Pipe()
+        self.speaks = True  # until its end of the pipe is closed
+        # Not daemonic: a worker may want children of its own.
+        self._process = _context.Process(target=target, args=(Parent(self._far), *args), name="zibai worker")
+
+    def start(self) -> None:
+        """Spawn it; OSError when the system has no room for another process."""
+        try:
+            with _signals_held_back():
+                self._process.start()
+        except BaseException:
+            self.pipe.close()
+            raise
+        finally:
+            self._far.close()  # the worker's alone from now on, so that its death closes it
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
+
+    @property
+    def sentinel(self) -> int:
+        """What :func:`multiprocessing.connection.wait` finds ready when the process is gone."""
+        return self._process.sentinel
+
+    def how_it_ended(self) -> str:
+        """In words, for the log; once its sentinel is ready."""
+        self._process.join()
+        code = self._process.exitcode or 0
+        if code >= 0:
+            return f"ended with exit code {code}"
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+
+    def receive(self) -> Iterator[Message]:
+        """What the worker has said; ends at once when it has said nothing."""
+        try:
+            while self.pipe.poll():
+                yield Message(*self.pipe.recv())
+        except (EOFError, OSError):
+            self.speaks = False  # it is about to go; its sentinel says when
+
+    def drain(self) -> None:
+        """Finish what is in flight, then end."""
+        self._send("drain")
+
+    def quit(self) -> None:
+        """End now."""
+        self._send("quit")
+
+    def kill(self) -> None:
+        """For one that does not listen any more."""
+        self._process.kill()
+
+    def _send(self, verb: str) -> None:
+        with suppress(OSError):  # it is gone already, which is what was wanted
+            self.pipe.send(Message(verb))
+
+    def close(self) -> None:
+        """Forget a worker whose process has ended."""
+        self.pipe.close()
+        self._process.close()
+
+
+class Parent:
+    """The worker's end. ``receive`` is the control thread's, the rest the main thread's or the server loop's."""
+
+    def __init__(self, pipe: "Connection[Message, Message] | PipeConnection[Message, Message]") -> None:
+        self.pipe = pipe
+
+    def ready(self) -> None:
+        """Say that this worker serves."""
+        self._send(Message("ready"))
+
+    def worn(self) -> None:
+        """Say that this worker has served as many requests as it may, and wants to be replaced."""
+        self._send(Message("worn"))
+
+    def failed(self, error: LoadError) -> None:
+        """Say why this worker cannot serve. The parent tells the user, once for all workers."""
+        self._send(Message("failed", str(error), error.trace))
+
+    def _send(self, message: Message) -> None:
+        with suppress(OSError):  # the parent is gone; the control thread learns it, too, and ends us
+            self.pipe.send(message)
+
+    def receive(self) -> str:
+        """The verb that has arrived: "drain" or "quit", or "gone" when the parent is."""
+        try:
+            return Message(*self.pipe.recv()).verb
+        except (EOFError, OSError):
+            return "gone"
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Hold signals back while a worker is spawned.
+
+    It inherits the mask, so a Ctrl-C at the terminal, which goes to the whole group, does not meet a worker whose
+    handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through. On Windows
+    there is no such mask.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+_HELD_BACK = {
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU")
+    if hasattr(signal, name)
+}
+
+
+class Signals:
+    """Turns signals into bytes on a socket, which one can wait for; a context manager of the main thread.
+
+    Python runs a handler between two of its instructions, in the middle of anything, so a handler must do nothing;
+    and a main thread that waits for a lock runs none on Windows. But the C part writes the number of the
+    signal to a socket at once (``signal.set_wakeup_fd``). ``names`` that a system does not have are left out. With
+    ``interrupting``, SIGINT raises KeyboardInterrupt in the main thread besides.
+    """
+
+    def __init__(self, names: Sequence[str], interrupting: bool = False) -> None:
+        self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        self._interrupting = interrupting
+        self._old: dict[int, Any] = {}
+        self.socket, self._writer = socket.socketpair()
+
+    def __enter__(self) -> Self:
+        self.socket.setblocking(False)
+        self._writer.setblocking(False)
+        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in self._numbers:
+            raises = self._interrupting and number == signal.SIGINT
+            self._old[number] = signal.signal(number, signal.default_int_handler if raises else _do_nothing)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            # None stands for a handler that was not set by Python; there is no way to put it back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._old_fd)
+        self.socket.close()
+        self._writer.close()
+
+    def read(self) -> list[str]:
+        """The names of the signals that have come since the last call."""
+        try:
+            return [signal.Signals(number).name for number in self.socket.recv(4096)]
+        except BlockingIOError:
+            return []
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass

@@ -1,0 +1,256 @@
+"""From addresses to listeners.
+
+Binding and listening are two steps, because of what may happen between them (a unix socket gets its permissions
+before anybody can connect) and because the second can fail as well: SO_REUSEADDR, which a restart needs while
+connections of the last run are in TIME_WAIT, lets two sockets be bound to one port as long as neither listens. So an
+address is ours only when :func:`listen` has returned. SO_REUSEPORT, which would share it for good, is never set.
+
+A unix socket is also a file. One that a dead server left is replaced, and how to tell is to connect: nobody
+answers. Anything else at that path stays. At the end the file goes if it is still the one that we made.
+"""
+
+import _socket
+import errno
+import os
+import socket
+import stat
+import sys
+from contextlib import suppress
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from .errors import BindError, UsageError
+from .options import parse_address
+
+# The C type that both the standard library's and gevent's sockets wrap; see Listener.
+Socket = _socket.socket
+
+
+class _SocketFile(NamedTuple):
+    path: str
+    device: int
+    inode: int
+    owner: int
+
+
+# Keyed by the very object that was bound: a copy in a spawned worker is not in here, and one in a forked worker is
+# known by the owner's process id, so only the process that made a file removes it.
+_socket_files: WeakKeyDictionary[socket.socket, _SocketFile] = WeakKeyDictionary()
+
+
+def create_bind_socket(value: str, *, unix_socket_perms: int = 0o600, dualstack_ipv6: bool = False) -> socket.socket:
+    """A socket bound to ``value`` (``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT``, ``unix:PATH``) that does not listen yet.
+
+    UsageError if ``value`` is no address, BindError if it cannot be had.
+    """
+    address = parse_address(value)
+    if isinstance(address, str):
+        return _bind_unix(address, unix_socket_perms)
+    host, port = address
+    return _bind_tcp(value, host or ("::" if dualstack_ipv6 else "0.0.0.0"), port, dualstack_ipv6)
+
+
+def listen(sock: socket.socket, backlog: int) -> None:
+    """Make a bound socket a listener. BindError if another one got the port after both were bound."""
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        raise _bind_error(_name(sock), error) from error
+
+
+def describe(sock: socket.socket, scheme: str = "http") -> str:
+    """Where clients find it: ``http://127.0.0.1:8000``, ``http://[::1]:8000``, ``unix:/run/zibai.sock``."""
+    name = _name(sock)
+    return name if name.startswith("unix:") else f"{scheme}://{name}"
+
+
+def _name(sock: socket.socket) -> str:
+    address = sock.getsockname()
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return f"unix:{os.fsdecode(address)}"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _bind_tcp(value: str, host: str, port: int, dualstack_ipv6: bool) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise BindError(f"cannot listen on {value}: unknown host {host!r}") from error
+    # A name with both kinds of address, as localhost, gets IPv4: everybody who was told it reaches 127.0.0.1.
+    found.sort(key=lambda info: info[0] != socket.AF_INET)
+    for position, (family, kind, protocol, _, address) in enumerate(found):
+        try:
+            return _bound(socket.socket(family, kind, protocol), address, dualstack_ipv6)
+        except OSError as error:
+            # A system without IPv6 can still resolve to it; then the next address may do.
+            elsewhere = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and position + 1 < len(found)
+            if not elsewhere:
+                raise _bind_error(value, error) from error
+    raise BindError(f"cannot listen on {value}: {host!r} has no address")
+
+
+def _bound(sock: socket.socket, address: tuple[str | int, ...] | tuple[int, bytes], dualstack: bool) -> socket.socket:
+    try:
+        if sys.platform == "win32":
+            # Over there SO_REUSEADDR takes a port away from whoever has it, and without this they could take ours.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            # Said in both cases: the default is a setting of the system.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dualstack else 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str, perms: int) -> socket.socket:
+    if sys.platform == "win32":
+        raise UsageError(f"unix:{path}: there are no unix sockets on this system; listen on HOST:PORT")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = False
+    try:
+        _clear_the_way(path)
+        sock.bind(path)
+        bound = True
+        # Before it listens nobody can connect, so there is no moment with wrong permissions, and no need for
+        # the umask, which belongs to the whole process.
+        os.chmod(path, perms)
+        status = os.lstat(path)
+        _socket_files[sock] = _SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
+    except BaseException as error:
+        sock.close()
+        if bound:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        if isinstance(error, OSError):
+            raise _bind_error(f"unix:{path}", error) from error
+        raise
+    return sock
+
+
+def _clear_the_way(path: str) -> None:
+    """Remove the socket that a dead server left at ``path``; BindError for anything else that is there."""
+    if sys.platform == "win32":
+        return
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise BindError(f"cannot listen on unix:{path}: there is something that is no socket; move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a server whose backlog is full must not hold us
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # somebody is there, only busy
+    raise _bind_error(f"unix:{path}", OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
+
+
+def unlink_unix_socket(sock: socket.socket) -> None:
+    """Remove the file of a unix socket that :func:`create_bind_socket` made in this process; else do nothing.
+
+    Call it before ``sock`` is closed: an open socket keeps its inode from being used again, which is what makes
+    "the same inode" mean "the same file". A file that a successor has put in its place stays.
+    """
+    made = _socket_files.pop(sock, None)
+    if made is None or made.owner != os.getpid():
+        return
+    with suppress(FileNotFoundError):  # somebody was faster, which is all the same
+        status = os.lstat(made.path)
+        if (status.st_dev, status.st_ino) == (made.device, made.inode):
+            os.unlink(made.path)
+
+
+def _bind_error(name: str, error: OSError) -> BindError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return BindError(f"{name} is in use; stop what listens there, or choose another address with --listen")
+        case errno.EACCES | errno.EPERM:
+            return BindError(f"no permission to listen on {name}; choose another address with --listen")
+        case errno.EADDRNOTAVAIL:
+            return BindError(f"cannot listen on {name}: this machine has no such address")
+        case None:  # what Python itself says before it asks the system: "AF_UNIX path too long"
+            return BindError(f"cannot listen on {name}: {error}")
+        case _:
+            return BindError(f"cannot listen on {name}: {error.strerror}")
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many descriptors as it may: a connection is one, and 256 or 1024 are soon used up."""
+    if sys.platform == "win32":
+        return  # no such limit for sockets
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS reports an infinite hard limit and then refuses it as a soft one; 10240 is its OPEN_MAX, always allowed.
+    for limit in (hard, 10240):
+        if soft == resource.RLIM_INFINITY or (limit <= soft and limit != resource.RLIM_INFINITY):
+            continue
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return
+        except (ValueError, OSError):
+            continue
+
+
+class Endpoint(NamedTuple):
+    """Where a connection came in, as an application is told: host and port are empty for a unix socket.
+
+    ``plain``: its descriptor carries the very bytes of HTTP, so that the kernel may be told to send a file.
+    """
+
+    host: str
+    port: str
+    plain: bool = True
+
+
+class Listener:
+    """A listening socket as the server loop uses it: non-blocking, and of the kind that nobody patches.
+
+    gevent's sockets make watchers in their constructor and look whether they may block at each call; the loop
+    needs neither, so it works with the C type that both they and the standard library's wrap. It has a descriptor
+    of its own; the object that it was made from is kept, so that whoever gave it can still ask for its name.
+    """
+
+    def __init__(self, origin: socket.socket) -> None:
+        self._origin = origin
+        # At home in both worlds: dup() and detach() exist on gevent's sockets, too.
+        self._socket = Socket(origin.family, origin.type, origin.proto, origin.dup().detach())
+        self._socket.setblocking(False)
+        self.fd = self._socket.fileno()
+        self.is_tcp = origin.family != getattr(socket, "AF_UNIX", None)
+        self._endpoint = None if self._is_wildcard() else _endpoint(self._socket)
+
+    def _is_wildcard(self) -> bool:
+        return self.is_tcp and self._socket.getsockname()[0] in ("0.0.0.0", "::")
+
+    def accept(self) -> tuple[Socket, object]:
+        """One connection, non-blocking, and the address of its peer; raises what accept(2) does."""
+        fd, peer = self._socket._accept()  # type: ignore[attr-defined]
+        sock = Socket(self._socket.family, self._socket.type, self._socket.proto, fd)
+        sock.setblocking(False)
+        return sock, peer
+
+    def endpoint_of(self, sock: Socket) -> Endpoint:
+        """Where a connection of this listener came in. OSError if it is gone already."""
+        return self._endpoint or _endpoint(sock)
+
+    def close(self) -> None:
+        """Stop listening: ours and the origin, since the kernel goes on accepting while one of them is open."""
+        if self.fd >= 0:
+            self.fd = -1
+            self._socket.close()
+            self._origin.close()
+
+
+def _endpoint(sock: Socket) -> Endpoint:
+    name = sock.getsockname()
+    return Endpoint(name[0], str(name[1])) if isinstance(name, tuple) else Endpoint("", "")

@@ -1,0 +1,208 @@
+"""What the parent decides: how many workers, which next, who is late.
+
+Facts come in (a worker is ready, has failed, has gone; somebody wants a restart, one worker more, the end); each only
+changes a fact. :meth:`Supervisor.tick` compares the facts with what is wanted and does the next steps, so the order
+in which things happened does not matter, and two that happen at once are not a special case. It waits for nothing,
+knows no process, signal or clock but those it is given, and says when it wants to be called again.
+
+A worker is STARTING, READY, DRAINING, then gone. It belongs to a generation; a restart is nothing but a new
+generation. A worker of an old one is replaced: one starts, and when it is ready, one of the old drains. So there is
+never a moment without workers, and if the new code does not come up, the old ones have not been touched.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import Final, Protocol
+
+from .logger import logger
+
+STARTING: Final = "starting"
+READY: Final = "ready"
+DRAINING: Final = "draining"
+
+BOOT_TIMEOUT: Final = 60.0
+"""Seconds from the start of a worker until it must be ready."""
+
+PATIENCE: Final = 3.0
+"""Seconds beyond its own time limit that a worker has to end before it is killed."""
+
+LONGEST_PAUSE: Final = 30.0
+"""Seconds between two tries to start a worker that dies before it is ready; they begin with one and double."""
+
+
+class Process(Protocol):
+    """What the supervisor does with a worker; see :class:`zibai.process.Child`."""
+
+    @property
+    def pid(self) -> int: ...
+    def drain(self) -> None: ...
+    def quit(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Worker:
+    """A worker as the parent sees it."""
+
+    def __init__(self, process: Process, generation: int, deadline: float) -> None:
+        self.process = process
+        self.generation = generation
+        self.state = STARTING
+        self.deadline = deadline  # when it must be ready, or gone
+        self.failed = False  # whether it has said that it cannot serve
+
+    @property
+    def is_active(self) -> bool:
+        return self.state is not DRAINING
+
+
+class Supervisor:
+    """Keeps ``wanted`` workers serving. ``spawn`` starts one, and raises OSError when the system has no room.
+
+    ``graceful_timeout`` is what the workers themselves take for a graceful exit, in seconds. After ``finished`` the
+    server ends; ``failure`` says then that it has never come up. Everything is the caller's one thread's.
+    """
+
+    def __init__(
+        self, spawn: Callable[[], Process], wanted: int, clock: Callable[[], float], graceful_timeout: float = 10.0
+    ) -> None:
+        self._spawn = spawn
+        self._clock = clock
+        self._graceful_timeout = graceful_timeout
+        self.wanted = wanted
+        self.workers: list[Worker] = []
+        self.generation = 0
+        self.finished = False
+        self.failure = False
+        self._ending = ""  # "drain" or "quit"
+        self.was_up = False  # whether there has ever been a ready worker
+        self._pause = 0.0
+        self._spawn_after = -inf
+
+    # Facts.
+
+    def find(self, process: Process) -> Worker:
+        return next(worker for worker in self.workers if worker.process is process)
+
+    def on_ready(self, worker: Worker) -> None:
+        """It serves."""
+        if worker.state is STARTING:
+            worker.state = READY
+            worker.deadline = inf
+            self.was_up = True
+            self._pause = 0.0
+
+    def on_worn(self, worker: Worker) -> None:
+        """It has served as many requests as it may."""
+        worker.generation = -1
+
+    def on_failed(self, worker: Worker) -> None:
+        """It has said why it cannot serve; its process ends by itself."""
+        worker.failed = True
+
+    def on_gone(self, worker: Worker, reason: str) -> None:
+        """Its process has ended."""
+        self.workers.remove(worker)
+        if worker.state is STARTING and not self._ending:
+            self._not_ready(worker, reason)
+        elif worker.state is READY and not self._ending:
+            logger.error("worker %d %s; starting another", worker.process.pid, reason)
+
+    def _not_ready(self, worker: Worker, reason: str) -> None:
+        """It ended, or stood still, before it was ready."""
+        if not worker.failed:
+            logger.error("worker %d %s before it was ready", worker.process.pid, reason)
+        if not self.was_up:
+            self.failure = True
+            self.end("quit")
+            return
+        if any(other.generation not in (-1, self.generation) for other in self.workers if other.is_active):
+            logger.error("the restart is given up; the workers of before serve on")
+            for other in self.workers:
+                if other.generation != -1:
+                    other.generation = self.generation
+        self._pause = min(LONGEST_PAUSE, self._pause * 2 or 1.0)
+        self._spawn_after = self._clock() + self._pause
+
+    # Wishes.
+
+    def restart(self) -> None:
+        """Replace every worker, one after the other."""
+        if not self._ending:
+            self.generation += 1
+            self._spawn_after = -inf
+
+    def change_wanted(self, by: int) -> None:
+        """One worker more, or one fewer; never below one."""
+        self.wanted = max(1, self.wanted + by)
+        logger.info("%d workers are wanted", self.wanted)
+
+    def end(self, how: str) -> None:
+        """End all workers: "drain" or "quit"; the second goes over the first."""
+        if self._ending in {how, "quit"}:
+            return
+        self._ending = how
+        limit = PATIENCE + (self._graceful_timeout if how == "drain" else 0)
+        for worker in self.workers:
+            self._stop(worker, how, limit)
+
+    # Decisions.
+
+    def tick(self) -> float | None:
+        """Do what is to be done now; return the seconds until it is time again, None for never."""
+        now = self._clock()
+        for worker in self.workers:
+            if worker.deadline <= now:
+                self._lose_patience(worker)
+        if self._ending:
+            self.finished = not self.workers
+        else:
+            self._trim()
+            self._fill(now)
+        due = min((worker.deadline for worker in self.workers), default=inf)
+        if self._spawn_after > now and not self._ending:
+            due = min(due, self._spawn_after)
+        return None if due == inf else max(0.0, due - self._clock())
+
+    def _lose_patience(self, worker: Worker) -> None:
+        if worker.state is STARTING:
+            logger.error("worker %d was not ready in %g s and is killed", worker.process.pid, BOOT_TIMEOUT)
+        else:
+            logger.error("worker %d did not end in time and is killed", worker.process.pid)
+        worker.deadline = inf
+        worker.process.kill()
+
+    def _trim(self) -> None:
+        """Drain the workers that are too many: those of an old generation first, then the oldest.
+
+        One that is starting does not count as serving, so nobody drains before his replacement is ready.
+        """
+        ready = [worker for worker in self.workers if worker.state is READY]
+        ready.sort(key=lambda worker: worker.generation == self.generation)
+        for worker in ready[: max(0, len(ready) - self.wanted)]:
+            self._stop(worker, "drain", self._graceful_timeout + PATIENCE)
+
+    def _fill(self, now: float) -> None:
+        """Start what is missing at once, and a replacement for an old worker while no other one starts."""
+        if now < self._spawn_after:
+            return
+        active = [worker for worker in self.workers if worker.is_active]
+        missing = self.wanted - len(active)
+        starting = any(worker.state is STARTING for worker in active)
+        if missing <= 0 and not starting and any(worker.generation != self.generation for worker in active):
+            missing = 1
+        for _ in range(missing):
+            try:
+                process = self._spawn()
+            except OSError as error:
+                logger.error("no worker can be started: %s", error)
+                self._spawn_after = now + 1
+                return
+            self.workers.append(Worker(process, self.generation, now + BOOT_TIMEOUT))
+
+    def _stop(self, worker: Worker, how: str, limit: float) -> None:
+        worker.state = DRAINING
+        worker.deadline = self._clock() + limit
+        if how == "drain":
+            worker.process.drain()
+        else:
+            worker.process.quit()

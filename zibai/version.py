@@ -1,0 +1,3 @@
+"""The version, in a leaf module so that everything may import it."""
+
+__version__ = "1.0.0"
