@@ -127,9 +127,13 @@ class Supervisor:
 
     def restart(self) -> None:
         """Replace every worker, one after the other."""
-        if not self._ending:
-            self.generation += 1
-            self._spawn_after = -inf
+        if self._ending:
+            return
+        self.generation += 1
+        self._spawn_after = -inf
+        for worker in self.workers:
+            if worker.state is STARTING:
+                self._stop(worker, "quit", PATIENCE)  # it is of yesterday already
 
     def change_wanted(self, by: int) -> None:
         """One worker more, or one fewer; never below one."""

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..connection import Connection
 from ..errors import MissingExtra
@@ -79,7 +79,13 @@ def _wait(wait: Callable[..., None], sock: Socket, timeout: float) -> bool:
     return True
 
 
-class _Worker(gevent.Greenlet[[], None]):
+if TYPE_CHECKING:
+    _Greenlet = gevent.Greenlet[[], None]  # generic for type checkers only
+else:
+    _Greenlet = gevent.Greenlet
+
+
+class _Worker(_Greenlet):
     """A greenlet that runs one exchange after the other. Between two it is switched out, with ``job`` None."""
 
     def __init__(self, backend: "Greenlets") -> None:

@@ -84,7 +84,7 @@ class Framing:
                     self.removed.append(name)
                 continue
             if key == "content-length":
-                self._read_length(value)
+                self.length = _length(value, self.length)
                 if code == 204:
                     continue  # RFC 9110 8.6
             own_server |= key == "server"
@@ -111,11 +111,12 @@ class Framing:
             head += b"Date: " + date + b"\r\n"
         self.head = head + b"\r\n"
 
-    def _read_length(self, value: str) -> None:
-        first = self.length is None
-        if not _LENGTH.fullmatch(value) or not (first or self.length == int(value)):
-            raise ValueError(f"malformed or second Content-Length {value!r}")
-        self.length = int(value)
+
+def _length(value: str, first: int | None) -> int:
+    """The value of a Content-Length, which may be said again but not changed."""
+    if not _LENGTH.fullmatch(value) or first not in {None, int(value)}:
+        raise ValueError(f"malformed or second Content-Length {value!r}")
+    return int(value)
 
 
 def plain(status: HTTPStatus, date: bytes) -> bytes:

@@ -1,0 +1,310 @@
+"""The parent's decisions, with a fake clock and processes that only write down what they are told."""
+
+from __future__ import annotations
+
+import logging
+from itertools import count
+
+import pytest
+
+from zibai.supervisor import BOOT_TIMEOUT, PATIENCE, Supervisor, Worker
+
+GRACEFUL = 10.0
+
+
+class FakeProcess:
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.told: list[str] = []
+
+    def drain(self) -> None:
+        self.told.append("drain")
+
+    def quit(self) -> None:
+        self.told.append("quit")
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+
+class World:
+    """A supervisor and what surrounds it."""
+
+    def __init__(self, wanted: int) -> None:
+        self.now = 1000.0
+        self.started: list[FakeProcess] = []
+        self.room = True
+        self._pids = count(1)
+        self.supervisor = Supervisor(self._spawn, wanted, lambda: self.now, GRACEFUL)
+
+    def _spawn(self) -> FakeProcess:
+        if not self.room:
+            raise OSError(11, "Resource temporarily unavailable")
+        self.started.append(FakeProcess(next(self._pids)))
+        return self.started[-1]
+
+    def tick(self) -> float | None:
+        return self.supervisor.tick()
+
+    def worker(self, pid: int) -> Worker:
+        return self.supervisor.find(self.started[pid - 1])
+
+    def ready(self, *pids: int) -> None:
+        for pid in pids:
+            self.supervisor.on_ready(self.worker(pid))
+        self.tick()
+
+    def gone(self, *pids: int, reason: str = "ended with exit code 0") -> None:
+        for pid in pids:
+            self.supervisor.on_gone(self.worker(pid), reason)
+        self.tick()
+
+    @property
+    def pids(self) -> list[int]:
+        return [worker.process.pid for worker in self.supervisor.workers]
+
+    def told(self, pid: int) -> list[str]:
+        return self.started[pid - 1].told
+
+
+def up(wanted: int) -> World:
+    """A world whose first workers are ready."""
+    world = World(wanted)
+    world.tick()
+    world.ready(*range(1, wanted + 1))
+    return world
+
+
+def test_as_many_as_wanted_are_started_once() -> None:
+    world = World(3)
+    world.tick()
+    world.tick()
+    assert world.pids == [1, 2, 3]
+    world.ready(1, 2, 3)
+    assert world.tick() is None, "nothing is to be done, so there is no time to come back at"
+
+
+def test_one_that_dies_is_replaced_at_once_and_the_others_are_left_alone() -> None:
+    world = up(3)
+    world.gone(2, reason="was killed by SIGKILL")
+    assert world.pids == [1, 3, 4]
+    assert world.told(1) == world.told(3) == []
+
+
+def test_two_that_die_in_the_same_tick_leave_the_healthy_third_alone() -> None:
+    world = up(3)
+    for pid in (1, 3):
+        world.supervisor.on_gone(world.worker(pid), "was killed by SIGSEGV")
+    world.tick()
+    assert world.pids == [2, 4, 5]
+    assert world.told(2) == []
+
+
+def test_why_a_worker_died_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("zibai"), "propagate", True)
+    up(1).gone(1, reason="was killed by SIGSEGV")
+    assert "worker 1 was killed by SIGSEGV" in caplog.text
+
+
+def test_if_the_first_start_fails_the_server_ends() -> None:
+    world = World(3)
+    world.tick()
+    world.supervisor.on_failed(world.worker(2))
+    world.gone(2, reason="ended with exit code 3")
+    assert [world.told(pid) for pid in (1, 3)] == [["quit"], ["quit"]]
+    assert not world.supervisor.finished
+    world.gone(1, 3)
+    assert world.supervisor.finished
+    assert world.supervisor.failure
+    assert len(world.started) == 3, "no storm"
+
+
+def test_one_that_is_never_ready_is_killed() -> None:
+    world = World(1)
+    assert world.tick() == BOOT_TIMEOUT
+    world.now += BOOT_TIMEOUT
+    world.tick()
+    assert world.told(1) == ["kill"]
+    world.tick()
+    assert world.told(1) == ["kill"], "once"
+
+
+def test_later_ones_that_die_before_they_are_ready_back_off() -> None:
+    world = up(1)
+    world.gone(1)
+    pauses = []
+    for _ in range(8):
+        world.gone(world.pids[0], reason="ended with exit code 1")
+        pause = world.tick()
+        assert pause is not None
+        assert world.pids == []
+        world.now += pause - 0.01
+        world.tick()
+        assert world.pids == []
+        world.now += 0.01
+        world.tick()
+        assert len(world.pids) == 1
+        pauses.append(round(pause, 3))
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+    world.ready(world.pids[0])
+    world.gone(world.pids[0])
+    assert len(world.pids) == 1, "one that was ready is replaced at once"
+    world.gone(world.pids[0])
+    assert world.tick() == 1, "and the pauses begin anew"
+
+
+def test_a_restart_replaces_one_after_the_other_and_the_new_is_ready_before_the_old_drains() -> None:
+    world = up(2)
+    world.supervisor.restart()
+    world.tick()
+    assert world.pids == [1, 2, 3]
+    assert world.told(1) == world.told(2) == []
+    world.ready(3)
+    assert world.told(1) == ["drain"]
+    assert world.told(2) == []
+    assert world.pids == [1, 2, 3, 4], "the next starts while the first drains"
+    world.gone(1)
+    world.ready(4)
+    assert world.told(2) == ["drain"]
+    world.gone(2)
+    assert world.pids == [3, 4]
+    assert world.tick() is None
+
+
+def test_a_restart_whose_code_does_not_come_up_changes_nothing() -> None:
+    world = up(2)
+    world.supervisor.restart()
+    world.tick()
+    world.supervisor.on_failed(world.worker(3))
+    world.gone(3, reason="ended with exit code 3")
+    world.now += 3600
+    world.tick()
+    assert world.pids == [1, 2], "and it is not tried again by itself"
+    assert world.told(1) == world.told(2) == []
+    world.supervisor.restart()
+    world.tick()
+    assert world.pids == [1, 2, 4], "the next restart tries at once"
+    world.ready(4)
+    assert world.told(1) == ["drain"]
+
+
+def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
+    world = up(2)
+    world.supervisor.restart()
+    world.tick()
+    world.ready(3)
+    world.supervisor.restart()
+    world.tick()
+    assert world.pids == [1, 2, 3, 4, 5]
+    assert world.told(4) == ["quit"], "it has not served yet, and its code is old"
+    world.gone(1, 4)
+    world.ready(5)
+    world.ready(6)
+    assert world.told(2) == world.told(3) == ["drain"]
+    world.gone(2, 3)
+    assert world.pids == [5, 6]
+
+
+def test_the_new_worker_of_a_restart_makes_up_for_an_old_one_that_dies() -> None:
+    world = up(2)
+    world.supervisor.restart()
+    world.tick()
+    world.gone(2, reason="was killed by SIGKILL")
+    assert world.pids == [1, 3]
+    world.ready(3)
+    assert world.told(1) == []
+    assert world.pids == [1, 3, 4]
+    world.ready(4)
+    assert world.told(1) == ["drain"]
+
+
+def test_a_worn_worker_is_replaced_first_and_never_two_at_once() -> None:
+    world = up(2)
+    for pid in (1, 2):
+        world.supervisor.on_worn(world.worker(pid))
+    world.tick()
+    assert world.pids == [1, 2, 3]
+    world.ready(3)
+    assert sum(world.told(pid) == ["drain"] for pid in (1, 2)) == 1
+    world.ready(4)
+    assert world.told(1) == world.told(2) == ["drain"]
+
+
+def test_one_more_and_one_fewer_but_never_none() -> None:
+    world = up(2)
+    world.supervisor.change_wanted(+1)
+    world.tick()
+    assert world.pids == [1, 2, 3]
+    world.ready(3)
+    for _ in range(5):
+        world.supervisor.change_wanted(-1)
+    world.tick()
+    assert world.supervisor.wanted == 1
+    assert sum(world.told(pid) == ["drain"] for pid in (1, 2, 3)) == 2
+
+
+def test_fewer_while_one_starts_does_not_leave_the_server_without_any() -> None:
+    world = up(2)
+    world.gone(1, 2, reason="was killed by SIGKILL")
+    world.ready(3)
+    world.supervisor.change_wanted(-1)
+    world.tick()
+    assert world.told(3) == []
+    world.ready(4)
+    assert [world.told(3), world.told(4)].count(["drain"]) == 1
+
+
+def test_the_graceful_end_drains_all_and_kills_who_is_late() -> None:
+    world = up(2)
+    world.supervisor.end("drain")
+    assert world.told(1) == world.told(2) == ["drain"]
+    assert world.tick() == GRACEFUL + PATIENCE
+    world.gone(1)
+    assert not world.supervisor.finished
+    world.now += GRACEFUL + PATIENCE
+    world.tick()
+    assert world.told(2) == ["drain", "kill"]
+    world.gone(2, reason="was killed by SIGKILL")
+    assert world.supervisor.finished
+    assert not world.supervisor.failure
+    assert len(world.started) == 2
+
+
+def test_the_quick_end_goes_over_the_graceful_one_and_not_the_other_way() -> None:
+    world = up(1)
+    world.supervisor.end("drain")
+    world.supervisor.end("quit")
+    world.supervisor.end("drain")
+    assert world.told(1) == ["drain", "quit"]
+    assert world.tick() == PATIENCE
+
+
+def test_the_end_reaches_workers_that_are_starting() -> None:
+    world = World(1)
+    world.tick()
+    world.supervisor.end("drain")
+    assert world.told(1) == ["drain"]
+    world.ready(1)
+    world.gone(1)
+    assert world.supervisor.finished
+    assert not world.supervisor.failure
+
+
+def test_a_restart_after_the_end_has_begun_does_nothing() -> None:
+    world = up(1)
+    world.supervisor.end("drain")
+    world.supervisor.restart()
+    world.tick()
+    assert world.pids == [1]
+
+
+def test_a_system_without_room_for_a_process_is_asked_again() -> None:
+    world = up(2)
+    world.room = False
+    world.gone(1, reason="was killed by SIGKILL")
+    assert world.pids == [2]
+    assert world.tick() == 1
+    world.room = True
+    world.now += 1
+    world.tick()
+    assert world.pids == [2, 3]
