@@ -46,9 +46,12 @@ def wait_for(fact: Callable[[], Any], timeout: float = DEADLINE) -> Any:
 # --- the server -------------------------------------------------------------------------------------
 
 
+UNWANTED = {"FORCE_COLOR", "SCRIPT_NAME", "WEB_CONCURRENCY"}
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a server: this one, importing this checkout, without what would change its log."""
-    env = {name: value for name, value in os.environ.items() if name not in {"SCRIPT_NAME", "FORCE_COLOR"}}
+    """The environment of a server: this one, importing this checkout, without what would change its ways."""
+    env = {name: value for name, value in os.environ.items() if name not in UNWANTED}
     path = [str(ROOT), *filter(None, [env.get("PYTHONPATH")])]
     return {**env, "PYTHONPATH": os.pathsep.join(path), "NO_COLOR": "1", **(extra or {})}
 

@@ -12,6 +12,7 @@ import pytest
 from zibai import cli
 from zibai.cli import main, make_parser, options_markdown, parse_args
 from zibai.errors import BindError, LoadError, UsageError
+from zibai.machine import available_cpus
 from zibai.options import Options, declared
 from zibai.version import __version__
 
@@ -165,6 +166,25 @@ def test_a_new_option_is_one_new_declaration(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_documentation_is_up_to_date() -> None:
     written = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert written == options_markdown(), "run: python docs/generate_options.py"
+
+
+def test_as_many_processes_as_processors() -> None:
+    assert parse_args(["a:b", "-p", "auto"]).subprocess == available_cpus()
+    assert Options("a:b").subprocess == 0
+
+
+def test_the_environment_counts_when_the_flag_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "3")
+    assert parse_args(["a:b"]).subprocess == 3
+    assert parse_args(["a:b", "-p", "1"]).subprocess == 1
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+    assert parse_args(["a:b"]).subprocess == available_cpus()
+    monkeypatch.setenv("WEB_CONCURRENCY", "many")
+    with pytest.raises(SystemExit):
+        parse_args(["a:b"])
+    assert "WEB_CONCURRENCY: 'many' is not a whole number or auto" in capsys.readouterr().err
 
 
 # --- how the command ends ---------------------------------------------------------------------------

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from support import DEADLINE, ROOT, ZIBAI, Server, environment, get, wait_for
+from support import DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
-INSTALL = "python3 -m venv "
 
 
 class Snippet(NamedTuple):
@@ -38,12 +37,13 @@ class Snippet(NamedTuple):
 
 SNIPPETS = [Snippet(path, *found) for path in DOCUMENTS for found in FENCE.findall(path.read_text(encoding="utf-8"))]
 FILES = [snippet for snippet in SNIPPETS if snippet.title]
-COMMANDS = [
-    pytest.param(snippet.document, line, id=f"{snippet.document.stem}: {line}")
-    for snippet in SNIPPETS
-    if snippet.language == "bash"
-    for line in snippet.text.splitlines()
-]
+COMMANDS = [(s.document, line) for s in SNIPPETS if s.language == "bash" for line in s.text.splitlines()]
+INSTALLS = [line for _, line in COMMANDS if line.startswith("python3 -m venv ")]
+
+
+def parametrize(names: str, values: list[tuple[Path, str]]) -> pytest.MarkDecorator:
+    """A test for each pair of a document and something in it."""
+    return pytest.mark.parametrize(names.split(), values, ids=[f"{path.stem}: {text}" for path, text in values])
 
 
 @pytest.fixture
@@ -59,26 +59,29 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def check_server(command: list[str], folder: Path) -> None:
     """It serves at every address, and ends when it is told to."""
-    wanted = command.count("--listen") and sum(part.endswith(":0") or part.startswith("unix:") for part in command)
+    wanted = sum(part.endswith(":0") or part.startswith("unix:") for part in command)
     prefix = command[command.index("--url-prefix") + 1] if "--url-prefix" in command else ""
     with Server(None, listen=None, command=command, cwd=folder) as server:
-        addresses = wait_for(lambda: len(found := listening(server)) >= (wanted or 1) and found)
-        for address in addresses:
-            if not address.startswith("http://["):  # `get` speaks IPv4 and unix
-                where = (
-                    address.removeprefix("unix:") if address.startswith("unix:") else int(address.rpartition(":")[2])
-                )
-                answer = get(where, f"{prefix}/")
-                assert (answer.status, answer.body) == (200, b"Hello World!")
+        for address in wait_for(lambda: len(found := listening(server)) >= wanted and found):
+            kind, _, where = address.rpartition(":")
+            if "[" in kind:
+                continue  # the clients here speak IPv4 and unix
+            answer = get(where if kind == "unix" else int(where), f"{prefix}/")
+            assert (answer.status, answer.body) == (200, b"Hello World!")
         assert server.stop() == 0
     assert "Traceback" not in "\n".join(server.log)
 
 
 def listening(server: Server) -> list[str]:
-    return [line.partition("listening on ")[2].split()[0] for line in list(server.log) if "listening on " in line]
+    return [line.partition("listening on ")[2] for line in list(server.log) if "listening on " in line]
 
 
-def has_ipv6() -> bool:
+def possible(argument: str) -> bool:
+    """Whether this machine can listen there."""
+    if argument.startswith("unix:"):
+        return sys.platform != "win32"
+    if not argument.startswith("[::1]"):
+        return True
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
             return True
@@ -86,51 +89,49 @@ def has_ipv6() -> bool:
         return False
 
 
-@pytest.mark.parametrize(("document", "line"), COMMANDS)
+@parametrize("document line", COMMANDS)
 def test_command(document: Path, line: str, folder: Path) -> None:
-    command = shlex.split(line.replace(":8000", ":0").replace("unix:/run/", f"unix:{folder}/").rpartition(" && ")[2])
-    if command[0].endswith("pytest"):
-        assert line.startswith(INSTALL)  # this is what runs
-        return
-    if command[:3] == ["python", "-m", "zibai"]:
-        command = [*ZIBAI, *command[3:]]
-    else:
-        assert command[0].removeprefix(".venv/bin/") == "zibai", f"what is this test to do with {line!r}?"
-        command = [*ZIBAI, *command[1:]]
-    if sys.platform == "win32":
-        command = [part for part in command if not part.startswith("unix:")]
-    if not has_ipv6():
-        command.remove("[::1]:0") if "[::1]:0" in command else None
-    check_server(command if "--listen" in command else [*command, "--listen", "127.0.0.1:0"], folder)
+    command = shlex.split(line.replace(":8000", ":0").replace("unix:/run/", f"unix:{folder}/"))
+    if line in INSTALLS:  # the rest of it is test_install_from_a_fresh_clone
+        command = command[len(command) - command[::-1].index("&&") :]
+        if command == [".venv/bin/pytest"]:
+            return
+    match command:
+        case ["python", "-m", "zibai", *arguments] | ["zibai" | ".venv/bin/zibai", *arguments]:
+            arguments = [argument for argument in arguments if possible(argument)]
+        case _:
+            pytest.fail(f"what is this test to do with {line!r}?")
+    if "--listen" not in arguments:
+        arguments += ["--listen", "127.0.0.1:0"]
+    check_server([*ZIBAI, *arguments], folder)
 
 
-@pytest.mark.parametrize(
-    ("document", "name"), [pytest.param(s.document, s.title, id=f"{s.document.stem}: {s.title}") for s in FILES]
-)
+@parametrize("document name", [(snippet.document, snippet.title) for snippet in FILES])
 def test_file(document: Path, name: str, folder: Path) -> None:
     text = (folder / name).read_text(encoding="utf-8")
+    match name.rpartition(".")[2]:
+        case "toml":
+            tomllib.loads(text)
+        case "json":
+            json.loads(text)
+        case _ if "main(Options(" in text:
+            check_server([sys.executable, name], folder)
+        case _ if "pytest" in text or "def test_" in text:
+            assert "1 passed" in python(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
+        case _:
+            assert python(folder, name).strip() == ("Hello World!" if "print(" in text else "")
     if name.endswith((".toml", ".json")):
-        assert tomllib.loads(text) if name.endswith(".toml") else json.loads(text)
-        assert any(name in line for path, line in (param.values for param in COMMANDS) if path == document)
-    elif "main(Options(" in text:
-        check_server([sys.executable, name], folder)
-    else:
-        script = (
-            ["-m", "pytest", "-q", "-p", "no:cacheprovider", "."]
-            if name.endswith(("test_hello.py", "conftest.py"))
-            else [name]
-        )
-        done = subprocess.run(
-            [sys.executable, *script],
-            cwd=folder,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "Hello World!" in done.stdout if "print(" in text else True
+        assert any(name in line for path, line in COMMANDS if path == document), "no command uses it"
+
+
+def python(folder: Path, *arguments: str) -> str:
+    """What it prints."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return done.stdout
 
 
 def test_example_by_itself(tmp_path: Path) -> None:
@@ -138,23 +139,34 @@ def test_example_by_itself(tmp_path: Path) -> None:
     check_server([sys.executable, "example.py", "--listen", "127.0.0.1:0"], tmp_path)
 
 
+def test_example_echoes_chunk_by_chunk(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "example.py", tmp_path)
+    with Server("example:app", "--stream-request-body", cwd=tmp_path) as server, Client(server.port) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Type: text/x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.send(b"5\r\nfirst\r\n6\r\nsecond\r\n0\r\n\r\n")
+        answer = client.read()
+        assert (answer.headers["Content-Type"], answer.body) == ("text/x", b"firstsecond")
+        client.send(b"DELETE / HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert client.read().status == 405
+
+
 def test_every_snippet_is_run() -> None:
     assert {snippet.language for snippet in SNIPPETS} <= {"bash", "python", "toml", "json", "text"}
     assert all(snippet.title for snippet in SNIPPETS if snippet.language in {"python", "toml", "json"})
-    installs = [param.values[1] for param in COMMANDS if param.values[1].startswith(INSTALL)]
-    assert len(installs) == 2, "one command to install and serve, one to install and test"
+    assert len(INSTALLS) == 2, "one command to install and serve, one to install and test"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [param.values[1] for param in COMMANDS if param.values[1].startswith(INSTALL)])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("line", INSTALLS)
 def test_install_from_a_fresh_clone(line: str, tmp_path: Path) -> None:
-    """To the letter, up to the server or the tests, which are started and collected."""
+    """To the letter, up to the server or the tests, which are only started and collected."""
     clone = tmp_path / "zibai"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-    *install, last = line.split(" && ")
-    subprocess.run(" && ".join(install), shell=True, cwd=clone, check=True, timeout=900)
+    install, _, last = line.rpartition(" && ")
+    subprocess.run(install, shell=True, cwd=clone, check=True)
     program, *arguments = shlex.split(last)
-    if program.endswith("pytest"):
-        subprocess.run([clone / program, "--collect-only", "-q"], cwd=clone, check=True, timeout=60)
-    else:
+    if arguments:
         check_server([str(clone / program), *arguments, "--listen", "127.0.0.1:0"], clone)
+    else:
+        subprocess.run([clone / program, "--collect-only", "-q"], cwd=clone, check=True)

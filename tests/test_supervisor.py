@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from itertools import count
-
-import pytest
+from typing import TYPE_CHECKING
 
 from zibai.supervisor import BOOT_TIMEOUT, PATIENCE, Supervisor, Worker
+
+if TYPE_CHECKING:
+    import pytest
 
 GRACEFUL = 10.0
 
@@ -16,9 +18,11 @@ class FakeProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.told: list[str] = []
+        self.heir: FakeProcess | None = None
 
-    def drain(self) -> None:
+    def drain(self, heir: FakeProcess | None = None) -> None:
         self.told.append("drain")
+        self.heir = heir
 
     def quit(self) -> None:
         self.told.append("quit")
@@ -166,6 +170,7 @@ def test_a_restart_replaces_one_after_the_other_and_the_new_is_ready_before_the_
     world.gone(1)
     world.ready(4)
     assert world.told(2) == ["drain"]
+    assert [process.heir and process.heir.pid for process in world.started[:2]] == [3, 4]
     world.gone(2)
     assert world.pids == [3, 4]
     assert world.tick() is None
@@ -203,6 +208,18 @@ def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
     assert world.told(2) == world.told(3) == ["drain"]
     world.gone(2, 3)
     assert world.pids == [5, 6]
+
+
+def test_a_restart_during_the_first_start_leaves_the_workers_that_start_alone() -> None:
+    world = World(2)
+    world.tick()
+    world.ready(1)
+    world.supervisor.restart()
+    world.tick()
+    assert world.pids == [1, 2]
+    assert world.told(2) == [], "if the newest code does not come up, this one is needed"
+    world.ready(2)
+    assert world.pids == [1, 2, 3]
 
 
 def test_the_new_worker_of_a_restart_makes_up_for_an_old_one_that_dies() -> None:
@@ -258,6 +275,7 @@ def test_the_graceful_end_drains_all_and_kills_who_is_late() -> None:
     world = up(2)
     world.supervisor.end("drain")
     assert world.told(1) == world.told(2) == ["drain"]
+    assert world.started[0].heir is world.started[1].heir is None, "there is nobody to inherit"
     assert world.tick() == GRACEFUL + PATIENCE
     world.gone(1)
     assert not world.supervisor.finished

@@ -9,8 +9,10 @@ of them that its flag cannot use is taken for it. ``example:app`` can be no addr
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, NoReturn
 
@@ -56,19 +58,21 @@ def _keywords(option: Option) -> dict[str, Any]:
         # Optional for argparse, so that parse_args can find the application behind a flag.
         return keywords | {"nargs": "?", "metavar": option.metavar}
 
-    def parse(text: str) -> Any:
-        try:
-            return option.parse(text)
-        except ValueError:
-            kind = "an octal number" if option.octal else "a whole number" if option.kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
-
-    keywords |= {"type": parse, "metavar": option.metavar or ("NUMBER" if option.kind is int else None)}
+    keywords |= {"type": partial(_parse, option)}
+    keywords["metavar"] = option.metavar or ("NUMBER" if option.kind is int else None)
     if option.choices is not None:
         keywords["metavar"] = "|".join(option.choices)  # that it is one of them, Options.validate says
     if option.kind is list:
         keywords |= {"action": "append", "nargs": "+"}
     return keywords
+
+
+def _parse(option: Option, text: str) -> Any:
+    try:
+        return option.parse(text)
+    except ValueError:
+        kind = "an octal number" if option.octal else "a whole number" if option.kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join([kind, *option.words])}") from None
 
 
 def _default(option: Option) -> str | None:
@@ -90,12 +94,25 @@ def parse_args(argv: Sequence[str]) -> Options:
         given[option.name] = [value for values in given[option.name] for value in values]
     if "app" not in given:
         parser.error("which application? Name it as module:attribute, for example: zibai example:app")
-    options = Options(**given)
     try:
+        options = Options(**_from_environment(given), **given)
         options.validate()
     except UsageError as error:
         parser.error(str(error))
     return options
+
+
+def _from_environment(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of flags that were left out and have a variable of the environment instead."""
+    found = {}
+    for option in declared():
+        text = os.environ.get(option.environment or "")
+        if text and option.name not in given:
+            try:
+                found[option.name] = _parse(option, text)
+            except argparse.ArgumentTypeError as error:
+                raise UsageError(f"environment variable {option.environment}: {error}") from None
+    return found
 
 
 def _usable(option: Option, value: str) -> bool:

@@ -71,7 +71,7 @@ class Waits(Protocol):
 class Service:
     """What the connections of one ``serve()`` share.
 
-    ``draining`` is set once, by the loop, and read by anyone. ``application`` is called by a runner with the
+    ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
     connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs.
     Timeouts are seconds, sizes bytes; ``max_body`` 0 is no limit.
@@ -199,7 +199,7 @@ class Connection:
             return
         self._begun = False
         self._received = 0
-        self._continued = not request.expects_continue
+        self._continued = not (request.expects_continue and request.has_body)
         limit = self.service.max_body
         if limit and request.length is not None and request.length > limit:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {request.length} bytes")
@@ -211,29 +211,31 @@ class Connection:
             self.body = io.BytesIO()
             self.state = BODY
             self.deadline = now + self.service.socket_timeout
-            if not self._continued and not self.codec.has_bytes:
+            if not self._continued:
                 self._continued = True
-                self.out += CONTINUE
-                self.writable(now)
+                if not self.codec.has_bytes:  # else it comes without waiting for us
+                    self.out += CONTINUE
+                    self.writable(now)
             return
         self._make_ready()
 
     def _read_body(self, now: float) -> None:
-        while piece := self.codec.next_body():
-            self._count(len(piece))
-            self.deadline = now + self.service.socket_timeout
-            try:
+        try:
+            while piece := self.codec.next_body():
+                self._count(len(piece))
+                self.deadline = now + self.service.socket_timeout
                 self.body.write(piece)
                 if self._received > IN_MEMORY and isinstance(self.body, io.BytesIO):
                     spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed by finish() and close()
                     spool.write(self.body.getbuffer())
                     self.body = spool
-            except OSError as error:
-                self.service.report(error_logger.error, "a request body cannot be spooled: %s", error)
-                raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
-        if piece is not None:
-            self.body.seek(0)
-            self._make_ready()
+            if piece is None:
+                return
+            self.body.seek(0)  # may be what finds the disk full: a file writes its buffer now
+        except OSError as error:
+            self.service.report(error_logger.error, "a request body cannot be spooled: %s", error)
+            raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
+        self._make_ready()
 
     def _make_ready(self) -> None:
         self.state = READY
@@ -247,8 +249,14 @@ class Connection:
 
     def _discard(self, now: float) -> None:
         """Read what an application left of its body, within bounds, so that the connection can be kept."""
-        while piece := self.codec.next_body():
-            self._discarded += len(piece)
+        try:
+            while piece := self.codec.next_body():
+                self._discarded += len(piece)
+        except Refused as refusal:
+            # The request has its answer already, and a second one would be taken for that of the next.
+            self._log_refusal(refusal)
+            self._linger(now)
+            return
         if piece is not None:
             self._recycle(now)
         elif self._discarded > DISCARD_BYTES:
@@ -256,7 +264,7 @@ class Connection:
 
     def refuse(self, refusal: Refused, now: float) -> None:
         """Answer a request that no application sees, once, and let the connection end."""
-        self.service.report(debug_logger.debug, "refused %s: %d, %s", self.peer, refusal.status, ascii(str(refusal)))
+        self._log_refusal(refusal)
         self.request = None
         self.closing = True
         self.out += plain(refusal.status, http_date())
@@ -264,34 +272,37 @@ class Connection:
         self.deadline = now + self.service.socket_timeout
         self.writable(now)
 
+    def _log_refusal(self, refusal: Refused) -> None:
+        self.service.report(debug_logger.debug, "refused %s: %d, %s", self.peer, refusal.status, ascii(str(refusal)))
+
     def writable(self, now: float) -> None:
         """The socket takes bytes: send what waits, in any state that has some."""
         with self.lock:
-            if self._push():
-                self.deadline = now + self.service.socket_timeout
-            if self.out:
-                return
-            self.lent = False
-            if self.state is APP:
-                self.deadline = inf
+            self._push(now)
+            if self.out or self.state is APP:
                 return
         if self.state is FLUSH:
             self._flushed(now)
         elif self.broken:
             self.state = CLOSED
 
-    def _push(self) -> int:
-        """Send from the front of ``out``, under the lock; return the bytes sent."""
+    def _push(self, now: float) -> None:
+        """Send from the front of ``out``, under the lock. When it is empty nothing is lent any more."""
         try:
             sent = self.sock.send(self.out) if self.out else 0
         except (BlockingIOError, InterruptedError):
-            return 0
+            return
         except OSError:
             self.broken = True
             self.out.clear()
-            return 0
-        del self.out[:sent]
-        return sent
+        else:
+            del self.out[:sent]
+            if sent:
+                self.deadline = now + self.service.socket_timeout
+        if not self.out:
+            self.lent = False
+            if self.state is APP:
+                self.deadline = inf
 
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""
@@ -373,7 +384,10 @@ class Connection:
     def close(self) -> None:
         """Release everything. Only the loop calls this, once the runner has given the connection back."""
         self.state = CLOSED
-        self.body.close()
+        try:
+            self.body.close()
+        except OSError:
+            pass  # a file writes its buffer now, and the disk is full; nobody will read it
         self.sock.close()
 
     # The runner's side.
@@ -439,8 +453,7 @@ class Connection:
         while len(self.out) > size:
             self._wait_writable()
             with self.lock:
-                if self._push():
-                    self.deadline = time.monotonic() + self.service.socket_timeout
+                self._push(time.monotonic())
         if self.broken:
             raise Gone("the client has left")
 
@@ -473,13 +486,13 @@ class Connection:
             done += sent
         return done
 
-    def forbid_continue(self) -> bool:
-        """The final answer begins: no 100 Continue from now on. Returns whether the client still waits for one.
+    def forbid_continue(self) -> None:
+        """The final answer begins: no 100 Continue from now on.
 
-        Its body may or may not come then, so the connection cannot be kept (RFC 9110 10.1.1).
+        A client that still waits for one may or may not send its body then, so the connection ends (RFC 9110 10.1.1).
         """
-        waits, self._continued = not self._continued, True
-        return waits
+        if not self._continued:
+            self._continued = self.closing = True
 
     def read(self) -> bytes:
         """The next piece of a streamed body, ``b""`` at its end. Raises :class:`Gone` when it does not come whole."""
@@ -542,3 +555,8 @@ class BodyReader(io.RawIOBase):
         target[:size] = self._piece[:size]
         self._piece = self._piece[size:]
         return size
+
+    def close(self) -> None:
+        # The connection has us as its body, which would be a cycle, and keep its buffers until a collection.
+        self.__dict__.pop("_connection", None)
+        super().close()

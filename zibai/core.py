@@ -44,6 +44,7 @@ def serve(
     before_graceful_exit_hook: Hook | None = None,
     before_died_hook: Hook | None = None,
     max_request_hook: Hook | None = None,
+    started_hook: Callable[[Loop], object] | None = None,
 ) -> None:
     """Serve ``app`` until ``graceful_exit`` is set and what is in flight has been answered.
 
@@ -70,6 +71,7 @@ def serve(
     :param before_serve_hook: called before the first request; what it raises ends ``serve``.
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
     :param before_died_hook: called at the very end. What these two raise is logged.
+    :param started_hook: called with the server loop when it turns, for who supervises it.
     :raises ValueError: for arguments that make no sense.
     :raises BindError: if a socket cannot listen.
     :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent is not installed.
@@ -108,7 +110,10 @@ def serve(
     service.lend = loop.lend
     engine.start(loop)
     try:
+        if started_hook is not None:
+            started_hook(loop)
         end.wait()
+        service.draining = True  # every answer says close from now on, also while the hook runs
         _call_hook("before_graceful_exit", before_graceful_exit_hook)
         loop.drain()
         if not engine.join(graceful_exit_timeout):

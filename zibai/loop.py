@@ -18,15 +18,17 @@ import errno
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import inf
-from selectors import EVENT_READ, EVENT_WRITE
+from selectors import EVENT_READ, EVENT_WRITE, SelectSelector
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Final
 
 from .backends import Backend
 from .connection import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Connection, Service
+from .handover import give, take
 from .logger import debug_logger, logger
-from .sockets import Listener, Socket
+from .sockets import Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -49,8 +51,14 @@ WATCH: Final = {
     CLOSED: 0,
 }
 
-# Errors of accept() that mean this process or machine is out of something; the others are about one client.
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Errors of accept() that mean this process or machine is out of something, or (the last three) that somebody has
+# shut our listener down; the others are about one client.
+_EXHAUSTED: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
+)
+
+SELECT_LIMIT: Final = 500
+"""Connections where there is only select(), which takes 512 sockets on Windows; some of them are not connections."""
 
 
 class Loop:
@@ -73,16 +81,19 @@ class Loop:
         self._slots = slots
         self._running = 0  # connections that were given away
         self._connections: dict[int, Connection] = {}
-        self._ready: deque[Connection] = deque()
+        self._ready: deque[tuple[Connection, float]] = deque()  # and since when it waits for a runner
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
         self._handed: deque[tuple[Connection, bool]] = deque()  # by runners; True when the exchange is over
         self._asleep = False
-        self._drain = self._quit = False
+        self._drain = self._quit = False  # what was asked for
+        self._draining = False
+        self._channels: deque[Socket] = deque()  # to adopt connections from, not watched yet
+        self._heir: Socket | None = None  # who gets our idle connections when we drain
         self._accepting = False
         self._accept_again = 0.0  # when to accept after we ran out of descriptors
         self._exhausted = False  # whether that has been logged
         self._next_sweep = inf
-        self._busy_since = inf  # since when requests have waited for a runner
+        self._most = SELECT_LIMIT if isinstance(self.selector, SelectSelector) else inf
         self._busy_warned = -inf
         self._requests_left = max_requests or -1
         self._on_max_requests = on_max_requests
@@ -103,8 +114,18 @@ class Loop:
             # The owner has gone; runners that came too late clean up after themselves.
             self._close_handed()
 
+    def adopt_from(self, channel: Socket) -> None:
+        """Take over the connections that come through ``channel``."""
+        self._channels.append(channel)
+        self._backend.wake()
+
+    def hand_over_to(self, channel: Socket) -> None:
+        """Give idle connections away through ``channel`` instead of closing them; before ``drain``."""
+        self._heir = channel
+
     def drain(self) -> None:
         """Take nothing new, finish what is there, then finish the loop."""
+        self.service.draining = True  # at once: an answer that is made now says close
         self._drain = True
         self._backend.wake()
 
@@ -117,18 +138,23 @@ class Loop:
 
     def turn(self, block: bool) -> None:
         """See :class:`zibai.backends.Turns`."""
-        if self._quit or (self.service.draining and not self._connections):
+        if self._quit or (self._draining and not self._connections):
             self._finish_loop()
             return
         now = time.monotonic()
+        # Before the selector is asked: an event from before could meet a connection that has moved on meanwhile.
+        while self._handed:
+            self._receive(*self._handed.popleft(), now)
         self._watch_listeners(now)
+        waited = len(self._ready)
         self._asleep = True
-        timeout = self.timeout() if block and not self._handed else 0
+        while self._channels:
+            channel = self._channels.popleft()
+            self.selector.register(channel.fileno(), EVENT_READ, partial(self._adopt, channel))
+        timeout = self.timeout() if block else 0
         events = self.selector.select(timeout)
         self._asleep = False
         now = time.monotonic()
-        while self._handed:
-            self._receive(*self._handed.popleft(), now)
         for key, mask in events:
             target = key.data
             if type(target) is Connection:
@@ -138,8 +164,10 @@ class Loop:
         # Accepting comes last, when it is known how many slots the others have filled.
         for key, _ in events:
             if type(key.data) is Listener and self._accepting:
-                self._accept(key.data, now, self._free_slots())
-        if self._drain and not self.service.draining:
+                # No more than could run, since siblings may have free slots, too. What has waited before does not
+                # count, or clients that always have a next request there would keep all others out.
+                self._accept(key.data, now, self._slots - self._running - (len(self._ready) - waited))
+        if self._drain and not self._draining:
             self._begin_drain(now)
         if now >= self._next_sweep:
             self._sweep(now)
@@ -149,18 +177,13 @@ class Loop:
 
     def timeout(self) -> float | None:
         """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
-        if (
-            self._handed
-            or self._quit
-            or self._drain is not self.service.draining
-            or (self._drain and not self._connections)
-        ):
+        if self._handed or self._channels or self._quit or (self._drain and not (self._draining and self._connections)):
             return 0
         due = self._next_sweep
         if self._ready:
             if self._running < self._slots:
                 return 0
-            due = min(due, max(self._busy_since + BUSY_WARNING, self._busy_warned + 60))
+            due = min(due, max(self._ready[0][1] + BUSY_WARNING, self._busy_warned + 60))
         if self._accept_again:
             due = min(due, self._accept_again)
         return None if due == inf else max(0.0, due - time.monotonic())
@@ -170,7 +193,7 @@ class Loop:
         if not self._quota or self._running >= self._slots or self._quit:
             return None
         self._quota -= 1
-        connection = self._ready.popleft()
+        connection, _ = self._ready.popleft()
         connection.state = APP
         return connection
 
@@ -199,36 +222,39 @@ class Loop:
 
     def _react(self, connection: Connection, events: int, now: float) -> None:
         """Its socket did something."""
+        if connection.state is READY:
+            # More than its request has come, or its end, or the client takes the rest of a 100 Continue, which
+            # can wait now. It stays armed until that happens, which is seldom.
+            self._watch(connection, 0)
+            return
         if events & EVENT_WRITE:
             self._step(connection, connection.writable, now)
-        if events & EVENT_READ:
-            if WATCH[connection.state]:
-                self._step(connection, connection.readable, now)
-            elif connection.state is READY:
-                # More than its request has come, or its end. It stays armed until that happens, which is seldom.
-                self._watch(connection, 0)
+        if events & EVENT_READ and WATCH[connection.state]:
+            self._step(connection, connection.readable, now)
 
     def _step(self, connection: Connection, step: Callable[[float], None], now: float) -> None:
         try:
             step(now)
-        except Exception:
-            # A bug of ours; it costs this connection, not the server.
-            self._backend.report(logger.exception, "closing %s", connection.peer)
-            connection.state = CLOSED
-        self._settle(connection, now)
+            self._settle(connection, now)
+        except Exception as error:
+            # A bug of ours, or the selector is out of memory; it costs this connection, not the server.
+            self._backend.report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
+            if connection.state is APP:
+                self._watch(connection, 0)
+                connection.abort()  # its runner gives it back
+            else:
+                self._drop(connection)
 
     def _settle(self, connection: Connection, now: float) -> None:
         """Watch a connection for what its state waits for; queue, or close, it."""
         state = connection.state
         if state is READY:
-            self._ready.append(connection)
+            self._ready.append((connection, now))
             return
         if state is CLOSED:
-            self._watch(connection, 0)
-            del self._connections[connection.fd]
-            connection.close()
+            self._drop(connection)
             return
-        if self.service.draining and connection.idle:
+        if self._draining and connection.idle:
             connection.deadline = min(connection.deadline, now + GRACE)
         wanted = WATCH[state]
         if connection.out:
@@ -237,38 +263,44 @@ class Loop:
             self._watch(connection, wanted)
         self._next_sweep = min(self._next_sweep, connection.deadline)
 
+    def _drop(self, connection: Connection) -> None:
+        self._watch(connection, 0)
+        del self._connections[connection.fd]
+        connection.close()
+
     def _watch(self, connection: Connection, events: int) -> None:
         watched = connection.watched
         if events == watched:
             return
-        connection.watched = events
         if not events:
             self.selector.unregister(connection.fd)
         elif watched:
             self.selector.modify(connection.fd, events, connection)
         else:
             self.selector.register(connection.fd, events, connection)
+        connection.watched = events
 
     def _sweep(self, now: float) -> None:
         for connection in list(self._connections.values()):
             if connection.deadline <= now:
                 self._step(connection, connection.expire, now)
+        if self._draining:
+            self._hand_over(now)
         due = min((connection.deadline for connection in self._connections.values()), default=inf)
         self._next_sweep = max(due, now + RESOLUTION)
 
     def _warn_if_busy(self, now: float) -> None:
         if not self._ready or self._running < self._slots:
-            self._busy_since = inf
-        elif self._busy_since == inf:
-            self._busy_since = now
-        elif now >= self._busy_since + BUSY_WARNING and now >= self._busy_warned + 60:
+            return
+        waited = now - self._ready[0][1]
+        if waited >= BUSY_WARNING and now >= self._busy_warned + 60:
             self._busy_warned = now
             self._backend.report(
                 logger.warning,
                 "all %d workers are busy and %d requests have waited for %.1f s; --max-workers may be too small",
                 self._slots,
                 len(self._ready),
-                now - self._busy_since,
+                waited,
             )
 
     # Accepting.
@@ -277,7 +309,8 @@ class Loop:
         """Accept only while a slot is free, and leave new connections to sibling processes otherwise."""
         if self._accept_again and now >= self._accept_again:
             self._accept_again = 0.0
-        wanted = self._free_slots() > 0 and not self._accept_again and not self.service.draining
+        free = self._running < self._slots and len(self._connections) < self._most
+        wanted = free and not self._accept_again and not self._draining
         if wanted != self._accepting:
             self._accepting = wanted
             for listener in self._listeners:
@@ -286,17 +319,14 @@ class Loop:
                 else:
                     self.selector.unregister(listener.fd)
 
-    def _free_slots(self) -> int:
-        """How many more requests could run; no more are accepted at once, since siblings may have free slots, too."""
-        return self._slots - self._running - len(self._ready)
-
     def _accept(self, listener: Listener, now: float, limit: float) -> None:
         """Accept what is there, at most ``limit`` connections."""
-        while limit > 0:
+        while limit > 0 and len(self._connections) < self._most:
             limit -= 1
             try:
                 sock, peer = listener.accept()
             except (BlockingIOError, InterruptedError):
+                self._exhausted = False  # not earlier, or each descriptor that comes free would log it again
                 return
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
@@ -308,7 +338,6 @@ class Loop:
                         logger.error, "accepting pauses: %s; %d connections are open", error, len(self._connections)
                     )
                 return
-            self._exhausted = False
             self._open(listener, sock, peer, now)
 
     def _open(self, listener: Listener, sock: Socket, peer: object, now: float) -> None:
@@ -321,19 +350,56 @@ class Loop:
             self._backend.report(debug_logger.debug, "%s left at once: %s", peer, error)
             sock.close()
             return
-        connection = Connection(sock, peer, endpoint, self.service, now)
+        self._add(Connection(sock, peer, endpoint, self.service, now), now)
+
+    def _add(self, connection: Connection, now: float) -> None:
         self._connections[connection.fd] = connection
-        self._settle(connection, now)
+        self._step(connection, _no_step, now)
+
+    # Handing connections from worker to worker.
+
+    def _adopt(self, channel: Socket) -> None:
+        """Something has come through a channel."""
+        sockets = take(channel)
+        if sockets is None:
+            self.selector.unregister(channel.fileno())
+            channel.close()
+            return
+        now = time.monotonic()
+        for sock in sockets:
+            try:
+                connection = Connection(sock, sock.getpeername(), endpoint_of(sock), self.service, now)
+            except OSError:
+                sock.close()  # its client has left on the way
+            else:
+                connection.deadline = now + self.service.keep_alive_timeout
+                self._add(connection, now)
+
+    def _hand_over(self, now: float) -> None:
+        """Give the idle connections to the replacement; what does not go yet is tried again at the next sweep."""
+        if self._heir is None:
+            return
+        idle = [each for each in self._connections.values() if each.idle and each.endpoint.plain]
+        given = give(self._heir, [each.fd for each in idle])
+        for connection in idle[:given]:
+            self._drop(connection)
+        if given < len(idle):
+            self._next_sweep = min(self._next_sweep, now + RESOLUTION)
 
     # The end.
 
     def _begin_drain(self, now: float) -> None:
-        """Accept what has connected so far, then nothing more; idle connections get a moment for a last request."""
-        self.service.draining = True
+        """Take nothing new. Idle connections go to the replacement, or get a moment for a last request.
+
+        What has connected so far and waits is accepted, unless a replacement does: nobody may come after us.
+        """
+        self._draining = True
         self._watch_listeners(now)
         for listener in self._listeners:
-            self._accept(listener, now, inf)
+            if self._heir is None:
+                self._accept(listener, now, inf)
             listener.close()
+        self._hand_over(now)
         for connection in list(self._connections.values()):
             if connection.idle:
                 self._settle(connection, now)
@@ -341,16 +407,19 @@ class Loop:
     def _finish_loop(self) -> None:
         self._asleep = False
         self.finished = True
-        self.service.draining = True
+        self.service.draining = self._draining = True
         self._watch_listeners(0)
         for listener in self._listeners:
             listener.close()
+        for channel in (*self._channels, self._heir):
+            if channel is not None:
+                channel.close()
         self._close_handed()
         for connection in self._connections.values():
+            self._watch(connection, 0)
             if connection.state is APP:
                 connection.abort()  # its runner closes it
             else:
-                self._watch(connection, 0)
                 connection.close()
         self._connections.clear()
 
@@ -362,3 +431,7 @@ class Loop:
                 return  # another runner was faster
             if done:
                 connection.close()
+
+
+def _no_step(now: float) -> None:
+    """A connection that only has to be settled."""

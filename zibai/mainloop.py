@@ -31,12 +31,17 @@ class MainLoop:
     """Runs ``target(parent, *args)`` in ``processes`` workers until it is told to end. The main thread's."""
 
     def __init__(
-        self, target: Callable[..., None], args: tuple[Any, ...], processes: int, graceful_timeout: float
+        self,
+        target: Callable[..., None],
+        args: tuple[Any, ...],
+        processes: int,
+        graceful_timeout: float,
+        eager: bool = False,
     ) -> None:
         self._target = target
         self._args = args
         self._children: list[Child] = []
-        self._supervisor = Supervisor(self._spawn, processes, time.monotonic, graceful_timeout)
+        self._supervisor = Supervisor(self._spawn, processes, time.monotonic, graceful_timeout, eager)
         self._error: LoadError | None = None
         # What another thread wants done here (a changed file, so far) is a byte on this socket.
         self._changes, self._changed = socket.socketpair()

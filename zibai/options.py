@@ -12,13 +12,14 @@ a hook is named by a string and imported where it runs. Making an ``Options`` re
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import UsageError
+from .machine import available_cpus
 
 # The groups of the help and of docs/options.md, in the order of the fields.
 APPLICATION = "Application"
@@ -37,7 +38,11 @@ KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One declaration. ``check`` raises UsageError for a bad value, and is given each item of a list."""
+    """One declaration. ``check`` raises UsageError for a bad value, and is given each item of a list.
+
+    ``words`` are what one may write instead of a value on the command line, and what each stands for.
+    ``environment`` is a variable that the command line looks into when the flag is left out.
+    """
 
     help: str
     group: str
@@ -52,6 +57,8 @@ class Option:
     above: float | None = None
     maximum: float | None = None
     octal: bool = False
+    words: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    environment: str | None = None
     check: Callable[[str], object] | None = None
 
     @property
@@ -66,6 +73,8 @@ class Option:
 
     def parse(self, text: str) -> Any:
         """The value that ``text`` on the command line stands for (one item of a list); ValueError if none."""
+        if text in self.words:
+            return self.words[text]()
         if self.octal:
             return int(text, 8)
         return text if self.kind is list else self.kind(text)
@@ -202,7 +211,10 @@ class Options:
         short="-p",
         metavar="NUMBER",
         minimum=0,
-        help="worker processes; 0 serves in the process itself, without a parent",
+        words={"auto": available_cpus},
+        environment="WEB_CONCURRENCY",
+        help="worker processes; 0 serves in the process itself, without a parent, auto is as many as there are "
+        "processors to use; without it, the environment variable WEB_CONCURRENCY counts",
     )
     max_workers: int = option(
         10,

@@ -9,12 +9,14 @@ Workers are spawned on every system, so they inherit nothing by accident: listen
 ``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows).
 """
 
+import _socket
 import multiprocessing
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -25,6 +27,9 @@ if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection
 else:
     PipeConnection = Connection
+
+# The C type: the control thread of a worker makes some, where gevent's would make a hub for that thread.
+Socket = _socket.socket
 
 _context = multiprocessing.get_context("spawn")
 
@@ -85,9 +90,19 @@ class Child:
         except (EOFError, OSError):
             self.speaks = False  # it is about to go; its sentinel says when
 
-    def drain(self) -> None:
-        """Finish what is in flight, then end."""
-        self._send("drain")
+    def drain(self, heir: "Child | None" = None) -> None:
+        """Finish what is in flight, then end. ``heir`` gets the idle connections, where sockets can be handed over.
+
+        The two workers get the ends of a channel for that, so that nothing of it passes through the parent, which
+        could be blocked by a worker that does not read.
+        """
+        if heir is None or sys.platform == "win32":
+            self._send("drain")
+            return
+        giving, taking = socket.socketpair()
+        with giving, taking:
+            heir._send("adopt", taking)
+            self._send("drain", giving)
 
     def quit(self) -> None:
         """End now."""
@@ -97,9 +112,12 @@ class Child:
         """For one that does not listen any more."""
         self._process.kill()
 
-    def _send(self, verb: str) -> None:
-        with suppress(OSError):  # it is gone already, which is what was wanted
-            self.pipe.send(Message(verb))
+    def _send(self, verb: str, channel: socket.socket | None = None) -> None:
+        with suppress(OSError):  # it is gone already, or will be before it could make use of it
+            self.pipe.send(Message(verb, "with a channel" if channel else ""))
+            if channel is not None and sys.platform != "win32":
+                with closing(_as_socket(self.pipe)) as sock:
+                    socket.send_fds(sock, [b"\0"], [channel.fileno()])
 
     def close(self) -> None:
         """Forget a worker whose process has ended."""
@@ -129,12 +147,25 @@ class Parent:
         with suppress(OSError):  # the parent is gone; the control thread learns it, too, and ends us
             self.pipe.send(message)
 
-    def receive(self) -> str:
-        """The verb that has arrived: "drain" or "quit", or "gone" when the parent is."""
+    def receive(self) -> tuple[str, Socket | None]:
+        """The verb that has arrived, "drain", "quit" or "adopt", with a channel to another worker if one comes along.
+
+        The verb is "gone" when the parent is.
+        """
         try:
-            return Message(*self.pipe.recv()).verb
+            message = Message(*self.pipe.recv())
+            if not message.text or sys.platform == "win32":
+                return message.verb, None
+            with closing(_as_socket(self.pipe)) as sock:
+                fds = socket.recv_fds(sock, 1, 1)[1]
+            return message.verb, Socket(fileno=fds[0])
         except (EOFError, OSError):
-            return "gone"
+            return "gone", None
+
+
+def _as_socket(pipe: Any) -> Any:
+    """A pipe of ``multiprocessing`` is a socket on POSIX, and sockets carry descriptors; the two share the stream."""
+    return Socket(fileno=os.dup(pipe.fileno()))
 
 
 @contextmanager
@@ -196,10 +227,15 @@ class Signals:
         self.socket.close()
         self._writer.close()
 
+    def wake(self) -> None:
+        """Make the socket readable without a signal. Any thread."""
+        with suppress(BlockingIOError):  # then it is readable
+            self._writer.send(b"\0")
+
     def read(self) -> list[str]:
         """The names of the signals that have come since the last call."""
         try:
-            return [signal.Signals(number).name for number in self.socket.recv(4096)]
+            return [signal.Signals(number).name for number in self.socket.recv(4096) if number]
         except BlockingIOError:
             return []
 

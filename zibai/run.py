@@ -49,7 +49,10 @@ def _serve(options: Options) -> None:
         if not processes:
             worker.run(options, sockets)
             return
-        loop = mainloop.MainLoop(worker.run_child, (options, sockets), processes, options.graceful_exit_timeout)
+        developing = options.watchfiles is not None
+        loop = mainloop.MainLoop(
+            worker.run_child, (options, sockets), processes, options.graceful_exit_timeout, eager=developing
+        )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
         loop.run()

@@ -227,7 +227,7 @@ class Listener:
         self._socket.setblocking(False)
         self.fd = self._socket.fileno()
         self.is_tcp = origin.family != getattr(socket, "AF_UNIX", None)
-        self._endpoint = None if self._is_wildcard() else _endpoint(self._socket)
+        self._endpoint = None if self._is_wildcard() else endpoint_of(self._socket)
 
     def _is_wildcard(self) -> bool:
         return self.is_tcp and self._socket.getsockname()[0] in ("0.0.0.0", "::")
@@ -241,7 +241,7 @@ class Listener:
 
     def endpoint_of(self, sock: Socket) -> Endpoint:
         """Where a connection of this listener came in. OSError if it is gone already."""
-        return self._endpoint or _endpoint(sock)
+        return self._endpoint or endpoint_of(sock)
 
     def close(self) -> None:
         """Stop listening: ours and the origin, since the kernel goes on accepting while one of them is open."""
@@ -251,6 +251,7 @@ class Listener:
             self._origin.close()
 
 
-def _endpoint(sock: Socket) -> Endpoint:
+def endpoint_of(sock: Socket) -> Endpoint:
+    """Where a connection came in, as its own name says. OSError if it is gone already."""
     name = sock.getsockname()
     return Endpoint(name[0], str(name[1])) if isinstance(name, tuple) else Endpoint("", "")

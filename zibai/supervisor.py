@@ -8,11 +8,14 @@ knows no process, signal or clock but those it is given, and says when it wants 
 A worker is STARTING, READY, DRAINING, then gone. It belongs to a generation; a restart is nothing but a new
 generation. A worker of an old one is replaced: one starts, and when it is ready, one of the old drains. So there is
 never a moment without workers, and if the new code does not come up, the old ones have not been touched.
+
+With ``eager``, for development, the old ones begin to drain as soon as the new ones start. They finish what they
+have, and what comes meanwhile waits for the new code, which comes up in any case: if only to show why it cannot.
 """
 
 from collections.abc import Callable
 from math import inf
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from .logger import logger
 
@@ -35,7 +38,7 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int: ...
-    def drain(self) -> None: ...
+    def drain(self, heir: Any = None) -> None: ...
     def quit(self) -> None: ...
     def kill(self) -> None: ...
 
@@ -63,11 +66,17 @@ class Supervisor:
     """
 
     def __init__(
-        self, spawn: Callable[[], Process], wanted: int, clock: Callable[[], float], graceful_timeout: float = 10.0
+        self,
+        spawn: Callable[[], Process],
+        wanted: int,
+        clock: Callable[[], float],
+        graceful_timeout: float = 10.0,
+        eager: bool = False,
     ) -> None:
         self._spawn = spawn
         self._clock = clock
         self._graceful_timeout = graceful_timeout
+        self._eager = eager
         self.wanted = wanted
         self.workers: list[Worker] = []
         self.generation = 0
@@ -131,9 +140,10 @@ class Supervisor:
             return
         self.generation += 1
         self._spawn_after = -inf
-        for worker in self.workers:
-            if worker.state is STARTING:
-                self._stop(worker, "quit", PATIENCE)  # it is of yesterday already
+        if sum(worker.state is READY for worker in self.workers) >= self.wanted:
+            for worker in self.workers:
+                if worker.state is STARTING:
+                    self._stop(worker, "quit", PATIENCE)  # a replacement that is of yesterday already
 
     def change_wanted(self, by: int) -> None:
         """One worker more, or one fewer; never below one."""
@@ -183,7 +193,7 @@ class Supervisor:
         ready = [worker for worker in self.workers if worker.state is READY]
         ready.sort(key=lambda worker: worker.generation == self.generation)
         for worker in ready[: max(0, len(ready) - self.wanted)]:
-            self._stop(worker, "drain", self._graceful_timeout + PATIENCE)
+            self._stop(worker, "drain", self._graceful_timeout + PATIENCE, heir=ready[-1])
 
     def _fill(self, now: float) -> None:
         """Start what is missing at once, and a replacement for an old worker while no other one starts."""
@@ -194,6 +204,8 @@ class Supervisor:
         starting = any(worker.state is STARTING for worker in active)
         if missing <= 0 and not starting and any(worker.generation != self.generation for worker in active):
             missing = 1
+        if self._eager:
+            missing = self.wanted - sum(worker.generation == self.generation for worker in active)
         for _ in range(missing):
             try:
                 process = self._spawn()
@@ -202,11 +214,17 @@ class Supervisor:
                 self._spawn_after = now + 1
                 return
             self.workers.append(Worker(process, self.generation, now + BOOT_TIMEOUT))
+        if self._eager and missing > 0:
+            heir = self.workers[-1]
+            for worker in active:
+                if worker.generation != self.generation:
+                    self._stop(worker, "drain", self._graceful_timeout + PATIENCE, heir)
 
-    def _stop(self, worker: Worker, how: str, limit: float) -> None:
+    def _stop(self, worker: Worker, how: str, limit: float, heir: Worker | None = None) -> None:
+        """Tell a worker to end; ``heir`` is one that takes over its idle connections."""
         worker.state = DRAINING
         worker.deadline = self._clock() + limit
         if how == "drain":
-            worker.process.drain()
+            worker.process.drain(heir and heir.process)
         else:
             worker.process.quit()

@@ -16,20 +16,25 @@ import signal
 import sys
 import threading
 from _thread import interrupt_main, start_new_thread
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
+from random import randrange
 from socket import socket
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import importer
 from . import logger as logs
-from .core import serve
+from .core import Hook, serve
 from .errors import LoadError, MissingExtra, ZibaiError
 from .logger import logger
+from .loop import Loop
 from .options import Options, script_name
 from .process import Parent, Signals
 from .sockets import raise_descriptor_limit
+from .wsgi import Application
 
 GRACEFUL = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 QUICK = ("SIGINT",)
@@ -63,24 +68,18 @@ def run(options: Options, sockets: list[socket], parent: Parent | None = None) -
     greenlets = None if options.no_gevent else _patch()
     end = threading.Event()
     names = GRACEFUL + QUICK if parent is None else GRACEFUL + QUICK + IGNORED
-    with Signals(names, interrupting=greenlets is None) as signals, Control(signals, parent, end, greenlets):
-        importer.add_cwd_to_path()
-        app = importer.load_app(options.app, options.call)
-        before_serve, before_graceful_exit, before_died = (
-            importer.import_from_string(spec) if spec else None
-            for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
-        )
+    control = Control(parent, end, greenlets)
+    with Signals(names, interrupting=greenlets is None) as signals, control.listening(signals):
+        site = _load(options)
 
-        def begin() -> None:
-            if before_serve is not None:
-                # A worker whose hook fails must not serve: what the hook prepares is not there.
-                importer.guarded("the hook before_serve", before_serve)
+        def started(loop: Loop) -> None:
+            control.attach(loop)
             if parent is not None:
                 parent.ready()
             logger.info("worker ready: %s", "greenlets" if greenlets else "threads")
 
         serve(
-            app=app,
+            app=site.app,
             bind_sockets=sockets,
             backlog=options.backlog,
             max_workers=options.max_workers,
@@ -95,13 +94,60 @@ def run(options: Options, sockets: list[socket], parent: Parent | None = None) -
             h11_max_incomplete_event_size=options.h11_max_incomplete_event_size,
             max_body_size=options.max_body_size,
             stream_request_body=options.stream_request_body,
-            max_request_pre_process=options.max_request_pre_process,
+            max_request_pre_process=_with_jitter(options.max_request_pre_process),
             max_request_hook=None if parent is None else parent.worn,
             multiprocess=parent is not None,
-            before_serve_hook=begin,
-            before_graceful_exit_hook=before_graceful_exit,
-            before_died_hook=before_died,
+            before_graceful_exit_hook=site.before_graceful_exit,
+            before_died_hook=site.before_died,
+            started_hook=started,
         )
+
+
+class _Site(NamedTuple):
+    """What is the user's."""
+
+    app: Application
+    before_graceful_exit: Hook | None = None
+    before_died: Hook | None = None
+
+
+def _load(options: Options) -> _Site:
+    """Import everything of the user's, and call the hook that comes before serving.
+
+    A worker whose code fails must not serve. But with ``--watchfiles`` somebody is at work on it: then the
+    failure is what is served, until the next change.
+    """
+    importer.add_cwd_to_path()
+    try:
+        app = importer.load_app(options.app, options.call)
+        before_serve, before_graceful_exit, before_died = (
+            importer.import_from_string(spec) if spec else None
+            for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
+        )
+        if before_serve is not None:
+            importer.guarded("the hook before_serve", before_serve)
+        return _Site(app, before_graceful_exit, before_died)
+    except LoadError as error:
+        if options.watchfiles is None:
+            raise
+        logger.error("%s\n%s", error, error.trace)
+        return _Site(_failure_page(error))
+
+
+def _failure_page(error: LoadError) -> Application:
+    """An application that shows why the real one cannot be loaded; for developers only."""
+    text = f"{error}\n\n{error.trace}".encode("utf-8", "backslashreplace")
+
+    def app(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
+        return [text]
+
+    return app
+
+
+def _with_jitter(requests: int | None) -> int | None:
+    """Up to a tenth more, so that workers that started together are not worn together."""
+    return requests and requests + randrange(requests // 10 + 1)  # noqa: S311 -- no secret
 
 
 def _patch() -> ModuleType | None:
@@ -118,32 +164,52 @@ def _patch() -> ModuleType | None:
 
 
 class Control:
-    """Listens for the ways to end, in a thread of the system; a context manager around ``serve``.
+    """Listens for the ways to end, in a thread of the system, while ``listening``.
 
-    ``_over`` is set by the main thread alone, when there is nothing left to be ended; the thread only reads it.
+    Channels to adopt connections from may come before there is a loop; they lie in ``_channels`` then, and whoever
+    comes second, the thread with a channel or the main thread with the loop, passes them on. ``_over`` is set by the
+    main thread alone, when there is nothing left to be ended.
     """
 
-    def __init__(
-        self, signals: Signals, parent: Parent | None, end: threading.Event, greenlets: ModuleType | None
-    ) -> None:
-        self._signals = signals
+    def __init__(self, parent: Parent | None, end: threading.Event, greenlets: ModuleType | None) -> None:
         self._parent = parent
         self._over = False
+        self._loop: Loop | None = None
+        self._heir: Any = None
+        self._channels: deque[Any] = deque()
         self._start: Callable[[Callable[[], None]], object]
         if greenlets is None:
             self._graceful, self._quick = end.set, _interrupting(end)
             self._start = lambda function: start_new_thread(function, ())
+            self._wait: Callable[..., list[Any]] = wait
         else:
             self._graceful, self._quick = greenlets.calling_from_threads(end.set), greenlets.interrupting()
-            self._start = greenlets.start_thread
+            self._start, self._wait = greenlets.start_thread, greenlets.wait_as_thread
         # A signal has raised KeyboardInterrupt in the main thread by itself; gevent's has to be told.
         self._quick_by_signal = self._quick if greenlets is not None or sys.platform == "win32" else _do_nothing
 
-    def __enter__(self) -> None:
-        self._start(self._listen)
+    def attach(self, loop: Loop) -> None:
+        """The loop turns. The main thread's."""
+        self._loop = loop
+        if self._heir is not None:
+            loop.hand_over_to(self._heir)
+        self._adopt()
 
-    def __exit__(self, *_: object) -> None:
-        self._over = True
+    def _adopt(self) -> None:
+        while self._loop is not None and self._channels:
+            with suppress(IndexError):  # the other thread has just taken it
+                self._loop.adopt_from(self._channels.popleft())
+
+    @contextmanager
+    def listening(self, signals: Signals) -> Iterator[None]:
+        """Around everything that can be ended."""
+        self._signals = signals
+        self._start(self._listen)
+        try:
+            yield
+        finally:
+            self._over = True
+            signals.wake()
 
     def _listen(self) -> None:
         sources: list[Any] = [self._signals.socket]
@@ -151,25 +217,33 @@ class Control:
             sources.append(self._parent.pipe)
         while True:
             try:
-                ready = wait(sources)
+                ready = self._wait(sources)
                 names = self._signals.read()
             except (OSError, ValueError):
                 return  # closed under us: it is over
             if self._over:
                 return
-            verb = self._parent.receive() if self._parent is not None and self._parent.pipe in ready else ""
-            if verb == "gone":
-                sources.remove(self._parent.pipe)  # type: ignore[union-attr]
-            if verb == "quit" or any(name in QUICK for name in names):
+            verb, channel = "", None
+            if self._parent is not None and self._parent.pipe in ready:
+                verb, channel = self._parent.receive()
+                if verb == "gone":
+                    sources.remove(self._parent.pipe)
+            if verb == "adopt":
+                self._channels.append(channel)
+                self._adopt()
+            elif verb == "quit" or any(name in QUICK for name in names):
                 (self._quick if verb == "quit" else self._quick_by_signal)()
                 self._insist()
-            elif verb in ("drain", "gone") or any(name in GRACEFUL for name in names):
+            elif verb in {"drain", "gone"} or any(name in GRACEFUL for name in names):
+                self._heir = channel
+                if channel is not None and self._loop is not None:
+                    self._loop.hand_over_to(channel)
                 self._graceful()
 
     def _insist(self) -> None:
         """A quick exit has begun. If it does not come to its end, or somebody asks again, end the process from here."""
         try:
-            wait([self._signals.socket], LAST_WORD)
+            self._wait([self._signals.socket], LAST_WORD)
         except (OSError, ValueError):
             return  # closed under us: it is over
         if not self._over:

@@ -22,7 +22,7 @@ from urllib.parse import unquote_to_bytes
 
 from .connection import Connection, http_date
 from .errors import Gone
-from .http1.response import Framing, interim, plain, validate
+from .http1.response import Framing, interim, validate
 from .logger import access_logger, debug_logger, error_logger, log_exchange
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -138,7 +138,7 @@ class Gateway:
         """Log a fault of the application that is the same at each request; two runners may both be the first."""
         if message not in self._said:
             self._said.add(message)
-            error_logger.warning("%s (said once, at %s)", message, ascii(environ["PATH_INFO"]))
+            error_logger.warning("%s (said once, at %s)", message, ascii(environ.get("PATH_INFO")))
 
 
 class Exchange:
@@ -176,6 +176,9 @@ class Exchange:
         except BaseException as error:  # SystemExit as well: an application does not end a worker
             self._fail(error)
         self._log()
+        # The environ refers to us, a cycle that would keep it until the next collection. And what an application
+        # keeps, write() for one, must not reach into the next exchange of the connection.
+        del self.environ, self._connection
 
     # What the application is given.
 
@@ -189,11 +192,12 @@ class Exchange:
                 exc_info = None
         elif self._status:
             raise AssertionError("start_response was called twice without exc_info")
-        validate(status, headers)
+        # A copy: what is changed behind our back after the check would go out unchecked.
+        fields = list(headers)
+        validate(status, fields)
         if status[0] == "1":
             raise ValueError(f"{status!r} is no final status; interim answers go by wsgix.informational")
-        # A copy: what is changed behind our back after the check would go out unchecked.
-        self._status, self._fields = status, list(headers)
+        self._status, self._fields = status, fields
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -259,9 +263,8 @@ class Exchange:
         connection = self._connection
         request = connection.request
         assert request is not None
+        connection.forbid_continue()
         keep_alive = request.keep_alive and not connection.service.draining and not connection.closing
-        if connection.forbid_continue():
-            keep_alive = False
         framing = Framing(request, self._status, self._fields, size, keep_alive, http_date())
         for name in framing.removed:
             self._gateway.say_once(f"the field {name} is the server's to send; it is removed", self.environ)
@@ -296,7 +299,9 @@ class Exchange:
             return False
         if not stat.S_ISREG(info.st_mode) or not isinstance(wrapper.file, _PLAIN_FILES):
             return False  # whatever else has a descriptor may decode what it reads, as gzip does
-        size = max(0, info.st_size - offset)
+        size = info.st_size - offset
+        if size <= 0:
+            return False  # also a file of /proc, which does not know its size
         if self._framing is None:
             self._begin(size)
             assert self._framing is not None
@@ -318,7 +323,9 @@ class Exchange:
     def _end_early(self, error: Gone) -> None:
         """The client is gone or its body is: no fault of the application, no traceback."""
         connection = self._connection
-        debug_logger.debug("%s %s: %s", self.environ["REQUEST_METHOD"], ascii(self.environ["PATH_INFO"]), error)
+        # The environ is the application's: it may have taken anything out.
+        method, path = self.environ.get("REQUEST_METHOD"), self.environ.get("PATH_INFO")
+        debug_logger.debug("%s %s: %s", method, ascii(path), error)
         if self._framing is None and connection.refusal is not None and not connection.broken:
             self._answer(connection.refusal.status)
         elif not self._complete:
@@ -331,24 +338,20 @@ class Exchange:
             self._answer(self._connection.refusal.status)
             return
         self._error = error
-        if self._framing is not None:
-            if not self._complete:
-                self._connection.cut()
-            return
-        self._status, self._fields = "500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")]
-        body = b"500 Internal Server Error\n"
+        if self._framing is None:
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+        elif not self._complete:
+            self._connection.cut()
+
+    def _answer(self, status: HTTPStatus) -> None:
+        """Answer in the application's stead, while the head is not out."""
+        self._status = f"{status.value} {status.phrase}"
+        self._fields = [("Content-Type", "text/plain; charset=utf-8")]
+        body = f"{self._status}\n".encode()
         try:
             self._send(body, len(body))
         except Gone:
-            pass  # the exchange is logged as what it is, a failure of the application
-
-    def _answer(self, status: HTTPStatus) -> None:
-        self._connection.closing = True
-        self._status = f"{status.value} {status.phrase}"
-        try:
-            self._connection.send(plain(status, http_date()))
-        except Gone:
-            pass  # nobody reads it, and nothing more will be sent
+            pass  # nobody reads it; it is logged as what it is
 
     def _log(self) -> None:
         error = self._error

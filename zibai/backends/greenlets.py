@@ -14,9 +14,11 @@ On Linux all connections sit in one epoll object, and its descriptor is the only
 an object like that cannot be watched in turn, and each socket has a watcher of its own (:class:`HubSelector`).
 """
 
+import select
 import sys
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing import connection
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,17 @@ def patch() -> None:
 def start_thread(function: Callable[[], None]) -> None:
     """Start a thread of the system, also where ``threading`` makes greenlets."""
     monkey.get_original("_thread", "start_new_thread")(function, ())
+
+
+def wait_as_thread(sources: list[Any], timeout: float | None = None) -> list[Any]:
+    """``multiprocessing.connection.wait`` for a thread of the system, where that function would make a hub for it."""
+    if sys.platform == "win32":
+        return connection.wait(sources, timeout)  # asks the system without what gevent patches
+    poll = monkey.get_original("select", "poll")()
+    for source in sources:
+        poll.register(source, select.POLLIN)
+    ready = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
+    return [source for source in sources if source.fileno() in ready]
 
 
 def calling_from_threads(function: Callable[[], None]) -> Callable[[], None]:
@@ -86,26 +99,30 @@ else:
 
 
 class _Worker(_Greenlet):
-    """A greenlet that runs one exchange after the other. Between two it is switched out, with ``job`` None."""
+    """A greenlet that runs one exchange after the other. Between two it is switched out, with ``job`` None.
+
+    It ends after an exchange that blocked, or left something behind in the hub: what is still to be thrown at this
+    greenlet, a Timeout that was started and forgotten or a kill, must not hit the next request.
+    """
 
     def __init__(self, backend: "Greenlets") -> None:
         super().__init__()
         self.job: Connection | None = None
         self.given_away = False
+        self.watchers = 0  # how many the hub had when the exchange began
         self._backend = backend
 
     def _run(self) -> None:
         hub = gevent.get_hub()
         while not self._backend.stopped:
-            job = self.job
-            if job is not None:
-                job.exchange()
-                self._backend.done(self)
+            if self.job is not None:
+                self.job.exchange()
+                if not self._backend.done(self):
+                    return
             try:
                 hub.switch()
             except BaseException:  # noqa: S112
-                # A timeout that an application started and forgot, or a kill; it is not for the next request.
-                continue
+                continue  # a kill, at the end or by an application that remembers us; there is no exchange to end
 
 
 class Greenlets:
@@ -114,10 +131,10 @@ class Greenlets:
     def __init__(self, slots: int) -> None:
         self.waits = Waits()
         self._slots = slots
-        self._hub = gevent.get_hub()
+        self._hub: Any = gevent.get_hub()
         self._turning = False
         self.stopped = False
-        self._idle: list[_Worker] = []
+        self._idle: _Worker | None = None  # one is enough: while it runs without blocking nobody else does
         self._done = Event()
         self._turn_soon = self._hub.loop.async_()  # the one watcher that other threads may touch
         self._timer: Any = None
@@ -153,8 +170,9 @@ class Greenlets:
 
     def stop(self) -> None:
         self.stopped = True
-        for worker in self._idle:
-            worker.switch()
+        if self._idle is not None:
+            # By the hub: a greenlet that ends goes on there, and not where it was switched to.
+            self._idle.kill()
         self.selector.close()
         self._turn_soon.stop()
         self._turn_soon.close()
@@ -164,6 +182,8 @@ class Greenlets:
     def _turn(self) -> None:
         """One turn of the loop and what it made ready; never blocks."""
         loop = self._loop
+        if loop.finished:
+            return  # somebody rang before the watchers were closed
         loop.turn(block=False)
         while (connection := loop.take()) is not None:
             self._run(connection)
@@ -190,9 +210,9 @@ class Greenlets:
             self._timer_due = due
 
     def _run(self, connection: Connection) -> None:
-        worker = self._idle.pop() if self._idle else _Worker(self)
+        worker, self._idle = self._idle or _Worker(self), None
         worker.job = connection
-        worker.given_away = False
+        worker.watchers = self._hub.loop.activecnt
         worker.switch()
         if worker.job is connection:
             # It blocks; gevent came back here, which is where its hub was left.
@@ -201,15 +221,18 @@ class Greenlets:
 
     # In a worker.
 
-    def done(self, worker: _Worker) -> None:
-        connection = worker.job
+    def done(self, worker: _Worker) -> bool:
+        """Its exchange is over; returns whether it may run another."""
+        connection, worker.job = worker.job, None
         assert connection is not None
         if worker.given_away:
             self._loop.give_back(connection)
-        else:
-            self._loop.finish(connection)
-        worker.job = None
-        self._idle.append(worker)
+            return False
+        clean: bool = self._hub.loop.activecnt == worker.watchers
+        self._loop.finish(connection)
+        if clean:
+            self._idle = worker
+        return clean
 
 
 class HubSelector(BaseSelector):

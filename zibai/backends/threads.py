@@ -84,7 +84,7 @@ class Threads:
         self._lock = threading.Lock()
         self._leader: _Runner | None = None
         self._parked: deque[_Runner] = deque()  # who waits for the baton; the first is the deputy
-        self._runners: list[_Runner] = []
+        self._threads = 0
         self._inline: tuple[Connection, float] | None = None  # what the leader runs, and since when
         self._turns = 0  # counts inline exchanges; the deputy sees by it whether the leader works
         self._watching = False  # whether the deputy looks by itself, or has to be rung
@@ -102,8 +102,7 @@ class Threads:
     def start(self, loop: Turns) -> None:
         self._loop = loop
         self.selector.register(self._wake_end, EVENT_READ, self._hear)
-        with self._lock:
-            self._add_runner()
+        self._add_runner()
 
     def wake(self) -> None:
         try:
@@ -138,22 +137,25 @@ class Threads:
     # A runner's life.
 
     def _add_runner(self) -> None:
-        """Start one more thread, under the lock, which finds out by itself what it is needed for.
+        """Start one more thread, which finds out by itself what it is needed for.
 
-        When all are there, the one that is about to park does so.
+        When all are there, the one that is about to park does so. Not under the lock, since to start may take a while
+        and logging may do anything.
         """
-        if len(self._runners) == self._limit:
-            return
-        runner = _Runner(self._live, len(self._runners) + 1)
+        with self._lock:
+            if self._threads == self._limit:
+                return
+            self._threads += 1
+            number = self._threads
         try:
-            runner.start()
+            _Runner(self._live, number).start()
         except RuntimeError as error:
-            if not self._runners:
+            with self._lock:
+                self._threads -= 1
+                self._limit = self._threads
+            if not self._limit:
                 raise
-            self._limit = len(self._runners)
             logger.error("%s; serving with %d threads", error, self._limit)
-        else:
-            self._runners.append(runner)
 
     def _live(self, me: _Runner) -> None:
         while self._wait_for_baton(me):
@@ -252,8 +254,8 @@ class Threads:
         with self._lock:
             if self._parked:
                 self._parked[0].ring()
-            else:
-                self._add_runner()
+                return
+        self._add_runner()
 
     def _run_passed(self, connection: Connection, now: float) -> None:
         """Pass the baton on, then run as anybody."""
@@ -263,8 +265,8 @@ class Threads:
             self._promote(heir)
             if heir is not None:
                 heir.ring()
-            else:
-                self._add_runner()
+        if heir is None:
+            self._add_runner()
         connection.exchange()
         if time.monotonic() - now >= PATIENCE:
             with self._lock:

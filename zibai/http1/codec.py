@@ -5,6 +5,9 @@ once however it is split (so one byte a packet costs linear time), bounded while
 and looked at raw: control characters, bare CR or LF and folded lines are refused here for every lane,
 because a lenient reader of line ends is how requests are smuggled past a strict one (RFC 9112 2.2, 5.2).
 
+What is read does not depend on how the bytes were cut: each check sees to it that what it refuses in a part, it
+refuses in the whole, and with the same answer. So what comes first in the bytes is looked at first.
+
 A codec that has refused once is dead: nothing more of that connection is ever read as a request.
 """
 
@@ -17,20 +20,21 @@ from .request import Request, check
 
 # Control characters, CR without LF, LF without CR, and a line that begins with white space (obs-fold).
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
-# What a request line may begin with: a method that is a token.
-_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: |\Z)")
+# What a request line may begin with: a method that is a token. The longest one registered has 17 characters.
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)")
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
 
 
 class Codec:
     """Bytes in, requests and bodies out. ``max_head`` bounds a head, in bytes."""
 
-    __slots__ = ("_buffer", "_chunked", "_dead", "_left", "_max_head", "_scanned")
+    __slots__ = ("_buffer", "_chunked", "_dead", "_left", "_line_seen", "_max_head", "_scanned")
 
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
         self._buffer = bytearray()
         self._scanned = 0
+        self._line_seen = False  # whether the request line of an incomplete head has come, and was looked at
         self._left = 0  # bytes of a body with a declared length that are still to come
         self._chunked: reference.ChunkedBody | None = None
         self._dead = False
@@ -54,8 +58,8 @@ class Codec:
         if self._dead or not buffer:
             return None
         if not self._scanned:
-            # RFC 9112 2.2: one empty line before a request line is ignored.
-            if buffer.startswith(b"\r\n"):
+            # RFC 9112 2.2: empty lines before a request line are ignored.
+            while buffer.startswith(b"\r\n"):
                 del buffer[:2]
             if not buffer or buffer == b"\r":
                 return None
@@ -73,25 +77,27 @@ class Codec:
             raise
         del buffer[:end]
         self._scanned = 0
+        self._line_seen = False
         self._left = request.length or 0
         self._chunked = reference.ChunkedBody(connection) if request.chunked else None
         return request
 
     def _inspect(self, end: int) -> None:
         """Refuse a head for its raw bytes, as early as they show it. ``end`` is below 4 when it is incomplete."""
-        buffer, complete = self._buffer, end >= 4
-        if (end if complete else len(buffer)) > self._max_head:
-            long_line = buffer.find(b"\r\n", 0, self._max_head) < 0
-            status = HTTPStatus.REQUEST_URI_TOO_LONG if long_line else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise Refused(status, f"head of over {self._max_head} bytes")
-        stop = end if complete else len(buffer) - buffer.endswith(b"\r")  # a last CR may be half of a CRLF
+        buffer = self._buffer
+        size = end if end >= 4 else len(buffer)
+        stop = min(size, self._max_head)
+        stop -= buffer[stop - 1] == 13  # a last CR may be half of a CRLF
         if _FORBIDDEN.search(buffer, max(0, self._scanned - 2), stop):
             raise Refused(HTTPStatus.BAD_REQUEST, "control character, bare CR or LF, or folded line in the head")
-        if complete or self._scanned:
-            return
-        # The first bytes of a head that is not complete: what can never become a request is not waited for.
-        if not (_REQUEST_LINE if b"\n" in buffer else _METHOD).match(buffer):
-            raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line")
+        if not self._line_seen:
+            # What can never become a request is not waited for.
+            self._line_seen = buffer.find(b"\n", self._scanned, stop) >= 0
+            if not _METHOD.match(buffer, 0, stop) or (self._line_seen and not _REQUEST_LINE.match(buffer)):
+                raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line")
+        if size > self._max_head:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if self._line_seen else HTTPStatus.REQUEST_URI_TOO_LONG
+            raise Refused(status, f"head of over {self._max_head} bytes")
 
     def next_body(self) -> bytes | None:
         """The next piece of the body, ``b""`` at its end, None when more bytes are needed; raises :class:`Refused`."""

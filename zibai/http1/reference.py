@@ -20,11 +20,12 @@ _TRAILER_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\x
 _MAX_LINE = 4096
 _MAX_OVERHEAD = 16 * 1024
 """Bytes that chunk extensions may cost in a body on top of one byte for each byte of data; nobody uses
-them, and 10 KiB of extension on each one-byte chunk is an attack. The trailers have the same bound."""
+them, and 10 KiB of extension on each one-byte chunk is an attack."""
 
 
 def parse(head: bytes) -> tuple[Head, h11.Connection]:
     """Read one complete head, up to and with its empty line; the connection goes on with a chunked body."""
+    # The head is complete, so what this bounds are the trailers of a chunked body.
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + _MAX_LINE)
     connection.receive_data(head)
     event = _next_event(connection)
@@ -61,29 +62,32 @@ class ChunkedBody:
 
         Returns None when more bytes are needed and ``b""`` at the end of the body; raises :class:`Refused`.
         """
-        while buffer:
-            if self._inside:
-                piece = bytes(buffer[: self._inside])
-                self._inside -= len(piece)
-                self._allowance += len(piece)
-            elif not (piece := self._next_line(buffer)):
-                return None
-            del buffer[: len(piece)]
-            self._h11.receive_data(piece)
+        while True:
+            # h11 comes first: what it still has, the CRLF behind the data, it may refuse.
             event = _next_event(self._h11)
             if isinstance(event, h11.Data) and event.data:
                 return bytes(event.data)
             if isinstance(event, h11.EndOfMessage):
                 return b""
-        return None
+            if self._inside:
+                piece = bytes(buffer[: self._inside])
+                self._inside -= len(piece)
+                self._allowance += len(piece)
+            else:
+                piece = self._next_line(buffer)
+            if not piece:
+                return None
+            del buffer[: len(piece)]
+            self._h11.receive_data(piece)
 
     def _next_line(self, buffer: bytearray) -> bytes:
         """The framing line at the front of ``buffer`` with its CRLF, or ``b""`` when it is not complete."""
-        line = _TRAILER_LINE.match(buffer) if self._trailers else _SIZE_LINE.match(buffer)
-        if line is None:
-            if buffer.find(b"\n", 0, _MAX_LINE) >= 0 or len(buffer) >= _MAX_LINE:
-                raise Refused(HTTPStatus.BAD_REQUEST, "malformed trailer" if self._trailers else "malformed chunk")
+        end = buffer.find(b"\n", 0, _MAX_LINE) + 1
+        if not end and len(buffer) < _MAX_LINE:
             return b""
+        line = (_TRAILER_LINE if self._trailers else _SIZE_LINE).fullmatch(buffer, 0, end)
+        if line is None:
+            raise Refused(HTTPStatus.BAD_REQUEST, "malformed trailer" if self._trailers else "malformed chunk")
         if self._trailers:
             self._allowance -= line.end()
         else:

@@ -83,8 +83,8 @@ def check(head: Head) -> Request:
         # RFC 9112 3.2.2: the authority of an absolute target replaces whatever Host says.
         request.fields = [(name, value) for name, value in request.fields if name != b"host"]
         request.fields.append((b"host", host.encode("ascii")))
-        hosts = [host]
-    if hosts and not _HOST.fullmatch(hosts[0]):
+        hosts.append(host)
+    if not all(map(_HOST.fullmatch, hosts)):
         raise _bad("malformed Host")
     return request
 

@@ -84,9 +84,9 @@ class Framing:
                     self.removed.append(name)
                 continue
             if key == "content-length":
-                self.length = _length(value, self.length)
-                if code == 204:
-                    continue  # RFC 9110 8.6
+                again, self.length = self.length is not None, _length(value, self.length)
+                if again or code == 204:
+                    continue  # RFC 9110 8.6: once, and never with 204
             own_server |= key == "server"
             own_date |= key == "date"
             lines.append(f"{name}: {value}\r\n")

@@ -1,0 +1,92 @@
+"""Constant load from clients that take every loss personally.
+
+New connections, kept-alive ones and posts with a body, each in a loop of its own, each on threads of this process.
+A client that was told ``Connection: close`` comes back on a new connection; anything else that is not the right answer
+counts as lost, and is kept with its reason.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from support import DEADLINE, Client, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BODY = bytes(range(256)) * 64  # 16 KiB
+
+
+class Load:
+    """``clients`` threads that send requests to ``port`` while the ``with`` block runs."""
+
+    def __init__(self, port: int, clients: int = 6) -> None:
+        self._port = port
+        self._stop = threading.Event()
+        kinds: list[Callable[[], None]] = [self._keep_alive, self._fresh, self._post]
+        self._threads = [threading.Thread(target=self._run, args=[kinds[n % len(kinds)]]) for n in range(clients)]
+        self._lock = threading.Lock()
+        self.answered = 0
+        self.longest = 0.0  # seconds
+        self.lost: list[str] = []
+        self.bodies: set[bytes] = set()  # the different answers to GET
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+    def wait_for(self, answered: int) -> None:
+        """Until so many more requests were answered."""
+        goal = self.answered + answered
+        wait_for(lambda: self.answered >= goal or self.lost, timeout=120)
+
+    def _run(self, requests: Callable[[], None]) -> None:
+        while not self._stop.is_set():
+            try:
+                requests()
+            except Exception as error:
+                with self._lock:
+                    self.lost.append(f"{requests.__name__}: {type(error).__name__}: {error}")
+
+    def _count(self, began: float, body: bytes) -> None:
+        with self._lock:
+            self.answered += 1
+            self.longest = max(self.longest, time.perf_counter() - began)
+            self.bodies.add(body)
+
+    def _get(self, client: Client, began: float) -> bool:
+        response = client.get("/version")
+        assert response.status == 200, response.status
+        self._count(began, response.body)
+        return response.headers["Connection"] == "close"
+
+    def _keep_alive(self) -> None:
+        with Client(self._port) as client:
+            while not self._stop.is_set():
+                if self._get(client, time.perf_counter()):
+                    return
+
+    def _fresh(self) -> None:
+        began = time.perf_counter()
+        with Client(self._port) as client:
+            self._get(client, began)
+
+    def _post(self) -> None:
+        head = f"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+        with Client(self._port) as client:
+            while not self._stop.is_set():
+                began = time.perf_counter()
+                client.send(head + BODY)
+                response = client.read()
+                assert (response.status, response.body) == (200, BODY), response.status
+                self._count(began, b"")
+                if response.headers["Connection"] == "close":
+                    return

@@ -1,0 +1,276 @@
+"""A connection without a server: what an application reads from it, and what it lends to the loop.
+
+The loop's side is called by hand, over a socket that is scripted or a pair of real ones.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import tempfile
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zibai import connection as module
+from zibai.backends.threads import Waits
+from zibai.connection import APP, HEAD, READY, TAIL, Connection, Service
+from zibai.sockets import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ENDPOINT = Endpoint("127.0.0.1", "80")
+
+
+class Script:
+    """A socket that gives the pieces of a script one by one, and has nothing between them; and what waits for it."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = deque(pieces)
+        self.ready = True
+
+    def fileno(self) -> int:
+        return -1
+
+    def recv(self, size: int) -> bytes:
+        if not self.ready:
+            raise BlockingIOError
+        assert self.pieces, "it waits for more than there is"
+        self.ready = False
+        piece = self.pieces.popleft()
+        assert len(piece) <= size
+        return piece
+
+    def close(self) -> None:
+        pass
+
+    def wait_readable(self, sock: object, timeout: float) -> bool:
+        self.ready = True
+        return bool(self.pieces)
+
+    def wait_writable(self, sock: object, timeout: float) -> bool:
+        return True
+
+
+def service(waits: Any, **options: Any) -> Service:
+    made = Service(application=lambda connection: None, waits=waits, report=lambda log, *args: log(*args), **options)
+    made.lend = lambda connection: None
+    return made
+
+
+# --- wsgi.input is io.BytesIO to whoever reads it -------------------------------------------------
+
+NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+
+bodies = st.lists(st.sampled_from([b"\n", b"\r\n", b"a", b"line\n", b"x" * 50]) | st.binary(max_size=20)).map(b"".join)
+sizes = st.none() | st.integers(-1, 60)
+calls = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["read", "readline"]), st.just(()) | sizes.map(lambda size: (size,))),
+        st.tuples(st.just("readlines"), st.just(()) | sizes.map(lambda hint: (hint,))),
+        st.tuples(st.just("next"), st.just(())),
+        st.tuples(st.just("iterate"), st.just(())),
+    ),
+    max_size=12,
+)
+
+
+def call(file: Any, name: str, args: tuple[Any, ...]) -> object:
+    if name == "next":
+        return next(file, None)
+    if name == "iterate":
+        return list(file)
+    return getattr(file, name)(*args)
+
+
+def expect(file: io.BytesIO, buffered: bool, name: str, args: tuple[Any, ...]) -> object:
+    if not buffered or name != "readlines":
+        return call(file, name, args)
+    # The one difference within the standard library: BytesIO stops at the hint, and buffered files behind it.
+    start = file.tell()
+    lines = io.BufferedReader(io.BytesIO(file.read())).readlines(*args)
+    file.seek(start + sum(map(len, lines)))
+    return lines
+
+
+@st.composite
+def sent(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
+    """A body, and the pieces that a POST of it, and the request behind it, arrive in."""
+    body = draw(bodies)
+    raw = b"POST / HTTP/1.1\r\nHost: a\r\n"
+    if draw(st.booleans()):
+        raw += b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    else:
+        raw += b"Transfer-Encoding: chunked\r\n\r\n"
+        rest = body
+        while rest:
+            size = draw(st.integers(1, len(rest)))
+            raw += b"%x\r\n%b\r\n" % (size, rest[:size])
+            rest = rest[size:]
+        raw += b"0\r\n\r\n"
+    raw += NEXT
+    pieces = []
+    while raw:
+        size = draw(st.integers(1, 100))
+        pieces.append(raw[:size])
+        raw = raw[size:]
+    return body, pieces
+
+
+def arrive(script: Script, **options: Any) -> Connection:
+    """The connection at the moment when its application is called."""
+    connection = Connection(script, None, ENDPOINT, service(script, **options), 0.0)  # type: ignore[arg-type]
+    while connection.state is not READY:
+        script.ready = True
+        connection.readable(0.0)
+    connection.state = APP
+    return connection
+
+
+@pytest.mark.parametrize("kind", ["memory", "spooled", "streamed"])
+@settings(max_examples=200, deadline=None, database=None)
+@given(sent=sent(), calls=calls)
+def test_input_reads_as_bytesio_does(
+    kind: Literal["memory", "spooled", "streamed"], sent: tuple[bytes, list[bytes]], calls: list[tuple[str, Any]]
+) -> None:
+    body, pieces = sent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "IN_MEMORY", -1 if kind == "spooled" else 1_000_000)
+        connection = arrive(Script(pieces), stream_body=kind == "streamed")
+        if body:
+            assert isinstance(connection.body, io.BytesIO) is (kind == "memory")
+    expected = io.BytesIO(body)
+    for name, args in calls:
+        assert call(connection.body, name, args) == expect(expected, kind != "memory", name, args)
+    # Whatever was left unread, the next request is the one that was sent.
+    connection.finish(0.0)
+    while connection.state is not READY:
+        connection.sock.ready = True  # type: ignore[attr-defined]
+        connection.readable(0.0)
+    assert connection.request is not None
+    assert connection.request.target == "/next"
+    connection.close()
+
+
+def test_a_body_is_spooled_from_the_limit_on_and_its_file_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    files: list[Any] = []
+
+    def temporary() -> Any:
+        files.append(real())
+        return files[-1]
+
+    real = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
+    for size in (module.IN_MEMORY, module.IN_MEMORY + 1):
+        body = b"x" * size
+        raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
+        connection = arrive(Script([raw[start : start + 60_000] for start in range(0, len(raw), 60_000)]))
+        assert connection.body.read() == body
+        connection.finish(0.0)
+        assert connection.state is HEAD
+    assert len(files) == 1
+    assert files[0].closed
+
+
+def test_the_file_of_a_client_that_leaves_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IN_MEMORY", 10)
+    raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b"x" * 50
+    script = Script([raw, b""])
+    connection = Connection(script, None, ENDPOINT, service(script), 0.0)  # type: ignore[arg-type]
+    connection.readable(0.0)
+    body = connection.body
+    assert not isinstance(body, io.BytesIO)
+    script.ready = True
+    connection.readable(0.0)
+    connection.close()
+    assert body.closed
+
+
+# --- What is lent ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Connection, socket.socket, list[Connection]]]:
+    """A connection whose application runs, its client, and what the loop was told."""
+    ours, client = socket.socketpair()
+    with ours, client:
+        ours.setblocking(False)
+        told: list[Connection] = []
+        made = service(Waits(), socket_timeout=10.0)
+        made.lend = told.append
+        connection = Connection(ours, None, ENDPOINT, made, 0.0)
+        connection.state, connection.deadline = APP, inf
+        yield connection, client, told
+
+
+def fill(connection: Connection) -> bytes:
+    """Send until the socket takes no more and something is lent."""
+    data = b"x" * 100_000
+    while not connection.out:
+        connection.send(data)
+    return bytes(connection.out)
+
+
+def take(client: socket.socket) -> int:
+    """Take all that is there."""
+    client.setblocking(False)
+    taken = 0
+    try:
+        while data := client.recv(1 << 20):
+            taken += len(data)
+    except BlockingIOError:
+        pass
+    return taken
+
+
+def by_the_loop(connection: Connection) -> None:
+    connection.writable(0.0)
+
+
+def by_the_runner(connection: Connection) -> None:
+    connection.drain()
+
+
+@pytest.mark.parametrize("send", [by_the_loop, by_the_runner])
+def test_what_is_lent_again_is_told_again(
+    pair: tuple[Connection, socket.socket, list[Connection]], send: Callable[[Connection], None]
+) -> None:
+    connection, client, told = pair
+    for number in range(1, 4):
+        fill(connection)
+        assert told == [connection] * number
+        assert connection.deadline < inf
+        connection.send(b"more")  # it knows already
+        assert told == [connection] * number
+        take(client)
+        send(connection)
+        assert not connection.out
+        # Nothing is lent, so nothing can stand still: an application that pauses now is not cut.
+        assert connection.deadline == inf
+        take(client)
+
+
+def test_more_than_the_tail_waits_for_the_client(pair: tuple[Connection, socket.socket, list[Connection]]) -> None:
+    connection, client, _ = pair
+    waited = []
+
+    class Reading(Waits):
+        def wait_writable(self, sock: Any, timeout: float) -> bool:
+            waited.append(take(client))
+            return super().wait_writable(sock, timeout)
+
+    connection.service.waits = Reading()
+    size = 4 * TAIL
+    connection.send(b"x" * size)
+    assert waited
+    assert 0 < len(connection.out) <= TAIL
+    for _ in range(20):
+        connection.send(b"y" * 100_000)
+        assert len(connection.out) <= TAIL
+    connection.drain()
+    assert sum(waited) + take(client) == size + 2_000_000

@@ -1,0 +1,118 @@
+"""A restart loses no request, and a broken deploy changes nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from load import Load
+
+from support import APPS, Client, Server, get, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGHUP")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A directory with the application, at version 1."""
+    shutil.copy(APPS / "versioned.py", tmp_path)
+    deploy(tmp_path, "1")
+    return tmp_path
+
+
+def deploy(site: Path, version: str) -> None:
+    (site / "version.txt").write_text(version, encoding="ascii")
+
+
+def restart(server: Server, site: Path, version: str) -> None:
+    """Deploy, SIGHUP, and wait until every old worker is gone."""
+    old = set(server.children())
+    deploy(site, version)
+    server.signal(signal.SIGHUP)
+    wait_for(lambda: len(now := set(server.children())) == len(old) and not now & old)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_five_restarts_under_load_lose_nothing(backend: tuple[str, ...], site: Path, processes: str) -> None:
+    with (
+        Server("versioned:app", "--no-access-log", "-p", processes, *backend, cwd=site) as server,
+        Load(server.port) as load,
+    ):
+        load.wait_for(3000)
+        for version in range(2, 7):
+            restart(server, site, str(version))
+            load.wait_for(3500)
+    assert load.lost == []
+    assert load.answered >= 20_000
+    assert {b"1", b"6"} <= load.bodies
+
+
+def test_an_import_of_two_seconds_makes_nobody_wait(backend: tuple[str, ...], site: Path) -> None:
+    with (
+        Server("versioned:app", "--no-access-log", "-p", "1", *backend, cwd=site) as server,
+        Load(server.port, clients=3) as load,
+    ):
+        load.wait_for(200)
+        restart(server, site, "slow 2")
+        load.wait_for(200)
+    assert load.lost == []
+    assert b"slow 2" in load.bodies
+    assert load.longest < 1, "far less than an import; how much less is measured with nothing else on the machine"
+
+
+def test_an_idle_connection_outlives_its_worker(backend: tuple[str, ...], site: Path) -> None:
+    with (
+        Server("versioned:app", "-p", "1", *backend, cwd=site) as server,
+        Client(server.port) as client,
+        Client(server.port) as silent,
+    ):
+        old = client.get("/pid").body
+        for version in ("2", "3"):
+            restart(server, site, version)
+            response = client.get("/version")
+            assert (response.body, response.headers["Connection"]) == (version.encode(), None)
+        assert client.get("/pid").body != old
+        assert silent.get("/version").body == b"3", "also one that had not sent a byte"
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("broken", ["broken", "unfit"])
+def test_a_broken_deploy_changes_nothing(backend: tuple[str, ...], site: Path, broken: str) -> None:
+    flags = ("-p", "2", "--before-serve", "versioned:before_serve")
+    with Server("versioned:app", "--no-access-log", *flags, *backend, cwd=site) as server:
+        with Load(server.port, clients=3) as load:
+            load.wait_for(100)
+            wait_for(lambda: len(ready(server)) == 2)
+            old = set(server.children())
+            deploy(site, broken)
+            server.signal(signal.SIGHUP)
+            server.wait_for_log("the restart is given up")
+            assert any("RuntimeError: this deploy" in line for line in server.log)
+            assert set(server.children()) == old
+            load.wait_for(100)
+            restart(server, site, "mended")
+            load.wait_for(100)
+        assert load.lost == []
+        assert get(server.port, "/version").body == b"mended"
+
+
+def test_recycling_by_number_of_requests_loses_nothing(backend: tuple[str, ...], site: Path) -> None:
+    with (
+        Server("versioned:app", "--no-access-log", "--max-request-pre-process", "1000", *backend, cwd=site) as server,
+        Load(server.port) as load,
+    ):
+        wait_for(lambda: len(ready(server)) >= 4 or load.lost)
+        load.wait_for(100)
+    assert load.lost == []
+
+
+def ready(server: Server) -> set[str]:
+    """The pids of all workers that were ever ready."""
+    return {found[1] for line in server.log if (found := re.search(r"\[(\d+)\] INFO worker ready", line))}

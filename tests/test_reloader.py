@@ -1,0 +1,82 @@
+"""Which files matter, and one callback when they change."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import queue
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zibai.errors import MissingExtra
+from zibai.reloader import Reloader, matches
+
+from support import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("path", "patterns", "expected"),
+    [
+        ("app.py", ["*.py"], True),
+        ("package/module.py", ["*.py"], True),
+        ("package/module.py", ["package/*.py"], True),
+        ("other/module.py", ["package/*.py"], False),
+        (".env", ["*.py", ".env"], True),
+        ("deep/down/.env", [".env"], True),
+        ("app.pyc", ["*.py"], False),
+        ("app.py~", ["*.py"], False),
+        (".app.py.swp", ["*.py"], False),
+        ("__pycache__/app.py", ["*.py"], False),
+        (".venv/lib/module.py", ["*.py"], False),
+        ("node_modules/x/y.py", ["*.py"], False),
+        (".git/hooks/x.py", ["*.py"], False),
+        ("build/lib/x.py", ["*.py"], False),
+        ("build.py", ["*.py"], True),
+    ],
+)
+def test_which_changes_matter(tmp_path: Path, path: str, patterns: list[str], expected: bool) -> None:
+    assert matches(str(tmp_path / path), patterns, str(tmp_path)) is expected
+
+
+def test_a_change_is_one_call_and_an_atomic_save_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    calls: queue.Queue[bool] = queue.Queue()
+    with Reloader("*.py;.env", lambda: calls.put(True)):
+        # Nothing tells when it has begun to watch, so the first change is made until it is heard.
+        wait_for(lambda: (tmp_path / "app.py").write_text("x", encoding="ascii") and not calls.empty())
+        drain(calls)
+        for number in range(20):
+            (tmp_path / "app.py").write_text(str(number), encoding="ascii")
+        calls.get(timeout=20)
+        drain(calls)
+        (tmp_path / "save").write_text("x", encoding="ascii")
+        os.replace(tmp_path / "save", tmp_path / "app.py")
+        calls.get(timeout=20)
+        (tmp_path / "notes.txt").write_text("x", encoding="ascii")
+        (tmp_path / ".env").write_text("x", encoding="ascii")
+        calls.get(timeout=20)
+    assert calls.qsize() <= 1, "a burst is not a storm"
+
+
+def drain(calls: queue.Queue[bool]) -> None:
+    while not calls.empty():
+        calls.get()
+
+
+def test_without_the_extra_it_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def without(name: str, *args: Any) -> Any:
+        if name == "watchfiles":
+            raise ImportError(name)
+        return original(name, *args)
+
+    monkeypatch.delitem(sys.modules, "watchfiles", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtra, match=r"zibai-server\[reload\]"):
+        Reloader("*.py", lambda: None)

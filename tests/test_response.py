@@ -1,0 +1,268 @@
+"""Answers: what an application may send, and the one framing policy."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zibai.http1.request import Head, Request, check
+from zibai.http1.response import Framing, interim, plain, validate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TEXT = ("Content-Type", "text/plain")
+DATE = b"Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def request(method: str = "GET", version: str = "1.1", *fields: tuple[bytes, bytes]) -> Request:
+    return check(Head(method, "/", version, [(b"host", b"a"), *fields]))
+
+
+def framing(
+    request: Request, status: str = "200 OK", *fields: tuple[str, str], size: int | None = None, keep_alive: bool = True
+) -> Framing:
+    return Framing(request, status, fields, size, request.keep_alive and keep_alive, DATE)
+
+
+def lines(framing: Framing) -> list[bytes]:
+    """The lines of the head, which is one."""
+    assert framing.head.endswith(b"\r\n\r\n")
+    assert framing.head.count(b"\r\n\r\n") == 1
+    return framing.head[:-4].split(b"\r\n")
+
+
+def named(framing: Framing, name: bytes) -> list[bytes]:
+    return [line for line in lines(framing)[1:] if line.lower().startswith(name.lower() + b":")]
+
+
+# --- What an application may send (R22) -----------------------------------------------------------
+
+BAD_CHARACTERS = ["\r", "\n", "\r\n", "\x00", "\x01", "\x0b", "\x0c", "\x1c", "\x7f"]
+
+
+@pytest.mark.parametrize("status", ["200 OK", "200 ", "200", "999 Own", "404 Not\tFound", "200 \xe9", "100 Continue"])
+def test_a_status_of_three_digits_and_a_reason_is_valid(status: str) -> None:
+    validate(status, [])
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        *("", "20", "2000 OK", "099 x", "0 x", "200OK", " 200 OK", "OK", "2e2 OK", "-20 x", "٢٠٠ OK", "200 \u20ac"),
+        *(f"200 O{character}K" for character in BAD_CHARACTERS),
+        *(f"200 OK{character}" for character in BAD_CHARACTERS),
+        "200 OK\r\nX-Evil: 1",
+    ],
+)
+def test_any_other_status_is_refused(status: str) -> None:
+    with pytest.raises(ValueError, match="malformed status"):
+        validate(status, [])
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("status", [200, b"200 OK", None, HTTPStatus.OK, Text("200 OK")])
+def test_a_status_is_of_the_very_type_str(status: str) -> None:
+    with pytest.raises(TypeError, match="status"):
+        validate(status, [])
+
+
+@pytest.mark.parametrize("field", [("X", ""), ("X", "a\tb \xe9"), ("!#$%&'*+-.^_`|~", "1"), ("x-y", " a ")])
+def test_fields_of_token_and_latin1_text_are_valid(field: tuple[str, str]) -> None:
+    validate("200 OK", [field])
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *((name, "") for name in ["", " ", "X Y", "X:", "X ", " X", "\xe9", "(X)", "X\u2028"]),
+        *((f"X{character}", "") for character in BAD_CHARACTERS),
+        *(("X", f"a{character}b") for character in BAD_CHARACTERS),
+        *(("X", f"a{character}") for character in BAD_CHARACTERS),
+        *(("X", value) for value in ["\u20ac", "\u2028", "\ud800", "\u0100"]),
+        ("X", "a\r\nY: b"),
+        ("X: 1\r\nY", ""),
+    ],
+)
+def test_any_other_field_is_refused(field: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="field"):
+        validate("200 OK", [TEXT, field])
+
+
+@pytest.mark.parametrize("field", [(b"X", "1"), ("X", b"1"), ("X", 1), ("X", None), (Text("X"), "1"), ("X", Text("1"))])
+def test_names_and_values_are_of_the_very_type_str(field: tuple[str, str]) -> None:
+    with pytest.raises(TypeError, match="must be str"):
+        validate("200 OK", [TEXT, field])
+
+
+# --- The head -------------------------------------------------------------------------------------
+
+
+def test_a_whole_head() -> None:
+    head = framing(request(), "200 OK", TEXT, ("X", "\xe9"), size=5).head
+    assert head == (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX: \xe9\r\nContent-Length: 5\r\n"
+        b"Server: zibai\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["Date", "date", "DATE", "Server", "SERVER"])
+def test_an_own_date_or_server_wins(name: str) -> None:
+    answer = framing(request(), "200 OK", (name, "own"))
+    assert named(answer, name.encode()) == [name.encode() + b": own"]
+    assert len(named(answer, b"Date") + named(answer, b"Server")) == 2
+
+
+def test_fields_may_be_repeated_and_keep_their_order() -> None:
+    fields = [("Set-Cookie", "a"), ("X", "1"), ("Set-Cookie", "b")]
+    assert lines(framing(request(), "200 OK", *fields))[1:4] == [b"Set-Cookie: a", b"X: 1", b"Set-Cookie: b"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(("Connection", "keep-alive"), ("connection", "upgrade"), ("Keep-Alive", "5"), ("TE", "a"), ("Trailer", "a")),
+        *(
+            ("Transfer-Encoding", "chunked"),
+            ("TRANSFER-ENCODING", "gzip"),
+            ("Upgrade", "x"),
+            ("Proxy-Authenticate", "x"),
+        ),
+        *(("Proxy-Connection", "x"), ("Proxy-Authorization", "x")),
+    ],
+)
+def test_the_fields_of_one_hop_are_removed(field: tuple[str, str]) -> None:
+    answer = framing(request(), "200 OK", field, size=0)
+    assert answer.removed == [field[0]]
+    assert named(answer, field[0].encode()) == []
+    assert answer.keep_alive
+
+
+@pytest.mark.parametrize("value", ["close", "Close", "x, close"])
+def test_an_application_may_close_the_connection(value: str) -> None:
+    answer = framing(request(), "200 OK", ("Connection", value), size=0)
+    assert answer.removed == []
+    assert not answer.keep_alive
+    assert named(answer, b"Connection") == [b"Connection: close"]
+
+
+# --- Framing (R23) --------------------------------------------------------------------------------
+
+
+def test_a_known_size_is_declared() -> None:
+    answer = framing(request(), size=5)
+    assert (answer.length, answer.chunked, answer.bodyless, answer.keep_alive) == (5, False, False, True)
+    assert named(answer, b"Content-Length") == [b"Content-Length: 5"]
+    assert named(answer, b"Transfer-Encoding") == named(answer, b"Connection") == []
+
+
+def test_an_unknown_size_is_chunked() -> None:
+    answer = framing(request())
+    assert (answer.length, answer.chunked, answer.bodyless, answer.keep_alive) == (None, True, False, True)
+    assert named(answer, b"Transfer-Encoding") == [b"Transfer-Encoding: chunked"]
+    assert named(answer, b"Content-Length") == named(answer, b"Connection") == []
+
+
+def test_the_length_of_the_application_wins() -> None:
+    answer = framing(request(), "200 OK", ("content-length", "007"), size=5)
+    assert (answer.length, answer.chunked) == (7, False)
+    assert named(answer, b"Content-Length") == [b"content-length: 007"]
+
+
+def test_a_length_said_twice_goes_out_once() -> None:
+    answer = framing(request(), "200 OK", ("Content-Length", "7"), ("content-length", "7"))
+    assert answer.length == 7
+    assert named(answer, b"Content-Length") == [b"Content-Length: 7"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [*([value] for value in ["", "+1", "-1", "1_0", " 1", "1 ", "a", "1, 1", "٣", "9" * 20]), ["1", "2"], ["1", ""]],
+)
+def test_any_other_length_is_refused(values: Sequence[str]) -> None:
+    for status in ("200 OK", "204 No Content", "304 Not Modified"):
+        with pytest.raises(ValueError, match="Content-Length"):
+            framing(request(), status, *(("Content-Length", value) for value in values))
+
+
+def test_http10_ends_unless_it_was_asked_to_stay() -> None:
+    answer = framing(request(version="1.0"), size=5)
+    assert (answer.keep_alive, answer.chunked, answer.length) == (False, False, 5)
+    assert named(answer, b"Connection") == [b"Connection: close"]
+
+
+def test_http10_stays_if_it_was_asked_to_and_told_so() -> None:
+    answer = framing(request("GET", "1.0", (b"connection", b"keep-alive")), size=5)
+    assert (answer.keep_alive, answer.chunked, answer.length) == (True, False, 5)
+    assert named(answer, b"Connection") == [b"Connection: keep-alive"]
+
+
+def test_http10_ends_where_the_end_marks_the_end_of_the_body() -> None:
+    answer = framing(request("GET", "1.0", (b"connection", b"keep-alive")))
+    assert (answer.keep_alive, answer.chunked, answer.length) == (False, False, None)
+    assert named(answer, b"Connection") == [b"Connection: close"]
+    assert named(answer, b"Transfer-Encoding") == named(answer, b"Content-Length") == []
+
+
+def test_the_server_may_end_it() -> None:
+    answer = framing(request(), size=5, keep_alive=False)
+    assert not answer.keep_alive
+    assert named(answer, b"Connection") == [b"Connection: close"]
+
+
+@pytest.mark.parametrize("size", [None, 5])
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not Modified"), ("HEAD", "204 x"), ("GET", "204")],
+)
+def test_there_is_no_body_for_head_204_and_304(method: str, status: str, version: str, size: int | None) -> None:
+    asked = request(method, version, (b"connection", b"keep-alive"))
+    answer = framing(asked, status, size=size)
+    assert (answer.bodyless, answer.chunked, answer.length, answer.keep_alive) == (True, False, None, True)
+    assert named(answer, b"Transfer-Encoding") == named(answer, b"Content-Length") == []
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", "200 OK"), ("GET", "304 Not Modified")])
+def test_the_length_of_the_body_that_would_be_goes_out_without_it(method: str, status: str) -> None:
+    answer = framing(request(method), status, ("Content-Length", "5"))
+    assert answer.bodyless
+    assert named(answer, b"Content-Length") == [b"Content-Length: 5"]
+
+
+def test_no_length_goes_out_with_204() -> None:
+    assert named(framing(request(), "204 No Content", ("Content-Length", "0")), b"Content-Length") == []
+
+
+# --- Interim answers, and our own -----------------------------------------------------------------
+
+
+def test_an_interim_answer_has_no_framing() -> None:
+    fields = [("Link", "</a>"), ("Content-Length", "5"), ("Transfer-Encoding", "chunked"), ("Connection", "close")]
+    assert interim("103 Early Hints", fields) == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "101 Switching Protocols", "101", "10 x", "103 Early\r\nHints", ""])
+def test_what_is_not_interim_is_refused(status: str) -> None:
+    with pytest.raises(ValueError, match="status"):
+        interim(status, [])
+
+
+def test_fields_of_an_interim_answer_are_checked() -> None:
+    with pytest.raises(ValueError, match="field"):
+        interim("103 Early Hints", [("X", "a\r\n\r\nHTTP/1.1 200 OK")])
+
+
+def test_our_own_answer_is_whole_and_the_last() -> None:
+    answer = plain(HTTPStatus.BAD_REQUEST, DATE)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nConnection: close\r\n" in head
+    assert b"\r\nServer: zibai\r\nDate: " + DATE in head
+    assert f"\r\nContent-Length: {len(body)}\r\n".encode() in head
+    assert body == b"400 Bad Request\n"

@@ -1,0 +1,55 @@
+"""Open connections, handed from one process to another: descriptors in messages of a unix socket.
+
+A worker that is replaced has kept-alive connections that wait for a next request. Closing them would cost a client
+that is just sending one an error; so the replacement gets them, and their clients notice nothing. What the kernel has
+received and nobody has read yet travels with the descriptor.
+
+POSIX only (``SCM_RIGHTS``); on Windows a worker that drains gives its idle connections a grace instead.
+"""
+
+import array
+import socket
+import sys
+from collections.abc import Sequence
+
+from .sockets import Socket
+
+BATCH = 100
+"""Descriptors of one message; Linux takes 253, macOS 512."""
+
+
+def give(channel: Socket, fds: Sequence[int]) -> int:
+    """Send descriptors, without waiting; return how many went. They stay open here and are to be closed."""
+    given = 0
+    if sys.platform != "win32":
+        try:
+            while given < len(fds):
+                rights = array.array("i", fds[given : given + BATCH])
+                channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_DONTWAIT)
+                given = min(given + BATCH, len(fds))
+        except OSError:
+            pass  # no room at the moment, or the other side is gone: the rest stays where it is
+    return given
+
+
+def take(channel: Socket) -> list[Socket] | None:
+    """What has arrived, non-blocking sockets; None when the other side has closed the channel."""
+    if sys.platform == "win32":
+        return None
+    size = array.array("i").itemsize
+    try:
+        data, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(BATCH * size), socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return []
+    except OSError:
+        return None
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % size])
+    if not data:
+        return None
+    sockets = [Socket(fileno=fd) for fd in fds]
+    for sock in sockets:
+        sock.setblocking(False)
+    return sockets
