@@ -30,7 +30,11 @@ APPS = TESTS / "apps"
 
 DEADLINE = 20.0  # seconds until a fact counts as never: far more than it takes, on the slowest machine
 ZIBAI = (sys.executable, "-m", "zibai")
-GRACEFUL = signal.SIGTERM if sys.platform != "win32" else signal.CTRL_BREAK_EVENT
+
+if sys.platform == "win32":
+    GRACEFUL, KILL = signal.CTRL_BREAK_EVENT, signal.SIGTERM
+else:
+    GRACEFUL, KILL = signal.SIGTERM, signal.SIGKILL
 
 
 def wait_for(fact: Callable[[], Any], timeout: float = DEADLINE) -> Any:
@@ -184,7 +188,7 @@ class Server:
         except (subprocess.TimeoutExpired, TimeoutError):
             late = [pid for pid in {self.pid, *self._workers} if alive(pid)]
             for pid in late:
-                os.kill(pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+                os.kill(pid, KILL)
             self.wait()
             if error is None:
                 raise AssertionError(f"had to be killed: {late}\n{self._story()}") from None
@@ -295,7 +299,7 @@ class Client:
     def __init__(self, where: int | str | Path, timeout: float = DEADLINE) -> None:
         if isinstance(where, int):
             self.socket = socket.create_connection(("127.0.0.1", where), timeout)
-        else:
+        elif sys.platform != "win32":
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(timeout)
             self.socket.connect(str(where))

@@ -88,6 +88,7 @@ class Loop:
         self._drain = self._quit = False  # what was asked for
         self._draining = False
         self._channels: deque[Socket] = deque()  # to adopt connections from, not watched yet
+        self._adopting: list[Socket] = []  # those that are
         self._heir: Socket | None = None  # who gets our idle connections when we drain
         self._accepting = False
         self._accept_again = 0.0  # when to accept after we ran out of descriptors
@@ -150,6 +151,7 @@ class Loop:
         self._asleep = True
         while self._channels:
             channel = self._channels.popleft()
+            self._adopting.append(channel)
             self.selector.register(channel.fileno(), EVENT_READ, partial(self._adopt, channel))
         timeout = self.timeout() if block else 0
         events = self.selector.select(timeout)
@@ -358,13 +360,14 @@ class Loop:
 
     # Handing connections from worker to worker.
 
-    def _adopt(self, channel: Socket) -> None:
-        """Something has come through a channel."""
+    def _adopt(self, channel: Socket) -> bool:
+        """Take what has come through a channel; returns whether there may be more."""
         sockets = take(channel)
         if sockets is None:
             self.selector.unregister(channel.fileno())
+            self._adopting.remove(channel)
             channel.close()
-            return
+            return False
         now = time.monotonic()
         for sock in sockets:
             try:
@@ -374,6 +377,7 @@ class Loop:
             else:
                 connection.deadline = now + self.service.keep_alive_timeout
                 self._add(connection, now)
+        return bool(sockets)
 
     def _hand_over(self, now: float) -> None:
         """Give the idle connections to the replacement; what does not go yet is tried again at the next sweep."""
@@ -393,6 +397,9 @@ class Loop:
 
         What has connected so far and waits is accepted, unless a replacement does: nobody may come after us.
         """
+        for channel in list(self._adopting):
+            while self._adopt(channel):
+                pass  # what is on its way to us would be lost with us
         self._draining = True
         self._watch_listeners(now)
         for listener in self._listeners:
@@ -411,7 +418,7 @@ class Loop:
         self._watch_listeners(0)
         for listener in self._listeners:
             listener.close()
-        for channel in (*self._channels, self._heir):
+        for channel in (*self._channels, *self._adopting, self._heir):
             if channel is not None:
                 channel.close()
         self._close_handed()

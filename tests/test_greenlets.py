@@ -1,0 +1,149 @@
+"""The greenlets backend. What needs gevent's patches runs in a process of its own: see `apps/greenlet_scenes`."""
+
+from __future__ import annotations
+
+import ast
+import socket
+import subprocess
+import sys
+import threading
+from selectors import EVENT_READ, EVENT_WRITE
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support import APPS, DEADLINE, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+gevent = pytest.importorskip("gevent")
+
+from zibai.backends import greenlets  # noqa: E402
+
+SCRIPT = APPS / "greenlet_scenes.py"
+HELPERS = {"read"}
+SCENES = [
+    node.name
+    for node in ast.parse(SCRIPT.read_text(encoding="utf-8")).body
+    if isinstance(node, ast.FunctionDef) and node.name not in HELPERS
+]
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_scene(scene: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, scene],
+        env=environment({"PYTHONWARNINGS": "error::ResourceWarning"}),
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+        check=False,
+    )
+    assert ended.stdout == "done\n", ended.stderr
+    assert ended.returncode == 0
+    assert ("Traceback" in ended.stderr) is ("exit" in scene), ended.stderr
+
+
+# --- the selector of systems whose own cannot be watched by the hub -----------------------------------
+
+
+@pytest.fixture
+def hub_selector() -> Iterator[SimpleNamespace]:
+    """A selector in gevent's loop, which turns only while the test says so; gevent patches nothing here."""
+    hub = gevent.get_hub()
+    turns: list[None] = []
+    selector = greenlets.HubSelector(hub.loop, lambda: turns.append(None))
+
+    def wait() -> list[tuple[Any, int]]:
+        """What is ready, after the hub has looked."""
+        gevent.sleep(0.01)
+        return [(key.data, events) for key, events in selector.select(0)]
+
+    yield SimpleNamespace(selector=selector, turns=turns, wait=wait)
+    selector.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        yield ours, theirs
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def test_it_is_as_level_triggered_as_any(hub_selector: SimpleNamespace, pair: Pair) -> None:
+    ours, theirs = pair
+    hub_selector.selector.register(ours.fileno(), EVENT_READ, "data")
+    assert hub_selector.wait() == []
+    assert hub_selector.turns == []  # it asks for a turn only when there is something
+    theirs.send(b"x")
+    assert hub_selector.wait() == [("data", EVENT_READ)]
+    assert hub_selector.turns
+    assert hub_selector.wait() == [("data", EVENT_READ)]
+    ours.recv(1)
+    hub_selector.wait()  # what was under way
+    assert hub_selector.wait() == []
+
+
+def test_it_reports_both_at_once_and_only_what_was_asked_for(hub_selector: SimpleNamespace, pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.send(b"x")
+    hub_selector.selector.register(ours.fileno(), EVENT_READ | EVENT_WRITE, "both")
+    assert hub_selector.wait() == [("both", EVENT_READ | EVENT_WRITE)]
+    hub_selector.selector.modify(ours.fileno(), EVENT_WRITE, "write")
+    assert hub_selector.wait() == [("write", EVENT_WRITE)]
+
+
+def test_what_was_unregistered_is_not_reported_any_more(hub_selector: SimpleNamespace, pair: Pair) -> None:
+    ours, theirs = pair
+    selector = hub_selector.selector
+    selector.register(ours, EVENT_READ, "old")
+    theirs.send(b"x")
+    gevent.sleep(0.01)  # reported, and nobody has asked yet
+    assert selector.unregister(ours).data == "old"
+    assert selector.select(0) == []
+    assert dict(selector.get_map()) == {}
+    # The same number is another registration.
+    selector.register(ours, EVENT_WRITE, "new")
+    assert hub_selector.wait() == [("new", EVENT_WRITE)]
+
+
+def test_it_reports_the_end_of_the_other_side(hub_selector: SimpleNamespace, pair: Pair) -> None:
+    ours, theirs = pair
+    hub_selector.selector.register(ours, EVENT_READ, "data")
+    theirs.close()
+    assert hub_selector.wait() == [("data", EVENT_READ)]
+
+
+def test_it_leaves_nothing_in_the_hub(hub_selector: SimpleNamespace, pair: Pair) -> None:
+    before = gevent.get_hub().loop.activecnt
+    for sock in pair:
+        hub_selector.selector.register(sock, EVENT_READ)
+    hub_selector.selector.close()
+    assert gevent.get_hub().loop.activecnt == before
+
+
+def test_waiting_has_a_time_limit(pair: Pair) -> None:
+    ours, theirs = pair
+    waits = greenlets.Waits()
+    assert waits.wait_writable(ours, DEADLINE)
+    assert not waits.wait_readable(ours, 0.01)
+    theirs.close()
+    assert waits.wait_readable(ours, DEADLINE)
+
+
+def test_another_timeout_goes_through_a_wait(pair: Pair) -> None:
+    """An application's own, around a read of its body."""
+    ours, _ = pair
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
+        greenlets.Waits().wait_readable(ours, DEADLINE)
+
+
+def test_the_test_process_is_not_patched() -> None:
+    assert threading.Thread.__module__ == "threading"
+    assert not gevent.monkey.is_module_patched("socket")
