@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from load import Load
 
+from load import Load
 from support import APPS, Client, Server, get, wait_for
 
 if TYPE_CHECKING:
@@ -40,18 +40,24 @@ def restart(server: Server, site: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_five_restarts_under_load_lose_nothing(backend: tuple[str, ...], site: Path, processes: str) -> None:
+@pytest.mark.parametrize(
+    ("restarts", "requests"), [(2, 3_000), pytest.param(5, 20_000, marks=pytest.mark.slow)], ids=["daily", "full"]
+)
+def test_restarts_under_load_lose_nothing(
+    backend: tuple[str, ...], site: Path, processes: str, restarts: int, requests: int
+) -> None:
+    share = requests // (restarts + 1) + 1
     with (
         Server("versioned:app", "--no-access-log", "-p", processes, *backend, cwd=site) as server,
         Load(server.port) as load,
     ):
-        load.wait_for(3000)
-        for version in range(2, 7):
-            restart(server, site, str(version))
-            load.wait_for(3500)
+        load.wait_for(share)
+        for version in range(restarts):
+            restart(server, site, f"new {version}")
+            load.wait_for(share)
     assert load.lost == []
-    assert load.answered >= 20_000
-    assert {b"1", b"6"} <= load.bodies
+    assert load.answered >= requests
+    assert {b"1", *(b"new %d" % version for version in range(restarts))} <= load.bodies
 
 
 def test_an_import_of_two_seconds_makes_nobody_wait(backend: tuple[str, ...], site: Path) -> None:
@@ -105,7 +111,7 @@ def test_a_broken_deploy_changes_nothing(backend: tuple[str, ...], site: Path, b
 
 def test_recycling_by_number_of_requests_loses_nothing(backend: tuple[str, ...], site: Path) -> None:
     with (
-        Server("versioned:app", "--no-access-log", "--max-request-pre-process", "1000", *backend, cwd=site) as server,
+        Server("versioned:app", "--no-access-log", "--max-request-pre-process", "500", *backend, cwd=site) as server,
         Load(server.port) as load,
     ):
         wait_for(lambda: len(ready(server)) >= 4 or load.lost)

@@ -59,6 +59,8 @@ def run_child(parent: Parent, options: Options, sockets: list[socket]) -> None:
     except KeyboardInterrupt:
         pass  # asked to end before it served
     finally:
+        # It ends anyway; a Ctrl-C that comes now would only show a traceback of the interpreter's last steps.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         logging.shutdown()
 
 
@@ -183,7 +185,10 @@ class Control:
             self._start = lambda function: start_new_thread(function, ())
             self._wait: Callable[..., list[Any]] = wait
         else:
-            self._graceful, self._quick = greenlets.calling_from_threads(end.set), greenlets.interrupting()
+            self._graceful, self._quick = (
+                greenlets.calling_from_threads(end.set),
+                greenlets.interrupting(lambda: self._over),
+            )
             self._start, self._wait = greenlets.start_thread, greenlets.wait_as_thread
         # A signal has raised KeyboardInterrupt in the main thread by itself; gevent's has to be told.
         self._quick_by_signal = self._quick if greenlets is not None or sys.platform == "win32" else _do_nothing

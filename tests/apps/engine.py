@@ -1,34 +1,30 @@
-"""An application that tells what its process holds, for the tests of the engine."""
+"""An application that tells what its server has: for the tests of the engine under clients that stall and leave."""
 
 import gc
-import os
+import json
+import sys
 import threading
 
-BIG = b"x" * (512 * 1024)
+BIG = 512 * 1024
 
 
 def app(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain")])
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
     match environ["PATH_INFO"]:
         case "/big":
-            return [BIG]
-        case "/pieces":
-            return iter([BIG[: 64 * 1024]] * 8)
-        case "/held":
-            return [held().encode()]
-        case "/read":
+            return [bytes(BIG)]
+        case "/counts":
+            return [json.dumps(counts()).encode()]
+        case _:
             environ["wsgi.input"].read()
-    return [b"ok"]
+            return [b"hello"]
 
 
-def held():
-    """Descriptors, threads and greenlets, after a collection."""
+def counts():
+    gevent = sys.modules.get("gevent")
     gc.collect()
-    try:
-        from greenlet import greenlet
-
-        greenlets = sum(isinstance(thing, greenlet) for thing in gc.get_objects())
-    except ImportError:
-        greenlets = 0
-    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    return f"{descriptors} {threading.active_count()} {greenlets}"
+    living = (
+        [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet) and not each.dead] if gevent else []
+    )
+    connections = [each for each in gc.get_objects() if type(each).__name__ == "Connection" and hasattr(each, "codec")]
+    return {"greenlets": len(living), "threads": threading.active_count(), "connections": len(connections)}

@@ -64,10 +64,13 @@ def calling_from_threads(function: Callable[[], None]) -> Callable[[], None]:
     return watcher.send
 
 
-def interrupting() -> Callable[[], None]:
-    """What raises KeyboardInterrupt in the calling greenlet, where it waits; it may be called by any thread."""
+def interrupting(is_over: Callable[[], bool]) -> Callable[[], None]:
+    """What raises KeyboardInterrupt in the calling greenlet, where it waits; it may be called by any thread.
+
+    Not any more when ``is_over`` says so, in the hub: the greenlet would meet it wherever it has got to since.
+    """
     greenlet = gevent.getcurrent()
-    return calling_from_threads(lambda: greenlet.throw(KeyboardInterrupt))
+    return calling_from_threads(lambda: None if is_over() else greenlet.throw(KeyboardInterrupt))
 
 
 class Waits:
