@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ import pytest
 
 from zibai.sockets import raise_descriptor_limit
 
-from conftest import BACKENDS
 from support import DEADLINE, Client, Server, get, wait_for
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def test_eight_hundred_stalled_clients(backend: tuple[str, ...]) -> None:
     flags = [f"--{name}-timeout={limit}" for name in ("header", "keep-alive", "socket")]
     with Server("engine:app", "-w", str(SLOTS), "--no-access-log", *flags, *backend) as server:
         assert get(server.port).body == b"hello"
-        base = wait_for(lambda: descriptors(server))
+        base = settled(lambda: descriptors(server))
         begin = time.monotonic()
         kinds = {
             "idle": GET,
@@ -117,7 +117,7 @@ def test_eight_hundred_stalled_clients(backend: tuple[str, ...]) -> None:
             assert limit <= time.monotonic() - begin < 3 * limit
             assert len(tasks(server)) <= SLOTS + 4
         finally:
-            for client in sum(clients.values(), []):
+            for client in chain.from_iterable(clients.values()):
                 client.close()
         assert counts(server)["connections"] == 1
 
@@ -125,8 +125,8 @@ def test_eight_hundred_stalled_clients(backend: tuple[str, ...]) -> None:
 @linux
 def test_an_idle_server_uses_no_cpu() -> None:
     """Both backends at once, since it takes ten seconds."""
-    available = [flags for name, flags in BACKENDS.items() if name == "threads" or find_spec("gevent")]
-    with Server("engine:app", *available[0]) as first, Server("engine:app", *available[-1]) as second:
+    others = [] if find_spec("gevent") else ["--no-gevent"]
+    with Server("engine:app", "--no-gevent") as first, Server("engine:app", *others) as second:
         clients = [Client(server.port) for server in (first, second) for _ in range(100)]
         try:
             for client in clients:

@@ -101,10 +101,14 @@ def serve(
         max_body=max_body_size,
         stream_body=stream_request_body,
     )
-    for sock in sockets:
-        listen(sock, 2048 if backlog is None else backlog)
-    if before_serve_hook is not None:
-        before_serve_hook()
+    try:
+        for sock in sockets:
+            listen(sock, 2048 if backlog is None else backlog)
+        if before_serve_hook is not None:
+            before_serve_hook()
+    except BaseException:
+        engine.stop()  # it holds descriptors
+        raise
     listeners = [Listener(sock) for sock in sockets]
     loop = Loop(service, engine, listeners, max_workers, max_request_pre_process, max_request_hook or end.set)
     service.lend = loop.lend

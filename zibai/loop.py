@@ -286,10 +286,10 @@ class Loop:
         for connection in list(self._connections.values()):
             if connection.deadline <= now:
                 self._step(connection, connection.expire, now)
-        if self._draining:
-            self._hand_over(now)
         due = min((connection.deadline for connection in self._connections.values()), default=inf)
         self._next_sweep = max(due, now + RESOLUTION)
+        if self._draining:
+            self._hand_over(now)
 
     def _warn_if_busy(self, now: float) -> None:
         if not self._ready or self._running < self._slots:

@@ -15,7 +15,7 @@ busy: deadlines, slow clients and the end are attended to. Threads start when th
 Shared state is changed under ``_lock``, with one exception for the sake of speed: the leader sets ``_inline`` and
 counts ``_turns`` without it, and then reads ``_watching``. A deputy that is about to sleep clears ``_watching`` first
 and looks at those two after, so either it sees the exchange or the leader sees that it has to ring. Whether the baton
-was lost is asked under the lock that takes it: ``_inline`` is cleared there, by the one or by the other.
+was lost is asked under the lock that takes it, of ``_leader``; ``_inline`` may be a later leader's by then.
 """
 
 import select
@@ -85,6 +85,7 @@ class Threads:
         self._leader: _Runner | None = None
         self._parked: deque[_Runner] = deque()  # who waits for the baton; the first is the deputy
         self._threads = 0
+        self._coming: _Runner | None = None  # has been started and has not parked yet
         self._inline: tuple[Connection, float] | None = None  # what the leader runs, and since when
         self._turns = 0  # counts inline exchanges; the deputy sees by it whether the leader works
         self._watching = False  # whether the deputy looks by itself, or has to be rung
@@ -139,18 +140,19 @@ class Threads:
     def _add_runner(self) -> None:
         """Start one more thread, which finds out by itself what it is needed for.
 
-        When all are there, the one that is about to park does so. Not under the lock, since to start may take a while
-        and logging may do anything.
+        When all are there, or one is on its way, the next that parks does so. Not under the lock, since to start
+        takes a while and logging may do anything.
         """
         with self._lock:
-            if self._threads == self._limit:
+            if self._coming is not None or self._threads == self._limit:
                 return
             self._threads += 1
-            number = self._threads
+            self._coming = runner = _Runner(self._live, self._threads)
         try:
-            _Runner(self._live, number).start()
+            runner.start()
         except RuntimeError as error:
             with self._lock:
+                self._coming = None
                 self._threads -= 1
                 self._limit = self._threads
             if not self._limit:
@@ -166,6 +168,8 @@ class Threads:
         seen = -1
         with self._lock:
             self._parked.append(me)
+            if self._coming is me:
+                self._coming = None
         while True:
             timeout: float | None = -1.0  # until somebody rings
             with self._lock:
@@ -228,13 +232,13 @@ class Threads:
             if now < self._pass_until:
                 self._run_passed(connection, now)
                 return
-            if not self._run_inline(connection, now):
+            if not self._run_inline(me, connection, now):
                 return
         with self._lock:
             self._stopped = True
         self._done.set()
 
-    def _run_inline(self, connection: Connection, now: float) -> bool:
+    def _run_inline(self, me: _Runner, connection: Connection, now: float) -> bool:
         """Run as the leader; returns whether we still are."""
         self._inline = (connection, now)
         self._turns += 1
@@ -242,8 +246,9 @@ class Threads:
             self._call_deputy()
         connection.exchange()
         with self._lock:
-            kept = self._inline is not None
-            self._inline = None
+            kept = self._leader is me
+            if kept:
+                self._inline = None
         if kept:
             self._loop.finish(connection)
         else:

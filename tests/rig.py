@@ -1,0 +1,176 @@
+"""A server loop that the test itself turns, over real sockets: nothing happens but by `Rig.turn` and `Rig.run`.
+
+The clock of the loop stands still until the test moves it. The application is a function that takes the connection.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
+
+from zibai import loop as loop_module
+from zibai.backends.threads import Waits
+from zibai.connection import Connection, Service
+from zibai.loop import Loop
+from zibai.sockets import Listener
+
+from support import DEADLINE, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Backend:
+    """Does nothing by itself; counts how often it was woken."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self.waits = Waits()
+        self.selector = selector
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def report(self, log: Callable[..., None], *args: Any) -> None:
+        log(*args)
+
+
+class Rig:
+    """A listener on ``unix`` or a free port, a loop with ``slots``, and clients. ``app`` says ``ok`` by default."""
+
+    def __init__(
+        self,
+        patch: pytest.MonkeyPatch,
+        *,
+        slots: int = 4,
+        app: Callable[[Connection], None] | None = None,
+        unix: Path | None = None,
+        selector: selectors.BaseSelector | None = None,
+        max_requests: int | None = None,
+        **limits: Any,
+    ) -> None:
+        self.now = 1000.0
+        patch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.served: list[str] = []
+        self.worn = 0
+        self._app = app or (lambda connection: connection.send(ANSWER))
+        if unix is None:
+            origin = socket.create_server(("127.0.0.1", 0), backlog=512)
+        else:
+            origin = socket.socket(socket.AF_UNIX)
+            origin.bind(str(unix))
+            origin.listen(512)
+        self.address = origin.getsockname()
+        self.listener = Listener(origin)
+        self.backend = Backend(selector or selectors.DefaultSelector())
+        self.service = Service(application=self._serve, waits=self.backend.waits, report=self.backend.report, **limits)
+        self.loop = Loop(self.service, self.backend, [self.listener], slots, max_requests, self._wear)  # type: ignore[arg-type]
+        self.service.lend = self.loop.lend
+        self._clients: list[socket.socket] = []
+        self._taken: list[Connection] = []
+
+    def __enter__(self) -> Self:
+        self.turn()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.loop.finished:
+            self.loop.quit()
+            self.turn()
+        for connection in self._taken:
+            if connection.sock.fileno() >= 0:
+                self.loop.give_back(connection)
+        for client in self._clients:
+            client.close()
+        self.backend.selector.close()
+
+    def _serve(self, connection: Connection) -> None:
+        assert connection.request is not None
+        self.served.append(connection.request.target)
+        self._app(connection)
+
+    def _wear(self) -> None:
+        self.worn += 1
+
+    @property
+    def connections(self) -> list[Connection]:
+        return list(self.loop._connections.values())
+
+    @property
+    def accepting(self) -> bool:
+        return any(key.data is self.listener for key in self.backend.selector.get_map().values())
+
+    def watched(self, connection: Connection) -> int:
+        """What the selector is really asked for."""
+        key = self.backend.selector.get_map().get(connection.fd)
+        return key.events if key else 0
+
+    def client(self) -> socket.socket:
+        """One that has connected and was not accepted yet."""
+        client = socket.socket(self.listener._socket.family)
+        client.settimeout(DEADLINE)
+        client.connect(self.address)
+        self._clients.append(client)
+        return client
+
+    def connect(self) -> tuple[socket.socket, Connection]:
+        """A client and its connection."""
+        before = set(self.connections)
+        client = self.client()
+        self.until(lambda: set(self.connections) - before)
+        return client, (set(self.connections) - before).pop()
+
+    def turn(self, after: float = 0) -> None:
+        """Let time go by, then one turn, as of a backend that does not wait in it."""
+        self.now += after
+        self.loop.turn(block=False)
+
+    def run(self) -> int:
+        """Run what is ready, inline."""
+        count = 0
+        while (connection := self.loop.take()) is not None:
+            connection.exchange()
+            self.loop.finish(connection)
+            count += 1
+        return count
+
+    def until(self, fact: Callable[[], object]) -> None:
+        """Turn, with time standing still, until something is true: bytes may take a moment between two sockets."""
+        wait_for(lambda: fact() or (self.turn(), fact())[1])
+
+    def take(self) -> Connection:
+        """The next one to run, given away: its runner is the test."""
+        taken: list[Connection | None] = []
+        self.until(lambda: taken.append(self.loop.take()) or taken[-1])
+        connection = taken[-1]
+        assert connection is not None
+        self.loop.give_away(connection)
+        self._taken.append(connection)
+        return connection
+
+
+def read(client: socket.socket, size: int = len(ANSWER)) -> bytes:
+    """Exactly ``size`` bytes, or all until the end."""
+    data = b""
+    while len(data) < size and (piece := client.recv(size - len(data))):
+        data += piece
+    return data
+
+
+def ended(client: socket.socket) -> bytes:
+    """What still comes until the end, however it ends."""
+    data = b""
+    try:
+        while piece := client.recv(65536):
+            data += piece
+    except ConnectionResetError:
+        data += b"<reset>"
+    return data

@@ -1,0 +1,625 @@
+"""The baton, without luck: an application that blocks on events of the test, and a lock that admits whom the test says.
+
+The first half drives the backend with a scripted loop; the second is the real loop with real sockets. `PATIENCE` is
+either 0, so that the deputy takes the baton as soon as it looks, or so long that it never does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import threading
+from collections import Counter, deque
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from zibai.backends import threads
+from zibai.backends.threads import LONGEST_SPELL, SPELL, Threads
+from zibai.connection import Connection, Service
+from zibai.loop import Loop
+from zibai.sockets import Listener
+
+from rig import ANSWER, GET, read
+from support import DEADLINE, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NEVER = 3600.0
+
+
+class Exchange:
+    """A connection whose application runs until the test lets it go."""
+
+    def __init__(self, quick: bool = False) -> None:
+        self.entered, self.leave, self.left = threading.Event(), threading.Event(), threading.Event()
+        self.thread = ""
+        if quick:
+            self.leave.set()
+
+    def exchange(self) -> None:
+        self.thread = threading.current_thread().name
+        self.entered.set()
+        assert self.leave.wait(DEADLINE)
+        self.left.set()
+
+
+class Turns:
+    """A loop as the backend sees it: gives what the test puts in, and writes down what becomes of it."""
+
+    def __init__(self, slots: int) -> None:
+        self.finished = False
+        self.log: list[tuple[str, Any]] = []
+        self.turns = 0
+        self.leaders: list[str] = []  # who is in a turn: never two
+        self._slots = slots
+        self._running = 0
+        self._news = threading.Condition()
+        self._ready: deque[Any] = deque()
+        self._back: deque[Any] = deque()
+        self._quit = False
+
+    # The test's.
+
+    def put(self, *exchanges: Exchange) -> None:
+        with self._news:
+            self._ready.extend(exchanges)
+            self._news.notify_all()
+
+    def quit(self) -> None:
+        with self._news:
+            self._quit = True
+            self._news.notify_all()
+
+    def wait_for(self, *entry: Any) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: entry in self.log, DEADLINE), (entry, self.log)
+
+    def of(self, exchange: Exchange) -> list[str]:
+        with self._news:
+            return [what for what, which in self.log if which is exchange]
+
+    def done(self, exchange: Exchange) -> bool:
+        return self.of(exchange)[-1:] in (["finished"], ["back"])
+
+    def _note(self, what: str, which: Any) -> None:
+        with self._news:
+            self.log.append((what, which))
+            self._news.notify_all()
+
+    # The backend's.
+
+    def turn(self, block: bool) -> None:
+        assert block
+        me = threading.current_thread().name
+        with self._news:
+            self.leaders.append(me)
+            assert self.leaders == [me], "two leaders"
+            self.turns += 1
+            self._news.notify_all()
+            assert self._news.wait_for(
+                lambda: self._back or self._quit or (self._ready and self._running < self._slots), NEVER
+            )
+            while self._back:
+                self._back.popleft()
+                self._running -= 1
+            self.finished = self._quit
+            self.leaders.clear()
+
+    def timeout(self) -> None:
+        return None
+
+    def take(self) -> Any:
+        with self._news:
+            return self._ready.popleft() if self._ready and self._running < self._slots else None
+
+    def give_away(self, exchange: Any) -> None:
+        self._running += 1
+        self._note("away", exchange)
+
+    def finish(self, exchange: Any) -> None:
+        self._note("finished", exchange)
+
+    def give_back(self, exchange: Any) -> None:
+        with self._news:
+            self._back.append(exchange)
+        self._note("back", exchange)
+
+
+class Gatekeeper:
+    """In the place of the backend's lock: while it is closed, the test says who enters and when."""
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._inside = False
+        self._open = True
+        self._left: Counter[str] = Counter()
+        self.waiting: list[str] = []
+
+    def close(self) -> None:
+        with self._state:
+            self._open = False
+
+    def open(self) -> None:
+        with self._state:
+            self._open = True
+            self._state.notify_all()
+
+    def wait_for(self, *names: str) -> None:
+        with self._state:
+            assert self._state.wait_for(lambda: set(names) <= set(self.waiting), DEADLINE), self.waiting
+
+    def admit(self, name: str) -> None:
+        """Let one enter, and wait until it has left."""
+        with self._state:
+            before = self._left[name]
+            self.waiting.remove(name)
+            self._state.notify_all()
+            assert self._state.wait_for(lambda: self._left[name] > before, DEADLINE)
+
+    def __enter__(self) -> None:
+        name = threading.current_thread().name
+        with self._state:
+            if not self._open:
+                self.waiting.append(name)
+                self._state.notify_all()
+                assert self._state.wait_for(lambda: self._open or name not in self.waiting, DEADLINE)
+            assert self._state.wait_for(lambda: not self._inside, DEADLINE)
+            self._inside = True
+
+    def __exit__(self, *_: object) -> None:
+        with self._state:
+            self._inside = False
+            self._left[threading.current_thread().name] += 1
+            self._state.notify_all()
+
+
+class Stage:
+    """A backend that leads a scripted loop."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, slots: int = 4, patience: float = NEVER) -> None:
+        patch.setattr(threads, "PATIENCE", patience)
+        self._patch = patch
+        self.backend = Threads(slots)
+        self.gatekeeper = Gatekeeper()
+        self.backend._lock = self.gatekeeper  # type: ignore[assignment]
+        self.turns = Turns(slots)
+        self._before = set(threading.enumerate())
+
+    def __enter__(self) -> Self:
+        self.backend.start(self.turns)  # type: ignore[arg-type]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gatekeeper.open()
+        self.turns.quit()
+        assert self.backend.join(DEADLINE)
+        self.backend.stop()
+        wait_for(lambda: not self.threads)
+
+    @property
+    def threads(self) -> list[str]:
+        return sorted(thread.name for thread in set(threading.enumerate()) - self._before)
+
+    def patience(self, seconds: float) -> None:
+        self._patch.setattr(threads, "PATIENCE", seconds)
+
+    def block(self) -> Exchange:
+        """An exchange that has begun."""
+        exchange = Exchange()
+        self.turns.put(exchange)
+        assert exchange.entered.wait(DEADLINE)
+        return exchange
+
+    def parked(self, count: int) -> None:
+        wait_for(lambda: len(self.backend._parked) == count)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The clock of the backend, standing still until the test moves it."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+# --- with a scripted loop ---------------------------------------------------------------------------
+
+
+def test_quick_exchanges_stay_with_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stage(monkeypatch) as stage:
+        exchanges = [Exchange(quick=True) for _ in range(100)]
+        stage.turns.put(*exchanges)
+        for exchange in exchanges:
+            stage.turns.wait_for("finished", exchange)
+        assert {exchange.thread for exchange in exchanges} == {"zibai-1"}
+        assert len(stage.turns.log) == 100
+        assert len(stage.threads) == 2  # one leads, one watches; more are not needed
+
+
+def test_no_thread_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stage(monkeypatch, slots=3, patience=0) as stage:
+        wait_for(lambda: stage.turns.turns == 1)
+        assert stage.threads == ["zibai-1"]
+        exchanges = []
+        for number in range(3):
+            exchanges.append(stage.block())
+            stage.turns.wait_for("away", exchanges[-1])
+            wait_for(lambda number=number: len(stage.threads) == number + 2)
+        for exchange in exchanges:
+            exchange.leave.set()
+            stage.turns.wait_for("back", exchange)
+        for _ in range(20):
+            exchange = stage.block()
+            exchange.leave.set()
+            stage.turns.wait_for("back", exchange)
+        assert len(stage.threads) == 4  # one more than slots, and never another
+
+
+def test_the_deputy_takes_the_baton(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stage(monkeypatch, patience=0) as stage:
+        slow = stage.block()
+        assert slow.thread == "zibai-1"
+        stage.turns.wait_for("away", slow)
+        quick = Exchange(quick=True)
+        stage.turns.put(quick)
+        assert quick.left.wait(DEADLINE)
+        assert quick.thread != "zibai-1"
+        slow.leave.set()
+        stage.turns.wait_for("back", slow)
+        assert stage.turns.of(slow) == ["away", "back"]
+
+
+def test_finishing_comes_before_taking(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stage(monkeypatch) as stage:
+        exchange = stage.block()
+        stage.parked(1)
+        stage.gatekeeper.close()
+        exchange.leave.set()
+        stage.gatekeeper.wait_for("zibai-1")
+        stage.patience(0)
+        stage.backend._parked[0].ring()
+        stage.gatekeeper.wait_for("zibai-1", "zibai-2")
+        stage.gatekeeper.admit("zibai-1")
+        stage.turns.wait_for("finished", exchange)
+        stage.gatekeeper.admit("zibai-2")
+        stage.gatekeeper.open()
+        again = Exchange(quick=True)
+        stage.turns.put(again)
+        assert again.left.wait(DEADLINE)
+        assert stage.turns.of(exchange) == ["finished"]
+
+
+def test_taking_comes_before_finishing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stage(monkeypatch) as stage:
+        exchange = stage.block()
+        stage.parked(1)
+        stage.gatekeeper.close()
+        exchange.leave.set()
+        stage.gatekeeper.wait_for("zibai-1")
+        stage.patience(0)
+        stage.backend._parked[0].ring()
+        stage.gatekeeper.wait_for("zibai-1", "zibai-2")
+        stage.gatekeeper.admit("zibai-2")
+        assert stage.turns.of(exchange) == ["away"]
+        stage.gatekeeper.admit("zibai-1")
+        stage.turns.wait_for("back", exchange)
+        stage.gatekeeper.open()
+        again = Exchange(quick=True)
+        stage.turns.put(again)
+        assert again.left.wait(DEADLINE)
+        assert again.thread == "zibai-2"
+        assert stage.turns.of(exchange) == ["away", "back"]
+
+
+def test_who_has_lost_the_baton_does_not_take_a_later_leaders_for_his(
+    monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
+) -> None:
+    """The exchange lasts longer than the spell, and ends while the leader of then runs inline again."""
+    with Stage(monkeypatch, patience=0) as stage:
+        slow = stage.block()
+        stage.turns.wait_for("away", slow)
+        stage.patience(NEVER)
+        clock.now += SPELL + 1
+        inline = stage.block()
+        slow.leave.set()
+        stage.turns.wait_for("back", slow)
+        assert stage.turns.of(slow) == ["away", "back"]
+        inline.leave.set()
+        stage.turns.wait_for("finished", inline)
+        assert stage.turns.of(inline) == ["finished"]
+
+
+def test_nobody_is_lost_or_doubled_however_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deputy's time is up just when exchanges end, hundreds of times."""
+    with Stage(monkeypatch, patience=0) as stage:
+        monkeypatch.setattr(threads, "SPELL", 0.0)
+        monkeypatch.setattr(threads, "LONGEST_SPELL", 0.0)
+        exchanges = [Exchange(quick=True) for _ in range(500)]
+        for exchange in exchanges:
+            stage.turns.put(exchange)
+        for exchange in exchanges:
+            assert exchange.left.wait(DEADLINE)
+        for exchange in exchanges:
+            wait_for(lambda exchange=exchange: stage.turns.done(exchange))
+        for exchange in exchanges:
+            assert stage.turns.of(exchange) in (["finished"], ["away", "back"])
+
+
+def test_it_passes_the_baton_for_a_spell(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
+    with Stage(monkeypatch, patience=0) as stage:
+        slow = stage.block()
+        stage.turns.wait_for("away", slow)
+        stage.patience(NEVER)
+
+        clock.now += SPELL - 0.001
+        passed = Exchange(quick=True)
+        stage.turns.put(passed)
+        stage.turns.wait_for("back", passed)
+        assert stage.turns.of(passed) == ["away", "back"]  # before it ran, whoever would have watched
+
+        clock.now += 0.001
+        inline = Exchange(quick=True)
+        stage.turns.put(inline)
+        stage.turns.wait_for("finished", inline)
+        slow.leave.set()
+        stage.turns.wait_for("back", slow)
+
+
+def test_the_spell_is_longer_each_time_and_forgets(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
+    backend = Threads(1)
+    spells = []
+    for _ in range(6):
+        backend._note_blocking()
+        spells.append(backend._pass_until - clock.now)
+        clock.now = backend._pass_until + 0.5
+    assert spells == [SPELL, 2, 4, 8, LONGEST_SPELL, LONGEST_SPELL]
+    clock.now = backend._pass_until + LONGEST_SPELL
+    backend._note_blocking()
+    assert backend._pass_until == clock.now + SPELL
+    backend.stop()
+
+
+def test_a_blocking_exchange_within_the_spell_prolongs_it(
+    monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
+) -> None:
+    with Stage(monkeypatch, patience=0) as stage:
+        first = stage.block()
+        stage.turns.wait_for("away", first)
+        stage.patience(NEVER)
+        clock.now += SPELL / 2
+        second = stage.block()  # passed on
+        stage.patience(0)
+        second.leave.set()
+        stage.turns.wait_for("back", second)
+        assert stage.backend._pass_until == clock.now + SPELL
+        first.leave.set()
+        stage.turns.wait_for("back", first)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_the_loop_has_a_leader_while_every_slot_is_busy(monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
+    with Stage(monkeypatch, slots=slots, patience=0) as stage:
+        exchanges = [stage.block() for _ in range(slots)]
+        for exchange in exchanges:
+            stage.turns.wait_for("away", exchange)
+        waiting = Exchange(quick=True)
+        stage.turns.put(waiting)
+        wait_for(lambda: stage.turns.leaders)  # somebody is in a turn
+        assert not waiting.entered.is_set()
+        exchanges[0].leave.set()
+        assert waiting.left.wait(DEADLINE)
+        for exchange in exchanges:
+            exchange.leave.set()
+            stage.turns.wait_for("back", exchange)
+
+
+def test_an_idle_server_does_not_wake_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stage(monkeypatch, patience=0.001) as stage:
+        sleeps: deque[float] = deque(maxlen=1)
+        exchange = Exchange(quick=True)
+        stage.turns.put(exchange)
+        wait_for(lambda: stage.turns.done(exchange))
+        stage.parked(1)
+        deputy = stage.backend._parked[0]
+        gate = deputy.gate
+        looks = itertools.count()
+
+        class Gate:
+            def acquire(self, timeout: float) -> bool:
+                sleeps.append(timeout)
+                next(looks)
+                return gate.acquire(timeout=timeout)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(gate, name)
+
+        deputy.gate = Gate()  # type: ignore[assignment]
+        deputy.ring()  # look once more
+        wait_for(lambda: sleeps and sleeps[0] == -1.0)  # without a time limit
+        seen = next(looks)
+        stage.gatekeeper.close()  # whoever looks has to come through the lock
+        assert stage.gatekeeper.waiting == []
+        assert next(looks) == seen + 1
+        stage.gatekeeper.open()
+        exchange = stage.block()
+        stage.turns.wait_for("away", exchange)
+        exchange.leave.set()
+        stage.turns.wait_for("back", exchange)
+
+
+def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with Stage(monkeypatch, slots=4, patience=0) as stage, caplog.at_level(logging.ERROR, "zibai"):
+        wait_for(lambda: stage.threads == ["zibai-1"])
+
+        def fail(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threads._Runner, "start", fail)
+            exchange = stage.block()
+        exchange.leave.set()
+        stage.turns.wait_for("finished", exchange)
+        for _ in range(3):  # it goes on with what it has, and does not try for ever
+            exchange = stage.block()
+            exchange.leave.set()
+            stage.turns.wait_for("finished", exchange)
+        assert stage.threads == ["zibai-1"]
+        assert caplog.messages == ["can't start new thread; serving with 1 threads"]
+
+
+def test_not_even_one_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads._Runner, "start", fail)
+    backend = Threads(1)
+    with pytest.raises(RuntimeError, match="can't start"):
+        backend.start(Turns(1))  # type: ignore[arg-type]
+    backend.stop()
+
+
+def test_the_end_leaves_runners_that_are_busy_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stage(monkeypatch, patience=0) as stage:
+        exchange = stage.block()
+        stage.turns.wait_for("away", exchange)
+        stage.turns.quit()
+        assert stage.backend.join(DEADLINE)
+        stage.backend.stop()
+        wait_for(lambda: stage.threads == ["zibai-1"])
+        exchange.leave.set()
+        stage.turns.wait_for("back", exchange)
+        wait_for(lambda: not stage.threads)  # it goes when it is done
+
+
+# --- with the real loop -----------------------------------------------------------------------------
+
+
+class Theatre:
+    """A backend that leads the real loop; the application blocks where the path says so."""
+
+    def __init__(self, slots: int) -> None:
+        self.gates: dict[str, Exchange] = {}
+        self.served: list[str] = []
+        origin = socket.create_server(("127.0.0.1", 0))
+        self.port = origin.getsockname()[1]
+        self.backend = Threads(slots)
+        service = Service(application=self._run, waits=self.backend.waits, report=self.backend.report)
+        self.loop = Loop(service, self.backend, [Listener(origin)], slots)
+        service.lend = self.loop.lend
+        # Whether the selector still had it when it was given away.
+        self.disarmed: list[bool] = []
+        give_away = self.loop.give_away
+
+        def watched(connection: Connection) -> None:
+            give_away(connection)
+            self.disarmed.append(connection.fd not in self.loop.selector.get_map())
+
+        self.loop.give_away = watched  # type: ignore[method-assign]
+
+    def _run(self, connection: Connection) -> None:
+        assert connection.request is not None
+        target = connection.request.target
+        if gate := self.gates.get(target):
+            gate.exchange()
+        self.served.append(target)
+        connection.send(ANSWER)
+
+    def gate(self, target: str) -> Exchange:
+        return self.gates.setdefault(target, Exchange())
+
+    def client(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), DEADLINE)
+
+
+@pytest.fixture
+def theatre(request: pytest.FixtureRequest) -> Iterator[Theatre]:
+    theatre = Theatre(getattr(request, "param", 4))
+    theatre.backend.start(theatre.loop)
+    yield theatre
+    for gate in theatre.gates.values():
+        gate.leave.set()
+    theatre.loop.quit()
+    assert theatre.backend.join(DEADLINE)
+    theatre.backend.stop()
+
+
+def get(target: str) -> bytes:
+    return GET.replace(b"/", target.encode(), 1)
+
+
+def test_the_loser_gives_back_and_its_connection_is_served_again(theatre: Theatre) -> None:
+    gate = theatre.gate("/slow")
+    with theatre.client() as slow, theatre.client() as other:
+        for _ in range(3):
+            for event in (gate.entered, gate.leave, gate.left):
+                event.clear()
+            slow.sendall(get("/slow"))
+            assert gate.entered.wait(DEADLINE)
+            slow.sendall(get("/quick"))  # nobody may read that meanwhile
+            other.sendall(get("/other"))
+            assert read(other) == ANSWER
+            gate.leave.set()
+            assert read(slow, 2 * len(ANSWER)) == 2 * ANSWER
+        assert theatre.served == ["/other", "/slow", "/quick"] * 3
+    assert theatre.disarmed
+    assert all(theatre.disarmed)
+
+
+@pytest.mark.parametrize("theatre", [1, 2], indirect=True)
+def test_all_slots_are_busy_and_the_loop_still_attends_to_clients(theatre: Theatre) -> None:
+    slots = theatre.loop._slots
+    clients = [theatre.client() for _ in range(slots)]
+    last = theatre.client()
+    gates = [theatre.gate(f"/{number}") for number in range(slots)]
+    try:
+        last.sendall(GET)
+        assert read(last) == ANSWER  # it was accepted, and is idle
+        for number, client in enumerate(clients):
+            client.sendall(get(f"/{number}"))
+            assert gates[number].entered.wait(DEADLINE)
+        last.sendall(b"nonsense\r\n\r\n")  # it takes a leader to refuse that
+        assert last.recv(12) == b"HTTP/1.1 400"
+        gates[0].leave.set()
+        assert read(clients[0]) == ANSWER
+    finally:
+        for gate in gates:
+            gate.leave.set()
+        for client in (*clients, last):
+            client.close()
+
+
+def test_many_clients_with_an_application_that_blocks_now_and_then(theatre: Theatre) -> None:
+    """By load, after all: everybody gets every answer, whoever had the baton."""
+    theatre.gate("/never")
+    count, rounds = 16, 60
+
+    numbers = itertools.count()
+
+    def application(connection: Connection) -> None:
+        if next(numbers) % 17 == 0:
+            threading.Event().wait(0.007)  # app
+        connection.send(ANSWER)
+
+    theatre.loop.service.application = application
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with theatre.client() as client:
+                for _ in range(rounds):
+                    client.sendall(GET)
+                    assert read(client) == ANSWER
+        except BaseException as error:
+            failures.append(error)
+
+    clients = [threading.Thread(target=run) for _ in range(count)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join(DEADLINE)
+    assert not failures
+    wait_for(lambda: theatre.loop._running == 0)
