@@ -18,7 +18,7 @@ import pytest
 
 from zibai import sockets
 from zibai.errors import BindError, UsageError
-from zibai.sockets import create_bind_socket, describe, listen, raise_descriptor_limit, unlink_unix_socket
+from zibai.sockets import Listener, create_bind_socket, describe, listen, raise_descriptor_limit, unlink_unix_socket
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no unix sockets there")
 
@@ -419,3 +419,28 @@ def test_the_real_descriptor_limit() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 200
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_listener_never_makes_the_socket_blocking_that_other_processes_accept_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They share the flag, and an accept() that blocks for one moment takes a whole server loop out of service."""
+    with create_bind_socket("127.0.0.1:0") as sock:
+        listen(sock, 1)
+        first = Listener(sock)
+        blocking: list[bool] = []
+        for name in ("setblocking", "settimeout", "dup"):
+            original = getattr(socket.socket, name)
+
+            def spied(self: socket.socket, *args: object, original: Any = original) -> Any:
+                result = original(self, *args)
+                blocking.append(os.get_blocking(first.fd))
+                return result
+
+            monkeypatch.setattr(socket.socket, name, spied)
+        with socket.socket(fileno=os.dup(sock.fileno())) as shared:
+            second = Listener(shared)
+            assert not os.get_blocking(first.fd)
+            assert not any(blocking)
+            second.close()
+        first.close()

@@ -222,8 +222,9 @@ class Listener:
 
     def __init__(self, origin: socket.socket) -> None:
         self._origin = origin
-        # At home in both worlds: dup() and detach() exist on gevent's sockets, too.
-        self._socket = Socket(origin.family, origin.type, origin.proto, origin.dup().detach())
+        # Not origin.dup(), which makes the copy as blocking as it believes the origin to be. That is a flag of the open
+        # socket itself, which all workers share: for a moment accept() would block, and with it whole server loops.
+        self._socket = Socket(origin.family, origin.type, origin.proto, _socket.dup(origin.fileno()))
         self._socket.setblocking(False)
         self.fd = self._socket.fileno()
         self.is_tcp = origin.family != getattr(socket, "AF_UNIX", None)
