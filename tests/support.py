@@ -164,6 +164,10 @@ class Server:
         self._reader.join(timeout)
         return code
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def stop(self) -> int:
         """Asks for a graceful end, and gives the exit code."""
         self.signal(GRACEFUL)

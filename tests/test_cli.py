@@ -194,7 +194,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> 
     """``zibai example:app -p 2`` where serving ends in ``outcome``."""
     served: list[Options] = []
 
-    def fake(options: Options) -> None:
+    def fake(options: Options, exits: bool) -> None:
         served.append(options)
         if outcome is not None:
             raise outcome

@@ -55,3 +55,15 @@ def test_ctrl_c_while_the_workers_start_is_quiet(backend: tuple[str, ...]) -> No
         os.killpg(server.pid, signal.SIGINT)
         assert server.wait() == 0
         assert not any("Traceback" in line or "ERROR" in line for line in server.log)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
+def test_signals_that_come_late_do_not_change_how_it_ends(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
+    with Server("plain:app", *processes, *backend) as server:
+        get(server.port)
+        ended = False
+        while not ended:  # as fast as they go, from the first to the last moment
+            server.signal(signal.SIGTERM)
+            ended = server.has_ended
+        assert server.wait() == 0

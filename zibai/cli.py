@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_args(sys.argv[1:] if argv is None else argv)
     from .run import main as run_main  # not before it is needed: --help and wrong usage answer without the server
 
-    run_main(options)
+    run_main(options, exits=True)
     return 0
 
 

@@ -36,9 +36,12 @@ class MainLoop:
         args: tuple[Any, ...],
         processes: int,
         graceful_timeout: float,
+        *,
         eager: bool = False,
+        exits: bool = False,
     ) -> None:
         self._target = target
+        self._exits = exits
         self._args = args
         self._children: list[Child] = []
         self._supervisor = Supervisor(self._spawn, processes, time.monotonic, graceful_timeout, eager)
@@ -57,7 +60,7 @@ class MainLoop:
     def run(self) -> None:
         """Raises the :class:`LoadError` of a worker when the server has never come up."""
         supervisor = self._supervisor
-        with Signals(list(_WISHES)) as signals, self._changes, self._changed:
+        with Signals(list(_WISHES), exits=self._exits) as signals, self._changes, self._changed:
             try:
                 while True:
                     timeout = supervisor.tick()

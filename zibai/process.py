@@ -199,12 +199,14 @@ class Signals:
     Python runs a handler between two of its instructions, in the middle of anything, so a handler must do nothing;
     and a main thread that waits for a lock runs none on Windows. But the C part writes the number of the
     signal to a socket at once (``signal.set_wakeup_fd``). ``names`` that a system does not have are left out. With
-    ``interrupting``, SIGINT raises KeyboardInterrupt in the main thread besides.
+    ``interrupting``, SIGINT raises KeyboardInterrupt in the main thread besides. With ``exits``, the process ends
+    soon after; then signals are ignored in the end, so that a late one does not change how it ends.
     """
 
-    def __init__(self, names: Sequence[str], interrupting: bool = False) -> None:
+    def __init__(self, names: Sequence[str], *, interrupting: bool = False, exits: bool = False) -> None:
         self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._interrupting = interrupting
+        self._exits = exits
         self._old: dict[int, Any] = {}
         self.socket, self._writer = socket.socketpair()
 
@@ -222,7 +224,8 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             # None stands for a handler that was not set by Python; there is no way to put it back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            after = signal.SIG_DFL if handler is None else handler
+            signal.signal(number, signal.SIG_IGN if self._exits else after)
         signal.set_wakeup_fd(self._old_fd)
         self.socket.close()
         self._writer.close()

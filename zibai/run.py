@@ -20,15 +20,16 @@ from .sockets import create_bind_socket, describe, listen, unlink_unix_socket
 from .version import __version__
 
 
-def main(options: Options) -> None:
+def main(options: Options, *, exits: bool = False) -> None:
     """Serve until told to end; the main thread's. Raises SystemExit with the exit code when that is not 0.
 
+    ``exits`` says that the process ends with it; then a signal that comes late does not change the exit code.
     0: asked to end. 1: an error of ours or of the machine. 2: wrong usage. 3: the application cannot be loaded.
     """
     try:
         options.validate()
         logs.configure(options.no_access_log, options.logging_config_filepath)
-        _serve(options)
+        _serve(options, exits)
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
@@ -38,7 +39,7 @@ def main(options: Options) -> None:
         raise SystemExit(error.exit_code) from None
 
 
-def _serve(options: Options) -> None:
+def _serve(options: Options, exits: bool) -> None:
     # A new version of the code, and a process that has served enough, need somebody who starts another one.
     supervised = options.watchfiles is not None or options.max_request_pre_process is not None
     processes = options.subprocess or int(supervised)
@@ -47,11 +48,16 @@ def _serve(options: Options) -> None:
         for sock in sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
         if not processes:
-            worker.run(options, sockets)
+            worker.run(options, sockets, exits=exits)
             return
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
-            worker.run_child, (options, sockets), processes, options.graceful_exit_timeout, eager=developing
+            worker.run_child,
+            (options, sockets),
+            processes,
+            options.graceful_exit_timeout,
+            eager=developing,
+            exits=exits,
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))

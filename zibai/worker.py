@@ -49,7 +49,7 @@ def run_child(parent: Parent, options: Options, sockets: list[socket]) -> None:
     """The main function of a worker process; ends it with the exit code."""
     try:
         logs.configure(options.no_access_log, options.logging_config_filepath)
-        run(options, sockets, parent)
+        run(options, sockets, parent, exits=True)
     except LoadError as error:
         parent.failed(error)
         sys.exit(error.exit_code)
@@ -59,19 +59,20 @@ def run_child(parent: Parent, options: Options, sockets: list[socket]) -> None:
     except KeyboardInterrupt:
         pass  # asked to end before it served
     finally:
-        # It ends anyway; a Ctrl-C that comes now would only show a traceback of the interpreter's last steps.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         logging.shutdown()
 
 
-def run(options: Options, sockets: list[socket], parent: Parent | None = None) -> None:
-    """Load the application and serve it until told to end. The main thread's. Raises :class:`LoadError` and others."""
+def run(options: Options, sockets: list[socket], parent: Parent | None = None, *, exits: bool = False) -> None:
+    """Load the application and serve it until told to end; the main thread's. Raises :class:`LoadError` and others.
+
+    ``exits``: see :class:`zibai.process.Signals`.
+    """
     raise_descriptor_limit()
     greenlets = None if options.no_gevent else _patch()
     end = threading.Event()
     names = GRACEFUL + QUICK if parent is None else GRACEFUL + QUICK + IGNORED
     control = Control(parent, end, greenlets)
-    with Signals(names, interrupting=greenlets is None) as signals, control.listening(signals):
+    with Signals(names, interrupting=greenlets is None, exits=exits) as signals, control.listening(signals):
         site = _load(options)
 
         def started(loop: Loop) -> None:
