@@ -112,11 +112,14 @@ def serve(
     listeners = [Listener(sock) for sock in sockets]
     loop = Loop(service, engine, listeners, max_workers, max_request_pre_process, max_request_hook or end.set)
     service.lend = loop.lend
+    loop.on_failure = end.set
     engine.start(loop)
     try:
         if started_hook is not None:
             started_hook(loop)
         end.wait()
+        if loop.failure is not None:
+            raise loop.failure
         service.draining = True  # every answer says close from now on, also while the hook runs
         _call_hook("before_graceful_exit", before_graceful_exit_hook)
         loop.drain()
@@ -127,6 +130,8 @@ def serve(
         loop.quit()
         if engine.join(QUICK):
             engine.stop()
+        for listener in listeners:
+            listener.close()  # the loop has done it, unless it is the loop that is broken
         _call_hook("before_died", before_died_hook)
 
 

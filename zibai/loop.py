@@ -18,6 +18,7 @@ import errno
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE, SelectSelector
@@ -76,6 +77,8 @@ class Loop:
         self.service = service
         self.selector = backend.selector
         self.finished = False
+        self.failure: Exception | None = None
+        self.on_failure: Callable[[], object] = lambda: None
         self._backend = backend
         self._listeners = listeners
         self._slots = slots
@@ -139,6 +142,17 @@ class Loop:
 
     def turn(self, block: bool) -> None:
         """See :class:`zibai.backends.Turns`."""
+        try:
+            self._turn(block)
+        except Exception as error:
+            # A bug of ours, and no connection to blame. A loop that nobody turns is a server that hears nothing and
+            # looks alive, so it ends, and serve() raises.
+            self.failure = error
+            with suppress(Exception):  # whatever is broken, the first error is the one to be told
+                self._finish_loop()
+            self.on_failure()
+
+    def _turn(self, block: bool) -> None:
         if self._quit or (self._draining and not self._connections):
             self._finish_loop()
             return
