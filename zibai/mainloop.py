@@ -86,6 +86,10 @@ class MainLoop:
         for child in self._children:
             sources += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]
         ready = set(wait(sources, timeout))
+        # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
+        for name in signals.read():
+            if name in _WISHES:
+                _WISHES[name](self._supervisor)
         for child in list(self._children):
             if child.pipe in ready or child.sentinel in ready:
                 for message in child.receive():
@@ -97,9 +101,6 @@ class MainLoop:
         if self._changes in ready:
             self._changes.recv(4096)
             self._supervisor.restart()
-        for name in signals.read():
-            if name in _WISHES:
-                _WISHES[name](self._supervisor)
 
     def _hear(self, child: Child, message: Message) -> None:
         worker = self._supervisor.find(child)
