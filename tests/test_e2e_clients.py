@@ -181,13 +181,16 @@ def test_two_workers(backend: tuple[str, ...]) -> None:
     """Both serve: while one is known to be busy with a request of its own, and the other too."""
     with Server("plain:validated", "-p", "2", "-w", "1", *backend) as server, Gate() as gate:
         wait_for(lambda: len(server.children()) == 2)
-        with Client(server.port) as one, Client(server.port) as other:
-            for client in (one, other):
-                client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
-            arrived = [gate.arrival(), gate.arrival()]  # one thread or greenlet a worker: so both workers
-            for request in arrived:
-                request.close()
-            assert [one.read().body, other.read().body] == [b"passed", b"passed"]
+        request = f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+        with Client(server.port) as one:
+            one.send(request)
+            first = gate.arrival()  # one thread or greenlet a worker: this one accepts nothing more
+            with Client(server.port) as other:
+                other.send(request)
+                gate.arrival().close()
+                assert other.read().body == b"passed"
+            first.close()
+            assert one.read().body == b"passed"
         assert int(get(server.port, "/pid").body) in server.children()
 
 

@@ -105,6 +105,8 @@ def test_a_graceful_end_does_not_wait_for_an_idle_connection(backend: tuple[str,
 @posix
 def test_a_worker_that_dies_is_replaced(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "2", *backend) as server:
+        # One that dies before it has said that it is ready would end the server: the first start has failed.
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == 2)
         victim = int(get(server.port, "/pid").body)
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: victim not in (now := server.children()) and len(now) == 2)
