@@ -108,28 +108,8 @@ class Connection:
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun",
-        "_continued",
-        "_discarded",
-        "_received",
-        "body",
-        "broken",
-        "closing",
-        "codec",
-        "deadline",
-        "endpoint",
-        "fd",
-        "lent",
-        "lock",
-        "out",
-        "peer",
-        "refusal",
-        "request",
-        "service",
-        "sock",
-        "started",
-        "state",
-        "watched",
+        "_begun", "_continued", "_discarded", "_received", "body", "broken", "closing", "codec", "deadline", "endpoint",
+        "fd", "lent", "lock", "out", "peer", "refusal", "request", "service", "sock", "started", "state", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
