@@ -237,7 +237,9 @@ class Control:
             if verb == "adopt":
                 self._channels.append(channel)
                 self._adopt()
-            elif verb == "quit" or any(name in QUICK for name in names):
+                channel = None  # connections come through it and must not go back
+            # A signal may have come in the same moment as a verb.
+            if verb == "quit" or any(name in QUICK for name in names):
                 (self._quick if verb == "quit" else self._quick_by_signal)()
                 self._insist()
             elif verb in {"drain", "gone"} or any(name in GRACEFUL for name in names):
