@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -179,6 +180,8 @@ def _signals_held_back() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
+    # The first spawn starts a helper of multiprocessing, which lets the signals through again; so it comes before.
+    resource_tracker.ensure_running()
     old = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     try:
         yield
