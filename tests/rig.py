@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import selectors
 import socket
-from types import SimpleNamespace
+import sys
+from math import inf
+from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 from zibai import loop as loop_module
 from zibai.backends.threads import Waits
 from zibai.connection import Connection, Service
+from zibai.health import Health
 from zibai.loop import Loop
+from zibai.scoreboard import Row
 from zibai.sockets import Listener
 
 from support import DEADLINE, wait_for
@@ -41,6 +45,12 @@ class Backend:
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
         log(*args)
+
+    def where(self, slot: int) -> tuple[str, FrameType | None]:
+        return f"runner {slot}", sys._getframe()
+
+
+HEALTH = {"slow_request", "request_timeout", "beat_every", "on_stuck"}
 
 
 class Rig:
@@ -71,8 +81,23 @@ class Rig:
         self.address = origin.getsockname()
         self.listener = Listener(origin)
         self.backend = Backend(selector or selectors.DefaultSelector())
-        self.service = Service(application=self._serve, waits=self.backend.waits, report=self.backend.report, **limits)
-        self.loop = Loop(self.service, self.backend, [self.listener], slots, max_requests, self._wear)  # type: ignore[arg-type]
+        self.row = Row.private(slots + 1)
+        health_limits = {name: limits.pop(name) for name in HEALTH & limits.keys()}
+        if not health_limits:
+            patch.setattr(loop_module, "SOON", inf)  # no look at itself wakes a loop that is not asked to
+        self.health = Health(self.row, self.backend, **health_limits)  # type: ignore[arg-type]
+        self.service = Service(
+            application=self._serve, waits=self.backend.waits, report=self.backend.report, row=self.row, **limits
+        )
+        self.loop = Loop(
+            self.service,
+            self.backend,  # type: ignore[arg-type]
+            [self.listener],
+            self.health,
+            slots,
+            max_requests,
+            self._wear,
+        )
         self.service.lend = self.loop.lend
         self._clients: list[socket.socket] = []
         self._taken: list[Connection] = []
@@ -137,7 +162,7 @@ class Rig:
         """Run what is ready, inline."""
         count = 0
         while (connection := self.loop.take()) is not None:
-            connection.exchange()
+            connection.exchange(self.row.slots[0])
             self.loop.finish(connection)
             count += 1
         return count

@@ -19,7 +19,9 @@ import pytest
 from zibai.backends import threads
 from zibai.backends.threads import LONGEST_SPELL, SPELL, Threads
 from zibai.connection import Connection, Service
+from zibai.health import Health
 from zibai.loop import Loop
+from zibai.scoreboard import Row
 from zibai.sockets import Listener
 
 from rig import ANSWER, GET, read
@@ -40,7 +42,7 @@ class Exchange:
         if quick:
             self.leave.set()
 
-    def exchange(self) -> None:
+    def exchange(self, slot: object = None) -> None:
         self.thread = threading.current_thread().name
         self.entered.set()
         assert self.leave.wait(DEADLINE)
@@ -183,7 +185,7 @@ class Stage:
     def __init__(self, patch: pytest.MonkeyPatch, slots: int = 4, patience: float = NEVER) -> None:
         patch.setattr(threads, "PATIENCE", patience)
         self._patch = patch
-        self.backend = Threads(slots)
+        self.backend = Threads(slots, Row.private(slots + 1))
         self.gatekeeper = Gatekeeper()
         self.backend._lock = self.gatekeeper  # type: ignore[assignment]
         self.turns = Turns(slots)
@@ -370,7 +372,7 @@ def test_it_passes_the_baton_for_a_spell(monkeypatch: pytest.MonkeyPatch, clock:
 
 
 def test_the_spell_is_longer_each_time_and_forgets(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
-    backend = Threads(1)
+    backend = Threads(1, Row.private(2))
     spells = []
     for _ in range(6):
         backend._note_blocking()
@@ -476,7 +478,7 @@ def test_not_even_one_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threads._Runner, "start", fail)
-    backend = Threads(1)
+    backend = Threads(1, Row.private(2))
     with pytest.raises(RuntimeError, match="can't start"):
         backend.start(Turns(1))  # type: ignore[arg-type]
     backend.stop()
@@ -506,9 +508,10 @@ class Theatre:
         self.served: list[str] = []
         origin = socket.create_server(("127.0.0.1", 0))
         self.port = origin.getsockname()[1]
-        self.backend = Threads(slots)
-        service = Service(application=self._run, waits=self.backend.waits, report=self.backend.report)
-        self.loop = Loop(service, self.backend, [Listener(origin)], slots)
+        row = Row.private(slots + 1)
+        self.backend = Threads(slots, row)
+        service = Service(application=self._run, waits=self.backend.waits, report=self.backend.report, row=row)
+        self.loop = Loop(service, self.backend, [Listener(origin)], Health(row, self.backend), slots)
         service.lend = self.loop.lend
         # Whether the selector still had it when it was given away.
         self.disarmed: list[bool] = []

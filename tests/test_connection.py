@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from zibai import connection as module
 from zibai.backends.threads import Waits
 from zibai.connection import APP, HEAD, READY, TAIL, Connection, Service
+from zibai.scoreboard import Row
 from zibai.sockets import Endpoint
 
 if TYPE_CHECKING:
@@ -58,7 +59,13 @@ class Script:
 
 
 def service(waits: Any, **options: Any) -> Service:
-    made = Service(application=lambda connection: None, waits=waits, report=lambda log, *args: log(*args), **options)
+    made = Service(
+        application=lambda connection: None,
+        waits=waits,
+        report=lambda log, *args: log(*args),
+        row=Row.private(1),
+        **options,
+    )
     made.lend = lambda connection: None
     return made
 

@@ -63,7 +63,7 @@ def messages(child: Child) -> list[Message]:
 def ended(child: Child) -> str:
     assert wait([child.sentinel], 20)
     try:
-        return child.how_it_ended()
+        return child.ending().reason
     finally:
         child.close()
 
@@ -104,7 +104,7 @@ def test_a_worker_learns_that_its_parent_is_gone() -> None:
     assert messages(child) == [Message("ready")]
     child.pipe.close()
     assert wait([child.sentinel], 20)
-    assert child.how_it_ended() == "ended with exit code 7"
+    assert child.ending().reason == "ended with exit code 7"
 
 
 @posix

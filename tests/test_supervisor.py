@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 from itertools import count
-from typing import TYPE_CHECKING
 
-from zibai.supervisor import BOOT_TIMEOUT, PATIENCE, Supervisor, Worker
+import pytest
 
-if TYPE_CHECKING:
-    import pytest
+from zibai.process import Ending
+from zibai.supervisor import LAST_WORDS, PATIENCE, Supervisor, Worker
+
+
+@pytest.fixture(autouse=True)
+def _heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log reaches caplog, also after a test that has configured logging."""
+    monkeypatch.setattr(logging.getLogger("zibai"), "propagate", True)
+
 
 GRACEFUL = 10.0
+BOOT = 60.0
+SILENCE = 30.0
 
 
 class FakeProcess:
@@ -19,6 +27,14 @@ class FakeProcess:
         self.pid = pid
         self.told: list[str] = []
         self.heir: FakeProcess | None = None
+        self.beaten: float | None = None
+        self.busy = False
+
+    def beat(self) -> float | None:
+        return self.beaten
+
+    def burns(self) -> bool:
+        return self.busy
 
     def drain(self, heir: FakeProcess | None = None) -> None:
         self.told.append("drain")
@@ -39,7 +55,14 @@ class World:
         self.started: list[FakeProcess] = []
         self.room = True
         self._pids = count(1)
-        self.supervisor = Supervisor(self._spawn, wanted, lambda: self.now, GRACEFUL)
+        self.supervisor = Supervisor(
+            self._spawn,
+            wanted,
+            lambda: self.now,
+            graceful_timeout=GRACEFUL,
+            boot_timeout=BOOT,
+            worker_timeout=SILENCE,
+        )
 
     def _spawn(self) -> FakeProcess:
         if not self.room:
@@ -58,9 +81,9 @@ class World:
             self.supervisor.on_ready(self.worker(pid))
         self.tick()
 
-    def gone(self, *pids: int, reason: str = "ended with exit code 0") -> None:
+    def gone(self, *pids: int, reason: str = "ended with exit code 0", story: str = "") -> None:
         for pid in pids:
-            self.supervisor.on_gone(self.worker(pid), reason)
+            self.supervisor.on_gone(self.worker(pid), Ending(reason, reason.endswith("code 0"), story))
         self.tick()
 
     @property
@@ -98,14 +121,13 @@ def test_one_that_dies_is_replaced_at_once_and_the_others_are_left_alone() -> No
 def test_two_that_die_in_the_same_tick_leave_the_healthy_third_alone() -> None:
     world = up(3)
     for pid in (1, 3):
-        world.supervisor.on_gone(world.worker(pid), "was killed by SIGSEGV")
+        world.supervisor.on_gone(world.worker(pid), Ending("was killed by SIGSEGV"))
     world.tick()
     assert world.pids == [2, 4, 5]
     assert world.told(2) == []
 
 
-def test_why_a_worker_died_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("zibai"), "propagate", True)
+def test_why_a_worker_died_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     up(1).gone(1, reason="was killed by SIGSEGV")
     assert "worker 1 was killed by SIGSEGV" in caplog.text
 
@@ -125,8 +147,8 @@ def test_if_the_first_start_fails_the_server_ends() -> None:
 
 def test_one_that_is_never_ready_is_killed() -> None:
     world = World(1)
-    assert world.tick() == BOOT_TIMEOUT
-    world.now += BOOT_TIMEOUT
+    assert world.tick() == BOOT + LAST_WORDS
+    world.now += BOOT + LAST_WORDS
     world.tick()
     assert world.told(1) == ["kill"]
     world.tick()
@@ -326,3 +348,83 @@ def test_a_system_without_room_for_a_process_is_asked_again() -> None:
     world.now += 1
     world.tick()
     assert world.pids == [2, 3]
+
+
+# --- health -----------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_beats_is_left_alone() -> None:
+    world = World(1)
+    world.tick()
+    world.started[0].beaten = world.now
+    world.ready(1)
+    for _ in range(5):
+        wait = world.tick()
+        assert wait is not None
+        world.now += wait
+        world.started[0].beaten = world.now - 1
+    assert world.tick() == SILENCE - 1
+    assert world.told(1) == []
+
+
+def test_a_worker_that_stands_still_is_killed_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(2)
+    world.tick()
+    for process in world.started:
+        process.beaten = world.now
+    world.ready(1, 2)
+    world.now += SILENCE
+    world.started[1].beaten = world.now
+    world.tick()
+    assert (world.told(1), world.told(2)) == (["kill"], [])
+    assert "worker 1 has stood still for 30 s and is killed" in caplog.text
+    world.gone(1, reason="was killed by SIGKILL", story="\n  it was serving GET /stuck for 30.0 s (app)")
+    assert world.pids == [2, 3]
+    assert "worker 1 was killed by SIGKILL; starting another\n  it was serving GET /stuck" in caplog.text
+
+
+def test_a_worker_that_uses_the_processor_gets_twice_the_time() -> None:
+    world = World(1)
+    world.tick()
+    process = world.started[0]
+    process.beaten, process.busy = world.now, True
+    world.ready(1)
+    world.now += SILENCE
+    assert world.tick() == SILENCE
+    assert world.told(1) == []
+    world.now += SILENCE
+    world.tick()
+    assert world.told(1) == ["kill"]
+
+
+def test_a_worker_without_a_scoreboard_is_not_judged() -> None:
+    world = World(1)
+    world.tick()
+    world.ready(1)
+    world.now += 100 * SILENCE
+    assert world.tick() is None
+    assert world.told(1) == []
+
+
+def test_a_worker_with_a_stuck_request_drains_when_its_replacement_is_there() -> None:
+    world = World(2)
+    world.tick()
+    world.ready(1, 2)
+    world.supervisor.on_stuck(world.worker(1))
+    world.tick()
+    assert (world.pids, world.told(1)) == ([1, 2, 3], [])
+    world.ready(3)
+    assert (world.told(1), world.told(2)) == (["drain"], [])
+    world.now += GRACEFUL + PATIENCE
+    world.tick()
+    assert world.told(1) == ["drain", "kill"]
+
+
+def test_a_worker_that_dies_while_it_drains_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(1)
+    world.tick()
+    world.ready(1)
+    world.supervisor.end("drain")
+    world.gone(1, reason="was killed by SIGKILL", story="\n  it was serving GET /report for 3.0 s (app)")
+    assert "worker 1 was killed by SIGKILL while it drained\n  it was serving GET /report" in caplog.text
+    assert world.supervisor.finished

@@ -42,7 +42,7 @@ class Script:
 def test_a_signal_is_heard_that_comes_together_with_a_channel(name: str) -> None:
     script = Script(("adopt", [name]))
     end = threading.Event()
-    control: Any = Control(script, end, None)  # type: ignore[arg-type]
+    control: Any = Control(script, end, None, 60)  # type: ignore[arg-type]
     control._signals, control._wait, control._loop = script, script.wait, script
     control._listen()
     assert script.told == ["a channel"]
@@ -52,7 +52,7 @@ def test_a_signal_is_heard_that_comes_together_with_a_channel(name: str) -> None
 def test_a_channel_alone_ends_nothing() -> None:
     script = Script(("adopt", []), ("adopt", []))
     end = threading.Event()
-    control: Any = Control(script, end, None)  # type: ignore[arg-type]
+    control: Any = Control(script, end, None, 60)  # type: ignore[arg-type]
     control._signals, control._wait, control._loop = script, script.wait, script
     control._listen()
     assert script.told == ["a channel"] * 2

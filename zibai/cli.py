@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     # No abbreviations: they would change their meaning with each new option.
     parser = Parser(
         prog="zibai",
-        usage="%(prog)s [options] module:attribute",
+        usage="%(prog)s [options] module:attribute\n       %(prog)s ps [--json] [--control PATH]",
         description="A pure-Python WSGI server.",
         allow_abbrev=False,
     )
@@ -125,7 +125,12 @@ def _usable(option: Option, value: str) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; ends with SystemExit when its exit code is not 0."""
-    options = parse_args(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["ps"]:  # no application can be called so: it has no colon
+        from . import control
+
+        return control.ps(argv[1:])
+    options = parse_args(argv)
     from .run import main as run_main  # not before it is needed: --help and wrong usage answer without the server
 
     run_main(options, exits=True)

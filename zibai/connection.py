@@ -31,6 +31,7 @@ from .errors import Gone, Refused
 from .http1 import Codec, Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
+from .scoreboard import CALLED, READING, SENDING, Row, Slot, clock
 from .sockets import Endpoint, Socket
 
 # The states, and who owns the connection in each.
@@ -73,13 +74,15 @@ class Service:
 
     ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
     connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
-    ``report`` runs a logging call where logging may block, which is not everywhere the loop runs.
+    ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
+    server says what it does.
     Timeouts are seconds, sizes bytes; ``max_body`` 0 is no limit.
     """
 
     application: "Callable[[Connection], None]"
     waits: Waits
     report: Callable[..., None]
+    row: Row
     lend: "Callable[[Connection], None]" = field(init=False)
     header_timeout: float = 10.0
     keep_alive_timeout: float = 75.0
@@ -108,8 +111,9 @@ class Connection:
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_continued", "_discarded", "_received", "body", "broken", "closing", "codec", "deadline", "endpoint",
-        "fd", "lent", "lock", "out", "peer", "refusal", "request", "service", "sock", "started", "state", "watched",
+        "_begun", "_continued", "_discarded", "_received", "_slot", "body", "broken", "closing", "codec", "deadline",
+        "endpoint", "fd", "interims", "lent", "lock", "out", "peer", "refusal", "request", "sent", "service", "sock",
+        "started", "state", "status", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
@@ -120,7 +124,11 @@ class Connection:
         self.deadline = now + service.header_timeout
         self.watched = 0  # what the loop has asked its selector for; the loop's alone
         self.request: Request | None = None
-        self.started = 0.0  # when the runner began, time.perf_counter()
+        self.started = 0.0  # when the runner began, by the scoreboard's clock
+        self.status = 0  # of the last answer; 499 is nginx's word for a client that left before it began
+        self.sent = 0  # bytes of its body
+        self.interims = 0  # interim answers before it
+        self._slot = service.row.slots[0]  # the runner's, while there is one
         self.body: BinaryIO = io.BytesIO()
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self._received = 0
@@ -194,6 +202,7 @@ class Connection:
             if not self._continued:
                 self._continued = True
                 if not self.codec.has_bytes:  # else it comes without waiting for us
+                    self.interims += 1
                     self.out += CONTINUE
                     self.writable(now)
             return
@@ -247,6 +256,7 @@ class Connection:
         self._log_refusal(refusal)
         self.request = None
         self.closing = True
+        self.service.row.count(refusal.status, 0)
         self.out += plain(refusal.status, http_date())
         self.state = FLUSH
         self.deadline = now + self.service.socket_timeout
@@ -372,15 +382,22 @@ class Connection:
 
     # The runner's side.
 
-    def exchange(self) -> None:
+    def exchange(self, slot: Slot) -> None:
         """Run the application for the request at hand. Never raises; leaves the connection to be finished."""
-        self.started = time.perf_counter()
+        request = self.request
+        assert request is not None
+        self.started = began = clock()
+        self.status, self.sent = 499, 0
+        self._slot = slot
+        slot.begin(f"{request.method} {request.path}".encode("ascii", "replace"), began)
         try:
             self.service.application(self)
         except BaseException:
             # The gateway catches what applications raise, so this is a bug of ours; the runner must live on.
             error_logger.exception("the gateway failed")
+            self.status = HTTPStatus.INTERNAL_SERVER_ERROR
             self.cut()
+        slot.end(self.status, began, clock())
 
     def cut(self) -> None:
         """End the exchange so that the client sees that its answer is not whole."""
@@ -438,9 +455,17 @@ class Connection:
             raise Gone("the client has left")
 
     def _wait_writable(self) -> None:
-        if self.broken or not self.service.waits.wait_writable(self.sock, self.service.socket_timeout):
+        if self.broken or not self._wait(self.service.waits.wait_writable, SENDING):
             self.broken = True
             raise Gone(f"the client took nothing for {self.service.socket_timeout:g} s")
+
+    def _wait(self, wait: Callable[[Socket, float], bool], phase: int) -> bool:
+        """Wait for the client as the backend does; the scoreboard tells that it is not the application that is slow."""
+        self._slot.phase(phase)
+        try:
+            return wait(self.sock, self.service.socket_timeout)
+        finally:
+            self._slot.phase(CALLED)
 
     def send_file(self, file: int, offset: int, count: int) -> int:
         """Send ``count`` bytes of the file descriptor from ``offset`` by ``os.sendfile``; return how many it had."""
@@ -478,6 +503,7 @@ class Connection:
         """The next piece of a streamed body, ``b""`` at its end. Raises :class:`Gone` when it does not come whole."""
         if not self._continued:
             self._continued = True
+            self.interims += 1
             self.send(CONTINUE)
         if self.refusal is not None:
             raise self._stop_reading(self.refusal)
@@ -497,7 +523,7 @@ class Connection:
                 data = self.sock.recv(RECEIVE)
             except (BlockingIOError, InterruptedError):
                 timeout = self.service.socket_timeout
-                if not self.service.waits.wait_readable(self.sock, timeout):
+                if not self._wait(self.service.waits.wait_readable, READING):
                     refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"nothing of it came for {timeout:g} s")
                     raise self._stop_reading(refusal) from None
             except OSError as error:

@@ -7,13 +7,16 @@ called from any thread of any program: it installs no signal handler, configures
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
 from socket import socket
 from typing import Literal
 
 from .backends import Backend
 from .connection import Service
+from .health import Health
 from .logger import logger
 from .loop import Loop
+from .scoreboard import Row
 from .sockets import Listener, listen
 from .wsgi import Application, Gateway
 
@@ -38,12 +41,17 @@ def serve(
     h11_max_incomplete_event_size: int = 64 * 1024,
     max_body_size: int = 1024**3,
     stream_request_body: bool = False,
+    slow_request: float | None = 30.0,
+    request_timeout: float | None = None,
     max_request_pre_process: int | None = None,
     multiprocess: bool = False,
     before_serve_hook: Hook | None = None,
     before_graceful_exit_hook: Hook | None = None,
     before_died_hook: Hook | None = None,
     max_request_hook: Hook | None = None,
+    stuck_hook: Hook | None = None,
+    row: Row | None = None,
+    beat_every: float | None = None,
     started_hook: Callable[[Loop], object] | None = None,
 ) -> None:
     """Serve ``app`` until ``graceful_exit`` is set and what is in flight has been answered.
@@ -65,8 +73,13 @@ def serve(
     :param h11_max_incomplete_event_size: bytes of a request head at the most.
     :param max_body_size: bytes of a request body at the most, 0 for no limit.
     :param stream_request_body: call the application at once and let it read the body as it comes.
+    :param slow_request: seconds that a request may run before it is logged with its stack; None is never.
+    :param request_timeout: seconds that a request may run before the server ends itself; None is never.
     :param max_request_pre_process: end after so many requests; None is never.
     :param max_request_hook: called then instead, by whoever runs the server loop; it must not block.
+    :param stuck_hook: the same, for ``request_timeout``.
+    :param row: where the server says what it does, with a slot more than ``max_workers``; see :mod:`zibai.scoreboard`.
+    :param beat_every: seconds between two beats in ``row`` of an idle server; None is no beat without an event.
     :param multiprocess: ``wsgi.multiprocess``: whether other processes serve the same application.
     :param before_serve_hook: called before the first request; what it raises ends ``serve``.
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
@@ -82,7 +95,8 @@ def serve(
     if max_workers < 1:
         raise ValueError("max_workers must be at least 1")
     end = threading.Event() if graceful_exit is None else graceful_exit
-    engine = _make_backend(backend, max_workers)
+    row = Row.private(max_workers + 1) if row is None else row
+    engine = _make_backend(backend, max_workers, row)
     gateway = Gateway(
         app,
         url_scheme=url_scheme,
@@ -94,6 +108,7 @@ def serve(
         application=gateway,
         waits=engine.waits,
         report=engine.report,
+        row=row,
         header_timeout=header_timeout,
         keep_alive_timeout=keep_alive_timeout,
         socket_timeout=socket_timeout,
@@ -110,7 +125,15 @@ def serve(
         engine.stop()  # it holds descriptors
         raise
     listeners = [Listener(sock) for sock in sockets]
-    loop = Loop(service, engine, listeners, max_workers, max_request_pre_process, max_request_hook or end.set)
+    health = Health(
+        row,
+        engine,
+        slow_request=slow_request or inf,
+        request_timeout=request_timeout or inf,
+        beat_every=beat_every or inf,
+        on_stuck=stuck_hook or end.set,
+    )
+    loop = Loop(service, engine, listeners, health, max_workers, max_request_pre_process, max_request_hook or end.set)
     service.lend = loop.lend
     loop.on_failure = end.set
     engine.start(loop)
@@ -140,7 +163,7 @@ QUICK = 2.0
 application that never lets go of the GIL; then the process has to end without it."""
 
 
-def _make_backend(name: str | None, slots: int) -> Backend:
+def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
     if name is None:
         # Whoever patched has imported it, so gevent is asked only where it is in use.
         monkey = sys.modules.get("gevent.monkey")
@@ -148,11 +171,11 @@ def _make_backend(name: str | None, slots: int) -> Backend:
     if name == "greenlets":
         from .backends.greenlets import Greenlets
 
-        return Greenlets(slots)
+        return Greenlets(slots, row)
     if name == "threads":
         from .backends.threads import Threads
 
-        return Threads(slots)
+        return Threads(slots, row)
     raise ValueError(f'backend must be "threads" or "greenlets", not {name!r}')
 
 

@@ -18,10 +18,11 @@ import os
 import re
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import Template
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Literal, TextIO
 
 from .errors import UsageError
@@ -277,3 +278,16 @@ def _unusable(filepath: str, error: Exception) -> UsageError:
         reasons.append(" ".join((text or repr(cause)).split()))
         cause = cause.__cause__
     return UsageError(f"--logging-config-filepath: {filepath!r} cannot be used: {': '.join(reasons)}")
+
+
+# ----------------------------------------------------------------------------------------------- stacks
+
+_BELOW = (str(Path(__file__).parent), "threading.py", os.sep + "gevent" + os.sep, "<frozen")
+
+
+def format_stack(frame: FrameType | None) -> str:
+    """Where a thread or greenlet is, as in a traceback; without what comes before the application."""
+    summary = traceback.extract_stack(frame) if frame is not None else []
+    while len(summary) > 1 and any(below in summary[0].filename for below in _BELOW):
+        del summary[0]
+    return "".join(traceback.format_list(summary)).rstrip("\n") or "  (it has just ended)"

@@ -28,6 +28,7 @@ from typing import Final
 from .backends import Backend
 from .connection import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Connection, Service
 from .handover import give, take
+from .health import SOON, Health
 from .logger import debug_logger, logger
 from .sockets import Listener, Socket, endpoint_of
 
@@ -70,6 +71,7 @@ class Loop:
         service: Service,
         backend: Backend,
         listeners: list[Listener],
+        health: Health,
         slots: int,
         max_requests: int | None = None,
         on_max_requests: Callable[[], object] | None = None,
@@ -80,6 +82,7 @@ class Loop:
         self.failure: Exception | None = None
         self.on_failure: Callable[[], object] = lambda: None
         self._backend = backend
+        self._health = health
         self._listeners = listeners
         self._slots = slots
         self._running = 0  # connections that were given away
@@ -187,6 +190,11 @@ class Loop:
             self._begin_drain(now)
         if now >= self._next_sweep:
             self._sweep(now)
+        health = self._health
+        if now >= health.due:
+            health.look(now, self._connections.values())
+        elif events and health.due > now + SOON:
+            health.due = now + SOON
         self._quota = len(self._ready)
         self._warn_if_busy(now)
         self._asleep = not block  # who does not block here waits elsewhere, and has to be woken, too
@@ -195,7 +203,7 @@ class Loop:
         """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
         if self._handed or self._channels or self._quit or (self._drain and not (self._draining and self._connections)):
             return 0
-        due = self._next_sweep
+        due = min(self._next_sweep, self._health.due)
         if self._ready:
             if self._running < self._slots:
                 return 0
@@ -220,6 +228,8 @@ class Loop:
 
     def finish(self, connection: Connection) -> None:
         """See :class:`zibai.backends.Turns`."""
+        self.service.row.count(connection.status, connection.sent, connection.interims)
+        connection.interims = 0
         self._step(connection, connection.finish, time.monotonic())
         if self._requests_left > 0:
             self._requests_left -= 1

@@ -1,10 +1,17 @@
-"""How many processors this process may use, which is not how many the machine has."""
+"""What the machine tells: the processors this process may use, and what became of other processes.
 
+What a system does not tell is None.
+"""
+
+import ctypes
 import math
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
 
 
 def available_cpus() -> int:
@@ -28,3 +35,63 @@ def _quota() -> float:
     except (ValueError, ZeroDivisionError):
         return math.inf  # "max"
     return granted if granted > 0 else math.inf  # -1 is no limit in version 1
+
+
+def cpu_time(pid: int) -> float | None:
+    """Seconds that all threads of a process have run so far (proc(5)); only Linux tells without more libraries."""
+    if sys.platform == "win32":
+        return None
+    try:
+        # The name of the command, in parentheses, may itself hold spaces and parentheses.
+        fields = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has killed for want of memory: in our cgroup if that counts, or at all."""
+    files = [*_memory_groups(), PROC / "vmstat"]
+    for file in files:
+        try:
+            for line in file.read_text(encoding="ascii").splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _memory_groups() -> Iterator[Path]:
+    """The files with the counter in version 2 and in version 1, as cgroups(7) tells where they are."""
+    try:
+        lines = (PROC / "self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        below = path.lstrip("/")
+        # In a container the path may be one that only the host can see; then the root is ours.
+        if number == "0":
+            yield from (CGROUP / below / "memory.events", CGROUP / "memory.events")
+        elif "memory" in controllers.split(","):
+            yield from (CGROUP / "memory" / below / "memory.oom_control", CGROUP / "memory/memory.oom_control")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process with this id."""
+    if sys.platform == "win32":
+        # os.kill(pid, 0) would end it there.
+        kernel = ctypes.windll.kernel32
+        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        code = ctypes.c_ulong()
+        known = bool(handle) and kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.CloseHandle(handle)
+        return bool(known) and code.value == 259  # STILL_ACTIVE
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True

@@ -4,15 +4,16 @@ One call of ``multiprocessing.connection.wait`` waits for all of it, on every sy
 never imports the application.
 """
 
+import os
 import socket
-import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
 from .errors import LoadError
 from .logger import logger
-from .process import Child, Message, Signals
+from .process import Child, Message, Signals, reap_strangers
+from .scoreboard import Scoreboard, clock
 from .supervisor import Supervisor
 
 # What each signal wishes for. A system that has not got one cannot send it.
@@ -28,23 +29,29 @@ _WISHES: dict[str, Callable[[Supervisor], None]] = {
 
 
 class MainLoop:
-    """Runs ``target(parent, *args)`` in ``processes`` workers until it is told to end. The main thread's."""
+    """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
+
+    ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it. The
+    keywords are those of :class:`Supervisor`.
+    """
 
     def __init__(
         self,
         target: Callable[..., None],
         args: tuple[Any, ...],
         processes: int,
-        graceful_timeout: float,
+        board: Scoreboard | None = None,
         *,
-        eager: bool = False,
         exits: bool = False,
+        **rules: Any,
     ) -> None:
         self._target = target
         self._exits = exits
         self._args = args
+        self._board = board
+        self._rows = list(board.rows()) if board is not None else []
         self._children: list[Child] = []
-        self._supervisor = Supervisor(self._spawn, processes, time.monotonic, graceful_timeout, eager)
+        self._supervisor = Supervisor(self._spawn, processes, clock, **rules)
         self._error: LoadError | None = None
         # What another thread wants done here (a changed file, so far) is a byte on this socket.
         self._changes, self._changed = socket.socketpair()
@@ -60,10 +67,13 @@ class MainLoop:
     def run(self) -> None:
         """Raises the :class:`LoadError` of a worker when the server has never come up."""
         supervisor = self._supervisor
-        with Signals(list(_WISHES), exits=self._exits) as signals, self._changes, self._changed:
+        # Strangers have no sentinel, so their ends have to wake us.
+        names = [*_WISHES, *(["SIGCHLD"] if os.getpid() == 1 else [])]
+        with Signals(names, exits=self._exits) as signals, self._changes, self._changed:
             try:
                 while True:
                     timeout = supervisor.tick()
+                    self._publish()
                     if supervisor.finished:
                         break
                     self._wait(signals, timeout)
@@ -76,10 +86,21 @@ class MainLoop:
             raise self._error or LoadError("no worker has come up")
 
     def _spawn(self) -> Child:
-        child = Child(self._target, self._args)
+        taken = [child.row for child in self._children]
+        number = next((number for number, row in enumerate(self._rows) if row not in taken), None)
+        row = None if number is None else self._rows[number]
+        if row is not None:
+            row.clear()
+        child = Child(self._target, (*self._args, self._board, number), row)
         child.start()
         self._children.append(child)
         return child
+
+    def _publish(self) -> None:
+        """Say in the scoreboard what the workers are thought to be at."""
+        for worker in self._supervisor.workers:
+            if worker.process.row is not None:
+                worker.process.row.assign(worker.state, worker.process.pid, worker.generation, worker.started)
 
     def _wait(self, signals: Signals, timeout: float | None) -> None:
         sources: list[Any] = [signals.socket, self._changes]
@@ -96,11 +117,15 @@ class MainLoop:
                     self._hear(child, message)
             if child.sentinel in ready:
                 self._children.remove(child)
-                self._supervisor.on_gone(self._supervisor.find(child), child.how_it_ended())
+                self._supervisor.on_gone(self._supervisor.find(child), child.ending())
+                if child.row is not None:
+                    child.row.clear()
                 child.close()
         if self._changes in ready:
             self._changes.recv(4096)
             self._supervisor.restart()
+        if os.getpid() == 1:
+            reap_strangers({child.pid for child in self._children})
 
     def _hear(self, child: Child, message: Message) -> None:
         worker = self._supervisor.find(child)
@@ -109,6 +134,8 @@ class MainLoop:
                 self._supervisor.on_ready(worker)
             case "worn":
                 self._supervisor.on_worn(worker)
+            case "stuck":
+                self._supervisor.on_stuck(worker)
             case "failed":
                 self._supervisor.on_failed(worker)
                 self._error = LoadError(message.text, message.trace)

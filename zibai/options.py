@@ -131,6 +131,11 @@ def seconds(default: float, **declaration: Any) -> Any:
     return option(default, above=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
 
 
+def patience(default: float, **declaration: Any) -> Any:
+    """Seconds, of which 0 are for ever."""
+    return option(default, minimum=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
+
+
 def parse_address(value: str) -> tuple[str, int] | str:
     """What to listen on: host and port (an empty host is every interface), or the path of a unix socket."""
     if "\0" not in value:
@@ -241,6 +246,35 @@ class Options:
         help="replace a worker after this many requests; without it, never",
     )
 
+    control: str | None = option(
+        None,
+        group=WORKERS,
+        metavar="PATH",
+        help="the file in which the server says what it does, for zibai ps; without it, zibai-PID.board in the "
+        "runtime or temporary directory",
+    )
+
+    boot_timeout: float = seconds(
+        60.0, group=LIMITS, help="time from the start of a worker until it serves; then it is given up"
+    )
+    worker_timeout: float = patience(
+        30.0,
+        group=LIMITS,
+        help="time without a sign of life from the server loop of a worker, until it is killed and replaced; twice "
+        "that for one that uses the processor; 0 is for ever",
+    )
+    slow_request: float = patience(
+        30.0,
+        group=LIMITS,
+        help="how long a request may run before it is logged, once, with the stack of its thread or greenlet; "
+        "0 is for ever",
+    )
+    request_timeout: float = patience(
+        0.0,
+        group=LIMITS,
+        help="how long a request may run before all stacks are logged and its worker is replaced by another one; its "
+        "other requests have --graceful-exit-timeout to finish; 0 is for ever",
+    )
     graceful_exit_timeout: float = seconds(
         10.0, group=LIMITS, help="what a graceful exit leaves requests to finish; then the rest is closed"
     )

@@ -2,8 +2,8 @@
 
 The parent's view of a worker (:class:`Child`) and the worker's view of its parent (:class:`Parent`) share no code but
 the vocabulary of the pipe, so that a reader always knows on which side he is. Down the pipe go the two ways to end,
-``drain`` and ``quit``; up go ``ready``, ``failed`` and ``worn``. The pipe also carries death, both ways: its other
-end is closed by the system, whatever happened to the process that held it.
+``drain`` and ``quit``; up go ``ready``, ``failed``, ``worn`` and ``stuck``. The pipe also carries death, both ways: its
+other end is closed by the system, whatever happened to the process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
 ``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows).
@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from _thread import allocate_lock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
@@ -22,7 +23,9 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from . import machine
 from .errors import LoadError
+from .scoreboard import Row, black_box, clock
 
 if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection
@@ -43,10 +46,23 @@ class Message(NamedTuple):
     trace: str = ""
 
 
-class Child:
-    """The parent's end: one worker process. Every method is the parent's main thread's."""
+class Ending(NamedTuple):
+    """How a worker ended, in words; whether that was in order; and what it was at, in more lines."""
 
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    reason: str
+    clean: bool = False
+    story: str = ""
+
+
+class Child:
+    """The parent's end: one worker process. Every method is the parent's main thread's.
+
+    ``row`` is the worker's in the scoreboard, which is read when it cannot speak any more.
+    """
+
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], row: Row | None = None) -> None:
+        self.row = row
+        self._oom_kills = machine.oom_kills()
         self.pipe, self._far = _context.Pipe()
         self.speaks = True  # until its end of the pipe is closed
         # Not daemonic: a worker may want children of its own.
@@ -72,16 +88,33 @@ class Child:
         """What :func:`multiprocessing.connection.wait` finds ready when the process is gone."""
         return self._process.sentinel
 
-    def how_it_ended(self) -> str:
-        """In words, for the log; once its sentinel is ready."""
+    def beat(self) -> float | None:
+        """When it last said that its loop turns; None when that is not known."""
+        return (self.row and self.row.read().beat) or None
+
+    def burns(self) -> bool:
+        """Whether it has used the processor since its last beat, or the system does not tell."""
+        used = machine.cpu_time(self.pid)
+        if used is None or self.row is None:
+            return True
+        report = self.row.read()
+        return used - report.cpu > (clock() - report.beat) / 20
+
+    def ending(self) -> Ending:
+        """How it ended; once its sentinel is ready."""
         self._process.join()
         code = self._process.exitcode or 0
+        story = black_box(self.row.read()) if self.row is not None else ""
         if code >= 0:
-            return f"ended with exit code {code}"
+            return Ending(f"ended with exit code {code}", not code, story)
         try:
-            return f"was killed by {signal.Signals(-code).name}"
+            reason = f"was killed by {signal.Signals(-code).name}"
         except ValueError:
-            return f"was killed by signal {-code}"
+            reason = f"was killed by signal {-code}"
+        before, after = self._oom_kills, machine.oom_kills()
+        if reason.endswith("SIGKILL") and before is not None and after is not None and after > before:
+            reason += " because memory ran out (the kernel has counted an out-of-memory kill)"
+        return Ending(reason, False, story)
 
     def receive(self) -> Iterator[Message]:
         """What the worker has said; ends at once when it has said nothing."""
@@ -126,11 +159,32 @@ class Child:
         self._process.close()
 
 
+def reap_strangers(workers: set[int]) -> None:
+    """Let go of the dead processes that are not workers; process 1 inherits the orphans of its whole container.
+
+    A worker is left as it is: how it ended is asked where its sentinel is heard. Containers are Linux.
+    """
+    if sys.platform != "linux":
+        return
+    while True:
+        try:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if dead is None or dead.si_pid in workers:
+                return  # others behind this worker are let go when it has been
+            os.waitpid(dead.si_pid, os.WNOHANG)
+        except ChildProcessError:
+            return
+
+
 class Parent:
-    """The worker's end. ``receive`` is the control thread's, the rest the main thread's or the server loop's."""
+    """The worker's end. ``receive`` is the control thread's; what is said, any thread may say."""
 
     def __init__(self, pipe: "Connection[Message, Message] | PipeConnection[Message, Message]") -> None:
         self.pipe = pipe
+        self._lock = allocate_lock()  # one message after the other
+
+    def __reduce__(self) -> Any:
+        return Parent, (self.pipe,)
 
     def ready(self) -> None:
         """Say that this worker serves."""
@@ -140,12 +194,16 @@ class Parent:
         """Say that this worker has served as many requests as it may, and wants to be replaced."""
         self._send(Message("worn"))
 
+    def stuck(self) -> None:
+        """Say that a request has run for longer than it may, and that this worker wants to be replaced."""
+        self._send(Message("stuck"))
+
     def failed(self, error: LoadError) -> None:
         """Say why this worker cannot serve. The parent tells the user, once for all workers."""
         self._send(Message("failed", str(error), error.trace))
 
     def _send(self, message: Message) -> None:
-        with suppress(OSError):  # the parent is gone; the control thread learns it, too, and ends us
+        with self._lock, suppress(OSError):  # the parent is gone; the control thread learns it, too, and ends us
             self.pipe.send(message)
 
     def receive(self) -> tuple[str, Socket | None]:
@@ -228,7 +286,9 @@ class Signals:
         for number, handler in self._old.items():
             # None stands for a handler that was not set by Python; there is no way to put it back.
             after = signal.SIG_DFL if handler is None else handler
-            signal.signal(number, signal.SIG_IGN if self._exits else after)
+            # A system that ignores SIGCHLD reaps children itself, and multiprocessing does not find its own then.
+            ignored = self._exits and number != getattr(signal, "SIGCHLD", None)
+            signal.signal(number, signal.SIG_IGN if ignored else after)
         signal.set_wakeup_fd(self._old_fd)
         self.socket.close()
         self._writer.close()

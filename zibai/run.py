@@ -4,19 +4,23 @@ The listeners are bound here, once, before anything else can fail, and what they
 ends as one line and an exit code.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import inf
 from socket import socket
 
+from . import control, mainloop, worker
 from . import logger as logs
-from . import mainloop, worker
 from .errors import LoadError, ZibaiError
 from .logger import logger
 from .options import Options
 from .reloader import Reloader
+from .scoreboard import Scoreboard, clock
 from .sockets import create_bind_socket, describe, listen, unlink_unix_socket
+from .supervisor import READY
 from .version import __version__
 
 
@@ -40,22 +44,29 @@ def main(options: Options, *, exits: bool = False) -> None:
 
 
 def _serve(options: Options, exits: bool) -> None:
-    # A new version of the code, and a process that has served enough, need somebody who starts another one.
-    supervised = options.watchfiles is not None or options.max_request_pre_process is not None
+    # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one.
+    supervised = bool(options.watchfiles is not None or options.max_request_pre_process or options.request_timeout)
     processes = options.subprocess or int(supervised)
     with _listeners(options) as sockets, ExitStack() as stack:
         logger.info("zibai %s, process %d", __version__, os.getpid())
         for sock in sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
+        board = stack.enter_context(_scoreboard(options, processes, sockets))
         if not processes:
-            worker.run(options, sockets, exits=exits)
+            row = None if board is None else board.row(0)
+            if row is not None:
+                row.assign(READY, os.getpid(), 0, clock())
+            worker.run(options, sockets, row=row, exits=exits)
             return
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             worker.run_child,
             (options, sockets),
             processes,
-            options.graceful_exit_timeout,
+            board,
+            graceful_timeout=options.graceful_exit_timeout,
+            boot_timeout=options.boot_timeout,
+            worker_timeout=options.worker_timeout or inf,
             eager=developing,
             exits=exits,
         )
@@ -77,6 +88,31 @@ def _listeners(options: Options) -> Iterator[list[socket]]:
             listen(sock, options.backlog)
             sockets.append(sock)
         yield sockets
+
+
+@contextmanager
+def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iterator[Scoreboard | None]:
+    """The scoreboard in its file; None where there can be none, since it is worth less than a server that runs."""
+    path = options.control or control.default_path(os.getpid())
+    facts = {
+        "version": __version__,
+        "app": options.app,
+        "listen": [describe(sock, options.url_scheme) for sock in sockets],
+        "processes": processes,
+    }
+    # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.
+    rows = 2 * processes + 62 if processes else 1
+    try:
+        board = control.create(path, rows, options.max_workers + 1, facts)
+    except OSError as error:
+        # Only who named a file wants to know.
+        logger.log(logging.WARNING if options.control else logging.DEBUG, "no file for zibai ps: %s", error)
+        yield None
+        return
+    try:
+        yield board
+    finally:
+        board.close()
 
 
 def _release(sock: socket) -> None:

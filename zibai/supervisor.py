@@ -18,13 +18,14 @@ from math import inf
 from typing import Any, Final, Protocol
 
 from .logger import logger
+from .process import Ending
 
 STARTING: Final = "starting"
 READY: Final = "ready"
 DRAINING: Final = "draining"
 
-BOOT_TIMEOUT: Final = 60.0
-"""Seconds from the start of a worker until it must be ready."""
+LAST_WORDS: Final = 1.0
+"""Seconds beyond the boot timeout, in which a worker that is not ready says where it stands."""
 
 PATIENCE: Final = 3.0
 """Seconds beyond its own time limit that a worker has to end before it is killed."""
@@ -41,16 +42,19 @@ class Process(Protocol):
     def drain(self, heir: Any = None) -> None: ...
     def quit(self) -> None: ...
     def kill(self) -> None: ...
+    def beat(self) -> float | None: ...
+    def burns(self) -> bool: ...
 
 
 class Worker:
     """A worker as the parent sees it."""
 
-    def __init__(self, process: Process, generation: int, deadline: float) -> None:
-        self.process = process
+    def __init__(self, process: Any, generation: int, started: float, deadline: float) -> None:
+        self.process: Any = process
+        self.started = started
         self.generation = generation
         self.state = STARTING
-        self.deadline = deadline  # when it must be ready, or gone
+        self.deadline = deadline  # when it must be ready, or have beaten again, or be gone
         self.failed = False  # whether it has said that it cannot serve
 
     @property
@@ -61,8 +65,10 @@ class Worker:
 class Supervisor:
     """Keeps ``wanted`` workers serving. ``spawn`` starts one, and raises OSError when the system has no room.
 
-    ``graceful_timeout`` is what the workers themselves take for a graceful exit, in seconds. After ``finished`` the
-    server ends; ``failure`` says then that it has never come up. Everything is the caller's one thread's.
+    ``graceful_timeout`` is what the workers themselves take for a graceful exit, ``boot_timeout`` the time until one
+    must be ready, ``worker_timeout`` the time between two of its beats, in seconds; ``inf`` is for ever. After
+    ``finished`` the server ends; ``failure`` says then that it has never come up. Everything is the caller's one
+    thread's.
     """
 
     def __init__(
@@ -70,12 +76,17 @@ class Supervisor:
         spawn: Callable[[], Process],
         wanted: int,
         clock: Callable[[], float],
+        *,
         graceful_timeout: float = 10.0,
+        boot_timeout: float = 60.0,
+        worker_timeout: float = inf,
         eager: bool = False,
     ) -> None:
         self._spawn = spawn
         self._clock = clock
         self._graceful_timeout = graceful_timeout
+        self._boot_timeout = boot_timeout
+        self._worker_timeout = worker_timeout
         self._eager = eager
         self.wanted = wanted
         self.workers: list[Worker] = []
@@ -96,7 +107,8 @@ class Supervisor:
         """It serves."""
         if worker.state is STARTING:
             worker.state = READY
-            worker.deadline = inf
+            # Without a scoreboard there are no beats to wait for.
+            worker.deadline = inf if worker.process.beat() is None else self._clock() + self._worker_timeout
             self.was_up = True
             self._pause = 0.0
 
@@ -104,17 +116,27 @@ class Supervisor:
         """It has served as many requests as it may."""
         worker.generation = -1
 
+    def on_stuck(self, worker: Worker) -> None:
+        """It has a request that runs longer than it may. Its other requests may finish once another worker is ready."""
+        logger.error("worker %d is replaced, for a request that runs longer than --request-timeout", worker.process.pid)
+        worker.generation = -1
+
     def on_failed(self, worker: Worker) -> None:
         """It has said why it cannot serve; its process ends by itself."""
         worker.failed = True
 
-    def on_gone(self, worker: Worker, reason: str) -> None:
+    def on_gone(self, worker: Worker, ending: Ending) -> None:
         """Its process has ended."""
         self.workers.remove(worker)
-        if worker.state is STARTING and not self._ending:
-            self._not_ready(worker, reason)
-        elif worker.state is READY and not self._ending:
-            logger.error("worker %d %s; starting another", worker.process.pid, reason)
+        if self._ending == "quit":
+            return
+        if worker.state is DRAINING or self._ending:
+            if not ending.clean and not worker.failed:
+                logger.error("worker %d %s while it drained%s", worker.process.pid, ending.reason, ending.story)
+        elif worker.state is STARTING:
+            self._not_ready(worker, ending.reason)
+        else:
+            logger.error("worker %d %s; starting another%s", worker.process.pid, ending.reason, ending.story)
 
     def _not_ready(self, worker: Worker, reason: str) -> None:
         """It ended, or stood still, before it was ready."""
@@ -166,7 +188,7 @@ class Supervisor:
         now = self._clock()
         for worker in self.workers:
             if worker.deadline <= now:
-                self._lose_patience(worker)
+                self._judge(worker, now)
         if self._ending:
             self.finished = not self.workers
         else:
@@ -177,9 +199,18 @@ class Supervisor:
             due = min(due, self._spawn_after)
         return None if due == inf else max(0.0, due - self._clock())
 
-    def _lose_patience(self, worker: Worker) -> None:
-        if worker.state is STARTING:
-            logger.error("worker %d was not ready in %g s and is killed", worker.process.pid, BOOT_TIMEOUT)
+    def _judge(self, worker: Worker, now: float) -> None:
+        """Its deadline has passed."""
+        if worker.state is READY:
+            beat, limit = worker.process.beat(), self._worker_timeout
+            if beat is not None and now - beat >= limit and worker.process.burns():
+                limit *= 2  # it works, or the machine is slow; but a loop that turns in vain works, too
+            if beat is None or now - beat < limit:
+                worker.deadline = inf if beat is None else beat + limit
+                return
+            logger.error("worker %d has stood still for %.0f s and is killed", worker.process.pid, now - beat)
+        elif worker.state is STARTING:
+            logger.error("worker %d was not ready in %g s and is killed", worker.process.pid, self._boot_timeout)
         else:
             logger.error("worker %d did not end in time and is killed", worker.process.pid)
         worker.deadline = inf
@@ -213,7 +244,7 @@ class Supervisor:
                 logger.error("no worker can be started: %s", error)
                 self._spawn_after = now + 1
                 return
-            self.workers.append(Worker(process, self.generation, now + BOOT_TIMEOUT))
+            self.workers.append(Worker(process, self.generation, now, now + self._boot_timeout + LAST_WORDS))
         if self._eager and missing > 0:
             heir = self.workers[-1]
             for worker in active:

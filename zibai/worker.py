@@ -15,24 +15,25 @@ import os
 import signal
 import sys
 import threading
-from _thread import interrupt_main, start_new_thread
+from _thread import get_ident, interrupt_main, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from random import randrange
 from socket import socket
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
 from . import importer
 from . import logger as logs
 from .core import Hook, serve
 from .errors import LoadError, MissingExtra, ZibaiError
-from .logger import logger
+from .logger import format_stack, logger
 from .loop import Loop
 from .options import Options, script_name
 from .process import Parent, Signals
+from .scoreboard import Row, Scoreboard
 from .sockets import raise_descriptor_limit
 from .wsgi import Application
 
@@ -45,11 +46,14 @@ LAST_WORD = 3.0
 """Seconds that a quick exit may take before the process is ended from within."""
 
 
-def run_child(parent: Parent, options: Options, sockets: list[socket]) -> None:
+def run_child(
+    parent: Parent, options: Options, sockets: list[socket], board: Scoreboard | None, number: int | None
+) -> None:
     """The main function of a worker process; ends it with the exit code."""
     try:
         logs.configure(options.no_access_log, options.logging_config_filepath)
-        run(options, sockets, parent, exits=True)
+        row = board.row(number) if board is not None and number is not None else None
+        run(options, sockets, parent, row, exits=True)
     except LoadError as error:
         parent.failed(error)
         sys.exit(error.exit_code)
@@ -62,7 +66,14 @@ def run_child(parent: Parent, options: Options, sockets: list[socket]) -> None:
         logging.shutdown()
 
 
-def run(options: Options, sockets: list[socket], parent: Parent | None = None, *, exits: bool = False) -> None:
+def run(
+    options: Options,
+    sockets: list[socket],
+    parent: Parent | None = None,
+    row: Row | None = None,
+    *,
+    exits: bool = False,
+) -> None:
     """Load the application and serve it until told to end; the main thread's. Raises :class:`LoadError` and others.
 
     ``exits``: see :class:`zibai.process.Signals`.
@@ -71,7 +82,7 @@ def run(options: Options, sockets: list[socket], parent: Parent | None = None, *
     greenlets = None if options.no_gevent else _patch()
     end = threading.Event()
     names = GRACEFUL + QUICK if parent is None else GRACEFUL + QUICK + IGNORED
-    control = Control(parent, end, greenlets)
+    control = Control(parent, end, greenlets, options.boot_timeout)
     with Signals(names, interrupting=greenlets is None, exits=exits) as signals, control.listening(signals):
         site = _load(options)
 
@@ -98,7 +109,13 @@ def run(options: Options, sockets: list[socket], parent: Parent | None = None, *
             max_body_size=options.max_body_size,
             stream_request_body=options.stream_request_body,
             max_request_pre_process=_with_jitter(options.max_request_pre_process),
+            slow_request=options.slow_request,
+            request_timeout=options.request_timeout,
             max_request_hook=None if parent is None else parent.worn,
+            stuck_hook=None if parent is None else parent.stuck,
+            row=row,
+            # Often enough that one beat may be late.
+            beat_every=None if parent is None else options.worker_timeout / 3,
             multiprocess=parent is not None,
             before_graceful_exit_hook=site.before_graceful_exit,
             before_died_hook=site.before_died,
@@ -174,8 +191,14 @@ class Control:
     main thread alone, when there is nothing left to be ended.
     """
 
-    def __init__(self, parent: Parent | None, end: threading.Event, greenlets: ModuleType | None) -> None:
+    def __init__(
+        self, parent: Parent | None, end: threading.Event, greenlets: ModuleType | None, boot_timeout: float
+    ) -> None:
         self._parent = parent
+        self._boot_timeout: float | None = boot_timeout if parent is not None else None
+        # Of the system: gevent has numbers of its own.
+        self._main = get_ident()
+        self._greenlet = None if greenlets is None else greenlets.current()
         self._over = False
         self._loop: Loop | None = None
         self._heir: Any = None
@@ -196,6 +219,7 @@ class Control:
 
     def attach(self, loop: Loop) -> None:
         """The loop turns. The main thread's."""
+        self._boot_timeout = None
         self._loop = loop
         if self._heir is not None:
             loop.hand_over_to(self._heir)
@@ -223,12 +247,14 @@ class Control:
             sources.append(self._parent.pipe)
         while True:
             try:
-                ready = self._wait(sources)
+                ready = self._wait(sources, self._boot_timeout)
                 names = self._signals.read()
             except (OSError, ValueError):
                 return  # closed under us: it is over
             if self._over:
                 return
+            if not ready and self._boot_timeout is not None:
+                self._give_up()
             verb, channel = "", None
             if self._parent is not None and self._parent.pipe in ready:
                 verb, channel = self._parent.receive()
@@ -247,6 +273,17 @@ class Control:
                 if channel is not None and self._loop is not None:
                     self._loop.hand_over_to(channel)
                 self._graceful()
+
+    def _frame(self) -> FrameType | None:
+        """Where the main thread, or its greenlet, is."""
+        return getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._main)
+
+    def _give_up(self) -> None:
+        """The application does not come up. Say where it stands; the parent decides what becomes of the server."""
+        assert self._parent is not None
+        trace = format_stack(self._frame())
+        self._parent.failed(LoadError(f"not ready in {self._boot_timeout:g} s; the main thread is here:", trace))
+        os._exit(LoadError.exit_code)
 
     def _insist(self) -> None:
         """A quick exit has begun. If it does not come to its end, or somebody asks again, end the process from here."""

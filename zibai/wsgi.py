@@ -13,7 +13,6 @@ import logging
 import os
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterable, Sized
 from http import HTTPStatus
 from types import TracebackType
@@ -24,6 +23,7 @@ from .connection import Connection, http_date
 from .errors import Gone
 from .http1.response import Framing, interim, validate
 from .logger import access_logger, debug_logger, error_logger, log_exchange
+from .scoreboard import clock
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 Environ = dict[str, Any]
@@ -175,6 +175,10 @@ class Exchange:
             self._end_early(error)
         except BaseException as error:  # SystemExit as well: an application does not end a worker
             self._fail(error)
+        connection = self._connection
+        connection.sent = self._sent
+        if self._status:
+            connection.status = int(self._status[:3])
         self._log()
         # The environ refers to us, a cycle that would keep it until the next collection. And what an application
         # keeps, write() for one, must not reach into the next exchange of the connection.
@@ -213,6 +217,7 @@ class Exchange:
         data = interim(status, headers)
         assert self._connection.request is not None
         if self._framing is None and self._connection.request.is_http11:
+            self._connection.interims += 1
             self._connection.send(data)
 
     # The answer.
@@ -355,11 +360,10 @@ class Exchange:
 
     def _log(self) -> None:
         error = self._error
-        failed = error is not None or self._status[:1] == "5"
+        connection = self._connection
+        failed = error is not None or connection.status >= 500
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
         if logger.isEnabledFor(level):
-            duration = time.perf_counter() - self._connection.started
-            # 499 is nginx's word for a client that left before its answer began.
-            status = int(self._status[:3] or 499)
-            log_exchange(logger, level, self.environ, status, duration, self._sent, error)
+            duration = clock() - connection.started
+            log_exchange(logger, level, self.environ, connection.status, duration, self._sent, error)
         self._error = None  # it refers to this frame; a cycle would keep the environ until the next collection

@@ -12,6 +12,7 @@ away*, which disarms it first; the runner then *gives it back* when it is done.
 
 from collections.abc import Callable
 from selectors import BaseSelector
+from types import FrameType
 from typing import Any, Protocol
 
 from ..connection import Connection, Waits
@@ -44,7 +45,7 @@ class Turns(Protocol):
 
 
 class Backend(Protocol):
-    """Runs what the loop has ready, ``slots`` at once at the most."""
+    """Runs what the loop has ready, ``slots`` at once at the most. Each runner has a slot of ``row`` of its own."""
 
     @property
     def waits(self) -> Waits: ...
@@ -63,6 +64,9 @@ class Backend(Protocol):
 
     def join(self, timeout: float | None) -> bool:
         """Wait until the loop has finished; False when ``timeout`` seconds went by."""
+
+    def where(self, slot: int) -> tuple[str, FrameType | None]:
+        """The name of the runner that has this slot of the scoreboard, and the frame that it executes."""
 
     def stop(self) -> None:
         """The loop has finished: end every runner that is idle. Those that are not are left to themselves."""

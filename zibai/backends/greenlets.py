@@ -18,14 +18,18 @@ import select
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing import connection
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..connection import Connection
 from ..errors import MissingExtra
+from ..scoreboard import Row, Slot
 from ..sockets import Socket
 from . import Turns
+from .hubwatch import HubWatch
 
 try:
     import gevent
@@ -55,6 +59,11 @@ def wait_as_thread(sources: list[Any], timeout: float | None = None) -> list[Any
         poll.register(source, select.POLLIN)
     ready = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
     return [source for source in sources if source.fileno() in ready]
+
+
+def current() -> Any:
+    """The greenlet that calls."""
+    return gevent.getcurrent()
 
 
 def calling_from_threads(function: Callable[[], None]) -> Callable[[], None]:
@@ -108,8 +117,9 @@ class _Worker(_Greenlet):
     greenlet, a Timeout that was started and forgotten or a kill, must not hit the next request.
     """
 
-    def __init__(self, backend: "Greenlets") -> None:
+    def __init__(self, backend: "Greenlets", slot: Slot) -> None:
         super().__init__()
+        self.slot = slot
         self.job: Connection | None = None
         self.given_away = False
         self.watchers = 0  # how many the hub had when the exchange began
@@ -119,7 +129,7 @@ class _Worker(_Greenlet):
         hub = gevent.get_hub()
         while not self._backend.stopped:
             if self.job is not None:
-                self.job.exchange()
+                self.job.exchange(self.slot)
                 if not self._backend.done(self):
                     return
             try:
@@ -131,12 +141,19 @@ class _Worker(_Greenlet):
 class Greenlets:
     """Drives the loop from gevent's hub. ``slots`` is how many exchanges may run at once."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, row: Row) -> None:
         self.waits = Waits()
-        self._slots = slots
+        # A greenlet that is about to end has its slot still, while the next one runs; so there is one more.
+        self._free = row.slots[slots::-1]
+        self._workers: dict[int, _Worker] = {}
         self._hub: Any = gevent.get_hub()
         self._turning = False
         self.stopped = False
+        self._watch = HubWatch(
+            self._hub,
+            lambda: len(self._free) + (self._idle is not None) <= slots,
+            partial(monkey.get_original, "_thread"),
+        )
         self._idle: _Worker | None = None  # one is enough: while it runs without blocking nobody else does
         self._done = Event()
         self._turn_soon = self._hub.loop.async_()  # the one watcher that other threads may touch
@@ -159,6 +176,7 @@ class Greenlets:
         self._turn_soon.start(self._turn)
         if self._io is not None:
             self._io.start(self._turn)
+        self._watch.start()
         self.wake()
 
     def wake(self) -> None:
@@ -177,8 +195,13 @@ class Greenlets:
             # By the hub: a greenlet that ends goes on there, and not where it was switched to.
             self._idle.kill()
         self.selector.close()
+        self._watch.stop()
         self._turn_soon.stop()
         self._turn_soon.close()
+
+    def where(self, slot: int) -> tuple[str, FrameType | None]:
+        worker = self._workers.get(slot)
+        return "a greenlet", None if worker is None else worker.gr_frame
 
     # In the hub.
 
@@ -187,6 +210,10 @@ class Greenlets:
         loop = self._loop
         if loop.finished:
             return  # somebody rang before the watchers were closed
+        watch = self._watch
+        watch.turns += 1
+        if watch.asleep:
+            watch.ring()
         loop.turn(block=False)
         while (connection := loop.take()) is not None:
             self._run(connection)
@@ -213,7 +240,7 @@ class Greenlets:
             self._timer_due = due
 
     def _run(self, connection: Connection) -> None:
-        worker, self._idle = self._idle or _Worker(self), None
+        worker, self._idle = self._idle or self._make_worker(), None
         worker.job = connection
         worker.watchers = self._hub.loop.activecnt
         worker.switch()
@@ -222,19 +249,26 @@ class Greenlets:
             worker.given_away = True
             self._loop.give_away(connection)
 
+    def _make_worker(self) -> _Worker:
+        slot = self._free.pop()
+        worker = self._workers[slot.number] = _Worker(self, slot)
+        return worker
+
     # In a worker.
 
     def done(self, worker: _Worker) -> bool:
         """Its exchange is over; returns whether it may run another."""
         connection, worker.job = worker.job, None
         assert connection is not None
+        clean = not worker.given_away and bool(self._hub.loop.activecnt == worker.watchers)
         if worker.given_away:
             self._loop.give_back(connection)
-            return False
-        clean: bool = self._hub.loop.activecnt == worker.watchers
-        self._loop.finish(connection)
+        else:
+            self._loop.finish(connection)
         if clean:
             self._idle = worker
+        else:
+            self._free.append(worker.slot)
         return clean
 
 

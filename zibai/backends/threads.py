@@ -26,10 +26,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from selectors import EVENT_READ, BaseSelector, DefaultSelector
+from types import FrameType
 from typing import Any
 
 from ..connection import Connection
 from ..logger import logger
+from ..scoreboard import Row, Slot
 from ..sockets import Socket
 from . import Turns
 
@@ -62,8 +64,9 @@ def _wait(sock: Socket, writable: bool, timeout: float) -> bool:
 class _Runner(threading.Thread):
     """A thread, and the gate at which it waits until somebody rings."""
 
-    def __init__(self, life: Callable[["_Runner"], None], number: int) -> None:
-        super().__init__(target=life, args=(self,), name=f"zibai-{number}", daemon=True)
+    def __init__(self, life: Callable[["_Runner"], None], slot: Slot) -> None:
+        super().__init__(target=life, args=(self,), name=f"zibai-{slot.number + 1}", daemon=True)
+        self.slot = slot
         self.gate = threading.Lock()
         self.gate.acquire()
 
@@ -74,10 +77,12 @@ class _Runner(threading.Thread):
 
 
 class Threads:
-    """The baton. ``slots`` is how many exchanges may run at once; there is one thread more than that."""
+    """The baton. ``slots`` is how many exchanges may run at once; there is one thread, and slot of ``row``, more."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, row: Row) -> None:
         self.waits = Waits()
+        self._row = row
+        self._runners: list[_Runner] = []
         self.selector: BaseSelector = DefaultSelector()
         self._limit = slots + 1
         self._loop: Turns
@@ -135,6 +140,10 @@ class Threads:
         self._bell.close()
         self.selector.close()
 
+    def where(self, slot: int) -> tuple[str, FrameType | None]:
+        runner = self._runners[slot]
+        return f"thread {runner.name}", sys._current_frames().get(runner.ident or 0)
+
     # A runner's life.
 
     def _add_runner(self) -> None:
@@ -147,12 +156,14 @@ class Threads:
             if self._coming is not None or self._threads == self._limit:
                 return
             self._threads += 1
-            self._coming = runner = _Runner(self._live, self._threads)
+            self._coming = runner = _Runner(self._live, self._row.slots[self._threads - 1])
+            self._runners.append(runner)
         try:
             runner.start()
         except RuntimeError as error:
             with self._lock:
                 self._coming = None
+                self._runners.remove(runner)
                 self._threads -= 1
                 self._limit = self._threads
             if not self._limit:
@@ -230,7 +241,7 @@ class Threads:
                 continue
             now = time.monotonic()
             if now < self._pass_until:
-                self._run_passed(connection, now)
+                self._run_passed(me, connection, now)
                 return
             if not self._run_inline(me, connection, now):
                 return
@@ -244,7 +255,7 @@ class Threads:
         self._turns += 1
         if not self._watching:
             self._call_deputy()
-        connection.exchange()
+        connection.exchange(me.slot)
         with self._lock:
             kept = self._leader is me
             if kept:
@@ -262,7 +273,7 @@ class Threads:
                 return
         self._add_runner()
 
-    def _run_passed(self, connection: Connection, now: float) -> None:
+    def _run_passed(self, me: _Runner, connection: Connection, now: float) -> None:
         """Pass the baton on, then run as anybody."""
         self._loop.give_away(connection)
         with self._lock:
@@ -272,7 +283,7 @@ class Threads:
                 heir.ring()
         if heir is None:
             self._add_runner()
-        connection.exchange()
+        connection.exchange(me.slot)
         if time.monotonic() - now >= PATIENCE:
             with self._lock:
                 self._note_blocking()

@@ -1,0 +1,100 @@
+"""Says when gevent's hub is blocked, and by what: an application that computes, or waits without gevent's knowledge.
+
+While it is blocked nothing else in the worker runs, so a thread of the system has to see it. It asks the hub for a
+sign of life ten times a second, while there is anything to run; what does not come within ``LIMIT`` is logged, with
+the stack of whoever runs in the hub's thread at that moment.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..logger import format_stack, logger
+
+LIMIT: Final = 0.1
+"""Seconds without a sign of life that are worth a warning."""
+
+MUTE: Final = 10.0
+"""Seconds after a warning in which there is no other."""
+
+_LINGER: Final = 10  # looks without a turn of the loop after which the thread sleeps
+
+
+class HubWatch:
+    """Watches the calling thread's hub. ``is_busy``, for the watching thread, says whether an exchange has begun.
+
+    ``thread`` gives what the module ``_thread`` of the system has under a name, where gevent has put its own.
+
+    ``turns`` and ``asleep`` are the only things shared: the hub counts the one and looks at the other before it rings;
+    the thread says that it sleeps before it looks at ``turns`` a last time, so no ring is lost.
+    """
+
+    def __init__(self, hub: Any, is_busy: Callable[[], bool], thread: Callable[[str], Any]) -> None:
+        self.turns = 0
+        self.asleep = False
+        self._is_busy = is_busy
+        self._thread = thread
+        self._hub_thread = thread("get_ident")()
+        self._over = False
+        self._pause, self._bell, self._sign = (thread("allocate_lock")() for _ in range(3))
+        for lock in (self._pause, self._bell, self._sign):
+            lock.acquire()
+        self._ask = hub.loop.async_()
+        self._silent_until = 0.0
+
+    # The hub's.
+
+    def start(self) -> None:
+        self._ask.start(_open, self._sign)
+        self._thread("start_new_thread")(self._live, ())
+
+    def ring(self) -> None:
+        """Something runs again; only needed when ``asleep``."""
+        _open(self._bell)
+
+    def stop(self) -> None:
+        self._over = True
+        for lock in (self._pause, self._bell, self._sign):
+            _open(lock)
+        self._ask.stop()
+        self._ask.close()
+
+    # The thread's.
+
+    def _live(self) -> None:
+        quiet = 0
+        while not self._over:
+            seen = self.turns
+            self._look()
+            self._pause.acquire(timeout=LIMIT)  # opens at the end only
+            quiet = 0 if self.turns != seen or self._is_busy() else quiet + 1
+            if quiet > _LINGER:
+                self.asleep = True
+                if self.turns == seen and not self._over:
+                    self._bell.acquire()
+                self.asleep = False
+                quiet = 0
+
+    def _look(self) -> None:
+        try:
+            self._ask.send()
+        except Exception:
+            return  # closed under us: it is over
+        if self._sign.acquire(timeout=LIMIT) or self._over:
+            return
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + MUTE
+            frame = sys._current_frames().get(self._hub_thread)
+            logger.warning(
+                "an application has blocked gevent's hub for %g s, so that nothing else runs:\n%s",
+                LIMIT,
+                format_stack(frame),
+            )
+        self._sign.acquire()
+
+
+def _open(lock: Any) -> None:
+    if lock.locked():
+        lock.release()

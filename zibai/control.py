@@ -1,0 +1,151 @@
+"""Where a running server's scoreboard lies, and ``zibai ps``, which reads it.
+
+The file is found by its path, ``--control``, or else by its name in the directory for such things. Nobody is asked:
+the figures are there also when the server hangs. A file whose server is gone is passed over.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .machine import is_alive
+from .scoreboard import Report, Scoreboard, clock
+
+PREFIX, SUFFIX = "zibai-", ".board"
+
+
+def directory() -> Path:
+    """The runtime directory of this user, or else the one for temporary files."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(runtime if os.path.isdir(runtime) else tempfile.gettempdir())
+
+
+def default_path(pid: int) -> str:
+    """Where the server with this process id puts its scoreboard."""
+    return str(directory() / f"{PREFIX}{pid}{SUFFIX}")
+
+
+def create(path: str, rows: int, slots: int, facts: dict[str, Any]) -> Scoreboard:
+    """Make the scoreboard's file, in place of one whose server is gone; OSError, in words, when it cannot be."""
+    try:
+        return Scoreboard.create(path, rows, slots, facts)
+    except FileExistsError:
+        try:
+            old = Scoreboard.open(path)
+        except ValueError as error:
+            raise OSError(str(error)) from None
+    old.release()
+    if old.pid != os.getpid() and is_alive(old.pid):
+        raise OSError(f"{path} is that of process {old.pid}")
+    os.unlink(path)
+    return Scoreboard.create(path, rows, slots, facts)
+
+
+# ------------------------------------------------------------------------------------------------ zibai ps
+
+
+def ps(argv: Sequence[str]) -> int:
+    """The command ``zibai ps``; returns its exit code, 1 when no server is found."""
+    parser = argparse.ArgumentParser(
+        prog="zibai ps", description="What the workers of running servers do.", allow_abbrev=False
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a server, each on a line")
+    parser.add_argument("--control", metavar="PATH", help="the server with this file (default: all of this user)")
+    args = parser.parse_args(argv)
+    found = False
+    for path in [args.control] if args.control else _default_paths():
+        try:
+            board = Scoreboard.open(path)
+        except (OSError, ValueError) as error:
+            if args.control:
+                sys.stderr.write(f"zibai ps: error: {error}\n")
+            continue
+        if is_alive(board.pid):
+            found = True
+            server = describe(board)
+            sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(_table(server)) + "\n")
+        elif args.control:
+            sys.stderr.write(f"zibai ps: error: the server of {path}, process {board.pid}, is gone\n")
+        board.release()
+    if not found and not args.control:
+        sys.stderr.write(f"zibai ps: error: no server is found in {directory()}; name its file with --control PATH\n")
+    return 0 if found else 1
+
+
+def _default_paths() -> list[str]:
+    return sorted(map(str, directory().glob(f"{PREFIX}*{SUFFIX}")))
+
+
+def describe(board: Scoreboard) -> dict[str, Any]:
+    """What ``--json`` prints: plain data, times in seconds ago or since."""
+    now = clock()
+    workers = [_worker(report, now) for report in (row.read() for row in board.rows()) if report.state]
+    return {"pid": board.pid, **board.facts, "up": _past(now, board.started), "workers": workers}
+
+
+def _worker(report: Report, now: float) -> dict[str, Any]:
+    return {
+        "pid": report.pid,
+        "state": report.state,
+        "generation": report.generation,
+        "up": _past(now, report.started),
+        "beat": _past(now, report.beat) if report.beat else None,
+        "cpu": round(report.cpu, 3),
+        **report.counters,
+        "running": [
+            {**_request(each.what), "phase": each.phase, "seconds": _past(now, each.since)} for each in report.running
+        ],
+        "finished": [
+            {
+                **_request(each.what),
+                "status": each.status,
+                "seconds": round(each.ended - each.began, 6),
+                "ago": _past(now, each.ended),
+            }
+            for each in report.finished
+        ],
+    }
+
+
+def _past(now: float, then: float) -> float:
+    return round(max(0.0, now - then), 3)
+
+
+def _request(what: str) -> dict[str, str]:
+    method, _, path = what.partition(" ")
+    return {"method": method, "path": path}
+
+
+_COLUMNS = ("pid", "state", "up", "beat", "cpu", "requests", "4xx", "5xx", "open", "idle", "busy", "queue")
+
+
+def _table(server: dict[str, Any]) -> Iterator[str]:
+    """For people: a line for the server, one for each worker, and one for each request that runs."""
+    name = f"zibai {server.get('version', '')}, {server.get('app', '')}"
+    yield ", ".join([name, f"process {server['pid']}", f"up {_age(server['up'])}", *server.get("listen", [])])
+    yield "".join(f"{name:>9}" for name in ("worker", *_COLUMNS[1:]))
+    for worker in server["workers"]:
+        yield "".join(f"{_cell(name, worker[name]):>9}" for name in _COLUMNS)
+        for each in worker["running"]:
+            yield f"{'':>9}  {each['method']} {each['path']}  {_age(each['seconds'])}, {each['phase']}"
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in ("up", "beat", "cpu"):
+        return "-" if value is None else _age(value)
+    return str(value)
+
+
+def _age(seconds: float) -> str:
+    """A length of time in the largest units that tell enough: 4.2 s, 12 min, 3.5 h, 2.1 d."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    for size, unit in ((60, "min"), (3600, "h"), (86400, "d")):
+        if seconds < 100 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 86400:.0f} d"

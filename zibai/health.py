@@ -1,0 +1,102 @@
+"""A worker's look at itself: it beats, counts its connections, and says which request hangs, and where.
+
+The server loop looks when it turns, at most once a second and only after something happened; and, for the parent
+that listens for its beats, every few seconds even if nothing did. So a beat says that the loop turns, not that a
+process exists. A request that runs too long harms nobody else's, and its worker is not ill:
+
+ - after ``slow_request`` it is logged, once, while it runs, with the stack of its thread or greenlet;
+ - after ``request_timeout`` all stacks are logged and ``on_stuck`` is called, once, so that somebody replaces the
+   worker, lets the other requests finish, and ends what does not.
+"""
+
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Final
+
+from .backends import Backend
+from .connection import APP, BODY, DISCARD, HEAD, READY, Connection
+from .logger import format_stack, logger
+from .scoreboard import Row, Running, clock
+
+SOON: Final = 1.0
+"""Seconds after which a look follows something that happened."""
+
+
+class Health:
+    """Looks after ``row``. Everything is the loop owner's; times are seconds, ``inf`` is never.
+
+    ``beat_every`` is how long a parent is left without a beat. ``due`` is when to look next, by the loop's clock.
+    """
+
+    def __init__(
+        self,
+        row: Row,
+        backend: Backend,
+        *,
+        slow_request: float = inf,
+        request_timeout: float = inf,
+        beat_every: float = inf,
+        on_stuck: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.due = 0.0
+        self._row = row
+        self._backend = backend
+        self._slow_request = slow_request
+        self._request_timeout = request_timeout
+        self._beat_every = beat_every
+        self._on_stuck: Callable[[], object] | None = on_stuck
+        self._told: dict[int, float] = {}  # slot to the beginning of the slow request that was logged
+
+    def look(self, now: float, connections: Iterable[Connection]) -> None:
+        """``now`` is by the loop's clock."""
+        self._row.beat(_gauges(connections))
+        self.due = now + min(self._beat_every, self._look_at_requests())
+
+    def _look_at_requests(self) -> float:
+        """Log what is to be said of the requests that run; return the seconds until there may be more to say."""
+        wait = inf
+        at = clock()
+        running = self._row.running()
+        for each in running:
+            age = at - each.since
+            if self._told.get(each.slot) != each.since:
+                if age < self._slow_request:
+                    wait = min(wait, self._slow_request - age)
+                else:
+                    self._told[each.slot] = each.since
+                    self._tell("a request has run for %.1f s: %s, %s%s", age, each)
+            if self._on_stuck is not None:
+                wait = min(wait, max(0.0, self._request_timeout - age))
+        if running and self._on_stuck is not None and at - running[0].since >= self._request_timeout:
+            for each in running:
+                self._tell("--request-timeout is over; running for %.1f s: %s, %s%s", at - each.since, each)
+            self._on_stuck()
+            self._on_stuck = None
+        return wait
+
+    def _tell(self, message: str, age: float, request: Running) -> None:
+        name, frame = self._backend.where(request.slot)
+        phase = "" if request.phase == "app" else f" ({request.phase})"
+        self._backend.report(logger.warning, message, age, request.what + phase, name, "\n" + format_stack(frame))
+
+
+def _gauges(connections: Iterable[Connection]) -> list[int]:
+    """How many connections do what; see :data:`zibai.scoreboard.GAUGES`."""
+    total = idle = head = body = queue = busy = send = 0
+    for connection in connections:
+        total += 1
+        state = connection.state
+        if state is HEAD:
+            if connection.idle:
+                idle += 1
+            else:
+                head += 1
+        elif state is APP:
+            busy += 1
+        elif state is READY:
+            queue += 1
+        elif state is BODY or state is DISCARD:
+            body += 1
+        else:
+            send += 1
+    return [total, idle, head, body, queue, busy, send]

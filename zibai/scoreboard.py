@@ -1,0 +1,265 @@
+"""What each worker is doing, in memory that can also be read when the worker hangs, is stopped or dead.
+
+The memory is one file, mapped by the parent and by each worker (by its descriptor, or on Windows by its path), so
+nothing has to be asked of anybody to read it. It is a head, written once by the parent, and a *row* for each worker:
+what the parent thinks of it, its beat, its counters, and a *slot* for each thread or greenlet that runs
+requests. A slot keeps a few records in turn: the request it runs, and those it has finished before.
+
+Nothing is locked, since each byte has one writer: the head and the first fields of a row the parent, the beat, gauges
+and counters of a row whoever owns the server loop, a slot its runner. A reader may catch a write halfway, so what it
+gets is advice for humans and for clocks. A path is kept without its query, which may hold secrets.
+
+Times are of :data:`clock`, seconds since the system came up: the same clock in all processes, which no one sets.
+"""
+
+import json
+import mmap
+import os
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing import reduction
+from struct import Struct
+from typing import Any, Final, NamedTuple, Self
+
+clock = time.perf_counter
+
+MAGIC: Final = b"zibai 1\n"
+
+FREE, CALLED, READING, SENDING = range(4)
+PHASES: Final = ("free", "app", "body", "send")
+"""What a runner is at: the application, or waiting in its stead for a body to come or for an answer to be taken."""
+
+COUNTERS: Final = ("requests", "1xx", "2xx", "3xx", "4xx", "5xx", "bytes")
+GAUGES: Final = ("open", "idle", "head", "body", "queue", "busy", "send")
+"""Connections: all, and those that wait for a request, a head, a body, a runner; have one; or are being answered."""
+
+TEXT: Final = 112
+"""Bytes that are kept of method and path."""
+
+_HEAD: Final = Struct("=8sqdHI1000s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
+_ROW: Final = Struct("=16sqId")  # state of the worker, pid, generation, when it was started; the parent's
+_BEAT: Final = Struct("=dd")  # when it last beat, its CPU time then
+_TALLY: Final = len(COUNTERS) + len(GAUGES)
+_RECORD: Final = Struct(f"=BHdd{TEXT}s")  # phase, status, when it began and ended, "METHOD /path"
+_END: Final = Struct("=BHdd")
+_RECORDS: Final = 4  # a power of two
+_SLOT: Final = _RECORD.size * _RECORDS
+_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * _TALLY
+
+
+class Running(NamedTuple):
+    """A request that a runner is at. ``since`` is when its application was called."""
+
+    slot: int
+    what: str
+    phase: str
+    since: float
+
+
+class Finished(NamedTuple):
+    """A request that was answered; status 499 is a client that left before its answer began."""
+
+    what: str
+    status: int
+    began: float
+    ended: float
+
+
+class Report(NamedTuple):
+    """One row, read. ``state`` is empty for one without a worker; ``beat`` is 0 until it serves."""
+
+    state: str
+    pid: int
+    generation: int
+    started: float
+    beat: float
+    cpu: float
+    counters: dict[str, int]
+    running: list[Running]  # the longest first
+    finished: list[Finished]  # the latest first
+
+
+class Slot:
+    """What one runner is at. The runner's, and the reader's; ``begin`` and ``end`` are paid by every request."""
+
+    __slots__ = ("_at", "_base", "_view", "number")
+
+    def __init__(self, view: memoryview, number: int) -> None:
+        self.number = number
+        self._view = view
+        self._base = self._at = number * _SLOT
+
+    def begin(self, what: bytes, now: float) -> None:
+        """The application is called for ``what``, ``b"GET /path"``."""
+        base = self._base
+        at = self._at = base + (self._at - base + _RECORD.size) % _SLOT
+        _RECORD.pack_into(self._view, at, CALLED, 0, now, 0.0, what)
+
+    def phase(self, phase: int) -> None:
+        """It waits, or goes on."""
+        self._view[self._at] = phase
+
+    def end(self, status: int, began: float, now: float) -> None:
+        """It is answered, as far as the runner is concerned."""
+        _END.pack_into(self._view, self._at, FREE, status, began, now)
+
+
+class Row:
+    """One worker. Its methods are the server loop's owner's, but ``assign`` and ``read``, which are the parent's."""
+
+    def __init__(self, memory: Any, slots: int) -> None:
+        self._view = view = memoryview(memory)
+        self._rest = view[_SLOTS_AT:]
+        tally = view[_ROW.size + _BEAT.size : _SLOTS_AT].cast("Q")
+        self.counters = tally[: len(COUNTERS)]
+        self._gauges = tally[len(COUNTERS) :]
+        self.slots = [Slot(self._rest, number) for number in range(slots)]
+
+    @classmethod
+    def private(cls, slots: int) -> Self:
+        """A row that nobody else sees."""
+        return cls(bytearray(size_of(slots)), slots)
+
+    def assign(self, state: str, pid: int, generation: int, started: float) -> None:
+        """What the parent thinks of the worker."""
+        _ROW.pack_into(self._view, 0, state.encode(), pid, max(0, generation), started)
+
+    def clear(self) -> None:
+        """Forget the worker."""
+        self._view[:] = bytes(len(self._view))
+
+    def beat(self, gauges: list[int]) -> None:
+        """The loop turns."""
+        for place, value in enumerate(gauges):
+            self._gauges[place] = value
+        _BEAT.pack_into(self._view, _ROW.size, clock(), time.process_time())
+
+    def count(self, status: int, size: int, interims: int = 0) -> None:
+        """A request has been answered, with a body of ``size`` bytes, and with 1xx before."""
+        counters = self.counters
+        counters[0] += 1
+        counters[6] += size
+        if interims:
+            counters[1] += interims
+        if 100 <= status < 600:
+            counters[status // 100] += 1
+
+    def running(self) -> list[Running]:
+        """The requests that runners are at, the longest first."""
+        running, _ = self._read_slots(bytes(self._rest))
+        return running
+
+    def read(self) -> Report:
+        """All of it, by whoever wants to know."""
+        state, pid, generation, started = _ROW.unpack_from(self._view)
+        beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
+        counters = dict(zip(COUNTERS + GAUGES, [*self.counters, *self._gauges], strict=True))
+        running, finished = self._read_slots(bytes(self._rest))
+        state = state.rstrip(b"\0").decode("ascii", "replace")
+        return Report(state, pid, generation, started, beat, cpu, counters, running, finished)
+
+    def _read_slots(self, data: bytes) -> tuple[list[Running], list[Finished]]:
+        running, finished = [], []
+        for place in range(len(self.slots) * _RECORDS):
+            phase, status, began, ended, raw = _RECORD.unpack_from(data, place * _RECORD.size)
+            what = raw.rstrip(b"\0").decode("ascii", "backslashreplace")
+            if 0 < phase < len(PHASES):
+                running.append(Running(place // _RECORDS, what, PHASES[phase], began))
+            elif ended:
+                finished.append(Finished(what, status, began, ended))
+        running.sort(key=lambda each: each.since)
+        finished.sort(key=lambda each: -each.ended)
+        return running, finished
+
+
+def black_box(report: Report) -> str:
+    """What a worker was at, in lines for the log that tells of its end; empty when it served nothing."""
+    now = clock()
+    lines = [f"it was serving {each.what} for {now - each.since:.1f} s ({each.phase})" for each in report.running]
+    lines += [
+        f"{now - each.ended:.1f} s ago it answered {each.what} with {each.status} after {each.ended - each.began:.3f} s"
+        for each in report.finished[:LAST]
+    ]
+    return "".join(f"\n  {line}" for line in lines)
+
+
+LAST: Final = 8
+"""How many finished requests a black box tells of."""
+
+
+def size_of(slots: int) -> int:
+    """Bytes of a row."""
+    return _SLOTS_AT + slots * _SLOT
+
+
+class Scoreboard:
+    """The file: ``facts`` for people, as ``{"app": "example:app"}``, and the rows.
+
+    It goes to a spawned worker as an argument, and is mapped there.
+    """
+
+    def __init__(self, file: int, path: str) -> None:
+        self._file, self._path = file, path
+        if os.fstat(file).st_size < _HEAD.size:
+            raise ValueError(f"{path} is no scoreboard")
+        self._map = mmap.mmap(file, 0)
+        magic, self.pid, self.started, self._rows, self._slots, facts = _HEAD.unpack_from(self._map)
+        if magic != MAGIC:
+            raise ValueError(f"{path} is no scoreboard of this version")
+        self.facts: dict[str, Any] = json.loads(facts.rstrip(b"\0") or b"{}")
+
+    @classmethod
+    def create(cls, path: str, rows: int, slots: int, facts: dict[str, Any]) -> "Scoreboard":
+        """Make the file, for the eyes of this user only; OSError when it cannot be."""
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        try:
+            text = json.dumps(facts).encode()
+            os.write(file, _HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 1000 else b""))
+            os.truncate(file, _HEAD.size + rows * size_of(slots))  # the rest is a hole, until it is written to
+            return cls(file, path)
+        except BaseException:
+            os.close(file)
+            os.unlink(path)
+            raise
+
+    @classmethod
+    def open(cls, path: str) -> "Scoreboard":
+        """Map that of a running server; OSError or ValueError when there is none."""
+        file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        try:
+            return cls(file, path)
+        except BaseException:
+            os.close(file)
+            raise
+
+    def __reduce__(self) -> Any:
+        if sys.platform == "win32":
+            return Scoreboard.open, (self._path,)
+        # By its descriptor, since somebody who tidies up the directory may have unlinked it.
+        return _inherit, (reduction.DupFd(self._file), self._path)
+
+    def row(self, number: int) -> Row:
+        size = size_of(self._slots)
+        start = _HEAD.size + number * size
+        return Row(memoryview(self._map)[start : start + size], self._slots)
+
+    def rows(self) -> Iterator[Row]:
+        return map(self.row, range(self._rows))
+
+    def release(self) -> None:
+        """Close the file. What is mapped stays as long as somebody has a row of it."""
+        os.close(self._file)
+
+    def close(self) -> None:
+        """Remove the file, where it is ours to remove; whoever has mapped it keeps what he has."""
+        self.release()
+        if self.pid == os.getpid():
+            try:
+                os.unlink(self._path)
+            except OSError:
+                pass  # somebody tidied up, or (on Windows) a worker that has to be killed has it open
+
+
+def _inherit(descriptor: Any, path: str) -> Scoreboard:
+    return Scoreboard(descriptor.detach(), path)
