@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from math import inf
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ class Script:
     """Signals and parent in one: each wake-up brings the next pair of a verb and the names of signals, then the end."""
 
     pipe = socket = "the only source"
+    since = inf
 
     def __init__(self, *wakes: tuple[str, list[str]]) -> None:
         self._wakes = list(wakes)

@@ -136,6 +136,7 @@ def serve(
     loop = Loop(service, engine, listeners, health, max_workers, max_request_pre_process, max_request_hook or end.set)
     service.lend = loop.lend
     loop.on_failure = end.set
+    health.look(0, ())  # the first beat, so that a worker that is ready has one
     engine.start(loop)
     try:
         if started_hook is not None:

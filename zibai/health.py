@@ -38,7 +38,7 @@ class Health:
         beat_every: float = inf,
         on_stuck: Callable[[], object] = lambda: None,
     ) -> None:
-        self.due = 0.0
+        self.due = -inf
         self._row = row
         self._backend = backend
         self._slow_request = slow_request

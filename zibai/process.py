@@ -66,7 +66,7 @@ class Child:
         self.pipe, self._far = _context.Pipe()
         self.speaks = True  # until its end of the pipe is closed
         # Not daemonic: a worker may want children of its own.
-        self._process = _context.Process(target=target, args=(Parent(self._far), *args), name="zibai worker")
+        self._process = _context.Process(target=target, args=(Parent(self._far, clock()), *args), name="zibai worker")
 
     def start(self) -> None:
         """Spawn it; OSError when the system has no room for another process."""
@@ -177,14 +177,18 @@ def reap_strangers(workers: set[int]) -> None:
 
 
 class Parent:
-    """The worker's end. ``receive`` is the control thread's; what is said, any thread may say."""
+    """The worker's end. ``receive`` is the control thread's; what is said, any thread may say.
 
-    def __init__(self, pipe: "Connection[Message, Message] | PipeConnection[Message, Message]") -> None:
+    ``since`` is when the worker was started, by the scoreboard's clock.
+    """
+
+    def __init__(self, pipe: "Connection[Message, Message] | PipeConnection[Message, Message]", since: float) -> None:
         self.pipe = pipe
+        self.since = since
         self._lock = allocate_lock()  # one message after the other
 
     def __reduce__(self) -> Any:
-        return Parent, (self.pipe,)
+        return Parent, (self.pipe, self.since)
 
     def ready(self) -> None:
         """Say that this worker serves."""

@@ -33,7 +33,7 @@ from .logger import format_stack, logger
 from .loop import Loop
 from .options import Options, script_name
 from .process import Parent, Signals
-from .scoreboard import Row, Scoreboard
+from .scoreboard import Row, Scoreboard, clock
 from .sockets import raise_descriptor_limit
 from .wsgi import Application
 
@@ -195,7 +195,8 @@ class Control:
         self, parent: Parent | None, end: threading.Event, greenlets: ModuleType | None, boot_timeout: float
     ) -> None:
         self._parent = parent
-        self._boot_timeout: float | None = boot_timeout if parent is not None else None
+        self._boot_timeout = boot_timeout
+        self._is_booting = parent is not None
         # Of the system: gevent has numbers of its own.
         self._main = get_ident()
         self._greenlet = None if greenlets is None else greenlets.current()
@@ -219,7 +220,7 @@ class Control:
 
     def attach(self, loop: Loop) -> None:
         """The loop turns. The main thread's."""
-        self._boot_timeout = None
+        self._is_booting = False
         self._loop = loop
         if self._heir is not None:
             loop.hand_over_to(self._heir)
@@ -247,13 +248,13 @@ class Control:
             sources.append(self._parent.pipe)
         while True:
             try:
-                ready = self._wait(sources, self._boot_timeout)
+                ready = self._wait(sources, self._patience())
                 names = self._signals.read()
             except (OSError, ValueError):
                 return  # closed under us: it is over
             if self._over:
                 return
-            if not ready and self._boot_timeout is not None:
+            if not ready and self._patience() == 0:
                 self._give_up()
             verb, channel = "", None
             if self._parent is not None and self._parent.pipe in ready:
@@ -277,6 +278,12 @@ class Control:
     def _frame(self) -> FrameType | None:
         """Where the main thread, or its greenlet, is."""
         return getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._main)
+
+    def _patience(self) -> float | None:
+        """Seconds until the application has had all its time to come up; None when it is up."""
+        if self._parent is None or not self._is_booting:
+            return None
+        return max(0.0, self._parent.since + self._boot_timeout - clock())
 
     def _give_up(self) -> None:
         """The application does not come up. Say where it stands; the parent decides what becomes of the server."""

@@ -1,6 +1,6 @@
 """An application whose code is changed by the tests: what it is stands in a file, read when it is imported.
 
-``slow`` in it makes the import take two seconds, ``broken`` makes it fail.
+``slow`` in it makes the import take two seconds, ``broken`` makes it fail, ``endless`` makes it hang.
 """
 
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 VERSION = Path("version.txt").read_text(encoding="ascii")
 if "slow" in VERSION:
     time.sleep(2)  # app
+if "endless" in VERSION:
+    time.sleep(1000)  # app
 if "broken" in VERSION:
     raise RuntimeError("this deploy is broken")
 
