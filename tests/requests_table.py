@@ -97,6 +97,9 @@ PLAIN = [
          (Seen(fields=(b"connection: Keep-Alive",), version="HTTP/1.0"),)),
     Case("HTTP/1.0 with both ends", head("GET / HTTP/1.0", "Connection: keep-alive", "Connection: close"),
          (Seen(fields=(b"connection: keep-alive", b"connection: close"), version="HTTP/1.0", keep_alive=False),)),
+    Case("HTTP/1.0 with both ends, the other way round", head("GET / HTTP/1.0", "Connection: close",
+         "Connection: keep-alive"),
+         (Seen(fields=(b"connection: close", b"connection: keep-alive"), version="HTTP/1.0", keep_alive=False),)),
     Case("R12: a later HTTP/1", head("GET / HTTP/1.2", "Host: a"), (Seen(version="HTTP/1.2"),)),
     Case("an empty line before a request", b"\r\n" + get(), (Seen(),)),
     Case("empty lines before and between requests", b"\r\n\r\n" + get() + b"\r\n\r\n" + GOOD, (Seen(), SEEN_GOOD)),
@@ -114,6 +117,8 @@ PLAIN = [
          (Seen(fields=(), version="HTTP/1.0", keep_alive=False),)),
     Case("Proxy is dropped", get("Proxy: http://evil/"), (Seen(),)),
     Case("R21: 127 times one name", get(*["X: 1"] * 127), (Seen(fields=(b"host: a", *[b"x: 1"] * 127)),)),
+    Case("Expect: 100-continue said twice", get("Expect: 100-continue", "Expect: 100-continue"),
+         (Seen(fields=(b"host: a", b"expect: 100-continue", b"expect: 100-continue")),)),
     Case("Expect: 100-continue in any case", post("Expect: 100-Continue", "Content-Length: 1") + b"a",
          (Seen("POST", fields=(b"host: a", b"expect: 100-Continue", b"content-length: 1"), body=b"a"),)),
 ]  # fmt: skip

@@ -62,6 +62,7 @@ def test_every_flag_sets_its_field() -> None:
         "header_timeout": (["3"], 3.0),
         "socket_timeout": (["4"], 4.0),
         "h11_max_incomplete_event_size": (["8192"], 8192),
+        "http": (["h11"], "h11"),
         "max_body_size": (["0"], 0),
         "stream_request_body": ([], True),
         "before_serve": (["hooks:a"], "hooks:a"),

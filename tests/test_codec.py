@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai.errors import Refused
-from zibai.http1 import Codec, codec, reference, request
+from zibai.http1 import Codec, codec, fast, reference, request
+from zibai.http1.fast import FastLane
 
 from requests_table import CHUNKED, GOOD, SEEN_GOOD, TABLE, Case, Seen, chunked, get, head, post
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 MAX_HEAD = 64 * 1024
 
 #: Every lane has to give the same: how a codec is made that uses it, from the limit of a head.
-LANES: dict[str, Callable[[int], Codec]] = {"reference": Codec}
+LANES: dict[str, Callable[[int], Codec]] = {
+    "reference": Codec,
+    "fast": lambda max_head: Codec(max_head, FastLane()),
+}
 
 
 @pytest.fixture(params=LANES)
@@ -75,7 +79,12 @@ class Reader:
 
     @property
     def outcome(self) -> Outcome:
-        return Outcome(tuple(self.requests), self.status, bytes(self.codec._buffer))
+        return Outcome(tuple(self.requests), self.status, rest(self.codec))
+
+
+def rest(codec: Codec) -> bytes:
+    """What has arrived and is not used."""
+    return bytes(codec._buffer) + codec._piece[codec._at :]
 
 
 def read(codec: Codec, pieces: Iterable[bytes]) -> Outcome:
@@ -258,7 +267,7 @@ class CountingPattern:
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     work = Work()
-    for module in (codec, reference, request):
+    for module in (codec, fast, reference, request):
         for name, pattern in vars(module).copy().items():
             if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, bytes):
                 monkeypatch.setattr(module, name, CountingPattern(pattern, work))

@@ -28,7 +28,7 @@ from math import inf
 from typing import BinaryIO, Final, Protocol, cast
 
 from .errors import Gone, Refused
-from .http1 import Codec, Request
+from .http1 import Codec, FastLane, Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
 from .scoreboard import CALLED, READING, SENDING, Row, Slot, clock
@@ -75,8 +75,8 @@ class Service:
     ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
     connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
-    server says what it does.
-    Timeouts are seconds, sizes bytes; ``max_body`` 0 is no limit.
+    server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes; ``max_body`` 0
+    is no limit.
     """
 
     application: "Callable[[Connection], None]"
@@ -84,6 +84,7 @@ class Service:
     report: Callable[..., None]
     row: Row
     lend: "Callable[[Connection], None]" = field(init=False)
+    lane: FastLane | None = field(default_factory=FastLane)
     header_timeout: float = 10.0
     keep_alive_timeout: float = 75.0
     socket_timeout: float = 30.0
@@ -119,7 +120,7 @@ class Connection:
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
         self.sock, self.fd, self.peer = sock, sock.fileno(), peer
         self.endpoint, self.service = endpoint, service
-        self.codec = Codec(service.max_head)
+        self.codec = Codec(service.max_head, service.lane)
         self.state = HEAD
         self.deadline = now + service.header_timeout
         self.watched = 0  # what the loop has asked its selector for; the loop's alone

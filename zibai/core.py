@@ -14,6 +14,7 @@ from typing import Literal
 from .backends import Backend
 from .connection import Service
 from .health import Health
+from .http1 import FastLane
 from .logger import logger
 from .loop import Loop
 from .scoreboard import Row
@@ -38,6 +39,7 @@ def serve(
     header_timeout: float = 10.0,
     keep_alive_timeout: float = 75.0,
     socket_timeout: float = 30.0,
+    http: str = "auto",
     h11_max_incomplete_event_size: int = 64 * 1024,
     max_body_size: int = 1024**3,
     stream_request_body: bool = False,
@@ -70,6 +72,7 @@ def serve(
     :param header_timeout: seconds for a whole request head, from its first byte.
     :param keep_alive_timeout: seconds that a connection may be idle between requests.
     :param socket_timeout: seconds without progress in a body, of a request or an answer.
+    :param http: ``"auto"`` reads plain request heads by the fast lane and the rest by h11, ``"h11"`` all by h11.
     :param h11_max_incomplete_event_size: bytes of a request head at the most.
     :param max_body_size: bytes of a request body at the most, 0 for no limit.
     :param stream_request_body: call the application at once and let it read the body as it comes.
@@ -94,6 +97,8 @@ def serve(
         raise ValueError("serve() needs a bind_socket or bind_sockets")
     if max_workers < 1:
         raise ValueError("max_workers must be at least 1")
+    if http not in {"auto", "h11"}:
+        raise ValueError(f'http must be "auto" or "h11", not {http!r}')
     end = threading.Event() if graceful_exit is None else graceful_exit
     row = Row.private(max_workers + 1) if row is None else row
     engine = _make_backend(backend, max_workers, row)
@@ -109,6 +114,7 @@ def serve(
         waits=engine.waits,
         report=engine.report,
         row=row,
+        lane=FastLane() if http == "auto" else None,
         header_timeout=header_timeout,
         keep_alive_timeout=keep_alive_timeout,
         socket_timeout=socket_timeout,

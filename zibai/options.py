@@ -293,6 +293,13 @@ class Options:
     h11_max_incomplete_event_size: int = option(
         64 * 1024, group=LIMITS, metavar="BYTES", minimum=1, help="largest head of a request"
     )
+    http: str = option(
+        "auto",
+        group=LIMITS,
+        choices=("auto", "h11"),
+        help="how requests are read: auto recognises the plain ones by itself, which is fast, and leaves the rest to "
+        "h11; h11 leaves it all of them, for whoever doubts that it makes no other difference",
+    )
     max_body_size: int = option(
         1024**3, group=LIMITS, metavar="BYTES", minimum=0, help="largest body of a request; 0 is no limit"
     )

@@ -105,6 +105,7 @@ def run(
             header_timeout=options.header_timeout,
             keep_alive_timeout=options.keep_alive_timeout,
             socket_timeout=options.socket_timeout,
+            http=options.http,
             h11_max_incomplete_event_size=options.h11_max_incomplete_event_size,
             max_body_size=options.max_body_size,
             stream_request_body=options.stream_request_body,

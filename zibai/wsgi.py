@@ -116,17 +116,8 @@ class Gateway:
             environ["REMOTE_PORT"] = str(peer[1])
         else:
             environ["REMOTE_ADDR"] = ""  # a unix socket has no address to tell
-        for name, raw in request.fields:
-            key, value = name.decode("ascii").upper().replace("-", "_"), raw.decode("latin-1")
-            if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-                key = "HTTP_" + key
-            if key in environ:
-                value = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + value
-            environ[key] = value
-        if request.length is not None:
-            if "CONTENT_LENGTH" in environ:
-                environ["CONTENT_LENGTH"] = str(request.length)
-        elif not connection.service.stream_body:
+        environ.update(request.environ)
+        if request.length is None and not connection.service.stream_body:
             # The body lies here whole and no longer chunked, so its length is a fact that frameworks can use.
             environ["CONTENT_LENGTH"] = str(connection.body.seek(0, io.SEEK_END))
             connection.body.seek(0)

@@ -1,9 +1,13 @@
 """The stream of one connection, cut into requests and bodies.
 
-The bytes that arrived and are not yet used lie in one buffer. A head is looked for by its empty line, each byte
-once however it is split (so one byte a packet costs linear time), bounded while it is incomplete,
-and looked at raw: control characters, bare CR or LF and folded lines are refused here for every lane,
-because a lenient reader of line ends is how requests are smuggled past a strict one (RFC 9112 2.2, 5.2).
+The bytes that arrived and are not yet used lie in one buffer. But a piece that arrives when the buffer is empty stays
+as it is and is used from its front: usually it is one whole head, or a part of a body, and then it is never copied.
+The fast lane takes heads from there as long as it can; what it leaves goes to the buffer.
+
+A head in the buffer is looked for by its empty line, each byte once however it is split (so one byte a packet costs
+linear time), bounded while it is incomplete, and looked at raw: control characters, bare CR or LF and folded lines are
+refused here for every lane, because a lenient reader of line ends is how requests are smuggled past a strict one
+(RFC 9112 2.2, 5.2). The fast lane takes nothing that would be refused here.
 
 What is read does not depend on how the bytes were cut: each check sees to it that what it refuses in a part, it
 refuses in the whole, and with the same answer. So what comes first in the bytes is looked at first.
@@ -16,6 +20,7 @@ from http import HTTPStatus
 
 from ..errors import Refused
 from . import reference
+from .fast import FastLane
 from .request import Request, check
 
 # Control characters, CR without LF, LF without CR, and a line that begins with white space (obs-fold).
@@ -25,13 +30,21 @@ _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)")
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
 
 
+_END = b"\r\n\r\n"
+
+
 class Codec:
-    """Bytes in, requests and bodies out. ``max_head`` bounds a head, in bytes."""
+    """Bytes in, requests and bodies out. ``max_head`` bounds a head, in bytes; without ``lane`` h11 reads them all."""
 
-    __slots__ = ("_buffer", "_chunked", "_dead", "_left", "_line_seen", "_max_head", "_scanned")
+    __slots__ = (
+        "_at", "_buffer", "_chunked", "_dead", "_lane", "_left", "_line_seen", "_max_head", "_piece", "_scanned",
+    )  # fmt: skip
 
-    def __init__(self, max_head: int) -> None:
+    def __init__(self, max_head: int, lane: FastLane | None = None) -> None:
         self._max_head = max_head
+        self._lane = lane
+        self._piece = b""  # what arrived last, while the buffer is empty; empty itself when it is used up
+        self._at = 0  # how much of it is used
         self._buffer = bytearray()
         self._scanned = 0
         self._line_seen = False  # whether the request line of an incomplete head has come, and was looked at
@@ -40,12 +53,23 @@ class Codec:
         self._dead = False
 
     def feed(self, data: bytes) -> None:
-        self._buffer += data
+        if self._buffer or self._piece:
+            self._settle()
+            self._buffer += data
+        else:
+            self._piece = data
+
+    def _settle(self) -> None:
+        """Put what is left of the piece into the buffer."""
+        if self._piece:
+            self._buffer += self._piece[self._at :] if self._at else self._piece
+            self._piece = b""
+            self._at = 0
 
     @property
     def has_bytes(self) -> bool:
-        """Whether bytes lie in the buffer: of a head that has begun, of a body, or of the next request."""
-        return bool(self._buffer)
+        """Whether bytes lie here: of a head that has begun, of a body, or of the next request."""
+        return bool(self._piece or self._buffer)
 
     @property
     def in_body(self) -> bool:
@@ -54,8 +78,18 @@ class Codec:
 
     def next_request(self) -> Request | None:
         """The next request, None when its head is not complete; raises :class:`Refused`. Only once its body is read."""
+        if self._dead:
+            return None
+        declined = False
+        if self._piece:
+            if self._lane is not None:
+                request = self._recognise(self._lane)
+                if request is not None:
+                    return request
+                declined = True
+            self._settle()
         buffer = self._buffer
-        if self._dead or not buffer:
+        if not buffer:
             return None
         if not self._scanned:
             # RFC 9112 2.2: empty lines before a request line are ignored.
@@ -63,14 +97,13 @@ class Codec:
                 del buffer[:2]
             if not buffer or buffer == b"\r":
                 return None
-        end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3)) + 4
+        end = buffer.find(_END, max(0, self._scanned - 3)) + 4
         try:
             self._inspect(end)
             if end < 4:
                 self._scanned = len(buffer)
                 return None
-            parsed, connection = reference.parse(bytes(buffer[:end]))
-            request = check(parsed)
+            request = self._read(bytes(buffer[:end]), None if declined else self._lane)
         except Refused:
             self._dead = True
             buffer.clear()
@@ -79,7 +112,40 @@ class Codec:
         self._scanned = 0
         self._line_seen = False
         self._left = request.length or 0
-        self._chunked = reference.ChunkedBody(connection) if request.chunked else None
+        return request
+
+    def _recognise(self, lane: FastLane) -> Request | None:
+        """The request at the front of the piece, if it is for the fast lane."""
+        piece, start = self._piece, self._at
+        request, end = None, len(piece)
+        if not start and end <= self._max_head and piece.endswith(_END):
+            # Most likely this is one head and nothing else, which the lane can tell without a search for its end.
+            request = lane.recognise(piece)
+        if request is None:
+            end = piece.find(_END, start) + 4
+            if end < 4 or end - start > self._max_head or end - start == len(piece):
+                return None
+            request = lane.recognise(piece[start:end])
+            if request is None:
+                return None
+        self._use(end - start)
+        self._left = request.length or 0
+        return request
+
+    def _use(self, size: int) -> None:
+        """Go on behind ``size`` bytes of the piece."""
+        self._at += size
+        if self._at == len(self._piece):
+            self._piece = b""
+            self._at = 0
+
+    def _read(self, head: bytes, lane: FastLane | None) -> Request:
+        """Read one complete head; raises :class:`Refused`."""
+        request = lane.recognise(head) if lane is not None else None
+        if request is None:
+            parsed, connection = reference.parse(head)
+            request = check(parsed)
+            self._chunked = reference.ChunkedBody(connection) if request.chunked else None
         return request
 
     def _inspect(self, end: int) -> None:
@@ -102,6 +168,7 @@ class Codec:
     def next_body(self) -> bytes | None:
         """The next piece of the body, ``b""`` at its end, None when more bytes are needed; raises :class:`Refused`."""
         if self._chunked is not None:
+            self._settle()
             try:
                 piece = self._chunked.decode(self._buffer)
             except Refused:
@@ -114,9 +181,13 @@ class Codec:
             return piece
         if not self._left:
             return b""
-        if not self._buffer:
+        if self._piece:
+            piece = self._piece[self._at : self._at + self._left]
+            self._use(len(piece))
+        elif self._buffer:
+            piece = bytes(self._buffer[: self._left])
+            del self._buffer[: len(piece)]
+        else:
             return None
-        piece = bytes(self._buffer[: self._left])
-        del self._buffer[: len(piece)]
         self._left -= len(piece)
         return piece

@@ -1,16 +1,18 @@
 """A request, and the policy that decides which ones an application may see.
 
 A lane says what the bytes mean (:class:`Head`); :func:`check` says whether we take it, the same for
-every lane, and makes the :class:`Request`. Everything that h11 lets pass and a server has to refuse
+every lane, and makes the :class:`Request`. The greater part of it is :func:`read_fields`, which makes the
+:class:`Block` of the fields; the fast lane calls it alone, since of a block that it has seen it knows the answer.
+Everything that h11 lets pass and a server has to refuse
 (RFC 9112, and the advisories of other servers) stands here or, where it needs the raw bytes, in
 ``codec``. It refuses and never repairs: two readers of the same bytes that repair differently are
 how requests are smuggled.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import Refused
 
@@ -21,11 +23,18 @@ MAX_FIELDS = 128
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")
 # Not int() on raw text: it takes signs, underscores, spaces and other scripts' digits.
-_LENGTH = re.compile(rb"[0-9]{1,19}")
+_LENGTH = re.compile(r"[0-9]{1,19}")
+
+# What a field name is: in lower case, and its key in an environ, "" for what no application may see. Names are few and
+# come again with every request; the bounds are against who makes them up. Several threads may use it without a lock:
+# each step is one operation of a dict, and whoever is late only learns a name once more.
+_names: dict[bytes, tuple[bytes, str]] = {}
+_MAX_NAMES = 1024
+_LONG_NAME = 64  # bytes
 
 
 class Head(NamedTuple):
-    """What a lane read from the bytes of one head; names in lower case, values without outer white space."""
+    """What a lane read from the bytes of one head; values without outer white space."""
 
     method: str
     target: str
@@ -33,30 +42,60 @@ class Head(NamedTuple):
     fields: Sequence[tuple[bytes, bytes]]
 
 
-class Request:
-    """One request, checked. ``length`` is the declared size of the body in bytes, None when it is chunked."""
+class Block:
+    """What the fields of a head say. Requests may share one, also at the same time, so nobody changes it.
 
-    __slots__ = (
-        "chunked",
-        "expects_continue",
-        "fields",
-        "keep_alive",
-        "length",
-        "method",
-        "path",
-        "query",
-        "target",
-        "version",
-    )
+    ``fields`` are those that an application may see, names in lower case. ``environ`` has them as CGI variables
+    (RFC 3875 4.1.18), "HTTP_HOST", with native strings of latin-1 (PEP 3333); whoever wants to add to it makes a copy.
+    ``length`` is the declared size of the body in bytes, 0 without a body, None when it is chunked. ``keep_alive``
+    is whether the client wants the connection kept, ``expects_continue`` whether it waits for 100 Continue.
 
-    def __init__(self, head: Head) -> None:
-        self.method, self.target, version, _ = head
-        self.version = "HTTP/" + version
-        self.path = self.query = ""
-        self.fields: list[tuple[bytes, bytes]] = []
+    ``template`` is for the gateway: what it has made of this block and wants to find again. It is set at once with
+    something complete, and not changed either.
+    """
+
+    __slots__ = ("chunked", "environ", "expects_continue", "fields", "keep_alive", "length", "template")
+
+    def __init__(self, fields: list[tuple[bytes, bytes]], environ: dict[str, str]) -> None:
+        self.fields = fields
+        self.environ = environ
         self.length: int | None = 0
-        self.chunked = self.expects_continue = False
-        self.keep_alive = version != "1.0"
+        self.chunked = self.expects_continue = self.keep_alive = False
+        self.template: dict[str, Any] | None = None
+
+
+class Request:
+    """One request, checked: its request line, and the :class:`Block` of its fields."""
+
+    # What every exchange asks for lies here as well, the rest is looked up in the block.
+    __slots__ = ("block", "keep_alive", "length", "method", "path", "query", "target", "version")
+
+    def __init__(self, method: str, target: str, path: str, query: str, version: str, block: Block) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.version = version  # "HTTP/1.1"
+        self.block = block
+        self.length = block.length
+        self.keep_alive = block.keep_alive
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        return self.block.fields
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The fields as CGI variables. Other requests have the same dict, so it must never be changed."""
+        return self.block.environ
+
+    @property
+    def chunked(self) -> bool:
+        return self.block.chunked
+
+    @property
+    def expects_continue(self) -> bool:
+        return self.block.expects_continue
 
     @property
     def is_http11(self) -> bool:
@@ -70,89 +109,134 @@ class Request:
 
 def check(head: Head) -> Request:
     """Make the request of a head, or raise :class:`Refused` with the answer for the client."""
-    if not head.version.startswith("1."):
-        raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{head.version}")
-    if len(head.fields) > MAX_FIELDS:
-        raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{len(head.fields)} fields")
-    request = Request(head)
-    hosts = _read_fields(request, head.fields)
-    if len(hosts) > 1 or (request.is_http11 and not hosts):
-        raise _bad(f"{len(hosts)} Host fields")
-    host = _read_target(request)
+    method, target, version, fields = head
+    if not version.startswith("1."):
+        raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version}")
+    if len(fields) > MAX_FIELDS:
+        raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{len(fields)} fields")
+    block = read_fields(fields, version != "1.0")
+    path, query, host = _read_target(method, target)
     if host is not None:
         # RFC 9112 3.2.2: the authority of an absolute target replaces whatever Host says.
-        request.fields = [(name, value) for name, value in request.fields if name != b"host"]
-        request.fields.append((b"host", host.encode("ascii")))
-        hosts.append(host)
-    if not all(map(_HOST.fullmatch, hosts)):
-        raise _bad("malformed Host")
-    return request
+        block.fields = [(name, value) for name, value in block.fields if name != b"host"]
+        block.fields.append((b"host", host.encode("ascii")))
+        block.environ["HTTP_HOST"] = host
+    return Request(method, target, path, query, "HTTP/" + version, block)
 
 
-def _read_fields(request: Request, fields: Sequence[tuple[bytes, bytes]]) -> list[str]:
-    """Take what frames the request from its fields and keep those that an application may see; return its Hosts."""
-    hosts: list[str] = []
-    lengths: set[bytes] = set()
-    for name, value in fields:
-        if name == b"host":
-            hosts.append(value.decode("latin-1"))
-        elif name == b"content-length":
-            lengths.add(value)
-        elif name == b"transfer-encoding":
-            if value.lower() != b"chunked" or request.chunked:
-                raise Refused(HTTPStatus.NOT_IMPLEMENTED, "unknown transfer coding")
-            request.chunked = True
-        elif name == b"connection":
-            _read_connection(request, value)
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
-                raise Refused(HTTPStatus.EXPECTATION_FAILED, "unknown expectation")
-            # RFC 9110 10.1.1: the expectation of an HTTP/1.0 client is ignored.
-            request.expects_continue = request.is_http11
-        elif b"_" in name or name == b"proxy":
-            # `a_b` and `a-b` are the same key in an environ, so the one would forge the other;
-            # HTTP_PROXY is read as a setting by many HTTP clients ("httpoxy").
+def read_fields(fields: Iterable[tuple[bytes, bytes]], http11: bool) -> Block:
+    """Read the fields of a head, whatever its request line; raises :class:`Refused`.
+
+    Fields of one name are one value, a list (RFC 9110 5.3), so what they mean is read after they were joined.
+    """
+    kept: list[tuple[bytes, bytes]] = []
+    environ: dict[str, str] = {}
+    for spelled, value in fields:
+        name, key = _names.get(spelled) or _learn_name(spelled)
+        if not key:
             continue
-        request.fields.append((name, value))
-    if request.chunked:
-        if lengths or not request.is_http11:
+        kept.append((name, value))
+        text = value.decode("latin-1")
+        if key in environ:
+            text = _join(key, environ[key], text)
+        environ[key] = text
+    block = Block(kept, environ)
+    _read_framing(block, http11)
+    _read_connection(block, http11)
+    host = environ.get("HTTP_HOST")
+    if host is None:
+        if http11:
+            raise _bad("no Host")
+    elif not _HOST.fullmatch(host):
+        raise _bad("malformed Host")
+    return block
+
+
+def _learn_name(spelled: bytes) -> tuple[bytes, str]:
+    name = spelled.lower()
+    key = name.decode("ascii").upper().replace("-", "_")
+    if b"_" in name or name == b"proxy":
+        # `a_b` and `a-b` are the same key in an environ, so the one would forge the other;
+        # HTTP_PROXY is read as a setting by many HTTP clients ("httpoxy").
+        key = ""
+    elif key not in {"CONTENT_TYPE", "CONTENT_LENGTH"}:
+        key = "HTTP_" + key
+    if len(spelled) <= _LONG_NAME:
+        if len(_names) >= _MAX_NAMES:
+            _names.clear()
+        _names[spelled] = name, key
+    return name, key
+
+
+def _join(key: str, first: str, second: str) -> str:
+    """The value of two fields of one name."""
+    if key in {"HTTP_HOST", "CONTENT_LENGTH"}:
+        # Equal lengths are said once by then, or it is not ours to say which counts.
+        raise _bad(f"second {key}")
+    return first + ("; " if key == "HTTP_COOKIE" else ",") + second
+
+
+def _read_framing(block: Block, http11: bool) -> None:
+    """Find out how the body is framed (RFC 9112 6)."""
+    length = block.environ.get("CONTENT_LENGTH")
+    coding = block.environ.get("HTTP_TRANSFER_ENCODING")
+    if coding is not None:
+        if coding.lower() != "chunked":
+            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "unknown transfer coding")
+        if length is not None or not http11:
             # RFC 9112 6.1 lets us refuse, and whoever sends both may be smuggling.
             raise _bad("Transfer-Encoding with Content-Length or in HTTP/1.0")
-        request.length = None
-    elif lengths:
-        if len(lengths) > 1 or not _LENGTH.fullmatch(value := lengths.pop()):
+        block.chunked = True
+        block.length = None
+    elif length is not None:
+        if not _LENGTH.fullmatch(length):
             raise _bad("malformed Content-Length")
-        request.length = int(value)
-    return hosts
+        block.length = int(length)
+        block.environ["CONTENT_LENGTH"] = str(block.length)  # without zeros before
 
 
-def _read_connection(request: Request, value: bytes) -> None:
-    options = {option.strip(b" \t") for option in value.lower().split(b",")}
-    if b"close" in options:
-        request.keep_alive = False
-    elif b"keep-alive" in options and not request.is_http11:
-        request.keep_alive = True
+def _read_connection(block: Block, http11: bool) -> None:
+    """Find out what the client wants of the connection."""
+    expected = block.environ.get("HTTP_EXPECT")
+    if expected is not None:
+        if _options(expected) != {"100-continue"}:
+            raise Refused(HTTPStatus.EXPECTATION_FAILED, "unknown expectation")
+        # RFC 9110 10.1.1: the expectation of an HTTP/1.0 client is ignored.
+        block.expects_continue = http11
+    wanted = block.environ.get("HTTP_CONNECTION")
+    if wanted is None:
+        block.keep_alive = http11
+    else:
+        options = _options(wanted)
+        block.keep_alive = "close" not in options and (http11 or "keep-alive" in options)
 
 
-def _read_target(request: Request) -> str | None:
-    """Split the target (RFC 9112 3.2) into path and query; return the host of an absolute one."""
-    target, host = request.target, None
-    if request.method == "CONNECT":
+def _options(value: str) -> set[str]:
+    # No other letter of latin-1 becomes one of ASCII in lower case.
+    return {option.strip(" \t") for option in value.lower().split(",")}
+
+
+def _read_target(method: str, target: str) -> tuple[str, str, str | None]:
+    """Split the target (RFC 9112 3.2) into path and query; the third is the host of an absolute one."""
+    host = None
+    if method == "CONNECT":
         # A tunnel is not for an origin server, and what follows must never be read as a request.
         raise _bad("CONNECT")
-    if target == "*" and request.method == "OPTIONS":
-        return None
+    if target == "*" and method == "OPTIONS":
+        return "", "", None
     if not target.startswith("/"):
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
             raise _bad("malformed target")
         host, target = absolute.groups()
+        if not _HOST.fullmatch(host):
+            raise _bad("malformed host in the target")
         if not target.startswith("/"):
             target = "/" + target
     if "#" in target:
         raise _bad("fragment in the target")
-    request.path, _, request.query = target.partition("?")
-    return host
+    path, _, query = target.partition("?")
+    return path, query, host
 
 
 def _bad(reason: str) -> Refused:
