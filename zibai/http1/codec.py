@@ -28,8 +28,6 @@ _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\
 # What a request line may begin with: a method that is a token. The longest one registered has 17 characters.
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)")
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
-
-
 _END = b"\r\n\r\n"
 
 
@@ -80,7 +78,7 @@ class Codec:
         """The next request, None when its head is not complete; raises :class:`Refused`. Only once its body is read."""
         if self._dead:
             return None
-        declined = False
+        declined = False  # whether the fast lane has seen what comes next, and need not again
         if self._piece:
             if self._lane is not None:
                 request = self._recognise(self._lane)

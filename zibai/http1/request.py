@@ -170,9 +170,9 @@ def _learn_name(spelled: bytes) -> tuple[bytes, str]:
 
 def _join(key: str, first: str, second: str) -> str:
     """The value of two fields of one name."""
-    if key in {"HTTP_HOST", "CONTENT_LENGTH"}:
-        # Equal lengths are said once by then, or it is not ours to say which counts.
-        raise _bad(f"second {key}")
+    if key == "HTTP_HOST":
+        # Joined they could be one again: a comma may stand in a host. In a length or a coding it is refused.
+        raise _bad("two Hosts")
     return first + ("; " if key == "HTTP_COOKIE" else ",") + second
 
 
