@@ -151,6 +151,7 @@ def test_a_slow_request_is_told_once_with_its_runner_and_its_stack(
         begin(rig, clock, 2)
         assert rig.health.due == rig.now + 30
         forward(rig, clock, 29.9)
+        look(rig)
         assert log.records == []
         forward(rig, clock, 0.2)
         (record,) = log.records
