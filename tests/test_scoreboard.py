@@ -263,6 +263,14 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
         Scoreboard.open(str(tmp_path / "nothing"))
 
 
+def test_a_file_that_is_not_whole_is_refused(board: Scoreboard, tmp_path: Path) -> None:
+    whole = (tmp_path / "board").read_bytes()
+    for missing in (1, 3 * size_of(2)):
+        (tmp_path / "cut").write_bytes(whole[:-missing])
+        with pytest.raises(ValueError, match="is no scoreboard"):
+            Scoreboard.open(str(tmp_path / "cut"))
+
+
 def open_descriptors() -> int:
     """How many there are, where the system tells."""
     return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
