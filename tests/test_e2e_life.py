@@ -55,6 +55,31 @@ def test_a_graceful_end_finishes_what_is_in_flight(backend: tuple[str, ...], pro
         assert server.wait() == 0
 
 
+@PROCESSES
+def test_while_the_end_waits_a_new_connection_is_refused(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
+    """And not taken by the kernel, to be reset when all is over."""
+
+    def is_refused() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:
+            pass  # it was closed between the two halves of the handshake
+        return False
+
+    with Server("plain:app", *processes, *backend, "--graceful-exit-timeout", "3600") as server:
+        port = server.port
+        with Gate() as gate, Client(port) as client:
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            request = gate.arrival()
+            server.signal(GRACEFUL)
+            wait_for(is_refused)
+            request.close()
+            assert client.read().status == 200
+        assert server.wait() == 0
+
+
 def test_hooks_run_in_every_worker(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "2", *backend, *HOOK_FLAGS) as server:
         wait_for(lambda: len(hooks(server)) == 2)

@@ -1,9 +1,14 @@
-"""How many processors there are to use, on machines that are made up."""
+"""How many processors there are to use, and what became of processes, on machines that are made up."""
 
 from __future__ import annotations
 
+import ctypes
 import os
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,3 +46,139 @@ def test_available_cpus(
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert machine.available_cpus() == expected
+
+
+# --- processes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine of which nothing is known until a test writes it: ``proc`` and ``cgroup`` in a folder."""
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_CLK_TCK": 100}[name], raising=False)
+    return tmp_path
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+
+
+STAT = "42 ({}) S 1 42 42 0 -1 4194304 100 200 3 4 250 130 7 9 20 0 1 0 12345 1000 100 18446744073709551615"
+
+
+@pytest.mark.parametrize("name", ["python", "zibai: worker (1)", "a) S 9 9 9 9 9 9 9 9 9 9 9 9 9 (b", "grün"])
+def test_cpu_time_whatever_a_command_is_called(made_up: Path, name: str) -> None:
+    write(made_up, {"proc/42/stat": STAT.format(name)})
+    assert machine.cpu_time(42) == 3.8
+
+
+@pytest.mark.parametrize("files", [{}, {"proc/42/stat": ""}, {"proc/42/stat": "42 (python) S 1 2 3"}])
+def test_cpu_time_that_is_not_told(made_up: Path, files: dict[str, str]) -> None:
+    write(made_up, files)
+    assert machine.cpu_time(42) is None
+
+
+def test_windows_tells_no_cpu_time(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(made_up, {"proc/42/stat": STAT.format("python")})
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert machine.cpu_time(42) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_cpu_time_of_a_real_process() -> None:
+    told = machine.cpu_time(os.getpid())
+    assert told is not None
+    assert told == pytest.approx(time.process_time(), abs=0.5)
+
+
+EVENTS = "low 0\nhigh 0\nmax 10\noom 9\noom_kill {}\noom_group_kill 8\n"
+CONTROL = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
+VMSTAT = {"proc/vmstat": "nr_free_pages 1\noom_kill 50\nthp_fault_alloc 2\n"}
+V1 = "11:cpu,cpuacct:/elsewhere\n4:memory:/docker/x\n1:name=systemd:/user.slice\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        (VMSTAT, 50),
+        ({"proc/vmstat": "nr_free_pages 1\n"}, None),
+        ({"proc/vmstat": "oom_kill many\n"}, None),
+        # Version 2: our own group, or in a container the root, or a kernel that does not count there.
+        (VMSTAT | {"proc/self/cgroup": "0::/a/b\n", "cgroup/a/b/memory.events": EVENTS.format(3)}, 3),
+        (VMSTAT | {"proc/self/cgroup": "0::/host/c\n", "cgroup/memory.events": EVENTS.format(4)}, 4),
+        (VMSTAT | {"proc/self/cgroup": "0::/\n", "cgroup/memory.events": EVENTS.format(0)}, 0),
+        (VMSTAT | {"proc/self/cgroup": "0::/a\n", "cgroup/a/memory.events": "low 0\noom 9\n"}, 50),
+        (VMSTAT | {"proc/self/cgroup": "0::/a:b\n", "cgroup/a:b/memory.events": EVENTS.format(5)}, 5),
+        # Version 1: its controller among others, in its own tree.
+        (VMSTAT | {"proc/self/cgroup": V1, "cgroup/memory/docker/x/memory.oom_control": CONTROL.format(6)}, 6),
+        (VMSTAT | {"proc/self/cgroup": V1, "cgroup/memory/memory.oom_control": CONTROL.format(7)}, 7),
+        (VMSTAT | {"proc/self/cgroup": "1:cpu:/a\n", "cgroup/memory/memory.oom_control": CONTROL.format(7)}, 50),
+        ({"proc/self/cgroup": V1}, None),
+    ],
+    ids=[
+        "nothing", "machine", "machine without", "nonsense", "group", "container", "root", "not counted", "colon",
+        "v1 group", "v1 container", "v1 without memory", "v1 without a file",
+    ],
+)  # fmt: skip
+def test_oom_kills(made_up: Path, files: dict[str, str], expected: int | None) -> None:
+    write(made_up, files)
+    assert machine.oom_kills() == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+def test_is_alive() -> None:
+    assert machine.is_alive(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    assert not machine.is_alive(process.pid)
+
+
+def test_a_process_of_somebody_else_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(pid: int, number: int) -> None:
+        assert (pid, number) == (42, 0), "it is asked, not hurt"
+        raise PermissionError
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "kill", kill)
+    assert machine.is_alive(42)
+
+
+class Kernel32:
+    """That of Windows. ``codes`` has the exit code of each process that there is; 259 is one that runs."""
+
+    def __init__(self, codes: dict[int, int | None]) -> None:
+        self.codes = codes
+        self.open: list[int] = []
+
+    def OpenProcess(self, access: int, inherit: bool, pid: int) -> int:
+        assert (access, inherit) == (0x1000, False), "to look is allowed where more is not"
+        if pid not in self.codes:
+            return 0
+        self.open.append(pid * 4)
+        return pid * 4
+
+    def GetExitCodeProcess(self, handle: int, code: Any) -> int:
+        assert handle in self.open
+        found = self.codes[handle // 4]
+        if found is None:
+            return 0
+        code._obj.value = found
+        return 1
+
+    def CloseHandle(self, handle: int) -> None:
+        if handle:
+            self.open.remove(handle)
+
+
+def test_is_alive_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel32({1: 259, 2: 0, 3: 1, 4: None})
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("that would end it"))
+    assert [machine.is_alive(pid) for pid in range(1, 6)] == [True, False, False, False, False]
+    assert kernel.open == [], "a handle that is kept keeps the process id, too"

@@ -9,13 +9,16 @@ import sys
 import time
 from contextlib import closing
 from multiprocessing.connection import wait
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from zibai import machine, process
 from zibai.errors import LoadError
 from zibai.handover import BATCH, give, take
-from zibai.process import Child, Message, Parent, Signals
+from zibai.process import Child, Message, Parent, Signals, reap_strangers
+from zibai.scoreboard import Row
 from zibai.sockets import Socket
 
 from support import wait_for
@@ -155,6 +158,185 @@ def test_interrupting_signals_raise_in_the_main_thread_as_well() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(20)  # app: the main thread waits for something
         assert signals.read() == ["SIGINT"]
+
+
+# --- how a worker is, and how it ended --------------------------------------------------------------
+
+
+class FakeProcess:
+    """A process that has ended, or is said to run."""
+
+    def __init__(self, exitcode: int | None = None) -> None:
+        self.pid = 42
+        self.exitcode = exitcode
+        self.joined = False
+
+    def join(self) -> None:
+        self.joined = True
+
+    def kill(self) -> None:
+        self.exitcode = -9
+
+
+@pytest.fixture
+def kills(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """What the system tells about memory: the last one is now."""
+    told: list[int | None] = [None]
+    monkeypatch.setattr(machine, "oom_kills", lambda: told[-1])
+    return told
+
+
+def child(exitcode: int | None = None, row: Row | None = None) -> Child:
+    child = Child(worker, ("die",), row)
+    child._far.close()
+    child.pipe.close()
+    child._process = FakeProcess(exitcode)  # type: ignore[assignment]
+    return child
+
+
+def test_a_worker_without_a_beat_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row.private(1)
+    assert child().beat() is None
+    assert child(row=row).beat() is None, "it has a row, and is not up yet"
+    monkeypatch.setattr("zibai.scoreboard.clock", lambda: 77.5)
+    row.beat([0] * 7)
+    assert child(row=row).beat() == 77.5
+
+
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [(5.0, False), (5.4, False), (5.6, True), (15.0, True), (None, True)],
+    ids=["idle", "hardly", "a twentieth", "all the time", "unknown"],
+)
+def test_one_that_burns_has_used_the_processor_since_its_beat(
+    monkeypatch: pytest.MonkeyPatch, used: float | None, expected: bool
+) -> None:
+    row = Row.private(1)
+    monkeypatch.setattr("zibai.scoreboard.clock", lambda: 100.0)
+    monkeypatch.setattr(time, "process_time", lambda: 5.0)
+    row.beat([0] * 7)
+    asked: list[int] = []
+    monkeypatch.setattr(machine, "cpu_time", lambda pid: (asked.append(pid), used)[1])
+    monkeypatch.setattr(process, "clock", lambda: 110.0)
+    assert child(row=row).burns() is expected
+    assert child().burns(), "nothing is known of one without a row"
+    assert asked == [42, 42]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "clean"),
+    [
+        (0, "ended with exit code 0", True),
+        (3, "ended with exit code 3", False),
+        (-11, "was killed by SIGSEGV", False),
+        (-9, "was killed by SIGKILL", False),
+        (-200, "was killed by signal 200", False),
+    ],
+)
+@posix
+def test_an_ending_in_words(kills: list[int | None], code: int, words: str, clean: bool) -> None:
+    one = child(code)
+    ending = one.ending()
+    assert (ending.reason, ending.clean, ending.story) == (words, clean, "")
+    assert one._process.joined, "or it would be a zombie"  # type: ignore[attr-defined]
+
+
+def test_an_ending_tells_what_the_worker_was_at() -> None:
+    row = Row.private(1)
+    row.slots[0].begin(b"GET /fatal", 0.0)
+    assert "it was serving GET /fatal" in child(-11, row).ending().story
+
+
+OUT_OF_MEMORY = "was killed by SIGKILL because memory ran out (the kernel has counted an out-of-memory kill)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "words"),
+    [
+        (0, 1, -9, OUT_OF_MEMORY),
+        (7, 9, -9, OUT_OF_MEMORY),
+        (7, 7, -9, "was killed by SIGKILL"),
+        (None, 1, -9, "was killed by SIGKILL"),
+        (1, None, -9, "was killed by SIGKILL"),
+        (0, 1, -11, "was killed by SIGSEGV"),
+        (0, 1, 1, "ended with exit code 1"),
+    ],
+)
+@posix
+def test_memory_that_ran_out_is_only_told_where_the_kernel_has_counted(
+    kills: list[int | None], before: int | None, after: int | None, code: int, words: str
+) -> None:
+    kills.append(before)
+    one = child(code)
+    kills.append(after)
+    assert one.ending().reason == words
+
+
+@posix
+def test_one_that_we_have_killed_did_not_run_out_of_memory(kills: list[int | None]) -> None:
+    kills.append(0)
+    one = child()
+    kills.append(1)  # somebody else, of the same group
+    one.kill()
+    assert one.ending().reason == "was killed by SIGKILL"
+
+
+# --- the children of process 1 ----------------------------------------------------------------------
+
+
+class Dead:
+    """The system's list of children that have ended, in its order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pids: list[int], *, others: bool = True) -> None:
+        self.pids = pids
+        self._others = others  # whether there are children that live
+        for name, number in (("P_ALL", 0), ("WEXITED", 4), ("WNOHANG", 1), ("WNOWAIT", 0x1000000)):
+            monkeypatch.setattr(os, name, number, raising=False)
+        monkeypatch.setattr(os, "waitid", self.waitid, raising=False)
+        monkeypatch.setattr(os, "waitpid", self.waitpid)
+        monkeypatch.setattr(sys, "platform", "linux")
+
+    def waitid(self, kind: int, number: int, options: int) -> Any:
+        assert (kind, number, options) == (0, 0, 4 | 1 | 0x1000000), "it looks, takes nothing and does not wait"
+        if not self.pids and not self._others:
+            raise ChildProcessError
+        return SimpleNamespace(si_pid=self.pids[0]) if self.pids else None
+
+    def waitpid(self, pid: int, options: int) -> tuple[int, int]:
+        assert options == 1
+        self.pids.remove(pid)
+        return pid, 0
+
+
+@pytest.mark.parametrize("others", [True, False])
+@pytest.mark.parametrize(
+    ("dead", "left"),
+    [([], []), ([5], []), ([5, 6, 7], []), ([1], [1]), ([5, 1, 6], [1, 6]), ([1, 5], [1, 5])],
+)
+def test_strangers_are_let_go_of_and_workers_are_left(
+    monkeypatch: pytest.MonkeyPatch, dead: list[int], left: list[int], others: bool
+) -> None:
+    world = Dead(monkeypatch, dead.copy(), others=others)
+    reap_strangers({1, 2})
+    assert world.pids == left
+
+
+def test_a_stranger_that_somebody_else_lets_go_of_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waitpid(pid: int, options: int) -> tuple[int, int]:
+        raise ChildProcessError
+
+    world = Dead(monkeypatch, [5])
+    monkeypatch.setattr(os, "waitpid", waitpid)
+    reap_strangers(set())
+    assert world.pids == [5]
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_where_there_are_no_containers_nobody_is_asked(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    world = Dead(monkeypatch, [5])
+    monkeypatch.setattr(sys, "platform", system)
+    reap_strangers(set())
+    assert world.pids == [5]
 
 
 # --- connections that change hands ------------------------------------------------------------------

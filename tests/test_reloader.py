@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.errors import MissingExtra
-from zibai.reloader import Reloader, matches
+from zibai.reloader import IGNORED, Reloader, matches
 
-from support import wait_for
+from support import ROOT, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,34 @@ if TYPE_CHECKING:
 )
 def test_which_changes_matter(tmp_path: Path, path: str, patterns: list[str], expected: bool) -> None:
     assert matches(str(tmp_path / path), patterns, str(tmp_path)) is expected
+
+
+KINDS = {
+    "caches": ["__pycache__", ".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"],
+    "virtual environments": [".venv", "venv", ".env", "env", "virtualenv", "site-packages", ".tox", ".nox"],
+    "version control": [".git", ".hg", ".svn", ".bzr", ".jj", "CVS"],
+    "builds": ["build", "dist", ".eggs"],
+    "Node": ["node_modules", "bower_components", ".npm", ".yarn"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_that_no_source_lives_in(tmp_path: Path, kind: str) -> None:
+    for folder in KINDS[kind]:
+        for path in (f"{folder}/x.py", f"package/{folder}/deep/x.py"):
+            assert not matches(str(tmp_path / path), ["*.py"], str(tmp_path)), path
+        assert matches(str(tmp_path / folder), ["*"], str(tmp_path)), "only folders: .env is also a file"
+
+
+def test_they_do_not_matter_above_the_directory_that_is_watched(tmp_path: Path) -> None:
+    root = tmp_path / "build" / "venv"
+    assert matches(str(root / "app.py"), ["*.py"], str(root))
+
+
+def test_they_are_all_in_the_docs() -> None:
+    text = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
+    section = text.partition("## Watching files")[2].partition("\n## ")[0]
+    assert [name for name in sorted(IGNORED) if f"`{name}`" not in section] == []
 
 
 def test_a_change_is_one_call_and_an_atomic_save_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

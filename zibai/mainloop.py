@@ -31,8 +31,9 @@ _WISHES: dict[str, Callable[[Supervisor], None]] = {
 class MainLoop:
     """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
 
-    ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it. The
-    keywords are those of :class:`Supervisor`.
+    ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
+    ``on_end`` is called when the end begins, perhaps more than once. The other keywords are those of
+    :class:`Supervisor`.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class MainLoop:
         board: Scoreboard | None = None,
         *,
         exits: bool = False,
+        on_end: Callable[[], object] = lambda: None,
         **rules: Any,
     ) -> None:
         self._target = target
         self._exits = exits
+        self._on_end = on_end
         self._args = args
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
@@ -74,6 +77,8 @@ class MainLoop:
                 while True:
                     timeout = supervisor.tick()
                     self._publish()
+                    if supervisor.is_ending:
+                        self._on_end()
                     if supervisor.finished:
                         break
                     self._wait(signals, timeout)

@@ -63,6 +63,7 @@ class Child:
     def __init__(self, target: Callable[..., None], args: tuple[Any, ...], row: Row | None = None) -> None:
         self.row = row
         self._oom_kills = machine.oom_kills()
+        self._killed = False  # by us
         self.pipe, self._far = _context.Pipe()
         self.speaks = True  # until its end of the pipe is closed
         # Not daemonic: a worker may want children of its own.
@@ -112,7 +113,8 @@ class Child:
         except ValueError:
             reason = f"was killed by signal {-code}"
         before, after = self._oom_kills, machine.oom_kills()
-        if reason.endswith("SIGKILL") and before is not None and after is not None and after > before:
+        counted = before is not None and after is not None and after > before
+        if counted and reason.endswith("SIGKILL") and not self._killed:
             reason += " because memory ran out (the kernel has counted an out-of-memory kill)"
         return Ending(reason, False, story)
 
@@ -144,6 +146,7 @@ class Child:
 
     def kill(self) -> None:
         """For one that does not listen any more."""
+        self._killed = True
         self._process.kill()
 
     def _send(self, verb: str, channel: socket.socket | None = None) -> None:

@@ -16,14 +16,19 @@ from .errors import MissingExtra
 
 IGNORED = frozenset(
     {
-        "__pycache__",
-        ".git", ".hg", ".svn",
-        ".venv", "venv", "env", "site-packages", ".tox", ".nox",
-        "node_modules",
-        "build", "dist",
-        ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".idea", ".vscode",
+        # caches and editors
+        "__pycache__", ".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".idea", ".vscode",
+        # virtual environments
+        ".venv", "venv", ".env", "env", ".virtualenv", "virtualenv", "site-packages", ".tox", ".nox",
+        # version control
+        ".git", ".hg", ".svn", ".bzr", ".jj", "CVS",
+        # builds
+        "build", "dist", ".eggs",
+        # Node
+        "node_modules", "bower_components", ".npm", ".yarn",
     }
 )  # fmt: skip
+"""Names of folders, at any depth; docs/processes.md lists them."""
 
 
 def matches(path: str, patterns: Iterable[str], root: str) -> bool:

@@ -58,6 +58,12 @@ def _serve(options: Options, exits: bool) -> None:
                 row.assign(READY, os.getpid(), 0, clock())
             worker.run(options, sockets, row=row, exits=exits)
             return
+
+        def stop_listening() -> None:
+            # The kernel would go on to accept for us connections that no worker takes any more.
+            for sock in sockets:
+                _release(sock)
+
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             worker.run_child,
@@ -69,6 +75,7 @@ def _serve(options: Options, exits: bool) -> None:
             worker_timeout=options.worker_timeout or inf,
             eager=developing,
             exits=exits,
+            on_end=stop_listening,
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))

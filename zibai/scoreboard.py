@@ -201,11 +201,13 @@ class Scoreboard:
 
     def __init__(self, file: int, path: str) -> None:
         self._file, self._path = file, path
-        if os.fstat(file).st_size < _HEAD.size:
+        size = os.fstat(file).st_size
+        if size < _HEAD.size:
             raise ValueError(f"{path} is no scoreboard")
         self._map = mmap.mmap(file, 0)
         magic, self.pid, self.started, self._rows, self._slots, facts = _HEAD.unpack_from(self._map)
-        if magic != MAGIC:
+        # One that is being made, or was cut short, has a head and not all rows.
+        if magic != MAGIC or size < _HEAD.size + self._rows * size_of(self._slots):
             raise ValueError(f"{path} is no scoreboard of this version")
         self.facts: dict[str, Any] = json.loads(facts.rstrip(b"\0") or b"{}")
 

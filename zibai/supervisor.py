@@ -154,6 +154,11 @@ class Supervisor:
         self._pause = min(LONGEST_PAUSE, self._pause * 2 or 1.0)
         self._spawn_after = self._clock() + self._pause
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether no worker is started any more."""
+        return bool(self._ending)
+
     # Wishes.
 
     def restart(self) -> None:

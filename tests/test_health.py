@@ -1,0 +1,307 @@
+"""A worker's look at itself, over a loop that the test turns and clocks that the test sets."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from math import inf
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zibai import connection as connection_module
+from zibai import health as health_module
+from zibai import scoreboard
+from zibai.connection import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
+from zibai.health import SOON
+from zibai.logger import logger
+from zibai.scoreboard import GAUGES, SENDING
+
+from rig import GET, Rig
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from zibai.connection import Connection
+
+
+class Clock:
+    """The scoreboard's, in every module that asks it; stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 500.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in (scoreboard, health_module, connection_module):
+        monkeypatch.setattr(module, "clock", clock)
+    return clock
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
+    """The log reaches caplog, also after a test that has configured logging."""
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> list[float]:
+    """Grows with each look, by the time of the loop."""
+    looks: list[float] = []
+    look = rig.health.look
+    monkeypatch.setattr(rig.health, "look", lambda now, all_: (looks.append(now), look(now, all_)))
+    return looks
+
+
+def forward(rig: Rig, clock: Clock, seconds: float) -> None:
+    """Both clocks go on, and the loop turns when it has said that it wants to, and at the end."""
+    end = rig.now + seconds
+    turns = 0
+    while (wait := rig.loop.timeout()) is not None and rig.now + wait < end:
+        turns += 1
+        assert turns < 10, "it turns in vain"
+        clock.now += wait
+        rig.turn(after=wait)
+    clock.now += end - rig.now
+    rig.turn(after=end - rig.now)
+
+
+# --- when it looks ----------------------------------------------------------------------------------
+
+
+def test_an_idle_server_that_nobody_listens_to_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Rig(monkeypatch, slow_request=30.0) as rig:
+        looks = count_looks(monkeypatch, rig)
+        assert (rig.health.due, rig.loop.timeout()) == (inf, None)
+        rig.turn(after=1000)
+        assert looks == []
+
+
+def test_a_look_follows_what_happened_and_at_most_one_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Rig(monkeypatch, slow_request=30.0) as rig:
+        looks = count_looks(monkeypatch, rig)
+        client, _ = rig.connect()
+        began = rig.now
+        assert rig.loop.timeout() == SOON
+        for _ in range(9):
+            client.sendall(GET)
+            rig.until(rig.run)
+            rig.now += SOON / 10
+        assert looks == [], "it is not put off by what happens meanwhile, nor brought forward"
+        rig.turn(after=SOON / 10)
+        assert looks == [pytest.approx(began + SOON)]
+        assert rig.row.read().counters["open"] == 1
+        assert rig.health.due == inf, "nothing has happened since"
+        client.sendall(GET)
+        rig.until(rig.run)
+        assert rig.health.due == rig.now + SOON
+
+
+def test_a_parent_gets_its_beats_even_if_nothing_happens(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    with Rig(monkeypatch, beat_every=10.0) as rig:
+        looks = count_looks(monkeypatch, rig)
+        assert rig.row.read().beat == clock.now
+        began = rig.now
+        forward(rig, clock, 35.0)
+        assert looks == [began + 10, began + 20, began + 30]
+        assert rig.row.read().beat == clock.now - 5
+
+
+def test_a_beat_is_not_put_off_by_what_happens(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    with Rig(monkeypatch, beat_every=SOON / 2) as rig:
+        looks = count_looks(monkeypatch, rig)
+        client, _ = rig.connect()
+        due = rig.health.due
+        client.sendall(GET)
+        rig.until(rig.run)
+        assert rig.health.due == due
+        forward(rig, clock, SOON / 2)
+        assert looks == [due]
+
+
+# --- requests ---------------------------------------------------------------------------------------
+
+
+def begin(rig: Rig, clock: Clock, slot: int, what: bytes = b"GET /slow") -> None:
+    """A runner has begun a request, and a look has seen it."""
+    rig.row.slots[slot].begin(what, clock.now)
+    look(rig)
+
+
+def look(rig: Rig) -> None:
+    rig.health.look(rig.now, rig.connections)
+
+
+def test_a_slow_request_is_told_once_with_its_runner_and_its_stack(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    def here(slot: int) -> tuple[str, object]:
+        return f"runner {slot}", sys._getframe()
+
+    with Rig(monkeypatch, slow_request=30.0) as rig:
+        monkeypatch.setattr(rig.backend, "where", here)
+        begin(rig, clock, 2)
+        assert rig.health.due == rig.now + 30
+        forward(rig, clock, 29.9)
+        look(rig)
+        assert log.records == []
+        forward(rig, clock, 0.2)
+        (record,) = log.records
+        first, *stack = record.getMessage().splitlines()
+        assert first == "a request has run for 30.0 s: GET /slow, runner 2"
+        assert any("in here" in line for line in stack)
+        assert record.levelno == logging.WARNING
+        forward(rig, clock, 1000)
+        look(rig)
+        assert len(log.records) == 1
+        assert rig.health.due == inf
+        rig.row.slots[2].end(200, clock.now, clock.now)
+        clock.now += 1
+        begin(rig, clock, 2, b"GET /next")
+        forward(rig, clock, 31)
+        assert [record.getMessage().splitlines()[0] for record in log.records[1:]] == [
+            "a request has run for 30.0 s: GET /next, runner 2"
+        ]
+
+
+def test_one_that_waits_for_its_client_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    with Rig(monkeypatch, slow_request=30.0) as rig:
+        begin(rig, clock, 0)
+        rig.row.slots[0].phase(SENDING)
+        forward(rig, clock, 31)
+        assert "a request has run for 30.0 s: GET /slow (send), runner 0" in log.text
+
+
+def test_one_that_is_answered_in_time_is_not_told(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    with Rig(monkeypatch, slow_request=30.0) as rig:
+        begin(rig, clock, 0)
+        forward(rig, clock, 29)
+        rig.row.slots[0].end(200, clock.now - 29, clock.now)
+        forward(rig, clock, 100)
+        assert log.records == []
+        assert rig.health.due == inf
+
+
+def test_each_slow_request_has_its_own_time(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    with Rig(monkeypatch, slow_request=30.0) as rig:
+        begin(rig, clock, 0, b"GET /a")
+        forward(rig, clock, 10)
+        begin(rig, clock, 1, b"GET /b")
+        assert rig.health.due == rig.now + 20
+        forward(rig, clock, 21)
+        assert rig.health.due == rig.now + 9
+        forward(rig, clock, 10)
+        assert [record.getMessage().splitlines()[0] for record in log.records] == [
+            "a request has run for 30.0 s: GET /a, runner 0",
+            "a request has run for 30.0 s: GET /b, runner 1",
+        ]
+
+
+def test_the_next_beat_may_come_before_a_request_is_slow(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    with Rig(monkeypatch, slow_request=30.0, beat_every=10.0) as rig:
+        begin(rig, clock, 0)
+        assert rig.health.due == rig.now + 10
+        forward(rig, clock, 25)
+        assert rig.health.due == rig.now + 5
+
+
+def test_one_that_is_stuck_is_said_once_and_all_stacks_are_shown(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    stuck: list[float] = []
+    with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
+        began = clock.now
+        begin(rig, clock, 1, b"GET /stuck")
+        assert rig.health.due == rig.now + 60
+        forward(rig, clock, 50)
+        begin(rig, clock, 0, b"GET /other")
+        assert rig.health.due == rig.now + 10
+        forward(rig, clock, 9.9)
+        assert (stuck, log.records) == ([], [])
+        forward(rig, clock, 0.2)
+        assert stuck == [began + 60]
+        assert [record.getMessage().splitlines()[0] for record in log.records] == [
+            "--request-timeout is over; running for 60.0 s: GET /stuck, runner 1",
+            "--request-timeout is over; running for 10.0 s: GET /other, runner 0",
+        ]
+        forward(rig, clock, 1000)
+        assert len(stuck) == 1, "the worker is on its way out already"
+        assert len(log.records) == 2
+        assert rig.health.due == inf
+
+
+def test_slow_and_stuck_are_two_things(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    stuck: list[float] = []
+    limits = {"slow_request": 10.0, "request_timeout": 60.0, "on_stuck": lambda: stuck.append(clock.now)}
+    with Rig(monkeypatch, **limits) as rig:
+        begin(rig, clock, 0)
+        assert rig.health.due == rig.now + 10
+        forward(rig, clock, 11)
+        assert rig.health.due == rig.now + 49
+        assert (len(log.records), stuck) == (1, [])
+        forward(rig, clock, 50)
+        assert (len(log.records), len(stuck)) == (2, 1)
+
+
+# --- what the connections are at --------------------------------------------------------------------
+
+STATES = {
+    "idle": (HEAD, False),
+    "head": (HEAD, True),
+    "body": (BODY, False),
+    "discard": (DISCARD, False),
+    "queue": (READY, False),
+    "busy": (APP, False),
+    "flush": (FLUSH, False),
+    "linger": (LINGER, False),
+    "closed": (CLOSED, False),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_each_state_of_a_connection_is_counted_in_one_gauge(name: str) -> None:
+    state, begun = STATES[name]
+    connection = SimpleNamespace(state=state, idle=state is HEAD and not begun)
+    gauge = {"discard": "body", "flush": "send", "linger": "send", "closed": "send"}.get(name, name)
+    counted = dict(zip(GAUGES, health_module._gauges([connection, connection]), strict=True))  # type: ignore[list-item]
+    assert counted == dict.fromkeys(GAUGES, 0) | {"open": 2, gauge: 2}
+
+
+def test_real_connections_are_counted(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    def gauges() -> dict[str, int]:
+        look(rig)
+        return {name: value for name, value in rig.row.read().counters.items() if name in GAUGES and value}
+
+    def sent(client: socket.socket, connection: Connection, data: bytes, state: str) -> None:
+        client.sendall(data)
+        rig.until(lambda: connection.state is state and not connection.idle)
+
+    with Rig(monkeypatch, slow_request=30.0) as rig:
+        rig.connect()
+        assert gauges() == {"open": 1, "idle": 1}
+        sent(*rig.connect(), GET[:10], HEAD)
+        assert gauges() == {"open": 2, "idle": 1, "head": 1}
+        sent(*rig.connect(), b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n123", BODY)
+        assert gauges() == {"open": 3, "idle": 1, "head": 1, "body": 1}
+        sent(*rig.connect(), GET, READY)
+        assert gauges() == {"open": 4, "idle": 1, "head": 1, "body": 1, "queue": 1}
+        rig.take()
+        assert gauges() == {"open": 4, "idle": 1, "head": 1, "body": 1, "busy": 1}
+        sent(*rig.connect(), b"nonsense\r\n\r\n", LINGER)
+        assert gauges() == {"open": 5, "idle": 1, "head": 1, "body": 1, "busy": 1, "send": 1}

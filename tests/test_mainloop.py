@@ -1,0 +1,200 @@
+"""The parent and the rows of the scoreboard, with children that are no processes and a wait that the test answers."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zibai import mainloop
+from zibai.logger import logger
+from zibai.mainloop import MainLoop
+from zibai.process import Ending, Message
+from zibai.scoreboard import Row, Scoreboard, black_box
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class FakeChild:
+    """One that does nothing; it is its own pipe and sentinel, which the test finds ready when it likes."""
+
+    pids = iter(range(100, 200))
+
+    def __init__(self, target: object, args: tuple[Any, ...], row: Row | None) -> None:
+        *self.args, self.board, self.number = args
+        self.row = row
+        self.before = None if row is None else row.read().state
+        self.pid = next(self.pids)
+        self.pipe = self.sentinel = self
+        self.speaks = True
+        self.says: list[Message] = []
+        self.closed = False
+
+    def start(self) -> None:
+        pass
+
+    def beat(self) -> float | None:
+        return None
+
+    def receive(self) -> Iterator[Message]:
+        while self.says:
+            yield self.says.pop(0)
+
+    def ending(self) -> Ending:
+        return Ending("was killed by SIGSEGV", story="" if self.row is None else black_box(self.row.read()))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class World:
+    """A main loop of which the test does the steps."""
+
+    socket = "signals"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: int, board: Scoreboard | None) -> None:
+        self._ready: list[FakeChild] = []
+        monkeypatch.setattr(mainloop, "Child", FakeChild)
+        monkeypatch.setattr(mainloop, "wait", lambda sources, timeout: self._ready)
+        self.board = board
+        self.loop = MainLoop(print, ("options",), processes, board)
+        self.tick()
+
+    def read(self) -> list[str]:
+        return []  # no signal
+
+    def tick(self) -> None:
+        self.loop._supervisor.tick()
+        self.loop._publish()
+
+    @property
+    def children(self) -> list[FakeChild]:
+        return list(self.loop._children)  # type: ignore[arg-type]
+
+    @property
+    def numbers(self) -> list[int | None]:
+        return [child.number for child in self.children]
+
+    @property
+    def states(self) -> list[tuple[str, int]]:
+        assert self.board is not None
+        return [(report.state, report.pid) for report in (row.read() for row in self.board.rows())]
+
+    def say(self, child: FakeChild, verb: str) -> None:
+        child.says.append(Message(verb))
+        self._hear(child)
+
+    def _hear(self, *children: FakeChild) -> None:
+        self._ready = list(children)
+        for child in self.children:
+            child.sentinel = child if child in children and not child.says else self  # type: ignore[assignment]
+        self.loop._wait(self, None)  # type: ignore[arg-type]
+        self.tick()
+
+    def die(self, *children: FakeChild) -> None:
+        self._hear(*children)
+
+    def close(self) -> None:
+        self.loop._changes.close()
+        self.loop._changed.close()
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Scoreboard]:
+    board = Scoreboard.create(str(tmp_path / "board"), 3, 1, {})
+    yield board
+    board.close()
+
+
+def test_each_worker_has_a_row_of_its_own(monkeypatch: pytest.MonkeyPatch, board: Scoreboard) -> None:
+    world = World(monkeypatch, 2, board)
+    one, two = world.children
+    assert (one.args, one.board) == (["options"], board)
+    assert world.numbers == [0, 1]
+    assert world.states == [("starting", one.pid), ("starting", two.pid), ("", 0)]
+    world.say(two, "ready")
+    assert world.states == [("starting", one.pid), ("ready", two.pid), ("", 0)]
+    world.close()
+
+
+def test_more_workers_than_rows(monkeypatch: pytest.MonkeyPatch, board: Scoreboard) -> None:
+    world = World(monkeypatch, 5, board)
+    assert world.numbers == [0, 1, 2, None, None]
+    assert [child.row is None for child in world.children] == [False, False, False, True, True]
+    for child in world.children:
+        world.say(child, "ready")
+    assert world.states == [("ready", child.pid) for child in world.children[:3]]
+    world.die(world.children[4])
+    assert world.numbers == [0, 1, 2, None, None], "there is still none"
+    world.die(world.children[1])
+    assert world.numbers == [0, 2, None, None, 1], "the next one gets the row that has come free"
+    world.close()
+
+
+def test_a_row_is_cleared_and_used_again_when_its_worker_is_gone(
+    monkeypatch: pytest.MonkeyPatch, board: Scoreboard, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.ERROR)
+    world = World(monkeypatch, 2, board)
+    one, two = world.children
+    for child in (one, two):
+        world.say(child, "ready")
+        assert child.row is not None
+        child.row.slots[0].begin(b"GET /%d" % child.pid, 1.0)
+        child.row.count(200, 1)
+    world.die(one)
+    assert f"it was serving GET /{one.pid}" in caplog.text, "it is read before it is cleared"
+    assert one.closed
+    kept, new = world.children
+    assert kept is two
+    assert (new.number, new.before) == (0, "")
+    report = board.row(0).read()
+    assert (report.state, report.pid, report.counters["requests"], report.running) == ("starting", new.pid, 0, [])
+    assert board.row(1).read().running[0].what == f"GET /{two.pid}", "the other's is left alone"
+    world.close()
+
+
+def test_what_a_dying_worker_writes_late_does_not_reach_the_next(
+    monkeypatch: pytest.MonkeyPatch, board: Scoreboard
+) -> None:
+    world = World(monkeypatch, 1, board)
+    (one,) = world.children
+    world.say(one, "ready")
+    monkeypatch.setattr(world.loop._supervisor, "_fill", lambda now: None)
+    world.die(one)
+    assert world.states == [("", 0)] * 3, "zibai ps does not show the dead"
+    monkeypatch.undo()
+    board.row(0).slots[0].begin(b"GET /", 1.0)  # by a child of that worker, say
+    monkeypatch.setattr(mainloop, "Child", FakeChild)
+    world.tick()
+    assert world.numbers == [0]
+    assert board.row(0).read().running == []
+    world.close()
+
+
+def test_a_process_that_cannot_be_started_takes_no_row(monkeypatch: pytest.MonkeyPatch, board: Scoreboard) -> None:
+    def start(child: FakeChild) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeChild, "start", start)
+        world = World(monkeypatch, 2, board)
+        assert world.children == []
+        assert world.states == [("", 0)] * 3
+    world.loop._supervisor._spawn_after = 0.0
+    world.tick()
+    assert world.numbers == [0, 1]
+    world.close()
+
+
+def test_without_a_scoreboard_nobody_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 2, None)
+    assert [(child.number, child.row) for child in world.children] == [(None, None)] * 2
+    world.say(world.children[0], "ready")
+    world.die(world.children[0])
+    assert len(world.children) == 2
+    world.close()

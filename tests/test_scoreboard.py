@@ -1,0 +1,358 @@
+"""Rows and slots as they are written and read, in memory of this process and in a file that others map."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zibai import scoreboard
+from zibai.scoreboard import (
+    CALLED,
+    COUNTERS,
+    FREE,
+    GAUGES,
+    LAST,
+    READING,
+    SENDING,
+    TEXT,
+    Finished,
+    Row,
+    Running,
+    Scoreboard,
+    black_box,
+    size_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOTHING = dict.fromkeys(COUNTERS + GAUGES, 0)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Scoreboard]:
+    board = Scoreboard.create(str(tmp_path / "board"), 3, 2, {"app": "example:app"})
+    yield board
+    board.close()
+
+
+def serve(row: Row, slot: int, what: bytes, began: float, ended: float, status: int = 200) -> None:
+    row.slots[slot].begin(what, began)
+    row.slots[slot].end(status, began, ended)
+
+
+# --- a row ------------------------------------------------------------------------------------------
+
+
+def test_an_empty_row_says_nothing() -> None:
+    assert Row.private(2).read() == ("", 0, 0, 0.0, 0.0, 0.0, NOTHING, [], [])
+
+
+def test_what_the_parent_thinks_of_a_worker() -> None:
+    row = Row.private(1)
+    row.assign("draining", 2**31, 7, 12.5)
+    report = row.read()
+    assert (report.state, report.pid, report.generation, report.started) == ("draining", 2**31, 7, 12.5)
+    row.assign("ready", 3, -1, 0.5)
+    report = row.read()
+    assert (report.state, report.pid, report.generation, report.started) == ("ready", 3, 0, 0.5)
+
+
+def test_a_beat_says_when_and_what_the_connections_are_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row.private(1)
+    monkeypatch.setattr(scoreboard, "clock", lambda: 50.0)
+    monkeypatch.setattr(scoreboard.time, "process_time", lambda: 1.25)
+    row.beat([7, 1, 2, 3, 4, 5, 6])
+    report = row.read()
+    assert (report.beat, report.cpu) == (50.0, 1.25)
+    assert report.counters == NOTHING | {"open": 7, "idle": 1, "head": 2, "body": 3, "queue": 4, "busy": 5, "send": 6}
+    row.beat([0] * 7)
+    assert row.read().counters == NOTHING
+
+
+def test_answers_are_counted() -> None:
+    row = Row.private(1)
+    for status in (200, 204, 301, 404, 499, 500):
+        row.count(status, 1000)
+    row.count(200, 2**40, interims=2)
+    row.count(999, 5)  # a class that does not exist is a request all the same
+    expected = {"requests": 8, "1xx": 2, "2xx": 3, "3xx": 1, "4xx": 2, "5xx": 1, "bytes": 6005 + 2**40}
+    assert row.read().counters == NOTHING | expected
+
+
+def test_a_row_that_is_cleared_is_as_new() -> None:
+    row = Row.private(2)
+    row.assign("ready", 1, 1, 1.0)
+    row.beat([1] * 7)
+    row.count(200, 1)
+    serve(row, 0, b"GET /", 1.0, 2.0)
+    row.slots[1].begin(b"GET /", 3.0)
+    row.clear()
+    assert row.read() == Row.private(2).read()
+
+
+def test_the_parts_of_a_row_do_not_touch_each_other() -> None:
+    row = Row.private(2)
+    for slot in row.slots:
+        slot.begin(b"\xff" * 500, -1.0)
+    row.beat([2**64 - 1] * 7)
+    row.assign("x" * 16, 2**63 - 1, 2**32 - 1, -1.0)
+    report = row.read()
+    assert report.counters == NOTHING | dict.fromkeys(GAUGES, 2**64 - 1)
+    assert (report.state, report.pid, report.generation, report.started) == ("x" * 16, 2**63 - 1, 2**32 - 1, -1.0)
+    assert len(report.running) == 2
+
+
+# --- slots ------------------------------------------------------------------------------------------
+
+
+def test_a_request_runs_and_is_finished() -> None:
+    row = Row.private(2)
+    slot = row.slots[1]
+    slot.begin(b"GET /path", 10.0)
+    assert row.running() == row.read().running == [Running(1, "GET /path", "app", 10.0)]
+    assert row.read().finished == []
+    for phase, word in ((READING, "body"), (SENDING, "send"), (CALLED, "app")):
+        slot.phase(phase)
+        assert row.running() == [Running(1, "GET /path", word, 10.0)]
+    slot.end(404, 10.0, 10.5)
+    assert row.running() == row.read().running == []
+    assert row.read().finished == [Finished("GET /path", 404, 10.0, 10.5)]
+
+
+def test_the_longest_runs_first_and_the_latest_finished_comes_first() -> None:
+    row = Row.private(3)
+    for slot, since in enumerate((5.0, 3.0, 4.0)):
+        row.slots[slot].begin(b"GET /%d" % slot, since)
+    assert [each.what for each in row.running()] == ["GET /1", "GET /2", "GET /0"]
+    for slot, ended in enumerate((8.0, 7.0, 9.0)):
+        row.slots[slot].end(200, 1.0, ended)
+    assert [each.what for each in row.read().finished] == ["GET /2", "GET /0", "GET /1"]
+
+
+def test_a_slot_remembers_its_last_requests_and_no_other_slot_overwrites_them() -> None:
+    row = Row.private(3)
+    row.slots[1].begin(b"GET /long", 1.0)
+    for number in range(100):
+        for slot in (0, 2):
+            serve(row, slot, b"GET /%d/%d" % (slot, number), number, number + 0.5)
+    report = row.read()
+    assert report.running == [Running(1, "GET /long", "app", 1.0)]
+    assert [each.what for each in report.finished] == [
+        f"GET /{slot}/{number}" for number in (99, 98, 97, 96) for slot in (0, 2)
+    ]
+    row.slots[0].begin(b"GET /next", 200.0)
+    finished = [each.what for each in row.read().finished if each.what.startswith("GET /0/")]
+    assert finished == ["GET /0/99", "GET /0/98", "GET /0/97"], "the new one has taken the place of the oldest"
+    assert [each.what for each in row.running()] == ["GET /long", "GET /next"]
+
+
+def test_a_new_request_does_not_inherit_what_was_in_its_place() -> None:
+    row = Row.private(1)
+    for number in range(4):
+        serve(row, 0, b"GET /something/long", number, number + 0.5, status=500)
+    row.slots[0].begin(b"GET /", 10.0)
+    row.slots[0].phase(FREE)  # as a reader may see it that looks halfway
+    assert [each.what for each in row.read().finished] == ["GET /something/long"] * 3
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        (b"GET /" + b"x" * 500, "GET /" + "x" * (TEXT - 5)),
+        (b"GET /" + b"x" * (TEXT - 5), "GET /" + "x" * (TEXT - 5)),
+        ("GET /é".encode(), "GET /\\xc3\\xa9"),
+        (b"GET /" + b"x" * (TEXT - 6) + "é".encode(), "GET /" + "x" * (TEXT - 6) + "\\xc3"),
+        (b"", ""),
+    ],
+    ids=["long", "just", "not ASCII", "cut in a character", "empty"],
+)
+def test_any_path_can_be_kept(what: bytes, expected: str) -> None:
+    row = Row.private(2)
+    row.slots[0].begin(what, 1.0)
+    row.slots[1].begin(b"GET /other", 2.0)
+    assert row.running() == [Running(0, expected, "app", 1.0), Running(1, "GET /other", "app", 2.0)]
+
+
+def test_a_record_that_is_read_halfway_is_no_error() -> None:
+    row = Row.private(1)
+    row.slots[0].begin(b"GET /", 1.0)
+    row.slots[0].phase(200)
+    report = row.read()
+    assert (report.running, report.finished) == ([], [])
+
+
+# --- the black box ----------------------------------------------------------------------------------
+
+
+def test_the_black_box_tells_what_runs_and_what_was_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoreboard, "clock", lambda: 20.0)
+    row = Row.private(2)
+    row.slots[0].begin(b"POST /upload", 7.5)
+    row.slots[0].phase(READING)
+    serve(row, 1, b"GET /", 17.0, 17.25)
+    assert black_box(row.read()) == (
+        "\n  it was serving POST /upload for 12.5 s (body)"
+        "\n  2.8 s ago it answered GET / with 200 after 0.250 s"
+    )  # fmt: skip
+
+
+def test_the_black_box_is_empty_or_short() -> None:
+    row = Row.private(5)
+    assert black_box(row.read()) == ""
+    for number in range(20):
+        serve(row, number % 5, b"GET /%d" % number, number, number + 0.5)
+    lines = black_box(row.read()).splitlines()
+    assert len(lines) == 1 + LAST
+    assert "GET /19 " in lines[1]
+    assert "GET /12 " in lines[-1]
+
+
+# --- the file ---------------------------------------------------------------------------------------
+
+
+def test_the_file_is_for_this_user_only_and_goes_with_its_server(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    old = os.umask(0)
+    try:
+        board = Scoreboard.create(str(path), 2, 2, {})
+    finally:
+        os.umask(old)
+    if sys.platform != "win32":
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert board.pid == os.getpid()
+    assert 0 < board.started <= scoreboard.clock()
+    row = board.row(0)
+    board.close()
+    if sys.platform != "win32":
+        assert not path.exists()
+    row.assign("ready", 1, 1, 1.0)  # what is mapped stays
+    assert row.read().state == "ready"
+
+
+def test_an_existing_file_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "thesis"
+    path.write_bytes(b"my thesis")
+    with pytest.raises(FileExistsError):
+        Scoreboard.create(str(path), 2, 2, {})
+    assert path.read_bytes() == b"my thesis"
+
+
+def test_a_file_that_cannot_be_filled_is_not_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        Scoreboard.create(str(tmp_path / "board"), 2, 2, {"app": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"zibai 1\n", b"x" * 5000, b"zibai 0\n" + b"\0" * 5000])
+def test_a_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "board"
+    path.write_bytes(content)
+    before = open_descriptors()
+    with pytest.raises(ValueError, match="is no scoreboard"):
+        Scoreboard.open(str(path))
+    assert open_descriptors() == before
+    assert path.read_bytes() == content
+    with pytest.raises(FileNotFoundError):
+        Scoreboard.open(str(tmp_path / "nothing"))
+
+
+def test_a_file_that_is_not_whole_is_refused(board: Scoreboard, tmp_path: Path) -> None:
+    whole = (tmp_path / "board").read_bytes()
+    for missing in (1, 3 * size_of(2)):
+        (tmp_path / "cut").write_bytes(whole[:-missing])
+        with pytest.raises(ValueError, match="is no scoreboard"):
+            Scoreboard.open(str(tmp_path / "cut"))
+
+
+def open_descriptors() -> int:
+    """How many there are, where the system tells."""
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+
+
+def test_a_second_mapping_sees_every_row(board: Scoreboard, tmp_path: Path) -> None:
+    for number, row in enumerate(board.rows()):
+        row.assign("ready", number + 1, 0, 0.0)
+        row.slots[-1].begin(b"GET /%d" % number, 1.0)
+        row.count(200, number)
+    other = Scoreboard.open(str(tmp_path / "board"))
+    assert (other.pid, other.started, other.facts) == (board.pid, board.started, {"app": "example:app"})
+    reports = [row.read() for row in other.rows()]
+    assert [(each.pid, each.running[0].slot, each.running[0].what, each.counters["bytes"]) for each in reports] == [
+        (1, 1, "GET /0", 0),
+        (2, 1, "GET /1", 1),
+        (3, 1, "GET /2", 2),
+    ]
+    board.row(1).clear()
+    assert [row.read().pid for row in other.rows()] == [1, 0, 3]
+    other.release()
+    assert (tmp_path / "board").exists(), "it is not his who only looks"
+
+
+def test_only_the_server_removes_its_file(board: Scoreboard, tmp_path: Path) -> None:
+    other = Scoreboard.open(str(tmp_path / "board"))
+    other.pid += 1  # as if this were another process than the one that made it
+    other.close()
+    assert (tmp_path / "board").exists()
+
+
+def test_the_file_may_have_been_tidied_up(tmp_path: Path) -> None:
+    board = Scoreboard.create(str(tmp_path / "board"), 1, 1, {})
+    (tmp_path / "board").unlink()
+    board.close()
+
+
+def test_rows_fill_the_file_and_no_more(tmp_path: Path) -> None:
+    for rows, slots in ((1, 1), (3, 11), (66, 101)):
+        path = tmp_path / f"{rows}-{slots}"
+        board = Scoreboard.create(str(path), rows, slots, {})
+        assert len(list(board.rows())) == rows
+        assert path.stat().st_size == scoreboard._HEAD.size + rows * size_of(slots)
+        assert len(board.row(rows - 1).slots) == slots
+        board.row(rows - 1).slots[-1].begin(b"GET /last", 1.0)
+        assert [each.what for each in board.row(rows - 1).running()] == ["GET /last"]
+        board.close()
+
+
+@pytest.mark.parametrize(("size", "kept"), [(980, True), (2000, False)])
+def test_facts_that_are_too_long_are_left_out_whole(tmp_path: Path, size: int, kept: bool) -> None:
+    path = str(tmp_path / "board")
+    facts = {"app": "x" * size}
+    assert (len(json.dumps(facts)) <= 1000) is kept
+    board = Scoreboard.create(path, 1, 1, facts)
+    other = Scoreboard.open(path)
+    assert board.facts == other.facts == (facts if kept else {})
+    other.release()
+    board.close()
+
+
+# --- in a spawned worker ----------------------------------------------------------------------------
+
+
+def work(board: Scoreboard, number: int) -> None:
+    """What a worker writes; spawned, so it is at the top of a module."""
+    row = board.row(number)
+    row.slots[0].begin(b"GET /there", 1.0)
+    row.count(200, 3)
+    row.beat([1] * 7)
+
+
+def test_a_spawned_worker_writes_where_its_parent_reads(board: Scoreboard, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=work, args=(board, 1))
+    before = scoreboard.clock()
+    process.start()
+    if sys.platform != "win32":
+        (tmp_path / "board").unlink()  # it goes by its descriptor
+    process.join(20)
+    assert process.exitcode == 0
+    reports = [row.read() for row in board.rows()]
+    assert [each.counters["bytes"] for each in reports] == [0, 3, 0]
+    assert reports[1].running == [Running(0, "GET /there", "app", 1.0)]
+    assert before < reports[1].beat < scoreboard.clock(), "both processes have the same clock"
