@@ -54,6 +54,7 @@ def measure(server: Server, work: Workload, args: argparse.Namespace, number: in
     try:
         with Running(server, work, args.threads) as running:
             load.warm_up(work, running.port)
+            running.check()  # what the warm-up has left in the queue is done, too
             cpu = running.cpu()
             found = load.measure(work, running.port, args.seconds)
             cpu, measurement.memory = running.cpu() - cpu, running.memory()

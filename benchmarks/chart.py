@@ -48,5 +48,5 @@ def _bar(top: int, name: str, share: float, rate: float, width: float) -> str:
     return (
         f'<text x="{LABEL - 8}" y="{middle}" text-anchor="end" {style}>{escape(name)}</text>'
         f'<rect x="{LABEL}" y="{top}" width="{max(width, 1):.1f}" height="{BAR}" rx="2" fill="{colour}"/>'
-        f'<text x="{LABEL + max(width, 1) + 6:.1f}" y="{middle}" {style}>{share:.2f}   {figure(rate)}/s</text>'
+        f'<text x="{LABEL + max(width, 1) + 6:.1f}" y="{middle}" {style}>{share:.2f} · {figure(rate)}/s</text>'
     )

@@ -41,6 +41,7 @@ def measure(server: Server, connections: int, threads: int, seconds: int, number
     try:
         with Running(server, HELLO, threads) as running, ExitStack() as stack:
             load.warm_up(HELLO, running.port)
+            running.check()
             before = load.measure(HELLO, running.port, seconds)
             memory = running.memory()
             clients = connect(running, connections, stack)

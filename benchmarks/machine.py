@@ -1,5 +1,6 @@
 """What the report says about the machine and the run."""
 
+import os
 import platform
 import re
 import shlex
@@ -19,6 +20,7 @@ def facts(arguments: list[str], seconds: int, rounds: int) -> dict[str, str]:
         "Processor": processor(),
         "Processors": str(len(processors())),
         "Pinned": pinning(),
+        "Load before": load_average(),
         "System": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "wrk": version(),
@@ -39,6 +41,11 @@ def pinning() -> str:
     if server == client:
         return "no: there is one processor, which server and wrk share; ratios are too near to 1"
     return f"the server to processor {server[0]}, wrk to {', '.join(map(str, client))}"
+
+
+def load_average() -> str:
+    """How busy the machine was with other things: what else runs is the largest error there is."""
+    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
 
 
 def unfit() -> str:
