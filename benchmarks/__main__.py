@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import idle, load, machine, report, verdict
+from . import idle, load, machine, profiled, report, verdict
 from .process import Broken, Running
 from .results import Idle, Measurement, Results
 from .servers import BY_NAME, OURS, ROOT, SERVERS, Server, missing, version
@@ -39,11 +39,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--output", type=Path, default=ROOT / "docs" / "benchmarks", metavar="FOLDER", help="for the report"
     )
     parser.add_argument("--readme", action="store_true", help="put the tables into README.md, too")
+    parser.add_argument(
+        "--profile", action=argparse.BooleanOptionalAction, help="what misses its figure; so it is, without --quick"
+    )
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="measure nothing; read results.json")
     args = parser.parse_args(arguments)
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.seconds = args.seconds or (1 if args.quick else 2)
     args.workloads = args.workloads or [work for work in workloads if not args.quick or work not in UNHURRIED]
+    args.profile = not args.quick if args.profile is None else args.profile
     args.idle = args.idle or (1000 if args.quick else 10_000)
     return args
 
@@ -145,6 +149,15 @@ def run(planned: list[Step]) -> None:
     print(f"{chr(10) if terminal else ''}{len(planned)} measurements in {(time.monotonic() - began) / 60:.1f} min")
 
 
+def profile(args: argparse.Namespace, results: Results) -> None:
+    """Why figures were missed."""
+    wanted = dict.fromkeys((ours, row.workload) for row, ours in verdict.missed(results) if row.workload)
+    for ours, workload in wanted:
+        title = f"{ours}, {BY_KEY[workload].title}"
+        print(f"profile: {title}", flush=True)
+        results.profiles[title] = profiled.measure(ours, workload, args.threads, args.seconds)
+
+
 def chosen(args: argparse.Namespace, results: Results) -> list[Server]:
     """The servers to measure; the others are noted with the reason."""
     servers = []
@@ -178,6 +191,8 @@ def main(arguments: list[str]) -> int | str:
             print(*(f"{each.key}: {results.versions[each.name] or 'in this checkout'}" for each in servers), sep="\n")
             return 0
         run(steps(args, servers, results))
+        if args.profile:
+            profile(args, results)
     page = report.write(results, args.output)
     if args.readme:
         readme = ROOT / "README.md"

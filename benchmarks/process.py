@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -112,6 +112,16 @@ class Running:
             lines = self._log.read().decode(errors="replace").strip().splitlines()
             raise Broken(f"ended with code {code}: {lines[-1][:200] if lines else 'no word'}")
 
+    def last_words(self) -> str:
+        """Ends it as a user would, and gives what it has written."""
+        self._process.terminate()
+        try:
+            self._process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise Broken("does not end") from None
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
     def memory(self) -> int:
         """Resident bytes of the process and all below it; pages that they share count for each."""
         return sum(int(text.split()[1]) for text in self._read("statm")) * _unit("SC_PAGE_SIZE")
@@ -141,7 +151,8 @@ class Running:
 
     def _end(self) -> None:
         if sys.platform != "win32":
-            os.killpg(self._process.pid, signal.SIGKILL)  # it leads the group, and is not waited for yet
+            with suppress(ProcessLookupError):  # all of them have ended
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._log.close()
         self._folder.cleanup()

@@ -179,6 +179,10 @@ PROCESSES = """\
 Requests/s of `-p 1` and `-p 2`. Here server and wrk share all processors, so that with two processors the second
 worker gets only what wrk leaves.
 """
+PROFILES = """\
+By cProfile, which slows down what calls many functions most: it says where to look. The share is of the time in the
+function itself.
+"""
 
 
 def page(results: Results, chart: str | None) -> str:
@@ -199,6 +203,9 @@ def page(results: Results, chart: str | None) -> str:
         parts += [f"## {count:,} idle connections\n", "Hello, on 64 other connections.\n", idle(results)]
     if results.processes:
         parts += ["## One worker process and two\n", PROCESSES, processes(results)]
+    if results.profiles:
+        parts += ["## Profiles of what missed its figure\n", PROFILES]
+        parts += [f"{name}:\n\n```text\n{text}\n```\n" for name, text in results.profiles.items()]
     if results.skipped:
         parts += ["## Not measured\n", "".join(f"- {name}: {why}\n" for name, why in results.skipped.items())]
     versions = [[name, results.versions.get(name) or NOTHING, f"`{line}`"] for name, line in results.commands.items()]

@@ -49,6 +49,7 @@ class Results:
     measurements: list[Measurement] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     processes: list[Measurement] = field(default_factory=list)  # the servers are "NAME -p NUMBER"
+    profiles: dict[str, str] = field(default_factory=dict)  # of what has missed its figure
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8", newline="\n")

@@ -17,9 +17,13 @@ NATIVE = tuple(server.name for server in SERVERS if server.native)
 
 @dataclass(frozen=True)
 class Target:
-    """One row: ``figure`` computes it for one of our servers; None where something was not measured."""
+    """One row: ``figure`` computes it for one of our servers; None where something was not measured.
+
+    ``workload`` is what a profile may explain; empty if none does.
+    """
 
     title: str
+    workload: str
     limit: float
     figure: Callable[[Results, str], float | None]
     at_most: bool = False
@@ -85,19 +89,19 @@ def targets() -> list[Target]:
     others = [("hello", other) for other in ("waitress", "gunicorn gthread", "cheroot", "gunicorn gevent")]
 
     def times(work: str, other: str, limit: float) -> Target:
-        return Target(f"{BY_KEY[work].title}: times {other}", limit, against(work, other))
+        return Target(f"{BY_KEY[work].title}: times {other}", work, limit, against(work, other))
 
     return [
-        Target("hello: share of the bare loop", 0.75, against("hello", LIMIT)),
+        Target("hello: share of the bare loop", "hello", 0.75, against("hello", LIMIT)),
         *(times(work, other, 1.0) for work, other in compiled),
         *(times(work, other, 10.0) for work, other in others),
         times("flask", "granian", 1.0),
-        Target("every call blocks 10 ms: share of the possible", 0.95, of_possible("block")),
-        Target("one call in ten blocks 20 ms: share of the possible", 0.9, of_possible("mixed")),
-        Target("idle connections: share of the speed kept", 0.9, speed_kept),
-        Target("idle connections: memory each, KiB", 8.0, memory_each, at_most=True, form=".1f"),
-        Target("hello: p99, times the best of the C servers", 2.0, latency("hello", NATIVE), at_most=True),
-        Target("measurements with an error", 0, failures, at_most=True, form=".0f"),
+        Target("every call blocks 10 ms: share of the possible", "block", 0.95, of_possible("block")),
+        Target("one call in ten blocks 20 ms: share of the possible", "mixed", 0.9, of_possible("mixed")),
+        Target("idle connections: share of the speed kept", "hello", 0.9, speed_kept),
+        Target("idle connections: memory each, KiB", "", 8.0, memory_each, at_most=True, form=".1f"),
+        Target("hello: p99, times the best of the C servers", "hello", 2.0, latency("hello", NATIVE), at_most=True),
+        Target("measurements with an error", "", 0, failures, at_most=True, form=".0f"),
     ]
 
 

@@ -5,6 +5,8 @@ The figures here are made up; the last test measures, very shortly, where wrk is
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import chart, load, report, verdict
+from benchmarks import chart, load, profiled, report, verdict
 from benchmarks.__main__ import parse, steps
 from benchmarks.bareloop import answer
 from benchmarks.results import Idle, Measurement, Results, errors, of, rate, ratio, typical
@@ -181,6 +183,7 @@ def example() -> Results:
     results.processes += [*rounds("zibai threads -p 1", "hello", 1000), *rounds("zibai threads -p 2", "hello", 1900)]
     results.versions["zibai threads"] = "1.0.0"
     results.commands["zibai threads"] = "-m zibai app"
+    results.profiles["zibai gevent, hello"] = "50.0% send"
     results.skipped["granian"] = "not installed"
     return results
 
@@ -239,6 +242,7 @@ def test_page() -> None:
     assert "## 10,000 idle connections" in page
     assert "| **zibai threads** | 80,000 | 78,000 | 0.97 | 2 |" in page
     assert "| zibai threads, hello | 1,000 | 1,900 | 1.90 |" in page
+    assert "zibai gevent, hello:\n\n```text\n50.0% send\n```\n" in page
     assert "- granian: not installed" in page
     assert "| zibai threads | 1.0.0 | `-m zibai app` |" in page
     assert_tables(page)
@@ -283,6 +287,21 @@ def test_results_are_kept(tmp_path: Path) -> None:
     again = Results.load(tmp_path / "new" / "results.json")
     assert again == example()
     assert errors(of(again.measurements, "waitress", "hello")) == "round 1: ended with code 1: <no|idea>"
+
+
+def serve_nothing() -> None:
+    """What is profiled in the next test."""
+    for _ in range(1000):
+        len("")
+
+
+def test_profile() -> None:
+    profiler = cProfile.Profile()
+    profiler.runcall(serve_nothing)
+    lines = profiled.table(pstats.Stats(profiler))
+    assert any(line.endswith("    1 calls  tests/test_benchmarks.py:" + line.rpartition(":")[2]) for line in lines)
+    assert any(line.endswith("1,000 calls  <built-in method builtins.len>") for line in lines)
+    assert "-m benchmarks.profiled {app}" in profiled.command(BY_NAME["zibai gevent"]).command
 
 
 # --- the run ----------------------------------------------------------------------------------------
@@ -338,7 +357,8 @@ def test_report_of_an_earlier_run(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("wrk") is None, reason="needs Linux and wrk")
 def test_measures(tmp_path: Path) -> None:
     done = benchmarks(
-        *["--quick", "--only", "bare-loop", "zibai-threads", "--workloads", "hello", "--output", str(tmp_path)]
+        *["--quick", "--profile", "--only", "bare-loop", "zibai-threads", "--workloads", "hello"],
+        *["--output", str(tmp_path)],
     )
     assert done.returncode == 0, done.stderr
     assert "[2/2] round 1 of 1, hello, zibai threads: " in done.stdout
@@ -351,6 +371,7 @@ def test_measures(tmp_path: Path) -> None:
         assert found.memory > 2**20
         assert 0 < found.cpu < 0.1
     assert results.facts["wrk"]
+    assert all(" calls  " in text for text in results.profiles.values()), "only of a figure that was missed"
 
 
 @pytest.mark.slow
