@@ -21,7 +21,8 @@ HELLO = BY_KEY["hello"]
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 AT_ONCE = 100  # connections that wait for their answer together
 SPARE = 400  # descriptors for all other things, in the server and here
-PATIENCE = 30.0  # seconds without any answer
+PATIENCE = 20.0  # seconds without any answer
+OPENING = 20.0  # seconds to open the connections in; waitress, which tells poll of each again and again, needs minutes
 
 
 def raise_limit(wanted: int) -> int:
@@ -45,23 +46,26 @@ def measure(server: Server, connections: int, threads: int, seconds: int, number
             before = load.measure(HELLO, running.port, seconds)
             memory = running.memory()
             clients = connect(running, connections, stack)
-            result.each = (running.memory() - memory) / connections
+            if len(clients) < connections:
+                result.errors.append(f"only {len(clients)} connections within {OPENING:g} s")
+            result.each = (running.memory() - memory) / len(clients)
             during = load.measure(HELLO, running.port, seconds)
             running.check_alive()
             result.before, result.during = before.rate, during.rate
-            result.errors = before.errors + during.errors
+            result.errors += before.errors + during.errors
             if closed := sum(map(is_closed, clients)):
-                result.errors.append(f"{closed} of {connections} idle connections were closed")
+                result.errors.append(f"{closed} of {len(clients)} idle connections were closed")
     except (Broken, OSError) as error:
         result.errors.append(str(error))
     return result
 
 
 def connect(running: Running, number: int, stack: ExitStack) -> list[socket.socket]:
-    """So many connections, each of which has had its answer."""
+    """So many connections, or what can be had in time, each of which has had its answer."""
     clients: list[socket.socket] = []
+    deadline = time.monotonic() + OPENING
     with selectors.DefaultSelector() as selector:
-        while len(clients) < number:
+        while len(clients) < number and (not clients or time.monotonic() < deadline):
             group = [_open(running.port, index) for index in range(min(AT_ONCE, number - len(clients)))]
             for client in group:
                 stack.callback(client.close)
