@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import idle, load, machine, profiled, report, verdict
+from . import idle, load, machine, profiled, report, tables, verdict
 from .process import Broken, Running
 from .results import Idle, Measurement, Results
 from .servers import BY_NAME, OURS, ROOT, SERVERS, Server, missing, version
@@ -93,7 +93,7 @@ def steps(args: argparse.Namespace, servers: list[Server], results: Results) -> 
 
     def one(server: Server, work: Workload, number: int) -> str:
         results.measurements.append(done := measure(server, work, args, number))
-        return report.one_line(done)
+        return tables.one_line(done)
 
     def idling(server: Server, number: int) -> str:
         results.idle.append(done := idle.measure(server, args.idle, args.threads, args.seconds, number))
@@ -101,7 +101,7 @@ def steps(args: argparse.Namespace, servers: list[Server], results: Results) -> 
 
     def processes(ours: str, work: Workload, workers: int, number: int) -> str:
         results.processes.append(done := measure_processes(ours, work, workers, args, number))
-        return report.one_line(done)
+        return tables.one_line(done)
 
     planned: list[Step] = []
     turn = 0
@@ -190,13 +190,18 @@ def main(arguments: list[str]) -> int | str:
         if args.list:
             print(*(f"{each.key}: {results.versions[each.name] or 'in this checkout'}" for each in servers), sep="\n")
             return 0
-        run(steps(args, servers, results))
-        if args.profile:
-            profile(args, results)
+        try:
+            run(steps(args, servers, results))
+            if args.profile:
+                profile(args, results)
+        except KeyboardInterrupt:
+            print("\nstopped; the report has what was measured until now")
     page = report.write(results, args.output)
     if args.readme:
         readme = ROOT / "README.md"
         readme.write_text(report.readme(results, readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    if doubt := tables.doubts(results):
+        print(doubt)
     for row, ours in verdict.missed(results):
         print(f"missed: {ours}: {row.title}")
     print(f"the report: {page}")

@@ -6,9 +6,9 @@ It has no background, and its greys are in the middle, so that it is readable on
 from xml.sax.saxutils import escape
 
 from . import results as r
-from .report import figure, names
 from .results import Results
 from .servers import LIMIT, OURS
+from .tables import figure, names
 
 WIDTH, LABEL, VALUE, ROW, BAR = 760, 150, 150, 26, 18
 TEXT, OTHERS, HIGHLIGHT, REFERENCE = "#7d8590", "#8b949e", "#2f81f7", "#bf8700"

@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import chart, load, profiled, report, verdict
+from benchmarks import chart, load, profiled, report, tables, verdict
 from benchmarks.__main__ import parse, steps
 from benchmarks.bareloop import answer
 from benchmarks.results import Idle, Measurement, Results, errors, of, rate, ratio, typical
@@ -246,6 +246,14 @@ def test_page() -> None:
     assert "- granian: not installed" in page
     assert "| zibai threads | 1.0.0 | `-m zibai app` |" in page
     assert_tables(page)
+
+
+def test_a_limit_that_was_not_reached_is_said() -> None:
+    results = Results(measurements=rounds("bare loop", "hello", 100_000, cpu=9e-6))
+    assert tables.doubts(results) == ""
+    results.measurements = rounds("bare loop", "hello", 100_000, cpu=5e-6)
+    assert tables.doubts(results).startswith("**The bare loop used only 50% of its processor**")
+    assert tables.doubts(results) in report.page(results, None)
 
 
 def assert_tables(text: str) -> None:
