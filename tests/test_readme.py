@@ -72,6 +72,13 @@ def check_server(command: list[str], folder: Path) -> None:
     assert "Traceback" not in "\n".join(server.log)
 
 
+def check_benchmarks(arguments: list[str]) -> None:
+    """It would start, if the machine is fit for it."""
+    command = [sys.executable, "-m", "benchmarks", *arguments, "--list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert "zibai-threads" in done.stdout or done.stderr.startswith("the benchmark needs"), done.stderr
+
+
 def listening(server: Server) -> list[str]:
     return [line.partition("listening on ")[2] for line in list(server.log) if "listening on " in line]
 
@@ -99,6 +106,9 @@ def test_command(document: Path, line: str, folder: Path) -> None:
     match command:
         case ["python", "-m", "zibai", *arguments] | ["zibai" | ".venv/bin/zibai", *arguments]:
             arguments = [argument for argument in arguments if possible(argument)]
+        case [".venv/bin/python", "-m", "benchmarks", *arguments]:  # what it does is in test_benchmarks.py
+            check_benchmarks(arguments)
+            return
         case _:
             pytest.fail(f"what is this test to do with {line!r}?")
     if "--listen" not in arguments:
@@ -153,7 +163,7 @@ def test_example_echoes_chunk_by_chunk(tmp_path: Path) -> None:
 def test_every_snippet_is_run() -> None:
     assert {snippet.language for snippet in SNIPPETS} <= {"bash", "python", "toml", "json", "text"}
     assert all(snippet.title for snippet in SNIPPETS if snippet.language in {"python", "toml", "json"})
-    assert len(INSTALLS) == 2, "one command to install and serve, one to install and test"
+    assert len(INSTALLS) == 3, "one command to install and serve, one to install and measure, one to install and test"
 
 
 @pytest.mark.slow
@@ -166,7 +176,9 @@ def test_install_from_a_fresh_clone(line: str, tmp_path: Path) -> None:
     install, _, last = line.rpartition(" && ")
     subprocess.run(install, shell=True, cwd=clone, check=True)
     program, *arguments = shlex.split(last)
-    if arguments:
+    if "benchmarks" in arguments:
+        subprocess.run([clone / program, *arguments, "--list"], cwd=clone, check=True)
+    elif arguments:
         check_server([str(clone / program), *arguments, "--listen", "127.0.0.1:0"], clone)
     else:
         subprocess.run([clone / program, "--collect-only", "-q"], cwd=clone, check=True)

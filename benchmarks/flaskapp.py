@@ -1,0 +1,12 @@
+"""The Flask application; apart from the others, which do not pay for the import."""
+
+from flask import Flask
+
+from .apps import HELLO
+
+app = Flask(__name__)
+
+
+@app.get("/")
+def hello() -> tuple[bytes, dict[str, str]]:
+    return HELLO, {"Content-Type": "text/plain; charset=utf-8"}

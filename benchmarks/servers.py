@@ -1,0 +1,159 @@
+"""The servers, as a table: how each is found and how it is started.
+
+One process each, the same number of threads, keep-alive, no access log. Where a default would stand in the way (a limit
+of a hundred connections, ``select``, a backlog of five), it is raised: every server is shown at its best. Servers
+without a command line that can say all of this are started by a line of Python.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .workloads import Workload
+
+ROOT = Path(__file__).resolve().parent.parent
+
+UNWANTED = {"FORCE_COLOR", "SCRIPT_NAME", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"}
+
+GUNICORN = "-m gunicorn {app} -b 127.0.0.1:{port} --keep-alive 75 --backlog 2048 --no-control-socket"
+ZIBAI = "-m zibai {app} --listen 127.0.0.1:{port} --max-workers {threads} --no-access-log"
+CHEROOT = (
+    "from cheroot.wsgi import Server; from {module} import {attribute} as app; "
+    "server = Server(('127.0.0.1', {port}), app, {threads}, max={threads}, request_queue_size=2048, timeout=75); "
+    "server.keep_alive_conn_limit = 20000; server.start()"
+)
+BJOERN = "import bjoern; from {module} import {attribute} as app; bjoern.run(app, '127.0.0.1', {port})"
+FASTWSGI = (
+    "import fastwsgi; from {module} import {attribute} as app; "
+    "fastwsgi.server.tcp_nodelay = 1; fastwsgi.run(app, '127.0.0.1', {port}, loglevel=2)"
+)
+FREASTAL = "import freastal; from {module} import {attribute} as app; freastal.serve(app, '127.0.0.1', {port})"
+
+
+@dataclass(frozen=True)
+class Server:
+    """One row of the comparison. ``command`` is what follows ``python``; the words in braces are filled in."""
+
+    name: str
+    command: str
+    module: str = ""  # what has to be importable besides this checkout
+    package: str = ""  # whose version is shown
+    needs: str = ""  # to build it, where there is no wheel
+    native: bool = False  # written in C
+    only: tuple[str, ...] = ()  # workloads; all if empty
+    keeps_alive: bool = True
+
+    @property
+    def key(self) -> str:
+        """The name on the command line."""
+        return self.name.replace(" ", "-")
+
+    def runs(self, workload: Workload) -> bool:
+        return not self.only or workload.key in self.only
+
+    def line(self, workload: Workload, port: int, threads: int) -> str:
+        """The command line after ``python``."""
+        module, _, attribute = workload.app.partition(":")
+        words = {"app": workload.app, "module": module, "attribute": attribute, "workload": workload.key}
+        return self.command.format(port=port, threads=threads, **words)
+
+
+SERVERS = (
+    Server("bare loop", "-m benchmarks.bareloop {port} {workload}", only=("hello", "heads", "page", "new", "many")),
+    Server("zibai threads", f"{ZIBAI} --no-gevent"),
+    Server("zibai gevent", ZIBAI, "gevent", "gevent"),
+    Server("gunicorn sync", f"{GUNICORN} -k sync", "gunicorn", "gunicorn", keeps_alive=False),
+    Server(
+        "gunicorn gthread",
+        GUNICORN + " -k gthread --threads {threads} --worker-connections 20000",
+        "gunicorn.workers.gthread",
+        "gunicorn",
+    ),
+    Server(
+        "gunicorn gevent",
+        f"{GUNICORN} -k gevent --worker-connections 20000",
+        "gunicorn.workers.ggevent",
+        "gunicorn",
+    ),
+    Server(
+        "waitress",
+        "-m waitress --listen 127.0.0.1:{port} --threads {threads} --backlog 2048 --connection-limit 20000 "
+        "--asyncore-use-poll {app}",
+        "waitress",
+        "waitress",
+    ),
+    Server("cheroot", f'-c "{CHEROOT}"', "cheroot.wsgi", "cheroot"),
+    Server(
+        "uvicorn",
+        "-m uvicorn {app} --interface wsgi --host 127.0.0.1 --port {port} --no-access-log --log-level warning "
+        "--timeout-keep-alive 75",
+        "uvicorn",
+        "uvicorn",
+    ),
+    Server(
+        "granian",
+        "-m granian {app} --interface wsgi --host 127.0.0.1 --port {port} --http 1 --no-ws "
+        "--blocking-threads {threads} --backlog 2048 --backpressure 20000 --http1-header-read-timeout 60000",
+        "granian",
+        "granian",
+        needs="a Rust compiler",
+    ),
+    Server("bjoern", f'-c "{BJOERN}"', "bjoern", "bjoern", "a C compiler and libev's headers", native=True),
+    Server("fastwsgi", f'-c "{FASTWSGI}"', "fastwsgi", "fastwsgi", "a C compiler", native=True),
+    Server("freastal", f'-c "{FREASTAL}"', "freastal", "freastal", "a C compiler and libuv's headers", native=True),
+)
+BY_NAME = {server.name: server for server in SERVERS}
+OURS = ("zibai threads", "zibai gevent")
+LIMIT = "bare loop"
+
+
+def environment() -> dict[str, str]:
+    """Of every server: this checkout is importable, and nothing changes what the command line says."""
+    env = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    return {**env, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])]), "NO_COLOR": "1"}
+
+
+def missing(server: Server) -> str:
+    """Why ``server`` cannot be measured here; empty if it can."""
+    if not server.module:
+        return ""
+    done = _python(f"import {server.module}")
+    if done.returncode == 0:
+        return ""
+    error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if error != f"ModuleNotFoundError: No module named {server.module.partition('.')[0]!r}":
+        return f"import {server.module}: {error}"
+    if not server.needs:
+        return "not installed"
+    no_compiler = not any(map(shutil.which, ("cc", "gcc", "clang")))
+    return f"not installed; it may need {server.needs}" + (", and there is no compiler here" if no_compiler else "")
+
+
+def version(server: Server) -> str:
+    """As the report shows it; of this server with the commit, where git tells, and a plus if it was changed since."""
+    if server.name in OURS:
+        from zibai import __version__ as own
+
+        extra = f", gevent {importlib.metadata.version('gevent')}" if server.module == "gevent" else ""
+        return own + (f" ({commit})" if (commit := _commit()) else "") + extra
+    return importlib.metadata.version(server.package) if server.package else ""
+
+
+def _commit() -> str:
+    if not (git := shutil.which("git")):
+        return ""
+
+    def ask(*question: str) -> str:
+        return subprocess.run([git, *question], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    return ask("rev-parse", "--short", "HEAD") + ("+" if ask("status", "--porcelain", "zibai") else "")
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )

@@ -1,0 +1,398 @@
+"""The benchmark: what wrk prints is read, what was read is compared, and what came out is written down.
+
+The figures here are made up; the last test measures, very shortly, where wrk is installed.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks import chart, load, profiled, report, tables, verdict
+from benchmarks.__main__ import parse, steps
+from benchmarks.bareloop import answer
+from benchmarks.results import Idle, Measurement, Results, errors, of, rate, ratio, typical
+from benchmarks.servers import BY_NAME, LIMIT, OURS, SERVERS, missing, version
+from benchmarks.workloads import BY_KEY, WORKLOADS
+
+from support import ROOT, environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WRK = """\
+Running 2s test @ http://127.0.0.1:8000/
+  1 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     6.80ms   26.00ms 241.02ms   96.83%
+    Req/Sec    20.23k     1.68k   23.20k    80.00%
+  Latency Distribution
+     50%  265.00us
+     75%    2.75ms
+     90%    2.89ms
+     99%    1.05s
+  20105 requests in 2.00s, 2.76MB read
+Requests/sec:  10052.87
+Transfer/sec:      2.76MB
+"""
+
+
+# --- wrk --------------------------------------------------------------------------------------------
+
+
+def test_what_wrk_prints() -> None:
+    found = load.parse(WRK)
+    assert (found.rate, found.requests, found.errors) == (10052.87, 20105, [])
+    assert (found.p50, found.p99) == (pytest.approx(265e-6), pytest.approx(1.05))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("99.00us", 99e-6), ("7.25ms", 7.25e-3), ("1.20s", 1.2), ("1.00m", 60)])
+def test_units(text: str, seconds: float) -> None:
+    assert load.parse(WRK.replace("1.05s", text)).p99 == pytest.approx(seconds)
+
+
+def test_errors_that_wrk_counts() -> None:
+    text = WRK.replace(
+        "Requests/sec",
+        "  Socket errors: connect 0, read 12, write 0, timeout 3\n  Non-2xx or 3xx responses: 7\nRequests/sec",
+    )
+    found = load.parse(text)
+    assert found.rate == 10052.87
+    assert found.errors == ["12 failed to read", "3 timed out", "7 answers were errors"]
+
+
+def test_nothing_answered() -> None:
+    text = WRK.replace("20105 requests", "0 requests").replace("10052.87", "0.00")
+    assert load.parse(text).errors == ["no request was answered"]
+
+
+@pytest.mark.parametrize("text", ["unable to connect to 127.0.0.1:8000 Connection refused\n", ""])
+def test_wrk_itself_fails(text: str) -> None:
+    found = load.parse(text)
+    assert found.rate == 0
+    assert found.errors == ["wrk: " + (text.strip() or "said nothing")]
+
+
+def test_script() -> None:
+    assert load.script(BY_KEY["hello"]) == 'wrk.method = "GET"\n'
+    assert 'wrk.headers["Connection"] = "close"\n' in load.script(BY_KEY["new"])
+    post = load.script(BY_KEY["post"])
+    assert 'wrk.method = "POST"\nwrk.body = "{\\"id\\": 4711, ' in post
+
+
+# --- the tables -------------------------------------------------------------------------------------
+
+
+def test_servers() -> None:
+    assert len({server.key for server in SERVERS}) == len(SERVERS)
+    assert {LIMIT, *OURS} <= BY_NAME.keys()
+    for server in SERVERS:
+        for work in filter(server.runs, WORKLOADS):
+            line = server.line(work, 4321, 7)
+            assert "4321" in line
+            assert "{" not in line
+            module, _, attribute = work.app.partition(":")
+            assert server.name == LIMIT or (module in line and attribute in line)
+
+
+def test_every_server_with_a_figure_to_reach_is_in_the_table() -> None:
+    assert set(verdict.NATIVE) == {"bjoern", "fastwsgi", "freastal"}
+    assert {"waitress", "cheroot", "granian", "gunicorn gthread", "gunicorn gevent"} <= BY_NAME.keys()
+
+
+def test_missing() -> None:
+    assert missing(BY_NAME[LIMIT]) == ""
+    unknown = type(BY_NAME["bjoern"])("x", "", "no_such_server", needs="a C compiler")
+    assert missing(unknown).startswith("not installed; it may need a C compiler")
+    assert missing(type(unknown)("x", "", "wsgiref.no_such_module")).startswith("import wsgiref.no_such_module: Module")
+
+
+def test_version() -> None:
+    from zibai import __version__
+
+    assert version(BY_NAME["zibai threads"]).startswith(__version__)
+    assert version(BY_NAME[LIMIT]) == ""
+
+
+@pytest.mark.parametrize("work", WORKLOADS, ids=lambda work: work.key)
+def test_applications(work: Any) -> None:
+    """What the table of workloads takes for the right answer is what the application says."""
+    from importlib import import_module
+    from io import BytesIO
+
+    if "flask" in work.app and find_spec("flask") is None:
+        pytest.skip("flask is not installed")
+    module, _, attribute = work.app.partition(":")
+    environ = {"REQUEST_METHOD": work.method, "PATH_INFO": "/", "wsgi.input": BytesIO(work.body), "HTTP_HOST": "a"}
+    environ |= {
+        "CONTENT_LENGTH": str(len(work.body)),
+        "SERVER_NAME": "a",
+        "SERVER_PORT": "80",
+        "wsgi.url_scheme": "http",
+    }
+    said: list[str] = []
+    body = b"".join(getattr(import_module(module), attribute)(environ, lambda status, *_: said.append(status)))
+    assert (said, body) == (["200 OK"], work.answer)
+
+
+def test_possible() -> None:
+    assert BY_KEY["block"].possible(10) == pytest.approx(1000)
+    assert BY_KEY["mixed"].possible(10) == pytest.approx(5000)
+    assert BY_KEY["hello"].possible(10) is None
+
+
+def test_answer_of_the_bare_loop() -> None:
+    assert answer("hello").startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer("hello").endswith(b"\r\n\r\nHello World!")
+    assert b"Connection: close\r\n" in answer("new")
+    assert len(answer("page")) > 12 * 1024
+
+
+# --- what is computed -------------------------------------------------------------------------------
+
+
+def rounds(server: str, workload: str, *rates: float, **more: Any) -> list[Measurement]:
+    return [Measurement(server, workload, number, rate, 0.001, **more) for number, rate in enumerate(rates, 1)]
+
+
+def example() -> Results:
+    """Two rounds, the second on a machine that is half as fast."""
+    results = Results({"Date": "2026-01-01", "Processor": "Z80", "Python": "3.11.7"})
+    results.measurements += [
+        *rounds("bare loop", "hello", 100_000, 50_000, p99=0.001),
+        *rounds("zibai threads", "hello", 80_000, 40_000, p99=0.003),
+        *rounds("zibai gevent", "hello", 70_000, 35_000, p99=0.001),
+        *rounds("bjoern", "hello", 60_000, 30_000, p99=0.001),
+        *rounds("freastal", "hello", 90_000, 45_000, p99=0.002),
+        *rounds("zibai threads", "block", 990, 970),
+        *rounds("zibai gevent", "block", 900, 900),
+    ]
+    results.measurements.append(Measurement("waitress", "hello", 1, errors=["ended with code 1: <no|idea>"]))
+    results.idle += [
+        Idle("zibai threads", 1, 10_000, 80_000, 78_000, 2048),
+        Idle("zibai gevent", 1, 10_000, errors=["x"]),
+    ]
+    results.processes += [*rounds("zibai threads -p 1", "hello", 1000), *rounds("zibai threads -p 2", "hello", 1900)]
+    results.versions["zibai threads"] = "1.0.0"
+    results.commands["zibai threads"] = "-m zibai app"
+    results.profiles["zibai gevent, hello"] = "50.0% send"
+    results.skipped["granian"] = "not installed"
+    return results
+
+
+def figures(results: Results, ours: str) -> dict[str, float | None]:
+    return {row.title: row.figure(results, ours) for row in verdict.targets()}
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    ours, theirs = rounds("a", "w", 80, 10, 90), rounds("b", "w", 100, 20, 0)
+    assert ratio(ours, theirs, rate) == pytest.approx(0.65)
+    assert ratio(ours, [], rate) is None
+    assert typical(theirs, rate) == 60  # what could not be measured is no zero
+    assert typical([], rate) is None
+
+
+def test_verdict() -> None:
+    threads, greenlets = (figures(example(), ours) for ours in OURS)
+    assert threads["hello: share of the bare loop"] == pytest.approx(0.8)
+    assert threads["hello: times bjoern"] == pytest.approx(80 / 60)
+    assert threads["hello: times granian"] is None
+    assert threads["hello: times waitress"] is None
+    assert threads["every call blocks 10 ms: share of the possible"] == pytest.approx(0.98)
+    assert threads["hello: p99, times the best of the C servers"] == pytest.approx(3)
+    assert threads["idle connections: share of the speed kept"] == pytest.approx(0.975)
+    assert threads["idle connections: memory each, KiB"] == 2
+    assert threads["measurements with an error"] == 0
+    assert greenlets["measurements with an error"] == 1
+    assert greenlets["idle connections: share of the speed kept"] is None
+
+    assert [(row.title, ours) for row, ours in verdict.missed(example())] == [
+        ("hello: share of the bare loop", "zibai gevent"),
+        ("every call blocks 10 ms: share of the possible", "zibai gevent"),
+        ("hello: p99, times the best of the C servers", "zibai threads"),
+        ("measurements with an error", "zibai gevent"),
+    ]
+
+
+def test_a_blocking_call_that_failed_counts() -> None:
+    results = Results(measurements=rounds("zibai threads", "block", 1000, 0, 0))
+    assert figures(results, "zibai threads")["every call blocks 10 ms: share of the possible"] == 0
+
+
+# --- what is written --------------------------------------------------------------------------------
+
+
+def test_page() -> None:
+    page = report.page(example(), "hello.svg")
+    assert "| bare loop | 75,000 |" in page
+    assert "| **zibai threads** | **60,000** | **980** |" in page
+    assert "| waitress (!) | – | – |" in page  # noqa: RUF001
+    assert page.count("- (!) waitress") == 2, "in the comparison, and in the table of the workload"
+    assert "round 1: ended with code 1: <no|idea>" in page
+    assert "| hello: share of the bare loop | ≥ 0.75 | 0.80 | **missed:** 0.70 |" in page
+    assert "| hello: times granian | ≥ 1.00 | – | – |" in page  # noqa: RUF001
+    assert "## 10,000 idle connections" in page
+    assert "| **zibai threads** | 80,000 | 78,000 | 0.97 | 2 |" in page
+    assert "| zibai threads, hello | 1,000 | 1,900 | 1.90 |" in page
+    assert "zibai gevent, hello:\n\n```text\n50.0% send\n```\n" in page
+    assert "- granian: not installed" in page
+    assert "| zibai threads | 1.0.0 | `-m zibai app` |" in page
+    assert_tables(page)
+
+
+def test_a_limit_that_was_not_reached_is_said() -> None:
+    results = Results(measurements=rounds("bare loop", "hello", 100_000, cpu=9e-6))
+    assert tables.doubts(results) == ""
+    results.measurements = rounds("bare loop", "hello", 100_000, cpu=5e-6)
+    assert tables.doubts(results).startswith("**The bare loop used only 50% of its processor**")
+    assert tables.doubts(results) in report.page(results, None)
+
+
+def assert_tables(text: str) -> None:
+    """All lines of a table have the same number of cells."""
+    for part in text.split("\n\n"):
+        lines = [line for line in part.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1, lines
+
+
+def test_chart() -> None:
+    svg = chart.draw(example())
+    assert svg is not None
+    root = ET.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[1::2] == ["bare loop", "freastal", "zibai threads", "zibai gevent", "bjoern"]
+    assert texts[6] == "0.80 · 60,000/s"
+    widths = [float(bar.attrib["width"]) for bar in root.iter("{http://www.w3.org/2000/svg}rect")]
+    assert widths == sorted(widths, reverse=True)
+    assert chart.draw(Results()) is None
+
+
+def test_readme() -> None:
+    before = f"# Z\n\n{report.BEGIN}\nold\n{report.END}\n\n## Next\n"
+    after = report.readme(example(), before)
+    assert after.startswith(f"# Z\n\n{report.BEGIN}\n\n2026-01-01, Z80, Python 3.11.7")
+    assert "old" not in after
+    assert "| freastal | 67,500 |" in after
+    assert after.endswith(f"{report.END}\n\n## Next\n")
+    assert report.readme(example(), after) == after
+    with pytest.raises(ValueError, match="no part between"):
+        report.readme(example(), "# Z\n")
+    assert report.BEGIN in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_results_are_kept(tmp_path: Path) -> None:
+    page = report.write(example(), tmp_path / "new")
+    assert {path.name for path in page.parent.iterdir()} == {"index.md", "hello.svg", "results.json"}
+    again = Results.load(tmp_path / "new" / "results.json")
+    assert again == example()
+    assert errors(of(again.measurements, "waitress", "hello")) == "round 1: ended with code 1: <no|idea>"
+
+
+def serve_nothing() -> None:
+    """What is profiled in the next test."""
+    for _ in range(1000):
+        len("")
+
+
+def test_profile() -> None:
+    profiler = cProfile.Profile()
+    profiler.runcall(serve_nothing)
+    lines = profiled.table(pstats.Stats(profiler))
+    assert any(line.endswith("    1 calls  tests/test_benchmarks.py:" + line.rpartition(":")[2]) for line in lines)
+    assert any(line.endswith("1,000 calls  <built-in method builtins.len>") for line in lines)
+    assert "-m benchmarks.profiled {app}" in profiled.command(BY_NAME["zibai gevent"]).command
+
+
+# --- the run ----------------------------------------------------------------------------------------
+
+
+def test_rounds_begin_with_another_server() -> None:
+    args = parse(["--workloads", "hello", "idle", "processes", "--rounds", "3"])
+    servers = [BY_NAME[name] for name in (LIMIT, *OURS, "gunicorn sync")]
+    names = [name for name, _ in steps(args, servers, Results())]
+    assert [name.rpartition(", ")[2] for name in names if ", hello, " in name and " -p " not in name] == [
+        *("bare loop", "zibai threads", "zibai gevent", "gunicorn sync"),
+        *("gunicorn sync", "bare loop", "zibai threads", "zibai gevent"),
+        *("zibai gevent", "gunicorn sync", "bare loop", "zibai threads"),
+    ]
+    idle = [name for name in names if "idle connections" in name]
+    assert len(idle) == 3 + 2 + 2, "all that keep connections once, ours in each round"
+    assert sum(" -p 2" in name for name in names) == 2 * 2 * 3
+
+
+def test_arguments() -> None:
+    args = parse([])
+    assert (args.rounds, args.seconds, args.idle) == (3, 2, 10_000)
+    assert {*BY_KEY, "idle", "processes"} == set(args.workloads)
+    quick = parse(["--quick", "--seconds", "2"])
+    assert (quick.rounds, quick.seconds, quick.idle) == (1, 2, 1000)
+    assert "stream" not in quick.workloads
+    with pytest.raises(SystemExit):
+        parse(["--only", "apache"])
+
+
+def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=50, check=False)
+
+
+def test_without_wrk() -> None:
+    command = [sys.executable, "-m", "benchmarks"]
+    env = environment({"PATH": ""})
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("the benchmark needs " + ("wrk" if sys.platform == "linux" else "Linux"))
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_report_of_an_earlier_run(tmp_path: Path) -> None:
+    example().save(tmp_path / "kept.json")
+    done = benchmarks("--from", str(tmp_path / "kept.json"), "--output", str(tmp_path))
+    assert "missed: zibai gevent: hello: share of the bare loop" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"the report: {tmp_path / 'index.md'}"
+    assert (tmp_path / "index.md").read_text(encoding="utf-8") == report.page(example(), "hello.svg")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("wrk") is None, reason="needs Linux and wrk")
+def test_measures(tmp_path: Path) -> None:
+    done = benchmarks(
+        *["--quick", "--profile", "--only", "bare-loop", "zibai-threads", "--workloads", "hello"],
+        *["--output", str(tmp_path)],
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[2/2] round 1 of 1, hello, zibai threads: " in done.stdout
+    results = Results.load(tmp_path / "results.json")
+    for name in (LIMIT, "zibai threads"):
+        (found,) = of(results.measurements, name, "hello")
+        assert found.errors == []
+        assert found.rate > 100
+        assert 0 < found.p50 <= found.p99
+        assert found.memory > 2**20
+        assert 0 < found.cpu < 0.1
+    assert results.facts["wrk"]
+    assert all(" calls  " in text for text in results.profiles.values()), "only of a figure that was missed"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("wrk") is None, reason="needs Linux and wrk")
+def test_measures_idle_connections_and_processes(tmp_path: Path) -> None:
+    done = benchmarks(
+        *["--quick", "--idle", "200", "--only", "zibai-threads", "--output", str(tmp_path)],
+        *["--workloads", "idle", "processes"],
+    )
+    assert done.returncode == 0, done.stderr
+    results = Results.load(tmp_path / "results.json")
+    (idle,) = results.idle
+    assert idle.errors == []
+    assert idle.before > 100
+    assert idle.during > 100
+    assert [each.errors for each in results.processes] == [[]] * 4
