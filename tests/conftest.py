@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.util import find_spec
 
 import pytest
+
+# A shell starts what it puts into the background with SIGINT ignored, and servers that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = {"threads": ("--no-gevent",), "greenlets": ()}
 

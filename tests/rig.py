@@ -5,7 +5,6 @@ The clock of the loop stands still until the test moves it. The application is a
 
 from __future__ import annotations
 
-import selectors
 import socket
 import sys
 from math import inf
@@ -17,6 +16,7 @@ from zibai.backends.threads import Waits
 from zibai.connection import Connection, Service
 from zibai.health import Health
 from zibai.loop import Loop
+from zibai.poller import Poller, make_poller
 from zibai.scoreboard import Row
 from zibai.sockets import Listener
 
@@ -32,12 +32,35 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+class Recorder:
+    """A poller that tells what it is asked for."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self.limit = getattr(poller, "limit", inf)
+        self.asked: dict[int, int] = {}
+        self.poll, self.close = poller.poll, poller.close
+
+    def register(self, fd: int, events: int) -> None:
+        self._poller.register(fd, events)
+        assert fd not in self.asked
+        self.asked[fd] = events
+
+    def modify(self, fd: int, events: int) -> None:
+        self._poller.modify(fd, events)
+        self.asked[fd] = events
+
+    def unregister(self, fd: int) -> None:
+        self._poller.unregister(fd)
+        del self.asked[fd]
+
+
 class Backend:
     """Does nothing by itself; counts how often it was woken."""
 
-    def __init__(self, selector: selectors.BaseSelector) -> None:
+    def __init__(self, poller: Poller) -> None:
         self.waits = Waits()
-        self.selector = selector
+        self.poller = Recorder(poller)
         self.woken = 0
 
     def wake(self) -> None:
@@ -63,7 +86,7 @@ class Rig:
         slots: int = 4,
         app: Callable[[Connection], None] | None = None,
         unix: Path | None = None,
-        selector: selectors.BaseSelector | None = None,
+        poller: Poller | None = None,
         max_requests: int | None = None,
         **limits: Any,
     ) -> None:
@@ -80,15 +103,15 @@ class Rig:
             origin.listen(512)
         self.address = origin.getsockname()
         self.listener = Listener(origin)
-        self.backend = Backend(selector or selectors.DefaultSelector())
+        self.backend = Backend(poller or make_poller())
         self.row = Row.private(slots + 1)
         health_limits = {name: limits.pop(name) for name in HEALTH & limits.keys()}
         if not health_limits:
             patch.setattr(loop_module, "SOON", inf)  # no look at itself wakes a loop that is not asked to
-        self.health = Health(self.row, self.backend, **health_limits)  # type: ignore[arg-type]
         self.service = Service(
             application=self._serve, waits=self.backend.waits, report=self.backend.report, row=self.row, **limits
         )
+        self.health = Health(self.service, self.backend, **health_limits)  # type: ignore[arg-type]
         self.loop = Loop(
             self.service,
             self.backend,  # type: ignore[arg-type]
@@ -115,7 +138,7 @@ class Rig:
                 self.loop.give_back(connection)
         for client in self._clients:
             client.close()
-        self.backend.selector.close()
+        self.backend.poller.close()
 
     def _serve(self, connection: Connection) -> None:
         assert connection.request is not None
@@ -131,12 +154,11 @@ class Rig:
 
     @property
     def accepting(self) -> bool:
-        return any(key.data is self.listener for key in self.backend.selector.get_map().values())
+        return self.listener.fd in self.backend.poller.asked
 
     def watched(self, connection: Connection) -> int:
-        """What the selector is really asked for."""
-        key = self.backend.selector.get_map().get(connection.fd)
-        return key.events if key else 0
+        """What the poller is really asked for."""
+        return self.backend.poller.asked.get(connection.fd, 0)
 
     def client(self) -> socket.socket:
         """One that has connected and was not accepted yet."""

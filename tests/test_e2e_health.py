@@ -280,6 +280,10 @@ def test_ps_shows_what_a_server_does(backend: tuple[str, ...], tmp_path: Path) -
         (pid, client), (idle, _) = workers.of.items()
         client.send(f"GET /hang?{tmp_path}/here HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         wait_for((tmp_path / "here").exists)
+        # Counters may be a second old.
+        wait_for(
+            lambda: all(worker["requests"] for worker in json.loads(ps("--json", "--control", str(board)))["workers"])
+        )
         os.kill(pid, signal.SIGSTOP)  # one that hangs can be looked at, too
         try:
             seen = json.loads(ps("--json", "--control", str(board)))
@@ -329,9 +333,11 @@ def test_the_file_of_a_server_that_is_gone_is_replaced_and_that_of_another_is_no
     board = tmp_path / "board"
     control = ("--control", str(board))
     with Server("mortal:app", *control) as killed:
+        assert get(killed.port, "/pid").status == 200
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
     with Server("mortal:app", *control) as first:
+        assert get(first.port, "/pid").status == 200
         assert json.loads(ps("--json", *control))["pid"] == first.pid
         with Server("mortal:app", *control) as second:
             second.wait_for_log(f"is that of process {first.pid}")

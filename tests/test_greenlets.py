@@ -7,9 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-from selectors import EVENT_READ, EVENT_WRITE
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 gevent = pytest.importorskip("gevent")
 
 from zibai.backends import greenlets  # noqa: E402
+from zibai.poller import READ, WRITE  # noqa: E402
 
 SCRIPT = APPS / "greenlet_scenes.py"
 HELPERS = {"read"}
@@ -46,23 +46,23 @@ def test_scene(scene: str) -> None:
     assert ("Traceback" in ended.stderr) is ("exit" in scene), ended.stderr
 
 
-# --- the selector of systems whose own cannot be watched by the hub -----------------------------------
+# --- the poller of systems whose own cannot be watched by the hub -----------------------------------
 
 
 @pytest.fixture
-def hub_selector() -> Iterator[SimpleNamespace]:
-    """A selector in gevent's loop, which turns only while the test says so; gevent patches nothing here."""
+def hub_poller() -> Iterator[SimpleNamespace]:
+    """A poller in gevent's loop, which turns only while the test says so; gevent patches nothing here."""
     hub = gevent.get_hub()
     turns: list[None] = []
-    selector = greenlets.HubSelector(hub.loop, lambda: turns.append(None))
+    poller = greenlets.HubPoller(hub.loop, lambda: turns.append(None))
 
-    def wait() -> list[tuple[Any, int]]:
+    def wait() -> list[tuple[int, int]]:
         """What is ready, after the hub has looked."""
         gevent.sleep(0.01)
-        return [(key.data, events) for key, events in selector.select(0)]
+        return poller.poll(0)
 
-    yield SimpleNamespace(selector=selector, turns=turns, wait=wait)
-    selector.close()
+    yield SimpleNamespace(poller=poller, turns=turns, wait=wait)
+    poller.close()
 
 
 @pytest.fixture
@@ -76,55 +76,54 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 Pair = tuple[socket.socket, socket.socket]
 
 
-def test_it_is_as_level_triggered_as_any(hub_selector: SimpleNamespace, pair: Pair) -> None:
+def test_it_is_as_level_triggered_as_any(hub_poller: SimpleNamespace, pair: Pair) -> None:
     ours, theirs = pair
-    hub_selector.selector.register(ours.fileno(), EVENT_READ, "data")
-    assert hub_selector.wait() == []
-    assert hub_selector.turns == []  # it asks for a turn only when there is something
+    hub_poller.poller.register(ours.fileno(), READ)
+    assert hub_poller.wait() == []
+    assert hub_poller.turns == []  # it asks for a turn only when there is something
     theirs.send(b"x")
-    assert hub_selector.wait() == [("data", EVENT_READ)]
-    assert hub_selector.turns
-    assert hub_selector.wait() == [("data", EVENT_READ)]
+    assert hub_poller.wait() == [(ours.fileno(), READ)]
+    assert hub_poller.turns
+    assert hub_poller.wait() == [(ours.fileno(), READ)]
     ours.recv(1)
-    hub_selector.wait()  # what was under way
-    assert hub_selector.wait() == []
+    hub_poller.wait()  # what was under way
+    assert hub_poller.wait() == []
 
 
-def test_it_reports_both_at_once_and_only_what_was_asked_for(hub_selector: SimpleNamespace, pair: Pair) -> None:
+def test_it_reports_both_at_once_and_only_what_was_asked_for(hub_poller: SimpleNamespace, pair: Pair) -> None:
     ours, theirs = pair
     theirs.send(b"x")
-    hub_selector.selector.register(ours.fileno(), EVENT_READ | EVENT_WRITE, "both")
-    assert hub_selector.wait() == [("both", EVENT_READ | EVENT_WRITE)]
-    hub_selector.selector.modify(ours.fileno(), EVENT_WRITE, "write")
-    assert hub_selector.wait() == [("write", EVENT_WRITE)]
+    hub_poller.poller.register(ours.fileno(), READ | WRITE)
+    assert hub_poller.wait() == [(ours.fileno(), READ | WRITE)]
+    hub_poller.poller.modify(ours.fileno(), WRITE)
+    assert hub_poller.wait() == [(ours.fileno(), WRITE)]
 
 
-def test_what_was_unregistered_is_not_reported_any_more(hub_selector: SimpleNamespace, pair: Pair) -> None:
+def test_what_was_unregistered_is_not_reported_any_more(hub_poller: SimpleNamespace, pair: Pair) -> None:
     ours, theirs = pair
-    selector = hub_selector.selector
-    selector.register(ours, EVENT_READ, "old")
+    poller = hub_poller.poller
+    poller.register(ours.fileno(), READ)
     theirs.send(b"x")
     gevent.sleep(0.01)  # reported, and nobody has asked yet
-    assert selector.unregister(ours).data == "old"
-    assert selector.select(0) == []
-    assert dict(selector.get_map()) == {}
+    poller.unregister(ours.fileno())
+    assert poller.poll(0) == []
     # The same number is another registration.
-    selector.register(ours, EVENT_WRITE, "new")
-    assert hub_selector.wait() == [("new", EVENT_WRITE)]
+    poller.register(ours.fileno(), WRITE)
+    assert hub_poller.wait() == [(ours.fileno(), WRITE)]
 
 
-def test_it_reports_the_end_of_the_other_side(hub_selector: SimpleNamespace, pair: Pair) -> None:
+def test_it_reports_the_end_of_the_other_side(hub_poller: SimpleNamespace, pair: Pair) -> None:
     ours, theirs = pair
-    hub_selector.selector.register(ours, EVENT_READ, "data")
+    hub_poller.poller.register(ours.fileno(), READ)
     theirs.close()
-    assert hub_selector.wait() == [("data", EVENT_READ)]
+    assert hub_poller.wait() == [(ours.fileno(), READ)]
 
 
-def test_it_leaves_nothing_in_the_hub(hub_selector: SimpleNamespace, pair: Pair) -> None:
+def test_it_leaves_nothing_in_the_hub(hub_poller: SimpleNamespace, pair: Pair) -> None:
     before = gevent.get_hub().loop.activecnt
     for sock in pair:
-        hub_selector.selector.register(sock, EVENT_READ)
-    hub_selector.selector.close()
+        hub_poller.poller.register(sock.fileno(), READ)
+    hub_poller.poller.close()
     assert gevent.get_hub().loop.activecnt == before
 
 

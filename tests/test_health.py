@@ -18,7 +18,7 @@ from zibai.health import SOON
 from zibai.logger import logger
 from zibai.scoreboard import GAUGES, SENDING
 
-from rig import GET, Rig
+from rig import ANSWER, GET, Rig, read
 
 if TYPE_CHECKING:
     import socket
@@ -305,3 +305,25 @@ def test_real_connections_are_counted(monkeypatch: pytest.MonkeyPatch, clock: Cl
         assert gauges() == {"open": 4, "idle": 1, "head": 1, "body": 1, "busy": 1}
         sent(*rig.connect(), b"nonsense\r\n\r\n", LINGER)
         assert gauges() == {"open": 5, "idle": 1, "head": 1, "body": 1, "busy": 1, "send": 1}
+
+
+def test_answers_are_counted_by_their_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses = iter([200, 204, 301, 404, 499, 500, 200, 999])
+
+    def app(connection: Connection) -> None:
+        connection.status, connection.sent = next(statuses), 1000
+        connection.interims += connection.status == 204
+        connection.send(ANSWER)
+
+    with Rig(monkeypatch, app=app, beat_every=10.0) as rig:
+        client, _ = rig.connect()
+        for _ in range(8):
+            client.sendall(GET)
+            rig.until(rig.run)
+            assert read(client) == ANSWER
+        client.sendall(b"nonsense\r\n\r\n")
+        rig.until(lambda: rig.connections[0].state is LINGER)
+        rig.turn(after=10)
+        counters = rig.row.read().counters
+    expected = {"requests": 9, "1xx": 1, "2xx": 3, "3xx": 1, "4xx": 3, "5xx": 1, "bytes": 8000}
+    assert {name: counters[name] for name in expected} == expected

@@ -16,7 +16,8 @@ from zibai import connection as connection_module
 from zibai import serve
 from zibai.connection import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Connection
 from zibai.errors import Gone
-from zibai.loop import BUSY_WARNING, GRACE, RESOLUTION, SELECT_LIMIT
+from zibai.loop import BUSY_WARNING, GRACE, RESOLUTION
+from zibai.poller import SELECT_LIMIT, WRITE, Polled
 
 from rig import ANSWER, GET, Rig, ended, read
 
@@ -319,7 +320,7 @@ def test_an_event_does_not_meet_a_connection_that_has_been_given_back(
             fill(connection)
             connection.send(b"lent")
             rig.turn()
-            assert rig.watched(connection) == selectors.EVENT_WRITE
+            assert rig.watched(connection) == WRITE
             client.recv(1 << 20)  # now the socket is writable
             connection.drain()
             connection.exchange(rig.row.slots[0])
@@ -536,7 +537,7 @@ def test_a_client_that_has_left_when_it_is_accepted(monkeypatch: pytest.MonkeyPa
         assert len(rig.connections) == 1
 
 
-def test_a_selector_that_cannot_watch_one_more_costs_that_connection(
+def test_a_poller_that_cannot_watch_one_more_costs_that_connection(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Rig(monkeypatch) as rig, caplog.at_level(logging.ERROR, "zibai"):
@@ -545,7 +546,7 @@ def test_a_selector_that_cannot_watch_one_more_costs_that_connection(
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(rig.backend.selector, "register", full)
+            patch.setattr(rig.backend.poller, "register", full)
             client = rig.client()
             rig.until(lambda: caplog.records)
         assert ended(client) in (b"", b"<reset>")
@@ -567,7 +568,7 @@ def test_a_bug_costs_one_connection(
         if runs:
             assert rig.take() is connection
             monkeypatch.setattr(Connection, "writable", bug)
-            rig.loop._react(connection, selectors.EVENT_WRITE, rig.now)
+            rig.loop._react(connection, WRITE, rig.now)
             assert connection.fd == connection.sock.fileno()  # its runner has it still
             assert connection.broken
             rig.loop.give_back(connection)
@@ -580,8 +581,8 @@ def test_a_bug_costs_one_connection(
 
 
 def test_select_takes_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows: more would be an error of the selector itself, and end the loop."""
-    with Rig(monkeypatch, selector=selectors.SelectSelector()) as rig:
+    """Windows: more would be an error of select itself, and end the loop."""
+    with Rig(monkeypatch, poller=Polled(selectors.SelectSelector())) as rig:
         assert rig.loop._most == SELECT_LIMIT
         rig.loop._most = 2
         clients = [rig.client() for _ in range(3)]
@@ -669,7 +670,7 @@ def test_quitting_closes_everything_and_cuts_what_runs(monkeypatch: pytest.Monke
         assert running.fd == running.sock.fileno()
         rig.loop.give_back(running)
         assert running.sock.fileno() == -1
-        assert list(rig.backend.selector.get_map()) == []
+        assert rig.backend.poller.asked == {}
 
 
 def test_hands_wake_who_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def test_a_row_is_cleared_and_used_again_when_its_worker_is_gone(
         world.say(child, "ready")
         assert child.row is not None
         child.row.slots[0].begin(b"GET /%d" % child.pid, 1.0)
-        child.row.count(200, 1)
+        child.row.beat([1] * 14)
     world.die(one)
     assert f"it was serving GET /{one.pid}" in caplog.text, "it is read before it is cleared"
     assert one.closed

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai.http1 import response
 from zibai.http1.request import Head, Request, check
-from zibai.http1.response import Framing, interim, plain, validate
+from zibai.http1.response import Answer, Framing, head_end, interim, plain, prepare, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TEXT = ("Content-Type", "text/plain")
 DATE = b"Thu, 01 Jan 1970 00:00:00 GMT"
+END = b"Date: " + DATE + b"\r\n\r\n"
 
 
 def request(method: str = "GET", version: str = "1.1", *fields: tuple[bytes, bytes]) -> Request:
@@ -24,7 +28,7 @@ def request(method: str = "GET", version: str = "1.1", *fields: tuple[bytes, byt
 def framing(
     request: Request, status: str = "200 OK", *fields: tuple[str, str], size: int | None = None, keep_alive: bool = True
 ) -> Framing:
-    return Framing(request, status, fields, size, request.keep_alive and keep_alive, DATE)
+    return Framing(request, Answer(status, fields), size, request.keep_alive and keep_alive, END)
 
 
 def lines(framing: Framing) -> list[bytes]:
@@ -106,8 +110,8 @@ def test_names_and_values_are_of_the_very_type_str(field: tuple[str, str]) -> No
 def test_a_whole_head() -> None:
     head = framing(request(), "200 OK", TEXT, ("X", "\xe9"), size=5).head
     assert head == (
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX: \xe9\r\nContent-Length: 5\r\n"
-        b"Server: zibai\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX: \xe9\r\nServer: zibai\r\nContent-Length: 5\r\n"
+        b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n"
     )
 
 
@@ -138,7 +142,7 @@ def test_fields_may_be_repeated_and_keep_their_order() -> None:
 )
 def test_the_fields_of_one_hop_are_removed(field: tuple[str, str]) -> None:
     answer = framing(request(), "200 OK", field, size=0)
-    assert answer.removed == [field[0]]
+    assert Answer("200 OK", [field]).removed == [field[0]]
     assert named(answer, field[0].encode()) == []
     assert answer.keep_alive
 
@@ -146,7 +150,7 @@ def test_the_fields_of_one_hop_are_removed(field: tuple[str, str]) -> None:
 @pytest.mark.parametrize("value", ["close", "Close", "x, close"])
 def test_an_application_may_close_the_connection(value: str) -> None:
     answer = framing(request(), "200 OK", ("Connection", value), size=0)
-    assert answer.removed == []
+    assert Answer("200 OK", [("Connection", value)]).removed == []
     assert not answer.keep_alive
     assert named(answer, b"Connection") == [b"Connection: close"]
 
@@ -258,11 +262,71 @@ def test_fields_of_an_interim_answer_are_checked() -> None:
         interim("103 Early Hints", [("X", "a\r\n\r\nHTTP/1.1 200 OK")])
 
 
-def test_our_own_answer_is_whole_and_the_last() -> None:
-    answer = plain(HTTPStatus.BAD_REQUEST, DATE)
+def test_our_own_answer_is_whole_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response, "head_end", lambda: END)
+    answer = plain(HTTPStatus.BAD_REQUEST)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"\r\nConnection: close\r\n" in head
     assert b"\r\nServer: zibai\r\nDate: " + DATE in head
     assert f"\r\nContent-Length: {len(body)}\r\n".encode() in head
     assert body == b"400 Bad Request\n"
+
+
+# --- What is remembered ---------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response, "_answers", {})
+
+
+def test_the_same_answer_is_made_once_and_another_is_another() -> None:
+    first = prepare("200 OK", [TEXT])
+    assert prepare("200 OK", [TEXT]) is first
+    others = [("201 Created", [TEXT]), ("200 OK", []), ("200 OK", [TEXT, TEXT]), ("200 OK", [("Content-Type", "a/b")])]
+    for status, fields in others:
+        assert prepare(status, fields).data == Answer(status, fields).data != first.data
+
+
+def test_what_cannot_be_sent_is_not_remembered() -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="forbidden character"):
+            prepare("200 OK", [("X", "a\r\nb")])
+    assert response._answers == {}
+
+
+def test_what_changes_in_the_hands_of_the_application_is_another_answer() -> None:
+    fields = [TEXT]
+    first = prepare("200 OK", fields)
+    fields.append(("X-More", "1"))
+    assert b"X-More" not in first.data
+    assert b"X-More" in prepare("200 OK", fields).data
+
+
+def test_pairs_that_are_lists_are_taken_and_not_remembered() -> None:
+    fields: list[Any] = [["Content-Type", "text/plain"]]
+    assert prepare("200 OK", fields).data == prepare("200 OK", [TEXT]).data
+    assert len(response._answers) == 1
+
+
+@pytest.mark.parametrize("name", ["Set-Cookie", "set-cookie", "SET-COOKIE"])
+def test_cookies_are_not_kept(name: str) -> None:
+    assert b"id=secret" in prepare("200 OK", [TEXT, (name, "id=secret")]).data
+    assert response._answers == {}
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for number in range(3 * response._MAX_ANSWERS):
+        prepare("200 OK", [("ETag", str(number))])
+        assert len(response._answers) <= response._MAX_ANSWERS
+
+
+@pytest.mark.parametrize("moves", [[0.25, 0.7, 0.3, 5.0], [0.0, -3600.0, 10.0]], ids=["on", "set back"])
+def test_the_date_is_that_of_its_second(monkeypatch: pytest.MonkeyPatch, moves: list[float]) -> None:
+    now = 1_000_000_000.5
+    monkeypatch.setattr(response, "_day", (0.0, 0.0, b""))
+    for move in moves:
+        now += move
+        monkeypatch.setattr(response, "time", SimpleNamespace(time=lambda: now))  # noqa: B023 -- called in this round
+        assert head_end() == f"Date: {formatdate(int(now), usegmt=True)}\r\n\r\n".encode()

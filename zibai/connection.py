@@ -22,13 +22,12 @@ import time
 from _thread import allocate_lock
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from http import HTTPStatus
 from math import inf
 from typing import BinaryIO, Final, Protocol, cast
 
 from .errors import Gone, Refused
-from .http1 import Codec, FastLane, Request
+from .http1 import END, Codec, FastLane, Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
 from .scoreboard import CALLED, READING, SENDING, Row, Slot, clock
@@ -76,7 +75,8 @@ class Service:
     connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
     server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes; ``max_body`` 0
-    is no limit.
+    is no limit. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
+    besides the final ones, and the bytes of their bodies in ``sent``.
     """
 
     application: "Callable[[Connection], None]"
@@ -85,6 +85,8 @@ class Service:
     row: Row
     lend: "Callable[[Connection], None]" = field(init=False)
     lane: FastLane | None = field(default_factory=FastLane)
+    recognise: Callable[[bytes], Request | None] = field(init=False)
+    whole_body: int = field(init=False)  # bytes of a body that may be taken together with its head
     header_timeout: float = 10.0
     keep_alive_timeout: float = 75.0
     socket_timeout: float = 30.0
@@ -92,29 +94,25 @@ class Service:
     max_body: int = 1024**3
     stream_body: bool = False
     draining: bool = False
+    answered: list[int] = field(default_factory=lambda: [0] * 10)
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.whole_body = 0 if self.stream_body else self.max_body or RECEIVE
+        self.recognise = _nothing if self.lane is None or self.max_head < RECEIVE else self.lane.recognise
 
 
-_second = (0, b"")  # the last Date made and its second; a stale read only makes it once more
-
-
-def http_date() -> bytes:
-    """The time as the value of a Date field (RFC 9110 6.6.1), made once a second."""
-    global _second
-    now = int(time.time())
-    second, text = _second
-    if second != now:
-        text = formatdate(now, usegmt=True).encode("ascii")
-        _second = (now, text)
-    return text
+def _nothing(data: bytes) -> None:
+    """The fast lane where there is none, or where it might take a head that is too large."""
 
 
 class Connection:
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_continued", "_discarded", "_received", "_slot", "body", "broken", "closing", "codec", "deadline",
-        "endpoint", "fd", "interims", "lent", "lock", "out", "peer", "refusal", "request", "sent", "service", "sock",
-        "started", "state", "status", "watched",
+        "_begun", "_continued", "_discarded", "_received", "_slot", "alone", "body", "broken", "closing", "codec",
+        "deadline", "endpoint", "facts", "fd", "interims", "lent", "lock", "out", "peer", "refusal", "request", "sent",
+        "service", "sock", "started", "state", "status", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
@@ -129,10 +127,12 @@ class Connection:
         self.status = 0  # of the last answer; 499 is nginx's word for a client that left before it began
         self.sent = 0  # bytes of its body
         self.interims = 0  # interim answers before it
+        self.facts: dict[str, str] = {}  # the gateway's, of this connection
         self._slot = service.row.slots[0]  # the runner's, while there is one
         self.body: BinaryIO = io.BytesIO()
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self._received = 0
+        self.alone = False  # whether the whole of a request has come in one piece, and nothing else
         self._continued = False  # whether 100 Continue went out, or is no longer allowed
         self._discarded = 0
         self._begun = False  # whether a head has begun, so that its deadline runs
@@ -160,9 +160,24 @@ class Connection:
         if not data:
             # The end before a whole request, or after the last one: there is nobody left to answer.
             self.state = CLOSED
-        elif self.state is LINGER:
-            pass
-        else:
+        elif self.state is HEAD:
+            # What came before was all of it, so nothing waits in the codec, which need not be asked then.
+            request = self.service.recognise(data) if self.alone and data.endswith(END) else None
+            if request is not None and request.length == 0:
+                self.body = io.BytesIO()
+            else:
+                whole = self.codec.receive(data, self.service.whole_body)
+                if whole is None:
+                    self._advance(now)
+                    return
+                request, body = whole
+                self.body = io.BytesIO(body)
+            self.request = request
+            self._begun = False
+            self._continued = self.alone = True
+            self.state = READY
+            self.deadline = inf
+        elif self.state is not LINGER:
             self.codec.feed(data)
             self._advance(now)
 
@@ -172,14 +187,16 @@ class Connection:
             if self.state is DISCARD:
                 self._discard(now)
             if self.state is HEAD:
-                self._read_head(now)
-            if self.state is BODY:
+                self._take(self.codec.next_request(), now)
+            elif self.state is BODY:
                 self._read_body(now)
         except Refused as refusal:
             self.refuse(refusal, now)
 
-    def _read_head(self, now: float) -> None:
-        request = self.request = self.codec.next_request()
+    def _take(self, request: Request | None, now: float) -> None:
+        """A head is complete, or is not yet."""
+        self.request = request
+        self.alone = False
         if request is None:
             if self.codec.has_bytes and not self._begun:
                 # The whole head has this long, from its first byte; not each byte.
@@ -206,6 +223,8 @@ class Connection:
                     self.interims += 1
                     self.out += CONTINUE
                     self.writable(now)
+            if self.state is BODY:
+                self._read_body(now)
             return
         self._make_ready()
 
@@ -257,8 +276,8 @@ class Connection:
         self._log_refusal(refusal)
         self.request = None
         self.closing = True
-        self.service.row.count(refusal.status, 0)
-        self.out += plain(refusal.status, http_date())
+        self.service.answered[refusal.status // 100] += 1
+        self.out += plain(refusal.status)
         self.state = FLUSH
         self.deadline = now + self.service.socket_timeout
         self.writable(now)
@@ -385,12 +404,11 @@ class Connection:
 
     def exchange(self, slot: Slot) -> None:
         """Run the application for the request at hand. Never raises; leaves the connection to be finished."""
-        request = self.request
-        assert request is not None
         self.started = began = clock()
-        self.status, self.sent = 499, 0
+        self.status = 499
+        self.sent = 0
         self._slot = slot
-        slot.begin(f"{request.method} {request.path}".encode("ascii", "replace"), began)
+        slot.begin(self.request.summary, began)  # type: ignore[union-attr]
         try:
             self.service.application(self)
         except BaseException:
@@ -415,12 +433,15 @@ class Connection:
             self._send_behind(data)
             return
         # Only the runner adds to `out`, so it stays empty and no lock is needed.
-        view = memoryview(data)
+        view = data
         while view:
             if self.broken:
                 raise Gone("the client has left")
             try:
-                view = view[self.sock.send(view) :]
+                sent = self.sock.send(view)
+                if sent == len(view):
+                    return
+                view = memoryview(view)[sent:]
             except (BlockingIOError, InterruptedError):
                 if len(view) <= TAIL:
                     self._lend(view)

@@ -110,7 +110,7 @@ def serve(
         multiprocess=multiprocess,
     )
     service = Service(
-        application=gateway,
+        application=gateway.serve,
         waits=engine.waits,
         report=engine.report,
         row=row,
@@ -132,7 +132,7 @@ def serve(
         raise
     listeners = [Listener(sock) for sock in sockets]
     health = Health(
-        row,
+        service,
         engine,
         slow_request=slow_request or inf,
         request_timeout=request_timeout or inf,

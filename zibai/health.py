@@ -14,23 +14,23 @@ from math import inf
 from typing import Final
 
 from .backends import Backend
-from .connection import APP, BODY, DISCARD, HEAD, READY, Connection
+from .connection import APP, BODY, DISCARD, HEAD, READY, Connection, Service
 from .logger import format_stack, logger
-from .scoreboard import Row, Running, clock
+from .scoreboard import Running, clock
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""
 
 
 class Health:
-    """Looks after ``row``. Everything is the loop owner's; times are seconds, ``inf`` is never.
+    """Looks after the row of ``service``. Everything is the loop owner's; times are seconds, ``inf`` is never.
 
     ``beat_every`` is how long a parent is left without a beat. ``due`` is when to look next, by the loop's clock.
     """
 
     def __init__(
         self,
-        row: Row,
+        service: Service,
         backend: Backend,
         *,
         slow_request: float = inf,
@@ -39,7 +39,8 @@ class Health:
         on_stuck: Callable[[], object] = lambda: None,
     ) -> None:
         self.due = -inf
-        self._row = row
+        self._service = service
+        self._row = service.row
         self._backend = backend
         self._slow_request = slow_request
         self._request_timeout = request_timeout
@@ -49,7 +50,8 @@ class Health:
 
     def look(self, now: float, connections: Iterable[Connection]) -> None:
         """``now`` is by the loop's clock."""
-        self._row.beat(_gauges(connections))
+        answered = self._service.answered
+        self._row.beat([sum(answered[2:]), *answered[1:6], self._service.sent, *_gauges(connections)])
         self.due = now + min(self._beat_every, self._look_at_requests())
 
     def _look_at_requests(self) -> float:

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from math import inf
-from selectors import EVENT_READ, EVENT_WRITE, SelectSelector
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Final
 
@@ -30,6 +29,7 @@ from .connection import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, 
 from .handover import give, take
 from .health import SOON, Health
 from .logger import debug_logger, logger
+from .poller import READ, WRITE
 from .sockets import Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
@@ -41,12 +41,12 @@ GRACE: Final = 1.0
 BUSY_WARNING: Final = 1.0
 """Seconds that requests wait for a runner before a warning says so; then at most one a minute."""
 
-# What the selector is asked for in each state; EVENT_WRITE is added while something waits to be sent.
+# What the poller is asked for in each state; WRITE is added while something waits to be sent.
 WATCH: Final = {
-    HEAD: EVENT_READ,
-    BODY: EVENT_READ,
-    DISCARD: EVENT_READ,
-    LINGER: EVENT_READ,
+    HEAD: READ,
+    BODY: READ,
+    DISCARD: READ,
+    LINGER: READ,
     FLUSH: 0,
     READY: 0,
     APP: 0,
@@ -58,9 +58,6 @@ WATCH: Final = {
 _EXHAUSTED: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
 )
-
-SELECT_LIMIT: Final = 500
-"""Connections where there is only select(), which takes 512 sockets on Windows; some of them are not connections."""
 
 
 class Loop:
@@ -77,7 +74,7 @@ class Loop:
         on_max_requests: Callable[[], object] | None = None,
     ) -> None:
         self.service = service
-        self.selector = backend.selector
+        self.poller = backend.poller
         self.finished = False
         self.failure: Exception | None = None
         self.on_failure: Callable[[], object] = lambda: None
@@ -87,6 +84,7 @@ class Loop:
         self._slots = slots
         self._running = 0  # connections that were given away
         self._connections: dict[int, Connection] = {}
+        self._others: dict[int, Callable[[], object]] = {}  # what else the poller has, but for listeners
         self._ready: deque[tuple[Connection, float]] = deque()  # and since when it waits for a runner
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
         self._handed: deque[tuple[Connection, bool]] = deque()  # by runners; True when the exchange is over
@@ -100,8 +98,9 @@ class Loop:
         self._accept_again = 0.0  # when to accept after we ran out of descriptors
         self._exhausted = False  # whether that has been logged
         self._next_sweep = inf
-        self._most = SELECT_LIMIT if isinstance(self.selector, SelectSelector) else inf
+        self._most = getattr(self.poller, "limit", inf)
         self._busy_warned = -inf
+        self._now = 0.0  # of the turn that came last
         self._requests_left = max_requests or -1
         self._on_max_requests = on_max_requests
 
@@ -143,6 +142,11 @@ class Loop:
 
     # What a backend drives.
 
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+        """See :class:`zibai.backends.Turns`."""
+        self._others[fd] = callback
+        self.poller.register(fd, READ)
+
     def turn(self, block: bool) -> None:
         """See :class:`zibai.backends.Turns`."""
         try:
@@ -159,8 +163,8 @@ class Loop:
         if self._quit or (self._draining and not self._connections):
             self._finish_loop()
             return
-        now = time.monotonic()
-        # Before the selector is asked: an event from before could meet a connection that has moved on meanwhile.
+        self._now = now = time.monotonic()
+        # Before the poller is asked: an event from before could meet a connection that has moved on meanwhile.
         while self._handed:
             self._receive(*self._handed.popleft(), now)
         self._watch_listeners(now)
@@ -169,23 +173,30 @@ class Loop:
         while self._channels:
             channel = self._channels.popleft()
             self._adopting.append(channel)
-            self.selector.register(channel.fileno(), EVENT_READ, partial(self._adopt, channel))
+            self.watch(channel.fileno(), partial(self._adopt, channel))
         timeout = self.timeout() if block else 0
-        events = self.selector.select(timeout)
+        events = self.poller.poll(timeout)
         self._asleep = False
-        now = time.monotonic()
-        for key, mask in events:
-            target = key.data
-            if type(target) is Connection:
-                self._react(target, mask, now)
-            elif type(target) is not Listener:
-                target()
-        # Accepting comes last, when it is known how many slots the others have filled.
-        for key, _ in events:
-            if type(key.data) is Listener and self._accepting:
-                # No more than could run, since siblings may have free slots, too. What has waited before does not
-                # count, or clients that always have a next request there would keep all others out.
-                self._accept(key.data, now, self._slots - self._running - (len(self._ready) - waited))
+        self._now = now = time.monotonic()
+        find, ready, rest = self._connections.get, self._ready, []
+        for fd, mask in events:
+            connection = find(fd)
+            if connection is None:
+                rest.append(fd)
+            elif mask == READ and connection.state is HEAD:
+                # What _react does, where it is that simple: most events are requests, and the call would cost as much.
+                try:
+                    connection.readable(now)
+                    if connection.state is READY:  # type: ignore[comparison-overlap]
+                        ready.append((connection, now))
+                    else:
+                        self._settle(connection, now)
+                except Exception as error:
+                    self._fault(connection, error)
+            else:
+                self._react(connection, mask, now)
+        if rest:
+            self._react_to_others(rest, waited, now)
         if self._drain and not self._draining:
             self._begin_drain(now)
         if now >= self._next_sweep:
@@ -228,13 +239,35 @@ class Loop:
 
     def finish(self, connection: Connection) -> None:
         """See :class:`zibai.backends.Turns`."""
-        self.service.row.count(connection.status, connection.sent, connection.interims)
-        connection.interims = 0
-        self._step(connection, connection.finish, time.monotonic())
+        service = self.service
+        service.answered[connection.status // 100] += 1
+        service.sent += connection.sent
+        if connection.interims:
+            service.answered[1] += connection.interims
+            connection.interims = 0
         if self._requests_left > 0:
             self._requests_left -= 1
             if not self._requests_left and self._on_max_requests is not None:
                 self._on_max_requests()
+        if (
+            connection.alone
+            and connection.watched == READ
+            and not (connection.closing or connection.broken or connection.out or self._draining)
+        ):
+            # What is left to do where nothing is: most exchanges end here, and the calls would cost as much again.
+            connection.body.close()
+            connection.request = None
+            connection.state = HEAD
+            connection.deadline = deadline = self._now + service.keep_alive_timeout
+            if deadline < self._next_sweep:  # noqa: PLR1730 -- a call of min() takes three times as long
+                self._next_sweep = deadline
+            return
+        now = self._now
+        try:
+            connection.finish(now)
+            self._settle(connection, now)
+        except Exception as error:
+            self._fault(connection, error)
 
     # Steps of connections.
 
@@ -247,29 +280,53 @@ class Loop:
             self._settle(connection, now)
 
     def _react(self, connection: Connection, events: int, now: float) -> None:
-        """Its socket did something."""
+        """Its socket did something. What is neither of the two events is an error, which both find."""
         if connection.state is READY:
             # More than its request has come, or its end, or the client takes the rest of a 100 Continue, which
             # can wait now. It stays armed until that happens, which is seldom.
             self._watch(connection, 0)
             return
-        if events & EVENT_WRITE:
-            self._step(connection, connection.writable, now)
-        if events & EVENT_READ and WATCH[connection.state]:
-            self._step(connection, connection.readable, now)
+        try:
+            if events & ~READ:
+                connection.writable(now)
+            if events & ~WRITE and WATCH[connection.state]:
+                connection.readable(now)
+            if connection.state is READY:
+                self._ready.append((connection, now))
+            else:
+                self._settle(connection, now)
+        except Exception as error:
+            self._fault(connection, error)
+
+    def _react_to_others(self, fds: list[int], waited: int, now: float) -> None:
+        """What is no connection did something. ``waited`` is how many requests were ready before this turn.
+
+        Accepting comes last, when it is known how many slots the others have filled.
+        """
+        for fd in fds:
+            if fd in self._others:
+                self._others[fd]()
+        for listener in self._listeners:
+            if listener.fd in fds and self._accepting:
+                # No more than could run, since siblings may have free slots, too; but one at least, or clients that
+                # always have a next request there would keep all others out. So what has waited before does not count.
+                self._accept(listener, now, max(1, self._slots - self._running - (len(self._ready) - waited)))
 
     def _step(self, connection: Connection, step: Callable[[float], None], now: float) -> None:
         try:
             step(now)
             self._settle(connection, now)
         except Exception as error:
-            # A bug of ours, or the selector is out of memory; it costs this connection, not the server.
-            self._backend.report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
-            if connection.state is APP:
-                self._watch(connection, 0)
-                connection.abort()  # its runner gives it back
-            else:
-                self._drop(connection)
+            self._fault(connection, error)
+
+    def _fault(self, connection: Connection, error: Exception) -> None:
+        """A bug of ours, or the poller is out of memory; it costs this connection, not the server."""
+        self._backend.report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
+        if connection.state is APP:
+            self._watch(connection, 0)
+            connection.abort()  # its runner gives it back
+        else:
+            self._drop(connection)
 
     def _settle(self, connection: Connection, now: float) -> None:
         """Watch a connection for what its state waits for; queue, or close, it."""
@@ -284,7 +341,7 @@ class Loop:
             connection.deadline = min(connection.deadline, now + GRACE)
         wanted = WATCH[state]
         if connection.out:
-            wanted |= EVENT_WRITE
+            wanted |= WRITE
         if wanted != connection.watched:
             self._watch(connection, wanted)
         self._next_sweep = min(self._next_sweep, connection.deadline)
@@ -299,11 +356,11 @@ class Loop:
         if events == watched:
             return
         if not events:
-            self.selector.unregister(connection.fd)
+            self.poller.unregister(connection.fd)
         elif watched:
-            self.selector.modify(connection.fd, events, connection)
+            self.poller.modify(connection.fd, events)
         else:
-            self.selector.register(connection.fd, events, connection)
+            self.poller.register(connection.fd, events)
         connection.watched = events
 
     def _sweep(self, now: float) -> None:
@@ -341,9 +398,9 @@ class Loop:
             self._accepting = wanted
             for listener in self._listeners:
                 if wanted:
-                    self.selector.register(listener.fd, EVENT_READ, listener)
+                    self.poller.register(listener.fd, READ)
                 else:
-                    self.selector.unregister(listener.fd)
+                    self.poller.unregister(listener.fd)
 
     def _accept(self, listener: Listener, now: float, limit: float) -> None:
         """Accept what is there, at most ``limit`` connections."""
@@ -388,7 +445,8 @@ class Loop:
         """Take what has come through a channel; returns whether there may be more."""
         sockets = take(channel)
         if sockets is None:
-            self.selector.unregister(channel.fileno())
+            del self._others[channel.fileno()]
+            self.poller.unregister(channel.fileno())
             self._adopting.remove(channel)
             channel.close()
             return False

@@ -111,9 +111,7 @@ class Row:
     def __init__(self, memory: Any, slots: int) -> None:
         self._view = view = memoryview(memory)
         self._rest = view[_SLOTS_AT:]
-        tally = view[_ROW.size + _BEAT.size : _SLOTS_AT].cast("Q")
-        self.counters = tally[: len(COUNTERS)]
-        self._gauges = tally[len(COUNTERS) :]
+        self._tally = view[_ROW.size + _BEAT.size : _SLOTS_AT].cast("Q")
         self.slots = [Slot(self._rest, number) for number in range(slots)]
 
     @classmethod
@@ -129,21 +127,11 @@ class Row:
         """Forget the worker."""
         self._view[:] = bytes(len(self._view))
 
-    def beat(self, gauges: list[int]) -> None:
-        """The loop turns."""
-        for place, value in enumerate(gauges):
-            self._gauges[place] = value
+    def beat(self, tally: list[int]) -> None:
+        """The loop turns; ``tally`` are its ``COUNTERS`` and ``GAUGES``."""
+        for place, value in enumerate(tally):
+            self._tally[place] = value
         _BEAT.pack_into(self._view, _ROW.size, clock(), time.process_time())
-
-    def count(self, status: int, size: int, interims: int = 0) -> None:
-        """A request has been answered, with a body of ``size`` bytes, and with 1xx before."""
-        counters = self.counters
-        counters[0] += 1
-        counters[6] += size
-        if interims:
-            counters[1] += interims
-        if 100 <= status < 600:
-            counters[status // 100] += 1
 
     def running(self) -> list[Running]:
         """The requests that runners are at, the longest first."""
@@ -154,7 +142,7 @@ class Row:
         """All of it, by whoever wants to know."""
         state, pid, generation, started = _ROW.unpack_from(self._view)
         beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
-        counters = dict(zip(COUNTERS + GAUGES, [*self.counters, *self._gauges], strict=True))
+        counters = dict(zip(COUNTERS + GAUGES, self._tally, strict=True))
         running, finished = self._read_slots(bytes(self._rest))
         state = state.rstrip(b"\0").decode("ascii", "replace")
         return Report(state, pid, generation, started, beat, cpu, counters, running, finished)

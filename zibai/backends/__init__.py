@@ -11,11 +11,11 @@ away*, which disarms it first; the runner then *gives it back* when it is done.
 """
 
 from collections.abc import Callable
-from selectors import BaseSelector
 from types import FrameType
 from typing import Any, Protocol
 
 from ..connection import Connection, Waits
+from ..poller import Poller
 
 
 class Turns(Protocol):
@@ -24,6 +24,9 @@ class Turns(Protocol):
     @property
     def finished(self) -> bool:
         """Whether all is over; nothing turns then."""
+
+    def watch(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call back from a turn when ``fd`` has something to read; before the loop turns, or as its owner."""
 
     def turn(self, block: bool) -> None:
         """Wait, at most until the next deadline, or only look, and do what came up. Blocks only with ``block``."""
@@ -51,7 +54,7 @@ class Backend(Protocol):
     def waits(self) -> Waits: ...
 
     @property
-    def selector(self) -> BaseSelector: ...
+    def poller(self) -> Poller: ...
 
     def start(self, loop: Turns) -> None:
         """Begin to drive the loop."""

@@ -11,21 +11,21 @@ hub's callback must not block, and logging may (a handler's lock, a socket), so 
 a greenlet of their own.
 
 On Linux all connections sit in one epoll object, and its descriptor is the only thing that the hub watches. Elsewhere
-an object like that cannot be watched in turn, and each socket has a watcher of its own (:class:`HubSelector`).
+an object like that cannot be watched in turn, and each socket has a watcher of its own (:class:`HubPoller`).
 """
 
 import select
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import connection
-from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..connection import Connection
 from ..errors import MissingExtra
+from ..poller import READ, WRITE, Poller
 from ..scoreboard import Row, Slot
 from ..sockets import Socket
 from . import Turns
@@ -122,16 +122,23 @@ class _Worker(_Greenlet):
         self.slot = slot
         self.job: Connection | None = None
         self.given_away = False
-        self.watchers = 0  # how many the hub had when the exchange began
         self._backend = backend
 
     def _run(self) -> None:
-        hub = gevent.get_hub()
-        while not self._backend.stopped:
-            if self.job is not None:
-                self.job.exchange(self.slot)
-                if not self._backend.done(self):
+        backend, hub = self._backend, gevent.get_hub()
+        loop = backend.loop
+        while not backend.stopped:
+            connection = self.job
+            while connection is not None:
+                watchers = hub.loop.activecnt
+                connection.exchange(self.slot)
+                if self.given_away or hub.loop.activecnt != watchers:
+                    backend.retire(self)
                     return
+                loop.finish(connection)
+                # The next one without a switch to the hub and back, which would cost a tenth of its time.
+                self.job = connection = loop.take()
+            backend.idle = self
             try:
                 hub.switch()
             except BaseException:  # noqa: S112
@@ -151,28 +158,27 @@ class Greenlets:
         self.stopped = False
         self._watch = HubWatch(
             self._hub,
-            lambda: len(self._free) + (self._idle is not None) <= slots,
+            lambda: len(self._free) + (self.idle is not None) <= slots,
             partial(monkey.get_original, "_thread"),
         )
-        self._idle: _Worker | None = None  # one is enough: while it runs without blocking nobody else does
+        self.idle: _Worker | None = None  # one is enough: while it runs without blocking nobody else does
         self._done = Event()
         self._turn_soon = self._hub.loop.async_()  # the one watcher that other threads may touch
         self._timer: Any = None
         self._timer_due = 0.0
         self._io: Any = None
-        self.selector: BaseSelector
+        self.poller: Poller
         if sys.platform == "linux":
             # gevent takes it away when it patches, since it blocks; we only ever ask it without waiting.
-            epoll = monkey.get_original("selectors", "EpollSelector")()
-            self.selector = epoll
+            self.poller = epoll = monkey.get_original("select", "epoll")()
             self._io = self._hub.loop.io(epoll.fileno(), 1)
         else:
-            self.selector = HubSelector(self._hub.loop, self._turn_soon.send)
+            self.poller = HubPoller(self._hub.loop, self._turn_soon.send)
 
     # The interface.
 
     def start(self, loop: Turns) -> None:
-        self._loop = loop
+        self.loop = loop
         self._turn_soon.start(self._turn)
         if self._io is not None:
             self._io.start(self._turn)
@@ -191,10 +197,10 @@ class Greenlets:
 
     def stop(self) -> None:
         self.stopped = True
-        if self._idle is not None:
+        if self.idle is not None:
             # By the hub: a greenlet that ends goes on there, and not where it was switched to.
-            self._idle.kill()
-        self.selector.close()
+            self.idle.kill()
+        self.poller.close()
         self._watch.stop()
         self._turn_soon.stop()
         self._turn_soon.close()
@@ -207,7 +213,7 @@ class Greenlets:
 
     def _turn(self) -> None:
         """One turn of the loop and what it made ready; never blocks."""
-        loop = self._loop
+        loop = self.loop
         if loop.finished:
             return  # somebody rang before the watchers were closed
         watch = self._watch
@@ -240,14 +246,13 @@ class Greenlets:
             self._timer_due = due
 
     def _run(self, connection: Connection) -> None:
-        worker, self._idle = self._idle or self._make_worker(), None
+        worker, self.idle = self.idle or self._make_worker(), None
         worker.job = connection
-        worker.watchers = self._hub.loop.activecnt
         worker.switch()
-        if worker.job is connection:
-            # It blocks; gevent came back here, which is where its hub was left.
+        if worker.job is not None:
+            # It blocks, or one that it took after it; gevent came back here, which is where its hub was left.
             worker.given_away = True
-            self._loop.give_away(connection)
+            self.loop.give_away(worker.job)
 
     def _make_worker(self) -> _Worker:
         slot = self._free.pop()
@@ -256,62 +261,52 @@ class Greenlets:
 
     # In a worker.
 
-    def done(self, worker: _Worker) -> bool:
-        """Its exchange is over; returns whether it may run another."""
+    def retire(self, worker: _Worker) -> None:
+        """Its exchange is over, and it may not run another."""
         connection, worker.job = worker.job, None
         assert connection is not None
-        clean = not worker.given_away and bool(self._hub.loop.activecnt == worker.watchers)
         if worker.given_away:
-            self._loop.give_back(connection)
+            self.loop.give_back(connection)
         else:
-            self._loop.finish(connection)
-        if clean:
-            self._idle = worker
-        else:
-            self._free.append(worker.slot)
-        return clean
+            self.loop.finish(connection)
+        self._free.append(worker.slot)
 
 
-class HubSelector(BaseSelector):
-    """A selector of gevent's watchers, where a system's own cannot be watched by the hub (Windows, macOS).
+class HubPoller:
+    """A poller of gevent's watchers, where a system's own cannot be watched by the hub (Windows, macOS).
 
-    Watchers report into ``_ready`` and ask for a turn, whose ``select`` takes what is there. A watcher reports again
-    as long as its socket stays ready, as a level-triggered selector does.
+    Watchers report into ``_ready`` and ask for a turn, whose ``poll`` takes what is there. A watcher reports again
+    as long as its socket stays ready, so it is level-triggered.
     """
 
     def __init__(self, loop: Any, turn_soon: Callable[[], None]) -> None:
         self._loop = loop
         self._turn_soon = turn_soon
-        self._keys: dict[int, SelectorKey] = {}
         self._watchers: dict[int, Any] = {}
         self._ready: dict[int, int] = {}
 
-    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
-        key = self._keys[fd] = SelectorKey(fileobj, fd, events, data)
-        watcher = self._watchers[fd] = self._loop.io(fd, (events & EVENT_READ and 1) | (events & EVENT_WRITE and 2))
+    def register(self, fd: int, events: int) -> None:
+        watcher = self._watchers[fd] = self._loop.io(fd, (events & READ and 1) | (events & WRITE and 2))
         watcher.start(self._report, fd, pass_events=True)
-        return key
+
+    def modify(self, fd: int, events: int) -> None:
+        self.unregister(fd)
+        self.register(fd, events)
 
     def _report(self, events: int, fd: int) -> None:
-        self._ready[fd] = self._ready.get(fd, 0) | (events & 1 and EVENT_READ) | (events & 2 and EVENT_WRITE)
+        self._ready[fd] = self._ready.get(fd, 0) | (events & 1 and READ) | (events & 2 and WRITE)
         self._turn_soon()
 
-    def unregister(self, fileobj: Any) -> SelectorKey:
-        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+    def unregister(self, fd: int) -> None:
         watcher = self._watchers.pop(fd)
         watcher.stop()
         watcher.close()
         self._ready.pop(fd, None)
-        return self._keys.pop(fd)
 
-    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         ready, self._ready = self._ready, {}
-        return [(self._keys[fd], events) for fd, events in ready.items()]
+        return list(ready.items())
 
     def close(self) -> None:
-        for fd in list(self._keys):
+        for fd in list(self._watchers):
             self.unregister(fd)
-
-    def get_map(self) -> Mapping[Any, SelectorKey]:
-        return self._keys

@@ -18,7 +18,7 @@ LIMIT: Final = 0.1
 MUTE: Final = 10.0
 """Seconds after a warning in which there is no other."""
 
-_LINGER: Final = 10  # looks without a turn of the loop after which the thread sleeps
+_LINGER: Final = 3  # looks without a turn of the loop after which the thread sleeps
 
 
 class HubWatch:

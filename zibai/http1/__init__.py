@@ -7,8 +7,8 @@ the same whoever parsed, is ``request.check``. ``response`` has the one framing 
 socket or reads a clock.
 """
 
-from .codec import Codec
+from .codec import END, Codec
 from .fast import FastLane
 from .request import Request
 
-__all__ = ["Codec", "FastLane", "Request"]
+__all__ = ["END", "Codec", "FastLane", "Request"]

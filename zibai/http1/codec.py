@@ -28,7 +28,7 @@ _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\
 # What a request line may begin with: a method that is a token. The longest one registered has 17 characters.
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)")
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
-_END = b"\r\n\r\n"
+END = b"\r\n\r\n"
 
 
 class Codec:
@@ -56,6 +56,21 @@ class Codec:
             self._buffer += data
         else:
             self._piece = data
+
+    def receive(self, data: bytes, limit: int) -> tuple[Request, bytes] | None:
+        """Feed, where the next request is waited for.
+
+        Returns it with its body, of at most ``limit`` bytes, when these bytes are all of it and nothing else; most
+        requests come like that. None says that :meth:`next_request` shall look.
+        """
+        if self._lane is not None and not (self._piece or self._buffer):
+            end = len(data) if data.endswith(END) else data.find(END) + 4
+            if 4 <= end <= self._max_head:
+                request = self._lane.recognise(data[:end])
+                if request is not None and request.length == len(data) - end <= limit:
+                    return request, data[end:]
+        self.feed(data)
+        return None
 
     def _settle(self) -> None:
         """Put what is left of the piece into the buffer."""
@@ -95,7 +110,7 @@ class Codec:
                 del buffer[:2]
             if not buffer or buffer == b"\r":
                 return None
-        end = buffer.find(_END, max(0, self._scanned - 3)) + 4
+        end = buffer.find(END, max(0, self._scanned - 3)) + 4
         try:
             self._inspect(end)
             if end < 4:
@@ -116,11 +131,11 @@ class Codec:
         """The request at the front of the piece, if it is for the fast lane."""
         piece, start = self._piece, self._at
         request, end = None, len(piece)
-        if not start and end <= self._max_head and piece.endswith(_END):
+        if not start and end <= self._max_head and piece.endswith(END):
             # Most likely this is one head and nothing else, which the lane can tell without a search for its end.
             request = lane.recognise(piece)
         if request is None:
-            end = piece.find(_END, start) + 4
+            end = piece.find(END, start) + 4
             if end < 4 or end - start > self._max_head or end - start == len(piece):
                 return None
             request = lane.recognise(piece[start:end])

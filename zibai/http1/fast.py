@@ -41,26 +41,53 @@ MAX_BLOCK = 4096
 """Bytes of a block that is remembered. With what is made of it, it takes several times as much memory."""
 
 
+MAX_REQUESTS = 512
+"""Whole requests that are remembered, with their request line: polls, health checks, what a page always asks for."""
+
+MAX_KNOWN = 1536
+"""Bytes of the head of a request that is remembered."""
+
+
 class FastLane:
     """What one server remembers of the heads it has read; for all its connections.
 
-    One for each server and not one for all, since a gateway keeps its own of each block (:attr:`Block.template`).
+    One for each server and not one for all, since a gateway keeps its own of each request (:attr:`Request.template`).
 
-    Any thread may call it, without a lock: a block is complete before it is put into the dict and is not changed
-    afterwards, and each look, store and clearing is a single operation of the dict. Two threads may both learn the same
-    block; then the later one stays, and they are equal. Threads that find the dict full together may clear
+    Any thread may call it, without a lock: a block, or a request, is complete before it is put into the dict and is not
+    changed afterwards, and each look, store and clearing is a single operation of the dict. Two threads may both learn
+    the same block; then the later one stays, and they are equal. Threads that find the dict full together may clear
     it twice or leave one block more in it; neither is wrong.
     """
 
-    __slots__ = ("_blocks",)
+    __slots__ = ("_blocks", "_count", "_requests")
 
     def __init__(self) -> None:
+        self._requests: dict[bytes, dict[bytes, Request]] = {}  # by block and line
+        self._count = 0  # of requests, or a few less when two threads count at once
         # The version is not in the block, but says what it means.
         self._blocks: dict[str, dict[bytes, Block]] = {"HTTP/1.0": {}, "HTTP/1.1": {}}
 
     def recognise(self, head: bytes) -> Request | None:
-        """The request of ``head``, None when it is for h11 to read: any other bytes than one whole plain head."""
+        """The request of ``head``, None when it is for h11 to read: any other bytes than one whole plain head.
+
+        It may be one that others have been given, and is not to be changed.
+        """
         line, _, fields = head.partition(b"\r\n")
+        known = self._requests.get(fields)
+        if known is not None:
+            request = known.get(line)
+            if request is not None:
+                return request
+        request = self._read(line, fields)
+        if request is not None and len(head) <= MAX_KNOWN:
+            self._count += 1
+            if self._count > MAX_REQUESTS:
+                self._requests.clear()
+                self._count = 1
+            self._requests.setdefault(fields, {})[line] = request
+        return request
+
+    def _read(self, line: bytes, fields: bytes) -> Request | None:
         match = _REQUEST_LINE(line.decode("latin-1"))
         if match is None:
             return None

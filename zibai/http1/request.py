@@ -50,25 +50,32 @@ class Block:
     ``length`` is the declared size of the body in bytes, 0 without a body, None when it is chunked. ``keep_alive``
     is whether the client wants the connection kept, ``expects_continue`` whether it waits for 100 Continue.
 
-    ``template`` is for the gateway: what it has made of this block and wants to find again. It is set at once with
-    something complete, and not changed either.
+    ``plain`` says that an answer needs no thought: HTTP/1.1, to be kept alive, and nothing waits for 100 Continue.
     """
 
-    __slots__ = ("chunked", "environ", "expects_continue", "fields", "keep_alive", "length", "template")
+    __slots__ = ("chunked", "environ", "expects_continue", "fields", "keep_alive", "length", "plain")
 
     def __init__(self, fields: list[tuple[bytes, bytes]], environ: dict[str, str]) -> None:
         self.fields = fields
         self.environ = environ
         self.length: int | None = 0
-        self.chunked = self.expects_continue = self.keep_alive = False
-        self.template: dict[str, Any] | None = None
+        self.chunked = self.expects_continue = self.keep_alive = self.plain = False
 
 
 class Request:
-    """One request, checked: its request line, and the :class:`Block` of its fields."""
+    """One request, checked: its request line, and the :class:`Block` of its fields.
+
+    Exchanges may share one, also at the same time, so nobody changes it. ``summary`` is method and path, for the
+    scoreboard. ``plain`` says that its answer needs no thought, see :class:`Block`, and has its body.
+
+    ``template`` is for the gateway: what it has made of this request and wants to find again. It is set at once with
+    something complete, and not changed either.
+    """
 
     # What every exchange asks for lies here as well, the rest is looked up in the block.
-    __slots__ = ("block", "keep_alive", "length", "method", "path", "query", "target", "version")
+    __slots__ = (
+        "block", "keep_alive", "length", "method", "path", "plain", "query", "summary", "target", "template", "version",
+    )  # fmt: skip
 
     def __init__(self, method: str, target: str, path: str, query: str, version: str, block: Block) -> None:
         self.method = method
@@ -79,6 +86,9 @@ class Request:
         self.block = block
         self.length = block.length
         self.keep_alive = block.keep_alive
+        self.plain = block.plain and method != "HEAD"
+        self.summary = f"{method} {path}".encode("ascii", "replace")
+        self.template: dict[str, Any] | None = None
 
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:
@@ -149,6 +159,7 @@ def read_fields(fields: Iterable[tuple[bytes, bytes]], http11: bool) -> Block:
             raise _bad("no Host")
     elif not _HOST.fullmatch(host):
         raise _bad("malformed Host")
+    block.plain = http11 and block.keep_alive and not block.expects_continue
     return block
 
 

@@ -5,7 +5,9 @@ the status would let a user of the application write answers of his own (respons
 """
 
 import re
+import time
 from collections.abc import Iterable
+from email.utils import formatdate
 from http import HTTPStatus
 
 from .request import Request
@@ -54,32 +56,32 @@ def interim(status: str, fields: Fields) -> bytes:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Framing:
-    """How one answer goes out: its head, and what has to be done to its body.
+class Answer:
+    """What an application gave to start_response, checked and written down: all of a head that no request changes.
 
-    ``bodyless``: nothing of a body may be sent (HEAD, 204, 304). ``chunked``: each piece is a chunk.
-    ``length``: the bytes that were promised, None where the end is marked otherwise. ``keep_alive``: whether the
-    connection may carry another request.
+    Answers that say the same share one, so nobody changes it. ``data`` is the status line and the fields, ``length``
+    the Content-Length among them; ``close`` says that the application wants the connection closed. ``removed`` are
+    fields of one hop, which are not the application's to send. ``plain`` says that there is nothing in it to think
+    about.
     """
 
-    __slots__ = ("bodyless", "chunked", "head", "keep_alive", "length", "removed")
+    __slots__ = ("bodyless", "close", "code", "data", "dated", "length", "plain", "removed")
 
-    def __init__(
-        self, request: Request, status: str, fields: Fields, size: int | None, keep_alive: bool, date: bytes
-    ) -> None:
-        """``size`` is that of the whole body in bytes when it is known; ``date`` is the value of Date."""
-        code = int(status[:3])
-        self.bodyless = request.method == "HEAD" or code in (204, 304)
-        self.chunked = False
+    def __init__(self, status: str, fields: Fields) -> None:
+        """Raises what :func:`validate` raises."""
+        validate(status, fields)
+        self.code = code = int(status[:3])
+        self.bodyless = code in (204, 304)
+        self.close = self.dated = False
         self.length: int | None = None
-        self.removed: list[str] = []  # fields of one hop, which are not the application's to send
+        self.removed: list[str] = []
+        own_server = False
         lines = [f"HTTP/1.1 {status}\r\n"]
-        own_server = own_date = False
         for name, value in fields:
             key = name.lower()
             if key in HOP_BY_HOP:
                 if key == "connection" and "close" in value.lower():
-                    keep_alive = False
+                    self.close = True
                 else:
                     self.removed.append(name)
                 continue
@@ -88,28 +90,87 @@ class Framing:
                 if again or code == 204:
                     continue  # RFC 9110 8.6: once, and never with 204
             own_server |= key == "server"
-            own_date |= key == "date"
+            self.dated |= key == "date"
             lines.append(f"{name}: {value}\r\n")
+        data = "".join(lines).encode("latin-1")
+        self.data = data if own_server else data + SERVER
+        self.plain = not (self.bodyless or self.close or self.dated or self.removed)
+
+
+# What the applications of this process have given before, at most so many. Any thread may read and change it: each step
+# is one operation of the dict, and who is late only makes the same once more.
+_answers: dict[tuple[str, tuple[tuple[str, str], ...]], Answer] = {}
+_MAX_ANSWERS = 256
+
+
+def prepare(status: str, fields: Fields) -> Answer:
+    """What an application answers with; raises ``TypeError`` or ``ValueError`` when it cannot be sent.
+
+    Most answers of an application have the same head, so it is looked for first, by all of it.
+    """
+    key = (status, tuple(fields))
+    try:
+        answer = _answers.get(key)
+    except TypeError:
+        return Answer(status, key[1])  # pairs that are lists: allowed by many, and no key of a dict
+    if answer is None:
+        answer = Answer(status, key[1])
+        # Who sets cookies sends another one each time, and they are nothing to keep.
+        if b"\r\nset-cookie:" not in answer.data.lower():
+            if len(_answers) >= _MAX_ANSWERS:
+                _answers.clear()
+            _answers[key] = answer
+    return answer
+
+
+class Framing:
+    """How one answer goes out: its head, and what has to be done to its body.
+
+    ``bodyless``: nothing of a body may be sent (HEAD, 204, 304). ``chunked``: each piece is a chunk.
+    ``length``: the bytes that were promised, None where the end is marked otherwise. ``keep_alive``: whether the
+    connection may carry another request.
+    """
+
+    __slots__ = ("bodyless", "chunked", "head", "keep_alive", "length")
+
+    def __init__(self, request: Request, answer: Answer, size: int | None, keep_alive: bool, end: bytes) -> None:
+        """``size`` is that of the whole body in bytes when it is known; ``end`` is the Date and the end of a head."""
+        self.bodyless = answer.bodyless or request.method == "HEAD"
+        self.chunked = False
+        self.length = answer.length
+        head = answer.data
+        if answer.close:
+            keep_alive = False
         if self.length is None and not self.bodyless:
             if size is not None:
                 self.length = size
-                lines.append(f"Content-Length: {size}\r\n")
+                head += b"Content-Length: %d\r\n" % size
             elif request.is_http11:
                 self.chunked = True
-                lines.append("Transfer-Encoding: chunked\r\n")
+                head += b"Transfer-Encoding: chunked\r\n"
             else:
                 keep_alive = False  # the end of the connection is the end of the body
         if not keep_alive:
-            lines.append("Connection: close\r\n")
+            head += b"Connection: close\r\n"
         elif not request.is_http11:
-            lines.append("Connection: keep-alive\r\n")
+            head += b"Connection: keep-alive\r\n"
         self.keep_alive = keep_alive
-        head = "".join(lines).encode("latin-1")
-        if not own_server:
-            head += SERVER
-        if not own_date:
-            head += b"Date: " + date + b"\r\n"
-        self.head = head + b"\r\n"
+        self.head = head + (b"\r\n" if answer.dated else end)
+
+
+_day = (0.0, 0.0, b"")  # from when until when the end of heads that was made last is right, and that; set at once
+
+
+def head_end() -> bytes:
+    """The end of a head that has no Date of its own: ours (RFC 9110 6.6.1), made once a second, and the empty line."""
+    global _day
+    now = time.time()
+    since, until, end = _day
+    if not since <= now < until:
+        second = float(int(now))
+        end = b"Date: %b\r\n\r\n" % formatdate(second, usegmt=True).encode("ascii")
+        _day = (second, second + 1, end)
+    return end
 
 
 def _length(value: str, first: int | None) -> int:
@@ -119,10 +180,10 @@ def _length(value: str, first: int | None) -> int:
     return int(value)
 
 
-def plain(status: HTTPStatus, date: bytes) -> bytes:
+def plain(status: HTTPStatus) -> bytes:
     """Our own answer to what never reaches an application; the connection ends with it."""
     body = f"{status.value} {status.phrase}\n".encode()
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n"
-    ).encode() + b"%sDate: %s\r\n\r\n%s" % (SERVER, date, body)
+    ).encode() + b"%s%s%s" % (SERVER, head_end(), body)
