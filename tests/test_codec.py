@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai.errors import Refused
-from zibai.http1 import Codec, codec, fast, reference, request
+from zibai.http1 import Codec, Request, codec, fast, reference, request
 from zibai.http1.fast import FastLane
 
 from requests_table import CHUNKED, GOOD, SEEN_GOOD, TABLE, Case, Seen, chunked, get, head, post
@@ -20,10 +20,18 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 64 * 1024
 
+
+class AtOnce(Codec):
+    """One whose reader asks first whether what has come is all of a request, as a connection does."""
+
+    __slots__ = ()
+
+
 #: Every lane has to give the same: how a codec is made that uses it, from the limit of a head.
 LANES: dict[str, Callable[[int], Codec]] = {
     "reference": Codec,
     "fast": lambda max_head: Codec(max_head, FastLane()),
+    "at once": lambda max_head: AtOnce(max_head, FastLane()),
 }
 
 
@@ -50,7 +58,15 @@ class Reader:
     def feed(self, piece: bytes) -> None:
         if self.status is not None:
             return
-        self.codec.feed(piece)
+        if isinstance(self.codec, AtOnce) and not self.in_body:
+            whole = self.codec.receive(piece, 10_000)
+            if whole is not None:
+                self.see(*whole)
+                assert not self.codec.has_bytes
+                assert not self.codec.in_body
+                return
+        else:
+            self.codec.feed(piece)
         try:
             while self.step():
                 pass
@@ -69,13 +85,16 @@ class Reader:
         found = self.codec.next_request()
         if found is None:
             return False
-        fields = tuple(name + b": " + value for name, value in found.fields)
-        self.requests.append(
-            Seen(found.method, found.target, fields, version=found.version, keep_alive=found.keep_alive)
-        )
+        self.see(found)
         self.in_body = self.codec.in_body
         assert self.in_body is found.has_body
         return True
+
+    def see(self, found: Request, body: bytes = b"") -> None:
+        fields = tuple(name + b": " + value for name, value in found.fields)
+        self.requests.append(
+            Seen(found.method, found.target, fields, body, version=found.version, keep_alive=found.keep_alive)
+        )
 
     @property
     def outcome(self) -> Outcome:
@@ -368,3 +387,11 @@ def test_any_bytes_are_read_or_refused_the_same_however_they_are_cut(
     whole = read(LANES[lane](max_head), [data])
     assert read(LANES[lane](max_head), [*pieces, rest]) == whole
     assert read(LANES[lane](max_head), cut(data, 1)) == whole
+
+
+def test_a_body_over_the_limit_is_not_taken_with_its_head() -> None:
+    for limit, taken in ((5, True), (4, False)):
+        codec = Codec(MAX_HEAD, FastLane())
+        whole = codec.receive(post("Content-Length: 5") + b"12345", limit)
+        assert (whole is not None) is taken
+        assert codec.has_bytes is not taken

@@ -358,11 +358,38 @@ def test_memory_is_bounded() -> None:
     assert [len(block) for block in remembered(lane)["HTTP/1.1"]] == [fast.MAX_BLOCK]
 
 
+def requests_of(lane: FastLane) -> int:
+    return sum(map(len, lane._requests.values()))
+
+
+def test_the_same_request_is_read_once() -> None:
+    lane = FastLane()
+    first = lane.recognise(get("X: 1"))
+    assert lane.recognise(get("X: 1")) is first
+    lines = ("GET /other HTTP/1.1", "HEAD / HTTP/1.1", "GET / HTTP/1.0")
+    for other in (get("X: 2"), *(head(line, "Host: a", "X: 1") for line in lines)):
+        assert lane.recognise(other) is not first
+        assert takes(lane, other)
+
+
+def test_memory_of_requests_is_bounded() -> None:
+    lane = FastLane()
+    for number in range(fast.MAX_REQUESTS * 3):
+        assert takes(lane, head(f"GET /{number} HTTP/1.1", "Host: a", f"X: {number % 7}"))
+        assert requests_of(lane) <= fast.MAX_REQUESTS
+    lane = FastLane()
+    edge = "a" * (fast.MAX_KNOWN - len(get("X: ")))
+    assert takes(lane, get("X: " + edge))
+    assert takes(lane, get("X: a" + edge))
+    assert requests_of(lane) == 1
+
+
 def test_what_is_declined_is_not_remembered() -> None:
     lane = FastLane()
     for data in (get("Expect: 100-continue"), get("X: a "), get("Content-Length: +1"), get() + get()):
         assert lane.recognise(data) is None
     assert remembered(lane) == {"HTTP/1.0": [], "HTTP/1.1": []}
+    assert requests_of(lane) == 0
 
 
 def test_memory_of_names_is_bounded() -> None:
