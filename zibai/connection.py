@@ -98,7 +98,7 @@ class Service:
     sent: int = 0
 
     def __post_init__(self) -> None:
-        self.whole_body = 0 if self.stream_body else self.max_body or RECEIVE
+        self.whole_body = 0 if self.stream_body else min(self.max_body or RECEIVE, IN_MEMORY)
         self.recognise = _nothing if self.lane is None or self.max_head < RECEIVE else self.lane.recognise
 
 
