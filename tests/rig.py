@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zibai import loop as loop_module
 from zibai.backends.threads import Waits
-from zibai.connection import Connection, Service
 from zibai.health import Health
 from zibai.loop import Loop
 from zibai.poller import Poller, make_poller
 from zibai.scoreboard import Row
+from zibai.service import Service
 from zibai.sockets import Listener
 
 from support import DEADLINE, wait_for
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
+    from zibai.connection import Connection
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

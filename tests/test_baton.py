@@ -18,11 +18,11 @@ import pytest
 
 from zibai.backends import threads
 from zibai.backends.threads import LATE, LONGEST_SPELL, PATIENCE, SPELL, Threads
-from zibai.connection import Connection, Service
 from zibai.health import Health
 from zibai.loop import Loop
 from zibai.poller import READ
 from zibai.scoreboard import Row
+from zibai.service import Service
 from zibai.sockets import Listener
 
 from rig import ANSWER, GET, read
@@ -30,6 +30,8 @@ from support import DEADLINE, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from zibai.connection import Connection
 
 NEVER = 3600.0
 

@@ -17,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai import connection as module
+from zibai import service as service_module
 from zibai.backends.threads import Waits
-from zibai.connection import APP, HEAD, READY, TAIL, Connection, Service
+from zibai.connection import Connection
 from zibai.scoreboard import Row
+from zibai.sending import TAIL
+from zibai.service import APP, HEAD, READY, Service
 from zibai.sockets import Endpoint
 
 if TYPE_CHECKING:
@@ -147,7 +150,8 @@ def test_input_reads_as_bytesio_does(
 ) -> None:
     body, pieces = sent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "IN_MEMORY", -1 if kind == "spooled" else 1_000_000)
+        for each in (module, service_module):
+            patch.setattr(each, "IN_MEMORY", -1 if kind == "spooled" else 1_000_000)
         connection = arrive(Script(pieces), stream_body=kind == "streamed")
         if body:
             assert isinstance(connection.body, io.BytesIO) is (kind == "memory")
@@ -185,7 +189,8 @@ def test_a_body_is_spooled_from_the_limit_on_and_its_file_goes_with_it(monkeypat
 
 
 def test_the_file_of_a_client_that_leaves_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IN_MEMORY", 10)
+    for each in (module, service_module):
+        monkeypatch.setattr(each, "IN_MEMORY", 10)
     raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n" + b"x" * 50
     script = Script([raw, b""])
     connection = Connection(script, None, ENDPOINT, service(script), 0.0)  # type: ignore[arg-type]

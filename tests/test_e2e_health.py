@@ -327,6 +327,9 @@ def test_ps_finds_servers_by_itself(backend: tuple[str, ...], tmp_path: Path) ->
         server.wait()
     assert (tmp_path / f"zibai-{server.pid}.board").exists()
     assert run("ps", env=place).returncode == 1
+    with Server("mortal:app", *backend, env=place) as another:
+        assert get(another.port, "/pid").status == 200
+        assert {file.name for file in tmp_path.iterdir()} == {"zibai-1.board", f"zibai-{another.pid}.board"}
 
 
 def test_the_file_of_a_server_that_is_gone_is_replaced_and_that_of_another_is_not(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import connection as connection_module
+from zibai import sending as sending_module
 from zibai import serve
-from zibai.connection import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Connection
+from zibai.connection import Connection
 from zibai.errors import Gone
 from zibai.loop import BUSY_WARNING, GRACE, RESOLUTION
 from zibai.poller import SELECT_LIMIT, WRITE, Polled
+from zibai.service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 
 from rig import ANSWER, GET, Rig, ended, read
 
@@ -430,7 +431,7 @@ def test_what_was_lent_and_is_not_taken_cuts_the_connection_and_the_runner_learn
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with Rig(monkeypatch, unix=tmp_path / "s", socket_timeout=30) as rig:
-        rig.now = connection_module.time.monotonic()  # a deadline by a runner is of the real clock
+        rig.now = sending_module.time.monotonic()  # a deadline by a runner is of the real clock
         client, _ = rig.connect()
         client.send(GET)
         connection = rig.take()
@@ -698,3 +699,42 @@ def test_a_server_that_does_not_come_up_leaves_no_descriptor() -> None:
         with pytest.raises(ZeroDivisionError):
             serve(app=lambda *_: [], bind_socket=listener, backend="threads", before_serve_hook=fail)
         assert descriptors() == before
+
+
+class CountingSocket:
+    """A socket that counts what it is asked for; `sock` of a connection, in the place of the C type."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._sock, name)
+
+        def call(*args: Any) -> Any:
+            self.calls.append(name)
+            return method(*args)
+
+        return call
+
+
+WHOLE_POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+
+
+@pytest.mark.parametrize("raw", [GET, WHOLE_POST], ids=["GET", "POST"])
+def test_a_request_takes_one_receive_and_one_send(monkeypatch: pytest.MonkeyPatch, raw: bytes) -> None:
+    with Rig(monkeypatch) as rig:
+        client, connection = rig.connect()
+        asked = dict(rig.backend.poller.asked)
+        changes: list[str] = []
+        connection.sock = counting = CountingSocket(connection.sock)  # type: ignore[assignment]
+        with monkeypatch.context() as patch:
+            for name in ("register", "modify", "unregister"):
+                patch.setattr(rig.backend.poller, name, lambda *args, name=name: changes.append(name))
+            for _ in range(3):
+                client.sendall(raw)
+                rig.until(rig.run)
+                assert read(client) == ANSWER
+        assert counting.calls == ["recv", "send"] * 3
+        assert (changes, rig.backend.poller.asked) == ([], asked)
+        connection.sock = counting._sock

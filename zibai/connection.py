@@ -6,51 +6,24 @@ The loop's side (``readable``, ``writable``, ``expire``, ``finish``, ``refuse``)
 ``deadline``, and the loop watches the socket accordingly. The runner's side (``exchange`` and what an
 application calls from within: ``send``, ``send_file``, ``read``) may block, and waits only through ``Service.waits``.
 
-One thing is shared. What a runner could not send at once, up to 1 MiB, is lent to the loop, which sends it while the
-application goes on: PEP 3333 wants no block delayed, and a slow client must not hold a thread for
-it. From then on ``out`` is touched under ``lock``, by whoever finds the socket writable; the bytes
-stay in one buffer, so their order cannot change. A runner that has lent nothing takes no lock.
+One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zibai.sending`.
 """
 
 import io
-import os
 import socket
-import struct
-import sys
 import tempfile
-import time
-from _thread import allocate_lock
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import inf
-from typing import BinaryIO, Final, Protocol, cast
+from typing import BinaryIO, Final, cast
 
 from .errors import Gone, Refused
-from .http1 import END, Codec, FastLane, Request
+from .http1 import END, Codec, Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
-from .scoreboard import CALLED, READING, SENDING, Row, Slot, clock
+from .scoreboard import READING, Slot, clock
+from .sending import Sender
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, READY, RECEIVE, Service
 from .sockets import Endpoint, Socket
-
-# The states, and who owns the connection in each.
-HEAD: Final = "head"  # loop: waits for a request, or for the rest of its head
-BODY: Final = "body"  # loop: waits for the rest of the body
-READY: Final = "ready"  # loop: has a request, waits for a runner
-APP: Final = "app"  # runner
-FLUSH: Final = "flush"  # loop: the client has not taken the whole answer yet
-DISCARD: Final = "discard"  # loop: reads the rest of a body that the application left unread
-LINGER: Final = "linger"  # loop: the last answer is out; reads on for a moment, then closes
-CLOSED: Final = "closed"  # loop: to be closed now
-
-RECEIVE: Final = 64 * 1024
-"""Bytes of one read; what bounds a complete head that arrives in one piece."""
-
-IN_MEMORY: Final = 512 * 1024
-"""Bytes of a body that are kept in memory; a larger one goes to a temporary file."""
-
-TAIL: Final = 1024 * 1024
-"""Bytes of an answer that the loop finishes for a runner."""
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client
@@ -60,75 +33,26 @@ DISCARD_BYTES: Final = 256 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
 
-class Waits(Protocol):
-    """How a runner of a backend waits. Both return False when ``timeout`` seconds went by without it."""
-
-    def wait_readable(self, sock: Socket, timeout: float) -> bool: ...
-    def wait_writable(self, sock: Socket, timeout: float) -> bool: ...
-
-
-@dataclass(slots=True, kw_only=True)
-class Service:
-    """What the connections of one ``serve()`` share.
-
-    ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
-    connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
-    ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
-    server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes; ``max_body`` 0
-    is no limit. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
-    besides the final ones, and the bytes of their bodies in ``sent``.
-    """
-
-    application: "Callable[[Connection], None]"
-    waits: Waits
-    report: Callable[..., None]
-    row: Row
-    lend: "Callable[[Connection], None]" = field(init=False)
-    lane: FastLane | None = field(default_factory=FastLane)
-    recognise: Callable[[bytes], Request | None] = field(init=False)
-    whole_body: int = field(init=False)  # bytes of a body that may be taken together with its head
-    header_timeout: float = 10.0
-    keep_alive_timeout: float = 75.0
-    socket_timeout: float = 30.0
-    max_head: int = 64 * 1024
-    max_body: int = 1024**3
-    stream_body: bool = False
-    draining: bool = False
-    answered: list[int] = field(default_factory=lambda: [0] * 10)
-    sent: int = 0
-
-    def __post_init__(self) -> None:
-        self.whole_body = 0 if self.stream_body else min(self.max_body or RECEIVE, IN_MEMORY)
-        self.recognise = _nothing if self.lane is None or self.max_head < RECEIVE else self.lane.recognise
-
-
-def _nothing(data: bytes) -> None:
-    """The fast lane where there is none, or where it might take a head that is too large."""
-
-
-class Connection:
+class Connection(Sender):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_continued", "_discarded", "_received", "_slot", "alone", "body", "broken", "closing", "codec",
-        "deadline", "endpoint", "facts", "fd", "interims", "lent", "lock", "out", "peer", "refusal", "request", "sent",
-        "service", "sock", "started", "state", "status", "watched",
+        "_begun", "_continued", "_discarded", "_received", "alone", "body", "codec", "endpoint", "facts", "interims",
+        "peer", "refusal", "request", "sent", "started", "status", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
-        self.sock, self.fd, self.peer = sock, sock.fileno(), peer
-        self.endpoint, self.service = endpoint, service
+        super().__init__(sock, service)
+        self.peer, self.endpoint = peer, endpoint
         self.codec = Codec(service.max_head, service.lane)
-        self.state = HEAD
         self.deadline = now + service.header_timeout
-        self.watched = 0  # what the loop has asked its selector for; the loop's alone
+        self.watched = 0  # what the loop has asked its poller for; the loop's alone
         self.request: Request | None = None
         self.started = 0.0  # when the runner began, by the scoreboard's clock
         self.status = 0  # of the last answer; 499 is nginx's word for a client that left before it began
         self.sent = 0  # bytes of its body
         self.interims = 0  # interim answers before it
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
-        self._slot = service.row.slots[0]  # the runner's, while there is one
         self.body: BinaryIO = io.BytesIO()
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self._received = 0
@@ -136,11 +60,6 @@ class Connection:
         self._continued = False  # whether 100 Continue went out, or is no longer allowed
         self._discarded = 0
         self._begun = False  # whether a head has begun, so that its deadline runs
-        self.closing = False  # no further request after this answer
-        self.broken = False  # nothing can be sent any more
-        self.lock = allocate_lock()
-        self.out = bytearray()
-        self.lent = False
 
     @property
     def idle(self) -> bool:
@@ -296,24 +215,6 @@ class Connection:
         elif self.broken:
             self.state = CLOSED
 
-    def _push(self, now: float) -> None:
-        """Send from the front of ``out``, under the lock. When it is empty nothing is lent any more."""
-        try:
-            sent = self.sock.send(self.out) if self.out else 0
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self.broken = True
-            self.out.clear()
-        else:
-            del self.out[:sent]
-            if sent:
-                self.deadline = now + self.service.socket_timeout
-        if not self.out:
-            self.lent = False
-            if self.state is APP:
-                self.deadline = inf
-
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""
         self.body.close()
@@ -418,101 +319,6 @@ class Connection:
             self.cut()
         slot.end(self.status, began, clock())
 
-    def cut(self) -> None:
-        """End the exchange so that the client sees that its answer is not whole."""
-        self.closing = self.broken = True
-        try:
-            # With RST, since the end of the connection may be how the end of the body is marked.
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        except OSError:
-            pass  # there is no connection left to reset
-
-    def send(self, data: bytes | memoryview) -> None:
-        """Send, or lend what the client does not take at once; waits while that is over 1 MiB. Raises :class:`Gone`."""
-        if self.out:
-            self._send_behind(data)
-            return
-        # Only the runner adds to `out`, so it stays empty and no lock is needed.
-        view = data
-        while view:
-            if self.broken:
-                raise Gone("the client has left")
-            try:
-                sent = self.sock.send(view)
-                if sent == len(view):
-                    return
-                view = memoryview(view)[sent:]
-            except (BlockingIOError, InterruptedError):
-                if len(view) <= TAIL:
-                    self._lend(view)
-                    return
-                self._wait_writable()
-            except OSError as error:
-                self.broken = True
-                raise Gone(f"the client has left: {error}") from None
-
-    def _send_behind(self, data: bytes | memoryview) -> None:
-        """Send behind what is still waiting."""
-        self.drain(max(0, TAIL - len(data)))
-        if len(data) > TAIL:
-            self.send(data)
-        else:
-            self._lend(data)
-
-    def _lend(self, data: bytes | memoryview) -> None:
-        with self.lock:
-            self.out += data
-            new, self.lent = not self.lent, True
-            self.deadline = time.monotonic() + self.service.socket_timeout
-        if new:
-            self.service.lend(self)
-
-    def drain(self, size: int = 0) -> None:
-        """Wait until no more than ``size`` bytes wait to be sent. Raises :class:`Gone`."""
-        while len(self.out) > size:
-            self._wait_writable()
-            with self.lock:
-                self._push(time.monotonic())
-        if self.broken:
-            raise Gone("the client has left")
-
-    def _wait_writable(self) -> None:
-        if self.broken or not self._wait(self.service.waits.wait_writable, SENDING):
-            self.broken = True
-            raise Gone(f"the client took nothing for {self.service.socket_timeout:g} s")
-
-    def _wait(self, wait: Callable[[Socket, float], bool], phase: int) -> bool:
-        """Wait for the client as the backend does; the scoreboard tells that it is not the application that is slow."""
-        self._slot.phase(phase)
-        try:
-            return wait(self.sock, self.service.socket_timeout)
-        finally:
-            self._slot.phase(CALLED)
-
-    def send_file(self, file: int, offset: int, count: int) -> int:
-        """Send ``count`` bytes of the file descriptor from ``offset`` by ``os.sendfile``; return how many it had."""
-        if sys.platform == "win32":
-            raise AssertionError("there is no sendfile on Windows")
-        self.drain()
-        done = 0
-        while done < count:
-            try:
-                sent = os.sendfile(self.fd, file, offset + done, count - done)
-            except (BlockingIOError, InterruptedError):
-                if count - done <= TAIL:
-                    rest = os.pread(file, count - done, offset + done)
-                    self.send(rest)
-                    return done + len(rest)
-                self._wait_writable()
-                continue
-            except OSError as error:
-                self.broken = True
-                raise Gone(f"the client has left: {error}") from None
-            if not sent:
-                break
-            done += sent
-        return done
-
     def forbid_continue(self) -> None:
         """The final answer begins: no 100 Continue from now on.
 
@@ -560,9 +366,6 @@ class Connection:
         self.closing = True
         self.refusal = refusal
         return Gone(f"the request body cannot be read: {refusal}")
-
-
-_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class BodyReader(io.RawIOBase):

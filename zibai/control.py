@@ -46,6 +46,18 @@ def create(path: str, rows: int, slots: int, facts: dict[str, Any]) -> Scoreboar
     return Scoreboard.create(path, rows, slots, facts)
 
 
+def tidy() -> None:
+    """Remove what servers that were killed have left in the directory."""
+    for path in _default_paths():
+        try:
+            board = Scoreboard.open(path)
+            board.release()
+            if not is_alive(board.pid):
+                os.unlink(path)
+        except (OSError, ValueError):
+            continue  # somebody else's, or one that is being made
+
+
 # ------------------------------------------------------------------------------------------------ zibai ps
 
 

@@ -12,12 +12,12 @@ from socket import socket
 from typing import Literal
 
 from .backends import Backend
-from .connection import Service
 from .health import Health
 from .http1 import FastLane
 from .logger import logger
 from .loop import Loop
 from .scoreboard import Row
+from .service import Service
 from .sockets import Listener, listen
 from .wsgi import Application, Gateway
 

@@ -14,9 +14,10 @@ from math import inf
 from typing import Final
 
 from .backends import Backend
-from .connection import APP, BODY, DISCARD, HEAD, READY, Connection, Service
+from .connection import Connection
 from .logger import format_stack, logger
 from .scoreboard import Running, clock
+from .service import APP, BODY, DISCARD, HEAD, READY, Service
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""

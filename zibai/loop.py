@@ -1,7 +1,7 @@
 """The server loop: it holds every connection that waits.
 
 Connections that wait, for bytes, for their client, for time or for a free runner, cost no thread and no greenlet: they
-lie in :class:`Loop`. A backend turns the loop; one turn asks the selector, lets each connection
+lie in :class:`Loop`. A backend turns the loop; one turn asks the poller, lets each connection
 whose socket did something take its step, accepts, and closes what is over. A connection whose request is there is
 queued for ``take``.
 
@@ -25,11 +25,12 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Final
 
 from .backends import Backend
-from .connection import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Connection, Service
+from .connection import Connection
 from .handover import give, take
 from .health import SOON, Health
 from .logger import debug_logger, logger
 from .poller import READ, WRITE
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Service
 from .sockets import Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1

@@ -101,6 +101,8 @@ def _listeners(options: Options) -> Iterator[list[socket]]:
 def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iterator[Scoreboard | None]:
     """The scoreboard in its file; None where there can be none, since it is worth less than a server that runs."""
     path = options.control or control.default_path(os.getpid())
+    if not options.control:
+        control.tidy()
     facts = {
         "version": __version__,
         "app": options.app,

@@ -175,7 +175,7 @@ class Supervisor:
     def change_wanted(self, by: int) -> None:
         """One worker more, or one fewer; never below one."""
         self.wanted = max(1, self.wanted + by)
-        logger.info("%d workers are wanted", self.wanted)
+        logger.info("workers wanted: %d", self.wanted)
 
     def end(self, how: str) -> None:
         """End all workers: "drain" or "quit"; the second goes over the first."""

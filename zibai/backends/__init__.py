@@ -6,7 +6,7 @@ belongs into the loop or the connection.
 
 Whoever drives the loop *owns* it: one thread at a time, or the hub. All of :class:`Turns` is the owner's, but
 ``give_back`` and ``lend``, which any thread may call. A connection runs *inline* while the loop waits for it, still
-armed in the selector. As soon as somebody else is to drive the loop meanwhile, the owner *gives it
+armed in the poller. As soon as somebody else is to drive the loop meanwhile, the owner *gives it
 away*, which disarms it first; the runner then *gives it back* when it is done.
 """
 
@@ -14,8 +14,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-from ..connection import Connection, Waits
+from ..connection import Connection
 from ..poller import Poller
+from ..service import Waits
 
 
 class Turns(Protocol):

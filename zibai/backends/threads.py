@@ -3,7 +3,7 @@
 Handing each request to another thread costs three quarters of the speed, since the GIL changes hands twice. So the
 thread that holds the *baton*, the leader, turns the loop and runs applications itself, inline. The next in
 line, the *deputy*, watches: once an exchange has lasted ``PATIENCE``, it gives the connection away in the leader's
-name (that disarms it in the selector), takes the baton and leads; the old leader finishes its
+name (that disarms it in the poller), takes the baton and leads; the old leader finishes its
 exchange, gives its connection back to the loop and queues up.
 
 A taken baton is evidence that this application blocks. For a *spell* after it (1 s, doubling up to 16 s while it
@@ -212,7 +212,7 @@ class Threads:
         self._watching = False
         inline = self._inline
         if inline is None and self._turns == seen:
-            return -1.0  # the leader waits in the selector; it rings before it runs again
+            return -1.0  # the leader waits in the poller; it rings before it runs again
         self._watching = True
         if inline is None:
             return PATIENCE

@@ -1,0 +1,71 @@
+"""What the connections of one server share: the states they go through, their limits, and those they ask."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from .http1 import FastLane, Request
+from .scoreboard import Row
+from .sockets import Socket
+
+# The states, and who owns the connection in each.
+HEAD: Final = "head"  # loop: waits for a request, or for the rest of its head
+BODY: Final = "body"  # loop: waits for the rest of the body
+READY: Final = "ready"  # loop: has a request, waits for a runner
+APP: Final = "app"  # runner
+FLUSH: Final = "flush"  # loop: the client has not taken the whole answer yet
+DISCARD: Final = "discard"  # loop: reads the rest of a body that the application left unread
+LINGER: Final = "linger"  # loop: the last answer is out; reads on for a moment, then closes
+CLOSED: Final = "closed"  # loop: to be closed now
+
+RECEIVE: Final = 64 * 1024
+"""Bytes of one read; what bounds a complete head that arrives in one piece."""
+
+IN_MEMORY: Final = 512 * 1024
+"""Bytes of a body that are kept in memory; a larger one goes to a temporary file."""
+
+
+class Waits(Protocol):
+    """How a runner of a backend waits. Both return False when ``timeout`` seconds went by without it."""
+
+    def wait_readable(self, sock: Socket, timeout: float) -> bool: ...
+    def wait_writable(self, sock: Socket, timeout: float) -> bool: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """What the connections of one ``serve()`` share.
+
+    ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
+    connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
+    ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
+    server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes; ``max_body`` 0
+    is no limit. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
+    besides the final ones, and the bytes of their bodies in ``sent``.
+    """
+
+    application: Callable[[Any], None]  # of a Connection, as ``lend``
+    waits: Waits
+    report: Callable[..., None]
+    row: Row
+    lend: Callable[[Any], None] = field(init=False)
+    lane: FastLane | None = field(default_factory=FastLane)
+    recognise: Callable[[bytes], Request | None] = field(init=False)
+    whole_body: int = field(init=False)  # bytes of a body that may be taken together with its head
+    header_timeout: float = 10.0
+    keep_alive_timeout: float = 75.0
+    socket_timeout: float = 30.0
+    max_head: int = 64 * 1024
+    max_body: int = 1024**3
+    stream_body: bool = False
+    draining: bool = False
+    answered: list[int] = field(default_factory=lambda: [0] * 10)
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.whole_body = 0 if self.stream_body else min(self.max_body or RECEIVE, IN_MEMORY)
+        self.recognise = _nothing if self.lane is None or self.max_head < RECEIVE else self.lane.recognise
+
+
+def _nothing(data: bytes) -> None:
+    """The fast lane where there is none, or where it might take a head that is too large."""
