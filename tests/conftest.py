@@ -20,3 +20,12 @@ def backend(request: pytest.FixtureRequest) -> tuple[str, ...]:
     if request.param == "greenlets" and find_spec("gevent") is None:
         pytest.skip("gevent is not installed")
     return BACKENDS[request.param]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``daily("worker")``: of the variants of a test, those with that word in the name run each day; the rest is slow."""
+    for item in items:
+        marker = item.get_closest_marker("daily")
+        if marker is not None and not any(word in item.name for word in marker.args):
+            item.add_marker(pytest.mark.slow)

@@ -66,6 +66,7 @@ DEATHS = {
 }
 
 
+@pytest.mark.daily("threads", "loop")
 @pytest.mark.parametrize("path", DEATHS)
 def test_a_worker_dies_and_its_sibling_never_stops(duo: tuple[Server, Workers], path: str) -> None:
     server, workers = duo
@@ -112,6 +113,7 @@ def test_one_that_computes_is_not_judged_by_the_clock_alone(backend: tuple[str, 
 # --- requests that hang -----------------------------------------------------------------------------
 
 
+@pytest.mark.daily("worker")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_a_slow_request_is_logged_once_with_its_stack(
     backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path
@@ -173,6 +175,7 @@ def test_a_blocked_hub_is_told_of_with_the_guilty_stack(backend: tuple[str, ...]
 # --- starting ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 def test_an_application_that_does_not_come_up_says_where_it_stands(backend: tuple[str, ...], site: Path) -> None:
     deploy(site, "endless")
     done = run("versioned:app", "-l", "127.0.0.1:0", "-p", "2", "--boot-timeout", "3", *backend, cwd=site)
@@ -181,6 +184,7 @@ def test_an_application_that_does_not_come_up_says_where_it_stands(backend: tupl
     assert done.stderr.count("time.sleep(1000)  # app") == 1
 
 
+@pytest.mark.daily("threads")
 def test_a_deploy_that_does_not_come_up_changes_nothing(backend: tuple[str, ...], site: Path) -> None:
     with Server("versioned:app", "-p", "1", "--boot-timeout", "2", *backend, cwd=site) as server:
         assert get(server.port, "/version").body == b"1"
@@ -196,6 +200,7 @@ def test_a_deploy_that_does_not_come_up_changes_nothing(backend: tuple[str, ...]
 # --- the end ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("worker")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_a_graceful_end_answers_what_runs_and_what_is_queued(
     backend: tuple[str, ...], processes: tuple[str, ...]
@@ -224,6 +229,7 @@ def test_a_graceful_end_answers_what_runs_and_what_is_queued(
         assert server.wait() == 0
 
 
+@pytest.mark.daily("threads")
 def test_nothing_outlives_a_parent_that_is_killed(backend: tuple[str, ...]) -> None:
     with Server("mortal:app", "-p", "2", *backend) as server, Workers(server) as workers:
         family = [*workers.of, *server.children()]
@@ -272,6 +278,7 @@ def get_and_die(port: int) -> None:
 # --- zibai ps ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 def test_ps_shows_what_a_server_does(backend: tuple[str, ...], tmp_path: Path) -> None:
     board = tmp_path / "board"
     flags = ("-p", "2", "--control", str(board))
@@ -314,6 +321,7 @@ def ps(*args: str) -> str:
     return done.stdout
 
 
+@pytest.mark.daily("threads")
 def test_ps_finds_servers_by_itself(backend: tuple[str, ...], tmp_path: Path) -> None:
     place = {"XDG_RUNTIME_DIR": str(tmp_path)}
     assert run("ps", env=place).returncode == 1

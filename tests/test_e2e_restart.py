@@ -39,6 +39,7 @@ def restart(server: Server, site: Path, version: str) -> None:
     wait_for(lambda: len(now := set(server.children())) == len(old) and not now & old)
 
 
+@pytest.mark.daily("threads-daily-2", "greenlets-daily-1")
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize(
     ("restarts", "requests"), [(2, 3_000), pytest.param(5, 20_000, marks=pytest.mark.slow)], ids=["daily", "full"]
@@ -89,6 +90,7 @@ def test_an_idle_connection_outlives_its_worker(backend: tuple[str, ...], site: 
         assert server.stop() == 0
 
 
+@pytest.mark.daily("-broken")
 @pytest.mark.parametrize("broken", ["broken", "unfit"])
 def test_a_broken_deploy_changes_nothing(backend: tuple[str, ...], site: Path, broken: str) -> None:
     flags = ("-p", "2", "--before-serve", "versioned:before_serve")

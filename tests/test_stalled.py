@@ -81,6 +81,7 @@ def ends(socks: Iterable[socket.socket]) -> list[bytes]:
     return list(found.values())
 
 
+@pytest.mark.daily("threads")
 @linux
 def test_eight_hundred_stalled_clients(backend: tuple[str, ...]) -> None:
     raise_descriptor_limit()
