@@ -24,7 +24,7 @@ def backend(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """``daily("worker")``: of the variants of a test, those with that word in the name run each day; the rest is slow."""
+    """``daily("worker")``: of the variants of a test, those with that word in the name run daily; the rest is slow."""
     for item in items:
         marker = item.get_closest_marker("daily")
         if marker is not None and not any(word in item.name for word in marker.args):
