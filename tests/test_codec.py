@@ -129,11 +129,13 @@ def test_a_request_in_one_piece_is_what_the_table_says(make: Callable[[int], Cod
     assert read(make(MAX_HEAD), [case.raw]) == (case.requests, case.status, case.left)
 
 
+@pytest.mark.daily("reference", "fast")
 @cases
 def test_one_byte_at_a_time_gives_the_same(make: Callable[[int], Codec], case: Case) -> None:
     assert read(make(MAX_HEAD), cut(case.raw, 1)) == (case.requests, case.status, case.left)
 
 
+@pytest.mark.daily("reference", "fast")
 @cases
 def test_two_pieces_give_the_same_wherever_the_cut_is(make: Callable[[int], Codec], case: Case) -> None:
     # Long cases are long for their limits; their first and last bytes are where the structure is.

@@ -26,6 +26,7 @@ HOOK_FLAGS = [part for hook in HOOKS for part in (f"--{hook.replace('_', '-')}",
 # --- the end ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("SIGTERM", "SIGINT-workers")
 @PROCESSES
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGQUIT"])
 @posix
