@@ -351,3 +351,11 @@ def test_a_spawned_worker_writes_where_its_parent_reads(board: Scoreboard, tmp_p
     assert [each.counters["bytes"] for each in reports] == [0, 3, 0]
     assert reports[1].running == [Running(0, "GET /there", "app", 1.0)]
     assert before < reports[1].beat < scoreboard.clock(), "both processes have the same clock"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a file takes of the disk is told in other ways elsewhere")
+def test_no_row_is_a_hole(tmp_path: Path) -> None:
+    """A worker, or the parent, that writes to one while the disk is full would be killed by SIGBUS."""
+    Scoreboard.create(str(tmp_path / "large"), 30, 100, {}).release()
+    info = (tmp_path / "large").stat()
+    assert info.st_blocks * 512 >= info.st_size > 1_000_000

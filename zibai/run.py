@@ -110,7 +110,7 @@ def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iter
         "processes": processes,
     }
     # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.
-    rows = 2 * processes + 62 if processes else 1
+    rows = 2 * processes + 30 if processes else 1
     try:
         board = control.create(path, rows, options.max_workers + 1, facts)
     except OSError as error:

@@ -106,7 +106,7 @@ class Slot:
 
 
 class Row:
-    """One worker. Its methods are the server loop's owner's, but ``assign`` and ``read``, which are the parent's."""
+    """One worker. ``beat`` and ``running`` are the server loop's owner's, the rest the parent's or a reader's."""
 
     def __init__(self, memory: Any, slots: int) -> None:
         self._view = view = memoryview(memory)
@@ -205,8 +205,11 @@ class Scoreboard:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         try:
             text = json.dumps(facts).encode()
-            os.write(file, _HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 1000 else b""))
-            os.truncate(file, _HEAD.size + rows * size_of(slots))  # the rest is a hole, until it is written to
+            with os.fdopen(file, "wb", closefd=False) as stream:
+                stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 1000 else b""))
+                # Written, and not a hole: who writes to a mapped hole while the disk is full is killed by SIGBUS.
+                for _ in range(rows):
+                    stream.write(bytes(size_of(slots)))
             return cls(file, path)
         except BaseException:
             os.close(file)
@@ -216,7 +219,8 @@ class Scoreboard:
     @classmethod
     def open(cls, path: str) -> "Scoreboard":
         """Map that of a running server; OSError or ValueError when there is none."""
-        file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        # It may be a pipe or a device that somebody has put there.
+        file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         try:
             return cls(file, path)
         except BaseException:
