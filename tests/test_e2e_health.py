@@ -328,6 +328,7 @@ def test_ps_finds_servers_by_itself(backend: tuple[str, ...], tmp_path: Path) ->
     with Server("mortal:app", *backend, env=place) as server:
         wait_for(lambda: len(ready(server)) == 1)
         (tmp_path / "zibai-1.board").write_bytes(b"of somebody else")
+        (tmp_path / "zibai-2.board").symlink_to(tmp_path / f"zibai-{server.pid}.board")
         done = run("ps", "--json", env=place)
         assert json.loads(done.stdout)["pid"] == server.pid
         # One that was killed leaves its file behind, and is passed over.
@@ -337,7 +338,8 @@ def test_ps_finds_servers_by_itself(backend: tuple[str, ...], tmp_path: Path) ->
     assert run("ps", env=place).returncode == 1
     with Server("mortal:app", *backend, env=place) as another:
         assert get(another.port, "/pid").status == 200
-        assert {file.name for file in tmp_path.iterdir()} == {"zibai-1.board", f"zibai-{another.pid}.board"}
+        left = {"zibai-1.board", "zibai-2.board", f"zibai-{another.pid}.board"}
+        assert {file.name for file in tmp_path.iterdir()} == left
 
 
 def test_the_file_of_a_server_that_is_gone_is_replaced_and_that_of_another_is_not(tmp_path: Path) -> None:

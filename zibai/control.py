@@ -7,6 +7,7 @@ the figures are there also when the server hangs. A file whose server is gone is
 import argparse
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,16 @@ def ps(argv: Sequence[str]) -> int:
 
 
 def _default_paths() -> list[str]:
-    return sorted(map(str, directory().glob(f"{PREFIX}*{SUFFIX}")))
+    """The files of this user. The directory may be everybody's; what others put there, as links, is not opened."""
+    return sorted(str(path) for path in directory().glob(f"{PREFIX}*{SUFFIX}") if _is_ours(path))
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        info = path.lstat()
+    except OSError:
+        return False  # gone since
+    return stat.S_ISREG(info.st_mode) and (sys.platform == "win32" or info.st_uid == os.geteuid())
 
 
 def describe(board: Scoreboard) -> dict[str, Any]:
