@@ -188,6 +188,7 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 
 def child(exitcode: int | None = None, row: Row | None = None) -> Child:
     child = Child(worker, ("die",), row)
+    child._oom_kills = machine.oom_kills()  # as when it starts
     child._far.close()
     child.pipe.close()
     child._process = FakeProcess(exitcode)  # type: ignore[assignment]

@@ -62,7 +62,7 @@ class Child:
 
     def __init__(self, target: Callable[..., None], args: tuple[Any, ...], row: Row | None = None) -> None:
         self.row = row
-        self._oom_kills = machine.oom_kills()
+        self._oom_kills: int | None = None  # that the kernel had counted when it started
         self._killed = False  # by us
         self.pipe, self._far = _context.Pipe()
         self.speaks = True  # until its end of the pipe is closed
@@ -71,6 +71,7 @@ class Child:
 
     def start(self) -> None:
         """Spawn it; OSError when the system has no room for another process."""
+        self._oom_kills = machine.oom_kills()
         try:
             with _signals_held_back():
                 self._process.start()

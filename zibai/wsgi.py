@@ -246,10 +246,9 @@ class Exchange:
         if answer is None or not answer.plain or len(pieces) != 1 or self._framing is not None:
             return False
         connection, data = self._connection, pieces[0]
-        size = len(data)
         if (
             type(data) is not bytes
-            or size >= BLOCK
+            or (size := len(data)) >= BLOCK
             or not connection.request.plain  # type: ignore[union-attr]
             or connection.closing
             or connection.service.draining

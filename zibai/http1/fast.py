@@ -8,7 +8,8 @@ what that refuses is declined here.
 A client sends the very same fields with each request of a connection, and its neighbours send them as well. So the
 lane remembers what a block of fields, byte for byte, has turned out to be. For a block that it has seen, a head costs
 the match of its request line and one look into a dict. And since a remembered block ends with the empty line and has
-none before, finding it also says where the head ends.
+none before, finding it also says where the head ends. What is asked for again and again is remembered whole, with its
+request line, and costs two looks.
 
 The expressions match in one way or not at all: what stands behind a repetition begins with a character that it cannot
 match, and no repetition gives anything back. So the time is linear in the bytes, whatever they are.
