@@ -59,3 +59,17 @@ def test_a_channel_alone_ends_nothing() -> None:
     control._listen()
     assert script.told == ["a channel"] * 2
     assert not end.is_set()
+
+
+@pytest.mark.parametrize("has_parent", [True, False])
+def test_a_quick_exit_has_its_time_in_a_worker_whatever_signals_come_and_a_single_process_may_be_told_twice(
+    monkeypatch: pytest.MonkeyPatch, has_parent: bool
+) -> None:
+    """What interrupts the main thread of a worker is a signal, too, and must not be taken for one more wish."""
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    script = Script(("", ["SIGINT"]))
+    control: Any = Control(script if has_parent else None, threading.Event(), None, 60)  # type: ignore[arg-type]
+    control._signals, control._wait = script, script.wait
+    control._insist()
+    assert ended == ([] if has_parent else [0])

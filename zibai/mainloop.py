@@ -28,6 +28,12 @@ _WISHES: dict[str, Callable[[Supervisor], None]] = {
 }
 
 
+def signals(*, exits: bool) -> Signals:
+    """Those that the parent listens to, to be entered before anybody is told that there is a server."""
+    # Strangers have no sentinel, so their ends have to wake us.
+    return Signals([*_WISHES, *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
+
+
 class MainLoop:
     """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
 
@@ -43,12 +49,10 @@ class MainLoop:
         processes: int,
         board: Scoreboard | None = None,
         *,
-        exits: bool = False,
         on_end: Callable[[], object] = lambda: None,
         **rules: Any,
     ) -> None:
         self._target = target
-        self._exits = exits
         self._on_end = on_end
         self._args = args
         self._board = board
@@ -67,12 +71,10 @@ class MainLoop:
         except OSError:
             pass  # it is asked for already, or all is over
 
-    def run(self) -> None:
+    def run(self, signals: Signals) -> None:
         """Raises the :class:`LoadError` of a worker when the server has never come up."""
         supervisor = self._supervisor
-        # Strangers have no sentinel, so their ends have to wake us.
-        names = [*_WISHES, *(["SIGCHLD"] if os.getpid() == 1 else [])]
-        with Signals(names, exits=self._exits) as signals, self._changes, self._changed:
+        with self._changes, self._changed:
             try:
                 while True:
                     timeout = supervisor.tick()

@@ -48,11 +48,13 @@ def _serve(options: Options, exits: bool) -> None:
     supervised = bool(options.watchfiles is not None or options.max_request_pre_process or options.request_timeout)
     processes = options.subprocess or int(supervised)
     with _listeners(options) as sockets, ExitStack() as stack:
+        # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
+        signals = stack.enter_context(mainloop.signals(exits=exits)) if processes else None
         logger.info("zibai %s, process %d", __version__, os.getpid())
         for sock in sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
         board = stack.enter_context(_scoreboard(options, processes, sockets))
-        if not processes:
+        if signals is None:
             row = None if board is None else board.row(0)
             if row is not None:
                 row.assign(READY, os.getpid(), 0, clock())
@@ -74,12 +76,11 @@ def _serve(options: Options, exits: bool) -> None:
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
             eager=developing,
-            exits=exits,
             on_end=stop_listening,
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
-        loop.run()
+        loop.run(signals)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ DRAINING: Final = "draining"
 LAST_WORDS: Final = 1.0
 """Seconds beyond the boot timeout, in which a worker that is not ready says where it stands."""
 
-PATIENCE: Final = 3.0
+PATIENCE: Final = 4.0
 """Seconds beyond its own time limit that a worker has to end before it is killed."""
 
 LONGEST_PAUSE: Final = 30.0

@@ -294,9 +294,18 @@ class Control:
         os._exit(LoadError.exit_code)
 
     def _insist(self) -> None:
-        """A quick exit has begun. If it does not come to its end, or somebody asks again, end the process from here."""
+        """A quick exit has begun. If it does not come to its end, end the process from here.
+
+        Nobody waits who asks a single process once more. In a worker signals say nothing: one is the echo of what
+        interrupts the main thread, and Ctrl-C reaches it from the terminal and through its parent.
+        """
+        until = clock() + LAST_WORD
         try:
-            self._wait([self._signals.socket], LAST_WORD)
+            while not self._over and (rest := until - clock()) > 0:
+                self._wait([self._signals.socket], rest)
+                again = any(name in QUICK for name in self._signals.read())
+                if again and self._parent is None:
+                    break
         except (OSError, ValueError):
             return  # closed under us: it is over
         if not self._over:
