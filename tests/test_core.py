@@ -1,17 +1,16 @@
-"""``serve()`` when the server itself is broken."""
+"""``serve()``: what it takes, and what it does when the server itself is broken."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+
+import pytest
 
 from zibai import create_bind_socket, serve
+from zibai.errors import UsageError
 from zibai.loop import Loop
 
 from support import DEADLINE
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def test_a_server_loop_that_fails_ends_serve_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +34,14 @@ def test_a_server_loop_that_fails_ends_serve_with_its_error(monkeypatch: pytest.
     assert not server.is_alive()
     assert [str(error) for error in raised] == ["a bug"]
     assert died.is_set()
+
+
+@pytest.mark.parametrize("name", ["listen", "subprocess", "no_such_thing"])
+def test_serve_takes_no_option_that_it_could_not_heed(name: str) -> None:
+    with create_bind_socket("127.0.0.1:0") as sock, pytest.raises(TypeError, match=name):
+        serve(app=lambda *_: [], bind_socket=sock, **{name: None})
+
+
+def test_a_wrong_option_is_told_by_its_flag() -> None:
+    with create_bind_socket("127.0.0.1:0") as sock, pytest.raises(UsageError, match="--max-workers must be at least 1"):
+        serve(app=lambda *_: [], bind_socket=sock, max_workers=0)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai import create_bind_socket, serve
-from zibai.errors import Refused
+from zibai.errors import Refused, UsageError
 from zibai.http1 import Codec, FastLane, fast, request
 
 from ordinary_heads import CHROME, ORDINARY, WRK
@@ -570,5 +570,5 @@ def test_the_option_leaves_everything_to_h11(http: str, taken: int, monkeypatch:
 
 
 def test_there_is_no_other_choice() -> None:
-    with create_bind_socket("127.0.0.1:0") as sock, pytest.raises(ValueError, match="http must be"):
+    with create_bind_socket("127.0.0.1:0") as sock, pytest.raises(UsageError, match="--http must be"):
         serve(app=lambda *_: [], bind_socket=sock, http="h2")

@@ -16,8 +16,9 @@ from functools import partial
 from itertools import groupby
 from typing import Any, NoReturn
 
+from .declaration import Option
 from .errors import UsageError
-from .options import Option, Options, declared
+from .options import Options, declared
 from .version import __version__
 
 
@@ -150,6 +151,8 @@ def options_markdown() -> str:
     for title, group in groupby(declared(), key=lambda option: option.group):
         lines += ["", f"## {title}", "", "| flag | default | meaning |", "| --- | --- | --- |"]
         lines += [_row(option) for option in group]
+    embedded = [f"`{option.name}`" for option in declared() if option.embedded]
+    lines += ["", "`serve()` takes those that are not about the process around it: " + ", ".join(embedded) + "."]
     return "\n".join(lines) + "\n"
 
 

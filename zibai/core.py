@@ -7,15 +7,17 @@ called from any thread of any program: it installs no signal handler, configures
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import inf
 from socket import socket
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from .backends import Backend
 from .health import Health
 from .http1 import FastLane
 from .logger import logger
 from .loop import Loop
+from .options import Options, declared, script_name
 from .scoreboard import Row
 from .service import Service
 from .sockets import Listener, listen
@@ -29,140 +31,172 @@ def serve(
     app: Application,
     bind_socket: socket | None = None,
     bind_sockets: Sequence[socket] = (),
-    backlog: int | None = None,
-    max_workers: int = 10,
     graceful_exit: threading.Event | None = None,
-    graceful_exit_timeout: float = 10.0,
     backend: Literal["threads", "greenlets"] | None = None,
-    url_scheme: str = "http",
-    url_prefix: str = "",
-    header_timeout: float = 10.0,
-    keep_alive_timeout: float = 75.0,
-    socket_timeout: float = 30.0,
-    http: str = "auto",
-    h11_max_incomplete_event_size: int = 64 * 1024,
-    max_body_size: int = 1024**3,
-    stream_request_body: bool = False,
-    slow_request: float | None = 30.0,
-    request_timeout: float | None = None,
-    max_request_pre_process: int | None = None,
-    multiprocess: bool = False,
     before_serve_hook: Hook | None = None,
     before_graceful_exit_hook: Hook | None = None,
     before_died_hook: Hook | None = None,
-    max_request_hook: Hook | None = None,
-    stuck_hook: Hook | None = None,
-    row: Row | None = None,
-    beat_every: float | None = None,
-    started_hook: Callable[[Loop], object] | None = None,
+    **options: Any,
 ) -> None:
     """Serve ``app`` until ``graceful_exit`` is set and what is in flight has been answered.
 
     :param app: a WSGI application (PEP 3333).
     :param bind_socket: a bound socket, see :func:`~zibai.create_bind_socket`; or several as ``bind_sockets``.
         They are taken over: made to listen, and closed when the end begins.
-    :param backlog: connections that may wait to be accepted; None is 2048.
-    :param max_workers: threads or greenlets that run the application at the same time.
     :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched. It
         is set by the server itself after ``max_request_pre_process`` requests.
-    :param graceful_exit_timeout: seconds for what is in flight then; what is left after that is cut.
     :param backend: ``"threads"`` or ``"greenlets"``; None is greenlets in a program that gevent has patched.
-    :param url_scheme: ``wsgi.url_scheme``, ``"http"`` or ``"https"``.
-    :param url_prefix: ``SCRIPT_NAME``, the path the application is mounted at, "" or "/prefix".
-    :param header_timeout: seconds for a whole request head, from its first byte.
-    :param keep_alive_timeout: seconds that a connection may be idle between requests.
-    :param socket_timeout: seconds without progress in a body, of a request or an answer.
-    :param http: ``"auto"`` reads plain request heads by the fast lane and the rest by h11, ``"h11"`` all by h11.
-    :param h11_max_incomplete_event_size: bytes of a request head at the most.
-    :param max_body_size: bytes of a request body at the most, 0 for no limit.
-    :param stream_request_body: call the application at once and let it read the body as it comes.
-    :param slow_request: seconds that a request may run before it is logged with its stack; None is never.
-    :param request_timeout: seconds that a request may run before the server ends itself; None is never.
-    :param max_request_pre_process: end after so many requests; None is never.
-    :param max_request_hook: called then instead, by whoever runs the server loop; it must not block.
-    :param stuck_hook: the same, for ``request_timeout``.
-    :param row: where the server says what it does, with a slot more than ``max_workers``; see :mod:`zibai.scoreboard`.
-    :param beat_every: seconds between two beats in ``row`` of an idle server; None is no beat without an event.
-    :param multiprocess: ``wsgi.multiprocess``: whether other processes serve the same application.
     :param before_serve_hook: called before the first request; what it raises ends ``serve``.
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
     :param before_died_hook: called at the very end. What these two raise is logged.
-    :param started_hook: called with the server loop when it turns, for who supervises it.
-    :raises ValueError: for arguments that make no sense.
+    :param options: ``max_workers``, ``url_prefix``, ``header_timeout`` and so on: the fields of
+        :class:`~zibai.Options` that are not about the process around the server, with their defaults.
+    :raises ValueError: without a socket, or for a backend that there is not.
+    :raises TypeError: for an option that there is not, or that is not the server's.
+    :raises UsageError: for an option that makes no sense.
     :raises BindError: if a socket cannot listen.
     :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent is not installed.
     """
     sockets = [*bind_sockets] if bind_socket is None else [bind_socket, *bind_sockets]
     if not sockets:
         raise ValueError("serve() needs a bind_socket or bind_sockets")
-    if max_workers < 1:
-        raise ValueError("max_workers must be at least 1")
-    if http not in {"auto", "h11"}:
-        raise ValueError(f'http must be "auto" or "h11", not {http!r}')
-    end = threading.Event() if graceful_exit is None else graceful_exit
-    row = Row.private(max_workers + 1) if row is None else row
-    engine = _make_backend(backend, max_workers, row)
-    gateway = Gateway(
+    known = {each.name for each in declared() if each.embedded}
+    for name in options.keys() - known:
+        raise TypeError(f"serve() takes no option {name!r}")
+    # Never None, or the environment variable would count, and that is the process', too.
+    options["url_prefix"] = (options.get("url_prefix") or "").rstrip("/")
+    settings = Options("", **options)
+    settings.validate()
+    Server(
         app,
-        url_scheme=url_scheme,
-        script_name=url_prefix.rstrip("/"),
-        multithread=max_workers > 1,
-        multiprocess=multiprocess,
-    )
-    service = Service(
-        application=gateway.serve,
-        waits=engine.waits,
-        report=engine.report,
-        row=row,
-        lane=FastLane() if http == "auto" else None,
-        header_timeout=header_timeout,
-        keep_alive_timeout=keep_alive_timeout,
-        socket_timeout=socket_timeout,
-        max_head=h11_max_incomplete_event_size,
-        max_body=max_body_size,
-        stream_body=stream_request_body,
-    )
-    try:
-        for sock in sockets:
-            listen(sock, 2048 if backlog is None else backlog)
-        if before_serve_hook is not None:
-            before_serve_hook()
-    except BaseException:
-        engine.stop()  # it holds descriptors
-        raise
-    listeners = [Listener(sock) for sock in sockets]
-    health = Health(
-        service,
-        engine,
-        slow_request=slow_request or inf,
-        request_timeout=request_timeout or inf,
-        beat_every=beat_every or inf,
-        on_stuck=stuck_hook or end.set,
-    )
-    loop = Loop(service, engine, listeners, health, max_workers, max_request_pre_process, max_request_hook or end.set)
-    service.lend = loop.lend
-    loop.on_failure = end.set
-    health.look(0, ())  # the first beat, so that a worker that is ready has one
-    engine.start(loop)
-    try:
-        if started_hook is not None:
-            started_hook(loop)
-        end.wait()
-        if loop.failure is not None:
-            raise loop.failure
-        service.draining = True  # every answer says close from now on, also while the hook runs
-        _call_hook("before_graceful_exit", before_graceful_exit_hook)
-        loop.drain()
-        if not engine.join(graceful_exit_timeout):
-            logger.warning("after %g s some requests are not finished; they are cut", graceful_exit_timeout)
-    finally:
-        # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
-        loop.quit()
-        if engine.join(QUICK):
-            engine.stop()
-        for listener in listeners:
-            listener.close()  # the loop has done it, unless it is the loop that is broken
-        _call_hook("before_died", before_died_hook)
+        sockets,
+        settings,
+        end=threading.Event() if graceful_exit is None else graceful_exit,
+        backend=backend,
+        hooks=Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook),
+        ties=Ties(),
+    ).run()
+
+
+class Hooks(NamedTuple):
+    """What the user wants called; see :func:`serve`."""
+
+    before_serve: Hook | None = None
+    before_graceful_exit: Hook | None = None
+    before_died: Hook | None = None
+
+
+@dataclass(kw_only=True)
+class Ties:
+    """What ties a server to a supervising process; by default, nothing.
+
+    ``row`` is where the server says what it does, with a slot more than ``max_workers``; ``beat_every`` the seconds
+    between two beats in it of an idle server. ``on_worn`` is called after ``max_request_pre_process`` requests and
+    ``on_stuck`` for ``request_timeout``, instead of the end of the server, by whoever runs the server loop; they
+    must not block. ``on_start`` gets the server loop when it turns. ``multiprocess`` is ``wsgi.multiprocess``.
+    """
+
+    row: Row | None = None
+    beat_every: float = inf
+    multiprocess: bool = False
+    on_worn: Hook | None = None
+    on_stuck: Hook | None = None
+    on_start: Callable[[Loop], object] = lambda loop: None
+
+
+class Server:
+    """One application on its sockets, with its parts put together. Made and run by one thread."""
+
+    def __init__(
+        self,
+        app: Application,
+        sockets: Sequence[socket],
+        options: Options,
+        *,
+        end: threading.Event,
+        backend: str | None,
+        hooks: Hooks,
+        ties: Ties,
+    ) -> None:
+        """``options`` are valid; their ``app`` and what is about processes are not looked at."""
+        self._sockets = sockets
+        self._options = options
+        self._end = end
+        self._hooks = hooks
+        self._ties = ties
+        self._row = Row.private(options.max_workers + 1) if ties.row is None else ties.row
+        self._backend = backend
+        self._gateway = Gateway(
+            app,
+            url_scheme=options.url_scheme,
+            script_name=script_name(options),
+            multithread=options.max_workers > 1,
+            multiprocess=ties.multiprocess,
+        )
+
+    def run(self) -> None:
+        """Serve. Raises what :func:`serve` raises."""
+        engine = _make_backend(self._backend, self._options.max_workers, self._row)
+        try:
+            for sock in self._sockets:
+                listen(sock, self._options.backlog)
+            if self._hooks.before_serve is not None:
+                self._hooks.before_serve()
+            listeners = [Listener(sock) for sock in self._sockets]
+        except BaseException:
+            engine.stop()  # it holds descriptors
+            raise
+        loop = self._make_loop(engine, listeners)
+        engine.start(loop)
+        try:
+            self._ties.on_start(loop)
+            self._end.wait()
+            if loop.failure is not None:
+                raise loop.failure
+            loop.service.draining = True  # every answer says close from now on, also while the hook runs
+            _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
+            loop.drain()
+            timeout = self._options.graceful_exit_timeout
+            if not engine.join(timeout):
+                logger.warning("after %g s some requests are not finished; they are cut", timeout)
+        finally:
+            # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
+            loop.quit()
+            if engine.join(QUICK):
+                engine.stop()
+            for listener in listeners:
+                listener.close()  # the loop has done it, unless it is the loop that is broken
+            _call_hook("before_died", self._hooks.before_died)
+
+    def _make_loop(self, engine: Backend, listeners: list[Listener]) -> Loop:
+        options, ties = self._options, self._ties
+        service = Service(
+            application=self._gateway.serve,
+            waits=engine.waits,
+            report=engine.report,
+            row=self._row,
+            lane=FastLane() if options.http == "auto" else None,
+            header_timeout=options.header_timeout,
+            keep_alive_timeout=options.keep_alive_timeout,
+            socket_timeout=options.socket_timeout,
+            max_head=options.h11_max_incomplete_event_size,
+            max_body=options.max_body_size,
+            stream_body=options.stream_request_body,
+        )
+        health = Health(
+            service,
+            engine,
+            slow_request=options.slow_request or inf,
+            request_timeout=options.request_timeout or inf,
+            beat_every=ties.beat_every,
+            on_stuck=ties.on_stuck or self._end.set,
+        )
+        worn = ties.on_worn or self._end.set
+        loop = Loop(service, engine, listeners, health, options.max_workers, options.max_request_pre_process, worn)
+        service.lend = loop.lend
+        loop.on_failure = self._end.set
+        health.look(0, ())  # the first beat, so that a worker that is ready has one
+        return loop
 
 
 QUICK = 2.0

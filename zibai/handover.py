@@ -10,8 +10,11 @@ POSIX only (``SCM_RIGHTS``); on Windows a worker that drains gives its idle conn
 import array
 import socket
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 
+from .poller import READ, Poller
 from .sockets import Socket
 
 BATCH = 100
@@ -53,3 +56,55 @@ def take(channel: Socket) -> list[Socket] | None:
     for sock in sockets:
         sock.setblocking(False)
     return sockets
+
+
+class Adoption:
+    """The channels through which a worker takes over the connections of others; ``adopt`` is called with each.
+
+    ``add`` may be called by any thread; everything else is the loop owner's.
+    """
+
+    def __init__(
+        self, poller: Poller, others: dict[int, Callable[[], object]], adopt: Callable[[Socket], None]
+    ) -> None:
+        """``others`` is where the loop looks what to call for a descriptor."""
+        self._poller = poller
+        self._others = others
+        self._adopt = adopt
+        self.coming: deque[Socket] = deque()  # channels that are not watched yet
+        self._open: list[Socket] = []  # those that are
+
+    def add(self, channel: Socket) -> None:
+        """Take over what comes through ``channel``, from the next turn on."""
+        self.coming.append(channel)
+
+    def watch(self) -> None:
+        """Let the poller look at the channels that were added."""
+        while self.coming:
+            channel = self.coming.popleft()
+            self._open.append(channel)
+            self._others[channel.fileno()] = partial(self._take, channel)
+            self._poller.register(channel.fileno(), READ)
+
+    def _take(self, channel: Socket) -> bool:
+        """Take what has come through a channel; returns whether there may be more."""
+        sockets = take(channel)
+        if sockets is None:
+            del self._others[channel.fileno()]
+            self._poller.unregister(channel.fileno())
+            self._open.remove(channel)
+            channel.close()
+            return False
+        for sock in sockets:
+            self._adopt(sock)
+        return bool(sockets)
+
+    def take_all(self) -> None:
+        """Take what is on its way: it would be lost with the channels."""
+        for channel in list(self._open):
+            while self._take(channel):
+                pass
+
+    def close(self) -> None:
+        for channel in (*self.coming, *self._open):
+            channel.close()

@@ -14,24 +14,23 @@ and ``quit`` may be called by any thread. They append to a deque or set a flag, 
 owner says that it sleeps before it looks a last time at what was handed over, so that no wake-up is lost.
 """
 
-import errno
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from math import inf
-from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Final
 
+from .accepting import Acceptor
 from .backends import Backend
 from .connection import Connection
-from .handover import give, take
+from .handover import Adoption, give
 from .health import SOON, Health
-from .logger import debug_logger, logger
+from .logger import logger
 from .poller import READ, WRITE
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Service
-from .sockets import Listener, Socket, endpoint_of
+from .sockets import Endpoint, Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -54,12 +53,6 @@ WATCH: Final = {
     CLOSED: 0,
 }
 
-# Errors of accept() that mean this process or machine is out of something, or (the last three) that somebody has
-# shut our listener down; the others are about one client.
-_EXHAUSTED: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
-)
-
 
 class Loop:
     """The connections of one server. ``slots`` is how many may run at once; ``max_requests`` ends the counting."""
@@ -81,7 +74,6 @@ class Loop:
         self.on_failure: Callable[[], object] = lambda: None
         self._backend = backend
         self._health = health
-        self._listeners = listeners
         self._slots = slots
         self._running = 0  # connections that were given away
         self._connections: dict[int, Connection] = {}
@@ -92,12 +84,9 @@ class Loop:
         self._asleep = False
         self._drain = self._quit = False  # what was asked for
         self._draining = False
-        self._channels: deque[Socket] = deque()  # to adopt connections from, not watched yet
-        self._adopting: list[Socket] = []  # those that are
+        self._acceptor = Acceptor(listeners, self.poller, backend.report, self._opened)
+        self._adoption = Adoption(self.poller, self._others, self._adopt)
         self._heir: Socket | None = None  # who gets our idle connections when we drain
-        self._accepting = False
-        self._accept_again = 0.0  # when to accept after we ran out of descriptors
-        self._exhausted = False  # whether that has been logged
         self._next_sweep = inf
         self._most = getattr(self.poller, "limit", inf)
         self._busy_warned = -inf
@@ -123,7 +112,7 @@ class Loop:
 
     def adopt_from(self, channel: Socket) -> None:
         """Take over the connections that come through ``channel``."""
-        self._channels.append(channel)
+        self._adoption.add(channel)
         self._backend.wake()
 
     def hand_over_to(self, channel: Socket) -> None:
@@ -171,10 +160,8 @@ class Loop:
         self._watch_listeners(now)
         waited = len(self._ready)
         self._asleep = True
-        while self._channels:
-            channel = self._channels.popleft()
-            self._adopting.append(channel)
-            self.watch(channel.fileno(), partial(self._adopt, channel))
+        if self._adoption.coming:
+            self._adoption.watch()
         timeout = self.timeout() if block else 0
         events = self.poller.poll(timeout)
         self._asleep = False
@@ -213,15 +200,14 @@ class Loop:
 
     def timeout(self) -> float | None:
         """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
-        if self._handed or self._channels or self._quit or (self._drain and not (self._draining and self._connections)):
+        ending = self._quit or (self._drain and not (self._draining and self._connections))
+        if ending or self._handed or self._adoption.coming:
             return 0
-        due = min(self._next_sweep, self._health.due)
+        due = min(self._next_sweep, self._health.due, self._acceptor.again)
         if self._ready:
             if self._running < self._slots:
                 return 0
             due = min(due, max(self._ready[0][1] + BUSY_WARNING, self._busy_warned + 60))
-        if self._accept_again:
-            due = min(due, self._accept_again)
         return None if due == inf else max(0.0, due - time.monotonic())
 
     def take(self) -> Connection | None:
@@ -307,11 +293,16 @@ class Loop:
         for fd in fds:
             if fd in self._others:
                 self._others[fd]()
-        for listener in self._listeners:
-            if listener.fd in fds and self._accepting:
-                # No more than could run, since siblings may have free slots, too; but one at least, or clients that
-                # always have a next request there would keep all others out. So what has waited before does not count.
-                self._accept(listener, now, max(1, self._slots - self._running - (len(self._ready) - waited)))
+        self._acceptor.accept(fds, now, lambda: self._room(waited))
+
+    def _room(self, waited: int) -> float:
+        """How many connections to accept now, with ``waited`` requests ready before this turn.
+
+        No more than could run, since siblings may have free slots, too; but one at least, or clients that always have a
+        next request there would keep all others out. So what has waited before does not count.
+        """
+        runnable = self._slots - self._running - (len(self._ready) - waited)
+        return min(max(1, runnable), self._most - len(self._connections))
 
     def _step(self, connection: Connection, step: Callable[[float], None], now: float) -> None:
         try:
@@ -387,53 +378,14 @@ class Loop:
                 waited,
             )
 
-    # Accepting.
+    # New connections.
 
     def _watch_listeners(self, now: float) -> None:
         """Accept only while a slot is free, and leave new connections to sibling processes otherwise."""
-        if self._accept_again and now >= self._accept_again:
-            self._accept_again = 0.0
         free = self._running < self._slots and len(self._connections) < self._most
-        wanted = free and not self._accept_again and not self._draining
-        if wanted != self._accepting:
-            self._accepting = wanted
-            for listener in self._listeners:
-                if wanted:
-                    self.poller.register(listener.fd, READ)
-                else:
-                    self.poller.unregister(listener.fd)
+        self._acceptor.watch(free and not self._draining, now)
 
-    def _accept(self, listener: Listener, now: float, limit: float) -> None:
-        """Accept what is there, at most ``limit`` connections."""
-        while limit > 0 and len(self._connections) < self._most:
-            limit -= 1
-            try:
-                sock, peer = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                self._exhausted = False  # not earlier, or each descriptor that comes free would log it again
-                return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    continue  # a client that left before we came (ECONNABORTED and its kin, accept(2))
-                self._accept_again = now + 1
-                if not self._exhausted:
-                    self._exhausted = True
-                    self._backend.report(
-                        logger.error, "accepting pauses: %s; %d connections are open", error, len(self._connections)
-                    )
-                return
-            self._open(listener, sock, peer, now)
-
-    def _open(self, listener: Listener, sock: Socket, peer: object, now: float) -> None:
-        try:
-            if listener.is_tcp:
-                # An answer is sent whole, so waiting for more of it (Nagle) only delays it.
-                sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-            endpoint = listener.endpoint_of(sock)
-        except OSError as error:
-            self._backend.report(debug_logger.debug, "%s left at once: %s", peer, error)
-            sock.close()
-            return
+    def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
         self._add(Connection(sock, peer, endpoint, self.service, now), now)
 
     def _add(self, connection: Connection, now: float) -> None:
@@ -442,25 +394,15 @@ class Loop:
 
     # Handing connections from worker to worker.
 
-    def _adopt(self, channel: Socket) -> bool:
-        """Take what has come through a channel; returns whether there may be more."""
-        sockets = take(channel)
-        if sockets is None:
-            del self._others[channel.fileno()]
-            self.poller.unregister(channel.fileno())
-            self._adopting.remove(channel)
-            channel.close()
-            return False
+    def _adopt(self, sock: Socket) -> None:
         now = time.monotonic()
-        for sock in sockets:
-            try:
-                connection = Connection(sock, sock.getpeername(), endpoint_of(sock), self.service, now)
-            except OSError:
-                sock.close()  # its client has left on the way
-            else:
-                connection.deadline = now + self.service.keep_alive_timeout
-                self._add(connection, now)
-        return bool(sockets)
+        try:
+            connection = Connection(sock, sock.getpeername(), endpoint_of(sock), self.service, now)
+        except OSError:
+            sock.close()  # its client has left on the way
+        else:
+            connection.deadline = now + self.service.keep_alive_timeout
+            self._add(connection, now)
 
     def _hand_over(self, now: float) -> None:
         """Give the idle connections to the replacement; what does not go yet is tried again at the next sweep."""
@@ -480,15 +422,9 @@ class Loop:
 
         What has connected so far and waits is accepted, unless a replacement does: nobody may come after us.
         """
-        for channel in list(self._adopting):
-            while self._adopt(channel):
-                pass  # what is on its way to us would be lost with us
+        self._adoption.take_all()
         self._draining = True
-        self._watch_listeners(now)
-        for listener in self._listeners:
-            if self._heir is None:
-                self._accept(listener, now, inf)
-            listener.close()
+        self._acceptor.finish(now, lambda: 0 if self._heir is not None else self._most - len(self._connections))
         self._hand_over(now)
         for connection in list(self._connections.values()):
             if connection.idle:
@@ -498,12 +434,10 @@ class Loop:
         self._asleep = False
         self.finished = True
         self.service.draining = self._draining = True
-        self._watch_listeners(0)
-        for listener in self._listeners:
-            listener.close()
-        for channel in (*self._channels, *self._adopting, self._heir):
-            if channel is not None:
-                channel.close()
+        self._acceptor.close()
+        self._adoption.close()
+        if self._heir is not None:
+            self._heir.close()
         self._close_handed()
         for connection in self._connections.values():
             self._watch(connection, 0)

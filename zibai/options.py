@@ -1,23 +1,20 @@
 """Every option of Zibai, declared once.
 
 A field of :class:`Options` is an option. Its name is the long flag, its annotation is the type of the value, and
-:func:`option` adds what a type cannot say: the default, the help, the limits. The command line, ``docs/options.md``
-and :meth:`Options.validate` all read :func:`declared`, so a new option is one new field and nothing else.
+:func:`~zibai.declaration.option` adds what a type cannot say: the default, the help, the limits. The command line,
+``docs/options.md`` and :meth:`Options.validate` all read :func:`declared`, so a new option is one new field.
 
 The values are plain (text, numbers, booleans, lists of text), because they travel to spawned workers as a pickle;
 a hook is named by a string and imported where it runs. Making an ``Options`` reads nothing and checks nothing:
 ``validate`` does, once for the command line and once for a program that made its options by hand.
 """
 
-import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
 
+from .declaration import Option, option, patience, read_declarations, seconds
 from .errors import UsageError
 from .machine import available_cpus
 
@@ -28,112 +25,6 @@ WORKERS = "Workers"
 LIMITS = "Timeouts and limits"
 HOOKS = "Hooks"
 LOGGING = "Logging"
-
-# epoll counts milliseconds in a C int, which ends after 24 days.
-LONGEST_WAIT = 1_000_000.0
-
-# What a value has to be, in words for those who set it in code.
-KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list of text"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One declaration. ``check`` raises UsageError for a bad value, and is given each item of a list.
-
-    ``words`` are what one may write instead of a value on the command line, and what each stands for.
-    ``environment`` is a variable that the command line looks into when the flag is left out.
-    """
-
-    help: str
-    group: str
-    name: str = ""
-    kind: type = str
-    nullable: bool = False
-    default: Any = MISSING
-    short: str | None = None
-    metavar: str | None = None
-    choices: tuple[str, ...] | None = None
-    minimum: float | None = None
-    above: float | None = None
-    maximum: float | None = None
-    octal: bool = False
-    words: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    environment: str | None = None
-    check: Callable[[str], object] | None = None
-
-    @property
-    def positional(self) -> bool:
-        """What has no default cannot be left out, and needs no flag."""
-        return self.default is MISSING
-
-    @property
-    def flag(self) -> str:
-        """How people call it: the long flag, or the name of a positional argument."""
-        return self.name if self.positional else "--" + self.name.replace("_", "-")
-
-    def parse(self, text: str) -> Any:
-        """The value that ``text`` on the command line stands for (one item of a list); ValueError if none."""
-        if text in self.words:
-            return self.words[text]()
-        if self.octal:
-            return int(text, 8)
-        return text if self.kind is list else self.kind(text)
-
-    def show(self, value: Any) -> str:
-        """``value`` as one would write it on the command line."""
-        if self.octal:
-            return f"{value:o}"
-        if self.kind is float:
-            return f"{value:g}"
-        return " ".join(value) if self.kind is list else str(value)
-
-    def validate(self, value: Any) -> None:
-        """Raise UsageError, in one line that starts with the flag, unless ``value`` may be used."""
-        if value is None and self.nullable:
-            return
-        if not self._is_plain(value):
-            raise UsageError(f"{self.flag} must be {KINDS[self.kind]}, not {value!r}")
-        if self.kind is list and not value:
-            raise UsageError(f"{self.flag} needs at least one value")
-        if self.choices is not None and value not in self.choices:
-            raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
-        # Said the positive way round: NaN is neither above nor below anything.
-        if self.minimum is not None and not value >= self.minimum:
-            raise UsageError(f"{self.flag} must be at least {self.show(self.minimum)}, not {value}")
-        if self.above is not None and not value > self.above:
-            raise UsageError(f"{self.flag} must be more than {self.show(self.above)}, not {value}")
-        if self.maximum is not None and not value <= self.maximum:
-            raise UsageError(f"{self.flag} must be at most {self.show(self.maximum)}, not {self.show(value)}")
-        if self.check is not None:
-            for item in value if self.kind is list else [value]:
-                try:
-                    self.check(item)
-                except UsageError as error:
-                    raise UsageError(f"{self.flag}: {error}") from None
-
-    def _is_plain(self, value: Any) -> bool:
-        if self.kind is list:
-            return type(value) is list and all(isinstance(item, str) for item in value)
-        if self.kind is float:
-            return type(value) in (int, float) and not math.isnan(value)
-        return type(value) is self.kind  # exactly: True is an int to isinstance, and no number of workers
-
-
-def option(default: Any = MISSING, **declaration: Any) -> Any:
-    """A field of :class:`Options`; the keywords are those of :class:`Option`."""
-    declared = Option(default=default, **declaration)
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"option": declared})
-    return field(default=default, metadata={"option": declared})
-
-
-def seconds(default: float, **declaration: Any) -> Any:
-    return option(default, above=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
-
-
-def patience(default: float, **declaration: Any) -> Any:
-    """Seconds, of which 0 are for ever."""
-    return option(default, minimum=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
 
 
 def parse_address(value: str) -> tuple[str, int] | str:
@@ -171,6 +62,7 @@ class Options:
         group=APPLICATION,
         choices=("http", "https"),
         help="wsgi.url_scheme, the scheme that the client used to reach the site",
+        embedded=True,
     )
     url_prefix: str | None = option(
         None,
@@ -179,6 +71,7 @@ class Options:
         check=check_prefix,
         help="SCRIPT_NAME, the path under which the application is mounted, as /shop; "
         "without it, the environment variable SCRIPT_NAME counts",
+        embedded=True,
     )
 
     listen: list[str] = option(  # noqa: RUF009 - a field with a factory, not a shared list
@@ -196,6 +89,7 @@ class Options:
         minimum=1,
         maximum=2**31 - 1,  # a C int
         help="connections that may wait to be accepted, as far as the system allows it",
+        embedded=True,
     )
     dualstack_ipv6: bool = option(
         False, group=LISTENING, help="let :PORT and [::]:PORT take IPv4 clients as well as IPv6 ones"
@@ -229,6 +123,7 @@ class Options:
         minimum=1,
         help="threads or greenlets in each worker, that is, requests that it runs at the same time; "
         "a connection that waits takes none",
+        embedded=True,
     )
     no_gevent: bool = option(False, group=WORKERS, help="use threads even where gevent is installed")
     watchfiles: str | None = option(
@@ -244,6 +139,7 @@ class Options:
         metavar="NUMBER",
         minimum=1,
         help="replace a worker after this many requests; without it, never",
+        embedded=True,
     )
 
     control: str | None = option(
@@ -268,30 +164,47 @@ class Options:
         group=LIMITS,
         help="how long a request may run before it is logged, once, with the stack of its thread or greenlet; "
         "0 is for ever",
+        embedded=True,
     )
     request_timeout: float = patience(
         0.0,
         group=LIMITS,
         help="how long a request may run before all stacks are logged and its worker is replaced by another one; its "
         "other requests have --graceful-exit-timeout to finish; 0 is for ever",
+        embedded=True,
     )
     graceful_exit_timeout: float = seconds(
-        10.0, group=LIMITS, help="what a graceful exit leaves requests to finish; then the rest is closed"
+        10.0,
+        group=LIMITS,
+        help="what a graceful exit leaves requests to finish; then the rest is closed",
+        embedded=True,
     )
     keep_alive_timeout: float = seconds(
         75.0,
         group=LIMITS,
         help="how long an idle connection is kept; longer than the load balancer in front keeps it, please, "
         "or it meets closing connections",
+        embedded=True,
     )
     header_timeout: float = seconds(
-        10.0, group=LIMITS, help="time to receive the whole head of a request, from its first byte"
+        10.0,
+        group=LIMITS,
+        help="time to receive the whole head of a request, from its first byte",
+        embedded=True,
     )
     socket_timeout: float = seconds(
-        30.0, group=LIMITS, help="time without any progress after which reading or writing a body gives up"
+        30.0,
+        group=LIMITS,
+        help="time without any progress after which reading or writing a body gives up",
+        embedded=True,
     )
     h11_max_incomplete_event_size: int = option(
-        64 * 1024, group=LIMITS, metavar="BYTES", minimum=1, help="largest head of a request"
+        64 * 1024,
+        group=LIMITS,
+        metavar="BYTES",
+        minimum=1,
+        help="largest head of a request",
+        embedded=True,
     )
     http: str = option(
         "auto",
@@ -299,15 +212,22 @@ class Options:
         choices=("auto", "h11"),
         help="how requests are read: auto recognises the plain ones by itself, which is fast, and leaves the rest to "
         "h11; h11 leaves it all of them, for whoever doubts that it makes no other difference",
+        embedded=True,
     )
     max_body_size: int = option(
-        1024**3, group=LIMITS, metavar="BYTES", minimum=0, help="largest body of a request; 0 is no limit"
+        1024**3,
+        group=LIMITS,
+        metavar="BYTES",
+        minimum=0,
+        help="largest body of a request; 0 is no limit",
+        embedded=True,
     )
     stream_request_body: bool = option(
         False,
         group=LIMITS,
         help="call the application before the body is there, and receive it as the application reads; "
         "a slow client then holds a thread or greenlet",
+        embedded=True,
     )
 
     before_serve: str | None = option(
@@ -337,15 +257,7 @@ class Options:
 @cache
 def declared() -> tuple[Option, ...]:
     """All options, in the order of the fields."""
-    hints = get_type_hints(Options)
-    return tuple(_complete(item.metadata["option"], item.name, hints[item.name]) for item in fields(Options))
-
-
-def _complete(declaration: Option, name: str, hint: Any) -> Option:
-    """Add what the field itself says: its name and, from ``int``, ``list[str]`` or ``str | None``, its kind."""
-    alternatives = get_args(hint) if NoneType in get_args(hint) else (hint,)
-    kind = next(each for each in alternatives if each is not NoneType)
-    return replace(declaration, name=name, kind=get_origin(kind) or kind, nullable=len(alternatives) > 1)
+    return read_declarations(Options)
 
 
 def script_name(options: Options) -> str:

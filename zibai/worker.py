@@ -19,6 +19,8 @@ from _thread import get_ident, interrupt_main, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from math import inf
 from multiprocessing.connection import wait
 from random import randrange
 from socket import socket
@@ -27,11 +29,11 @@ from typing import Any, NamedTuple
 
 from . import importer
 from . import logger as logs
-from .core import Hook, serve
+from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
 from .logger import format_stack, logger
 from .loop import Loop
-from .options import Options, script_name
+from .options import Options
 from .process import Parent, Signals
 from .scoreboard import Row, Scoreboard, clock
 from .sockets import raise_descriptor_limit
@@ -92,44 +94,22 @@ def run(
                 parent.ready()
             logger.info("worker ready: %s", "greenlets" if greenlets else "threads")
 
-        serve(
-            app=site.app,
-            bind_sockets=sockets,
-            backlog=options.backlog,
-            max_workers=options.max_workers,
-            graceful_exit=end,
-            graceful_exit_timeout=options.graceful_exit_timeout,
-            backend="greenlets" if greenlets else "threads",
-            url_scheme=options.url_scheme,
-            url_prefix=script_name(options),
-            header_timeout=options.header_timeout,
-            keep_alive_timeout=options.keep_alive_timeout,
-            socket_timeout=options.socket_timeout,
-            http=options.http,
-            h11_max_incomplete_event_size=options.h11_max_incomplete_event_size,
-            max_body_size=options.max_body_size,
-            stream_request_body=options.stream_request_body,
-            max_request_pre_process=_with_jitter(options.max_request_pre_process),
-            slow_request=options.slow_request,
-            request_timeout=options.request_timeout,
-            max_request_hook=None if parent is None else parent.worn,
-            stuck_hook=None if parent is None else parent.stuck,
-            row=row,
+        ties = Ties(row=row, on_start=started)
+        if parent is not None:
             # Often enough that one beat may be late.
-            beat_every=None if parent is None else options.worker_timeout / 3,
-            multiprocess=parent is not None,
-            before_graceful_exit_hook=site.before_graceful_exit,
-            before_died_hook=site.before_died,
-            started_hook=started,
-        )
+            ties.beat_every = options.worker_timeout / 3 or inf
+            ties.multiprocess, ties.on_worn, ties.on_stuck = True, parent.worn, parent.stuck
+        backend = "greenlets" if greenlets else "threads"
+        limit = _with_jitter(options.max_request_pre_process)
+        options = replace(options, max_request_pre_process=limit)
+        Server(site.app, sockets, options, end=end, backend=backend, hooks=site.hooks, ties=ties).run()
 
 
 class _Site(NamedTuple):
     """What is the user's."""
 
     app: Application
-    before_graceful_exit: Hook | None = None
-    before_died: Hook | None = None
+    hooks: Hooks = Hooks()
 
 
 def _load(options: Options) -> _Site:
@@ -147,7 +127,7 @@ def _load(options: Options) -> _Site:
         )
         if before_serve is not None:
             importer.guarded("the hook before_serve", before_serve)
-        return _Site(app, before_graceful_exit, before_died)
+        return _Site(app, Hooks(None, before_graceful_exit, before_died))
     except LoadError as error:
         if options.watchfiles is None:
             raise

@@ -1,0 +1,112 @@
+"""Accepting: the listeners of a server loop, and when they are watched.
+
+A listener is watched only while a new connection could be served; otherwise what comes is left to sibling processes, or
+waits in the backlog, where nothing of it is lost. When this process is out of descriptors, accepting pauses for a
+moment, and what is open is served on.
+
+Everything here is the loop owner's.
+"""
+
+import errno
+from collections.abc import Callable
+from math import inf
+from socket import IPPROTO_TCP, TCP_NODELAY
+from typing import Final
+
+from .logger import debug_logger, logger
+from .poller import READ, Poller
+from .sockets import Endpoint, Listener, Socket
+
+PAUSE: Final = 1.0
+"""Seconds without accepting after the system had no descriptor for us."""
+
+# Errors of accept() that mean this process or machine is out of something, or (the last three) that somebody has
+# shut our listener down; the others are about one client.
+_EXHAUSTED: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
+)
+
+
+class Acceptor:
+    """Accepts from ``listeners`` and calls ``opened`` with each connection, its peer, its endpoint and the time.
+
+    ``report`` is that of a backend. ``again`` is when a pause ends, by the loop's clock; ``inf`` is in none.
+    """
+
+    def __init__(
+        self,
+        listeners: list[Listener],
+        poller: Poller,
+        report: Callable[..., None],
+        opened: Callable[[Socket, object, Endpoint, float], None],
+    ) -> None:
+        self._listeners = listeners
+        self._poller = poller
+        self._report = report
+        self._opened = opened
+        self.again = inf
+        self._watching = False
+        self._exhausted = False  # whether that has been logged
+
+    def watch(self, wanted: bool, now: float) -> None:
+        """Let the poller look at the listeners, or not."""
+        if now >= self.again:
+            self.again = inf
+        wanted = wanted and self.again == inf
+        if wanted == self._watching:
+            return
+        self._watching = wanted
+        for listener in self._listeners:
+            if wanted:
+                self._poller.register(listener.fd, READ)
+            else:
+                self._poller.unregister(listener.fd)
+
+    def accept(self, fds: list[int], now: float, limit: Callable[[], float]) -> None:
+        """Accept from those of ``fds`` that are listeners; ``limit`` is asked before each how many it may be."""
+        for listener in self._listeners:
+            if listener.fd in fds and self._watching:
+                self._accept(listener, now, limit())
+
+    def _accept(self, listener: Listener, now: float, limit: float) -> None:
+        while limit > 0:
+            limit -= 1
+            try:
+                sock, peer = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                self._exhausted = False  # not earlier, or each descriptor that comes free would log it again
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    continue  # a client that left before we came (ECONNABORTED and its kin, accept(2))
+                self.again = now + PAUSE
+                if not self._exhausted:
+                    self._exhausted = True
+                    self._report(logger.error, "accepting pauses: %s; what is open is served on", error)
+                return
+            self._open(listener, sock, peer, now)
+
+    def _open(self, listener: Listener, sock: Socket, peer: object, now: float) -> None:
+        try:
+            if listener.is_tcp:
+                # An answer is sent whole, so waiting for more of it (Nagle) only delays it.
+                sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            endpoint = listener.endpoint_of(sock)
+        except OSError as error:
+            self._report(debug_logger.debug, "%s left at once: %s", peer, error)
+            sock.close()
+            return
+        self._opened(sock, peer, endpoint, now)
+
+    def finish(self, now: float, limit: Callable[[], float]) -> None:
+        """Accept a last time, as many as ``limit`` says, and stop listening."""
+        self.watch(False, now)
+        for listener in self._listeners:
+            self._accept(listener, now, limit())
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.watch(False, 0)
+        for listener in self._listeners:
+            listener.close()

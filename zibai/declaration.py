@@ -1,0 +1,134 @@
+"""What an option is: the declaration behind each field of :class:`zibai.options.Options`.
+
+A field's name is the long flag, its annotation the type of the value; an :class:`Option` adds what a type cannot say
+and can read, write and check a value by it. Nothing here knows which options there are.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from .errors import UsageError
+
+# epoll counts milliseconds in a C int, which ends after 24 days.
+LONGEST_WAIT = 1_000_000.0
+
+# What a value has to be, in words for those who set it in code.
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list of text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One declaration. ``check`` raises UsageError for a bad value, and is given each item of a list.
+
+    ``words`` are what one may write instead of a value on the command line, and what each stands for.
+    ``environment`` is a variable that the command line looks into when the flag is left out. ``embedded`` says that
+    :func:`zibai.serve` takes it, too, since it is not about the process around the server.
+    """
+
+    help: str
+    group: str
+    name: str = ""
+    kind: type = str
+    nullable: bool = False
+    default: Any = MISSING
+    short: str | None = None
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    octal: bool = False
+    words: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    environment: str | None = None
+    check: Callable[[str], object] | None = None
+    embedded: bool = False
+
+    @property
+    def positional(self) -> bool:
+        """What has no default cannot be left out, and needs no flag."""
+        return self.default is MISSING
+
+    @property
+    def flag(self) -> str:
+        """How people call it: the long flag, or the name of a positional argument."""
+        return self.name if self.positional else "--" + self.name.replace("_", "-")
+
+    def parse(self, text: str) -> Any:
+        """The value that ``text`` on the command line stands for (one item of a list); ValueError if none."""
+        if text in self.words:
+            return self.words[text]()
+        if self.octal:
+            return int(text, 8)
+        return text if self.kind is list else self.kind(text)
+
+    def show(self, value: Any) -> str:
+        """``value`` as one would write it on the command line."""
+        if self.octal:
+            return f"{value:o}"
+        if self.kind is float:
+            return f"{value:g}"
+        return " ".join(value) if self.kind is list else str(value)
+
+    def validate(self, value: Any) -> None:
+        """Raise UsageError, in one line that starts with the flag, unless ``value`` may be used."""
+        if value is None and self.nullable:
+            return
+        if not self._is_plain(value):
+            raise UsageError(f"{self.flag} must be {KINDS[self.kind]}, not {value!r}")
+        if self.kind is list and not value:
+            raise UsageError(f"{self.flag} needs at least one value")
+        if self.choices is not None and value not in self.choices:
+            raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
+        # Said the positive way round: NaN is neither above nor below anything.
+        if self.minimum is not None and not value >= self.minimum:
+            raise UsageError(f"{self.flag} must be at least {self.show(self.minimum)}, not {value}")
+        if self.above is not None and not value > self.above:
+            raise UsageError(f"{self.flag} must be more than {self.show(self.above)}, not {value}")
+        if self.maximum is not None and not value <= self.maximum:
+            raise UsageError(f"{self.flag} must be at most {self.show(self.maximum)}, not {self.show(value)}")
+        if self.check is not None:
+            for item in value if self.kind is list else [value]:
+                try:
+                    self.check(item)
+                except UsageError as error:
+                    raise UsageError(f"{self.flag}: {error}") from None
+
+    def _is_plain(self, value: Any) -> bool:
+        if self.kind is list:
+            return type(value) is list and all(isinstance(item, str) for item in value)
+        if self.kind is float:
+            return type(value) in (int, float) and not math.isnan(value)
+        return type(value) is self.kind  # exactly: True is an int to isinstance, and no number of workers
+
+
+def option(default: Any = MISSING, **declaration: Any) -> Any:
+    """A field of :class:`Options`; the keywords are those of :class:`Option`."""
+    declared = Option(default=default, **declaration)
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"option": declared})
+    return field(default=default, metadata={"option": declared})
+
+
+def seconds(default: float, **declaration: Any) -> Any:
+    return option(default, above=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
+
+
+def patience(default: float, **declaration: Any) -> Any:
+    """Seconds, of which 0 are for ever."""
+    return option(default, minimum=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
+
+
+def read_declarations(cls: type) -> tuple[Option, ...]:
+    """The options of a dataclass, in the order of its fields."""
+    hints = get_type_hints(cls)
+    return tuple(_complete(item.metadata["option"], item.name, hints[item.name]) for item in fields(cls))
+
+
+def _complete(declaration: Option, name: str, hint: Any) -> Option:
+    """Add what the field itself says: its name and, from ``int``, ``list[str]`` or ``str | None``, its kind."""
+    alternatives = get_args(hint) if NoneType in get_args(hint) else (hint,)
+    kind = next(each for each in alternatives if each is not NoneType)
+    return replace(declaration, name=name, kind=get_origin(kind) or kind, nullable=len(alternatives) > 1)
