@@ -15,7 +15,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from zibai import logger as logs
 from zibai.errors import UsageError
 from zibai.logger import (
     ConsoleHandler,
@@ -460,3 +463,91 @@ def test_a_handler_that_cannot_open_its_file(tmp_path: Path) -> None:
     handler = {"class": "logging.FileHandler", "filename": str(tmp_path / "no" / "x.log")}
     with pytest.raises(UsageError, match=r"Unable to configure handler 'access': No such file or directory$"):
         configured(tmp_path, {"handlers": {"access": handler}})
+
+
+# --- lines without records --------------------------------------------------------------------------
+
+
+def printing() -> tuple[ConsoleHandler, Stream]:
+    """The access log as the default configuration has it, and where it goes."""
+    configure(False, None)
+    handler = next(each for each in access_logger.handlers if isinstance(each, ConsoleHandler))
+    access_logger.handlers = [handler]  # without pytest's
+    assert isinstance(handler, ConsoleHandler)
+    stream = Stream()
+    handler.setStream(stream)
+    return handler, stream
+
+
+def no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "ExchangeRecord", None)
+
+
+@given(texts=st.lists(st.text(max_size=8) | st.none(), min_size=4, max_size=4), status=st.integers(200, 499))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_line_is_the_same_with_and_without_a_record(
+    monkeypatch: pytest.MonkeyPatch, texts: list[str | None], status: int
+) -> None:
+    handler, console = printing()
+    environ = dict(zip(("REMOTE_ADDR", "REQUEST_METHOD", "REQUEST_URI", "SERVER_PROTOCOL"), texts, strict=True))
+    monkeypatch.setattr(logs.time, "time", lambda: 1_000_000_000.25)
+    with monkeypatch.context() as patch:
+        no_record(patch)
+        exchange(environ, status=status)
+    keep = logging.Filter()
+    handler.addFilter(keep)  # it might be one that looks at the record
+    exchange(environ, status=status)
+    handler.removeFilter(keep)
+    one, other, rest = console.getvalue().split("\n")
+    assert one == other
+    assert rest == ""
+
+
+def test_the_beginning_of_a_line_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, console = printing()
+    no_record(monkeypatch)
+    for second in (1_000_000_000.9, 1_000_000_001.0, 1_000_000_000.5):
+        monkeypatch.setattr(logs.time, "time", lambda now=second: now)
+        exchange()
+    seconds = [line.split()[1][-2:] for line in console.getvalue().splitlines()]
+    assert seconds == ["40", "41", "40"]
+
+
+@pytest.mark.parametrize(
+    "name", ["filter", "formatter", "format", "handler", "level", "propagate", "terminal", "milliseconds"]
+)
+def test_who_might_look_at_the_record_gets_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    handler, _ = printing()
+    exchange()
+    made: list[object] = []
+    real = logs.ExchangeRecord
+    monkeypatch.setattr(logs, "ExchangeRecord", lambda *args: made.append(args) or real(*args))
+    match name:
+        case "filter":
+            access_logger.addFilter(logging.Filter())
+        case "formatter":
+            handler.setFormatter(logging.Formatter("%(message)s"))
+        case "format":
+            handler.setFormatter(Formatter("%(asctime)s %(message)s %(status)s", "%S"))
+        case "milliseconds":
+            handler.setFormatter(Formatter("%(asctime)s %(message)s"))
+        case "handler":
+            access_logger.addHandler(Collector())
+        case "level":
+            handler.setLevel(logging.ERROR)
+        case "propagate":
+            access_logger.propagate = True
+        case "terminal":
+            handler.setStream(Stream(tty=True))
+            monkeypatch.setenv("TERM", "xterm")
+            monkeypatch.delenv("NO_COLOR", raising=False)
+    exchange()
+    assert len(made) == 1
+    access_logger.filters.clear()
+
+
+def test_a_stream_that_breaks_is_told_of_as_logging_does(capsys: pytest.CaptureFixture[str]) -> None:
+    _, console = printing()
+    console.close()
+    exchange()
+    assert "--- Logging error ---" in capsys.readouterr().err

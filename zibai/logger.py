@@ -8,6 +8,10 @@ fields: a handler that writes all fields, as JSON handlers do, would write cooki
 
 What a client sends ends up in these lines, so it is escaped on the way: no control character, quote or backslash
 of theirs can end a line, begin another or colour a terminal.
+
+A record costs twice as much as all else that a plain request does. So the access log does not make one where nobody
+could tell: where one handler of ours writes a format that ends with the message and begins with what stays the same for
+a second. Then that beginning is made once a second, by ``logging``, and the line is written.
 """
 
 import copy
@@ -17,9 +21,11 @@ import logging.config
 import os
 import re
 import sys
+import time
 import tomllib
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from string import Template
 from types import FrameType, TracebackType
@@ -106,13 +112,33 @@ def log_exchange(
     """One record for an exchange: ``duration`` in seconds, ``response_length`` the bytes of the body."""
     if not logger.isEnabledFor(level):
         return
-    client, method, target, protocol = (
-        escape(str(environ.get(key) or "-"))
-        for key in ("REMOTE_ADDR", "REQUEST_METHOD", "REQUEST_URI", "SERVER_PROTOCOL")
-    )
-    args = (client, method, target, protocol, status, response_length, duration * 1000)
-    record = ExchangeRecord(logger.name, level, '%s "%s %s %s" %d %d %.1fms', args, exc_info)
+    get = environ.get
+    what: tuple[Any, ...] = get("REMOTE_ADDR"), get("REQUEST_METHOD"), get("REQUEST_URI"), get("SERVER_PROTOCOL")
+    client, method, target, protocol = what
+    text = f"{client}{method}{target}{protocol}"
+    # All that _UNSAFE looks for is one of the two, or not printable; mostly there is nothing to escape.
+    if not (text.isprintable() and client and method and target and protocol) or '"' in text or "\\" in text:
+        what = tuple(escape(str(value or "-")) for value in what)
+    args = (*what, status, response_length, duration * 1000)
+    if exc_info is None and _write_at_once(logger, level, args):
+        return
+    record = ExchangeRecord(logger.name, level, MESSAGE, args, exc_info)
     logger.handle(_attach(record, environ, status=status, duration=Seconds(duration), response_length=response_length))
+
+
+MESSAGE = '%s "%s %s %s" %d %d %.1fms'
+
+
+def _write_at_once(logger: logging.Logger, level: int, args: tuple[object, ...]) -> bool:
+    """Write the line of an exchange without a record; False, and nothing done, where somebody might miss the record.
+
+    The configuration may change at any time, so it is looked at each time.
+    """
+    handlers = logger.handlers
+    if len(handlers) != 1 or logger.propagate or logger.filters:
+        return False
+    handler = handlers[0]
+    return type(handler) is ConsoleHandler and handler.write_at_once(logger.name, level, args)
 
 
 def log_error(environ: Mapping[str, object], msg: str, *args: object, exc_info: ExcInfo = None) -> None:
@@ -151,6 +177,14 @@ class Formatter(logging.Formatter):
         self._text = self._fmt or ""
         self._write = _STYLES[style]
         self._defaults = dict(defaults or {})
+        # Whether what stands before the message is the same for a whole second.
+        fields = re.findall(r"%\((\w+)\)", self._text) if style == "%" and not defaults and datefmt else []
+        self.is_steady = (
+            fields[-1:] == ["message"]
+            and self._text.endswith("%(message)s")
+            and {"asctime", "process", "levelname", "name"}.issuperset(fields[:-1])
+            and "%f" not in (datefmt or "")
+        )
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         fields = record.__dict__
@@ -173,6 +207,32 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
     The handler colours, not the formatter, because only the handler knows where the line goes.
     """
+
+    # From when until when the beginning of a line is right, for whom it was made, and that. Set at once, by any thread.
+    _beginning: tuple[float, float, object, str | None] = (0.0, 0.0, None, None)
+
+    def write_at_once(self, name: str, level: int, args: tuple[object, ...]) -> bool:
+        """What a record of ``MESSAGE`` for this logger would come to; False, and nothing done, where it might not."""
+        formatter, stream, now = self.formatter, self.stream, time.time()
+        if self.filters or level < self.level or type(formatter) is not Formatter or not formatter.is_steady:
+            return False
+        since, until, key, beginning = self._beginning
+        if not since <= now < until or key != (formatter, stream, name, level):
+            beginning = None
+            if not _takes_colour(stream):
+                beginning = formatter.format(logging.LogRecord(name, level, __file__, 0, "", (), None))
+            since = float(int(now))
+            self._beginning = since, since + 1, (formatter, stream, name, level), beginning
+        if beginning is None:
+            return False
+        line = f"{beginning}{MESSAGE % args}{self.terminator}"
+        try:
+            with self.lock or nullcontext():
+                stream.write(line)
+                stream.flush()
+        except Exception:
+            return False  # logging has its own ways to tell that
+        return True
 
     def format(self, record: logging.LogRecord) -> str:
         colour = _COLOURS.get(record.levelno)
