@@ -11,6 +11,7 @@ import logging
 import socket
 import threading
 from collections import Counter, deque
+from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -213,7 +214,9 @@ class Stage:
         return sorted(thread.name for thread in set(threading.enumerate()) - self._before)
 
     def patience(self, seconds: float) -> None:
+        """Whoever looks after so long takes the baton at once, however late the machine lets him look."""
         self._patch.setattr(threads, "PATIENCE", seconds)
+        self._patch.setattr(threads, "LATE", inf)
 
     def block(self) -> Exchange:
         """An exchange that has begun."""

@@ -324,9 +324,11 @@ def test_what_is_remembered_is_bounded() -> None:
 
 @pytest.mark.parametrize("moves", [[0.25, 0.7, 0.3, 5.0], [0.0, -3600.0, 10.0]], ids=["on", "set back"])
 def test_the_date_is_that_of_its_second(monkeypatch: pytest.MonkeyPatch, moves: list[float]) -> None:
-    now = 1_000_000_000.5
-    monkeypatch.setattr(response, "_day", (0.0, 0.0, b""))
+    now = steady = 1_000_000_000.5
+    monkeypatch.setattr(response, "day", (0.0, b""))
+    monkeypatch.setattr(response, "clock", lambda: steady)
     for move in moves:
         now += move
+        steady += move if move > 0 else 1.0  # a clock that is set back is noticed within a second
         monkeypatch.setattr(response, "time", SimpleNamespace(time=lambda: now))  # noqa: B023 -- called in this round
         assert head_end() == f"Date: {formatdate(int(now), usegmt=True)}\r\n\r\n".encode()

@@ -1223,3 +1223,21 @@ def test_after_a_refusal_nothing_more_is_served() -> None:
         size = 64 * 1024 - len(padding % b"") - len(bad)
         assert raw(server.port, padding % (b"x" * size) + bad + evil).count(b"HTTP/1.1 ") == 2
     assert seen == ["/good", "/good"]
+
+
+def test_what_an_application_does_to_an_empty_body_does_not_reach_the_next_request() -> None:
+    """They all have the same one."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        body = environ["wsgi.input"]
+        found = body.read()
+        with pytest.raises(OSError, match="write"):
+            body.write(b"secret")
+        body.seek(5)
+        body.truncate(10)
+        body.close()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [found + b"|" + b"".join(body)]
+
+    with serving(app, valid=False) as server, Client(server.port) as client:
+        assert [client.get().body for _ in range(3)] == [b"|"] * 3

@@ -17,7 +17,7 @@ from math import inf
 from typing import BinaryIO, Final, cast
 
 from .errors import Gone, Refused
-from .http1 import END, Codec, Request
+from .http1 import Codec, Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
 from .scoreboard import READING, Slot, clock
@@ -31,6 +31,19 @@ loses the answer it has not read yet (RFC 9112 9.6)."""
 
 DISCARD_BYTES: Final = 256 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
+
+
+class _NoBody(io.BytesIO):
+    """The body of all requests that have none: it is empty and open, whatever an application does to it."""
+
+    def write(self, data: object) -> int:
+        raise io.UnsupportedOperation("write")
+
+    def close(self) -> None:
+        """Do nothing: it is not one request's."""
+
+
+NO_BODY: Final = _NoBody()
 
 
 class Connection(Sender):
@@ -53,7 +66,7 @@ class Connection(Sender):
         self.sent = 0  # bytes of its body
         self.interims = 0  # interim answers before it
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
-        self.body: BinaryIO = io.BytesIO()
+        self.body: BinaryIO = NO_BODY
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self._received = 0
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
@@ -81,16 +94,20 @@ class Connection(Sender):
             self.state = CLOSED
         elif self.state is HEAD:
             # What came before was all of it, so nothing waits in the codec, which need not be asked then.
-            request = self.service.recognise(data) if self.alone and data.endswith(END) else None
+            request = self.service.known(data) if self.alone else None
             if request is not None and request.length == 0:
-                self.body = io.BytesIO()
-            else:
-                whole = self.codec.receive(data, self.service.whole_body)
-                if whole is None:
-                    self._advance(now)
-                    return
-                request, body = whole
-                self.body = io.BytesIO(body)
+                # All else is as the request before has left it.
+                self.body = NO_BODY
+                self.request = request
+                self.state = READY
+                self.deadline = inf
+                return
+            whole = self.codec.receive(data, self.service.whole_body)
+            if whole is None:
+                self._advance(now)
+                return
+            request, body = whole
+            self.body = io.BytesIO(body) if body else NO_BODY
             self.request = request
             self._begun = False
             self._continued = self.alone = True
@@ -129,7 +146,7 @@ class Connection(Sender):
         if limit and request.length is not None and request.length > limit:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {request.length} bytes")
         if not request.has_body:
-            self.body = io.BytesIO()
+            self.body = NO_BODY
         elif self.service.stream_body:
             self.body = io.BufferedReader(BodyReader(self), RECEIVE)
         else:

@@ -24,7 +24,7 @@ from typing import Final
 
 from .accepting import Acceptor
 from .backends import Backend
-from .connection import Connection
+from .connection import NO_BODY, Connection
 from .handover import Adoption, give
 from .health import SOON, Health
 from .logger import logger
@@ -128,6 +128,7 @@ class Loop:
     def quit(self) -> None:
         """Close everything and finish the loop now."""
         self._quit = True
+        self._slots = 0  # nothing that is ready begins any more
         self._backend.wake()
 
     # What a backend drives.
@@ -212,7 +213,7 @@ class Loop:
 
     def take(self) -> Connection | None:
         """See :class:`zibai.backends.Turns`."""
-        if not self._quota or self._running >= self._slots or self._quit:
+        if not self._quota or self._running >= self._slots:
             return None
         self._quota -= 1
         connection, _ = self._ready.popleft()
@@ -242,7 +243,8 @@ class Loop:
             and not (connection.closing or connection.broken or connection.out or self._draining)
         ):
             # What is left to do where nothing is: most exchanges end here, and the calls would cost as much again.
-            connection.body.close()
+            if connection.body is not NO_BODY:
+                connection.body.close()
             connection.request = None
             connection.state = HEAD
             connection.deadline = deadline = self._now + service.keep_alive_timeout

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import cycle
 from multiprocessing import reduction
 from struct import Struct
 from typing import Any, Final, NamedTuple, Self
@@ -43,7 +44,8 @@ _BEAT: Final = Struct("=dd")  # when it last beat, its CPU time then
 _TALLY: Final = len(COUNTERS) + len(GAUGES)
 _RECORD: Final = Struct(f"=BHdd{TEXT}s")  # phase, status, when it began and ended, "METHOD /path"
 _END: Final = Struct("=BHdd")
-_RECORDS: Final = 4  # a power of two
+_RECORDS: Final = 4
+_begin, _end = _RECORD.pack_into, _END.pack_into
 _SLOT: Final = _RECORD.size * _RECORDS
 _SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * _TALLY
 
@@ -83,18 +85,19 @@ class Report(NamedTuple):
 class Slot:
     """What one runner is at. The runner's, and the reader's; ``begin`` and ``end`` are paid by every request."""
 
-    __slots__ = ("_at", "_base", "_view", "number")
+    __slots__ = ("_at", "_next", "_view", "number")
 
     def __init__(self, view: memoryview, number: int) -> None:
         self.number = number
         self._view = view
-        self._base = self._at = number * _SLOT
+        self._at = number * _SLOT
+        places = [self._at + place * _RECORD.size for place in range(_RECORDS)]
+        self._next = cycle(places[1:] + places[:1]).__next__
 
     def begin(self, what: bytes, now: float) -> None:
         """The application is called for ``what``, ``b"GET /path"``."""
-        base = self._base
-        at = self._at = base + (self._at - base + _RECORD.size) % _SLOT
-        _RECORD.pack_into(self._view, at, CALLED, 0, now, 0.0, what)
+        self._at = at = self._next()
+        _begin(self._view, at, CALLED, 0, now, 0.0, what)
 
     def phase(self, phase: int) -> None:
         """It waits, or goes on."""
@@ -102,7 +105,7 @@ class Slot:
 
     def end(self, status: int, began: float, now: float) -> None:
         """It is answered, as far as the runner is concerned."""
-        _END.pack_into(self._view, self._at, FREE, status, began, now)
+        _end(self._view, self._at, FREE, status, began, now)
 
 
 class Row:

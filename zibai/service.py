@@ -50,7 +50,7 @@ class Service:
     row: Row
     lend: Callable[[Any], None] = field(init=False)
     lane: FastLane | None = field(default_factory=FastLane)
-    recognise: Callable[[bytes], Request | None] = field(init=False)
+    known: Callable[[bytes], Request | None] = field(init=False)  # whole heads that were seen before
     whole_body: int = field(init=False)  # bytes of a body that may be taken together with its head
     header_timeout: float = 10.0
     keep_alive_timeout: float = 75.0
@@ -64,8 +64,6 @@ class Service:
 
     def __post_init__(self) -> None:
         self.whole_body = 0 if self.stream_body else min(self.max_body or RECEIVE, IN_MEMORY)
-        self.recognise = _nothing if self.lane is None or self.max_head < RECEIVE else self.lane.recognise
-
-
-def _nothing(data: bytes) -> None:
-    """The fast lane where there is none, or where it might take a head that is too large."""
+        # What is read at once may be more than a head may have, and then the lane alone must not take it.
+        remembered = {} if self.lane is None or self.max_head < RECEIVE else self.lane.known
+        self.known = remembered.get

@@ -9,7 +9,7 @@ A client sends the very same fields with each request of a connection, and its n
 lane remembers what a block of fields, byte for byte, has turned out to be. For a block that it has seen, a head costs
 the match of its request line and one look into a dict. And since a remembered block ends with the empty line and has
 none before, finding it also says where the head ends. What is asked for again and again is remembered whole, with its
-request line, and costs two looks.
+request line, and costs one look.
 
 The expressions match in one way or not at all: what stands behind a repetition begins with a character that it cannot
 match, and no repetition gives anything back. So the time is linear in the bytes, whatever they are.
@@ -60,11 +60,10 @@ class FastLane:
     it twice or leave one block more in it; neither is wrong.
     """
 
-    __slots__ = ("_blocks", "_count", "_requests")
+    __slots__ = ("_blocks", "known")
 
     def __init__(self) -> None:
-        self._requests: dict[bytes, dict[bytes, Request]] = {}  # by block and line
-        self._count = 0  # of requests, or a few less when two threads count at once
+        self.known: dict[bytes, Request] = {}  # by the whole head
         # The version is not in the block, but says what it means.
         self._blocks: dict[str, dict[bytes, Block]] = {"HTTP/1.0": {}, "HTTP/1.1": {}}
 
@@ -73,19 +72,14 @@ class FastLane:
 
         It may be one that others have been given, and is not to be changed.
         """
-        line, _, fields = head.partition(b"\r\n")
-        known = self._requests.get(fields)
-        if known is not None:
-            request = known.get(line)
-            if request is not None:
-                return request
-        request = self._read(line, fields)
-        if request is not None and len(head) <= MAX_KNOWN:
-            self._count += 1
-            if self._count > MAX_REQUESTS:
-                self._requests.clear()
-                self._count = 1
-            self._requests.setdefault(fields, {})[line] = request
+        request = self.known.get(head)
+        if request is None:
+            line, _, fields = head.partition(b"\r\n")
+            request = self._read(line, fields)
+            if request is not None and len(head) <= MAX_KNOWN:
+                if len(self.known) >= MAX_REQUESTS:
+                    self.known.clear()
+                self.known[head] = request
         return request
 
     def _read(self, line: bytes, fields: bytes) -> Request | None:

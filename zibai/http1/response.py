@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
+from math import inf
 
+from ..scoreboard import clock
 from .request import Request
 
 Fields = Iterable[tuple[str, str]]
@@ -158,18 +160,19 @@ class Framing:
         self.head = head + (b"\r\n" if answer.dated else end)
 
 
-_day = (0.0, 0.0, b"")  # from when until when the end of heads that was made last is right, and that; set at once
+# Until when, by the scoreboard's clock, the end of heads that was made last is right, and that; set at once.
+day: tuple[float, bytes] = (-inf, b"")
 
 
 def head_end() -> bytes:
     """The end of a head that has no Date of its own: ours (RFC 9110 6.6.1), made once a second, and the empty line."""
-    global _day
-    now = time.time()
-    since, until, end = _day
-    if not since <= now < until:
-        second = float(int(now))
+    global day
+    until, end = day
+    if clock() >= until:
+        now = time.time()
+        second = int(now)
         end = b"Date: %b\r\n\r\n" % formatdate(second, usegmt=True).encode("ascii")
-        _day = (second, second + 1, end)
+        day = (clock() + second + 1 - now, end)
     return end
 
 
