@@ -50,7 +50,7 @@ def wait_for(fact: Callable[[], Any], timeout: float = DEADLINE) -> Any:
 # --- the server -------------------------------------------------------------------------------------
 
 
-UNWANTED = {"FORCE_COLOR", "SCRIPT_NAME", "WEB_CONCURRENCY"}
+UNWANTED = {"FORCE_COLOR", "NOTIFY_SOCKET", "SCRIPT_NAME", "WEB_CONCURRENCY"}
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -73,8 +73,8 @@ class Server:
     """``zibai app *flags`` on a free port, from the line that says where it listens to the end of the last worker.
 
     ``listen`` replaces the address, ``command`` the beginning of the command line (a script that calls
-    ``main``, say). The log is standard error, line by line; it is attached to whatever goes wrong inside the
-    ``with`` block.
+    ``main``, say), and it inherits ``pass_fds``. The log is standard error, line by line; it is attached to
+    whatever goes wrong inside the ``with`` block.
     """
 
     def __init__(
@@ -85,10 +85,12 @@ class Server:
         cwd: Path = APPS,
         env: Mapping[str, str] | None = None,
         command: Iterable[str] = ZIBAI,
+        pass_fds: Iterable[int] = (),
     ) -> None:
         self.args = [*command, *([app] if app else []), *(["--listen", listen] if listen else []), *flags]
         self.cwd = cwd
         self.env = environment(env)
+        self.pass_fds = tuple(pass_fds)
         self.log: list[str] = []
         self._news = threading.Condition()
         self._log_ended = False
@@ -106,6 +108,7 @@ class Server:
             text=True,
             encoding="utf-8",
             errors="backslashreplace",
+            pass_fds=self.pass_fds,
             **group,
         )
         assert self._process.stderr is not None

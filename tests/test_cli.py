@@ -126,7 +126,8 @@ def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     for option in declared():
         assert option.flag in text or option.positional
         assert option.short is None or option.short in text
-    for default in ("127.0.0.1:8000", "0", "10", "600", "75", "65536", "http", "2048"):
+    assert "or else 127.0.0.1:8000" in text
+    for default in ("0", "10", "600", "75", "65536", "http", "2048"):
         assert f"(default: {default})" in text
     assert "(default: None)" not in text
     assert "(default: False)" not in text
@@ -195,7 +196,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> 
     """``zibai example:app -p 2`` where serving ends in ``outcome``."""
     served: list[Options] = []
 
-    def fake(options: Options, exits: bool) -> None:
+    def fake(options: Options, *_: object) -> None:
         served.append(options)
         if outcome is not None:
             raise outcome

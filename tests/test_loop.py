@@ -632,6 +632,23 @@ def test_draining_answers_what_is_there_and_gives_the_idle_a_moment(monkeypatch:
         assert ended(busy) == ANSWER
 
 
+@pytest.mark.parametrize(("cedes", "taken"), [(False, 4), (True, 2)])
+def test_draining_leaves_to_another_server_what_cannot_run_at_once(
+    monkeypatch: pytest.MonkeyPatch, cedes: bool, taken: int
+) -> None:
+    with Rig(monkeypatch, slots=2) as rig:
+        rig.loop.cedes = lambda: cedes
+        busy, _ = rig.connect()
+        busy.send(GET)
+        rig.take()
+        for _ in range(4):
+            rig.client()  # in the backlog
+        rig.loop.drain()
+        rig.turn()
+        assert rig.listener.fd == -1
+        assert len(rig.connections) == 1 + taken, "one as in any turn, and one more in the end"
+
+
 def test_draining_does_not_turn_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     with Rig(monkeypatch) as rig:
         client, _ = rig.connect()

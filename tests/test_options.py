@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pytest
 
+from zibai import declaration
 from zibai.errors import UsageError
-from zibai.options import Options, declared, parse_address, script_name
+from zibai.options import Inherited, Options, declared, parse_address, script_name
 
 
 def test_defaults() -> None:
@@ -19,7 +20,7 @@ def test_defaults() -> None:
         "call": False,
         "url_scheme": "http",
         "url_prefix": None,
-        "listen": ["127.0.0.1:8000"],
+        "listen": None,
         "backlog": 2048,
         "dualstack_ipv6": False,
         "unix_socket_perms": 0o600,
@@ -56,8 +57,12 @@ def test_the_defaults_are_valid_and_travel() -> None:
 
 
 def test_two_options_do_not_share_a_list() -> None:
-    Options("a:b").listen.append("unix:/x")
-    assert Options("a:b").listen == ["127.0.0.1:8000"]
+    @dataclass
+    class Some:
+        names: list[str] = declaration.option(["a"], group="", help="")  # noqa: RUF009
+
+    Some().names.append("b")
+    assert Some().names == ["a"]
 
 
 def test_every_field_is_declared_in_full() -> None:
@@ -92,7 +97,7 @@ def test_every_field_is_declared_in_full() -> None:
         ({"listen": []}, "--listen needs at least one value"),
         (
             {"listen": ["127.0.0.1:8000", "example:app"]},
-            "--listen: 'example:app' is no address; write HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH",
+            "--listen: 'example:app' is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N",
         ),
         # what only a program can get wrong
         ({"max_workers": "4"}, "--max-workers must be a whole number, not '4'"),
@@ -142,14 +147,28 @@ def test_what_is_at_the_border_passes(right: dict[str, Any]) -> None:
         ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
         ("unix:/run/zibai.sock", "/run/zibai.sock"),
         ("unix:here", "here"),
+        ("fd:3", Inherited("3")),
+        ("fd:web.socket", Inherited("web.socket")),
     ],
 )
-def test_addresses(text: str, address: tuple[str, int] | str) -> None:
+def test_addresses(text: str, address: tuple[str, int] | str | Inherited) -> None:
     assert parse_address(text) == address
 
 
 NO_ADDRESSES = ["", ":", "8000", "localhost", "localhost:", "a:b", "a:-1", "a:+1", "a:65536", "a:0x1", "a:٣", "a:1 "]
-NO_ADDRESSES += ["a:1\n", "::1:80", "[::1]", "[]:80", "[::1:80", "http://a:80", "unix:", "unix:a\0b"]
+NO_ADDRESSES += [
+    "a:1\n",
+    "::1:80",
+    "[::1]",
+    "[]:80",
+    "[::1:80",
+    "http://a:80",
+    "unix:",
+    "unix:a\0b",
+    "fd:",
+    "fd:a b",
+    "fd:3x",
+]
 
 
 @pytest.mark.parametrize("text", NO_ADDRESSES)

@@ -356,6 +356,34 @@ def test_only_the_process_that_made_it_removes_it(monkeypatch: pytest.MonkeyPatc
     assert not path.exists()
 
 
+@posix
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_shared_file_goes_when_nobody_answers(bind: Bind, folder: Path, answered: bool) -> None:
+    path = folder / "s"
+    sock = bind(f"unix:{path}")
+    listen(sock, 5)
+    made = sockets.socket_file(sock)
+    assert made is not None
+    with socket.socket(fileno=os.dup(sock.fileno())) as successor:
+        sockets.take_socket_file(successor, *made[:3])
+        sock.close()
+        if not answered:
+            successor.close()
+        unlink_unix_socket(sock, shared=True)
+        assert path.exists() is answered
+        successor.close()
+        unlink_unix_socket(successor, shared=True)
+        assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
+def test_an_abstract_socket_has_a_name_and_no_file() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(f"\0zibai-test-{os.getpid()}")
+        assert describe(sock) == f"unix:@zibai-test-{os.getpid()}"
+        assert sockets.socket_file(sock) is None
+
+
 def test_tcp_has_no_file(bind: Bind) -> None:
     unlink_unix_socket(bind("127.0.0.1:0"))
 

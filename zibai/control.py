@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .machine import is_alive
-from .scoreboard import Report, Scoreboard, clock
+from .scoreboard import ASIDE, Report, Scoreboard, clock
 
 PREFIX, SUFFIX = "zibai-", ".board"
 
@@ -31,8 +31,11 @@ def default_path(pid: int) -> str:
     return str(directory() / f"{PREFIX}{pid}{SUFFIX}")
 
 
-def create(path: str, rows: int, slots: int, facts: dict[str, Any]) -> Scoreboard:
-    """Make the scoreboard's file, in place of one whose server is gone; OSError, in words, when it cannot be."""
+def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor: int = 0) -> Scoreboard:
+    """Make the scoreboard's file, in place of one whose server is gone; OSError, in words, when it cannot be.
+
+    That of ``predecessor``, a process whose work this one takes over, is moved aside.
+    """
     try:
         return Scoreboard.create(path, rows, slots, facts)
     except FileExistsError:
@@ -41,9 +44,12 @@ def create(path: str, rows: int, slots: int, facts: dict[str, Any]) -> Scoreboar
         except ValueError as error:
             raise OSError(str(error)) from None
     old.release()
-    if old.pid != os.getpid() and is_alive(old.pid):
+    if old.pid == predecessor:
+        os.replace(path, path + ASIDE)
+    elif old.pid != os.getpid() and is_alive(old.pid):
         raise OSError(f"{path} is that of process {old.pid}")
-    os.unlink(path)
+    else:
+        os.unlink(path)
     return Scoreboard.create(path, rows, slots, facts)
 
 

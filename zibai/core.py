@@ -93,7 +93,8 @@ class Ties:
     ``row`` is where the server says what it does, with a slot more than ``max_workers``; ``beat_every`` the seconds
     between two beats in it of an idle server. ``on_worn`` is called after ``max_request_pre_process`` requests and
     ``on_stuck`` for ``request_timeout``, instead of the end of the server, by whoever runs the server loop; they
-    must not block. ``on_start`` gets the server loop when it turns. ``multiprocess`` is ``wsgi.multiprocess``.
+    must not block, and neither must ``on_beat``, after each beat. ``on_start`` gets the server loop when it turns,
+    ``on_end`` is called when the end begins, whatever its kind. ``multiprocess`` is ``wsgi.multiprocess``.
     """
 
     row: Row | None = None
@@ -101,7 +102,9 @@ class Ties:
     multiprocess: bool = False
     on_worn: Hook | None = None
     on_stuck: Hook | None = None
+    on_beat: Hook = lambda: None
     on_start: Callable[[Loop], object] = lambda loop: None
+    on_end: Hook = lambda: None
 
 
 class Server:
@@ -150,7 +153,10 @@ class Server:
         engine.start(loop)
         try:
             self._ties.on_start(loop)
-            self._end.wait()
+            try:
+                self._end.wait()
+            finally:
+                self._ties.on_end()
             if loop.failure is not None:
                 raise loop.failure
             loop.service.draining = True  # every answer says close from now on, also while the hook runs
@@ -190,6 +196,7 @@ class Server:
             request_timeout=options.request_timeout or inf,
             beat_every=ties.beat_every,
             on_stuck=ties.on_stuck or self._end.set,
+            on_beat=ties.on_beat,
         )
         worn = ties.on_worn or self._end.set
         loop = Loop(service, engine, listeners, health, options.max_workers, options.max_request_pre_process, worn)

@@ -38,6 +38,7 @@ class Health:
         request_timeout: float = inf,
         beat_every: float = inf,
         on_stuck: Callable[[], object] = lambda: None,
+        on_beat: Callable[[], object] = lambda: None,
     ) -> None:
         self.due = -inf
         self._service = service
@@ -47,12 +48,14 @@ class Health:
         self._request_timeout = request_timeout
         self._beat_every = beat_every
         self._on_stuck: Callable[[], object] | None = on_stuck
+        self._on_beat = on_beat
         self._told: dict[int, float] = {}  # slot to the beginning of the slow request that was logged
 
     def look(self, now: float, connections: Iterable[Connection]) -> None:
         """``now`` is by the loop's clock."""
         answered = self._service.answered
         self._row.beat([sum(answered[2:]), *answered[1:6], self._service.sent, *_gauges(connections)])
+        self._on_beat()
         self.due = now + min(self._beat_every, self._look_at_requests())
 
     def _look_at_requests(self) -> float:

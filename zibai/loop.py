@@ -55,7 +55,10 @@ WATCH: Final = {
 
 
 class Loop:
-    """The connections of one server. ``slots`` is how many may run at once; ``max_requests`` ends the counting."""
+    """The connections of one server. ``slots`` is how many may run at once; ``max_requests`` ends the counting.
+
+    ``cedes`` says, when the end begins, whether another server accepts from all the listeners, too.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Loop:
         self.finished = False
         self.failure: Exception | None = None
         self.on_failure: Callable[[], object] = lambda: None
+        self.cedes: Callable[[], bool] = lambda: False
         self._backend = backend
         self._health = health
         self._slots = slots
@@ -422,15 +426,22 @@ class Loop:
     def _begin_drain(self, now: float) -> None:
         """Take nothing new. Idle connections go to the replacement, or get a moment for a last request.
 
-        What has connected so far and waits is accepted, unless a replacement does: nobody may come after us.
+        What has connected so far and waits is accepted, unless a replacement does: nobody may come after us. Where
+        another server does, no more than can run at once, since that one could take the rest sooner.
         """
         self._adoption.take_all()
         self._draining = True
-        self._acceptor.finish(now, lambda: 0 if self._heir is not None else self._most - len(self._connections))
+        self._acceptor.finish(now, self._last_room)
         self._hand_over(now)
         for connection in list(self._connections.values()):
             if connection.idle:
                 self._settle(connection, now)
+
+    def _last_room(self) -> float:
+        if self._heir is not None:
+            return 0
+        room = self._most - len(self._connections)
+        return min(room, self._slots - self._running - len(self._ready)) if self.cedes() else room
 
     def _finish_loop(self) -> None:
         self._asleep = False

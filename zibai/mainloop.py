@@ -6,9 +6,9 @@ never imports the application.
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import LoadError
 from .logger import logger
@@ -28,18 +28,30 @@ _WISHES: dict[str, Callable[[Supervisor], None]] = {
 }
 
 
+class Observer(Protocol):
+    """Looks at the supervisor after each turn of the parent, and has things of its own to wait for.
+
+    ``look`` returns the seconds until it wants to be called again, None for never. ``on_signal`` gets the name of any
+    signal, first. All are called by the main thread.
+    """
+
+    def sources(self) -> Sequence[Any]: ...
+    def on_signal(self, name: str) -> object: ...
+    def look(self, supervisor: Supervisor) -> float | None: ...
+
+
 def signals(*, exits: bool) -> Signals:
     """Those that the parent listens to, to be entered before anybody is told that there is a server."""
     # Strangers have no sentinel, so their ends have to wake us.
-    return Signals([*_WISHES, *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
+    return Signals([*_WISHES, "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
 
 
 class MainLoop:
     """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
 
     ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
-    ``on_end`` is called when the end begins, perhaps more than once. The other keywords are those of
-    :class:`Supervisor`.
+    ``on_end`` is called when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s. The other
+    keywords are those of :class:`Supervisor`.
     """
 
     def __init__(
@@ -50,10 +62,14 @@ class MainLoop:
         board: Scoreboard | None = None,
         *,
         on_end: Callable[[], object] = lambda: None,
+        cedes: Callable[[], bool] = lambda: False,
+        observers: Sequence[Observer] = (),
         **rules: Any,
     ) -> None:
         self._target = target
         self._on_end = on_end
+        self._cedes = cedes
+        self._observers = observers
         self._args = args
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
@@ -79,11 +95,12 @@ class MainLoop:
                 while True:
                     timeout = supervisor.tick()
                     self._publish()
+                    due = [timeout, *(observer.look(supervisor) for observer in self._observers)]
                     if supervisor.is_ending:
                         self._on_end()
                     if supervisor.finished:
                         break
-                    self._wait(signals, timeout)
+                    self._wait(signals, min((each for each in due if each is not None), default=None))
             except BaseException:
                 # A bug of ours: the workers go with us, or nobody would end them.
                 for child in self._children:
@@ -99,6 +116,7 @@ class MainLoop:
         if row is not None:
             row.clear()
         child = Child(self._target, (*self._args, self._board, number), row)
+        child.cedes = self._cedes
         child.start()
         self._children.append(child)
         return child
@@ -113,9 +131,13 @@ class MainLoop:
         sources: list[Any] = [signals.socket, self._changes]
         for child in self._children:
             sources += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]
+        for observer in self._observers:
+            sources += observer.sources()
         ready = set(wait(sources, timeout))
         # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
         for name in signals.read():
+            for observer in self._observers:
+                observer.on_signal(name)
             if name in _WISHES:
                 _WISHES[name](self._supervisor)
         for child in list(self._children):

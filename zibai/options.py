@@ -26,16 +26,28 @@ LIMITS = "Timeouts and limits"
 HOOKS = "Hooks"
 LOGGING = "Logging"
 
+LISTEN = "127.0.0.1:8000"
+"""Where to listen when nobody says anything."""
 
-def parse_address(value: str) -> tuple[str, int] | str:
-    """What to listen on: host and port (an empty host is every interface), or the path of a unix socket."""
+
+@dataclass(frozen=True)
+class Inherited:
+    """A listener that whoever starts us has opened: its descriptor, or the name that systemd gives to it."""
+
+    name: str
+
+
+def parse_address(value: str) -> tuple[str, int] | str | Inherited:
+    """What to listen on: host and port (an empty host is every interface), the path of a unix socket, a descriptor."""
     if "\0" not in value:
+        if re.fullmatch(r"fd:([0-9]{1,9}|[^:\s0-9][^:\s]*)", value):
+            return Inherited(value.removeprefix("fd:"))
         if value.startswith("unix:") and value != "unix:":
             return value.removeprefix("unix:")
         match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]*)):([0-9]{1,5})", value)
         if match and int(match[3]) <= 65535:
             return match[1] or match[2], int(match[3])
-    raise UsageError(f"{value!r} is no address; write HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH")
+    raise UsageError(f"{value!r} is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N")
 
 
 def check_prefix(value: str) -> None:
@@ -74,14 +86,15 @@ class Options:
         embedded=True,
     )
 
-    listen: list[str] = option(  # noqa: RUF009 - a field with a factory, not a shared list
-        ["127.0.0.1:8000"],
+    listen: list[str] | None = option(  # noqa: RUF009 - a field, whose default is shared by nobody
+        None,
         group=LISTENING,
         short="-l",
         metavar="ADDRESS",
         check=parse_address,
-        help="where to listen: HOST:PORT, [IPV6]:PORT, :PORT (every interface) or unix:PATH, one or more; "
-        "port 0 takes a free one and the log says which",
+        help="where to listen: HOST:PORT, [IPV6]:PORT, :PORT (every interface), unix:PATH or, for a listener that is "
+        "inherited, fd:N (its descriptor) or fd:NAME (systemd's name for it), one or more; port 0 takes a free one and "
+        f"the log says which; without it, the listeners that server_starter or systemd gives, or else {LISTEN}",
     )
     backlog: int = option(
         2048,

@@ -2,8 +2,9 @@
 
 The parent's view of a worker (:class:`Child`) and the worker's view of its parent (:class:`Parent`) share no code but
 the vocabulary of the pipe, so that a reader always knows on which side he is. Down the pipe go the two ways to end,
-``drain`` and ``quit``; up go ``ready``, ``failed``, ``worn`` and ``stuck``. The pipe also carries death, both ways: its
-other end is closed by the system, whatever happened to the process that held it.
+``drain`` (``cede``, where another server has the same listeners) and ``quit``; up go ``ready``, ``failed``, ``worn``
+and ``stuck``. The pipe also carries death, both ways: its other end is closed by the system, whatever happened to the
+process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
 ``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows).
@@ -57,7 +58,8 @@ class Ending(NamedTuple):
 class Child:
     """The parent's end: one worker process. Every method is the parent's main thread's.
 
-    ``row`` is the worker's in the scoreboard, which is read when it cannot speak any more.
+    ``row`` is the worker's in the scoreboard, which is read when it cannot speak any more. ``cedes`` says, when it is
+    to drain, whether another server accepts from the same listeners.
     """
 
     def __init__(self, target: Callable[..., None], args: tuple[Any, ...], row: Row | None = None) -> None:
@@ -66,6 +68,7 @@ class Child:
         self._killed = False  # by us
         self.pipe, self._far = _context.Pipe()
         self.speaks = True  # until its end of the pipe is closed
+        self.cedes: Callable[[], bool] = lambda: False
         # Not daemonic: a worker may want children of its own.
         self._process = _context.Process(target=target, args=(Parent(self._far, clock()), *args), name="zibai worker")
 
@@ -134,7 +137,7 @@ class Child:
         could be blocked by a worker that does not read.
         """
         if heir is None or sys.platform == "win32":
-            self._send("drain")
+            self._send("cede" if self.cedes() else "drain")
             return
         giving, taking = socket.socketpair()
         with giving, taking:
@@ -215,7 +218,7 @@ class Parent:
             self.pipe.send(message)
 
     def receive(self) -> tuple[str, Socket | None]:
-        """The verb that has arrived, "drain", "quit" or "adopt", with a channel to another worker if one comes along.
+        """The verb that has arrived, "drain", "cede", "quit" or "adopt", with a channel to another worker if one comes.
 
         The verb is "gone" when the parent is.
         """
@@ -257,7 +260,7 @@ def _signals_held_back() -> Iterator[None]:
 
 _HELD_BACK = {
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU")
+    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR2")
     if hasattr(signal, name)
 }
 

@@ -1,7 +1,8 @@
 """``main(options)``: a server as the command line starts it, in one process or under a parent.
 
-The listeners are bound here, once, before anything else can fail, and what they are is said. What a user did wrong
-ends as one line and an exit code.
+The listeners are opened here, once, before anything else can fail, and what they are is said. What a user did wrong
+ends as one line and an exit code. What the environment says of listeners, systemd and a master before this one is taken
+out of it here, so that nobody else takes it for his.
 """
 
 import logging
@@ -11,16 +12,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from math import inf
 from socket import socket
+from typing import NamedTuple, Self
 
-from . import control, mainloop, worker
+from . import control, inherited, mainloop, worker
 from . import logger as logs
+from .core import Ties
 from .errors import LoadError, ZibaiError
+from .listeners import Listeners
 from .logger import logger
+from .loop import Loop
+from .notify import Notifier, Reporter, SingleReporter
 from .options import Options
 from .reloader import Reloader
 from .scoreboard import Scoreboard, clock
-from .sockets import create_bind_socket, describe, listen, unlink_unix_socket
+from .sockets import describe
 from .supervisor import READY
+from .upgrade import Predecessor, Upgrade
 from .version import __version__
 
 
@@ -32,8 +39,9 @@ def main(options: Options, *, exits: bool = False) -> None:
     """
     try:
         options.validate()
+        surroundings = Surroundings.take()
         logs.configure(options.no_access_log, options.logging_config_filepath)
-        _serve(options, exits)
+        _serve(options, exits, surroundings)
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
@@ -43,63 +51,100 @@ def main(options: Options, *, exits: bool = False) -> None:
         raise SystemExit(error.exit_code) from None
 
 
-def _serve(options: Options, exits: bool) -> None:
+class Surroundings(NamedTuple):
+    """What whoever starts this server says to it, and nobody else is to hear: the variables are removed.
+
+    To be taken before anything moves: relative paths of the command start in ``directory``, also when it is given
+    again, and the variables speak to the process with this id.
+    """
+
+    directory: str
+    before: Predecessor | None
+    notifier: Notifier | None
+    given: list[inherited.Given]
+
+    @classmethod
+    def take(cls) -> Self:
+        before = Predecessor.from_environment(os.environ)
+        notifier = Notifier.from_environment(os.environ)
+        if notifier is not None and before is not None:
+            notifier.predecessor = lambda: before.pid if before.is_alive() else 0
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = ""  # somebody has removed it
+        return cls(directory, before, notifier, inherited.from_environment(os.environ))
+
+
+def _serve(options: Options, exits: bool, surroundings: Surroundings) -> None:
     # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one.
     supervised = bool(options.watchfiles is not None or options.max_request_pre_process or options.request_timeout)
     processes = options.subprocess or int(supervised)
-    with _listeners(options) as sockets, ExitStack() as stack:
+    directory, before, notifier, given = surroundings
+    with Listeners(options, given, before and before.listeners) as listeners, ExitStack() as stack:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
         signals = stack.enter_context(mainloop.signals(exits=exits)) if processes else None
         logger.info("zibai %s, process %d", __version__, os.getpid())
-        for sock in sockets:
+        for sock in listeners.sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
-        board = stack.enter_context(_scoreboard(options, processes, sockets))
+        board = stack.enter_context(_scoreboard(options, processes, listeners.sockets, before.pid if before else 0))
         if signals is None:
-            row = None if board is None else board.row(0)
-            if row is not None:
-                row.assign(READY, os.getpid(), 0, clock())
-            worker.run(options, sockets, row=row, exits=exits)
+            _serve_alone(options, exits, listeners, before, notifier, board)
             return
-
-        def stop_listening() -> None:
-            # The kernel would go on to accept for us connections that no worker takes any more.
-            for sock in sockets:
-                _release(sock)
-
+        upgrade = Upgrade(directory, before, listeners, notifier, board)
+        observers: list[mainloop.Observer] = [upgrade]
+        if notifier is not None:
+            observers.append(Reporter(notifier, board.rows() if board is not None else ()))
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             worker.run_child,
-            (options, sockets),
+            (options, listeners.sockets),
             processes,
             board,
             graceful_timeout=options.graceful_exit_timeout,
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
             eager=developing,
-            on_end=stop_listening,
+            on_end=listeners.stop,
+            cedes=lambda: listeners.are_kept or upgrade.has_company(),
+            observers=observers,
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
         loop.run(signals)
 
 
-@contextmanager
-def _listeners(options: Options) -> Iterator[list[socket]]:
-    """Every address of ``--listen``, listening; the files of unix sockets go in the end."""
-    with ExitStack() as stack:
-        sockets = []
-        for address in options.listen:
-            sock = create_bind_socket(
-                address, unix_socket_perms=options.unix_socket_perms, dualstack_ipv6=options.dualstack_ipv6
-            )
-            stack.callback(_release, sock)
-            listen(sock, options.backlog)
-            sockets.append(sock)
-        yield sockets
+def _serve_alone(
+    options: Options,
+    exits: bool,
+    listeners: Listeners,
+    before: Predecessor | None,
+    notifier: Notifier | None,
+    board: Scoreboard | None,
+) -> None:
+    """Without a parent."""
+    ties = Ties(row=None if board is None else board.row(0))
+    if ties.row is not None:
+        ties.row.assign(READY, os.getpid(), 0, clock())
+    reporter = None if notifier is None else SingleReporter(notifier, ties.row)
+    if reporter is not None:
+        ties.beat_every, ties.on_beat, ties.on_end = reporter.beat_every, reporter.beat, reporter.stopping
+
+    def started(loop: Loop) -> None:
+        loop.cedes = lambda: listeners.are_kept or (before is not None and before.is_alive())
+        if reporter is not None:
+            reporter.started()
+        if before is not None:
+            before.tell()
+
+    ties.on_start = started
+    worker.run(options, listeners.sockets, ties=ties, exits=exits)
 
 
 @contextmanager
-def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iterator[Scoreboard | None]:
+def _scoreboard(
+    options: Options, processes: int, sockets: list[socket], predecessor: int
+) -> Iterator[Scoreboard | None]:
     """The scoreboard in its file; None where there can be none, since it is worth less than a server that runs."""
     path = options.control or control.default_path(os.getpid())
     if not options.control:
@@ -113,7 +158,7 @@ def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iter
     # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.
     rows = 2 * processes + 30 if processes else 1
     try:
-        board = control.create(path, rows, options.max_workers + 1, facts)
+        board = control.create(path, rows, options.max_workers + 1, facts, predecessor)
     except OSError as error:
         # Only who named a file wants to know.
         logger.log(logging.WARNING if options.control else logging.DEBUG, "no file for zibai ps: %s", error)
@@ -123,8 +168,3 @@ def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iter
         yield board
     finally:
         board.close()
-
-
-def _release(sock: socket) -> None:
-    unlink_unix_socket(sock)
-    sock.close()

@@ -179,6 +179,10 @@ LAST: Final = 8
 """How many finished requests a black box tells of."""
 
 
+ASIDE: Final = ".old"
+"""What is added to the path of a scoreboard when a successor takes its place."""
+
+
 def size_of(slots: int) -> int:
     """Bytes of a row."""
     return _SLOTS_AT + slots * _SLOT
@@ -250,12 +254,29 @@ class Scoreboard:
 
     def close(self) -> None:
         """Remove the file, where it is ours to remove; whoever has mapped it keeps what he has."""
+        path = self.where()
         self.release()
-        if self.pid == os.getpid():
+        if path is not None and self.pid == os.getpid():
             try:
-                os.unlink(self._path)
+                os.unlink(path)
             except OSError:
                 pass  # somebody tidied up, or (on Windows) a worker that has to be killed has it open
+
+    def where(self) -> str | None:
+        """Where the file is: a successor may have moved it aside. None when somebody has removed it."""
+        for path in (self._path, self._path + ASIDE):
+            try:
+                if os.path.samestat(os.fstat(self._file), os.stat(path)):
+                    return path
+            except OSError:
+                continue
+        return None
+
+    def move_back(self) -> None:
+        """To its own place, since the successor that had it is gone; OSError when that cannot be."""
+        path = self.where()
+        if path is not None and path != self._path:
+            os.replace(path, self._path)
 
 
 def _inherit(descriptor: Any, path: str) -> Scoreboard:

@@ -6,7 +6,8 @@ connections of the last run are in TIME_WAIT, lets two sockets be bound to one p
 address is ours only when :func:`listen` has returned. SO_REUSEPORT, which would share it for good, is never set.
 
 A unix socket is also a file. One that a dead server left is replaced, and how to tell is to connect: nobody
-answers. Anything else at that path stays. At the end the file goes if it is still the one that we made.
+answers. Anything else at that path stays. At the end the file goes if it is still the one that we made; where several
+servers have the same listener, who closes it last finds that nobody answers, and removes the file.
 """
 
 import _socket
@@ -20,13 +21,16 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from .errors import BindError, UsageError
-from .options import parse_address
+from .inherited import adopt
+from .options import Inherited, parse_address
 
 # The C type that both the standard library's and gevent's sockets wrap; see Listener.
 Socket = _socket.socket
 
 
-class _SocketFile(NamedTuple):
+class SocketFile(NamedTuple):
+    """The file of a unix socket, and the process that is to remove it."""
+
     path: str
     device: int
     inode: int
@@ -35,15 +39,20 @@ class _SocketFile(NamedTuple):
 
 # Keyed by the very object that was bound: a copy in a spawned worker is not in here, and one in a forked worker is
 # known by the owner's process id, so only the process that made a file removes it.
-_socket_files: WeakKeyDictionary[socket.socket, _SocketFile] = WeakKeyDictionary()
+_socket_files: WeakKeyDictionary[socket.socket, SocketFile] = WeakKeyDictionary()
 
 
 def create_bind_socket(value: str, *, unix_socket_perms: int = 0o600, dualstack_ipv6: bool = False) -> socket.socket:
     """A socket bound to ``value`` (``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT``, ``unix:PATH``) that does not listen yet.
 
-    UsageError if ``value`` is no address, BindError if it cannot be had.
+    ``fd:N`` is one that somebody else has opened, and that may listen already. UsageError if ``value`` is no address,
+    BindError if it cannot be had.
     """
     address = parse_address(value)
+    if isinstance(address, Inherited):
+        if not address.name.isdigit():
+            raise UsageError(f"{value}: systemd has given no listener of this name")
+        return adopt(int(address.name), value)
     if isinstance(address, str):
         return _bind_unix(address, unix_socket_perms)
     host, port = address
@@ -67,7 +76,8 @@ def describe(sock: socket.socket, scheme: str = "http") -> str:
 def _name(sock: socket.socket) -> str:
     address = sock.getsockname()
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return f"unix:{os.fsdecode(address)}"
+        name = os.fsdecode(address)
+        return f"unix:@{name[1:]}" if name.startswith("\0") else f"unix:{name}"  # an abstract one has no file
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -120,7 +130,7 @@ def _bind_unix(path: str, perms: int) -> socket.socket:
         # the umask, which belongs to the whole process.
         os.chmod(path, perms)
         status = os.lstat(path)
-        _socket_files[sock] = _SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
+        _socket_files[sock] = SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
     except BaseException as error:
         sock.close()
         if bound:
@@ -142,30 +152,53 @@ def _clear_the_way(path: str) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise BindError(f"cannot listen on unix:{path}: there is something that is no socket; move it away")
+    if _is_answered(path):
+        raise _bind_error(f"unix:{path}", OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
+    os.unlink(path)
+
+
+def _is_answered(path: str) -> bool:
+    """Whether somebody listens on this unix socket."""
+    if sys.platform == "win32":
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a server whose backlog is full must not hold us
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return False
         except BlockingIOError:
             pass  # somebody is there, only busy
-    raise _bind_error(f"unix:{path}", OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
+    return True
 
 
-def unlink_unix_socket(sock: socket.socket) -> None:
+def socket_file(sock: socket.socket) -> SocketFile | None:
+    """The file of a unix socket, where it is this process that removes it."""
+    made = _socket_files.get(sock)
+    return made if made is not None and made.owner == os.getpid() else None
+
+
+def take_socket_file(sock: socket.socket, path: str, device: int, inode: int) -> None:
+    """Have this process remove the file, which another one has made; see :func:`unlink_unix_socket`."""
+    _socket_files[sock] = SocketFile(path, device, inode, os.getpid())
+
+
+def unlink_unix_socket(sock: socket.socket, *, shared: bool = False) -> None:
     """Remove the file of a unix socket that :func:`create_bind_socket` made in this process; else do nothing.
 
     Call it before ``sock`` is closed: an open socket keeps its inode from being used again, which is what makes
     "the same inode" mean "the same file". A file that a successor has put in its place stays.
+
+    One that is ``shared`` with another server goes only when nobody listens any more; call it after ``sock`` is closed,
+    also in the workers. Who was last then knows it, in whatever order the servers end, or die.
     """
-    made = _socket_files.pop(sock, None)
-    if made is None or made.owner != os.getpid():
+    made = socket_file(sock)
+    _socket_files.pop(sock, None)
+    if made is None:
         return
     with suppress(FileNotFoundError):  # somebody was faster, which is all the same
         status = os.lstat(made.path)
-        if (status.st_dev, status.st_ino) == (made.device, made.inode):
+        if (status.st_dev, status.st_ino) == (made.device, made.inode) and not (shared and _is_answered(made.path)):
             os.unlink(made.path)
 
 

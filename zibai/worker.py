@@ -35,14 +35,15 @@ from .logger import format_stack, logger
 from .loop import Loop
 from .options import Options
 from .process import Parent, Signals
-from .scoreboard import Row, Scoreboard, clock
+from .scoreboard import Scoreboard, clock
 from .sockets import raise_descriptor_limit
 from .wsgi import Application
 
 GRACEFUL = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 QUICK = ("SIGINT",)
+UPGRADE = ("SIGUSR2",)
 # They are the parent's; a terminal or an operator may send them to the whole group.
-IGNORED = ("SIGHUP", "SIGTTIN", "SIGTTOU")
+IGNORED = ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR2")
 
 LAST_WORD = 3.0
 """Seconds that a quick exit may take before the process is ended from within."""
@@ -55,7 +56,7 @@ def run_child(
     try:
         logs.configure(options.no_access_log, options.logging_config_filepath)
         row = board.row(number) if board is not None and number is not None else None
-        run(options, sockets, parent, row, exits=True)
+        run(options, sockets, parent, Ties(row=row), exits=True)
     except LoadError as error:
         parent.failed(error)
         sys.exit(error.exit_code)
@@ -72,7 +73,7 @@ def run(
     options: Options,
     sockets: list[socket],
     parent: Parent | None = None,
-    row: Row | None = None,
+    ties: Ties | None = None,
     *,
     exits: bool = False,
 ) -> None:
@@ -83,7 +84,9 @@ def run(
     raise_descriptor_limit()
     greenlets = None if options.no_gevent else _patch()
     end = threading.Event()
-    names = GRACEFUL + QUICK if parent is None else GRACEFUL + QUICK + IGNORED
+    names = GRACEFUL + QUICK + (UPGRADE if parent is None else IGNORED)
+    ties = ties or Ties()
+    tell = ties.on_start
     control = Control(parent, end, greenlets, options.boot_timeout)
     with Signals(names, interrupting=greenlets is None, exits=exits) as signals, control.listening(signals):
         site = _load(options)
@@ -93,8 +96,9 @@ def run(
             if parent is not None:
                 parent.ready()
             logger.info("worker ready: %s", "greenlets" if greenlets else "threads")
+            tell(loop)
 
-        ties = Ties(row=row, on_start=started)
+        ties.on_start = started
         if parent is not None:
             # Often enough that one beat may be late.
             ties.beat_every = options.worker_timeout / 3 or inf
@@ -184,10 +188,12 @@ class Control:
         self._over = False
         self._loop: Loop | None = None
         self._heir: Any = None
+        self._cedes = False
         self._channels: deque[Any] = deque()
         self._start: Callable[[Callable[[], None]], object]
         if greenlets is None:
             self._graceful, self._quick = end.set, _interrupting(end)
+            self._refuse_upgrade = _refuse_upgrade
             self._start = lambda function: start_new_thread(function, ())
             self._wait: Callable[..., list[Any]] = wait
         else:
@@ -195,6 +201,8 @@ class Control:
                 greenlets.calling_from_threads(end.set),
                 greenlets.interrupting(lambda: self._over),
             )
+            # In a greenlet, since logging may block and a callback of the hub must not.
+            self._refuse_upgrade = greenlets.calling_from_threads(lambda: greenlets.spawn(_refuse_upgrade))
             self._start, self._wait = greenlets.start_thread, greenlets.wait_as_thread
         # A signal has raised KeyboardInterrupt in the main thread by itself; gevent's has to be told.
         self._quick_by_signal = self._quick if greenlets is not None or sys.platform == "win32" else _do_nothing
@@ -203,9 +211,15 @@ class Control:
         """The loop turns. The main thread's."""
         self._is_booting = False
         self._loop = loop
+        self._bequeath(loop)
+        self._adopt()
+
+    def _bequeath(self, loop: Loop) -> None:
+        """Tell the loop, before it drains, who comes after it."""
         if self._heir is not None:
             loop.hand_over_to(self._heir)
-        self._adopt()
+        if self._cedes:
+            loop.cedes = lambda: True
 
     def _adopt(self) -> None:
         while self._loop is not None and self._channels:
@@ -246,14 +260,17 @@ class Control:
                 self._channels.append(channel)
                 self._adopt()
                 channel = None  # connections come through it and must not go back
+            if self._parent is None and any(name in UPGRADE for name in names):
+                self._refuse_upgrade()
             # A signal may have come in the same moment as a verb.
             if verb == "quit" or any(name in QUICK for name in names):
                 (self._quick if verb == "quit" else self._quick_by_signal)()
                 self._insist()
-            elif verb in {"drain", "gone"} or any(name in GRACEFUL for name in names):
+            elif verb in {"drain", "cede", "gone"} or any(name in GRACEFUL for name in names):
                 self._heir = channel
-                if channel is not None and self._loop is not None:
-                    self._loop.hand_over_to(channel)
+                self._cedes = verb == "cede"
+                if self._loop is not None:
+                    self._bequeath(self._loop)
                 self._graceful()
 
     def _frame(self) -> FrameType | None:
@@ -307,3 +324,7 @@ def _interrupting(end: threading.Event) -> Callable[[], None]:
 
 def _do_nothing() -> None:
     pass
+
+
+def _refuse_upgrade() -> None:
+    logger.error("SIGUSR2 starts no new master: there is none in a single process; start it with --subprocess 1")

@@ -66,6 +66,11 @@ def current() -> Any:
     return gevent.getcurrent()
 
 
+def spawn(function: Callable[[], None]) -> None:
+    """Call it in a greenlet of its own, where it may block."""
+    gevent.spawn(function)
+
+
 def calling_from_threads(function: Callable[[], None]) -> Callable[[], None]:
     """What makes the hub of this thread call ``function`` soon; it may be called by any thread of the system."""
     watcher = gevent.get_hub().loop.async_()

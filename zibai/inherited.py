@@ -1,0 +1,116 @@
+"""Listeners that somebody else has opened: descriptors, and the variables of the environment that tell of them.
+
+Who starts servers may open their sockets and keep them, so that servers come and go behind them: server_starter tells
+of them in ``SERVER_STARTER_PORT``, systemd in ``LISTEN_FDS``, and anybody else in the command, ``--listen fd:N``.
+
+The variables speak to this process alone. They are removed, and the descriptors are closed in whatever it starts:
+there the same numbers would mean something else, and a listener that a stranger holds is never closed. What was given
+remains its giver's: it is closed here, but never shut down, which would be for all, and no file of it is removed.
+"""
+
+import errno
+import os
+import socket
+import stat
+import sys
+from collections.abc import MutableMapping
+from typing import NamedTuple
+
+from .errors import BindError, UsageError
+from .logger import logger
+
+FIRST = 3
+"""The first descriptor of systemd; sd_listen_fds(3)."""
+
+_SYSTEMD = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES")
+
+
+class Given(NamedTuple):
+    """One descriptor: who tells of it, by which name, and whether its giver keeps it open for who comes after us."""
+
+    fd: int
+    teller: str
+    name: str = ""
+    kept: bool = False
+
+
+def from_environment(environ: MutableMapping[str, str]) -> list[Given]:
+    """What the environment gives to this process; the variables are removed from ``environ``."""
+    if sys.platform == "win32":
+        return []
+    return [*_from_server_starter(environ), *_from_systemd(environ)]
+
+
+def _from_server_starter(environ: MutableMapping[str, str]) -> list[Given]:
+    """``127.0.0.1:8000=3;8001=4;/run/site.sock=5``."""
+    variable = "SERVER_STARTER_PORT"
+    text = environ.pop(variable, "")
+    pairs = [each.rpartition("=") for each in text.split(";") if each]
+    if not all(equals and fd.isascii() and fd.isdigit() for _, equals, fd in pairs):
+        raise UsageError(
+            f"environment variable {variable}: {text!r} is not ADDRESS=DESCRIPTOR;..., start_server's form"
+        )
+    return [Given(int(fd), variable, name, kept=True) for name, _, fd in pairs]
+
+
+def _from_systemd(environ: MutableMapping[str, str]) -> list[Given]:
+    count, pid, _, names = (environ.pop(variable, "") for variable in _SYSTEMD)
+    if not count:
+        return []
+    if not (count.isascii() and count.isdigit()):
+        raise UsageError(f"environment variable LISTEN_FDS: {count!r} is no number of descriptors")
+    if pid != str(os.getpid()):
+        # It is for one of our ancestors, who did not remove it, or whom a wrapper has put between systemd and us.
+        logger.warning(
+            "LISTEN_FDS is for process %s and this is %d, so it is ignored; let systemd start zibai itself, without a "
+            "shell or another command between them",
+            pid or "unknown",
+            os.getpid(),
+        )
+        return []
+    fds = range(FIRST, FIRST + int(count))
+    called = names.split(":") if names else []
+    called += [""] * (len(fds) - len(called))
+    return [Given(fd, "LISTEN_FDS", name, kept=True) for fd, name in zip(fds, called, strict=False)]
+
+
+def adopt(fd: int, teller: str) -> socket.socket:
+    """The listener with this descriptor, which is its own from now on; BindError, with advice, when it is none."""
+    if sys.platform == "win32":
+        raise UsageError(f"{teller}: descriptors are not inherited on this system; listen on HOST:PORT")
+    try:
+        os.set_inheritable(fd, False)
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except (OSError, OverflowError):
+        raise _refusal(fd, teller, "is not open; who starts zibai must open it and pass it on") from None
+    if not is_socket:
+        raise _refusal(fd, teller, "is no socket; pass a listening one")
+    sock = socket.socket(fileno=fd)
+    problem = _problem(sock)
+    if problem:
+        sock.detach()  # it is not ours to close
+        raise _refusal(fd, teller, problem)
+    return sock
+
+
+def _refusal(fd: int, teller: str, problem: str) -> BindError:
+    return BindError(f"{teller}: descriptor {fd} {problem}")
+
+
+def _problem(sock: socket.socket) -> str:
+    """Why a socket cannot be listened on; empty when it can. One that is bound and does not listen yet may."""
+    if sock.type != socket.SOCK_STREAM:
+        return "is no stream socket; pass a listening TCP or unix socket (systemd: ListenStream=)"
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", None)):
+        return f"is of the address family {int(sock.family)}; pass a listening TCP or unix socket"
+    try:
+        sock.getpeername()
+    except OSError as error:
+        if error.errno not in (errno.ENOTCONN, errno.EINVAL):  # macOS has the second for one that was shut down
+            return f"cannot be used: {error.strerror}"
+    else:
+        return "is a connection; pass a listening socket (systemd: Accept=no; inetd: wait)"
+    address = sock.getsockname()
+    if not (address[1] if isinstance(address, tuple) else address):
+        return "is bound to no address; bind it before it is passed"
+    return ""

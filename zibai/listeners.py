@@ -1,0 +1,125 @@
+"""The listeners of a server: where they come from, who else has them, and how they go.
+
+They are bound here, or given: by the environment, by ``--listen fd:N``, or by the server that this one succeeds.
+Who else accepts from a listener decides what its end means. One that is ours alone takes its last connections with
+it, so they are served, and its file is removed at once. One that another server has as well is only closed, and what
+waits there is the other's.
+"""
+
+import os
+from collections.abc import Sequence
+from socket import socket
+from typing import Any, Self
+
+from .errors import UsageError
+from .inherited import Given, adopt
+from .logger import logger
+from .options import LISTEN, Inherited, Options, parse_address
+from .sockets import create_bind_socket, listen, socket_file, take_socket_file, unlink_unix_socket
+
+# A listener in the hands of a successor: its descriptor; path, device and inode of a file that is to be removed.
+Handed = tuple[int, Sequence[Any] | None]
+
+
+class Listeners:
+    """Those of one server, open within the ``with`` block. Everything is the main thread's.
+
+    ``given`` is what the environment gives, ``handed`` what the server before this one hands over, which is then all.
+    ``are_handed`` is set when another server has been given them, or has given them: from then on it may outlive this.
+    """
+
+    def __init__(self, options: Options, given: Sequence[Given], handed: Sequence[Handed] | None = None) -> None:
+        self.sockets: list[socket] = []
+        self.are_handed = handed is not None
+        self.are_kept = False  # all of them, by whoever has given them
+        self._options = options
+        self._given = given
+        self._handed = handed
+
+    def __enter__(self) -> Self:
+        try:
+            if self._handed is not None:
+                for fd, file in self._handed:
+                    self._take(fd, file)
+            else:
+                self._open()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if self.are_handed:
+            for sock in self.sockets:
+                unlink_unix_socket(sock, shared=True)
+
+    def stop(self) -> None:
+        """Listen no more in this process; the kernel would go on to accept what nobody takes. Again is no matter."""
+        for sock in self.sockets:
+            if not self.are_handed:
+                unlink_unix_socket(sock)
+            sock.close()
+
+    def hand(self) -> list[Handed]:
+        """What a successor needs, as plain data, besides the open descriptors. They are shared from now on."""
+        self.are_handed = True
+        files = [socket_file(sock) for sock in self.sockets]
+        return [(sock.fileno(), file and file[:3]) for sock, file in zip(self.sockets, files, strict=True)]
+
+    def _add(self, sock: socket) -> None:
+        self.sockets.append(sock)
+        listen(sock, self._options.backlog)
+
+    def _take(self, fd: int, file: Sequence[Any] | None) -> None:
+        sock = adopt(fd, "the listener of the server before")
+        self._add(sock)
+        if file is not None:
+            take_socket_file(sock, *file)
+
+    def _open(self) -> None:
+        options, used = self._options, set[int]()
+        addresses = options.listen
+        if addresses is None:
+            # A name would do for several of them, so each is called by its number.
+            addresses = [f"fd:{each.fd}" for each in self._given] or [LISTEN]
+        for address in addresses:
+            parsed = parse_address(address)
+            if isinstance(parsed, Inherited):
+                for given in self._find(address, parsed.name):
+                    if given.fd in used:
+                        raise UsageError(f"--listen: {address}: descriptor {given.fd} is there twice")
+                    used.add(given.fd)
+                    self._add(adopt(given.fd, given.teller))
+            else:
+                perms, dual = options.unix_socket_perms, options.dualstack_ipv6
+                self._add(create_bind_socket(address, unix_socket_perms=perms, dualstack_ipv6=dual))
+        self.are_kept = len(used & {each.fd for each in self._given if each.kept}) == len(self.sockets)
+        for each in self._given:
+            if each.fd not in used:
+                self._leave(each)
+
+    def _find(self, address: str, name: str) -> list[Given]:
+        if name.isdigit():
+            fd = int(name)
+            return [next((each for each in self._given if each.fd == fd), Given(fd, f"--listen {address}"))]
+        found = [each for each in self._given if each.name == name]
+        if not found:
+            names = ", ".join(f"fd:{each.fd} ({each.name})" for each in self._given)
+            raise UsageError(f"--listen: {address} is not given; the environment gives {names or 'no listener'}")
+        return found
+
+    def _leave(self, given: Given) -> None:
+        """Of use to the application, perhaps; but clients would wait for ever."""
+        logger.warning(
+            "%s gives descriptor %d%s, which --listen does not name, so nobody accepts there; add fd:%d, or leave "
+            "--listen out to take all that is given",
+            given.teller,
+            given.fd,
+            f" ({given.name})" if given.name else "",
+            given.fd,
+        )
+        try:
+            os.set_inheritable(given.fd, False)
+        except OSError:
+            pass  # it is not even open

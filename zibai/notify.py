@@ -1,0 +1,211 @@
+"""What systemd is told: that the server is ready, reloads, stops; how it fares; that it lives. sd_notify(3).
+
+One datagram to the unix socket that ``NOTIFY_SOCKET`` names, which is all there is to the protocol. Nothing waits for
+systemd: what it does not take at once is not said.
+
+Facts are looked at and compared with what was said last, so nobody has to call in the right moment. :class:`Reporter`
+looks at a supervisor, :class:`SingleReporter` is told by the only process. Without ``NOTIFY_SOCKET`` there is neither,
+and nobody wakes up. The variables are removed, since only this process may speak for the service.
+"""
+
+import _socket
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, MutableMapping
+from math import inf
+from typing import Any, Final, Self
+
+from .errors import UsageError
+from .logger import logger
+from .scoreboard import Report, Row, clock
+
+STATUS_EVERY: Final = 10.0
+"""Seconds between two looks at what STATUS says; it is sent when it has changed."""
+
+SOCKET: Final = "NOTIFY_SOCKET"
+WATCHDOG: Final = "WATCHDOG_USEC"
+
+
+class Notifier:
+    """Speaks to systemd. ``beat_every`` is when the watchdog wants a sign of life, in seconds, or ``inf``.
+
+    ``environment`` is what was taken, for a successor. After ``hand_over`` somebody else speaks, until ``take_back``.
+    ``predecessor`` gives the process to which the service goes back when this one ends, or 0.
+    """
+
+    def __init__(self, address: str, beat_every: float = inf, environment: dict[str, str] | None = None) -> None:
+        self.beat_every = beat_every
+        self.environment = environment or {}
+        self.predecessor: Callable[[], int] = lambda: 0
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._speaks = True
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str]) -> Self | None:
+        """None when nobody listens. The variables are removed from ``environ``."""
+        taken = {name: environ.pop(name) for name in (SOCKET, WATCHDOG) if name in environ}
+        pid = environ.pop("WATCHDOG_PID", "")
+        address = taken.get(SOCKET, "")
+        if not address or sys.platform == "win32":
+            return None
+        if address[0] not in "/@":
+            logger.warning("NOTIFY_SOCKET=%s is no unix socket, so systemd is told nothing", address)
+            return None
+        text = taken.get(WATCHDOG, "0")
+        if not (text.isascii() and text.isdigit()):
+            raise UsageError(f"environment variable {WATCHDOG}: {text!r} is no number of microseconds")
+        asked = int(text) > 0 and pid in ("", str(os.getpid()))
+        if not asked:
+            taken.pop(WATCHDOG, None)
+        # Half of it, as sd_watchdog_enabled(3) recommends.
+        return cls(address, int(text) / 2_000_000 if asked else inf, taken)
+
+    def send(self, *lines: str) -> None:
+        """Say it, if it is us who speaks."""
+        if self._speaks:
+            self._send("\n".join(lines))
+
+    def ready(self, *lines: str) -> None:
+        """Say that the service is up; who waits for that and does not hear it ends the service."""
+        error = self._send("\n".join([*lines, "READY=1"])) if self._speaks else None
+        if error is not None:
+            logger.warning("systemd does not hear that the server is ready: %s", error)
+
+    def stopping(self) -> None:
+        """This process ends, and the service with it, unless another one has it again."""
+        pid = self.predecessor()
+        if pid:
+            self.hand_over(pid)
+        else:
+            self.send("STOPPING=1")
+
+    def hand_over(self, pid: int) -> None:
+        """Process ``pid`` is the service from now on; only who is, can say so (``NotifyAccess=main``)."""
+        self.send(f"MAINPID={pid}")
+        self._speaks = False
+
+    def take_back(self) -> None:
+        """That process is gone, or going, and this one is the service again."""
+        self._speaks = True
+        self.ready(f"MAINPID={os.getpid()}")
+
+    def _send(self, text: str) -> OSError | None:
+        if sys.platform == "win32":
+            return None
+        # Of the C type, since gevent's would want its hub. Made each time: what systemd does meanwhile is no matter.
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        try:
+            sock.setblocking(False)
+            sock.sendto(text.encode(), self._address)
+        except OSError as error:
+            return error  # which is no matter, but for READY: a server does not depend on who looks at it
+        finally:
+            sock.close()
+        return None
+
+
+class _Due:
+    """The watchdog and the status: when to say them next."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+        self._beat_at = clock() if notifier.beat_every < inf else inf
+        self._status_at = clock()
+        self._status = ""
+
+    def look(self, status: Callable[[], str]) -> float:
+        """Say what is due; ``status()`` is its text. Returns the seconds until the next is."""
+        now = clock()
+        if now >= self._beat_at:
+            self._beat_at = now + self._notifier.beat_every
+            self._notifier.send("WATCHDOG=1")
+        if now >= self._status_at:
+            self._status_at = now + STATUS_EVERY
+            if (text := status()) != self._status:
+                self._status = text
+                self._notifier.send(f"STATUS={text}")
+        return min(self._beat_at, self._status_at) - now
+
+
+class Reporter:
+    """Tells of a supervisor and its workers. Everything is the parent's main thread's."""
+
+    def __init__(self, notifier: Notifier, rows: Iterable[Row] = ()) -> None:
+        self._notifier = notifier
+        self._rows = list(rows)
+        self._due: _Due | None = None
+        self._generation = 0
+        self._is_busy = True  # it starts, or reloads
+        self._is_stopping = False
+        self._counted: dict[int, int] = {}  # pid of a worker to its requests, as of the last look
+        self._before = 0  # requests of those that are gone
+
+    def on_signal(self, name: str) -> None:
+        pass
+
+    def sources(self) -> list[Any]:
+        return []
+
+    def look(self, supervisor: Any) -> float | None:
+        """Say what has changed; return the seconds until the next look, None for no hurry."""
+        if supervisor.is_ending:
+            if not self._is_stopping:
+                self._is_stopping = True
+                self._notifier.stopping()
+        elif supervisor.was_up:
+            if supervisor.generation != self._generation:
+                self._generation = supervisor.generation
+                self._is_busy = True
+                self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            if self._is_busy and (self._due is None or _is_settled(supervisor)):
+                self._is_busy = False
+                self._notifier.ready()
+        if not supervisor.was_up:
+            return None  # nobody waits for signs of life of what is not ready
+        self._due = self._due or _Due(self._notifier)
+        return self._due.look(lambda: self._status(supervisor))
+
+    def _status(self, supervisor: Any) -> str:
+        reports = [row.read() for row in self._rows]
+        counted = {report.pid: report.counters["requests"] for report in reports if report.state}
+        self._before += sum(count for pid, count in self._counted.items() if pid not in counted)
+        self._counted = counted
+        ready = sum(worker.state == "ready" for worker in supervisor.workers)
+        text = f"{ready} of {supervisor.wanted} workers ready"
+        return f"{text}, {_requests(reports, self._before)}" if self._rows else text
+
+
+def _is_settled(supervisor: Any) -> bool:
+    """Whether the last restart is over: done or given up."""
+    active = [worker for worker in supervisor.workers if worker.is_active]
+    return len(active) >= supervisor.wanted and all(
+        worker.state == "ready" and worker.generation in (-1, supervisor.generation) for worker in active
+    )
+
+
+def _requests(reports: list[Report], before: int = 0) -> str:
+    answered = before + sum(report.counters["requests"] for report in reports)
+    return f"{answered} requests answered, {sum(len(report.running) for report in reports)} running"
+
+
+class SingleReporter:
+    """Tells of a process that serves alone; ``beat`` is called by whoever runs its server loop, the rest by the main
+    thread, the first before there are beats to tell of."""
+
+    def __init__(self, notifier: Notifier, row: Row | None) -> None:
+        self.beat_every = min(notifier.beat_every, STATUS_EVERY)
+        self._notifier = notifier
+        self._row = row
+        self._due: _Due | None = None
+
+    def started(self) -> None:
+        self._notifier.ready()
+        self._due = _Due(self._notifier)
+
+    def stopping(self) -> None:
+        self._notifier.stopping()
+
+    def beat(self) -> None:
+        if self._due is not None:
+            self._due.look(lambda: "serving" if self._row is None else _requests([self._row.read()]))

@@ -1,0 +1,181 @@
+"""SIGUSR2: the same command again, as a new server on the same listeners, so that Python and Zibai can be upgraded too.
+
+The old master starts the new one as its child, with the descriptors of the listeners, and tells it of them in one
+variable of the environment. Both serve until somebody ends one of them: the old one, and the upgrade is done, or the
+new one, and nothing has happened. Neither ends the other.
+
+A pipe goes with it, of which the new master alone holds the far end, as long as it lives. Its process id comes
+through the pipe when it serves; and the end of the pipe is its death, however it died. So the old master waits for the
+pipe like for anything else, and it is no matter whether its child or a descendant of that became the new master.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple, Self
+
+from .errors import UsageError
+from .listeners import Handed, Listeners
+from .logger import logger
+from .notify import Notifier
+from .scoreboard import Scoreboard
+
+VARIABLE = "ZIBAI_UPGRADE"
+
+
+class Predecessor(NamedTuple):
+    """The master before this one: its process id, the pipe that it listens to, and the listeners that it hands over."""
+
+    pid: int
+    pipe: int
+    listeners: list[Handed]
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str]) -> Self | None:
+        """None for a server that is the first. The variable is removed from ``environ``."""
+        text = environ.pop(VARIABLE, "")
+        if not text:
+            return None
+        try:
+            found = cls(*json.loads(text))
+            os.set_inheritable(found.pipe, False)
+        except (ValueError, TypeError, OSError):
+            raise UsageError(f"environment variable {VARIABLE} is for zibai itself; remove it") from None
+        return found
+
+    def is_alive(self) -> bool:
+        """Whether it is there still, as our parent."""
+        return os.getppid() == self.pid
+
+    def tell(self) -> None:
+        """Say that this server serves."""
+        try:
+            os.write(self.pipe, b"%d\n" % os.getpid())
+        except OSError:
+            pass  # it has not waited for us
+
+
+class Upgrade:
+    """Starts the new master, and knows what became of it. Everything is the parent's main thread's.
+
+    ``directory`` is where this server was started; the new master is started there.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        predecessor: Predecessor | None,
+        listeners: Listeners,
+        notifier: Notifier | None,
+        board: Scoreboard | None,
+    ) -> None:
+        self._directory = directory
+        self._predecessor = predecessor
+        self._listeners = listeners
+        self._notifier = notifier
+        self._board = board
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe = -1
+        self._successor = 0  # its process id, once it serves
+        self._has_told = False
+        self._is_ending = False
+
+    def has_company(self) -> bool:
+        """Whether another master serves on the same listeners."""
+        return bool(self._successor) or (self._predecessor is not None and self._predecessor.is_alive())
+
+    def sources(self) -> list[int]:
+        """What to wait for."""
+        return [self._pipe] if self._process is not None else []
+
+    def on_signal(self, name: str) -> None:
+        """Any signal; SIGUSR2 is ours."""
+        if name != "SIGUSR2" or self._is_ending:
+            return
+        why = self._hindrance()
+        if why:
+            logger.error("SIGUSR2 starts no new master: %s", why)
+            return
+        try:
+            self._start()
+        except OSError as error:
+            logger.error("no new master can be started: %s", error)
+
+    def look(self, supervisor: Any) -> None:
+        """After each turn of the parent."""
+        self._is_ending = supervisor.is_ending
+        if supervisor.was_up and not self._has_told:
+            self._has_told = True
+            if self._predecessor is not None:
+                self._predecessor.tell()
+        if self._process is not None:
+            self._listen(self._process)
+
+    def _hindrance(self) -> str:
+        if os.getpid() == 1:
+            return "this is process 1, and its container would end with it"
+        if "SERVER_STARTER_GENERATION" in os.environ:
+            return "start_server would not know it; send SIGHUP to start_server"
+        if self._process is not None:
+            return f"process {self._process.pid} is one already; end it, or this one, first"
+        if self._predecessor is not None and self._predecessor.is_alive():
+            return f"the last upgrade is not finished; end process {self._predecessor.pid} first"
+        return "" if sys.executable else "the path of the Python interpreter is not known"
+
+    def _start(self) -> None:
+        near, far = os.pipe()
+        try:
+            if sys.platform != "win32":  # where nobody sends SIGUSR2
+                os.set_blocking(near, False)
+            handed = self._listeners.hand()
+            told = json.dumps(Predecessor(os.getpid(), far, handed))
+            self._process = subprocess.Popen(  # noqa: S603 -- what was run to start this one
+                # Not argv[0], which may be a name to be looked up, or a link that leads out of a virtual environment.
+                [sys.executable, *sys.orig_argv[1:]],
+                cwd=self._directory or None,
+                env={**os.environ, **(self._notifier.environment if self._notifier else {}), VARIABLE: told},
+                pass_fds=[far, *(fd for fd, _ in handed)],
+            )
+        except BaseException:
+            os.close(near)
+            raise
+        finally:
+            os.close(far)  # the new master's alone from now on, so that its death closes it
+        self._pipe = near
+        logger.info("a new master starts, process %d", self._process.pid)
+
+    def _listen(self, process: "subprocess.Popen[bytes]") -> None:
+        try:
+            said = os.read(self._pipe, 4096)
+        except BlockingIOError:
+            return
+        if said:
+            self._successor = int(said)
+            logger.info(
+                "the new master serves, process %d; SIGTERM to process %d ends this one, to the new one the upgrade",
+                self._successor,
+                os.getpid(),
+            )
+            if self._notifier is not None:
+                self._notifier.hand_over(self._successor)
+            return
+        os.close(self._pipe)
+        try:
+            code = process.wait(1)
+            how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        except subprocess.TimeoutExpired:
+            how = "the process that was started is there, but is no server"
+        if self._successor:
+            if self._notifier is not None:
+                self._notifier.take_back()
+            logger.warning("the new master, process %d, has ended (%s); this one serves on", self._successor, how)
+        else:
+            logger.error("the new master has not come up (%s); this one serves on", how)
+        self._process, self._pipe, self._successor = None, -1, 0
+        if self._board is not None:
+            try:
+                self._board.move_back()
+            except OSError as error:
+                logger.warning("zibai ps does not find this server any more: %s", error)
