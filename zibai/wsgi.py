@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -281,7 +281,7 @@ class Exchange:
         if isinstance(iterable, FileWrapper) and self._send_file(iterable):
             return
         # A single piece is the whole body, so its length is known (PEP 3333, "Handling the Content-Length Header").
-        single = isinstance(iterable, Sized) and len(iterable) == 1
+        single = hasattr(iterable, "__len__") and len(iterable) == 1
         for data in iterable:
             # An empty piece does not begin the answer: start_response may still be called again.
             if data or not isinstance(data, bytes):
