@@ -52,6 +52,11 @@ def test_every_flag_sets_its_field() -> None:
         "backlog": (["7"], 7),
         "dualstack_ipv6": ([], True),
         "unix_socket_perms": (["0o660"], 0o660),
+        "chdir": (["/srv"], "/srv"),
+        "user": (["www"], "www"),
+        "group": (["33"], "33"),
+        "pid_file": (["zibai.pid"], "zibai.pid"),
+        "daemon": ([], True),
         "subprocess": (["4"], 4),
         "max_workers": (["5"], 5),
         "no_gevent": ([], True),
@@ -69,6 +74,8 @@ def test_every_flag_sets_its_field() -> None:
         "before_graceful_exit": (["hooks:b"], "hooks:b"),
         "before_died": (["hooks:c"], "hooks:c"),
         "no_access_log": ([], True),
+        "log_file": (["zibai.log"], "zibai.log"),
+        "log_backups": (["2"], 2),
         "logging_config_filepath": (["log.toml"], "log.toml"),
     }
     assert {"app", *values} <= {option.name for option in declared()}
@@ -195,7 +202,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> 
     """``zibai example:app -p 2`` where serving ends in ``outcome``."""
     served: list[Options] = []
 
-    def fake(options: Options, exits: bool) -> None:
+    def fake(options: Options, *_: object) -> None:
         served.append(options)
         if outcome is not None:
             raise outcome

@@ -23,6 +23,11 @@ def test_defaults() -> None:
         "backlog": 2048,
         "dualstack_ipv6": False,
         "unix_socket_perms": 0o600,
+        "chdir": None,
+        "user": None,
+        "group": None,
+        "pid_file": None,
+        "daemon": False,
         "subprocess": 0,
         "max_workers": 10,
         "no_gevent": False,
@@ -45,6 +50,9 @@ def test_defaults() -> None:
         "before_graceful_exit": None,
         "before_died": None,
         "no_access_log": False,
+        "log_file": None,
+        "log_max_bytes": 0,
+        "log_backups": 5,
         "logging_config_filepath": None,
     }
 

@@ -7,19 +7,20 @@ ends as one line and an exit code.
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import inf
 from socket import socket
 
-from . import control, mainloop, worker
+from . import control, daemon, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
-from .errors import LoadError, ZibaiError
+from .errors import LoadError, UsageError, ZibaiError
 from .logger import logger
 from .options import Options
+from .process import signals_held_back
 from .reloader import Reloader
 from .scoreboard import Scoreboard, clock
-from .sockets import create_bind_socket, describe, listen, unlink_unix_socket
+from .sockets import create_bind_socket, describe, give_unix_socket, listen, unlink_unix_socket
 from .supervisor import READY
 from .version import __version__
 
@@ -30,36 +31,73 @@ def main(options: Options, *, exits: bool = False) -> None:
     ``exits`` says that the process ends with it; then a signal that comes late does not change the exit code.
     0: asked to end. 1: an error of ours or of the machine. 2: wrong usage. 3: the application cannot be loaded.
     """
+    launcher: daemon.Launcher | None = None
     try:
         options.validate()
-        logs.configure(options.no_access_log, options.logging_config_filepath)
-        _serve(options, exits)
+        identity = privileges.find(options.user, options.group)
+        if options.chdir is not None:
+            _change_directory(options.chdir)
+        predecessor = os.getppid()
+        if options.pid_file is not None:
+            pidfile.check(options.pid_file, predecessor)
+        if identity is not None:
+            identity.adapt_environment()
+        if options.log_file is not None:
+            logfile.prepare(options.log_file, bool(options.log_max_bytes), None if identity is None else identity.owner)
+        if options.daemon:
+            launcher = daemon.detach(options.log_file)
+        logs.configure_as(options)
+        _serve(options, exits, identity, predecessor, _do_nothing if launcher is None else launcher.is_up)
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
+        text = f"zibai: error: {error}\n"
         if isinstance(error, LoadError) and error.trace:
-            sys.stderr.write(error.trace.rstrip("\n") + "\n")
-        sys.stderr.write(f"zibai: error: {error}\n")
+            text = error.trace.rstrip("\n") + "\n" + text
+        sys.stderr.write(text)
+        if launcher is not None:
+            launcher.has_failed(text, error.exit_code)
         raise SystemExit(error.exit_code) from None
 
 
-def _serve(options: Options, exits: bool) -> None:
+def _change_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise UsageError(f"--chdir: cannot change to {path!r}: {error.strerror}") from error
+
+
+def _serve(
+    options: Options,
+    exits: bool,
+    identity: privileges.Identity | None,
+    predecessor: int,
+    on_up: Callable[[], object],
+) -> None:
     # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one.
     supervised = bool(options.watchfiles is not None or options.max_request_pre_process or options.request_timeout)
     processes = options.subprocess or int(supervised)
     with _listeners(options) as sockets, ExitStack() as stack:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
         signals = stack.enter_context(mainloop.signals(exits=exits)) if processes else None
+        if signals is None:
+            stack.enter_context(signals_held_back())
         logger.info("zibai %s, process %d", __version__, os.getpid())
         for sock in sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
+        if options.pid_file is not None:
+            owner = None if identity is None else identity.owner
+            stack.enter_context(pidfile.held(options.pid_file, predecessor, owner))
         board = stack.enter_context(_scoreboard(options, processes, sockets))
+        if identity is not None:
+            _become(identity, options, sockets, board)
         if signals is None:
             row = None if board is None else board.row(0)
             if row is not None:
                 row.assign(READY, os.getpid(), 0, clock())
-            worker.run(options, sockets, row=row, exits=exits)
+            worker.run(options, sockets, row=row, exits=exits, on_up=on_up)
             return
+        title.show("master", options.app)
 
         def stop_listening() -> None:
             # The kernel would go on to accept for us connections that no worker takes any more.
@@ -76,6 +114,7 @@ def _serve(options: Options, exits: bool) -> None:
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
             eager=developing,
+            on_up=on_up,
             on_end=stop_listening,
         )
         if options.watchfiles is not None:
@@ -123,6 +162,24 @@ def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iter
         yield board
     finally:
         board.close()
+
+
+def _become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:
+    """Go on as another user, who has to be able to use and to remove what was made for him."""
+    try:
+        for sock in sockets:
+            give_unix_socket(sock, identity.owner)
+        if board is not None:
+            board.give(identity.owner)
+    except OSError as error:
+        raise ZibaiError(f"cannot give files to {identity.name}: {error}") from error
+    identity.assume()
+    if options.log_file is not None:
+        logfile.prepare(options.log_file, bool(options.log_max_bytes))
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _release(sock: socket) -> None:

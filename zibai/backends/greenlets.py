@@ -73,6 +73,15 @@ def calling_from_threads(function: Callable[[], None]) -> Callable[[], None]:
     return watcher.send
 
 
+def spawning_from_threads(function: Callable[[], None]) -> Callable[[], None]:
+    """The same, for a ``function`` that may block: it runs in a greenlet of its own."""
+
+    def spawn() -> None:
+        gevent.spawn(function)
+
+    return calling_from_threads(spawn)
+
+
 def interrupting(is_over: Callable[[], bool]) -> Callable[[], None]:
     """What raises KeyboardInterrupt in the calling greenlet, where it waits; it may be called by any thread.
 
