@@ -64,6 +64,8 @@ def test_every_flag_sets_its_field() -> None:
         "max_request_pre_process": (["100"], 100),
         "graceful_exit_timeout": (["1.5"], 1.5),
         "keep_alive_timeout": (["2"], 2.0),
+        "disable_keep_alive": ([], True),
+        "max_keep_alive_requests": (["9"], 9),
         "header_timeout": (["3"], 3.0),
         "socket_timeout": (["4"], 4.0),
         "h11_max_incomplete_event_size": (["8192"], 8192),

@@ -40,6 +40,8 @@ def test_defaults() -> None:
         "request_timeout": 0.0,
         "graceful_exit_timeout": 10.0,
         "keep_alive_timeout": 75.0,
+        "disable_keep_alive": False,
+        "max_keep_alive_requests": 0,
         "header_timeout": 10.0,
         "socket_timeout": 30.0,
         "h11_max_incomplete_event_size": 65536,

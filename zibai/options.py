@@ -220,6 +220,20 @@ class Options:
         "or it meets closing connections",
         embedded=True,
     )
+    disable_keep_alive: bool = option(
+        False,
+        group=LIMITS,
+        embedded=True,
+        help="close each connection after one request, as its answer says; the same as --max-keep-alive-requests 1",
+    )
+    max_keep_alive_requests: int = option(
+        0,
+        group=LIMITS,
+        embedded=True,
+        minimum=0,
+        help="close a connection after this many requests, as the last answer says, so that clients spread over the "
+        "workers anew; a restart of its worker counts anew; 0 is no limit",
+    )
     header_timeout: float = seconds(
         10.0,
         group=LIMITS,
