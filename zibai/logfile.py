@@ -4,9 +4,9 @@ A record is one ``write`` to a file that is open for appending, so the records o
 behind the other. With ``maxBytes`` any of them may find the file full and rename it, and nobody may write to what is
 about to be removed, nor rename the new file as well. So each holds a lock on the file itself while it looks whether
 the path still names it, and writes: a shared one, since writers do not disturb each other. Who rotates has to have it
-alone, and does not wait for that: where a process is stopped in the middle of a record the file grows, and nobody
-stands still. On Windows a file that is open cannot be renamed, and two that append overwrite each other, so there it is
-opened for each record, under a lock on a file beside it.
+alone, and the directory too, and does not wait for that: where a process is stopped in the middle of a record the
+file grows, and nobody stands still. On Windows a file that is open cannot be renamed, and two that append overwrite
+each other, so there it is opened for each record, under a lock on a file beside it.
 
 :func:`reopen` is for who moves files away and says so, as logrotate does: handlers of the FileHandler family, those of
 the user's own configuration too, go on in what their paths name now. Any thread may call it, but no handler of a signal
@@ -73,8 +73,7 @@ class LogFile(RotatingFileHandler):
     def _write_in_turn(self, data: bytes) -> None:
         while self._catch_up():
             file = self.stream.fileno()
-            if 0 < os.fstat(file).st_size > self.maxBytes - len(data) and _lock(file, alone=True):
-                self._rotate()
+            if self._is_full(file, len(data)) and _lock(file, alone=True) and self._rotate():
                 continue
             _lock(file)
             try:
@@ -86,6 +85,10 @@ class LogFile(RotatingFileHandler):
                 _unlock(file)
         self._write(data)  # there is no new file to be had; better in the old one than nowhere
 
+    def _is_full(self, file: int, more: int) -> bool:
+        size = os.fstat(file).st_size
+        return self.maxBytes > 0 and size > 0 and size + more > self.maxBytes
+
     def _catch_up(self) -> bool:
         """Have that file open which the path names; whether that could be done."""
         # In a forked process the lock would be the parent's as well: it belongs to the open file, which is shared.
@@ -96,23 +99,33 @@ class LogFile(RotatingFileHandler):
                 return False
         return True
 
-    def _rotate(self) -> None:
-        """With the lock held alone, unless another one has just done it."""
+    def _rotate(self) -> bool:
+        """With the lock held alone, which ends here. Whether to look again; else it is not to be done now."""
         old = self.stream
-        if not _is_named(self.baseFilename, old):
-            _unlock(old)
-            return
-        self.stream = None  # or it would be closed before the files are renamed, and the lock gone with it
         try:
-            self.doRollover()
+            # Somebody may move the file while its backups are renamed, and the next one be full before that is done.
+            directory = os.open(os.path.dirname(self.baseFilename), os.O_RDONLY)
+            try:
+                if not _lock(directory, alone=True):
+                    return False
+                if _is_named(self.baseFilename, old):
+                    self.stream = None  # or it would be closed first of all, and the lock gone with it
+                    self.doRollover()
+                    _let_outputs_follow(old, self.stream)
+            finally:
+                os.close(directory)
+        except FileNotFoundError:
+            pass  # it was moved in this moment
         except OSError as error:
             self.maxBytes = 0
-            self.stream = old
+            os.write(old.fileno(), f"zibai: this file is not rotated any more: {error}\n".encode())
+        finally:
+            if self.stream is None:
+                self.stream = old
             _unlock(old)
-            self._write(f"zibai: this file is not rotated any more: {error}\n".encode())
-        else:
-            _let_outputs_follow(old, self.stream)
-            old.close()
+            if self.stream is not old:
+                old.close()
+        return True
 
     def _write_by_itself(self, data: bytes) -> None:
         with _turn_beside(self.baseFilename) as alone:
