@@ -1,17 +1,18 @@
 """``--daemon``: the server in the background, and the command that waits until it is up.
 
 The command is the *launcher*. It forks a process that begins a session, which forks the *daemon*: not the leader of its
-session, so that it can never get a terminal. A pipe leads back. The daemon writes its process id to it, and then that
-it is up, or the error that it ends with; its own outputs are already those that it will have, since the workers, which
-it starts before it is up, inherit them and must not keep the launcher's open. The launcher ends with what it hears, and
-when it hears nothing because the daemon is gone, it says that. The daemon lives in the directory in which it was
-started: ``--chdir`` is there to choose another.
+session, so that it can never get a terminal. A pipe leads back, to which the daemon writes its process id, and then that
+it is up, or the error that it ends with. What it prints goes elsewhere from the start, since the workers, which it
+starts before it is up, inherit its outputs and must not keep the launcher's open. The launcher ends with what it
+hears, and when it hears nothing because the daemon is gone, it says that. The daemon stays in the directory in which it
+was started: ``--chdir`` is there to choose another.
 """
 
 import os
 import signal
 import sys
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from typing import NoReturn
 
 from .errors import UsageError, ZibaiError
@@ -48,8 +49,8 @@ class Launcher:
             self._pipe = -1
 
 
-def detach(output: str | None) -> Launcher:
-    """Go on in the background, with ``output`` or nothing as stdout and stderr; in the launcher, raise SystemExit."""
+def detach() -> Launcher:
+    """Go on in the background, with nothing to read and nowhere to print; in the launcher, raise SystemExit."""
     if sys.platform == "win32":
         raise UsageError("--daemon: not on this system; let a service manager start the server")
     import fcntl
@@ -69,13 +70,26 @@ def detach(output: str | None) -> Launcher:
     # Not one of the three, which it may be if they were closed.
     pipe = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(writing)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    log = nothing if output is None else os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-    for source in {nothing, log} - {0, 1, 2}:
-        os.close(source)
+    _redirect(os.devnull, os.O_RDWR, 0, 1, 2)
     return Launcher(pipe)
+
+
+def print_to(path: str, spawning: bool) -> None:
+    """Let what is printed, by workers too, go to the log file."""
+    if spawning:
+        # A helper of multiprocessing, which would keep that very file open for as long as the server runs.
+        resource_tracker.ensure_running()
+    _redirect(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 1, 2)
+
+
+def _redirect(path: str, flags: int, *targets: int) -> None:
+    source = os.open(path, flags, 0o666)
+    for target in targets:
+        os.dup2(source, target)
+    if source in targets:  # it was closed
+        os.set_inheritable(source, True)
+    else:
+        os.close(source)
 
 
 def _launch(pipe: int) -> NoReturn:

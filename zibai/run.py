@@ -7,6 +7,7 @@ ends as one line and an exit code.
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import inf
@@ -45,7 +46,7 @@ def main(options: Options, *, exits: bool = False) -> None:
         if options.log_file is not None:
             logfile.prepare(options.log_file, bool(options.log_max_bytes), None if identity is None else identity.owner)
         if options.daemon:
-            launcher = daemon.detach(options.log_file)
+            launcher = daemon.detach()
         logs.configure_as(options)
         _serve(options, exits, identity, predecessor, _do_nothing if launcher is None else launcher.is_up)
     except KeyboardInterrupt:
@@ -58,6 +59,10 @@ def main(options: Options, *, exits: bool = False) -> None:
         if launcher is not None:
             launcher.has_failed(text, error.exit_code)
         raise SystemExit(error.exit_code) from None
+    except Exception:
+        if launcher is not None:
+            launcher.has_failed(traceback.format_exc(), 1)
+        raise
 
 
 def _change_directory(path: str) -> None:
@@ -91,6 +96,8 @@ def _serve(
         board = stack.enter_context(_scoreboard(options, processes, sockets))
         if identity is not None:
             _become(identity, options, sockets, board)
+        if options.daemon and options.log_file is not None:
+            daemon.print_to(options.log_file, spawning=processes > 0)
         if signals is None:
             row = None if board is None else board.row(0)
             if row is not None:
