@@ -243,7 +243,8 @@ def test_it_is_not_up_when_it_is_told_to_end_before(monkeypatch: pytest.MonkeyPa
 def test_log_files_are_reopened_in_parent_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     reopened: list[str] = []
     monkeypatch.setattr(mainloop.logfile, "reopen", lambda: reopened.append("parent"))
-    assert signal.SIGUSR1 in mainloop.signals(exits=False)._numbers
+    with mainloop.signals(exits=False) as signals:
+        assert signal.SIGUSR1 in signals._numbers
     with closing(World(monkeypatch, 2, None)) as world:
         world.signals = ["SIGUSR1"]
         world._hear()

@@ -49,7 +49,7 @@ def test_on_windows(user: str | None, group: str | None, flag: str, monkeypatch:
     with pytest.raises(UsageError, match=f"^{flag}: not on this system"):
         find(user, group)
     monkeypatch.setattr(daemon, "sys", SimpleNamespace(platform="win32"))
-    with pytest.raises(UsageError, match="^--daemon: not on this system"):
+    with pytest.raises(UsageError, match=r"^--daemon: not on this system"):
         daemon.detach()
 
 
@@ -132,7 +132,7 @@ def test_a_step_that_fails_is_an_error(system: System) -> None:
 @posix
 def test_a_python_that_he_may_not_run(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(ZibaiError, match="user www may not run .*; install Python"):
+    with pytest.raises(ZibaiError, match=r"user www may not run .*; install Python"):
         WWW.assume()
 
 

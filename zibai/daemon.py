@@ -1,8 +1,8 @@
 """``--daemon``: the server in the background, and the command that waits until it is up.
 
 The command is the *launcher*. It forks a process that begins a session, which forks the *daemon*: not the leader of its
-session, so that it can never get a terminal. A pipe leads back, to which the daemon writes its process id, and then that
-it is up, or the error that it ends with. What it prints goes elsewhere from the start, since the workers, which it
+session, so that it can never get a terminal. A pipe leads back, to which the daemon writes its process id, and then
+that it is up, or the error that it ends with. What it prints goes elsewhere from the start, since the workers, which it
 starts before it is up, inherit its outputs and must not keep the launcher's open. The launcher ends with what it
 hears, and when it hears nothing because the daemon is gone, it says that. The daemon stays in the directory in which it
 was started: ``--chdir`` is there to choose another.

@@ -8,6 +8,7 @@ works, the server does not run.
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .errors import UsageError, ZibaiError
@@ -88,16 +89,15 @@ def find(user: str | None, group: str | None) -> Identity | None:
 
     uid, gid, login, home = os.geteuid(), -1, "", ""
     if user is not None:
+        entry = None
         try:
             entry = pwd.getpwnam(user)
         except KeyError:
-            try:
-                entry = pwd.getpwuid(int(user))
-            except (ValueError, OverflowError):
+            if not _is_number(user):
                 raise UsageError(f"--user: there is no user {user!r}") from None
-            except KeyError:
-                entry = None
-                uid = int(user)
+            uid = int(user)
+            with suppress(KeyError):
+                entry = pwd.getpwuid(uid)
         if entry is not None:
             uid, gid, login, home = entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir
     if group is not None:
@@ -120,6 +120,11 @@ def _find_group(group: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        if group.isdecimal() and int(group) < 2**32 - 1:
-            return int(group)
-        raise UsageError(f"--group: there is no group {group!r}") from None
+        if not _is_number(group):
+            raise UsageError(f"--group: there is no group {group!r}") from None
+        return int(group)
+
+
+def _is_number(name: str) -> bool:
+    """Whether it may be the number of a user or group; the highest one means nobody to system calls."""
+    return name.isascii() and name.isdecimal() and int(name[:20]) < 2**32 - 1
