@@ -174,6 +174,24 @@ def test_one_that_stands_still_in_the_middle_of_a_record_holds_nobody(path: Path
 
 
 @posix
+def test_a_file_that_was_rotated_while_its_lock_was_waited_for_is_not_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the next to be removed."""
+    lock = logfile._lock
+
+    def wait(file: Any, *, alone: bool = False) -> bool:
+        if not alone and path.exists() and not path.with_name("zibai.log.1").exists():
+            path.rename(path.with_name("zibai.log.1"))
+        return lock(file, alone=alone)
+
+    with opened(path, 1000, 2) as handler:
+        monkeypatch.setattr(logfile, "_lock", wait)
+        write(handler, "record")
+    assert (path.with_name("zibai.log.1").read_text(), path.read_text()) == ("", "record\n")
+
+
+@posix
 def test_a_forked_process_has_a_lock_of_its_own(path: Path) -> None:
     with opened(path, 1000, 2) as handler:
         write(handler, "parent")
