@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from zibai import logger as logs
 from zibai.errors import UsageError
+from zibai.logfile import LogFile
 from zibai.logger import (
     ConsoleHandler,
     Formatter,
@@ -463,6 +464,23 @@ def test_a_handler_that_cannot_open_its_file(tmp_path: Path) -> None:
     handler = {"class": "logging.FileHandler", "filename": str(tmp_path / "no" / "x.log")}
     with pytest.raises(UsageError, match=r"Unable to configure handler 'access': No such file or directory$"):
         configured(tmp_path, {"handlers": {"access": handler}})
+
+
+def test_a_log_file_is_the_place_of_all_but_what_a_configuration_moves(tmp_path: Path) -> None:
+    """Also to a handler that does not know the arguments of ours."""
+    log, own, config = (tmp_path / name for name in ("zibai.log", "own.log", "log.json"))
+    file = {"filename": str(log), "maxBytes": 10_000, "backupCount": 3}
+    access = {"class": "logging.FileHandler", "filename": str(own)}
+    config.write_text(json.dumps({"handlers": {"access": access, "error": {"maxBytes": 0}}}), encoding="utf-8")
+    configure(False, str(config), file)
+    logger.info("started")
+    error_logger.error("failed")
+    exchange()
+    assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == ["INFO started", "ERROR failed"]
+    assert '"GET' in own.read_text()
+    limits = {each.get_name(): each.maxBytes for each in logger.handlers if isinstance(each, LogFile)}
+    assert limits == {"default": 10_000}
+    configure(False, None)  # which closes them
 
 
 # --- lines without records --------------------------------------------------------------------------

@@ -138,6 +138,15 @@ def test_is_alive() -> None:
     assert not machine.is_alive(process.pid)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_one_that_nobody_has_reaped_is_not_alive() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert process.stdout
+    with process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not machine.is_alive(process.pid)
+
+
 def test_a_process_of_somebody_else_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     def kill(pid: int, number: int) -> None:
         assert (pid, number) == (42, 0), "it is asked, not hurt"

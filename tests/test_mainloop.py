@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,6 +35,7 @@ class FakeChild:
         self.speaks = True
         self.says: list[Message] = []
         self.closed = False
+        self.reopened = 0
 
     def start(self) -> None:
         pass
@@ -45,6 +49,12 @@ class FakeChild:
 
     def ending(self) -> Ending:
         return Ending("was killed by SIGSEGV", story="" if self.row is None else black_box(self.row.read()))
+
+    def reopen(self) -> None:
+        self.reopened += 1
+
+    def quit(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True
@@ -60,15 +70,22 @@ class World:
         monkeypatch.setattr(mainloop, "Child", FakeChild)
         monkeypatch.setattr(mainloop, "wait", lambda sources, timeout: self._ready)
         self.board = board
-        self.loop = MainLoop(print, ("options",), processes, board)
+        self.ups: list[list[str]] = []
+        self.loop = MainLoop(print, ("options",), processes, board, on_up=self.is_up)
+        self.signals: list[str] = []
         self.tick()
 
+    def is_up(self) -> None:
+        self.ups.append([worker.state for worker in self.loop._supervisor.workers])
+
     def read(self) -> list[str]:
-        return []  # no signal
+        signals, self.signals = self.signals, []
+        return signals
 
     def tick(self) -> None:
         self.loop._supervisor.tick()
         self.loop._publish()
+        self.loop._tell_up()
 
     @property
     def children(self) -> list[FakeChild]:
@@ -198,3 +215,37 @@ def test_without_a_scoreboard_nobody_has_a_row(monkeypatch: pytest.MonkeyPatch) 
     world.die(world.children[0])
     assert len(world.children) == 2
     world.close()
+
+
+def test_it_is_up_when_none_of_the_first_is_starting_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(World(monkeypatch, 3, None)) as world:
+        one, two, three = world.children
+        world.say(one, "ready")
+        world.say(two, "ready")
+        assert world.ups == []
+        world.die(three)  # which is tried again, later
+        assert world.ups == [["ready", "ready"]]
+        world.die(one)
+        world.say(world.children[-1], "ready")
+        assert len(world.ups) == 1, "once"
+
+
+def test_it_is_not_up_when_it_is_told_to_end_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(World(monkeypatch, 2, None)) as world:
+        one, _ = world.children
+        world.say(one, "ready")
+        world.loop._supervisor.end("quit")
+        world.die(*world.children)
+        assert world.ups == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGUSR1")
+def test_log_files_are_reopened_in_parent_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    reopened: list[str] = []
+    monkeypatch.setattr(mainloop.logfile, "reopen", lambda: reopened.append("parent"))
+    with mainloop.signals(exits=False) as signals:
+        assert signal.SIGUSR1 in signals._numbers
+    with closing(World(monkeypatch, 2, None)) as world:
+        world.signals = ["SIGUSR1"]
+        world._hear()
+        assert (reopened, [child.reopened for child in world.children]) == (["parent"], [1, 1])

@@ -50,8 +50,8 @@ class Connection(Sender):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_continued", "_discarded", "_received", "alone", "body", "codec", "endpoint", "facts", "interims",
-        "peer", "refusal", "request", "sent", "started", "status", "watched",
+        "_begun", "_continued", "_discarded", "_exchanges", "_received", "alone", "body", "codec", "endpoint", "facts",
+        "interims", "peer", "refusal", "request", "sent", "started", "status", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
@@ -69,6 +69,7 @@ class Connection(Sender):
         self.body: BinaryIO = NO_BODY
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self._received = 0
+        self._exchanges = 0  # where their number is limited
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
         self._continued = False  # whether 100 Continue went out, or is no longer allowed
         self._discarded = 0
@@ -327,6 +328,9 @@ class Connection(Sender):
         self.sent = 0
         self._slot = slot
         slot.begin(self.request.summary, began)  # type: ignore[union-attr]
+        if self.service.keep_alive_requests:
+            self._exchanges += 1
+            self.closing = self._exchanges >= self.service.keep_alive_requests
         try:
             self.service.application(self)
         except BaseException:

@@ -184,6 +184,7 @@ class Server:
             lane=FastLane() if options.http == "auto" else None,
             header_timeout=options.header_timeout,
             keep_alive_timeout=options.keep_alive_timeout,
+            keep_alive_requests=1 if options.disable_keep_alive else options.max_keep_alive_requests,
             socket_timeout=options.socket_timeout,
             max_head=options.h11_max_incomplete_event_size,
             max_body=options.max_body_size,

@@ -32,6 +32,8 @@ from types import FrameType, TracebackType
 from typing import Any, Literal, TextIO
 
 from .errors import UsageError
+from .logfile import LogFile
+from .options import Options
 
 #: Starting, ending and the management of processes.
 logger = logging.getLogger("zibai")
@@ -253,13 +255,22 @@ def _takes_colour(stream: TextIO) -> bool:
 # ------------------------------------------------------------------------------------------ configuration
 
 
-def configure(no_access_log: bool, config_filepath: str | None) -> None:
+def configure_as(options: Options) -> None:
+    """:func:`configure` by what the command line says."""
+    file = None
+    if options.log_file is not None:
+        file = {"filename": options.log_file, "maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
+    configure(options.no_access_log, options.logging_config_filepath, file)
+
+
+def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None) -> None:
     """Set up the four loggers, for a process of our own: parent or worker, never within ``serve``.
 
-    The file, JSON or TOML by its ending, is merged over :func:`default_config`, so it need only say what differs.
-    Raises UsageError, in one line that names the file, when it cannot be used.
+    They write to stderr, or to the :class:`LogFile` with the arguments ``file``. The file ``config_filepath``, JSON or
+    TOML by its ending, is merged over :func:`default_config`, so it need only say what differs. Raises UsageError, in
+    one line that names it, when it cannot be used.
     """
-    config = default_config()
+    config = default_config(file)
     if config_filepath is not None:
         config = _merge(config, _read(config_filepath))
     try:
@@ -274,13 +285,16 @@ def configure(no_access_log: bool, config_filepath: str | None) -> None:
         raise _unusable(config_filepath, error) from error
 
 
-def default_config() -> dict[str, Any]:
+def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
     """A new dict for ``logging.config.dictConfig``, which takes its argument apart.
 
     Each logger with its own handler and formatter, all by the same short name, so that a file can change one alone.
     No ``stream`` for the handlers: it would be in the way of a file that makes one of them a FileHandler.
     """
     names = ("default", "access", "error")
+    handler = (
+        {"class": f"{__name__}.ConsoleHandler"} if file is None else {"class": f"{LogFile.__module__}.LogFile", **file}
+    )
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -292,7 +306,7 @@ def default_config() -> dict[str, Any]:
             }
             for name in names
         },
-        "handlers": {name: {"class": f"{__name__}.ConsoleHandler", "formatter": name} for name in names},
+        "handlers": {name: {**handler, "formatter": name} for name in names},
         "loggers": {
             "zibai": {"level": "INFO", "handlers": ["default"], "propagate": False},
             "zibai.debug": {"level": "INFO", "handlers": ["default"], "propagate": False},
@@ -309,6 +323,9 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         below = base.get(key)
         # "()" names a factory that is called with all the other keys: ours would be strange to it.
         if isinstance(below, dict) and isinstance(value, dict) and "()" not in value:
+            if value.get("class", below.get("class")) != below.get("class"):
+                # Another class does not know the arguments of ours either.
+                below = {name: below[name] for name in ("formatter", "level", "filters") if name in below}
             merged[key] = _merge(below, value)
         else:
             merged[key] = value

@@ -79,7 +79,7 @@ def _memory_groups() -> Iterator[Path]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process with this id."""
+    """Whether a process with this id runs; one that has ended and waits to be reaped does not, where that is told."""
     if sys.platform == "win32":
         # os.kill(pid, 0) would end it there.
         kernel = ctypes.windll.kernel32
@@ -94,4 +94,9 @@ def is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         pass  # somebody else's
-    return True
+    try:
+        # In a container the first process may be one that reaps nobody.
+        stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return not stat.rpartition(")")[2].startswith(" Z")

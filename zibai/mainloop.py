@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
+from . import logfile
 from .errors import LoadError
 from .logger import logger
 from .process import Child, Message, Signals, reap_strangers
 from .scoreboard import Scoreboard, clock
-from .supervisor import Supervisor
+from .supervisor import STARTING, Supervisor
 
 # What each signal wishes for. A system that has not got one cannot send it.
 _WISHES: dict[str, Callable[[Supervisor], None]] = {
@@ -43,15 +44,16 @@ class Observer(Protocol):
 def signals(*, exits: bool) -> Signals:
     """Those that the parent listens to, to be entered before anybody is told that there is a server."""
     # Strangers have no sentinel, so their ends have to wake us.
-    return Signals([*_WISHES, "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
+    return Signals([*_WISHES, "SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
 
 
 class MainLoop:
     """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
 
     ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
-    ``on_end`` is called when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s. The other
-    keywords are those of :class:`Supervisor`.
+    ``on_up`` is called, once, when no worker of the first is starting any more and one at least is ready, ``on_end``
+    when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s. The other keywords are those of
+    :class:`Supervisor`.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class MainLoop:
         processes: int,
         board: Scoreboard | None = None,
         *,
+        on_up: Callable[[], object] = lambda: None,
         on_end: Callable[[], object] = lambda: None,
         cedes: Callable[[], bool] = lambda: False,
         observers: Sequence[Observer] = (),
         **rules: Any,
     ) -> None:
         self._target = target
+        self._on_up: Callable[[], object] | None = on_up
         self._on_end = on_end
         self._cedes = cedes
         self._observers = observers
@@ -95,6 +99,7 @@ class MainLoop:
                 while True:
                     timeout = supervisor.tick()
                     self._publish()
+                    self._tell_up()
                     due = [timeout, *(observer.look(supervisor) for observer in self._observers)]
                     if supervisor.is_ending:
                         self._on_end()
@@ -108,6 +113,18 @@ class MainLoop:
                 raise
         if supervisor.failure:
             raise self._error or LoadError("no worker has come up")
+
+    def _tell_up(self) -> None:
+        supervisor = self._supervisor
+        starting = any(worker.state is STARTING for worker in supervisor.workers)
+        if self._on_up is not None and supervisor.was_up and not starting and not supervisor.is_ending:
+            self._on_up()
+            self._on_up = None
+
+    def _reopen_logs(self) -> None:
+        logfile.reopen()
+        for child in self._children:
+            child.reopen()
 
     def _spawn(self) -> Child:
         taken = [child.row for child in self._children]
@@ -140,6 +157,8 @@ class MainLoop:
                 observer.on_signal(name)
             if name in _WISHES:
                 _WISHES[name](self._supervisor)
+            elif name == "SIGUSR1":
+                self._reopen_logs()
         for child in list(self._children):
             if child.pipe in ready or child.sentinel in ready:
                 for message in child.receive():

@@ -21,6 +21,7 @@ from .machine import available_cpus
 # The groups of the help and of docs/options.md, in the order of the fields.
 APPLICATION = "Application"
 LISTENING = "Listening"
+PROCESS = "Process"
 WORKERS = "Workers"
 LIMITS = "Timeouts and limits"
 HOOKS = "Hooks"
@@ -117,6 +118,39 @@ class Options:
         help="permissions of unix sockets, in octal",
     )
 
+    chdir: str | None = option(
+        None,
+        group=PROCESS,
+        metavar="DIRECTORY",
+        help="change to this directory first of all: the application is imported from there, and every relative path, "
+        "of other options too, begins there",
+    )
+    user: str | None = option(
+        None,
+        group=PROCESS,
+        metavar="NAME",
+        help="serve as this user, by name or number, with the groups of his; needs root, who binds the listeners "
+        "before (not on Windows)",
+    )
+    group: str | None = option(
+        None,
+        group=PROCESS,
+        metavar="NAME",
+        help="serve as this group, by name or number; without it, the first group of --user (not on Windows)",
+    )
+    pid_file: str | None = option(
+        None,
+        group=PROCESS,
+        metavar="PATH",
+        help="keep the process id of the server, the one to send signals to, in this file; a server whose file tells "
+        "of another one that runs does not start",
+    )
+    daemon: bool = option(
+        False,
+        group=PROCESS,
+        help="serve in the background; the command ends when the server is up, or with its error (not on Windows)",
+    )
+
     subprocess: int = option(
         0,
         group=WORKERS,
@@ -199,6 +233,20 @@ class Options:
         "or it meets closing connections",
         embedded=True,
     )
+    disable_keep_alive: bool = option(
+        False,
+        group=LIMITS,
+        embedded=True,
+        help="close each connection after one request, as its answer says; the same as --max-keep-alive-requests 1",
+    )
+    max_keep_alive_requests: int = option(
+        0,
+        group=LIMITS,
+        embedded=True,
+        minimum=0,
+        help="close a connection after this many requests, as the last answer says, so that clients spread over the "
+        "workers anew; a restart of its worker counts anew; 0 is no limit",
+    )
     header_timeout: float = seconds(
         10.0,
         group=LIMITS,
@@ -254,6 +302,23 @@ class Options:
     )
 
     no_access_log: bool = option(False, group=LOGGING, help="no line for each request that went well")
+    log_file: str | None = option(
+        None,
+        group=LOGGING,
+        metavar="PATH",
+        help="append the log to this file instead of printing it, and what a --daemon prints; SIGUSR1 opens it anew "
+        "after it was moved",
+    )
+    log_max_bytes: int = option(
+        0,
+        group=LOGGING,
+        metavar="BYTES",
+        minimum=0,
+        help="rename the --log-file to PATH.1 before it grows over this size, PATH.1 to PATH.2 and so on; 0 is never",
+    )
+    log_backups: int = option(
+        5, group=LOGGING, minimum=1, help="how many files to keep beside the --log-file; the oldest is removed"
+    )
     logging_config_filepath: str | None = option(
         None,
         group=LOGGING,
@@ -265,6 +330,8 @@ class Options:
         """Raise UsageError, in one line that names the flag, for the first value that makes no sense."""
         for each in declared():
             each.validate(getattr(self, each.name))
+        if self.log_max_bytes and self.log_file is None:
+            raise UsageError("--log-max-bytes needs a --log-file")
 
 
 @cache

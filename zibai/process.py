@@ -2,9 +2,9 @@
 
 The parent's view of a worker (:class:`Child`) and the worker's view of its parent (:class:`Parent`) share no code but
 the vocabulary of the pipe, so that a reader always knows on which side he is. Down the pipe go the two ways to end,
-``drain`` (``cede``, where another server has the same listeners) and ``quit``; up go ``ready``, ``failed``, ``worn``
-and ``stuck``. The pipe also carries death, both ways: its other end is closed by the system, whatever happened to the
-process that held it.
+``drain`` (``cede``, where another server has the same listeners) and ``quit``, and ``adopt`` and ``reopen``; up go
+``ready``, ``failed``, ``worn`` and ``stuck``. The pipe also carries death, both ways: its other end is closed by the
+system, whatever happened to the process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
 ``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows).
@@ -148,6 +148,10 @@ class Child:
         """End now."""
         self._send("quit")
 
+    def reopen(self) -> None:
+        """Reopen the log files."""
+        self._send("reopen")
+
     def kill(self) -> None:
         """For one that does not listen any more."""
         self._killed = True
@@ -218,7 +222,7 @@ class Parent:
             self.pipe.send(message)
 
     def receive(self) -> tuple[str, Socket | None]:
-        """The verb that has arrived, "drain", "cede", "quit" or "adopt", with a channel to another worker if one comes.
+        """The verb that has arrived, one of those above, with a channel to another worker if one comes along.
 
         The verb is "gone" when the parent is.
         """
@@ -243,14 +247,21 @@ def _signals_held_back() -> Iterator[None]:
     """Hold signals back while a worker is spawned.
 
     It inherits the mask, so a Ctrl-C at the terminal, which goes to the whole group, does not meet a worker whose
-    handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through. On Windows
-    there is no such mask.
+    handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through.
     """
+    if sys.platform != "win32":
+        # The first spawn starts a helper of multiprocessing, which lets the signals through again; so it comes before.
+        resource_tracker.ensure_running()
+    with signals_held_back():
+        yield
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Hold signals back until :class:`Signals` listens, or to the end. On Windows there is no such mask."""
     if sys.platform == "win32":
         yield
         return
-    # The first spawn starts a helper of multiprocessing, which lets the signals through again; so it comes before.
-    resource_tracker.ensure_running()
     old = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     try:
         yield
@@ -260,7 +271,7 @@ def _signals_held_back() -> Iterator[None]:
 
 _HELD_BACK = {
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR2")
+    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 }
 

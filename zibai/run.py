@@ -8,24 +8,26 @@ out of it here, so that nobody else takes it for his.
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, inherited, mainloop, worker
+from . import control, daemon, inherited, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
 from .core import Ties
-from .errors import LoadError, ZibaiError
+from .errors import LoadError, UsageError, ZibaiError
 from .listeners import Listeners
 from .logger import logger
 from .loop import Loop
 from .notify import Notifier, Reporter, SingleReporter
 from .options import Options
+from .process import signals_held_back
 from .reloader import Reloader
 from .scoreboard import Scoreboard, clock
-from .sockets import describe
+from .sockets import describe, give_unix_socket
 from .supervisor import READY
 from .upgrade import Predecessor, Upgrade
 from .version import __version__
@@ -37,34 +39,57 @@ def main(options: Options, *, exits: bool = False) -> None:
     ``exits`` says that the process ends with it; then a signal that comes late does not change the exit code.
     0: asked to end. 1: an error of ours or of the machine. 2: wrong usage. 3: the application cannot be loaded.
     """
+    launcher: daemon.Launcher | None = None
     try:
         options.validate()
-        surroundings = Surroundings.take()
-        logs.configure(options.no_access_log, options.logging_config_filepath)
-        _serve(options, exits, surroundings)
+        # Before anything moves, to another directory or into another process.
+        surroundings = Surroundings.take(options)
+        identity = surroundings.identity
+        if options.chdir is not None:
+            _change_directory(options.chdir)
+        if options.pid_file is not None:
+            pidfile.check(options.pid_file, surroundings.parent)
+        if identity is not None:
+            identity.adapt_environment()
+        if options.log_file is not None:
+            logfile.prepare(options.log_file, bool(options.log_max_bytes), None if identity is None else identity.owner)
+        if options.daemon and surroundings.before is None:  # a successor is in the background already
+            launcher = daemon.detach()
+        logs.configure_as(options)
+        _serve(options, exits, surroundings, _do_nothing if launcher is None else launcher.is_up)
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
+        text = f"zibai: error: {error}\n"
         if isinstance(error, LoadError) and error.trace:
-            sys.stderr.write(error.trace.rstrip("\n") + "\n")
-        sys.stderr.write(f"zibai: error: {error}\n")
+            text = error.trace.rstrip("\n") + "\n" + text
+        sys.stderr.write(text)
+        if launcher is not None:
+            launcher.has_failed(text, error.exit_code)
         raise SystemExit(error.exit_code) from None
+    except Exception:
+        if launcher is not None:
+            launcher.has_failed(traceback.format_exc(), 1)
+        raise
 
 
 class Surroundings(NamedTuple):
     """What whoever starts this server says to it, and nobody else is to hear: the variables are removed.
 
-    To be taken before anything moves: relative paths of the command start in ``directory``, also when it is given
-    again, and the variables speak to the process with this id.
+    Relative paths of the command start in ``directory``, also when it is given again. ``parent`` is the process that
+    has started this one, ``before`` what it hands over if it is a server, too. ``identity`` is who is to serve.
     """
 
     directory: str
+    parent: int
     before: Predecessor | None
     notifier: Notifier | None
     given: list[inherited.Given]
+    identity: privileges.Identity | None
 
     @classmethod
-    def take(cls) -> Self:
+    def take(cls, options: Options) -> Self:
+        """To be called before the directory or the process is another one: the variables speak to this process id."""
         before = Predecessor.from_environment(os.environ)
         notifier = Notifier.from_environment(os.environ)
         if notifier is not None and before is not None:
@@ -73,25 +98,44 @@ class Surroundings(NamedTuple):
             directory = os.getcwd()
         except OSError:
             directory = ""  # somebody has removed it
-        return cls(directory, before, notifier, inherited.from_environment(os.environ))
+        given = inherited.from_environment(os.environ)
+        identity = privileges.find(options.user, options.group)
+        return cls(directory, os.getppid(), before, notifier, given, identity)
 
 
-def _serve(options: Options, exits: bool, surroundings: Surroundings) -> None:
+def _change_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise UsageError(f"--chdir: cannot change to {path!r}: {error.strerror}") from error
+
+
+def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Callable[[], object]) -> None:
     # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one.
     supervised = bool(options.watchfiles is not None or options.max_request_pre_process or options.request_timeout)
     processes = options.subprocess or int(supervised)
-    directory, before, notifier, given = surroundings
-    with Listeners(options, given, before and before.listeners) as listeners, ExitStack() as stack:
+    before, notifier, identity = surroundings.before, surroundings.notifier, surroundings.identity
+    with Listeners(options, surroundings.given, before and before.listeners) as listeners, ExitStack() as stack:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
         signals = stack.enter_context(mainloop.signals(exits=exits)) if processes else None
+        if signals is None:
+            stack.enter_context(signals_held_back())
         logger.info("zibai %s, process %d", __version__, os.getpid())
         for sock in listeners.sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
+        if options.pid_file is not None:
+            owner = None if identity is None else identity.owner
+            stack.enter_context(pidfile.held(options.pid_file, surroundings.parent, owner))
         board = stack.enter_context(_scoreboard(options, processes, listeners.sockets, before.pid if before else 0))
+        if identity is not None:
+            _become(identity, options, listeners.sockets, board)
+        if options.daemon and options.log_file is not None:
+            daemon.print_to(options.log_file, spawning=processes > 0)
         if signals is None:
-            _serve_alone(options, exits, listeners, before, notifier, board)
+            _serve_alone(options, exits, listeners, surroundings, board, on_up)
             return
-        upgrade = Upgrade(directory, before, listeners, notifier, board)
+        title.show("master", options.app)
+        upgrade = Upgrade(surroundings.directory, before, listeners, notifier, board)
         observers: list[mainloop.Observer] = [upgrade]
         if notifier is not None:
             observers.append(Reporter(notifier, board.rows() if board is not None else ()))
@@ -105,6 +149,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings) -> None:
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
             eager=developing,
+            on_up=on_up,
             on_end=listeners.stop,
             cedes=lambda: listeners.are_kept or upgrade.has_company(),
             observers=observers,
@@ -118,11 +163,12 @@ def _serve_alone(
     options: Options,
     exits: bool,
     listeners: Listeners,
-    before: Predecessor | None,
-    notifier: Notifier | None,
+    surroundings: Surroundings,
     board: Scoreboard | None,
+    on_up: Callable[[], object],
 ) -> None:
     """Without a parent."""
+    before, notifier = surroundings.before, surroundings.notifier
     ties = Ties(row=None if board is None else board.row(0))
     if ties.row is not None:
         ties.row.assign(READY, os.getpid(), 0, clock())
@@ -136,6 +182,7 @@ def _serve_alone(
             reporter.started()
         if before is not None:
             before.tell()
+        on_up()
 
     ties.on_start = started
     worker.run(options, listeners.sockets, ties=ties, exits=exits)
@@ -168,3 +215,21 @@ def _scoreboard(
         yield board
     finally:
         board.close()
+
+
+def _become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:
+    """Go on as another user, who has to be able to use and to remove what was made for him."""
+    try:
+        for sock in sockets:
+            give_unix_socket(sock, identity.owner)
+        if board is not None:
+            board.give(identity.owner)
+    except OSError as error:
+        raise ZibaiError(f"cannot give files to {identity.name}: {error}") from error
+    identity.assume()
+    if options.log_file is not None:
+        logfile.prepare(options.log_file, bool(options.log_max_bytes))
+
+
+def _do_nothing() -> None:
+    pass

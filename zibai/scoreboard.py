@@ -248,6 +248,11 @@ class Scoreboard:
     def rows(self) -> Iterator[Row]:
         return map(self.row, range(self._rows))
 
+    def give(self, owner: tuple[int, int]) -> None:
+        """Let the file belong to another user and group."""
+        if sys.platform != "win32":
+            os.fchown(self._file, *owner)
+
     def release(self) -> None:
         """Close the file. What is mapped stays as long as somebody has a row of it."""
         os.close(self._file)

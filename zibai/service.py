@@ -54,6 +54,7 @@ class Service:
     whole_body: int = field(init=False)  # bytes of a body that may be taken together with its head
     header_timeout: float = 10.0
     keep_alive_timeout: float = 75.0
+    keep_alive_requests: int = 0  # on one connection; 0 is no limit
     socket_timeout: float = 30.0
     max_head: int = 64 * 1024
     max_body: int = 1024**3

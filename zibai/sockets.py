@@ -196,10 +196,18 @@ def unlink_unix_socket(sock: socket.socket, *, shared: bool = False) -> None:
     _socket_files.pop(sock, None)
     if made is None:
         return
-    with suppress(FileNotFoundError):  # somebody was faster, which is all the same
+    # Somebody was faster, which is all the same; or the directory is root's, who bound it. The next start replaces it.
+    with suppress(FileNotFoundError, PermissionError):
         status = os.lstat(made.path)
         if (status.st_dev, status.st_ino) == (made.device, made.inode) and not (shared and _is_answered(made.path)):
             os.unlink(made.path)
+
+
+def give_unix_socket(sock: socket.socket, owner: tuple[int, int]) -> None:
+    """Let the file of a unix socket that was made here belong to another user and group."""
+    made = _socket_files.get(sock)
+    if made is not None and sys.platform != "win32":
+        os.chown(made.path, *owner, follow_symlinks=False)
 
 
 def _bind_error(name: str, error: OSError) -> BindError:

@@ -27,7 +27,7 @@ from socket import socket
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from . import importer
+from . import importer, logfile, title
 from . import logger as logs
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
@@ -44,6 +44,7 @@ QUICK = ("SIGINT",)
 UPGRADE = ("SIGUSR2",)
 # They are the parent's; a terminal or an operator may send them to the whole group.
 IGNORED = ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR2")
+REOPEN = "SIGUSR1"
 
 LAST_WORD = 3.0
 """Seconds that a quick exit may take before the process is ended from within."""
@@ -54,7 +55,7 @@ def run_child(
 ) -> None:
     """The main function of a worker process; ends it with the exit code."""
     try:
-        logs.configure(options.no_access_log, options.logging_config_filepath)
+        logs.configure_as(options)
         row = board.row(number) if board is not None and number is not None else None
         run(options, sockets, parent, Ties(row=row), exits=True)
     except LoadError as error:
@@ -81,10 +82,12 @@ def run(
 
     ``exits``: see :class:`zibai.process.Signals`.
     """
+    role = "single" if parent is None else "worker"
+    title.show(role, options.app, "starting")
     raise_descriptor_limit()
     greenlets = None if options.no_gevent else _patch()
     end = threading.Event()
-    names = GRACEFUL + QUICK + (UPGRADE if parent is None else IGNORED)
+    names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))
     ties = ties or Ties()
     tell = ties.on_start
     control = Control(parent, end, greenlets, options.boot_timeout)
@@ -93,20 +96,27 @@ def run(
 
         def started(loop: Loop) -> None:
             control.attach(loop)
+            title.show(role, options.app)
             if parent is not None:
                 parent.ready()
             logger.info("worker ready: %s", "greenlets" if greenlets else "threads")
             tell(loop)
+
+        def draining() -> None:
+            title.show(role, options.app, "draining")
+            if site.hooks.before_graceful_exit is not None:
+                site.hooks.before_graceful_exit()
 
         ties.on_start = started
         if parent is not None:
             # Often enough that one beat may be late.
             ties.beat_every = options.worker_timeout / 3 or inf
             ties.multiprocess, ties.on_worn, ties.on_stuck = True, parent.worn, parent.stuck
+        hooks = site.hooks._replace(before_graceful_exit=draining)
         backend = "greenlets" if greenlets else "threads"
         limit = _with_jitter(options.max_request_pre_process)
         options = replace(options, max_request_pre_process=limit)
-        Server(site.app, sockets, options, end=end, backend=backend, hooks=site.hooks, ties=ties).run()
+        Server(site.app, sockets, options, end=end, backend=backend, hooks=hooks, ties=ties).run()
 
 
 class _Site(NamedTuple):
@@ -193,7 +203,8 @@ class Control:
         self._start: Callable[[Callable[[], None]], object]
         if greenlets is None:
             self._graceful, self._quick = end.set, _interrupting(end)
-            self._refuse_upgrade = _refuse_upgrade
+            self._refuse_upgrade: Callable[[], object] = _refuse_upgrade
+            self._reopen: Callable[[], object] = logfile.reopen
             self._start = lambda function: start_new_thread(function, ())
             self._wait: Callable[..., list[Any]] = wait
         else:
@@ -201,8 +212,9 @@ class Control:
                 greenlets.calling_from_threads(end.set),
                 greenlets.interrupting(lambda: self._over),
             )
-            # In a greenlet, since logging may block and a callback of the hub must not.
-            self._refuse_upgrade = greenlets.calling_from_threads(lambda: greenlets.spawn(_refuse_upgrade))
+            # The locks of handlers are gevent's: a thread of the system must not wait for them.
+            self._refuse_upgrade = greenlets.spawning_from_threads(_refuse_upgrade)
+            self._reopen = greenlets.spawning_from_threads(logfile.reopen)
             self._start, self._wait = greenlets.start_thread, greenlets.wait_as_thread
         # A signal has raised KeyboardInterrupt in the main thread by itself; gevent's has to be told.
         self._quick_by_signal = self._quick if greenlets is not None or sys.platform == "win32" else _do_nothing
@@ -262,6 +274,8 @@ class Control:
                 channel = None  # connections come through it and must not go back
             if self._parent is None and any(name in UPGRADE for name in names):
                 self._refuse_upgrade()
+            if verb == "reopen" or REOPEN in names:
+                self._reopen()
             # A signal may have come in the same moment as a verb.
             if verb == "quit" or any(name in QUICK for name in names):
                 (self._quick if verb == "quit" else self._quick_by_signal)()

@@ -66,16 +66,20 @@ def current() -> Any:
     return gevent.getcurrent()
 
 
-def spawn(function: Callable[[], None]) -> None:
-    """Call it in a greenlet of its own, where it may block."""
-    gevent.spawn(function)
-
-
 def calling_from_threads(function: Callable[[], None]) -> Callable[[], None]:
     """What makes the hub of this thread call ``function`` soon; it may be called by any thread of the system."""
     watcher = gevent.get_hub().loop.async_()
     watcher.start(function)
     return watcher.send
+
+
+def spawning_from_threads(function: Callable[[], None]) -> Callable[[], None]:
+    """The same, for a ``function`` that may block: it runs in a greenlet of its own."""
+
+    def spawn() -> None:
+        gevent.spawn(function)
+
+    return calling_from_threads(spawn)
 
 
 def interrupting(is_over: Callable[[], bool]) -> Callable[[], None]:

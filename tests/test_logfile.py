@@ -1,0 +1,398 @@
+"""The log file: whole records of many processes, rotated by any of them, and files that are moved away under it."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import re
+import stat
+import subprocess
+import sys
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zibai import logfile
+from zibai.errors import UsageError
+from zibai.logfile import LogFile
+
+from support import DEADLINE, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be renamed there")
+
+WRITER = """
+import sys
+from logging import LogRecord
+from zibai.logfile import LogFile
+path, name, count, size, backups = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+handler = LogFile(path, size, backups)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(count):
+    handler.handle(LogRecord("x", 20, "", 0, f"{name} {number} " + "x" * (number % 90) + " end", (), None))
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "zibai.log"
+
+
+@contextmanager
+def opened(path: Path, *limits: int) -> Iterator[LogFile]:
+    handler = LogFile(str(path), *limits)
+    try:
+        yield handler
+    finally:
+        handler.close()
+
+
+def write(handler: logging.Handler, text: str) -> None:
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, text, (), None))
+
+
+def lines(folder: Path) -> list[str]:
+    return [line for file in folder.glob("zibai.log*") for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@posix
+@pytest.mark.parametrize("moves", [False, True], ids=["rotated", "rotated and moved"])
+def test_no_record_of_many_processes_is_lost_or_torn(path: Path, moves: bool) -> None:
+    processes, count, size = 4, 1500, 4000
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(name), str(count), str(size), "1000"],
+            env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for name in range(processes)
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:  # at once
+        assert writer.stdin
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    moved = 0
+    while moves and any(writer.poll() is None for writer in writers):
+        try:
+            path.rename(path.with_name(f"zibai.log-moved-{moved}"))
+        except FileNotFoundError:
+            continue
+        moved += 1
+    for writer in writers:
+        writer.communicate(timeout=DEADLINE)
+        assert writer.returncode == 0
+
+    found = lines(path.parent)
+    assert all(re.fullmatch(r"\d \d+ x* end", line) for line in found)
+    assert Counter(line.split(" x")[0].removesuffix(" end").strip() for line in found) == Counter(
+        f"{name} {number}" for name in range(processes) for number in range(count)
+    )
+    # Some are larger than they should be: who wants to rotate does not wait, and nobody here does anything but write.
+    assert len(list(path.parent.iterdir())) > 10
+
+
+def test_it_is_rotated_before_it_is_too_large(path: Path) -> None:
+    with opened(path, 40, 2) as handler:
+        for number in range(7):
+            write(handler, f"record {number} ........")  # 18 bytes with its end
+    texts = {file.name: re.findall(r"\d", file.read_text()) for file in path.parent.glob("zibai.log*")}
+    texts.pop("zibai.log.lock", None)  # on Windows
+    assert texts == {"zibai.log": ["6"], "zibai.log.1": ["4", "5"], "zibai.log.2": ["2", "3"]}
+
+
+def test_a_record_that_is_too_large_by_itself(path: Path) -> None:
+    with opened(path, 10, 2) as handler:
+        write(handler, "x" * 100)
+        write(handler, "y" * 100)
+    assert path.read_text() == "y" * 100 + "\n"
+    assert path.with_name("zibai.log.1").read_text() == "x" * 100 + "\n"
+
+
+def test_without_a_size_it_grows(path: Path) -> None:
+    with opened(path) as handler:
+        for _ in range(1000):
+            write(handler, "x" * 100)
+    assert len(lines(path.parent)) == 1000
+
+
+def test_text_that_is_none(path: Path) -> None:
+    with opened(path) as handler:
+        write(handler, "\udc80 ü\nsecond line")
+    assert path.read_text(encoding="utf-8") == "\\udc80 ü\nsecond line\n"
+
+
+@posix
+def test_a_pipe_is_not_rotated(path: Path) -> None:
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with opened(path, 10, 2) as handler:
+        write(handler, "x" * 100)
+        write(handler, "y" * 100)
+        assert len(os.read(reading, 1000)) == 202
+    os.close(reading)
+    assert [file.name for file in path.parent.iterdir()] == ["zibai.log"]
+
+
+@posix
+def test_where_it_cannot_be_renamed_it_grows_and_says_so_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with opened(path, 30, 2) as handler:
+        monkeypatch.setattr(os, "rename", denied)
+        for number in range(5):
+            write(handler, f"record {number} ........")
+    found = path.read_text().splitlines()
+    assert [line for line in found if line.startswith("record")] == [f"record {number} ........" for number in range(5)]
+    assert [line for line in found if "not rotated any more" in line] == [
+        "zibai: this file is not rotated any more: [Errno 13] Permission denied"
+    ]
+
+
+@posix
+def test_one_that_stands_still_in_the_middle_of_a_record_holds_nobody(path: Path) -> None:
+    """It is not rotated meanwhile, and that is all."""
+    with opened(path, 30, 2) as handler, opened(path, 30, 2) as other:
+        assert logfile._lock(other.stream)  # as while it writes
+        for number in range(5):
+            write(handler, f"record {number}")
+        assert len(path.read_text().splitlines()) == 5
+        logfile._unlock(other.stream)
+        write(handler, "the last")
+    assert path.read_text() == "the last\n"
+
+
+@posix
+def test_a_file_that_was_rotated_while_its_lock_was_waited_for_is_not_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the next to be removed."""
+    lock = logfile._lock
+
+    def wait(file: Any, *, alone: bool = False) -> bool:
+        if not alone and path.exists() and not path.with_name("zibai.log.1").exists():
+            path.rename(path.with_name("zibai.log.1"))
+        return lock(file, alone=alone)
+
+    with opened(path, 1000, 2) as handler:
+        monkeypatch.setattr(logfile, "_lock", wait)
+        write(handler, "record")
+    assert (path.with_name("zibai.log.1").read_text(), path.read_text()) == ("", "record\n")
+
+
+@posix
+def test_a_forked_process_has_a_lock_of_its_own(path: Path) -> None:
+    with opened(path, 1000, 2) as handler:
+        write(handler, "parent")
+        assert logfile._lock(handler.stream)
+        child = os.fork()
+        if not child:
+            write(handler, "child")  # which locks and unlocks
+            os._exit(0)
+        os.waitpid(child, 0)
+        with open(path) as other:
+            assert not logfile._lock(other, alone=True)
+        logfile._unlock(handler.stream)
+    assert path.read_text() == "parent\nchild\n"
+
+
+@posix
+def test_where_no_new_file_can_be_had_the_old_one_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied() -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with opened(path, 1000, 2) as handler:
+        monkeypatch.setattr(handler, "_open", denied)
+        path.rename(path.with_name("moved"))
+        write(handler, "still there")
+    assert path.with_name("moved").read_text() == "still there\n"
+
+
+# --- Windows, played ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfile, "sys", SimpleNamespace(platform="win32"))
+    if sys.platform != "win32":
+        import fcntl
+
+        def lock(file: int) -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        monkeypatch.setattr(logfile, "_lock_byte", lock)
+
+
+@pytest.mark.usefixtures("windows")
+def test_on_windows_it_is_open_for_a_record_only(path: Path) -> None:
+    with opened(path, 30, 100) as one, opened(path, 30, 100) as other:
+        assert not path.exists()
+        handlers = [one, other] * 2
+
+        def run(handler: LogFile) -> None:
+            for number in range(50):
+                write(handler, f"record {number}")
+                assert number < 49 or handler.stream is None
+
+        threads = [threading.Thread(target=run, args=[handler]) for handler in handlers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert one.stream is None
+        assert other.stream is None
+    assert Counter(lines(path.parent)) == {f"record {number}": 4 for number in range(50)}
+    assert len(list(path.parent.iterdir())) > 40
+
+
+@pytest.mark.usefixtures("windows")
+def test_on_windows_a_record_does_not_wait_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfile, "LONGEST_TURN", 0.01)
+    monkeypatch.setattr(logfile, "_lock_byte", lambda file: False)
+    with opened(path, 5, 2) as handler:
+        write(handler, "first")
+        write(handler, "second")
+    assert path.read_text() == "first\nsecond\n"
+
+
+# --- files that are moved away ------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("limits", [(), (1000, 2)])
+def test_reopening_goes_on_in_a_new_file(path: Path, limits: tuple[int, ...]) -> None:
+    with opened(path, *limits) as handler:
+        write(handler, "first")
+        path.rename(path.with_name("moved"))
+        if not limits:
+            write(handler, "second")
+        logfile.reopen()
+        write(handler, "third")
+    assert path.with_name("moved").read_text() == ("first\n" if limits else "first\nsecond\n")
+    assert path.read_text() == "third\n"
+
+
+@posix
+@pytest.mark.parametrize("kind", ["", "Watched", "Rotating", "TimedRotating"])
+def test_handlers_of_the_users_own_are_reopened(path: Path, kind: str) -> None:
+    cls = getattr(logging.handlers, f"{kind}FileHandler", logging.FileHandler)
+    handler = cls(path)
+    try:
+        before = handler.stream
+        logfile.reopen()
+        assert handler.stream is before, "it is the same file"
+        write(handler, "first")
+        path.rename(path.with_name("moved"))
+        logfile.reopen()
+        assert before.closed
+        write(handler, "second")
+        assert (path.with_name("moved").read_text(), path.read_text()) == ("first\n", "second\n")
+    finally:
+        handler.close()
+
+
+def test_one_that_begins_anew_is_not_emptied(path: Path) -> None:
+    handler = logging.FileHandler(path, "w")
+    write(handler, "first")
+    logfile.reopen()
+    write(handler, "second")
+    handler.close()
+    assert path.read_text() == "first\nsecond\n"
+
+
+def test_one_that_is_not_open_stays_so(path: Path) -> None:
+    handler = logging.FileHandler(path, delay=True)
+    logfile.reopen()
+    assert not path.exists()
+    handler.close()
+
+
+@posix
+def test_what_cannot_be_reopened_is_kept_and_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = path.parent / "folder"
+    folder.mkdir()
+    with opened(folder / "zibai.log") as handler:
+        folder.rename(path.parent / "elsewhere")
+        logfile.reopen()
+        write(handler, "still there")
+    assert (path.parent / "elsewhere" / "zibai.log").read_text() == "still there\n"
+    assert "zibai.log cannot be reopened: [Errno 2] No such file or directory" in caplog.text
+
+
+PRINTER = """
+import os, sys
+from logging import LogRecord
+from zibai import logfile
+handler = logfile.LogFile(sys.argv[1], int(sys.argv[2]), 3)
+say = lambda text: handler.handle(LogRecord("x", 20, "", 0, text, (), None))
+say("logged 1")
+os.write(1, b"printed 1\\n")
+if handler.maxBytes == 0:
+    os.rename(sys.argv[1], sys.argv[1] + ".1")
+    logfile.reopen()
+say("logged 2")
+os.write(1, b"printed 2\\n")
+os.system("echo of a child")
+"""
+
+
+@posix
+@pytest.mark.parametrize("size", [0, 20])
+def test_what_is_printed_goes_with_the_log(path: Path, size: int) -> None:
+    with open(path, "ab") as file:
+        subprocess.run([sys.executable, "-c", PRINTER, path, str(size)], stdout=file, env=environment(), check=True)
+    assert path.with_name("zibai.log.1").read_text() == "logged 1\nprinted 1\n"
+    assert path.read_text() == "logged 2\nprinted 2\nof a child\n"
+
+
+# --- before it begins ---------------------------------------------------------------------------------
+
+
+def test_preparing_makes_the_file_and_leaves_what_is_in_it(path: Path) -> None:
+    logfile.prepare(str(path), True)
+    assert path.read_text() == ""
+    path.write_text("something\n")
+    logfile.prepare(str(path), True)
+    assert path.read_text() == "something\n"
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--log-file: .* cannot be written: No such file or directory$"):
+        logfile.prepare(str(tmp_path / "no" / "zibai.log"), False)
+    with pytest.raises(UsageError, match=r"^--log-file: .* cannot be written: "):
+        logfile.prepare(str(tmp_path), False)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_only_a_file_that_was_made_changes_hands(path: Path) -> None:
+    secret = path.with_name("secret")
+    secret.write_text("of root")
+    path.symlink_to(secret)
+    logfile.prepare(str(path), False, (65534, 65534))
+    assert secret.stat().st_uid == 0
+    path.unlink()
+    logfile.prepare(str(path), False, (65534, 65534))
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+    assert stat.S_ISREG(path.stat().st_mode)
+
+
+def test_a_directory_in_which_nothing_can_be_renamed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    logfile.prepare(str(path), False)
+    with pytest.raises(UsageError, match="--log-max-bytes: no permission to rename"):
+        logfile.prepare(str(path), True)

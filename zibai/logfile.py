@@ -1,0 +1,239 @@
+"""A log file that several processes write, that is rotated by its size, and that others may move away.
+
+A record is one ``write`` to a file that is open for appending, so the records of several processes come whole, one
+behind the other. With ``maxBytes`` any of them may find the file full and rename it, and nobody may write to what is
+about to be removed, nor rename the new file as well. So each holds a lock on the file itself while it looks whether
+the path still names it, and writes: a shared one, since writers do not disturb each other. Who rotates has to have it
+alone, and the directory too, and does not wait for that: where a process is stopped in the middle of a record the
+file grows, and nobody stands still. On Windows a file that is open cannot be renamed, and two that append overwrite
+each other, so there it is opened for each record, under a lock on a file beside it.
+
+:func:`reopen` is for who moves files away and says so, as logrotate does: handlers of the FileHandler family, those of
+the user's own configuration too, go on in what their paths name now. Any thread may call it, but no handler of a signal
+and no callback of gevent's hub, because it waits for the locks of the handlers.
+"""
+
+import logging
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from logging.handlers import RotatingFileHandler
+from typing import Any
+
+from .errors import UsageError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+LONGEST_TURN = 1.0
+"""Seconds that a record waits on Windows for one that is being written; then it is written all the same."""
+
+
+class LogFile(RotatingFileHandler):
+    """Writes to ``filename``, which other processes write too; 0 ``maxBytes`` is no rotation."""
+
+    stream: Any  # a raw file, since a buffer is written when it is full and not when the record ends
+
+    def __init__(self, filename: str, maxBytes: int = 0, backupCount: int = 1) -> None:  # noqa: N803 -- as logging's
+        self._opened_by = 0
+        super().__init__(filename, "a", maxBytes, backupCount, "utf-8", delay=sys.platform == "win32")
+
+    def _open(self) -> Any:
+        file = open(self.baseFilename, "ab", buffering=0)  # noqa: SIM115 -- it is kept
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            self.maxBytes = 0  # a terminal, a pipe
+        self._opened_by = os.getpid()
+        return file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            data = (self.format(record) + self.terminator).encode("utf-8", "backslashreplace")
+            if sys.platform == "win32":
+                self._write_by_itself(data)
+            elif self.maxBytes > 0:
+                self._write_in_turn(data)
+            else:
+                self._write(data)
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, data: bytes) -> None:
+        if self.stream is None:  # it was closed, at the end of a program that goes on to log
+            self.stream = self._open()
+        while data:
+            data = data[self.stream.write(data) :]  # all of it, unless the disk is full
+
+    def _write_in_turn(self, data: bytes) -> None:
+        while self._catch_up():
+            file = self.stream.fileno()
+            if self._is_full(file, len(data)) and _lock(file, alone=True) and self._rotate():
+                continue
+            _lock(file)
+            try:
+                # It may have been renamed while this one waited for the lock.
+                if _is_named(self.baseFilename, file):
+                    self._write(data)
+                    return
+            finally:
+                _unlock(file)
+        self._write(data)  # there is no new file to be had; better in the old one than nowhere
+
+    def _is_full(self, file: int, more: int) -> bool:
+        size = os.fstat(file).st_size
+        return self.maxBytes > 0 and size > 0 and size + more > self.maxBytes
+
+    def _catch_up(self) -> bool:
+        """Have that file open which the path names; whether that could be done."""
+        # In a forked process the lock would be the parent's as well: it belongs to the open file, which is shared.
+        if self.stream is None or self._opened_by != os.getpid() or not _is_named(self.baseFilename, self.stream):
+            try:
+                _open_anew(self)
+            except OSError:
+                return False
+        return True
+
+    def _rotate(self) -> bool:
+        """With the lock held alone, which ends here. Whether to look again; else it is not to be done now."""
+        old = self.stream
+        try:
+            # Somebody may move the file while its backups are renamed, and the next one be full before that is done.
+            directory = os.open(os.path.dirname(self.baseFilename), os.O_RDONLY)
+            try:
+                if not _lock(directory, alone=True):
+                    return False
+                if _is_named(self.baseFilename, old):
+                    self.stream = None  # or it would be closed first of all, and the lock gone with it
+                    self.doRollover()
+                    _let_outputs_follow(old, self.stream)
+            finally:
+                os.close(directory)
+        except FileNotFoundError:
+            pass  # it was moved in this moment
+        except OSError as error:
+            self.maxBytes = 0
+            os.write(old.fileno(), f"zibai: this file is not rotated any more: {error}\n".encode())
+        finally:
+            if self.stream is None:
+                self.stream = old
+            _unlock(old)
+            if self.stream is not old:
+                old.close()
+        return True
+
+    def _write_by_itself(self, data: bytes) -> None:
+        with _turn_beside(self.baseFilename) as alone:
+            try:
+                self._write(data)
+                full = alone and 0 < self.maxBytes < os.fstat(self.stream.fileno()).st_size
+            finally:
+                if self.stream is not None:
+                    self.stream.close()
+                self.stream = None
+            if full:
+                with suppress(OSError):  # somebody reads it, who does not let it be renamed; so it grows
+                    self.doRollover()
+
+
+def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None) -> None:
+    """Make sure that this user can write the log file; UsageError, in one line, when not.
+
+    A file that is made here is given to ``owner``. One that was there is left as it is: who may write to the directory
+    could have put a link there, to a file that must not change hands.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    try:
+        try:
+            file = os.open(path, flags | os.O_EXCL, 0o666)
+            if owner is not None and sys.platform != "win32":
+                os.fchown(file, *owner)
+        except FileExistsError:
+            file = os.open(path, flags)
+        regular = stat.S_ISREG(os.fstat(file).st_mode)
+        os.close(file)
+    except OSError as error:
+        raise UsageError(f"--log-file: {path!r} cannot be written: {error.strerror}") from error
+    if rotated and regular and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK):
+        raise UsageError(f"--log-max-bytes: no permission to rename {path!r}; put it into a directory of this user")
+
+
+def reopen() -> None:
+    """Let all handlers of files go on in what their paths name now; where it is the same file nothing happens."""
+    # All there are, and not those of the loggers alone: a handler may stand behind a queue.
+    for reference in list(getattr(logging, "_handlerList", [])):
+        handler = reference()
+        if isinstance(handler, logging.FileHandler):
+            handler.acquire()
+            try:
+                if handler.stream is not None and not _is_named(handler.baseFilename, handler.stream):
+                    _open_anew(handler)
+            except (OSError, ValueError) as error:
+                logging.getLogger("zibai").error("%s cannot be reopened: %s", handler.baseFilename, error)
+            finally:
+                handler.release()
+
+
+def _open_anew(handler: logging.FileHandler) -> None:
+    new = handler._open()
+    old, handler.stream = handler.stream, new
+    if old is not None:
+        _let_outputs_follow(old, new)
+        old.close()
+
+
+def _let_outputs_follow(old: Any, new: Any) -> None:
+    """What is printed goes with the log where it went with it before: a daemon has its outputs there."""
+    for output in (1, 2):
+        with suppress(OSError):  # it is closed
+            if os.path.samestat(os.fstat(output), os.fstat(old.fileno())):
+                os.dup2(new.fileno(), output)
+
+
+def _is_named(path: str, file: Any) -> bool:
+    """Whether ``path`` is still the name of an open file, which may have been moved."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file if isinstance(file, int) else file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: Any, *, alone: bool = False) -> bool:
+    """Lock an open file: shared, or alone if that can be had at once."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _unlock(file: Any) -> None:
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _turn_beside(path: str) -> Iterator[bool]:
+    """Be the only one, by a lock on a file beside ``path``; for Windows. Whether that is so."""
+    with open(path + ".lock", "ab") as file:
+        until = time.monotonic() + LONGEST_TURN
+        while not (alone := _lock_byte(file.fileno())) and time.monotonic() < until:
+            time.sleep(0.001)  # the system's own waiting looks once in a second
+        yield alone  # closing the file ends the lock
+
+
+def _lock_byte(file: int) -> bool:
+    if sys.platform == "win32":
+        try:
+            os.lseek(file, 0, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    return _lock(file, alone=True)

@@ -1,0 +1,130 @@
+"""From root to the user who serves: after the listeners are bound, and before anything of the application is there.
+
+Parent and workers all change: an application that is taken over must not find somebody with the rights of root beside
+it. The order of the steps is that of what each needs, since groups are only changed by root. Afterwards it is tried to
+go back, because a system has more ways of keeping a right (saved ids, capabilities) than one thinks of; when that
+works, the server does not run.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+
+from .errors import UsageError, ZibaiError
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who is to serve. ``login`` and ``home`` are empty for a number that the system knows no user for."""
+
+    name: str
+    uid: int
+    gid: int
+    login: str = ""
+    home: str = ""
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        return self.uid, self.gid
+
+    def adapt_environment(self) -> None:
+        """Point to what is the user's: root's home and runtime directory are closed to him."""
+        if sys.platform != "win32" and self.uid != os.geteuid():
+            os.environ.pop("XDG_RUNTIME_DIR", None)
+            if self.login:
+                os.environ.update(HOME=self.home, USER=self.login, LOGNAME=self.login)
+
+    def assume(self) -> None:
+        """Become it, for good. :class:`ZibaiError` when that fails, and then the process has to end."""
+        if sys.platform == "win32":
+            return
+        uid, gid = os.getuid(), os.getgid()
+        try:
+            if self.login:
+                os.initgroups(self.login, self.gid)
+            else:
+                os.setgroups([self.gid])
+            os.setgid(self.gid)
+            os.setuid(self.uid)
+        except OSError as error:
+            raise ZibaiError(f"cannot become {self.name}: {error.strerror}") from error
+        self._verify(uid, gid)
+        # Workers are started with it, and a single process still has to import what lies around it.
+        if sys.executable and not os.access(sys.executable, os.X_OK):
+            raise ZibaiError(
+                f"{self.name} may not run {sys.executable}; install Python and zibai where that is possible"
+            )
+
+    def _verify(self, uid: int, gid: int) -> None:
+        """``uid`` and ``gid`` are those of before."""
+        if sys.platform == "win32":
+            return
+        groups = {self.gid, *(os.getgrouplist(self.login, self.gid) if self.login else [])}
+        changed = {os.getuid(), os.geteuid()} == {self.uid} and {os.getgid(), os.getegid()} == {self.gid}
+        if not changed or not groups.issuperset(os.getgroups()):
+            raise ZibaiError(f"the change to {self.name} was only half done; not serving")
+        if self.uid == 0:
+            return  # only the group was asked for
+        ways = [
+            *((way, old) for way in (os.setuid, os.seteuid) for old in {0, uid} - {self.uid}),
+            *((way, old) for way in (os.setgid, os.setegid) for old in {0, gid} - {self.gid}),
+        ]
+        for way, old in ways:
+            try:
+                way(old)
+            except PermissionError:
+                continue
+            raise ZibaiError(f"the change to {self.name} could be undone; not serving")
+
+
+def find(user: str | None, group: str | None) -> Identity | None:
+    """Who ``--user`` and ``--group`` name; None when nobody, or who we are already. Raises :class:`ZibaiError`."""
+    if user is None and group is None:
+        return None
+    if sys.platform == "win32":
+        flag = "--user" if user is not None else "--group"
+        raise UsageError(f"{flag}: not on this system; start the server as the user who is to run it")
+    import pwd
+
+    uid, gid, login, home = os.geteuid(), -1, "", ""
+    if user is not None:
+        entry = None
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError:
+            if not _is_number(user):
+                raise UsageError(f"--user: there is no user {user!r}") from None
+            uid = int(user)
+            with suppress(KeyError):
+                entry = pwd.getpwuid(uid)
+        if entry is not None:
+            uid, gid, login, home = entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir
+    if group is not None:
+        gid = _find_group(group)
+    if gid < 0:
+        raise UsageError(f"--user: {user} has no entry in the system's list of users; name its --group too")
+    if {os.getuid(), os.geteuid()} == {uid} and {os.getgid(), os.getegid()} == {gid}:
+        return None
+    name = f"user {user}" if user is not None else f"group {group}"
+    if os.geteuid() != 0:
+        raise ZibaiError(f"no permission to become {name}; start the server as root")
+    return Identity(name, uid, gid, login, home)
+
+
+def _find_group(group: str) -> int:
+    if sys.platform == "win32":
+        return -1
+    import grp
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        if not _is_number(group):
+            raise UsageError(f"--group: there is no group {group!r}") from None
+        return int(group)
+
+
+def _is_number(name: str) -> bool:
+    """Whether it may be the number of a user or group; the highest one means nobody to system calls."""
+    return name.isascii() and name.isdecimal() and int(name[:20]) < 2**32 - 1
