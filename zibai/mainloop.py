@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from .errors import LoadError
 from .logger import logger
+from .probes import Pulse
 from .process import Child, Message, Signals, reap_strangers
 from .scoreboard import Scoreboard, clock
 from .supervisor import Supervisor
@@ -50,8 +51,8 @@ class MainLoop:
     """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
 
     ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
-    ``on_end`` is called when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s. The other
-    keywords are those of :class:`Supervisor`.
+    ``on_end`` is called when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s; ``pulse`` is
+    told how the server is. The other keywords are those of :class:`Supervisor`.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class MainLoop:
         on_end: Callable[[], object] = lambda: None,
         cedes: Callable[[], bool] = lambda: False,
         observers: Sequence[Observer] = (),
+        pulse: Pulse | None = None,
         **rules: Any,
     ) -> None:
         self._target = target
         self._on_end = on_end
         self._cedes = cedes
         self._observers = observers
+        self._pulse = Pulse() if pulse is None else pulse
         self._args = args
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
@@ -100,7 +103,9 @@ class MainLoop:
                         self._on_end()
                     if supervisor.finished:
                         break
-                    self._wait(signals, min((each for each in due if each is not None), default=None))
+                    timeout = min((each for each in due if each is not None), default=None)
+                    self._pulse.waits(supervisor.condition, timeout)
+                    self._wait(signals, timeout)
             except BaseException:
                 # A bug of ours: the workers go with us, or nobody would end them.
                 for child in self._children:
@@ -134,6 +139,7 @@ class MainLoop:
         for observer in self._observers:
             sources += observer.sources()
         ready = set(wait(sources, timeout))
+        self._pulse.wakes()
         # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
         for name in signals.read():
             for observer in self._observers:

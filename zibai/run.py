@@ -23,6 +23,7 @@ from .logger import logger
 from .loop import Loop
 from .notify import Notifier, Reporter, SingleReporter
 from .options import Options
+from .probes import Probes, Pulse
 from .reloader import Reloader
 from .scoreboard import Scoreboard, clock
 from .sockets import describe
@@ -77,8 +78,14 @@ class Surroundings(NamedTuple):
 
 
 def _serve(options: Options, exits: bool, surroundings: Surroundings) -> None:
-    # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one.
-    supervised = bool(options.watchfiles is not None or options.max_request_pre_process or options.request_timeout)
+    # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one;
+    # and a question about a process that is busy needs somebody who is not.
+    supervised = bool(
+        options.watchfiles is not None
+        or options.max_request_pre_process
+        or options.request_timeout
+        or options.health_listen
+    )
     processes = options.subprocess or int(supervised)
     directory, before, notifier, given = surroundings
     with Listeners(options, given, before and before.listeners) as listeners, ExitStack() as stack:
@@ -87,6 +94,8 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings) -> None:
         logger.info("zibai %s, process %d", __version__, os.getpid())
         for sock in listeners.sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
+        for sock in listeners.health:
+            logger.info("health checks on %s", describe(sock))
         board = stack.enter_context(_scoreboard(options, processes, listeners.sockets, before.pid if before else 0))
         if signals is None:
             _serve_alone(options, exits, listeners, before, notifier, board)
@@ -95,6 +104,10 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings) -> None:
         observers: list[mainloop.Observer] = [upgrade]
         if notifier is not None:
             observers.append(Reporter(notifier, board.rows() if board is not None else ()))
+        pulse = Pulse()
+        if listeners.health:
+            probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
+            observers.append(stack.enter_context(probes))
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             worker.run_child,
@@ -104,10 +117,12 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings) -> None:
             graceful_timeout=options.graceful_exit_timeout,
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
+            lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
             eager=developing,
             on_end=listeners.stop,
             cedes=lambda: listeners.are_kept or upgrade.has_company(),
             observers=observers,
+            pulse=pulse,
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))

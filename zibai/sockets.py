@@ -205,9 +205,9 @@ def unlink_unix_socket(sock: socket.socket, *, shared: bool = False) -> None:
 def _bind_error(name: str, error: OSError) -> BindError:
     match error.errno:
         case errno.EADDRINUSE:
-            return BindError(f"{name} is in use; stop what listens there, or choose another address with --listen")
+            return BindError(f"{name} is in use; stop what listens there, or choose another address")
         case errno.EACCES | errno.EPERM:
-            return BindError(f"no permission to listen on {name}; choose another address with --listen")
+            return BindError(f"no permission to listen on {name}; choose another address")
         case errno.EADDRNOTAVAIL:
             return BindError(f"cannot listen on {name}: this machine has no such address")
         case None:  # what Python itself says before it asks the system: "AF_UNIX path too long"
