@@ -5,7 +5,6 @@ ends as one line and an exit code. What the environment says of listeners, syste
 out of it here, so that nobody else takes it for his.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -176,7 +175,10 @@ def _scoreboard(
         board = control.create(path, rows, options.max_workers + 1, facts, predecessor)
     except OSError as error:
         # Only who named a file wants to know.
-        logger.log(logging.WARNING if options.control else logging.DEBUG, "no file for zibai ps: %s", error)
+        if options.control:
+            logger.warning("no file for zibai ps: %s", control.reason(error))
+        else:
+            logger.debug("no file for zibai ps: %s", error)
         yield None
         return
     try:
