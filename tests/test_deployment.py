@@ -37,7 +37,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is about POS
 
 PENDING = {
     *("--chdir", "--daemon", "--group", "--pid-file", "--user", "--log-file", "--preload"),
-    *("--certfile", "--keyfile", "--redirect-http", "--trusted-proxies", "--proxy-protocol"),
+    *("--capture-output", "--interactive", "--log-max-bytes", "--max-worker-memory"),
+    *("--disable-keep-alive", "--max-connections", "--max-target-size", "--queue-timeout"),
+    *("--certfile", "--keyfile", "--keyfile-password-env", "--ca-certs", "--cert-reqs", "--ciphers"),
+    *("--tls-min-version", "--redirect-http", "--trusted-proxies", "--proxy-protocol"),
 }
 """Flags that are written about before they are there."""
 
@@ -264,3 +267,35 @@ def test_every_flag_that_is_written_about_is_there() -> None:
     missing = {name: found - known - PENDING - OF_OTHERS for name, found in flags.items()}
     assert not any(missing.values()), missing
     assert not PENDING & known, "these are there now"
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of the tables of a server on the page about migrating."""
+    page = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    cells = [line.strip("| ").split(" |") for line in found.splitlines() if line.startswith("| `")]
+    return [row for row in cells if not row[0].startswith("`SIG")]
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
+
+
+@pytest.mark.parametrize("section", ["gunicorn", "waitress", "uvicorn", "granian", "Starman", "uFork"])
+def test_what_to_migrate_to_is_there(section: str) -> None:
+    known = {option.flag for option in declared()} | PENDING
+    named = {flag for row in rows(section) for cell in row[1:2] for flag in FLAG.findall(cell)}
+    assert named <= known, named - known
+    assert named
+
+
+@pytest.mark.parametrize("name", ["gunicorn", "waitress", "uvicorn", "granian"])
+def test_all_of_their_flags_are_on_the_page(name: str) -> None:
+    program = shutil.which("waitress-serve" if name == "waitress" else name)
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=DEADLINE, check=False)
+    text = re.sub(r"--\[no-\](\w[\w-]*)", r"--\1 --no-\1", done.stdout)
+    theirs = set(FLAG.findall("\n".join(line for line in text.splitlines() if re.match(r"\s{0,6}-", line))))
+    ours = {flag for row in rows(name) for flag in FLAG.findall(row[0])}
+    assert theirs - ours - {"--help", "--version"} == set()
+    assert ours - theirs == set()

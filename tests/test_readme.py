@@ -2,7 +2,7 @@
 
 A snippet that is a file carries its name, ```` ```python title="hello.py" ````, and lies in the directory where the
 commands of its document run, beside the files of the README and `example.py`. Ports become 0 and paths in
-``/run`` temporary ones; nothing else is changed. A command of a kind that is unknown here fails its test.
+``/run`` temporary ones, and ``--drain`` becomes short; nothing else is changed. A command of a kind that is unknown here fails its test.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def check_server(command: list[str], folder: Path) -> None:
     """It serves at every address, and ends when it is told to."""
     wanted = sum(part.endswith(":0") or part.startswith("unix:") for part in command)
+    wanted -= "--health-listen" in command
     prefix = command[command.index("--url-prefix") + 1] if "--url-prefix" in command else ""
     with Server(None, listen=None, command=command, cwd=folder) as server:
         for address in wait_for(lambda: len(found := listening(server)) >= wanted and found):
@@ -99,7 +100,8 @@ def possible(argument: str) -> bool:
 
 @parametrize("document line", COMMANDS)
 def test_command(document: Path, line: str, folder: Path) -> None:
-    command = shlex.split(line.replace(":8000", ":0").replace("unix:/run/", f"unix:{folder}/"))
+    line_here = re.sub(r"--drain \d+", "--drain 0.1", re.sub(r":800[01]\b", ":0", line))
+    command = shlex.split(line_here.replace("unix:/run/", f"unix:{folder}/"))
     if line in INSTALLS:  # the rest of it is test_install_from_a_fresh_clone
         command = command[len(command) - command[::-1].index("&&") :]
         if command == [".venv/bin/pytest"]:
