@@ -49,7 +49,7 @@ def ask(server: Server, what: str) -> tuple[int, str]:
 # --- the lame duck ----------------------------------------------------------------------------------
 
 
-@pytest.mark.daily("greenlets-single", "threads-workers", "workers-threads", "single-greenlets")
+@pytest.mark.daily("greenlets-single", "threads-workers")
 @PROCESSES
 def test_it_serves_on_and_says_close_until_a_second_signal(
     backend: tuple[str, ...], processes: tuple[str, ...]
@@ -75,6 +75,7 @@ def test_it_serves_on_and_says_close_until_a_second_signal(
     assert not any("ERROR" in line or "Traceback" in line for line in server.log)
 
 
+@pytest.mark.daily("single")
 @PROCESSES
 def test_the_graceful_exit_begins_when_the_time_is_over(processes: tuple[str, ...]) -> None:
     with Server("plain:app", "--drain", "0.7", *processes, "--no-gevent") as server:
@@ -86,7 +87,7 @@ def test_the_graceful_exit_begins_when_the_time_is_over(processes: tuple[str, ..
         assert 0.7 <= time.monotonic() - began < 5
 
 
-@pytest.mark.daily("greenlets-workers", "threads-single", "single-threads", "workers-greenlets")
+@pytest.mark.daily("greenlets-workers")
 @PROCESSES
 def test_a_quick_exit_waits_for_nothing(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
     with Server("plain:app", *LONG, *processes, *backend) as server, Gate() as gate, Client(server.port) as busy:
@@ -113,6 +114,7 @@ def test_a_signal_to_the_whole_group_is_one_wish(backend: tuple[str, ...]) -> No
     assert not any("ERROR" in line for line in server.log)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_started_meanwhile_says_close_too() -> None:
     with Server("plain:app", "-p", "1", *LONG, "--no-gevent") as server:
         first = int(get(server.port, "/pid").body)
@@ -145,6 +147,7 @@ def slow_server(folder: Path, gate: Gate, *flags: str) -> Server:
     return Server("slow:app", "-p", "1", "--no-gevent", *flags, cwd=folder, env={"PYTHONPATH": f"{ROOT}:{APPS}"})
 
 
+@pytest.mark.daily("threads")
 def test_they_are_answered_while_everything_is_busy(backend: tuple[str, ...]) -> None:
     """Also without -p: then there is a parent and one worker."""
     with Server("plain:app", "-w", "1", *HEALTH, *backend) as server, Gate() as gate:
@@ -174,6 +177,7 @@ def test_readiness_comes_with_the_first_worker_and_goes_with_the_wish_to_end(tmp
         assert server.wait(timeout=10) == 0
 
 
+@pytest.mark.slow
 def test_without_drain_readiness_fails_while_the_graceful_exit_lasts() -> None:
     with Server("plain:app", "-p", "1", *HEALTH, "--no-gevent") as server, Gate() as gate, Client(server.port) as busy:
         busy.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())

@@ -1,8 +1,8 @@
 """What README and docs show is what runs: every shell, Python, TOML and JSON snippet, with real commands and sockets.
 
 A snippet that is a file carries its name, ```` ```python title="hello.py" ````, and lies in the directory where the
-commands of its document run, beside the files of the README and `example.py`. Ports become 0 and paths in
-``/run`` temporary ones, and ``--drain`` becomes short; nothing else is changed. A command of a kind that is unknown here fails its test.
+commands of its document run, beside the files of the README and `example.py`. Ports become 0, paths in ``/run``
+temporary ones and ``--drain`` short; nothing else is changed. A command of a kind that is unknown here fails its test.
 """
 
 from __future__ import annotations
