@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from test_e2e_restart import deploy, ready, restart, site
 
-from support import Client, Gate, Server, alive, get, run, wait_for
+from support import DEADLINE, Client, Gate, Server, alive, environment, get, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -365,5 +365,29 @@ def test_the_file_of_a_server_that_is_gone_is_replaced_and_that_of_another_is_no
 def test_a_server_that_can_have_no_file_says_so_only_to_who_asks(backend: tuple[str, ...], tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere" / "board")
     with Server("mortal:app", "-p", "1", "--control", nowhere, *backend) as server:
-        server.wait_for_log("no file for zibai ps")
+        assert server.wait_for_log("no file for zibai ps").endswith(": --control: No such file or directory")
         assert get(server.port, "/pid").status == 200
+
+
+def test_a_path_that_is_too_long_is_not_repeated() -> None:
+    endless = "/tmp/" + "x" * 5000
+    with Server("mortal:app", "--control", endless, "--no-gevent") as server:
+        assert server.wait_for_log("no file for zibai ps").endswith(": --control: File name too long")
+    done = run("ps", "--control", endless)
+    assert (done.returncode, done.stderr) == (1, "zibai ps: error: --control: File name too long\n")
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)], ids=["table", "json"])
+def test_ps_is_quiet_when_its_reader_has_seen_enough(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """As in ``zibai ps | head``."""
+    board = str(tmp_path / "board")
+    with Server("mortal:app", "--control", board, "--no-gevent") as server:
+        wait_for(lambda: len(ready(server)) == 1)
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "zibai", "ps", *flags, "--control", board]
+        with open(writer, "wb") as stdout:
+            done = subprocess.run(
+                command, env=environment(), stdout=stdout, stderr=subprocess.PIPE, timeout=DEADLINE, check=False
+            )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -175,6 +175,25 @@ def test_with_listen_what_it_says(
 
 
 @posix
+def test_one_of_them_for_health(given: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        web, rest = passed(given), passed(other)
+        environment = [Given(web, "LISTEN_FDS", "web", kept=True), Given(rest, "LISTEN_FDS", "health", kept=True)]
+        with Listeners(Options("a:b", health_listen="fd:health"), environment) as listeners:
+            assert names(listeners) == [given.getsockname()], "all the others"
+            assert [sock.getsockname() for sock in listeners.health] == [other.getsockname()]
+            assert (listeners.are_kept, listeners.is_health_kept) == (True, True)
+            assert [for_health for *_, for_health in listeners.hand()] == [False, True]
+            listeners.stop()
+            assert [sock.fileno() >= 0 for sock in (*listeners.sockets, *listeners.health)] == [False, True]
+        assert listeners.health[0].fileno() < 0
+        with pytest.raises(UsageError, match=r"^--health-listen: fd:x is not given; the environment gives no listener"):
+            Listeners(Options("a:b", health_listen="fd:x"), []).__enter__()
+    with Listeners(Options("a:b", listen=["127.0.0.1:0"], health_listen="127.0.0.1:0"), []) as listeners:
+        assert (listeners.are_kept, listeners.is_health_kept) == (False, False)
+
+
+@posix
 def test_one_name_for_two(given: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         environment = [Given(passed(sock), "LISTEN_FDS", "web", kept=True) for sock in (given, other)]
@@ -220,8 +239,8 @@ def test_the_file_of_ours_goes_when_the_end_begins_but_for_a_successor() -> None
             listeners.stop()
             assert not path.exists()
         with Listeners(options, []) as listeners:
-            ((fd, file),) = listeners.hand()
-            handed = [(os.dup(fd), file)]
+            ((fd, file, for_health),) = listeners.hand()
+            handed = [(os.dup(fd), file, for_health)]
             listeners.stop()
             assert path.exists()
             with Listeners(options, [], handed) as successor:

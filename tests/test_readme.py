@@ -1,8 +1,8 @@
 """What README and docs show is what runs: every shell, Python, TOML and JSON snippet, with real commands and sockets.
 
 A snippet that is a file carries its name, ```` ```python title="hello.py" ````, and lies in the directory where the
-commands of its document run, beside the files of the README and `example.py`. Ports become 0 and paths in
-``/run`` temporary ones; nothing else is changed. A command of a kind that is unknown here fails its test.
+commands of its document run, beside the files of the README and `example.py`. Ports become 0, paths in ``/run``
+temporary ones and ``--drain`` short; nothing else is changed. A command of a kind that is unknown here fails its test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Snippet(NamedTuple):
 
 
 SNIPPETS = [Snippet(path, *found) for path in DOCUMENTS for found in FENCE.findall(path.read_text(encoding="utf-8"))]
-FILES = [snippet for snippet in SNIPPETS if snippet.title]
+ELSEWHERE = {"dockerfile", "ini", "nginx", "yaml"}  # tried by test_deployment.py
+FILES = [snippet for snippet in SNIPPETS if snippet.title and snippet.language not in ELSEWHERE]
 COMMANDS = [(s.document, line) for s in SNIPPETS if s.language == "bash" for line in s.text.splitlines()]
 INSTALLS = [line for _, line in COMMANDS if line.startswith("python3 -m venv ")]
 
@@ -60,6 +61,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def check_server(command: list[str], folder: Path) -> None:
     """It serves at every address, and ends when it is told to."""
     wanted = sum(part.endswith(":0") or part.startswith("unix:") for part in command)
+    wanted -= "--health-listen" in command
     prefix = command[command.index("--url-prefix") + 1] if "--url-prefix" in command else ""
     with Server(None, listen=None, command=command, cwd=folder) as server:
         for address in wait_for(lambda: len(found := listening(server)) >= wanted and found):
@@ -98,7 +100,8 @@ def possible(argument: str) -> bool:
 
 @parametrize("document line", COMMANDS)
 def test_command(document: Path, line: str, folder: Path) -> None:
-    command = shlex.split(line.replace(":8000", ":0").replace("unix:/run/", f"unix:{folder}/"))
+    line_here = re.sub(r"--drain \d+", "--drain 0.1", re.sub(r":800[01]\b", ":0", line))
+    command = shlex.split(line_here.replace("unix:/run/", f"unix:{folder}/"))
     if line in INSTALLS:  # the rest of it is test_install_from_a_fresh_clone
         command = command[len(command) - command[::-1].index("&&") :]
         if command == [".venv/bin/pytest"]:
@@ -161,8 +164,8 @@ def test_example_echoes_chunk_by_chunk(tmp_path: Path) -> None:
 
 
 def test_every_snippet_is_run() -> None:
-    assert {snippet.language for snippet in SNIPPETS} <= {"bash", "python", "toml", "json", "text"}
-    assert all(snippet.title for snippet in SNIPPETS if snippet.language in {"python", "toml", "json"})
+    assert {snippet.language for snippet in SNIPPETS} <= {"bash", "python", "toml", "json", "text", *ELSEWHERE}
+    assert all(snippet.title for snippet in SNIPPETS if snippet.language not in {"bash", "text"})
     assert len(INSTALLS) == 3, "one command to install and serve, one to install and measure, one to install and test"
 
 

@@ -130,7 +130,7 @@ def test_a_taken_port_is_one_line(bind: Bind) -> None:
     taken = f"127.0.0.1:{first.getsockname()[1]}"
     with pytest.raises(BindError) as caught:
         bind(taken)
-    assert str(caught.value) == f"{taken} is in use; stop what listens there, or choose another address with --listen"
+    assert str(caught.value) == f"{taken} is in use; stop what listens there, or choose another address"
     assert caught.value.exit_code == 1
 
 
@@ -168,7 +168,7 @@ def test_an_address_of_another_machine() -> None:
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.EACCES, "no permission to listen on 127.0.0.1:80; choose another address with --listen"),
+        (errno.EACCES, "no permission to listen on 127.0.0.1:80; choose another address"),
         (errno.ENOBUFS, f"cannot listen on 127.0.0.1:80: {os.strerror(errno.ENOBUFS)}"),
     ],
 )

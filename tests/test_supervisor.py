@@ -36,6 +36,9 @@ class FakeProcess:
     def burns(self) -> bool:
         return self.busy
 
+    def lame(self) -> None:
+        self.told.append("lame")
+
     def drain(self, heir: FakeProcess | None = None) -> None:
         self.told.append("drain")
         self.heir = heir
@@ -50,7 +53,7 @@ class FakeProcess:
 class World:
     """A supervisor and what surrounds it."""
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, lame_time: float = 0.0) -> None:
         self.now = 1000.0
         self.started: list[FakeProcess] = []
         self.room = True
@@ -62,6 +65,7 @@ class World:
             graceful_timeout=GRACEFUL,
             boot_timeout=BOOT,
             worker_timeout=SILENCE,
+            lame_time=lambda: lame_time,
         )
 
     def _spawn(self) -> FakeProcess:
@@ -94,9 +98,9 @@ class World:
         return self.started[pid - 1].told
 
 
-def up(wanted: int) -> World:
+def up(wanted: int, lame_time: float = 0.0) -> World:
     """A world whose first workers are ready."""
-    world = World(wanted)
+    world = World(wanted, lame_time)
     world.tick()
     world.ready(*range(1, wanted + 1))
     return world
@@ -428,3 +432,83 @@ def test_a_worker_that_dies_while_it_drains_is_told_of(caplog: pytest.LogCapture
     world.gone(1, reason="was killed by SIGKILL", story="\n  it was serving GET /report for 3.0 s (app)")
     assert "worker 1 was killed by SIGKILL while it drained\n  it was serving GET /report" in caplog.text
     assert world.supervisor.finished
+
+
+# --- the lame duck ----------------------------------------------------------------------------------
+
+
+def test_before_a_graceful_end_the_workers_are_lame_until_the_time_is_over() -> None:
+    world = up(2, lame_time=20)
+    assert world.supervisor.condition == "ready"
+    world.supervisor.end("drain")
+    assert world.tick() == 20
+    assert world.told(1) == world.told(2) == ["lame"]
+    assert (world.supervisor.condition, world.supervisor.is_ending) == ("draining", False)
+    world.now += 19.5
+    assert world.tick() == 0.5
+    assert not world.supervisor.is_ending
+    world.now += 0.5
+    world.tick()
+    assert world.told(1) == world.told(2) == ["lame", "drain"]
+    assert (world.supervisor.condition, world.supervisor.is_ending) == ("draining", True)
+    world.gone(1, 2)
+    assert world.supervisor.finished
+    assert not world.supervisor.failure
+
+
+@pytest.mark.parametrize("how", ["drain", "quit"])
+def test_a_second_wish_cuts_the_time_short(how: str) -> None:
+    world = up(1, lame_time=20)
+    world.supervisor.end("drain")
+    world.tick()
+    world.supervisor.end(how)
+    world.tick()
+    assert world.told(1) == ["lame", how]
+    assert world.supervisor.is_ending
+
+
+def test_a_quick_end_has_no_time_before_it() -> None:
+    world = up(1, lame_time=20)
+    world.supervisor.end("quit")
+    assert world.told(1) == ["quit"]
+
+
+def test_a_server_that_has_never_been_up_is_no_lame_duck() -> None:
+    world = World(1, lame_time=20)
+    world.tick()
+    assert world.supervisor.condition == "starting"
+    world.supervisor.end("drain")
+    assert world.told(1) == ["drain"]
+
+
+def test_a_lame_duck_replaces_a_worker_by_one_that_is_lame_too_and_does_not_restart() -> None:
+    world = up(2, lame_time=20)
+    world.supervisor.end("drain")
+    world.supervisor.restart()
+    world.gone(1, reason="was killed by SIGKILL")
+    assert world.pids == [2, 3]
+    world.ready(3)
+    assert world.told(2) == world.told(3) == ["lame"]
+
+
+def test_the_lame_duck_of_workers_that_beat_wakes_for_both_deadlines() -> None:
+    world = World(1, lame_time=40)
+    world.tick()
+    world.started[0].beaten = world.now
+    world.ready(1)
+    world.supervisor.end("drain")
+    assert world.tick() == SILENCE
+    world.now = world.started[0].beaten = world.now + 25
+    world.now += 5
+    world.tick()
+    assert world.tick() == 10
+
+
+def test_without_a_ready_worker_a_server_that_was_up_is_down() -> None:
+    world = up(1)
+    world.gone(1, reason="was killed by SIGKILL")
+    assert world.supervisor.condition == "down"
+    world.ready(2)
+    assert world.supervisor.condition == "ready"
+    world.supervisor.end("quit")
+    assert world.supervisor.condition == "draining"

@@ -73,3 +73,67 @@ def test_a_quick_exit_has_its_time_in_a_worker_whatever_signals_come_and_a_singl
     control._signals, control._wait = script, script.wait
     control._insist()
     assert ended == ([] if has_parent else [0])
+
+
+class FakeLoop:
+    """The part of a server loop that is told."""
+
+    def __init__(self) -> None:
+        self.service = self
+        self.draining = False
+
+
+def lame_control(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]], until: float = 0.0) -> Any:
+    """A control with 20 s before the end, whose clock stands at ``until`` when all wakes are over; it has listened."""
+    script = Script(*wakes)
+    times = [0.0] * len(wakes)
+    monkeypatch.setattr("zibai.worker.clock", lambda: until if not script._wakes else times[0])
+    control: Any = Control(script, threading.Event(), None, 60, 20)  # type: ignore[arg-type]
+    control._signals, control._wait = script, script.wait
+    loop: Any = FakeLoop()
+    control.attach(loop)
+    control._listen()
+    return control
+
+
+@pytest.mark.parametrize(
+    ("wakes", "until", "draining", "ends"),
+    [
+        ([("", ["SIGTERM"])], 0, True, False),
+        ([("", ["SIGTERM"]), ("", [])], 19.9, True, False),
+        ([("", ["SIGTERM"]), ("", [])], 20, True, True),
+        ([("", ["SIGTERM"]), ("", ["SIGQUIT"])], 0, True, True),
+        ([("", ["SIGTERM", "SIGTERM"])], 0, True, True),
+        ([("lame", [])], 0, True, False),
+        ([("lame", []), ("", ["SIGTERM", "SIGTERM"]), ("", [])], 100, True, False),
+        ([("", ["SIGTERM"]), ("lame", []), ("", [])], 100, True, False),
+        ([("lame", ["SIGTERM"]), ("drain", [])], 0, True, True),
+        ([("lame", []), ("gone", [])], 0, True, True),
+        ([("adopt", [])], 100, False, False),
+    ],
+)
+def test_the_time_before_the_end_is_counted_here_unless_the_parent_does(
+    monkeypatch: pytest.MonkeyPatch, wakes: list[tuple[str, list[str]]], until: float, draining: bool, ends: bool
+) -> None:
+    monkeypatch.setattr(FakeLoop, "adopt_from", lambda loop, channel: None, raising=False)
+    control = lame_control(monkeypatch, *wakes, until=until)
+    assert (control._loop.draining, control._graceful.__self__.is_set()) == (draining, ends)
+
+
+def test_a_loop_that_comes_later_is_told_that_its_server_is_lame() -> None:
+    script = Script(("lame", []))
+    control: Any = Control(script, threading.Event(), None, 60, 20)  # type: ignore[arg-type]
+    control._signals, control._wait = script, script.wait
+    control._listen()
+    loop: Any = FakeLoop()
+    control.attach(loop)
+    assert loop.draining
+
+
+def test_a_graceful_exit_before_there_is_a_loop_waits_for_nothing() -> None:
+    script = Script(("", ["SIGTERM"]))
+    end = threading.Event()
+    control: Any = Control(script, end, None, 60, 20)  # type: ignore[arg-type]
+    control._signals, control._wait = script, script.wait
+    control._listen()
+    assert end.is_set()

@@ -53,6 +53,11 @@ def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor:
     return Scoreboard.create(path, rows, slots, facts)
 
 
+def reason(error: OSError | ValueError) -> str:
+    """What is wrong with ``--control``, without the path that the system's own errors repeat, however long it is."""
+    return f"--control: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+
+
 def tidy() -> None:
     """Remove what servers that were killed have left in the directory."""
     for path in _default_paths():
@@ -76,13 +81,24 @@ def ps(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a server, each on a line")
     parser.add_argument("--control", metavar="PATH", help="the server with this file (default: all of this user)")
     args = parser.parse_args(argv)
+    try:
+        code = _show(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads has seen enough, as in `zibai ps | head`; what is left must not be flushed again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _show(args: argparse.Namespace) -> int:
     found = False
     for path in [args.control] if args.control else _default_paths():
         try:
             board = Scoreboard.open(path)
         except (OSError, ValueError) as error:
             if args.control:
-                sys.stderr.write(f"zibai ps: error: {error}\n")
+                sys.stderr.write(f"zibai ps: error: {reason(error)}\n")
             continue
         if is_alive(board.pid):
             found = True

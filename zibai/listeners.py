@@ -4,6 +4,8 @@ They are bound here, or given: by the environment, by ``--listen fd:N``, or by t
 Who else accepts from a listener decides what its end means. One that is ours alone takes its last connections with
 it, so they are served, and its file is removed at once. One that another server has as well is only closed, and what
 waits there is the other's.
+
+That of ``--health-listen`` goes the same ways, but beside them: no worker has it, and it is open until the very end.
 """
 
 import os
@@ -17,8 +19,9 @@ from .logger import logger
 from .options import LISTEN, Inherited, Options, parse_address
 from .sockets import create_bind_socket, listen, socket_file, take_socket_file, unlink_unix_socket
 
-# A listener in the hands of a successor: its descriptor; path, device and inode of a file that is to be removed.
-Handed = tuple[int, Sequence[Any] | None]
+# A listener in the hands of a successor: its descriptor; path, device and inode of a file that is to be removed; and
+# whether it is for ``--health-listen``.
+Handed = tuple[int, Sequence[Any] | None, bool]
 
 
 class Listeners:
@@ -30,8 +33,10 @@ class Listeners:
 
     def __init__(self, options: Options, given: Sequence[Given], handed: Sequence[Handed] | None = None) -> None:
         self.sockets: list[socket] = []
+        self.health: list[socket] = []
         self.are_handed = handed is not None
         self.are_kept = False  # all of them, by whoever has given them
+        self.is_health_kept = False
         self._options = options
         self._given = given
         self._handed = handed
@@ -39,24 +44,27 @@ class Listeners:
     def __enter__(self) -> Self:
         try:
             if self._handed is not None:
-                for fd, file in self._handed:
-                    self._take(fd, file)
+                for handed in self._handed:
+                    self._take(*handed)
             else:
                 self._open()
         except BaseException:
-            self.stop()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._close(self.sockets + self.health)
         if self.are_handed:
-            for sock in self.sockets:
+            for sock in self.sockets + self.health:
                 unlink_unix_socket(sock, shared=True)
 
     def stop(self) -> None:
         """Listen no more in this process; the kernel would go on to accept what nobody takes. Again is no matter."""
-        for sock in self.sockets:
+        self._close(self.sockets)
+
+    def _close(self, sockets: list[socket]) -> None:
+        for sock in sockets:
             if not self.are_handed:
                 unlink_unix_socket(sock)
             sock.close()
@@ -64,49 +72,61 @@ class Listeners:
     def hand(self) -> list[Handed]:
         """What a successor needs, as plain data, besides the open descriptors. They are shared from now on."""
         self.are_handed = True
-        files = [socket_file(sock) for sock in self.sockets]
-        return [(sock.fileno(), file and file[:3]) for sock, file in zip(self.sockets, files, strict=True)]
+        handed: list[Handed] = []
+        for sock in self.sockets + self.health:
+            file = socket_file(sock)
+            handed.append((sock.fileno(), file and file[:3], sock in self.health))
+        return handed
 
-    def _add(self, sock: socket) -> None:
-        self.sockets.append(sock)
+    def _add(self, sock: socket, sockets: list[socket]) -> None:
+        sockets.append(sock)
         listen(sock, self._options.backlog)
 
-    def _take(self, fd: int, file: Sequence[Any] | None) -> None:
+    def _take(self, fd: int, file: Sequence[Any] | None, for_health: bool) -> None:
         sock = adopt(fd, "the listener of the server before")
-        self._add(sock)
+        self._add(sock, self.health if for_health else self.sockets)
         if file is not None:
             take_socket_file(sock, *file)
 
     def _open(self) -> None:
         options, used = self._options, set[int]()
+        if options.health_listen is not None:
+            self._get("--health-listen", options.health_listen, used, self.health)
+        health = set(used)
         addresses = options.listen
         if addresses is None:
             # A name would do for several of them, so each is called by its number.
-            addresses = [f"fd:{each.fd}" for each in self._given] or [LISTEN]
+            addresses = [f"fd:{each.fd}" for each in self._given if each.fd not in health] or [LISTEN]
         for address in addresses:
-            parsed = parse_address(address)
-            if isinstance(parsed, Inherited):
-                for given in self._find(address, parsed.name):
-                    if given.fd in used:
-                        raise UsageError(f"--listen: {address}: descriptor {given.fd} is there twice")
-                    used.add(given.fd)
-                    self._add(adopt(given.fd, given.teller))
-            else:
-                perms, dual = options.unix_socket_perms, options.dualstack_ipv6
-                self._add(create_bind_socket(address, unix_socket_perms=perms, dualstack_ipv6=dual))
-        self.are_kept = len(used & {each.fd for each in self._given if each.kept}) == len(self.sockets)
+            self._get("--listen", address, used, self.sockets)
+        kept = {each.fd for each in self._given if each.kept}
+        self.are_kept = len((used - health) & kept) == len(self.sockets)
+        self.is_health_kept = bool(health & kept)
         for each in self._given:
             if each.fd not in used:
                 self._leave(each)
 
-    def _find(self, address: str, name: str) -> list[Given]:
+    def _get(self, flag: str, address: str, used: set[int], sockets: list[socket]) -> None:
+        """The listeners of one address; ``used`` are the descriptors that are taken."""
+        parsed = parse_address(address)
+        if isinstance(parsed, Inherited):
+            for given in self._find(flag, address, parsed.name):
+                if given.fd in used:
+                    raise UsageError(f"{flag}: {address}: descriptor {given.fd} is there twice")
+                used.add(given.fd)
+                self._add(adopt(given.fd, given.teller), sockets)
+        else:
+            perms, dual = self._options.unix_socket_perms, self._options.dualstack_ipv6
+            self._add(create_bind_socket(address, unix_socket_perms=perms, dualstack_ipv6=dual), sockets)
+
+    def _find(self, flag: str, address: str, name: str) -> list[Given]:
         if name.isdigit():
             fd = int(name)
-            return [next((each for each in self._given if each.fd == fd), Given(fd, f"--listen {address}"))]
+            return [next((each for each in self._given if each.fd == fd), Given(fd, f"{flag} {address}"))]
         found = [each for each in self._given if each.name == name]
         if not found:
             names = ", ".join(f"fd:{each.fd} ({each.name})" for each in self._given)
-            raise UsageError(f"--listen: {address} is not given; the environment gives {names or 'no listener'}")
+            raise UsageError(f"{flag}: {address} is not given; the environment gives {names or 'no listener'}")
         return found
 
     def _leave(self, given: Given) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from . import logfile
 from .errors import LoadError
 from .logger import logger
+from .probes import Pulse
 from .process import Child, Message, Signals, reap_strangers
 from .scoreboard import Scoreboard, clock
 from .supervisor import STARTING, Supervisor
@@ -52,8 +53,8 @@ class MainLoop:
 
     ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
     ``on_up`` is called, once, when no worker of the first is starting any more and one at least is ready, ``on_end``
-    when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s. The other keywords are those of
-    :class:`Supervisor`.
+    when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s; ``pulse`` is told how the server
+    is. The other keywords are those of :class:`Supervisor`.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class MainLoop:
         on_end: Callable[[], object] = lambda: None,
         cedes: Callable[[], bool] = lambda: False,
         observers: Sequence[Observer] = (),
+        pulse: Pulse | None = None,
         **rules: Any,
     ) -> None:
         self._target = target
@@ -74,6 +76,7 @@ class MainLoop:
         self._on_end = on_end
         self._cedes = cedes
         self._observers = observers
+        self._pulse = Pulse() if pulse is None else pulse
         self._args = args
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
@@ -105,7 +108,9 @@ class MainLoop:
                         self._on_end()
                     if supervisor.finished:
                         break
-                    self._wait(signals, min((each for each in due if each is not None), default=None))
+                    timeout = min((each for each in due if each is not None), default=None)
+                    self._pulse.waits(supervisor.condition, timeout)
+                    self._wait(signals, timeout)
             except BaseException:
                 # A bug of ours: the workers go with us, or nobody would end them.
                 for child in self._children:
@@ -151,6 +156,7 @@ class MainLoop:
         for observer in self._observers:
             sources += observer.sources()
         ready = set(wait(sources, timeout))
+        self._pulse.wakes()
         # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
         for name in signals.read():
             for observer in self._observers:

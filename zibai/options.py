@@ -14,7 +14,7 @@ import re
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
-from .declaration import Option, option, patience, read_declarations, seconds
+from .declaration import LONGEST_WAIT, Option, option, patience, read_declarations, seconds
 from .errors import UsageError
 from .machine import available_cpus
 
@@ -118,6 +118,14 @@ class Options:
         help="permissions of unix sockets, in octal",
     )
 
+    health_listen: str | None = option(
+        None,
+        group=LISTENING,
+        metavar="ADDRESS",
+        check=parse_address,
+        help="where the parent answers /livez and /readyz, also when every worker is busy; an address as for --listen, "
+        "of its own",
+    )
     chdir: str | None = option(
         None,
         group=PROCESS,
@@ -225,6 +233,15 @@ class Options:
         group=LIMITS,
         help="what a graceful exit leaves requests to finish; then the rest is closed",
         embedded=True,
+    )
+    drain: float = option(
+        0.0,
+        group=LIMITS,
+        minimum=0,
+        maximum=LONGEST_WAIT,
+        metavar="SECONDS",
+        help="before a graceful exit, serve on for so long, with Connection: close in each answer and with readiness "
+        "failing, so that load balancers look elsewhere; a second signal cuts it short",
     )
     keep_alive_timeout: float = seconds(
         75.0,

@@ -2,9 +2,9 @@
 
 The parent's view of a worker (:class:`Child`) and the worker's view of its parent (:class:`Parent`) share no code but
 the vocabulary of the pipe, so that a reader always knows on which side he is. Down the pipe go the two ways to end,
-``drain`` (``cede``, where another server has the same listeners) and ``quit``, and ``adopt`` and ``reopen``; up go
-``ready``, ``failed``, ``worn`` and ``stuck``. The pipe also carries death, both ways: its other end is closed by the
-system, whatever happened to the process that held it.
+``drain`` (``cede``, where another server has the same listeners) and ``quit``, and ``lame``, which comes before the
+first; and ``adopt`` and ``reopen``. Up go ``ready``, ``failed``, ``worn`` and ``stuck``. The pipe also carries death,
+both ways: its other end is closed by the system, whatever happened to the process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
 ``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows).
@@ -130,6 +130,10 @@ class Child:
         except (EOFError, OSError):
             self.speaks = False  # it is about to go; its sentinel says when
 
+    def lame(self) -> None:
+        """Serve on, but say close in each answer."""
+        self._send("lame")
+
     def drain(self, heir: "Child | None" = None) -> None:
         """Finish what is in flight, then end. ``heir`` gets the idle connections, where sockets can be handed over.
 
@@ -222,9 +226,9 @@ class Parent:
             self.pipe.send(message)
 
     def receive(self) -> tuple[str, Socket | None]:
-        """The verb that has arrived, one of those above, with a channel to another worker if one comes along.
+        """The verb that has arrived, one of those above.
 
-        The verb is "gone" when the parent is.
+        With it, a channel to another worker if one comes along. The verb is "gone" when the parent is.
         """
         try:
             message = Message(*self.pipe.recv())

@@ -5,7 +5,6 @@ ends as one line and an exit code. What the environment says of listeners, syste
 out of it here, so that nobody else takes it for his.
 """
 
-import logging
 import os
 import sys
 import traceback
@@ -24,6 +23,7 @@ from .logger import logger
 from .loop import Loop
 from .notify import Notifier, Reporter, SingleReporter
 from .options import Options
+from .probes import Probes, Pulse
 from .process import signals_held_back
 from .reloader import Reloader
 from .scoreboard import Scoreboard, clock
@@ -111,8 +111,14 @@ def _change_directory(path: str) -> None:
 
 
 def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Callable[[], object]) -> None:
-    # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one.
-    supervised = bool(options.watchfiles is not None or options.max_request_pre_process or options.request_timeout)
+    # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one;
+    # and a question about a process that is busy needs somebody who is not.
+    supervised = bool(
+        options.watchfiles is not None
+        or options.max_request_pre_process
+        or options.request_timeout
+        or options.health_listen
+    )
     processes = options.subprocess or int(supervised)
     before, notifier, identity = surroundings.before, surroundings.notifier, surroundings.identity
     with Listeners(options, surroundings.given, before and before.listeners) as listeners, ExitStack() as stack:
@@ -123,12 +129,14 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         logger.info("zibai %s, process %d", __version__, os.getpid())
         for sock in listeners.sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
+        for sock in listeners.health:
+            logger.info("health checks on %s", describe(sock))
         if options.pid_file is not None:
             owner = None if identity is None else identity.owner
             stack.enter_context(pidfile.held(options.pid_file, surroundings.parent, owner))
         board = stack.enter_context(_scoreboard(options, processes, listeners.sockets, before.pid if before else 0))
         if identity is not None:
-            _become(identity, options, listeners.sockets, board)
+            _become(identity, options, [*listeners.sockets, *listeners.health], board)
         if options.daemon and options.log_file is not None:
             daemon.print_to(options.log_file, spawning=processes > 0)
         if signals is None:
@@ -139,6 +147,10 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         observers: list[mainloop.Observer] = [upgrade]
         if notifier is not None:
             observers.append(Reporter(notifier, board.rows() if board is not None else ()))
+        pulse = Pulse()
+        if listeners.health:
+            probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
+            observers.append(stack.enter_context(probes))
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             worker.run_child,
@@ -148,11 +160,13 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             graceful_timeout=options.graceful_exit_timeout,
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
+            lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
             eager=developing,
             on_up=on_up,
             on_end=listeners.stop,
             cedes=lambda: listeners.are_kept or upgrade.has_company(),
             observers=observers,
+            pulse=pulse,
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
@@ -208,7 +222,10 @@ def _scoreboard(
         board = control.create(path, rows, options.max_workers + 1, facts, predecessor)
     except OSError as error:
         # Only who named a file wants to know.
-        logger.log(logging.WARNING if options.control else logging.DEBUG, "no file for zibai ps: %s", error)
+        if options.control:
+            logger.warning("no file for zibai ps: %s", control.reason(error))
+        else:
+            logger.debug("no file for zibai ps: %s", error)
         yield None
         return
     try:

@@ -213,9 +213,9 @@ def give_unix_socket(sock: socket.socket, owner: tuple[int, int]) -> None:
 def _bind_error(name: str, error: OSError) -> BindError:
     match error.errno:
         case errno.EADDRINUSE:
-            return BindError(f"{name} is in use; stop what listens there, or choose another address with --listen")
+            return BindError(f"{name} is in use; stop what listens there, or choose another address")
         case errno.EACCES | errno.EPERM:
-            return BindError(f"no permission to listen on {name}; choose another address with --listen")
+            return BindError(f"no permission to listen on {name}; choose another address")
         case errno.EADDRNOTAVAIL:
             return BindError(f"cannot listen on {name}: this machine has no such address")
         case None:  # what Python itself says before it asks the system: "AF_UNIX path too long"
@@ -261,8 +261,9 @@ class Listener:
     of its own; the object that it was made from is kept, so that whoever gave it can still ask for its name.
     """
 
-    def __init__(self, origin: socket.socket) -> None:
+    def __init__(self, origin: socket.socket, *, closes_origin: bool = True) -> None:
         self._origin = origin
+        self._closes_origin = closes_origin
         # Not origin.dup(), which makes the copy as blocking as it believes the origin to be. That is a flag of the open
         # socket itself, which all workers share: for a moment accept() would block, and with it whole server loops.
         self._socket = Socket(origin.family, origin.type, origin.proto, _socket.dup(origin.fileno()))
@@ -286,11 +287,12 @@ class Listener:
         return self._endpoint or endpoint_of(sock)
 
     def close(self) -> None:
-        """Stop listening: ours and the origin, since the kernel goes on accepting while one of them is open."""
+        """Stop listening: ours and mostly the origin, since the kernel goes on accepting while one of them is open."""
         if self.fd >= 0:
             self.fd = -1
             self._socket.close()
-            self._origin.close()
+            if self._closes_origin:
+                self._origin.close()
 
 
 def endpoint_of(sock: Socket) -> Endpoint:

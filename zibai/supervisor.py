@@ -11,6 +11,9 @@ never a moment without workers, and if the new code does not come up, the old on
 
 With ``eager``, for development, the old ones begin to drain as soon as the new ones start. They finish what they
 have, and what comes meanwhile waits for the new code, which comes up in any case: if only to show why it cannot.
+
+A graceful end may have a time before it, ``lame_time``, in which the server is a *lame duck*: all goes on as before,
+but each answer says close, and load balancers are told to look elsewhere. A second wish for the end cuts it short.
 """
 
 from collections.abc import Callable
@@ -39,6 +42,7 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int: ...
+    def lame(self) -> None: ...
     def drain(self, heir: Any = None) -> None: ...
     def quit(self) -> None: ...
     def kill(self) -> None: ...
@@ -66,9 +70,9 @@ class Supervisor:
     """Keeps ``wanted`` workers serving. ``spawn`` starts one, and raises OSError when the system has no room.
 
     ``graceful_timeout`` is what the workers themselves take for a graceful exit, ``boot_timeout`` the time until one
-    must be ready, ``worker_timeout`` the time between two of its beats, in seconds; ``inf`` is for ever. After
-    ``finished`` the server ends; ``failure`` says then that it has never come up. Everything is the caller's one
-    thread's.
+    must be ready, ``worker_timeout`` the time between two of its beats, in seconds; ``inf`` is for ever. ``lame_time``
+    says, when the end is asked for, how many there are before a graceful one. After ``finished`` the server ends;
+    ``failure`` says then that it has never come up. Everything is the caller's one thread's.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Supervisor:
         graceful_timeout: float = 10.0,
         boot_timeout: float = 60.0,
         worker_timeout: float = inf,
+        lame_time: Callable[[], float] = lambda: 0.0,
         eager: bool = False,
     ) -> None:
         self._spawn = spawn
@@ -87,6 +92,7 @@ class Supervisor:
         self._graceful_timeout = graceful_timeout
         self._boot_timeout = boot_timeout
         self._worker_timeout = worker_timeout
+        self._lame_time = lame_time
         self._eager = eager
         self.wanted = wanted
         self.workers: list[Worker] = []
@@ -94,6 +100,7 @@ class Supervisor:
         self.finished = False
         self.failure = False
         self._ending = ""  # "drain" or "quit"
+        self._lame_until = inf  # finite for a lame duck
         self.was_up = False  # whether there has ever been a ready worker
         self._pause = 0.0
         self._spawn_after = -inf
@@ -159,11 +166,25 @@ class Supervisor:
         """Whether no worker is started any more."""
         return bool(self._ending)
 
+    @property
+    def is_lame(self) -> bool:
+        """Whether the end has been asked for, and has not begun."""
+        return self._lame_until < inf and not self._ending
+
+    @property
+    def condition(self) -> str:
+        """In one word, what a load balancer is told: it sends requests here while that is "ready"."""
+        if self._ending or self.is_lame:
+            return DRAINING
+        if any(worker.state is READY for worker in self.workers):
+            return READY
+        return "down" if self.was_up else STARTING
+
     # Wishes.
 
     def restart(self) -> None:
-        """Replace every worker, one after the other."""
-        if self._ending:
+        """Replace every worker, one after the other; not any more when the end has been asked for."""
+        if self._ending or self.is_lame:
             return
         self.generation += 1
         self._spawn_after = -inf
@@ -178,8 +199,19 @@ class Supervisor:
         logger.info("workers wanted: %d", self.wanted)
 
     def end(self, how: str) -> None:
-        """End all workers: "drain" or "quit"; the second goes over the first."""
+        """End all workers: "drain" or "quit"; the second goes over the first.
+
+        With ``lame_time``, "drain" makes a lame duck of a server that has been up; when that time is over, or at the
+        second wish, it begins.
+        """
         if self._ending in {how, "quit"}:
+            return
+        lame_time = 0.0 if self.is_lame or not self.was_up else self._lame_time()
+        if how == "drain" and lame_time:
+            self._lame_until = self._clock() + lame_time
+            logger.info("every answer says close; the graceful exit begins in %g s", lame_time)
+            for worker in self.workers:
+                worker.process.lame()
             return
         self._ending = how
         limit = PATIENCE + (self._graceful_timeout if how == "drain" else 0)
@@ -194,6 +226,8 @@ class Supervisor:
         for worker in self.workers:
             if worker.deadline <= now:
                 self._judge(worker, now)
+        if self.is_lame and now >= self._lame_until:
+            self.end("drain")
         if self._ending:
             self.finished = not self.workers
         else:
@@ -202,6 +236,8 @@ class Supervisor:
         due = min((worker.deadline for worker in self.workers), default=inf)
         if self._spawn_after > now and not self._ending:
             due = min(due, self._spawn_after)
+        if self.is_lame:
+            due = min(due, self._lame_until)
         return None if due == inf else max(0.0, due - self._clock())
 
     def _judge(self, worker: Worker, now: float) -> None:
@@ -249,6 +285,8 @@ class Supervisor:
                 logger.error("no worker can be started: %s", error)
                 self._spawn_after = now + 1
                 return
+            if self.is_lame:
+                process.lame()
             self.workers.append(Worker(process, self.generation, now, now + self._boot_timeout + LAST_WORDS))
         if self._eager and missing > 0:
             heir = self.workers[-1]

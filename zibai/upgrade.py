@@ -136,7 +136,7 @@ class Upgrade:
                 [sys.executable, *sys.orig_argv[1:]],
                 cwd=self._directory or None,
                 env={**os.environ, **(self._notifier.environment if self._notifier else {}), VARIABLE: told},
-                pass_fds=[far, *(fd for fd, _ in handed)],
+                pass_fds=[far, *(fd for fd, *_ in handed)],
             )
         except BaseException:
             os.close(near)

@@ -8,6 +8,10 @@ KeyboardInterrupt where ``serve`` waits. A thread of its own (:class:`Control`) 
 handler of a signal may touch an event (the main thread may be inside its lock) nor the hub of gevent wait for a pipe
 on Windows. When it has passed on a quick exit and the process is still there after ``LAST_WORD``, because the
 application holds the GIL or the hub, it ends the process itself.
+
+With ``--drain`` a signal for a graceful exit first makes a lame duck of the process: it serves on, and says close in
+each answer. :class:`Control` counts the time. But what a parent says goes over that: from its ``lame`` to its ``drain``
+the signals mean nothing, since who sends them to the whole group, as systemd does, has told the parent, too.
 """
 
 import logging
@@ -90,7 +94,7 @@ def run(
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))
     ties = ties or Ties()
     tell = ties.on_start
-    control = Control(parent, end, greenlets, options.boot_timeout)
+    control = Control(parent, end, greenlets, options.boot_timeout, options.drain)
     with Signals(names, interrupting=greenlets is None, exits=exits) as signals, control.listening(signals):
         site = _load(options)
 
@@ -182,15 +186,23 @@ class Control:
     """Listens for the ways to end, in a thread of the system, while ``listening``.
 
     Channels to adopt connections from may come before there is a loop; they lie in ``_channels`` then, and whoever
-    comes second, the thread with a channel or the main thread with the loop, passes them on. ``_over`` is set by the
-    main thread alone, when there is nothing left to be ended.
+    comes second, the thread with a channel or the main thread with the loop, passes them on. So it is with
+    ``_is_lame``. ``_over`` is set by the main thread alone, when there is nothing left to be ended.
     """
 
     def __init__(
-        self, parent: Parent | None, end: threading.Event, greenlets: ModuleType | None, boot_timeout: float
+        self,
+        parent: Parent | None,
+        end: threading.Event,
+        greenlets: ModuleType | None,
+        boot_timeout: float,
+        lame_time: float = 0.0,
     ) -> None:
         self._parent = parent
         self._boot_timeout = boot_timeout
+        self._lame_time = lame_time
+        self._is_lame = False
+        self._lame_until = inf  # when the graceful exit begins, if that is for us to say
         self._is_booting = parent is not None
         # Of the system: gevent has numbers of its own.
         self._main = get_ident()
@@ -223,6 +235,8 @@ class Control:
         """The loop turns. The main thread's."""
         self._is_booting = False
         self._loop = loop
+        if self._is_lame:
+            loop.service.draining = True
         self._bequeath(loop)
         self._adopt()
 
@@ -261,7 +275,7 @@ class Control:
                 return  # closed under us: it is over
             if self._over:
                 return
-            if not ready and self._patience() == 0:
+            if not ready and self._is_booting and self._patience() == 0:
                 self._give_up()
             verb, channel = "", None
             if self._parent is not None and self._parent.pipe in ready:
@@ -276,23 +290,45 @@ class Control:
                 self._refuse_upgrade()
             if verb == "reopen" or REOPEN in names:
                 self._reopen()
+            if verb == "lame":
+                self._make_lame(until=inf)
             # A signal may have come in the same moment as a verb.
             if verb == "quit" or any(name in QUICK for name in names):
                 (self._quick if verb == "quit" else self._quick_by_signal)()
                 self._insist()
-            elif verb in {"drain", "cede", "gone"} or any(name in GRACEFUL for name in names):
+            elif verb in {"drain", "cede", "gone"} or self._shall_drain(sum(name in GRACEFUL for name in names)):
                 self._heir = channel
                 self._cedes = verb == "cede"
                 if self._loop is not None:
                     self._bequeath(self._loop)
                 self._graceful()
 
+    def _shall_drain(self, wishes: int) -> bool:
+        """Whether the graceful exit begins now, with so many signals for it, or because the time before it is over."""
+        if self._loop is None or not self._lame_time:
+            return wishes > 0
+        if wishes and not self._is_lame:
+            self._make_lame(until=clock() + self._lame_time)
+            wishes -= 1
+        if self._lame_until == inf or not (wishes or clock() >= self._lame_until):
+            return False
+        self._lame_until = inf
+        return True
+
+    def _make_lame(self, until: float) -> None:
+        self._is_lame = True
+        self._lame_until = until
+        if self._loop is not None:
+            self._loop.service.draining = True
+
     def _frame(self) -> FrameType | None:
         """Where the main thread, or its greenlet, is."""
         return getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._main)
 
     def _patience(self) -> float | None:
-        """Seconds until the application has had all its time to come up; None when it is up."""
+        """Seconds that are left to the application to come up, or to the lame duck; None when nobody counts."""
+        if self._lame_until < inf:
+            return max(0.0, self._lame_until - clock())
         if self._parent is None or not self._is_booting:
             return None
         return max(0.0, self._parent.since + self._boot_timeout - clock())

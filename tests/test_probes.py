@@ -1,0 +1,141 @@
+"""The parent's answers about itself: what counts as alive, and what a client may cost. The clock is the test's."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zibai import probes
+from zibai.http1 import Codec
+from zibai.logger import logger
+from zibai.probes import BYTES, MOST, STALL, TIME, Probes, Pulse
+
+from support import Client, get, raw, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(probes, "clock", clock)
+    return clock
+
+
+@pytest.fixture
+def port(clock: Clock) -> Iterator[int]:
+    """Where a pulse that is ready is told of."""
+    pulse = Pulse()
+    pulse.waits("ready", None)
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        with Probes([listener], pulse):
+            yield listener.getsockname()[1]
+
+
+def test_a_main_loop_that_does_not_come_round_is_not_alive(clock: Clock) -> None:
+    pulse = Pulse()
+    assert pulse.live == "ok"
+    clock.now += STALL
+    assert pulse.live == "stalled", "it has never waited"
+    pulse.waits("ready", None)
+    clock.now += 1e6
+    assert pulse.live == "ok", "nothing has to be done"
+    pulse.wakes()
+    clock.now += STALL
+    assert pulse.live == "stalled"
+    pulse.waits("ready", 10.0)
+    clock.now += 10.0 + STALL - 0.1
+    assert pulse.live == "ok"
+    clock.now += 0.1
+    assert pulse.live == "stalled", "it is late"
+
+
+@pytest.mark.parametrize("condition", ["starting", "draining", "down"])
+def test_the_reason_is_one_word(condition: str) -> None:
+    pulse = Pulse()
+    assert pulse.ready == "starting"
+    pulse.waits(condition, None)
+    assert pulse.ready == condition
+    pulse.waits("ready", None)
+    assert pulse.ready == "ok"
+
+
+def test_where_there_are_too_many_the_first_one_goes(port: int) -> None:
+    clients = [Client(port) for _ in range(MOST)]
+    clients[0].send(b"GET /livez HTTP/1.1\r\nHost:")
+    assert get(port, "/livez").status == 200
+    assert clients[0].rest() == b""
+    clients[1].send(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert clients[1].read().body == b"ok\n"
+    for client in clients:
+        client.close()
+
+
+def test_each_has_its_time(port: int, clock: Clock) -> None:
+    with Client(port) as silent, Client(port) as slow, Client(port) as answered:
+        slow.send(b"GET /livez HTTP/1.1\r\n")
+        answered.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert answered.read().status == 200
+        clock.now += TIME
+        assert get(port, "/livez").status == 200  # a turn, by this clock
+        assert silent.rest() == b""
+        assert slow.rest() == b""
+
+
+def test_each_has_its_bytes(port: int) -> None:
+    """Also one that goes on after its answer."""
+    with Client(port) as client:
+        client.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.read().status == 200
+
+        def is_cut() -> bool:
+            try:
+                client.send(b"x" * BYTES)
+            except ConnectionError:
+                return True
+            return False
+
+        wait_for(is_cut)
+    assert get(port, "/livez").status == 200
+
+
+def test_a_bug_costs_one_client(port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(logger, "propagate", True)
+
+    def fail(codec: Codec) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Codec, "next_request", fail)
+        assert raw(port, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n") == b""
+    assert "ZeroDivisionError" in caplog.text
+    assert get(port, "/livez").status == 200
+
+
+def test_what_is_not_a_client_any_more_is_forgotten(port: int) -> None:
+    for _ in range(3 * MOST):
+        with Client(port) as client:
+            client.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert get(port, "/livez").status == 200
+
+
+def test_it_ends_with_clients_there(clock: Clock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with Probes([listener], Pulse()) as probe:
+            clients = [Client(listener.getsockname()[1]) for _ in range(3)]
+            assert get(listener.getsockname()[1], "/readyz").body == b"starting\n"
+        assert not probe._thread.is_alive()
+        for client in clients:
+            assert client.rest() == b""
+            client.close()
