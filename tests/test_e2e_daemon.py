@@ -208,6 +208,43 @@ def test_who_reads_the_pid_file_may_send_a_signal_at_once(folder: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.parametrize("ends", ["old", "new"])
+def test_an_upgrade_takes_the_pid_file_or_gives_it_back(folder: Path, ends: str) -> None:
+    """Whoever serves on has it, in the background, in the same directory and with the same log."""
+    file, log = folder / "zibai.pid", folder / "zibai.log"
+    flags = [
+        "--chdir",
+        folder.name,
+        "--pid-file",
+        "zibai.pid",
+        "--log-file",
+        "zibai.log",
+        "-p",
+        "1",
+        "-l",
+        "127.0.0.1:0",
+    ]
+    done = run("background:app", "--daemon", *flags, cwd=folder.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    old = int(file.read_text())
+    where = port(log)
+    os.kill(old, signal.SIGUSR2)
+    new = wait_for(lambda: (pid := int(file.read_text())) != old and pid)
+    try:
+        wait_for(lambda: f"the new master serves, process {new}" in log.read_text())
+        goes, stays = (old, new) if ends == "old" else (new, old)
+        os.kill(goes, signal.SIGTERM)
+        wait_for(lambda: not alive(goes))
+        assert file.read_text() == f"{stays}\n"
+        assert get(where).body == os.fsencode(folder)
+        os.kill(stays, signal.SIGTERM)
+        wait_for(lambda: not alive(stays))
+        assert not file.exists()
+    finally:
+        for pid in filter(alive, [old, new]):
+            os.kill(pid, KILL)
+
+
 # --- another directory --------------------------------------------------------------------------------
 
 
@@ -393,6 +430,37 @@ def test_it_serves_as_another_user(
         assert (public / "run" / "pid").read_text() == ""
     else:
         assert not (public / "run" / "pid").exists()
+
+
+@root
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_an_upgrade_needs_no_root(public: Path, python: list[str]) -> None:
+    """The same command again, by the user who serves: the port and the directory of the pid file are still root's."""
+    (public / "run").mkdir(mode=0o755)
+    pid_file, log = public / "run" / "pid", public / "run" / "log"
+    flags = ["--user", "nobody", "--pid-file", "run/pid", "--log-file", "run/log", "-p", "1", "-l", "127.0.0.1:0"]
+    done = run_command(
+        [*python, "background:app", "--daemon", *flags],
+        cwd=public, env={"PYTHONPATH": str(public / "lib")},
+        capture_output=True, text=True, check=False, timeout=DEADLINE,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    old = int(pid_file.read_text())
+    os.kill(old, signal.SIGUSR2)
+    new = wait_for(lambda: (pid := int(pid_file.read_text() or old)) != old and pid)
+    try:
+        wait_for(lambda: f"the new master serves, process {new}" in log.read_text())
+        os.kill(old, signal.SIGTERM)
+        wait_for(lambda: not alive(old))
+        assert ids(new) == [[65534], [65534], [65534]]
+        assert get(port(log)).status == 200
+        os.kill(new, signal.SIGTERM)
+        wait_for(lambda: not alive(new))
+        assert pid_file.read_text() == ""
+    finally:
+        for pid in filter(alive, [old, new]):
+            os.kill(pid, KILL)
 
 
 @root
