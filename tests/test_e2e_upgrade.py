@@ -74,11 +74,15 @@ def test_an_upgrade_under_load_loses_nothing(backend: tuple[str, ...], site: Pat
 
 
 def test_the_last_one_removes_the_files(site: Path) -> None:
-    path, board = site / "s", site / "board"
+    """Those of a unix socket, of the process id, and for ``zibai ps``."""
+    path, board, number = site / "s", site / "board", site / "pid"
     flags = ("-p", "1", "--no-gevent", "--listen", f"unix:{path}", "127.0.0.1:0", "--control", str(board))
-    with Server("versioned:app", *flags, listen=None, cwd=site) as server:
+    # A relative directory is another one for who starts there.
+    flags += ("--chdir", site.name, "--pid-file", str(number))
+    with Server("versioned:app", *flags, listen=None, cwd=site.parent) as server:
         wait_for(lambda: "ready" in run("ps", "--control", str(board)).stdout)
         with upgraded(server) as new:
+            assert number.read_text() == f"{new}\n"
             assert f"process {new}," in run("ps", "--control", str(board)).stdout
             assert f"process {server.pid}," in run("ps", "--control", f"{board}.old").stdout
             server.signal(signal.SIGUSR2)
@@ -87,6 +91,7 @@ def test_the_last_one_removes_the_files(site: Path) -> None:
             server.wait_for_log("the last upgrade is not finished")
         server.wait_for_log("has ended (exit code 0); this one serves on")
         assert get(path, "/version").body == b"1"
+        assert number.read_text() == f"{server.pid}\n"
         wait_for(lambda: f"process {server.pid}," in run("ps", "--control", str(board)).stdout)
         assert not Path(f"{board}.old").exists()
 
@@ -94,6 +99,7 @@ def test_the_last_one_removes_the_files(site: Path) -> None:
             server.signal(signal.SIGTERM)
             wait_for(lambda: server.has_ended)
             assert get(path, "/version").body == b"1"
+            assert number.read_text() == f"{new}\n"
             assert f"process {new}," in run("ps", "--control", str(board)).stdout
         assert {each.name for each in site.iterdir()} <= {"versioned.py", "version.txt", "__pycache__"}
 

@@ -144,6 +144,7 @@ def test_signals_are_bytes_and_the_handlers_of_before_come_back() -> None:
             signals.wake()
             assert wait([signals.socket], 20)
             assert signals.read() == []
+        signals.wake()  # too late, which is no matter
         assert heard == []
         os.kill(os.getpid(), signal.SIGUSR1)
         wait_for(lambda: heard == [signal.SIGUSR1])

@@ -321,7 +321,9 @@ class Signals:
 
     def wake(self) -> None:
         """Make the socket readable without a signal. Any thread."""
-        with suppress(BlockingIOError):  # then it is readable
+        # It is readable already, or closed: KeyboardInterrupt in the moment in which the block around it begins lets
+        # what wakes us be cleaned up by the collector, after us.
+        with suppress(OSError):
             self._writer.send(b"\0")
 
     def read(self) -> list[str]:
