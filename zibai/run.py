@@ -14,6 +14,7 @@ from socket import socket
 
 from . import control, mainloop, worker
 from . import logger as logs
+from .devcert import certified
 from .errors import LoadError, ZibaiError
 from .logger import logger
 from .options import Options
@@ -51,9 +52,13 @@ def _serve(options: Options, exits: bool) -> None:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
         signals = stack.enter_context(mainloop.signals(exits=exits)) if processes else None
         logger.info("zibai %s, process %d", __version__, os.getpid())
-        for sock in sockets:
-            logger.info("listening on %s", describe(sock, options.url_scheme))
-        board = stack.enter_context(_scoreboard(options, processes, sockets))
+        options = stack.enter_context(_certified(options, sockets))
+        names = _names(options, sockets)
+        for name in names:
+            logger.info("listening on %s", name)
+        if options.redirect_http is not None:
+            logger.info("redirecting %s to https", describe(sockets[-1]))
+        board = stack.enter_context(_scoreboard(options, processes, names))
         if signals is None:
             row = None if board is None else board.row(0)
             if row is not None:
@@ -85,10 +90,10 @@ def _serve(options: Options, exits: bool) -> None:
 
 @contextmanager
 def _listeners(options: Options) -> Iterator[list[socket]]:
-    """Every address of ``--listen``, listening; the files of unix sockets go in the end."""
+    """Every address of ``--listen``, then that of ``--redirect-http``, listening; files of sockets go in the end."""
     with ExitStack() as stack:
         sockets = []
-        for address in options.listen:
+        for address in (*options.listen, *filter(None, [options.redirect_http])):
             sock = create_bind_socket(
                 address, unix_socket_perms=options.unix_socket_perms, dualstack_ipv6=options.dualstack_ipv6
             )
@@ -99,7 +104,28 @@ def _listeners(options: Options) -> Iterator[list[socket]]:
 
 
 @contextmanager
-def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iterator[Scoreboard | None]:
+def _certified(options: Options, sockets: list[socket]) -> Iterator[Options]:
+    """Options whose certificate can be used, if they want one; UsageError else, before any worker is started."""
+    if not options.certfile and not options.tls_dev:
+        yield options
+        return
+    from .https import check
+
+    with ExitStack() as stack:
+        if options.tls_dev:
+            options = stack.enter_context(certified(options))
+        check(options, sockets)
+        yield options
+
+
+def _names(options: Options, sockets: list[socket]) -> list[str]:
+    """Where clients find the application."""
+    sockets = sockets[:-1] if options.redirect_http else sockets
+    return [describe(sock, "https" if options.certfile else options.url_scheme) for sock in sockets]
+
+
+@contextmanager
+def _scoreboard(options: Options, processes: int, names: list[str]) -> Iterator[Scoreboard | None]:
     """The scoreboard in its file; None where there can be none, since it is worth less than a server that runs."""
     path = options.control or control.default_path(os.getpid())
     if not options.control:
@@ -107,7 +133,7 @@ def _scoreboard(options: Options, processes: int, sockets: list[socket]) -> Iter
     facts = {
         "version": __version__,
         "app": options.app,
-        "listen": [describe(sock, options.url_scheme) for sock in sockets],
+        "listen": names,
         "processes": processes,
     }
     # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.
