@@ -173,11 +173,10 @@ class TLSSocket(Socket):
         return taken
 
     def say_goodbye(self) -> bytes:
-        """Say that nothing more comes, in order; return what the kernel has not taken of that. Once."""
+        """Say that nothing more comes, and that this is in order; return what the kernel has not taken of that."""
         with self._lock:
             if not self._shaken or self._rest:
                 return b""
-            self._shaken = False
             try:
                 self._tls.unwrap()
             except OSError:
