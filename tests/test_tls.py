@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai import serve
 from zibai.errors import UsageError
 from zibai.https import Redirect, check
 from zibai.loop import GRACE
@@ -29,7 +30,8 @@ from zibai.tlsconnection import NOT_PLAIN, TLSConnection
 from zibai.tlssocket import PIECE, TLSSocket
 
 from rig import ANSWER, GET, Rig, ended
-from support import wait_for
+from serving import serving
+from support import get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -832,3 +834,26 @@ def test_a_redirect_to_an_ipv6_address_has_its_brackets() -> None:
     started: list[Any] = []
     Redirect(443)({"SERVER_NAME": "::1", "REQUEST_URI": "/"}, lambda *args: started.append(args))
     assert dict(started[0][1])["Location"] == "https://[::1]/"
+
+
+# --- embedded ---------------------------------------------------------------------------------------
+
+
+def test_serve_speaks_tls_and_sends_files(credentials: Credentials, tmp_path: Path) -> None:
+    (path := tmp_path / "file").write_bytes(os.urandom(300_000))
+
+    def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Any:
+        start_response("200 OK", [("Content-Type", "application/octet-stream")])
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    with serving(app, certfile=credentials.server, valid=False) as server:
+        for _ in range(2):
+            assert get(server.port, tls=credentials.context()).body == path.read_bytes()
+
+
+def test_serve_refuses_what_cannot_be_used() -> None:
+    with (
+        create_bind_socket("127.0.0.1:0") as sock,
+        pytest.raises(UsageError, match=r"^--certfile: 'nowhere.pem': No such"),
+    ):
+        serve(app=lambda *_: [], bind_socket=sock, certfile="nowhere.pem")
