@@ -209,6 +209,23 @@ def test_nobody_renegotiates(server: Server) -> None:
     assert b"no renegotiation" in said
 
 
+def test_keys_may_be_changed_on_the_way(server: Server) -> None:
+    openssl = shutil.which("openssl") or pytest.skip("openssl is not installed")
+    command = [openssl, "s_client", "-connect", f"127.0.0.1:{server.port}", "-tls1_3"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        for number in range(3):
+            client.stdin.write(b"K\n")  # the other side is to change its own, too
+            client.stdin.flush()
+            for _ in iter(lambda: b"KEYUPDATE" in client.stdout.readline(), True):  # type: ignore[union-attr]
+                pass
+            last = b"Connection: close\r\n" if number == 2 else b""
+            client.stdin.write(b"GET /path/%d HTTP/1.1\r\nHost: a\r\n%b\r\n" % (number, last))
+            client.stdin.flush()
+        assert b"/path/2" in client.stdout.read()
+
+
 def test_plain_http_is_answered_plainly(server: Server) -> None:
     answer = get(server.port)
     assert (answer.status, answer.headers["Connection"]) == (400, "close")

@@ -69,7 +69,8 @@ def check_server(command: list[str], folder: Path) -> None:
             kind, _, where = address.rpartition(":")
             if "[" in kind:
                 continue  # the clients here speak IPv4 and unix
-            tls = ssl._create_unverified_context() if kind.startswith("https:") else None
+            secured = kind != "unix" and {"--certfile", "--tls-dev"} & set(command)
+            tls = ssl._create_unverified_context() if secured else None
             answer = get(where if kind == "unix" else int(where), f"{prefix}/", tls=tls)
             assert (answer.status, answer.body) == (200, b"Hello World!")
         assert server.stop() == 0
