@@ -59,7 +59,7 @@ def _quote(text: str) -> str:
 
 def command(workload: Workload, port: int, seconds: int, script_file: str) -> list[str]:
     options = ["-t1", f"-c{workload.connections}", f"-d{seconds}s", "--latency", "-s", script_file]
-    return [shutil.which("wrk") or "wrk", *options, f"http://127.0.0.1:{port}/"]
+    return [shutil.which("wrk") or "wrk", *options, f"{'https' if workload.tls else 'http'}://127.0.0.1:{port}/"]
 
 
 def measure(workload: Workload, port: int, seconds: int, *, pinned: bool = True) -> Load:

@@ -8,8 +8,10 @@ that it could still do would be of interest. Memory and time are those of the pr
 import http.client
 import os
 import shlex
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .servers import Server, environment
+from .servers import CERTIFICATE, KEY, Server, environment
 from .workloads import Workload
 
 DEADLINE = 20.0  # seconds to start in
@@ -70,6 +72,8 @@ class Running:
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile()
         self._folder = tempfile.TemporaryDirectory()
+        if self.workload.tls:
+            make_certificate(Path(self._folder.name))
         with on(self._cpus):
             self._process = subprocess.Popen(
                 self.command,
@@ -96,6 +100,9 @@ class Running:
         """One request of the workload; Broken unless the answer is right."""
         work = self.workload
         client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+        if work.tls:
+            context = ssl._create_unverified_context()  # noqa: S323 -- it was made a moment ago, and nobody knows it
+            client = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=DEADLINE, context=context)
         try:
             client.request(work.method, "/", work.body or None, work.headers)
             answer = client.getresponse()
@@ -156,6 +163,15 @@ class Running:
         self._process.wait()
         self._log.close()
         self._folder.cleanup()
+
+
+def make_certificate(folder: Path) -> None:
+    """A self-signed one, in the files that the commands of the servers name."""
+    if not (openssl := shutil.which("openssl")):
+        raise Broken("a certificate is made by openssl, which is not installed")
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-subj", "/CN=localhost"]
+    files = ["-keyout", str(folder / KEY), "-out", str(folder / CERTIFICATE)]
+    subprocess.run([openssl, "req", "-x509", *kind, *files], check=True, capture_output=True)
 
 
 def _unit(name: str) -> int:

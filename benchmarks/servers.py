@@ -19,6 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 UNWANTED = {"FORCE_COLOR", "SCRIPT_NAME", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"}
 
+# Of an elliptic curve, as is usual now; in the directory of the server.
+CERTIFICATE, KEY = "certificate.pem", "key.pem"
+WITH_TLS = f"--certfile {CERTIFICATE} --keyfile {KEY}"
+
 GUNICORN = "-m gunicorn {app} -b 127.0.0.1:{port} --keep-alive 75 --backlog 2048 --no-control-socket"
 ZIBAI = "-m zibai {app} --listen 127.0.0.1:{port} --max-workers {threads} --no-access-log"
 CHEROOT = (
@@ -46,6 +50,7 @@ class Server:
     native: bool = False  # written in C
     only: tuple[str, ...] = ()  # workloads; all if empty
     keeps_alive: bool = True
+    tls: str = ""  # more of the command, for CERTIFICATE and KEY; none where there is no such flag
 
     @property
     def key(self) -> str:
@@ -53,31 +58,34 @@ class Server:
         return self.name.replace(" ", "-")
 
     def runs(self, workload: Workload) -> bool:
-        return not self.only or workload.key in self.only
+        return (not self.only or workload.key in self.only) and bool(self.tls or not workload.tls)
 
     def line(self, workload: Workload, port: int, threads: int) -> str:
         """The command line after ``python``."""
         module, _, attribute = workload.app.partition(":")
         words = {"app": workload.app, "module": module, "attribute": attribute, "workload": workload.key}
-        return self.command.format(port=port, threads=threads, **words)
+        line = self.command.format(port=port, threads=threads, **words)
+        return f"{line} {self.tls}" if workload.tls else line
 
 
 SERVERS = (
     Server("bare loop", "-m benchmarks.bareloop {port} {workload}", only=("hello", "heads", "page", "new", "many")),
-    Server("zibai threads", f"{ZIBAI} --no-gevent"),
-    Server("zibai gevent", ZIBAI, "gevent", "gevent"),
-    Server("gunicorn sync", f"{GUNICORN} -k sync", "gunicorn", "gunicorn", keeps_alive=False),
+    Server("zibai threads", f"{ZIBAI} --no-gevent", tls=WITH_TLS),
+    Server("zibai gevent", ZIBAI, "gevent", "gevent", tls=WITH_TLS),
+    Server("gunicorn sync", f"{GUNICORN} -k sync", "gunicorn", "gunicorn", keeps_alive=False, tls=WITH_TLS),
     Server(
         "gunicorn gthread",
         GUNICORN + " -k gthread --threads {threads} --worker-connections 20000",
         "gunicorn.workers.gthread",
         "gunicorn",
+        tls=WITH_TLS,
     ),
     Server(
         "gunicorn gevent",
         f"{GUNICORN} -k gevent --worker-connections 20000",
         "gunicorn.workers.ggevent",
         "gunicorn",
+        tls=WITH_TLS,
     ),
     Server(
         "waitress",
@@ -93,6 +101,7 @@ SERVERS = (
         "--timeout-keep-alive 75",
         "uvicorn",
         "uvicorn",
+        tls=f"--ssl-certfile {CERTIFICATE} --ssl-keyfile {KEY}",
     ),
     Server(
         "granian",
@@ -101,6 +110,7 @@ SERVERS = (
         "granian",
         "granian",
         needs="a Rust compiler",
+        tls=f"--ssl-certificate {CERTIFICATE} --ssl-keyfile {KEY}",
     ),
     Server("bjoern", f'-c "{BJOERN}"', "bjoern", "bjoern", "a C compiler and libev's headers", native=True),
     Server("fastwsgi", f'-c "{FASTWSGI}"', "fastwsgi", "fastwsgi", "a C compiler", native=True),

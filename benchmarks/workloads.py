@@ -43,6 +43,7 @@ class Workload:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     blocks: float = 0.0
+    tls: bool = False
 
     def possible(self, threads: int) -> float | None:
         """Requests a second that so many threads can do, as they sleep; None where they do not."""
@@ -64,6 +65,8 @@ WORKLOADS = (
     ),
     Workload("stream", "16 chunks", app="benchmarks.apps:stream", answer=apps.CHUNK * apps.CHUNKS),
     Workload("new", "new connections", headers={"Connection": "close"}),
+    Workload("tls", "TLS", tls=True),
+    Workload("tls-new", "TLS, new connections", headers={"Connection": "close"}, tls=True),
     Workload("many", "512 connections", connections=512),
     Workload("block", "10 ms call", app="benchmarks.apps:block", blocks=0.010),
     Workload("mixed", "1 in 10 blocks", app="benchmarks.apps:mixed", blocks=0.020 / 10),

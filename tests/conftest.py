@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import signal
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from credentials import Credentials
 
 # A shell starts what it puts into the background with SIGINT ignored, and servers that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
+    from credentials import Credentials
+
+    return Credentials(tmp_path_factory.mktemp("credentials"))
+
 
 BACKENDS = {"threads": ("--no-gevent",), "greenlets": ()}
 

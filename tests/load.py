@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from support import DEADLINE, Client, wait_for
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 BODY = bytes(range(256)) * 64  # 16 KiB
@@ -22,8 +23,9 @@ BODY = bytes(range(256)) * 64  # 16 KiB
 class Load:
     """``clients`` threads that send requests to ``port`` while the ``with`` block runs."""
 
-    def __init__(self, port: int, clients: int = 6) -> None:
+    def __init__(self, port: int, clients: int = 6, tls: ssl.SSLContext | None = None) -> None:
         self._port = port
+        self._tls = tls
         self._stop = threading.Event()
         kinds: list[Callable[[], None]] = [self._keep_alive, self._fresh, self._post]
         self._threads = [threading.Thread(target=self._run, args=[kinds[n % len(kinds)]]) for n in range(clients)]
@@ -69,19 +71,19 @@ class Load:
         return response.headers["Connection"] == "close"
 
     def _keep_alive(self) -> None:
-        with Client(self._port) as client:
+        with Client(self._port, tls=self._tls) as client:
             while not self._stop.is_set():
                 if self._get(client, time.perf_counter()):
                     return
 
     def _fresh(self) -> None:
         began = time.perf_counter()
-        with Client(self._port) as client:
+        with Client(self._port, tls=self._tls) as client:
             self._get(client, began)
 
     def _post(self) -> None:
         head = f"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
-        with Client(self._port) as client:
+        with Client(self._port, tls=self._tls) as client:
             while not self._stop.is_set():
                 began = time.perf_counter()
                 client.send(head + BODY)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
@@ -301,15 +302,28 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 class Client:
-    """One raw connection: sends bytes, reads responses. ``where`` is a port of this machine or a unix socket's path."""
+    """One raw connection: sends bytes, reads responses. ``where`` is a port of this machine or a unix socket's path.
 
-    def __init__(self, where: int | str | Path, timeout: float = DEADLINE) -> None:
+    With ``tls`` the handshake comes first.
+    """
+
+    def __init__(
+        self, where: int | str | Path, timeout: float = DEADLINE, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         if isinstance(where, int):
             self.socket = socket.create_connection(("127.0.0.1", where), timeout)
         elif sys.platform != "win32":
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(timeout)
             self.socket.connect(str(where))
+        if tls is not None:
+            plain = self.socket
+            try:
+                # An end without close_notify is an error, as it should be.
+                self.socket = tls.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False)
+            except BaseException:
+                plain.close()
+                raise
         self.file = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:
@@ -345,9 +359,9 @@ def raw(where: int | str | Path, data: bytes, timeout: float = DEADLINE) -> byte
         return client.rest()
 
 
-def get(where: int | str | Path, target: str = "/", *fields: str) -> Response:
+def get(where: int | str | Path, target: str = "/", *fields: str, tls: ssl.SSLContext | None = None) -> Response:
     """A GET on a connection of its own."""
-    with Client(where) as client:
+    with Client(where, tls=tls) as client:
         return client.get(target, *fields, "Connection: close")
 
 

@@ -20,7 +20,7 @@ from benchmarks import chart, load, profiled, report, tables, verdict
 from benchmarks.__main__ import parse, steps
 from benchmarks.bareloop import answer
 from benchmarks.results import Idle, Measurement, Results, errors, of, rate, ratio, typical
-from benchmarks.servers import BY_NAME, LIMIT, OURS, SERVERS, missing, version
+from benchmarks.servers import BY_NAME, CERTIFICATE, KEY, LIMIT, OURS, SERVERS, missing, version
 from benchmarks.workloads import BY_KEY, WORKLOADS
 
 from support import ROOT, environment
@@ -99,6 +99,7 @@ def test_servers() -> None:
             line = server.line(work, 4321, 7)
             assert "4321" in line
             assert "{" not in line
+            assert (CERTIFICATE in line) == (KEY in line) == work.tls
             module, _, attribute = work.app.partition(":")
             assert server.name == LIMIT or (module in line and attribute in line)
 
@@ -365,14 +366,14 @@ def test_report_of_an_earlier_run(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("wrk") is None, reason="needs Linux and wrk")
 def test_measures(tmp_path: Path) -> None:
     done = benchmarks(
-        *["--quick", "--profile", "--only", "bare-loop", "zibai-threads", "--workloads", "hello"],
+        *["--quick", "--profile", "--only", "bare-loop", "zibai-threads", "--workloads", "hello", "tls"],
         *["--output", str(tmp_path)],
     )
     assert done.returncode == 0, done.stderr
-    assert "[2/2] round 1 of 1, hello, zibai threads: " in done.stdout
+    assert "[2/3] round 1 of 1, hello, zibai threads: " in done.stdout
     results = Results.load(tmp_path / "results.json")
-    for name in (LIMIT, "zibai threads"):
-        (found,) = of(results.measurements, name, "hello")
+    for name, work in ((LIMIT, "hello"), ("zibai threads", "hello"), ("zibai threads", "tls")):
+        (found,) = of(results.measurements, name, work)
         assert found.errors == []
         assert found.rate > 100
         assert 0 < found.p50 <= found.p99

@@ -46,6 +46,15 @@ def test_flags_come_first_or_last(line: str, expected: dict[str, Any]) -> None:
 def test_every_flag_sets_its_field() -> None:
     values: dict[str, tuple[list[str], Any]] = {
         "call": ([], True),
+        "certfile": (["c.pem"], "c.pem"),
+        "keyfile": (["k.pem"], "k.pem"),
+        "keyfile_password_env": (["SECRET"], "SECRET"),
+        "ca_certs": (["a.pem"], "a.pem"),
+        "cert_reqs": (["required"], "required"),
+        "tls_min_version": (["1.3"], "1.3"),
+        "ciphers": (["ECDHE"], "ECDHE"),
+        "redirect_http": ([":80"], ":80"),
+        "tls_dev": ([], True),
         "url_scheme": (["https"], "https"),
         "url_prefix": (["/shop"], "/shop"),
         "listen": ([":1", ":2"], [":1", ":2"]),
@@ -80,12 +89,22 @@ def test_every_flag_sets_its_field() -> None:
         "log_backups": (["2"], 2),
         "logging_config_filepath": (["log.toml"], "log.toml"),
     }
+    with_certificate = {"certfile": "c.pem"}
+    needs = dict.fromkeys(
+        ["keyfile", "keyfile_password_env", "tls_min_version", "ciphers", "redirect_http"], with_certificate
+    )
+    needs |= {
+        "ca_certs": {**with_certificate, "cert_reqs": "required"},
+        "cert_reqs": {**with_certificate, "ca_certs": "a.pem"},
+    }
     assert {"app", *values} <= {option.name for option in declared()}
     for option in declared():
         if option.name in values:
             words, value = values[option.name]
-            options = parse_args(["example:app", option.flag, *words])
-            assert options == Options("example:app", **{option.name: value})
+            needed = needs.get(option.name, {})
+            more = [word for name, text in needed.items() for word in (f"--{name.replace('_', '-')}", text)]
+            options = parse_args(["example:app", option.flag, *words, *more])
+            assert options == Options("example:app", **{option.name: value}, **needed)
             assert type(getattr(options, option.name)) is type(value)
 
 

@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tomllib
@@ -52,6 +53,8 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """Where a document's snippets run, with its files in it."""
     document = request.getfixturevalue("document")
     shutil.copy(ROOT / "example.py", tmp_path)
+    for name in ("certificate.pem", "key.pem"):
+        shutil.copy(request.getfixturevalue("credentials").server, tmp_path / name)
     for snippet in FILES:
         if snippet.document in {DOCUMENTS[0], document}:
             (tmp_path / snippet.title).write_text(snippet.text.replace(":8000", ":0"), encoding="utf-8")
@@ -68,7 +71,9 @@ def check_server(command: list[str], folder: Path) -> None:
             kind, _, where = address.rpartition(":")
             if "[" in kind:
                 continue  # the clients here speak IPv4 and unix
-            answer = get(where if kind == "unix" else int(where), f"{prefix}/")
+            secured = kind != "unix" and {"--certfile", "--tls-dev"} & set(command)
+            tls = ssl._create_unverified_context() if secured else None
+            answer = get(where if kind == "unix" else int(where), f"{prefix}/", tls=tls)
             assert (answer.status, answer.body) == (200, b"Hello World!")
         assert server.stop() == 0
     assert "Traceback" not in "\n".join(server.log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -23,9 +24,12 @@ from support import DEADLINE, Client, Server, get, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from credentials import Credentials
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process has is read from /proc")
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50)  # the beginning of one
 RESET = struct.pack("ii", 1, 0)
 SLOTS = 4
 MANY = 200
@@ -44,18 +48,18 @@ def cpu(server: Server) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks(server)) / 1e6
 
 
-def counts(server: Server) -> dict[str, int]:
-    found: dict[str, int] = json.loads(get(server.port, "/counts").body)
+def counts(server: Server, tls: ssl.SSLContext | None = None) -> dict[str, int]:
+    found: dict[str, int] = json.loads(get(server.port, "/counts", tls=tls).body)
     return found
 
 
-def connect(port: int, receive_buffer: int = 0) -> socket.socket:
+def connect(port: int, receive_buffer: int = 0, tls: ssl.SSLContext | None = None) -> socket.socket:
     sock = socket.socket()
     sock.settimeout(DEADLINE)
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.connect(("127.0.0.1", port))
-    return sock
+    return sock if tls is None else tls.wrap_socket(sock, server_hostname="localhost")
 
 
 def ends(socks: Iterable[socket.socket]) -> list[bytes]:
@@ -73,7 +77,9 @@ def ends(socks: Iterable[socket.socket]) -> list[bytes]:
                 assert isinstance(sock, socket.socket)
                 try:
                     data = sock.recv(1 << 16)
-                except ConnectionResetError:
+                except ssl.SSLWantReadError:
+                    continue
+                except (ConnectionResetError, ssl.SSLEOFError):
                     data = b""
                 found[sock] += data
                 if not data:
@@ -81,14 +87,20 @@ def ends(socks: Iterable[socket.socket]) -> list[bytes]:
     return list(found.values())
 
 
-@pytest.mark.daily("threads")
+@pytest.mark.daily("threads-plain", "greenlets-tls")
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
 @linux
-def test_eight_hundred_stalled_clients(backend: tuple[str, ...]) -> None:
+def test_eight_hundred_stalled_clients(backend: tuple[str, ...], secured: bool, credentials: Credentials) -> None:
+    """Over TLS, half of them in the handshake."""
     raise_descriptor_limit()
     limit = 5
     flags = [f"--{name}-timeout={limit}" for name in ("header", "keep-alive", "socket")]
+    tls = credentials.context() if secured else None
+    if secured:
+        flags += ["--certfile", credentials.server]
+    many = MANY // 2 if secured else MANY
     with Server("engine:app", "-w", str(SLOTS), "--no-access-log", *flags, *backend) as server:
-        assert get(server.port).body == b"hello"
+        assert get(server.port, tls=tls).body == b"hello"
         base = settled(lambda: descriptors(server))
         begin = time.monotonic()
         kinds = {
@@ -97,21 +109,27 @@ def test_eight_hundred_stalled_clients(backend: tuple[str, ...]) -> None:
             "body": b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\nsome",
             "deaf": GET.replace(b"/", b"/big", 1),
         }
-        clients = {kind: [connect(server.port, 4096 * (kind == "deaf")) for _ in range(MANY)] for kind in kinds}
+        clients = {kind: [connect(server.port, 4096 * (kind == "deaf"), tls) for _ in range(many)] for kind in kinds}
+        if secured:
+            kinds |= {"silent": b"", "hello": HELLO}
+            clients |= {kind: [connect(server.port) for _ in range(MANY)] for kind in ("silent", "hello")}
+        count = sum(map(len, clients.values()))
+        assert count == 4 * MANY
         try:
             for kind, data in kinds.items():
                 for client in clients[kind]:
                     client.sendall(data)
             for client in clients["idle"]:
                 assert client.recv(4096).endswith(b"hello")
-            wait_for(lambda: descriptors(server) >= base + len(kinds) * MANY)
+            wait_for(lambda: descriptors(server) >= base + count)
             for _ in range(10):
                 asked = time.monotonic()
-                assert get(server.port).body == b"hello"
+                assert get(server.port, tls=tls).body == b"hello"
                 assert time.monotonic() - asked < 1
-            assert descriptors(server) >= base + len(kinds) * MANY, "the stalled ones have gone before: too slow"
+            assert descriptors(server) >= base + count, "the stalled ones have gone before: too slow"
 
-            assert set(ends(clients["idle"])) == {b""}
+            for kind in ("idle", "silent", "hello"):
+                assert set(ends(clients.get(kind, ()))) <= {b""}
             for kind in ("head", "body"):
                 assert {data[:12] for data in ends(clients[kind])} == {b"HTTP/1.1 408"}
             wait_for(lambda: descriptors(server) <= base)
@@ -120,7 +138,7 @@ def test_eight_hundred_stalled_clients(backend: tuple[str, ...]) -> None:
         finally:
             for client in chain.from_iterable(clients.values()):
                 client.close()
-        assert counts(server)["connections"] == 1
+        assert counts(server, tls)["connections"] == 1
 
 
 @linux

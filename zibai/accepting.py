@@ -30,6 +30,8 @@ _EXHAUSTED: Final = frozenset(
 class Acceptor:
     """Accepts from ``listeners`` and calls ``opened`` with each connection, its peer, its endpoint and the time.
 
+    A listener may have an ``opened`` of its own.
+
     ``report`` is that of a backend. ``again`` is when a pause ends, by the loop's clock; ``inf`` is in none.
     """
 
@@ -96,7 +98,7 @@ class Acceptor:
             self._report(debug_logger.debug, "%s left at once: %s", peer, error)
             sock.close()
             return
-        self._opened(sock, peer, endpoint, now)
+        (listener.opened or self._opened)(sock, peer, endpoint, now)
 
     def finish(self, now: float, limit: Callable[[], float]) -> None:
         """Accept a last time, as many as ``limit`` says, and stop listening."""

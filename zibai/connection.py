@@ -80,6 +80,10 @@ class Connection(Sender):
         """Whether it waits for a request of which not a byte has come."""
         return self.state is HEAD and not self._begun
 
+    def secured(self) -> dict[str, str]:
+        """What TLS adds to the environ of each of its requests."""
+        return {}
+
     # The loop's side.
 
     def readable(self, now: float) -> None:

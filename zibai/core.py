@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from socket import socket
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .backends import Backend
 from .health import Health
@@ -22,6 +22,9 @@ from .scoreboard import Row
 from .service import Service
 from .sockets import Listener, listen
 from .wsgi import Application, Gateway
+
+if TYPE_CHECKING:
+    from .https import Https
 
 Hook = Callable[[], object]
 
@@ -53,7 +56,7 @@ def serve(
         :class:`~zibai.Options` that are not about the process around the server, with their defaults.
     :raises ValueError: without a socket, or for a backend that there is not.
     :raises TypeError: for an option that there is not, or that is not the server's.
-    :raises UsageError: for an option that makes no sense.
+    :raises UsageError: for an option that makes no sense, or a certificate that cannot be used.
     :raises BindError: if a socket cannot listen.
     :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent is not installed.
     """
@@ -121,7 +124,10 @@ class Server:
         hooks: Hooks,
         ties: Ties,
     ) -> None:
-        """``options`` are valid; their ``app`` and what is about processes are not looked at."""
+        """``options`` are valid; their ``app`` and what is about processes are not looked at.
+
+        With ``redirect_http`` the last of ``sockets`` is for that.
+        """
         self._sockets = sockets
         self._options = options
         self._end = end
@@ -141,6 +147,7 @@ class Server:
         """Serve. Raises what :func:`serve` raises."""
         engine = _make_backend(self._backend, self._options.max_workers, self._row)
         try:
+            https = self._prepare_tls(engine)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
             if self._hooks.before_serve is not None:
@@ -150,6 +157,8 @@ class Server:
             engine.stop()  # it holds descriptors
             raise
         loop = self._make_loop(engine, listeners)
+        if https is not None:
+            https.attach(loop, listeners, self._options.max_workers > 1, self._ties.multiprocess)
         engine.start(loop)
         try:
             self._ties.on_start(loop)
@@ -173,6 +182,16 @@ class Server:
             for listener in listeners:
                 listener.close()  # the loop has done it, unless it is the loop that is broken
             _call_hook("before_died", self._hooks.before_died)
+
+    def _prepare_tls(self, engine: Backend) -> "Https | None":
+        """None without; a server that speaks no TLS need not have it in memory."""
+        if self._options.certfile is None:
+            return None
+        from .https import Https
+
+        https = Https(self._options, engine.report)
+        https.load(self._sockets)
+        return https
 
     def _make_loop(self, engine: Backend, listeners: list[Listener]) -> Loop:
         options, ties = self._options, self._ties

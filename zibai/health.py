@@ -17,7 +17,7 @@ from .backends import Backend
 from .connection import Connection
 from .logger import format_stack, logger
 from .scoreboard import Running, clock
-from .service import APP, BODY, DISCARD, HEAD, READY, Service
+from .service import APP, BODY, DISCARD, HANDSHAKE, HEAD, READY, Service
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""
@@ -101,6 +101,8 @@ def _gauges(connections: Iterable[Connection]) -> list[int]:
             busy += 1
         elif state is READY:
             queue += 1
+        elif state is HANDSHAKE:
+            head += 1
         elif state is BODY or state is DISCARD:
             body += 1
         else:

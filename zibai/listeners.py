@@ -28,6 +28,7 @@ class Listeners:
     """Those of one server, open within the ``with`` block. Everything is the main thread's.
 
     ``given`` is what the environment gives, ``handed`` what the server before this one hands over, which is then all.
+    The last of ``sockets`` is that of ``--redirect-http``, where there is one; ``health`` are for ``--health-listen``.
     ``are_handed`` is set when another server has been given them, or has given them: from then on it may outlive this.
     """
 
@@ -93,12 +94,17 @@ class Listeners:
         if options.health_listen is not None:
             self._get("--health-listen", options.health_listen, used, self.health)
         health = set(used)
+        redirecting: list[socket] = []
+        if options.redirect_http is not None:
+            self._get("--redirect-http", options.redirect_http, used, redirecting)
+        others = set(used)
         addresses = options.listen
         if addresses is None:
             # A name would do for several of them, so each is called by its number.
-            addresses = [f"fd:{each.fd}" for each in self._given if each.fd not in health] or [LISTEN]
+            addresses = [f"fd:{each.fd}" for each in self._given if each.fd not in others] or [LISTEN]
         for address in addresses:
             self._get("--listen", address, used, self.sockets)
+        self.sockets += redirecting
         kept = {each.fd for each in self._given if each.kept}
         self.are_kept = len((used - health) & kept) == len(self.sockets)
         self.is_health_kept = bool(health & kept)

@@ -29,7 +29,7 @@ from .handover import Adoption, give
 from .health import SOON, Health
 from .logger import logger
 from .poller import READ, WRITE
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, READY, Service
 from .sockets import Endpoint, Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
@@ -43,6 +43,7 @@ BUSY_WARNING: Final = 1.0
 
 # What the poller is asked for in each state; WRITE is added while something waits to be sent.
 WATCH: Final = {
+    HANDSHAKE: READ,
     HEAD: READ,
     BODY: READ,
     DISCARD: READ,
@@ -392,9 +393,10 @@ class Loop:
         self._acceptor.watch(free and not self._draining, now)
 
     def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-        self._add(Connection(sock, peer, endpoint, self.service, now), now)
+        self.add(Connection(sock, peer, endpoint, self.service, now), now)
 
-    def _add(self, connection: Connection, now: float) -> None:
+    def add(self, connection: Connection, now: float) -> None:
+        """A new connection; the owner's."""
         self._connections[connection.fd] = connection
         self._step(connection, _no_step, now)
 
@@ -408,7 +410,7 @@ class Loop:
             sock.close()  # its client has left on the way
         else:
             connection.deadline = now + self.service.keep_alive_timeout
-            self._add(connection, now)
+            self.add(connection, now)
 
     def _hand_over(self, now: float) -> None:
         """Give the idle connections to the replacement; what does not go yet is tried again at the next sweep."""

@@ -22,6 +22,7 @@ from .machine import available_cpus
 APPLICATION = "Application"
 LISTENING = "Listening"
 PROCESS = "Process"
+TLS = "TLS"
 WORKERS = "Workers"
 LIMITS = "Timeouts and limits"
 HOOKS = "Hooks"
@@ -157,6 +158,66 @@ class Options:
         False,
         group=PROCESS,
         help="serve in the background; the command ends when the server is up, or with its error (not on Windows)",
+    )
+
+    certfile: str | None = option(
+        None,
+        group=TLS,
+        metavar="FILE",
+        help="the certificate, in PEM form and with the intermediate ones behind it: speak TLS on all TCP addresses of "
+        "--listen; a changed file is used by new connections",
+        embedded=True,
+    )
+    keyfile: str | None = option(
+        None,
+        group=TLS,
+        metavar="FILE",
+        help="the private key, in PEM form; without it, it is in --certfile, too",
+        embedded=True,
+    )
+    keyfile_password_env: str | None = option(
+        None,
+        group=TLS,
+        metavar="VARIABLE",
+        help="the environment variable that has the password of the private key",
+        embedded=True,
+    )
+    ca_certs: str | None = option(
+        None,
+        group=TLS,
+        metavar="FILE",
+        help="the authorities, in PEM form, by which certificates of clients may be signed",
+        embedded=True,
+    )
+    cert_reqs: str = option(
+        "none",
+        group=TLS,
+        choices=("none", "optional", "required"),
+        help="whether clients are asked for a certificate, by one of --ca-certs, and whether they must have one",
+        embedded=True,
+    )
+    tls_min_version: str = option(
+        "1.2", group=TLS, choices=("1.2", "1.3"), help="the oldest version of TLS that is spoken", embedded=True
+    )
+    ciphers: str | None = option(
+        None,
+        group=TLS,
+        metavar="LIST",
+        help="ciphers of TLS 1.2, in OpenSSL's form; without it, those with forward secrecy and AEAD; those of TLS 1.3 "
+        "are OpenSSL's",
+        embedded=True,
+    )
+    redirect_http: str | None = option(
+        None,
+        group=TLS,
+        metavar="ADDRESS",
+        check=parse_address,
+        help="also listen here, an address as for --listen, and send whoever comes by plain HTTP to https",
+    )
+    tls_dev: bool = option(
+        False,
+        group=TLS,
+        help="for development: make a certificate for localhost at each start; needs zibai-server[tls-dev]",
     )
 
     subprocess: int = option(
@@ -349,6 +410,21 @@ class Options:
             each.validate(getattr(self, each.name))
         if self.log_max_bytes and self.log_file is None:
             raise UsageError("--log-max-bytes needs a --log-file")
+        _check_tls(self)
+
+
+def _check_tls(options: Options) -> None:
+    """What options of TLS need each other, or do not go together."""
+    if options.tls_dev and (options.certfile or options.keyfile):
+        raise UsageError("--tls-dev makes a certificate of its own; leave --certfile and --keyfile out")
+    secured = options.certfile or options.tls_dev
+    for each in declared():
+        if each.group == TLS and not secured and getattr(options, each.name) != each.default:
+            raise UsageError(f"{each.flag} needs --certfile")
+    if options.ca_certs and options.cert_reqs == "none":
+        raise UsageError("--ca-certs needs --cert-reqs optional or required")
+    if options.cert_reqs != "none" and not options.ca_certs:
+        raise UsageError(f"--cert-reqs {options.cert_reqs} needs --ca-certs")
 
 
 @cache

@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 from . import control, daemon, inherited, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
 from .core import Ties
+from .devcert import certified
 from .errors import LoadError, UsageError, ZibaiError
 from .listeners import Listeners
 from .logger import logger
@@ -127,14 +128,18 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         if signals is None:
             stack.enter_context(signals_held_back())
         logger.info("zibai %s, process %d", __version__, os.getpid())
-        for sock in listeners.sockets:
-            logger.info("listening on %s", describe(sock, options.url_scheme))
+        owner = None if identity is None else identity.owner
+        options = stack.enter_context(_certified(options, listeners.sockets, owner))
+        names = _names(options, listeners.sockets)
+        for name in names:
+            logger.info("listening on %s", name)
+        if options.redirect_http is not None:
+            logger.info("redirecting %s to https", describe(listeners.sockets[-1]))
         for sock in listeners.health:
             logger.info("health checks on %s", describe(sock))
         if options.pid_file is not None:
-            owner = None if identity is None else identity.owner
             stack.enter_context(pidfile.held(options.pid_file, surroundings.parent, owner))
-        board = stack.enter_context(_scoreboard(options, processes, listeners.sockets, before.pid if before else 0))
+        board = stack.enter_context(_scoreboard(options, processes, names, before.pid if before else 0))
         if identity is not None:
             _become(identity, options, [*listeners.sockets, *listeners.health], board)
         if options.daemon and options.log_file is not None:
@@ -203,9 +208,28 @@ def _serve_alone(
 
 
 @contextmanager
-def _scoreboard(
-    options: Options, processes: int, sockets: list[socket], predecessor: int
-) -> Iterator[Scoreboard | None]:
+def _certified(options: Options, sockets: list[socket], owner: tuple[int, int] | None) -> Iterator[Options]:
+    """Options whose certificate can be used, if they want one; UsageError else, before any worker is started."""
+    if not options.certfile and not options.tls_dev:
+        yield options
+        return
+    from .https import check
+
+    with ExitStack() as stack:
+        if options.tls_dev:
+            options = stack.enter_context(certified(options, owner))
+        check(options, sockets)
+        yield options
+
+
+def _names(options: Options, sockets: list[socket]) -> list[str]:
+    """Where clients find the application."""
+    sockets = sockets[:-1] if options.redirect_http else sockets
+    return [describe(sock, "https" if options.certfile else options.url_scheme) for sock in sockets]
+
+
+@contextmanager
+def _scoreboard(options: Options, processes: int, names: list[str], predecessor: int) -> Iterator[Scoreboard | None]:
     """The scoreboard in its file; None where there can be none, since it is worth less than a server that runs."""
     path = options.control or control.default_path(os.getpid())
     if not options.control:
@@ -213,7 +237,7 @@ def _scoreboard(
     facts = {
         "version": __version__,
         "app": options.app,
-        "listen": [describe(sock, options.url_scheme) for sock in sockets],
+        "listen": names,
         "processes": processes,
     }
     # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.

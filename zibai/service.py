@@ -9,6 +9,7 @@ from .scoreboard import Row
 from .sockets import Socket
 
 # The states, and who owns the connection in each.
+HANDSHAKE: Final = "handshake"  # loop: TLS is agreed upon
 HEAD: Final = "head"  # loop: waits for a request, or for the rest of its head
 BODY: Final = "body"  # loop: waits for the rest of the body
 READY: Final = "ready"  # loop: has a request, waits for a runner

@@ -16,6 +16,7 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -65,6 +66,10 @@ def listen(sock: socket.socket, backlog: int) -> None:
         sock.listen(backlog)
     except OSError as error:
         raise _bind_error(_name(sock), error) from error
+
+
+def is_tcp(sock: socket.socket) -> bool:
+    return sock.family != getattr(socket, "AF_UNIX", None)
 
 
 def describe(sock: socket.socket, scheme: str = "http") -> str:
@@ -245,12 +250,16 @@ def raise_descriptor_limit() -> None:
 class Endpoint(NamedTuple):
     """Where a connection came in, as an application is told: host and port are empty for a unix socket.
 
-    ``plain``: its descriptor carries the very bytes of HTTP, so that the kernel may be told to send a file.
+    ``plain``: its descriptor carries the very bytes of HTTP, so that the kernel may be told to send a file, and nothing
+    else is to be known of it, so that another worker may be given it.
     """
 
     host: str
     port: str
     plain: bool = True
+
+
+_Opened = Callable[[Socket, object, Endpoint, float], object]
 
 
 class Listener:
@@ -269,7 +278,8 @@ class Listener:
         self._socket = Socket(origin.family, origin.type, origin.proto, _socket.dup(origin.fileno()))
         self._socket.setblocking(False)
         self.fd = self._socket.fileno()
-        self.is_tcp = origin.family != getattr(socket, "AF_UNIX", None)
+        self.is_tcp = is_tcp(origin)
+        self.opened: _Opened | None = None  # who gets its connections instead of the acceptor's; before the loop turns
         self._endpoint = None if self._is_wildcard() else endpoint_of(self._socket)
 
     def _is_wildcard(self) -> bool:

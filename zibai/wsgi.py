@@ -170,6 +170,7 @@ class Gateway:
             facts["REMOTE_PORT"] = str(peer[1])
         else:
             facts["REMOTE_ADDR"] = ""  # a unix socket has no address to tell
+        facts |= connection.secured()
         connection.facts = facts
         return facts
 

@@ -6,6 +6,7 @@ import sys
 import threading
 
 BIG = 512 * 1024
+NAMES = ("Connection", "TLSConnection")
 
 
 def app(environ, start_response):
@@ -26,5 +27,5 @@ def counts():
     living = (
         [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet) and not each.dead] if gevent else []
     )
-    connections = [each for each in gc.get_objects() if type(each).__name__ == "Connection" and hasattr(each, "codec")]
+    connections = [each for each in gc.get_objects() if type(each).__name__ in NAMES and hasattr(each, "codec")]
     return {"greenlets": len(living), "threads": threading.active_count(), "connections": len(connections)}

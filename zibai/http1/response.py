@@ -183,9 +183,9 @@ def _length(value: str, first: int | None) -> int:
     return int(value)
 
 
-def plain(status: HTTPStatus) -> bytes:
+def plain(status: HTTPStatus, more: str = "") -> bytes:
     """Our own answer to what never reaches an application; the connection ends with it."""
-    body = f"{status.value} {status.phrase}\n".encode()
+    body = f"{status.value} {status.phrase}{more and ': '}{more}\n".encode()
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n"

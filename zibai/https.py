@@ -1,0 +1,96 @@
+"""HTTPS on the listeners of a server: which of them speak TLS, and which one sends clients there.
+
+TLS is for the TCP listeners. A unix socket stays plain: its permissions say who may connect, and what connects is a
+proxy of this machine that has done TLS itself. ``--redirect-http`` is the last of the listeners; its only application
+is :class:`Redirect`, behind a service of its own.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from socket import socket
+from typing import Any
+
+from .connection import Connection
+from .errors import UsageError
+from .loop import Loop
+from .options import Options
+from .sockets import Endpoint, Listener, Socket, is_tcp
+from .tls import Certificates, make_context
+from .tlsconnection import TLSConnection
+from .wsgi import Gateway
+
+
+def check(options: Options, sockets: Sequence[socket]) -> None:
+    """Raise UsageError if TLS cannot be had as ``options`` want it."""
+    make_context(options)
+    _port(options, sockets)
+
+
+def _port(options: Options, sockets: Sequence[socket]) -> int:
+    """The first that speaks TLS."""
+    secured = sockets[:-1] if options.redirect_http else sockets
+    port = next((sock.getsockname()[1] for sock in secured if is_tcp(sock)), None)
+    if port is None:
+        raise UsageError("--certfile: TLS is for TCP addresses, and --listen has none; a unix socket is always plain")
+    return int(port)
+
+
+class Https:
+    """What makes a server speak TLS. ``load`` comes before the server loop, ``attach`` before it turns."""
+
+    def __init__(self, options: Options, report: Callable[..., None]) -> None:
+        self._options = options
+        self._certificates = Certificates(options, report)
+
+    def load(self, sockets: Sequence[socket]) -> None:
+        """Raise UsageError for what cannot be used."""
+        self._port = _port(self._options, sockets)
+        self._certificates.load()
+
+    def attach(self, loop: Loop, listeners: Sequence[Listener], multithread: bool, multiprocess: bool) -> None:
+        """Let the listeners, in the order of the sockets, do what they are for."""
+
+        def secure(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
+            loop.add(TLSConnection(self._certificates, loop.service, sock, peer, endpoint, now), now)
+
+        def redirect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
+            # Not plain: no other worker may take it for one of the application's.
+            loop.add(Connection(sock, peer, endpoint._replace(plain=False), elsewhere, now), now)
+
+        for listener in listeners:
+            if listener.is_tcp:
+                listener.opened = secure
+        if self._options.redirect_http:
+            gateway = Gateway(Redirect(self._port), multithread=multithread, multiprocess=multiprocess)
+            elsewhere = replace(loop.service, application=gateway.serve)
+            elsewhere.lend = loop.lend
+            listeners[-1].opened = redirect
+
+
+_PORT = re.compile(r":[0-9]*\Z")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+
+
+class Redirect:
+    """A WSGI application that sends its clients to the same address by https, and then closes the connection.
+
+    The host is the one that the client has named, so he is sent where he wanted to go, and nobody else; what names no
+    host is sent to the address that it has reached. 308 keeps the method and the body.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = "" if port == 443 else f":{port}"
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        server = environ["SERVER_NAME"]
+        host = _PORT.sub("", environ.get("HTTP_HOST", "")) or (f"[{server}]" if ":" in server else server)
+        # Of the absolute form, only what comes after the host; RFC 9112 3.2.2 has made it the Host.
+        target = _SCHEME.sub("", environ["REQUEST_URI"])
+        if not target.startswith("/"):
+            target = "/" + target.removeprefix("*")
+        location = f"https://{host}{self._port}{target}"
+        text = f"This is {location}\n".encode("latin-1")
+        fields = [("Location", location), ("Content-Type", "text/plain"), ("Connection", "close")]
+        start_response("308 Permanent Redirect", [*fields, ("Content-Length", str(len(text)))])
+        return [text]

@@ -1,0 +1,203 @@
+"""TLS by the standard library: from options to a context, and from a handshake to what the application is told.
+
+A context is made whole or not at all, so a renewed certificate is another context: connections that are open keep
+theirs, and a file that is broken, or half written, changes nothing. Only AEAD ciphers with forward secrecy are offered
+by default; there is no compression and no renegotiation.
+
+Password prompts of OpenSSL are never reached: a server that asks its terminal stands still.
+"""
+
+import os
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+from .errors import UsageError
+from .logger import logger
+from .options import Options
+
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2; those of 1.3 are all good and not ours to choose."""
+
+LOOK: Final = 1.0
+"""Seconds for which the files of a certificate are believed not to have changed."""
+
+_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_REQUIREMENTS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+
+
+def make_context(options: Options) -> ssl.SSLContext:
+    """The context for what ``options`` say. UsageError, in one line, for what cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[options.tls_min_version]
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.set_ciphers(options.ciphers or CIPHERS)
+    except ssl.SSLError:
+        raise UsageError(f"--ciphers: OpenSSL knows no cipher in {options.ciphers!r}") from None
+    _load_chain(context, options)
+    if options.ca_certs is not None:
+        _read("--ca-certs", options.ca_certs)
+        try:
+            context.load_verify_locations(cafile=options.ca_certs)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--ca-certs: {options.ca_certs!r}: {_reason(error)}") from None
+    context.verify_mode = _REQUIREMENTS[options.cert_reqs]
+    return context
+
+
+def _load_chain(context: ssl.SSLContext, options: Options) -> None:
+    certfile, keyfile, variable = options.certfile or "", options.keyfile, options.keyfile_password_env
+    flag, key = ("--certfile", certfile) if keyfile is None else ("--keyfile", keyfile)
+    if variable is not None and variable not in os.environ:
+        raise UsageError(f"--keyfile-password-env: there is no environment variable {variable!r}")
+    if b"-BEGIN " not in _read("--certfile", certfile):
+        raise UsageError(f"--certfile: {certfile!r} has no certificate in PEM form")
+    if b" PRIVATE KEY-" not in _read(flag, key):
+        hint = "; name the file of the key with --keyfile" if keyfile is None else ""
+        raise UsageError(f"{flag}: {key!r} has no private key in PEM form{hint}")
+    asked = False
+
+    def password() -> str:
+        nonlocal asked
+        asked = True
+        if variable is None:
+            raise UsageError(f"{flag}: {key!r} is encrypted; name the variable of its password: --keyfile-password-env")
+        return os.environ[variable]
+
+    try:
+        context.load_cert_chain(certfile, keyfile, password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise UsageError(f"{flag}: {key!r} is not the key of the certificate {certfile!r}") from None
+        if asked:
+            raise UsageError(f"{flag}: {key!r}: wrong password in the environment variable {variable!r}") from None
+        raise UsageError(f"--certfile: {certfile!r} with the key {key!r}: {_reason(error)}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--certfile: {certfile!r} with the key {key!r}: {_reason(error)}") from None
+
+
+def _read(flag: str, path: str) -> bytes:
+    """What is in a file, since OpenSSL does not say which one it could not read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"{flag}: {path!r}: {error.strerror}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "OpenSSL cannot read it").replace("_", " ").lower()
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+class Certificates:
+    """The context of new connections, made again when a file of it has changed. Everything is the loop owner's.
+
+    It is looked whether they have when a handshake begins, at most once in ``LOOK``. As long as the new files cannot be
+    used the old context is, and each reason for it is logged once; a certificate and its key are seldom replaced in the
+    same moment. ``report`` is that of a backend.
+    """
+
+    def __init__(self, options: Options, report: Callable[..., None]) -> None:
+        self._options = options
+        self._report = report
+        self._paths = [path for path in (options.certfile, options.keyfile, options.ca_certs) if path is not None]
+        self._context: ssl.SSLContext
+        self._used: list[Any] = []  # the stamps of the files in it
+        self._look_at = 0.0
+        self._complaint = ""
+
+    def load(self) -> None:
+        """The first time; UsageError for what cannot be used."""
+        self._used = self._stamps()  # before they are read, so that a change meanwhile is seen the next time
+        self._context = make_context(self._options)
+
+    def context(self, now: float) -> ssl.SSLContext:
+        """For a handshake that begins now."""
+        if now >= self._look_at:
+            self._look_at = now + LOOK
+            stamps = self._stamps()
+            if stamps != self._used:
+                self._renew(stamps)
+        return self._context
+
+    def _renew(self, stamps: list[Any]) -> None:
+        try:
+            self._context = make_context(self._options)
+        except UsageError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                self._report(logger.error, "the old certificate stays in use: %s", error)
+        else:
+            self._used, self._complaint = stamps, ""
+            self._report(logger.info, "certificate %s has changed and is in use", self._options.certfile)
+
+    def _stamps(self) -> list[Any]:
+        stamps: list[Any] = []
+        for path in self._paths:
+            try:
+                info = os.stat(path)
+                stamps.append((info.st_mtime_ns, info.st_size, info.st_ino))
+            except OSError:
+                stamps.append(None)
+        return stamps
+
+
+# What the application is told, in the words of Apache's mod_ssl.
+
+
+def facts(secured: ssl.SSLObject) -> dict[str, str]:
+    """The environ of a connection whose handshake is done."""
+    cipher = secured.cipher()
+    found = {
+        "HTTPS": "on",
+        "wsgi.url_scheme": "https",
+        "SSL_PROTOCOL": secured.version() or "",
+        "SSL_CIPHER": cipher[0] if cipher is not None else "",
+        "SSL_CLIENT_VERIFY": "NONE",
+    }
+    der = secured.getpeercert(binary_form=True)
+    certificate: Any = secured.getpeercert()
+    if der and certificate:  # which is empty where it was not verified
+        found |= {
+            "SSL_CLIENT_VERIFY": "SUCCESS",
+            "SSL_CLIENT_CERT": ssl.DER_cert_to_PEM_cert(der),
+            "SSL_CLIENT_S_DN": distinguished_name(certificate["subject"]),
+            "SSL_CLIENT_I_DN": distinguished_name(certificate["issuer"]),
+            "SSL_CLIENT_M_SERIAL": certificate["serialNumber"],
+            "SSL_CLIENT_V_START": certificate["notBefore"],
+            "SSL_CLIENT_V_END": certificate["notAfter"],
+        }
+    return found
+
+
+_SHORT: Final = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "STREET",
+    "userId": "UID",
+}
+
+
+def distinguished_name(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+    """As RFC 2253 writes it, the last part first, and as a native string of PEP 3333."""
+    parts = ["+".join(f"{_SHORT.get(kind, kind)}={_escape(value)}" for kind, value in part) for part in name]
+    return ",".join(reversed(parts)).encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _escape(value: str) -> str:
+    text = "".join(
+        f"\\{char}" if char in ',+"\\<>;' else f"\\{ord(char):02X}" if char < " " or char == "\x7f" else char
+        for char in value
+    )
+    if text[:1] in ("#", " "):
+        text = "\\" + text
+    return text[:-1] + "\\ " if len(value) > 1 and value.endswith(" ") else text
