@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 from . import control, daemon, inherited, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
-from .core import Ties
+from .core import Ties, warn_of_strangers
 from .errors import LoadError, UsageError, ZibaiError
 from .listeners import Listeners
 from .logger import logger
@@ -123,6 +123,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         logger.info("zibai %s, process %d", __version__, os.getpid())
         for sock in listeners.sockets:
             logger.info("listening on %s", describe(sock, options.url_scheme))
+        warn_of_strangers(options, listeners.sockets)
         if options.pid_file is not None:
             owner = None if identity is None else identity.owner
             stack.enter_context(pidfile.held(options.pid_file, surroundings.parent, owner))
