@@ -301,11 +301,12 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 class Client:
-    """One raw connection: sends bytes, reads responses. ``where`` is a port of this machine or a unix socket's path."""
+    """One raw connection: sends bytes, reads responses. ``where`` is a port of this machine or a unix socket's path;
+    ``source`` the address that it comes from."""
 
-    def __init__(self, where: int | str | Path, timeout: float = DEADLINE) -> None:
+    def __init__(self, where: int | str | Path, timeout: float = DEADLINE, source: str = "127.0.0.1") -> None:
         if isinstance(where, int):
-            self.socket = socket.create_connection(("127.0.0.1", where), timeout)
+            self.socket = socket.create_connection(("127.0.0.1", where), timeout, (source, 0))
         elif sys.platform != "win32":
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(timeout)

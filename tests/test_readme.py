@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from support import DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for
+from support import DEADLINE, ROOT, ZIBAI, Client, Server, environment, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,9 @@ def check_server(command: list[str], folder: Path) -> None:
             kind, _, where = address.rpartition(":")
             if "[" in kind:
                 continue  # the clients here speak IPv4 and unix
-            answer = get(where if kind == "unix" else int(where), f"{prefix}/")
+            with Client(where if kind == "unix" else int(where)) as client:
+                client.send(b"PROXY UNKNOWN\r\n" if "--proxy-protocol" in command else b"")
+                answer = client.get(f"{prefix}/", "Connection: close")
             assert (answer.status, answer.body) == (200, b"Hello World!")
         assert server.stop() == 0
     assert "Traceback" not in "\n".join(server.log)

@@ -753,6 +753,62 @@ def test_the_prefix_is_taken_off(target: str, script: str, path: str) -> None:
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"], environ["REQUEST_URI"]) == (script, path, target)
 
 
+@pytest.mark.parametrize(
+    ("target", "forwarded", "url_prefix", "script", "path"),
+    [
+        ("/a", "/shop", "", "/shop", "/a"),
+        ("/", "/shop/", "", "/shop", "/"),
+        ("/shop/a", "/shop", "", "/shop", "/a"),
+        ("/a", "/shop", "/app", "/shop/app", "/a"),
+        ("/app/a", "/shop", "/app", "/shop/app", "/a"),
+        ("/shop/app/a", "/shop", "/app", "/shop/app", "/a"),
+        ("/a", "/app", "/app", "/app", "/a"),
+        ("/app/a", "/app", "/app", "/app", "/a"),
+        ("/%61pp/a", "/%73hop", "/app", "/shop/app", "/a"),
+        ("/a", "//evil", "/app", "/app", "/a"),
+    ],
+)
+def test_the_prefix_of_a_proxy_comes_first(
+    target: str, forwarded: str, url_prefix: str, script: str, path: str
+) -> None:
+    environ = environ_of(target, f"X-Forwarded-Prefix: {forwarded}", url_prefix=url_prefix)
+    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"], environ["REQUEST_URI"]) == (script, path, target)
+
+
+def test_each_request_of_a_connection_has_its_own_client() -> None:
+    with serving(telling) as server, Client(server.port) as client:
+        for address, fields in [
+            ("1.2.3.4", ["X-Forwarded-For: 1.2.3.4"]),
+            ("127.0.0.1", []),
+            ("5.6.7.8", ["Forwarded: for=5.6.7.8"]),
+            ("1.2.3.4", ["X-Forwarded-For: 1.2.3.4"]),
+        ]:
+            environ = json.loads(client.get("/", *fields).body)
+            assert (environ["REMOTE_ADDR"], "REMOTE_PORT" in environ) == (address, not fields)
+    assert [record.__dict__["REMOTE_ADDR"] for record in server.logged("zibai.access")] == [
+        "1.2.3.4", "127.0.0.1", "5.6.7.8", "1.2.3.4",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_believed_is_said_once_aloud_and_each_time_quietly() -> None:
+    with serving(telling) as server, Client(server.port) as client:
+        for _ in range(3):
+            client.get("/", "X-Forwarded-Port: 99999", "X-Forwarded-For: 1.2.3.4")
+    assert [record.getMessage() for record in server.logged("zibai.debug")] == [
+        f"from {client_name}: X-Forwarded-Port is malformed: '99999'"
+        for client_name in {record.args[0] for record in server.logged("zibai.debug")}  # type: ignore[index]
+        for _ in range(3)
+    ]
+    (said,) = (record.getMessage() for record in server.logged("zibai"))
+    assert said.endswith("X-Forwarded-Port is malformed: '99999'")
+
+
+def test_nobody_is_believed_where_nobody_is_trusted() -> None:
+    environ = environ_of("/", "X-Forwarded-For: 1.2.3.4", "X-Forwarded-Prefix: /evil", trusted_proxies=["none"])
+    assert (environ["REMOTE_ADDR"], environ["SCRIPT_NAME"]) == ("127.0.0.1", "")
+    assert environ["HTTP_X_FORWARDED_FOR"] == "1.2.3.4"
+
+
 def test_fields_become_keys() -> None:
     environ = environ_of("/", "X-One: 1", "x-two: \xe9", "Content-Type: a/b", "Content-Length: 0")
     assert (environ["HTTP_X_ONE"], environ["HTTP_X_TWO"]) == ("1", "\xe9")
