@@ -163,7 +163,7 @@ def test_example_echoes_chunk_by_chunk(tmp_path: Path) -> None:
 
 
 def test_every_snippet_is_run() -> None:
-    assert {snippet.language for snippet in SNIPPETS} <= {"bash", "python", "toml", "json", "text"}
+    assert {snippet.language for snippet in SNIPPETS} <= {"bash", "python", "toml", "json", "text", "nginx", "haproxy"}
     assert all(snippet.title for snippet in SNIPPETS if snippet.language in {"python", "toml", "json"})
     assert len(INSTALLS) == 3, "one command to install and serve, one to install and measure, one to install and test"
 

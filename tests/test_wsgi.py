@@ -16,11 +16,15 @@ import weakref
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from zibai import create_bind_socket
+from zibai.http1 import FastLane
+from zibai.trust import Trust
+from zibai.wsgi import Gateway
 
 from serving import serving
 from support import DEADLINE, Client, Response, get, raw, wait_for
@@ -788,6 +792,17 @@ def test_each_request_of_a_connection_has_its_own_client() -> None:
     assert [record.__dict__["REMOTE_ADDR"] for record in server.logged("zibai.access")] == [
         "1.2.3.4", "127.0.0.1", "5.6.7.8", "1.2.3.4",
     ]  # fmt: skip
+
+
+def test_what_is_remembered_of_a_head_depends_on_the_scheme_it_came_by() -> None:
+    gateway = Gateway(lambda *_: [])
+    request = FastLane().recognise(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: b\r\n\r\n")
+    service = SimpleNamespace(trust=Trust(), stream_body=False)
+    for scheme, port in (("http", "80"), ("https", "443"), ("http", "80")):
+        facts = {"REMOTE_ADDR": "", "wsgi.url_scheme": scheme}
+        connection: Any = SimpleNamespace(request=request, body=None, facts=facts, trusted=True, service=service)
+        environ = gateway.environ(connection)
+        assert (environ["HTTP_HOST"], environ["SERVER_PORT"], environ["wsgi.url_scheme"]) == ("b", port, scheme)
 
 
 def test_what_cannot_be_believed_is_said_once_aloud_and_each_time_quietly() -> None:

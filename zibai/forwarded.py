@@ -74,8 +74,9 @@ class _Malformed(ValueError):
 def read(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told:
     """What the fields (CGI variables) of a head from a trusted peer say; ``scheme`` is it without them."""
     complaints: list[str] = []
-    one, other = _read_forwarded(fields, trust, complaints), _read_x_forwarded(fields, trust, complaints)
-    facts = _merge(one, other, complaints)
+    facts = _read_x_forwarded(fields, trust, complaints)
+    if "HTTP_FORWARDED" in fields:
+        facts = _merge(_read_forwarded(fields["HTTP_FORWARDED"], trust, complaints), facts, complaints)
     return Told(scheme, _to_environ(facts, fields.get("HTTP_HOST"), scheme), facts.prefix or "", tuple(complaints))
 
 
@@ -172,10 +173,7 @@ def _walk(chain: str, trust: Trust) -> tuple[str | None, str | None, int]:
 # --- Forwarded ------------------------------------------------------------------------------------
 
 
-def _read_forwarded(fields: Mapping[str, str], trust: Trust, complaints: list[str]) -> Facts:
-    value = fields.get("HTTP_FORWARDED")
-    if value is None:
-        return Facts()
+def _read_forwarded(value: str, trust: Trust, complaints: list[str]) -> Facts:
     address, port = None, None
     elements: list[dict[str, str]] = []  # from the client on
     try:

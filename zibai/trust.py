@@ -7,6 +7,7 @@ as ``::ffff:10.0.0.1`` is the same as ``10.0.0.1``, here and wherever addresses 
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from .errors import UsageError
@@ -20,8 +21,11 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 def read_address(text: str) -> Address | None:
     """The address that ``text`` is, without a scope; None if it is none. IPv4 within IPv6 is IPv4."""
-    if not _ADDRESS.fullmatch(text):
-        return None
+    return _parse(text) if _ADDRESS.fullmatch(text) else None
+
+
+@lru_cache(1024)  # the same clients come again, and always the same proxies; each of at most 45 characters
+def _parse(text: str) -> Address | None:
     try:
         address = ip_address(text)
     except ValueError:
