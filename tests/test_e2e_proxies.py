@@ -77,7 +77,7 @@ def running(command: list[str], folder: Path, *ports: int) -> Iterator[None]:
 def listens(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), DEADLINE).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
         return False
     return True
 
@@ -333,6 +333,7 @@ def test_signals_reach_servers_that_wait_for_headers(backend: tuple[str, ...]) -
             other.send(b"PROXY UNKNOWN\r\n")
             assert other.get("/hello").status == 200
             server.signal(signal.SIGTERM)
+            wait_for(lambda: not listens(server.port))  # so the end has begun
             client.send(b"NOWN\r\nGET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
             answer = client.read()
             assert (answer.status, answer.headers["Connection"]) == (200, "close")
