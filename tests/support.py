@@ -304,14 +304,19 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 class Client:
     """One raw connection: sends bytes, reads responses. ``where`` is a port of this machine or a unix socket's path.
 
-    With ``tls`` the handshake comes first.
+    ``source`` is the address that it comes from. With ``tls`` the handshake comes first.
     """
 
     def __init__(
-        self, where: int | str | Path, timeout: float = DEADLINE, *, tls: ssl.SSLContext | None = None
+        self,
+        where: int | str | Path,
+        timeout: float = DEADLINE,
+        source: str = "127.0.0.1",
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         if isinstance(where, int):
-            self.socket = socket.create_connection(("127.0.0.1", where), timeout)
+            self.socket = socket.create_connection(("127.0.0.1", where), timeout, (source, 0))
         elif sys.platform != "win32":
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(timeout)

@@ -61,6 +61,8 @@ def test_every_flag_sets_its_field() -> None:
         "backlog": (["7"], 7),
         "dualstack_ipv6": ([], True),
         "unix_socket_perms": (["0o660"], 0o660),
+        "trusted_proxies": (["10.0.0.0/8,unix", "::1"], ["10.0.0.0/8,unix", "::1"]),
+        "proxy_protocol": (["on"], "on"),
         "chdir": (["/srv"], "/srv"),
         "user": (["www"], "www"),
         "group": (["33"], "33"),

@@ -38,14 +38,13 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is about POS
 PENDING = {
     *("--preload", "--capture-output", "--interactive", "--max-worker-memory"),
     *("--max-connections", "--max-target-size", "--queue-timeout"),
-    *("--trusted-proxies", "--proxy-protocol"),
 }
 """Flags that are written about before they are there."""
 
 OF_OTHERS = {
     *("--help", "--version", "--json"),  # of zibai as well, but no options of the server
     *("--list", "--quick", "--readme", "--collect-only", "--workloads"),  # of the benchmark, of pytest
-    "--cacert",  # of curl
+    *("--cacert", "--proxy-header"),  # of curl
     *("--path", "--port"),  # of start_server
     *("--init", "--interval", "--start-period", "--stop-timeout", "--timeout"),  # of Docker
     *("--no-cache-dir", "--now", "--system"),  # of pip, systemctl, useradd

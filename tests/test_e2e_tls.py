@@ -479,3 +479,24 @@ def test_without_trustme_the_extra_is_named(tmp_path: Path) -> None:
     done = run("plain:app", "--listen", "127.0.0.1:0", "--tls-dev", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert done.returncode == 2
     assert done.stderr.endswith("zibai: error: --tls-dev needs trustme; pip install 'zibai-server[tls-dev]'\n")
+
+
+# --- behind a balancer that only forwards -----------------------------------------------------------
+
+
+def test_the_proxy_header_comes_before_the_handshake(credentials: Credentials, backend: tuple[str, ...]) -> None:
+    with Server("plain:app", "--certfile", credentials.server, "--proxy-protocol", "on", *backend) as server:
+        found = []
+        for header in (
+            b"PROXY TCP4 198.51.100.7 203.0.113.1 4711 443\r\n",
+            b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc6\x33\x64\x08\xcb\x00\x71\x01\x12\x67\x01\xbb",
+        ):
+            with socket.create_connection(("127.0.0.1", server.port), DEADLINE) as sock:
+                for byte in header:  # one at a time: not a byte of the handshake may be taken for it, or the reverse
+                    sock.send(bytes([byte]))
+                with credentials.context().wrap_socket(sock, server_hostname="localhost") as secured:
+                    secured.sendall(b"GET /environ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    answer = b"".join(iter(lambda: secured.recv(65536), b""))  # noqa: B023 -- called in this round
+            facts = json.loads(answer.partition(b"\r\n\r\n")[2])
+            found.append((facts["REMOTE_ADDR"], facts["wsgi.url_scheme"]))
+        assert found == [("198.51.100.7", "https"), ("198.51.100.8", "https")]

@@ -21,6 +21,7 @@ from zibai.poller import SELECT_LIMIT, WRITE, Polled
 from zibai.service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 
 from rig import ANSWER, GET, Rig, ended, read
+from support import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,8 +105,58 @@ def test_a_kept_connection_is_closed_silently_in_the_end(monkeypatch: pytest.Mon
         rig.turn(74.9)
         assert connection.state is HEAD
         rig.turn(LATE)
-        assert rig.connections == []
         assert client.recv(1) == b""
+        client.close()
+        rig.until(lambda: rig.connections == [])
+
+
+def test_a_request_that_comes_as_an_idle_connection_expires_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Rig(monkeypatch, keep_alive_timeout=75) as rig:
+        client, connection = rig.connect()
+        client.send(GET)
+        rig.until(rig.run)
+        assert read(client) == ANSWER
+        client.send(GET)
+        wait_for(lambda: connection.sock.recv(1, socket.MSG_PEEK))
+        # As a sweep does that comes after the poller was asked.
+        rig.loop._step(connection, connection.expire, rig.now + 75)
+        rig.until(rig.run)
+        assert read(client) == ANSWER
+
+
+def test_a_request_that_comes_too_late_for_its_connection_is_explained(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "zibai")
+    with Rig(monkeypatch, keep_alive_timeout=75) as rig:
+        for _ in range(2):
+            client, connection = rig.connect()
+            client.send(GET)
+            rig.until(rig.run)
+            assert read(client) == ANSWER
+            rig.turn(75 + LATE)
+            assert connection.state is LINGER
+            client.send(GET)
+            rig.until(lambda connection=connection: not connection._timed_out)
+        assert rig.served == ["/", "/"]
+    hints = [record.getMessage() for record in caplog.records]
+    assert len(hints) == 1, hints
+    assert "longer than 75 s: raise --keep-alive-timeout" in hints[0]
+
+
+def test_an_end_that_the_client_has_seen_needs_no_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "zibai")
+    with Rig(monkeypatch, keep_alive_timeout=75) as rig:
+        client, connection = rig.connect()
+        client.send(GET)
+        rig.until(rig.run)
+        rig.turn(75 + LATE)
+        assert connection.state is LINGER
+        rig.turn(2 + LATE)
+        assert rig.connections == []
+    assert not caplog.records
 
 
 @posix

@@ -24,6 +24,8 @@ def test_defaults() -> None:
         "backlog": 2048,
         "dualstack_ipv6": False,
         "unix_socket_perms": 0o600,
+        "trusted_proxies": ["127.0.0.1,::1,unix"],
+        "proxy_protocol": "off",
         "chdir": None,
         "user": None,
         "group": None,

@@ -16,7 +16,7 @@ import pytest
 
 from zibai import machine, process
 from zibai.errors import LoadError
-from zibai.handover import BATCH, give, take
+from zibai.handover import BATCH, NOTE, give, take
 from zibai.process import Child, Message, Parent, Signals, reap_strangers
 from zibai.scoreboard import Row
 from zibai.sockets import Socket
@@ -366,10 +366,29 @@ def test_connections_go_through_a_channel_with_what_is_unread(count: int) -> Non
         taken: list[Any] = []
         while sockets := take(taking):
             taken += sockets
-        assert [sock.recv(10) for sock in taken] == [b"%d" % number for number in range(count)]
-        assert not any(sock.getblocking() for sock in taken)
-        for sock in [*taken, *clients]:
+        assert [sock.recv(10) for sock, _ in taken] == [b"%d" % number for number in range(count)]
+        assert not any(sock.getblocking() or note for sock, note in taken)
+        for sock in [*(sock for sock, _ in taken), *clients]:
             sock.close()
+
+
+@posix
+def test_notes_stay_beside_their_connections() -> None:
+    giving, taking = pair()
+    pairs = [socket.socketpair() for _ in range(7)]
+    for number, (client, _) in enumerate(pairs):
+        client.sendall(b"%d" % number)
+    fds = [server.fileno() for _, server in pairs]
+    notes = {fds[2]: b"two", fds[3]: b"x" * (NOTE - 1), fds[6]: b"six"}
+    assert give(giving, fds, notes) == 7
+    taken: list[Any] = []
+    while sockets := take(taking):
+        taken += sockets
+    assert [(sock.recv(10), note) for sock, note in taken] == [
+        (b"%d" % number, notes.get(fd, b"")) for number, fd in enumerate(fds)
+    ]
+    for sock in [giving, taking, *(sock for sock, _ in taken), *(end for both in pairs for end in both)]:
+        sock.close()
 
 
 @posix
@@ -386,7 +405,7 @@ def test_a_full_channel_and_a_closed_one_give_nothing_away() -> None:
         while sockets := take(taking):
             taken += sockets
         assert len(taken) == total > 0
-        for sock in taken:
+        for sock, _ in taken:
             sock.close()
         taking.close()
         assert give(giving, fds) == 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from support import DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for
+from support import DEADLINE, ROOT, ZIBAI, Client, Server, environment, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,9 @@ def check_server(command: list[str], folder: Path) -> None:
                 continue  # the clients here speak IPv4 and unix
             secured = kind != "unix" and {"--certfile", "--tls-dev"} & set(command)
             tls = ssl._create_unverified_context() if secured else None
-            answer = get(where if kind == "unix" else int(where), f"{prefix}/", tls=tls)
+            with Client(where if kind == "unix" else int(where), tls=tls) as client:
+                client.send(b"PROXY UNKNOWN\r\n" if "--proxy-protocol" in command else b"")
+                answer = client.get(f"{prefix}/", "Connection: close")
             assert (answer.status, answer.body) == (200, b"Hello World!")
         assert server.stop() == 0
     assert "Traceback" not in "\n".join(server.log)
@@ -169,8 +171,11 @@ def test_example_echoes_chunk_by_chunk(tmp_path: Path) -> None:
 
 
 def test_every_snippet_is_run() -> None:
-    assert {snippet.language for snippet in SNIPPETS} <= {"bash", "python", "toml", "json", "text", *ELSEWHERE}
-    assert all(snippet.title for snippet in SNIPPETS if snippet.language not in {"bash", "text"})
+    assert {snippet.language for snippet in SNIPPETS} <= {
+        *("bash", "python", "toml", "json", "text", "nginx", "haproxy"),
+        *ELSEWHERE,
+    }
+    assert all(snippet.title for snippet in SNIPPETS if snippet.language in {"python", "toml", "json"})
     assert len(INSTALLS) == 3, "one command to install and serve, one to install and measure, one to install and test"
 
 

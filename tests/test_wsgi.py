@@ -16,11 +16,15 @@ import weakref
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from zibai import create_bind_socket
+from zibai.http1 import FastLane
+from zibai.trust import Trust
+from zibai.wsgi import Gateway
 
 from serving import serving
 from support import DEADLINE, Client, Response, get, raw, wait_for
@@ -751,6 +755,73 @@ def test_the_asterisk_is_no_path() -> None:
 def test_the_prefix_is_taken_off(target: str, script: str, path: str) -> None:
     environ = environ_of(target, url_prefix="/app/")
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"], environ["REQUEST_URI"]) == (script, path, target)
+
+
+@pytest.mark.parametrize(
+    ("target", "forwarded", "url_prefix", "script", "path"),
+    [
+        ("/a", "/shop", "", "/shop", "/a"),
+        ("/", "/shop/", "", "/shop", "/"),
+        ("/shop/a", "/shop", "", "/shop", "/a"),
+        ("/a", "/shop", "/app", "/shop/app", "/a"),
+        ("/app/a", "/shop", "/app", "/shop/app", "/a"),
+        ("/shop/app/a", "/shop", "/app", "/shop/app", "/a"),
+        ("/a", "/app", "/app", "/app", "/a"),
+        ("/app/a", "/app", "/app", "/app", "/a"),
+        ("/%61pp/a", "/%73hop", "/app", "/shop/app", "/a"),
+        ("/a", "//evil", "/app", "/app", "/a"),
+    ],
+)
+def test_the_prefix_of_a_proxy_comes_first(
+    target: str, forwarded: str, url_prefix: str, script: str, path: str
+) -> None:
+    environ = environ_of(target, f"X-Forwarded-Prefix: {forwarded}", url_prefix=url_prefix)
+    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"], environ["REQUEST_URI"]) == (script, path, target)
+
+
+def test_each_request_of_a_connection_has_its_own_client() -> None:
+    with serving(telling) as server, Client(server.port) as client:
+        for address, fields in [
+            ("1.2.3.4", ["X-Forwarded-For: 1.2.3.4"]),
+            ("127.0.0.1", []),
+            ("5.6.7.8", ["Forwarded: for=5.6.7.8"]),
+            ("1.2.3.4", ["X-Forwarded-For: 1.2.3.4"]),
+        ]:
+            environ = json.loads(client.get("/", *fields).body)
+            assert (environ["REMOTE_ADDR"], "REMOTE_PORT" in environ) == (address, not fields)
+    assert [record.__dict__["REMOTE_ADDR"] for record in server.logged("zibai.access")] == [
+        "1.2.3.4", "127.0.0.1", "5.6.7.8", "1.2.3.4",
+    ]  # fmt: skip
+
+
+def test_what_is_remembered_of_a_head_depends_on_the_scheme_it_came_by() -> None:
+    gateway = Gateway(lambda *_: [])
+    request = FastLane().recognise(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: b\r\n\r\n")
+    service = SimpleNamespace(trust=Trust(), stream_body=False)
+    for scheme, port in (("http", "80"), ("https", "443"), ("http", "80")):
+        facts = {"REMOTE_ADDR": "", "wsgi.url_scheme": scheme}
+        connection: Any = SimpleNamespace(request=request, body=None, facts=facts, trusted=True, service=service)
+        environ = gateway.environ(connection)
+        assert (environ["HTTP_HOST"], environ["SERVER_PORT"], environ["wsgi.url_scheme"]) == ("b", port, scheme)
+
+
+def test_what_cannot_be_believed_is_said_once_aloud_and_each_time_quietly() -> None:
+    with serving(telling) as server, Client(server.port) as client:
+        for _ in range(3):
+            client.get("/", "X-Forwarded-Port: 99999", "X-Forwarded-For: 1.2.3.4")
+    assert [record.getMessage() for record in server.logged("zibai.debug")] == [
+        f"from {client_name}: X-Forwarded-Port is malformed: '99999'"
+        for client_name in {record.args[0] for record in server.logged("zibai.debug")}  # type: ignore[index]
+        for _ in range(3)
+    ]
+    (said,) = (record.getMessage() for record in server.logged("zibai"))
+    assert said.endswith("X-Forwarded-Port is malformed: '99999'")
+
+
+def test_nobody_is_believed_where_nobody_is_trusted() -> None:
+    environ = environ_of("/", "X-Forwarded-For: 1.2.3.4", "X-Forwarded-Prefix: /evil", trusted_proxies=["none"])
+    assert (environ["REMOTE_ADDR"], environ["SCRIPT_NAME"]) == ("127.0.0.1", "")
+    assert environ["HTTP_X_FORWARDED_FOR"] == "1.2.3.4"
 
 
 def test_fields_become_keys() -> None:

@@ -10,6 +10,7 @@ One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zi
 """
 
 import io
+import json
 import socket
 import tempfile
 from http import HTTPStatus
@@ -20,9 +21,10 @@ from .errors import Gone, Refused
 from .http1 import Codec, Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
+from .proxyprotocol import SIGNATURE, Malformed, parse
 from .scoreboard import READING, Slot, clock
 from .sending import Sender
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, READY, RECEIVE, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PROXY, READY, RECEIVE, Service
 from .sockets import Endpoint, Socket
 
 LINGER_TIME: Final = 2.0
@@ -31,6 +33,9 @@ loses the answer it has not read yet (RFC 9112 9.6)."""
 
 DISCARD_BYTES: Final = 256 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
+
+PEEK: Final = 4096
+"""Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""
 
 
 class _NoBody(io.BytesIO):
@@ -50,9 +55,12 @@ class Connection(Sender):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_continued", "_discarded", "_exchanges", "_received", "alone", "body", "codec", "endpoint", "facts",
-        "interims", "peer", "refusal", "request", "sent", "started", "status", "watched",
+        "_begun", "_continued", "_discarded", "_exchanges", "_header", "_received", "_timed_out", "alone", "body",
+        "codec", "endpoint", "facts", "interims", "note", "peer", "refusal", "request", "sent", "started", "status",
+        "trusted", "watched",
     )  # fmt: skip
+
+    first = HEAD  # the state that it begins with, but for the PROXY protocol
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
         super().__init__(sock, service)
@@ -66,6 +74,8 @@ class Connection(Sender):
         self.sent = 0  # bytes of its body
         self.interims = 0  # interim answers before it
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
+        self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
+        self.note = b""  # what the PROXY protocol has said, for whoever takes the connection over
         self.body: BinaryIO = NO_BODY
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self._received = 0
@@ -74,17 +84,81 @@ class Connection(Sender):
         self._continued = False  # whether 100 Continue went out, or is no longer allowed
         self._discarded = 0
         self._begun = False  # whether a head has begun, so that its deadline runs
+        self._header = b""  # the part of a PROXY header that has come
+        self._timed_out = False  # whether it is closed for having been idle too long
 
     @property
     def idle(self) -> bool:
         """Whether it waits for a request of which not a byte has come."""
-        return self.state is HEAD and not self._begun
+        return (self.state is HEAD and not self._begun) or (self.state is PROXY and not self._header)
 
     def secured(self) -> dict[str, str]:
         """What TLS adds to the environ of each of its requests."""
         return {}
 
     # The loop's side.
+
+    def expect_proxy_header(self) -> None:
+        """Before anything else, whatever comes next: the header of the PROXY protocol, from a trusted peer."""
+        self.state = PROXY
+        if not self.service.trust.holds(self.peer):
+            self.service.hint(
+                "--proxy-protocol on takes trusted peers only; one from %s was closed. If that is your proxy: %s",
+                self._peer_name,
+                self.service.trust.flag_with(self.peer),
+            )
+            self.state = CLOSED
+
+    def read_proxy_header(self) -> None:
+        """The socket has bytes, its end or an error, in the state PROXY.
+
+        The bytes of the header are taken and not one more: what follows may be for TLS, which reads for itself.
+        """
+        try:
+            data = self._receive_raw(PEEK, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        try:
+            header = parse(self._header + data) if data else None
+        except Malformed as error:
+            self.service.hint(
+                "--proxy-protocol is on, but a connection of %s began with %s and was closed; have your proxy send it "
+                "(send-proxy-v2 of haproxy, proxy_protocol on of nginx), or set --proxy-protocol off",
+                self._peer_name,
+                error,
+            )
+            data = b""
+        if not data:
+            self.state = CLOSED
+            return
+        # While it is not complete all of it belongs to the header, which grows; else it would wake us again at once.
+        size = len(data) if header is None else header.size - len(self._header)
+        self._header += self._receive_raw(size)
+        if header is None:
+            return
+        self._header = b""
+        if header.source is not None:
+            host, port = header.destination if isinstance(header.destination, tuple) else ("", "")
+            self.peer = header.source
+            self.endpoint = self.endpoint._replace(host=host, port=str(port))
+        self.note = json.dumps([self.peer, self.endpoint.host, self.endpoint.port]).encode()
+        self.state = self.first
+
+    def _receive_raw(self, size: int, flags: int = 0) -> bytes:
+        return self.sock.recv(size, flags)
+
+    def recall(self, note: bytes) -> None:
+        """What was known of this connection in the process that it comes from."""
+        peer, host, port = json.loads(note)
+        self.peer = tuple(peer) if isinstance(peer, list) else peer
+        self.endpoint = self.endpoint._replace(host=host, port=port)
+        self.note = note
+
+    @property
+    def _peer_name(self) -> str:
+        return self.peer[0] if isinstance(self.peer, tuple) else "a unix socket"
 
     def readable(self, now: float) -> None:
         """The socket has bytes, its end or an error; read once."""
@@ -110,6 +184,12 @@ class Connection(Sender):
             whole = self.codec.receive(data, self.service.whole_body)
             if whole is None:
                 self._advance(now)
+                if self.closing and data.startswith((b"PROXY ", SIGNATURE)):
+                    self.service.hint(
+                        "a connection of %s began with a PROXY header and was refused; if that is your proxy: "
+                        "--proxy-protocol on",
+                        self._peer_name,
+                    )
                 return
             request, body = whole
             self.body = io.BytesIO(body) if body else NO_BODY
@@ -121,6 +201,14 @@ class Connection(Sender):
         elif self.state is not LINGER:
             self.codec.feed(data)
             self._advance(now)
+        elif self._timed_out:
+            self._timed_out = False
+            self.service.hint(
+                "a request of %s was lost: it came on a connection that was being closed for being idle. If that is "
+                "your proxy, it keeps idle connections for longer than %g s: raise --keep-alive-timeout above its time",
+                self._peer_name,
+                self.service.keep_alive_timeout,
+            )
 
     def _advance(self, now: float) -> None:
         """Go as far as the bytes at hand allow."""
@@ -295,6 +383,8 @@ class Connection(Sender):
             self.refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, f"{self.state} not complete in time"), now)
         elif self.state is DISCARD:
             self._linger(now)
+        elif self.state is HEAD:
+            self._end_idle(now)
         elif self.state is APP:
             # What was lent stands still; the runner learns of it at its next send.
             self.deadline = inf
@@ -302,6 +392,22 @@ class Connection(Sender):
         else:
             if self.state is FLUSH:
                 self.service.report(debug_logger.debug, "%s does not take its answer", self.peer)
+            self.state = CLOSED
+
+    def _end_idle(self, now: float) -> None:
+        """It has waited long enough for a request. One that came this very moment is served.
+
+        What comes after our end is lost. But we stay to see it: whoever sends it does not know of the end yet, so its
+        time for idle connections is longer than ours, and nobody else can tell.
+        """
+        self.readable(now)
+        if self.state is not HEAD or self._begun:
+            return
+        if self.started and not self.service.draining:
+            self.request = None
+            self._linger(now)
+            self._timed_out = True
+        else:
             self.state = CLOSED
 
     def abort(self) -> None:

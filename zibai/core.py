@@ -20,7 +20,8 @@ from .loop import Loop
 from .options import Options, declared, script_name
 from .scoreboard import Row
 from .service import Service
-from .sockets import Listener, listen
+from .sockets import Listener, describe, is_public, listen
+from .trust import Trust
 from .wsgi import Application, Gateway
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def serve(
     options["url_prefix"] = (options.get("url_prefix") or "").rstrip("/")
     settings = Options("", **options)
     settings.validate()
+    warn_of_strangers(settings, sockets)
     Server(
         app,
         sockets,
@@ -208,6 +210,8 @@ class Server:
             max_head=options.h11_max_incomplete_event_size,
             max_body=options.max_body_size,
             stream_body=options.stream_request_body,
+            trust=Trust(options.trusted_proxies),
+            proxy_protocol=options.proxy_protocol == "on",
         )
         health = Health(
             service,
@@ -224,6 +228,18 @@ class Server:
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
         return loop
+
+
+def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
+    """Say so when anybody may connect and may say to be anybody else."""
+    public = [describe(sock) for sock in sockets if is_public(sock)]
+    if public and Trust(options.trusted_proxies).whole_internet:
+        logger.warning(
+            "--trusted-proxies %s trusts everybody, so whoever reaches %s can say that it is somebody else; name your "
+            "proxies instead, as in --trusted-proxies 10.0.0.0/8,unix",
+            " ".join(options.trusted_proxies),
+            ", ".join(public),
+        )
 
 
 QUICK = 2.0

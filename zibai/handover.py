@@ -2,7 +2,8 @@
 
 A worker that is replaced has kept-alive connections that wait for a next request. Closing them would cost a client
 that is just sending one an error; so the replacement gets them, and their clients notice nothing. What the kernel has
-received and nobody has read yet travels with the descriptor.
+received and nobody has read yet travels with the descriptor. What was read already and still counts, who the client is
+by the PROXY protocol, goes beside it as a note.
 
 POSIX only (``SCM_RIGHTS``); on Windows a worker that drains gives its idle connections a grace instead.
 """
@@ -11,7 +12,7 @@ import array
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from .poller import READ, Poller
@@ -20,28 +21,40 @@ from .sockets import Socket
 BATCH = 100
 """Descriptors of one message; Linux takes 253, macOS 512."""
 
+NOTE = 1024
+"""Bytes of a message. Far from what a socket would take in two parts: a part of a note is none."""
 
-def give(channel: Socket, fds: Sequence[int]) -> int:
-    """Send descriptors, without waiting; return how many went. They stay open here and are to be closed."""
+
+def give(channel: Socket, fds: Sequence[int], notes: Mapping[int, bytes] | None = None) -> int:
+    """Send descriptors, without waiting; return how many went. They stay open here and are to be closed.
+
+    ``notes`` has what goes beside some of them, each in a message of its own.
+    """
     given = 0
+    notes = notes or {}
     if sys.platform != "win32":
         try:
             while given < len(fds):
-                rights = array.array("i", fds[given : given + BATCH])
-                channel.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_DONTWAIT)
-                given = min(given + BATCH, len(fds))
+                end = given + 1
+                if fds[given] not in notes:
+                    while end < min(len(fds), given + BATCH) and fds[end] not in notes:
+                        end += 1
+                data = b"\0" + notes.get(fds[given], b"")
+                rights = array.array("i", fds[given:end])
+                channel.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_DONTWAIT)
+                given = end
         except OSError:
             pass  # no room at the moment, or the other side is gone: the rest stays where it is
     return given
 
 
-def take(channel: Socket) -> list[Socket] | None:
-    """What has arrived, non-blocking sockets; None when the other side has closed the channel."""
+def take(channel: Socket) -> list[tuple[Socket, bytes]] | None:
+    """What has arrived, non-blocking sockets with their notes; None when the other side has closed the channel."""
     if sys.platform == "win32":
         return None
     size = array.array("i").itemsize
     try:
-        data, ancillary, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(BATCH * size), socket.MSG_DONTWAIT)
+        data, ancillary, _, _ = channel.recvmsg(NOTE, socket.CMSG_SPACE(BATCH * size), socket.MSG_DONTWAIT)
     except BlockingIOError:
         return []
     except OSError:
@@ -55,17 +68,18 @@ def take(channel: Socket) -> list[Socket] | None:
     sockets = [Socket(fileno=fd) for fd in fds]
     for sock in sockets:
         sock.setblocking(False)
-    return sockets
+    return [(sock, data[1:]) for sock in sockets]
 
 
 class Adoption:
-    """The channels through which a worker takes over the connections of others; ``adopt`` is called with each.
+    """The channels through which a worker takes over the connections of others; ``adopt`` is called with each and its
+    note.
 
     ``add`` may be called by any thread; everything else is the loop owner's.
     """
 
     def __init__(
-        self, poller: Poller, others: dict[int, Callable[[], object]], adopt: Callable[[Socket], None]
+        self, poller: Poller, others: dict[int, Callable[[], object]], adopt: Callable[[Socket, bytes], None]
     ) -> None:
         """``others`` is where the loop looks what to call for a descriptor."""
         self._poller = poller
@@ -95,8 +109,8 @@ class Adoption:
             self._open.remove(channel)
             channel.close()
             return False
-        for sock in sockets:
-            self._adopt(sock)
+        for sock, note in sockets:
+            self._adopt(sock, note)
         return bool(sockets)
 
     def take_all(self) -> None:

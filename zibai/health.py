@@ -17,7 +17,7 @@ from .backends import Backend
 from .connection import Connection
 from .logger import format_stack, logger
 from .scoreboard import Running, clock
-from .service import APP, BODY, DISCARD, HANDSHAKE, HEAD, READY, Service
+from .service import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, Service
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""
@@ -92,7 +92,7 @@ def _gauges(connections: Iterable[Connection]) -> list[int]:
     for connection in connections:
         total += 1
         state = connection.state
-        if state is HEAD:
+        if state is HEAD or state is PROXY:
             if connection.idle:
                 idle += 1
             else:

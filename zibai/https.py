@@ -52,11 +52,11 @@ class Https:
         """Let the listeners, in the order of the sockets, do what they are for."""
 
         def secure(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-            loop.add(TLSConnection(self._certificates, loop.service, sock, peer, endpoint, now), now)
+            loop.open(TLSConnection(self._certificates, loop.service, sock, peer, endpoint, now), now)
 
         def redirect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
             # Not plain: no other worker may take it for one of the application's.
-            loop.add(Connection(sock, peer, endpoint._replace(plain=False), elsewhere, now), now)
+            loop.open(Connection(sock, peer, endpoint._replace(plain=False), elsewhere, now), now)
 
         for listener in listeners:
             if listener.is_tcp:

@@ -29,7 +29,7 @@ from .handover import Adoption, give
 from .health import SOON, Health
 from .logger import logger
 from .poller import READ, WRITE
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, READY, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, PROXY, READY, Service
 from .sockets import Endpoint, Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
@@ -43,6 +43,7 @@ BUSY_WARNING: Final = 1.0
 
 # What the poller is asked for in each state; WRITE is added while something waits to be sent.
 WATCH: Final = {
+    PROXY: READ,
     HANDSHAKE: READ,
     HEAD: READ,
     BODY: READ,
@@ -283,7 +284,9 @@ class Loop:
         try:
             if events & ~READ:
                 connection.writable(now)
-            if events & ~WRITE and WATCH[connection.state]:
+            if connection.state is PROXY:
+                connection.read_proxy_header()
+            elif events & ~WRITE and WATCH[connection.state]:
                 connection.readable(now)
             if connection.state is READY:
                 self._ready.append((connection, now))
@@ -393,7 +396,13 @@ class Loop:
         self._acceptor.watch(free and not self._draining, now)
 
     def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-        self.add(Connection(sock, peer, endpoint, self.service, now), now)
+        self.open(Connection(sock, peer, endpoint, self.service, now), now)
+
+    def open(self, connection: Connection, now: float) -> None:
+        """Take a connection that has just been accepted."""
+        if connection.service.proxy_protocol:
+            connection.expect_proxy_header()
+        self.add(connection, now)
 
     def add(self, connection: Connection, now: float) -> None:
         """A new connection; the owner's."""
@@ -402,22 +411,28 @@ class Loop:
 
     # Handing connections from worker to worker.
 
-    def _adopt(self, sock: Socket) -> None:
+    def _adopt(self, sock: Socket, note: bytes) -> None:
         now = time.monotonic()
         try:
-            connection = Connection(sock, sock.getpeername(), endpoint_of(sock), self.service, now)
+            peer, endpoint = sock.getpeername(), endpoint_of(sock)
         except OSError:
             sock.close()  # its client has left on the way
-        else:
-            connection.deadline = now + self.service.keep_alive_timeout
-            self.add(connection, now)
+            return
+        if self.service.proxy_protocol and not note:
+            self._opened(sock, peer, endpoint, now)  # it has not said a word
+            return
+        connection = Connection(sock, peer, endpoint, self.service, now)
+        connection.deadline = now + self.service.keep_alive_timeout
+        if note:
+            connection.recall(note)
+        self.add(connection, now)
 
     def _hand_over(self, now: float) -> None:
         """Give the idle connections to the replacement; what does not go yet is tried again at the next sweep."""
         if self._heir is None:
             return
         idle = [each for each in self._connections.values() if each.idle and each.endpoint.plain]
-        given = give(self._heir, [each.fd for each in idle])
+        given = give(self._heir, [each.fd for each in idle], {each.fd: each.note for each in idle if each.note})
         for connection in idle[:given]:
             self._drop(connection)
         if given < len(idle):

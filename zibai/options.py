@@ -17,10 +17,12 @@ from functools import cache
 from .declaration import LONGEST_WAIT, Option, option, patience, read_declarations, seconds
 from .errors import UsageError
 from .machine import available_cpus
+from .trust import Trust, check_trusted
 
 # The groups of the help and of docs/options.md, in the order of the fields.
 APPLICATION = "Application"
 LISTENING = "Listening"
+PROXIES = "Proxies"
 PROCESS = "Process"
 TLS = "TLS"
 WORKERS = "Workers"
@@ -127,6 +129,25 @@ class Options:
         help="where the parent answers /livez and /readyz, also when every worker is busy; an address as for --listen, "
         "of its own",
     )
+
+    trusted_proxies: list[str] = option(  # noqa: RUF009 - a field with a factory, not a shared list
+        ["127.0.0.1,::1,unix"],
+        group=PROXIES,
+        metavar="PEERS",
+        check=check_trusted,
+        help="who may say who the client is, by Forwarded, X-Forwarded-* and the PROXY protocol: addresses, networks "
+        "(10.0.0.0/8), unix (whoever connects to a unix socket), with commas between; * is everybody, none is nobody",
+        embedded=True,
+    )
+    proxy_protocol: str = option(
+        "off",
+        group=PROXIES,
+        choices=("off", "on"),
+        help="whether each connection begins with a PROXY header, of version 1 or 2; on takes connections from trusted "
+        "proxies only, and closes those without one",
+        embedded=True,
+    )
+
     chdir: str | None = option(
         None,
         group=PROCESS,
@@ -410,6 +431,8 @@ class Options:
             each.validate(getattr(self, each.name))
         if self.log_max_bytes and self.log_file is None:
             raise UsageError("--log-max-bytes needs a --log-file")
+        if self.proxy_protocol == "on" and not Trust(self.trusted_proxies):
+            raise UsageError("--proxy-protocol on takes connections of --trusted-proxies only, and that is nobody")
         _check_tls(self)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 from . import control, daemon, inherited, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
-from .core import Ties
+from .core import Ties, warn_of_strangers
 from .devcert import certified
 from .errors import LoadError, UsageError, ZibaiError
 from .listeners import Listeners
@@ -135,6 +135,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             logger.info("listening on %s", name)
         if options.redirect_http is not None:
             logger.info("redirecting %s to https", describe(listeners.sockets[-1]))
+        warn_of_strangers(options, listeners.sockets)
         for sock in listeners.health:
             logger.info("health checks on %s", describe(sock))
         if options.pid_file is not None:

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from .http1 import FastLane, Request
+from .logger import logger
 from .scoreboard import Row
 from .sockets import Socket
+from .trust import Trust
 
 # The states, and who owns the connection in each.
+PROXY: Final = "proxy"  # loop: waits for the header of the PROXY protocol, before anything else
 HANDSHAKE: Final = "handshake"  # loop: TLS is agreed upon
 HEAD: Final = "head"  # loop: waits for a request, or for the rest of its head
 BODY: Final = "body"  # loop: waits for the rest of the body
@@ -41,7 +44,8 @@ class Service:
     connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
     server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes; ``max_body`` 0
-    is no limit. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
+    is no limit. ``trust`` are the peers that may say who the client is; with ``proxy_protocol`` each connection has to
+    begin with that. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
     besides the final ones, and the bytes of their bodies in ``sent``.
     """
 
@@ -60,12 +64,21 @@ class Service:
     max_head: int = 64 * 1024
     max_body: int = 1024**3
     stream_body: bool = False
+    trust: Trust = field(default_factory=Trust)
+    proxy_protocol: bool = False
     draining: bool = False
     answered: list[int] = field(default_factory=lambda: [0] * 10)
     sent: int = 0
+    _hinted: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.whole_body = 0 if self.stream_body else min(self.max_body or RECEIVE, IN_MEMORY)
         # What is read at once may be more than a head may have, and then the lane alone must not take it.
         remembered = {} if self.lane is None or self.max_head < RECEIVE else self.lane.known
         self.known = remembered.get
+
+    def hint(self, message: str, *args: object) -> None:
+        """Say, once, how the server or what is before it is set up wrong; loop or runner. Two may both be the first."""
+        if message not in self._hinted:
+            self._hinted.add(message)
+            self.report(logger.warning, message, *args)

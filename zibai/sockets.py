@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 from .errors import BindError, UsageError
 from .inherited import adopt
 from .options import Inherited, parse_address
+from .trust import read_address
 
 # The C type that both the standard library's and gevent's sockets wrap; see Listener.
 Socket = _socket.socket
@@ -76,6 +77,14 @@ def describe(sock: socket.socket, scheme: str = "http") -> str:
     """Where clients find it: ``http://127.0.0.1:8000``, ``http://[::1]:8000``, ``unix:/run/zibai.sock``."""
     name = _name(sock)
     return name if name.startswith("unix:") else f"{scheme}://{name}"
+
+
+def is_public(sock: socket.socket) -> bool:
+    """Whether it is bound to every address, or to one that the internet knows."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    address = read_address(sock.getsockname()[0].partition("%")[0])
+    return address is not None and (address.is_unspecified or not address.is_private)
 
 
 def _name(sock: socket.socket) -> str:

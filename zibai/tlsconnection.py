@@ -28,6 +28,7 @@ class TLSConnection(Connection):
     __slots__ = ("_certificates",)
 
     sock: TLSSocket
+    first = HANDSHAKE
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class TLSConnection(Connection):
     ) -> None:
         super().__init__(TLSSocket(sock), peer, endpoint._replace(plain=False), service, now)
         self._certificates = certificates
-        self.state = HANDSHAKE
+        self.state = self.first
 
     @property
     def idle(self) -> bool:
@@ -64,6 +65,9 @@ class TLSConnection(Connection):
             self.state = CLOSED
         elif self.state is HANDSHAKE:
             self._shake(data, now)
+
+    def _receive_raw(self, size: int, flags: int = 0) -> bytes:
+        return self.sock.receive_raw(size, flags)
 
     def _shake(self, data: bytes, now: float) -> None:
         """Take the handshake a step further."""

@@ -57,9 +57,9 @@ class TLSSocket(Socket):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.secured = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
-    def receive_raw(self, size: int) -> bytes:
+    def receive_raw(self, size: int, flags: int = 0) -> bytes:
         """What the kernel has, as it is."""
-        return super().recv(size)
+        return super().recv(size, flags)
 
     def send_raw(self, data: "ReadableBuffer") -> int:
         return super().send(data)

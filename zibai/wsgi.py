@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
+from . import forwarded
 from .connection import Connection
 from .errors import Gone
 from .http1 import response
@@ -135,6 +136,8 @@ class Gateway:
         environ = (request.template or self._make_template(request)).copy()
         environ["wsgi.input"] = connection.body
         environ.update(connection.facts or self._learn_facts(connection))
+        if request.forwards:
+            self._hear(connection, request, environ)
         if request.length is None and not connection.service.stream_body:
             # The body lies here whole and no longer chunked, so its length is a fact that frameworks can use.
             environ["CONTENT_LENGTH"] = str(connection.body.seek(0, io.SEEK_END))
@@ -145,21 +148,45 @@ class Gateway:
     def _make_template(self, request: Request) -> Environ:
         """The environ of a request, but for what its connection and its exchange add."""
         template = self._base.copy()
-        path = request.path
-        if "%" in path:
-            path = unquote_to_bytes(path).decode("latin-1")
-        if self.script_name and path.startswith(self.script_name):
-            # A proxy in front may have taken the prefix off already; then the path is left as it is.
-            rest = path[len(self.script_name) :]
-            path = rest if rest[:1] in ("", "/") else path
         template["REQUEST_METHOD"] = request.method
-        template["PATH_INFO"] = path
+        template["PATH_INFO"] = _cut(_decode(request.path), self.script_name)
         template["QUERY_STRING"] = request.query
         template["REQUEST_URI"] = template["RAW_URI"] = request.target
         template["SERVER_PROTOCOL"] = request.version
         template.update(request.block.environ)
         request.template = template
         return template
+
+    def _hear(self, connection: Connection, request: Request, environ: Environ) -> None:
+        """Put in what the forwarding fields of a request say of its client, if a trusted peer says it."""
+        service, block = connection.service, request.block
+        if connection.trusted is None:
+            connection.trusted = service.trust.holds(connection.peer)
+        if not connection.trusted:
+            service.hint(
+                "X-Forwarded-For or a field of its kind came from %s, which is not trusted, and is not believed. If it "
+                "is your proxy: %s",
+                environ["REMOTE_ADDR"] or "a unix socket",
+                service.trust.flag_with(connection.peer),
+            )
+            return
+        told: forwarded.Told | None = block.told
+        scheme = environ["wsgi.url_scheme"]
+        if told is None or told.scheme != scheme:
+            told = block.told = forwarded.read(block.environ, service.trust, scheme)
+        for complaint in told.complaints:
+            debug_logger.debug("from %s: %s", connection.peer, complaint)
+            service.hint(
+                "what a trusted proxy says of its clients cannot all be used (said once; zibai.debug has each): %s",
+                complaint,
+            )
+        if "REMOTE_ADDR" in told.environ:
+            environ.pop("REMOTE_PORT", None)
+        environ.update(told.environ)
+        if told.prefix and told.prefix != self.script_name:
+            # What proxies took off comes before what we are mounted at; as there, it may have been left in the path.
+            environ["SCRIPT_NAME"] = told.prefix + self.script_name
+            environ["PATH_INFO"] = _cut(_cut(_decode(request.path), told.prefix), self.script_name)
 
     def _learn_facts(self, connection: Connection) -> dict[str, str]:
         """What stays the same for all requests of a connection."""
@@ -180,6 +207,18 @@ class Gateway:
             self._said.add(message)
             path = connection.request.path if connection.request is not None else ""
             error_logger.warning("%s (said once, at %s)", message, ascii(path))
+
+
+def _decode(path: str) -> str:
+    return unquote_to_bytes(path).decode("latin-1") if "%" in path else path
+
+
+def _cut(path: str, prefix: str) -> str:
+    """``path`` without ``prefix``; a proxy in front may have taken it off already, then it is left as it is."""
+    if prefix and path.startswith(prefix):
+        rest = path[len(prefix) :]
+        return rest if rest[:1] in ("", "/") else path
+    return path
 
 
 _OUT = Framing(Request("HEAD", "/", "/", "", "HTTP/1.1", Block([], {})), Answer("200 OK", ()), 0, True, b"")

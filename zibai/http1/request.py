@@ -20,8 +20,12 @@ MAX_FIELDS = 128
 """Fields of one head. Browsers send about 15, proxies add a few; each one costs an entry in the environ."""
 
 # uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2. An empty host is refused: nobody sends it in good faith.
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")
+# What proxies say of the client that they have a request from (RFC 7239, and what there was before it).
+FORWARDING = frozenset(
+    {"HTTP_FORWARDED"} | {f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PORT", "PREFIX")}
+)
 # Not int() on raw text: it takes signs, underscores, spaces and other scripts' digits.
 _LENGTH = re.compile(r"[0-9]{1,19}")
 
@@ -51,15 +55,28 @@ class Block:
     is whether the client wants the connection kept, ``expects_continue`` whether it waits for 100 Continue.
 
     ``plain`` says that an answer needs no thought: HTTP/1.1, to be kept alive, and nothing waits for 100 Continue.
+    ``forwards`` says that there are fields in which a proxy tells who the client is, whoever sent them; ``told`` is for
+    the gateway, as ``template`` of a :class:`Request`: what it has read there.
     """
 
-    __slots__ = ("chunked", "environ", "expects_continue", "fields", "keep_alive", "length", "plain")
+    __slots__ = (
+        "chunked",
+        "environ",
+        "expects_continue",
+        "fields",
+        "forwards",
+        "keep_alive",
+        "length",
+        "plain",
+        "told",
+    )
 
     def __init__(self, fields: list[tuple[bytes, bytes]], environ: dict[str, str]) -> None:
         self.fields = fields
         self.environ = environ
         self.length: int | None = 0
-        self.chunked = self.expects_continue = self.keep_alive = self.plain = False
+        self.chunked = self.expects_continue = self.keep_alive = self.plain = self.forwards = False
+        self.told: Any = None
 
 
 class Request:
@@ -74,7 +91,8 @@ class Request:
 
     # What every exchange asks for lies here as well, the rest is looked up in the block.
     __slots__ = (
-        "block", "keep_alive", "length", "method", "path", "plain", "query", "summary", "target", "template", "version",
+        "block", "forwards", "keep_alive", "length", "method", "path", "plain", "query", "summary", "target",
+        "template", "version",
     )  # fmt: skip
 
     def __init__(self, method: str, target: str, path: str, query: str, version: str, block: Block) -> None:
@@ -86,6 +104,7 @@ class Request:
         self.block = block
         self.length = block.length
         self.keep_alive = block.keep_alive
+        self.forwards = block.forwards
         self.plain = block.plain and method != "HEAD"
         self.summary = f"{method} {path}".encode("ascii", "replace")
         self.template: dict[str, Any] | None = None
@@ -157,9 +176,10 @@ def read_fields(fields: Iterable[tuple[bytes, bytes]], http11: bool) -> Block:
     if host is None:
         if http11:
             raise _bad("no Host")
-    elif not _HOST.fullmatch(host):
+    elif not HOST.fullmatch(host):
         raise _bad("malformed Host")
     block.plain = http11 and block.keep_alive and not block.expects_continue
+    block.forwards = not environ.keys().isdisjoint(FORWARDING)
     return block
 
 
@@ -240,7 +260,7 @@ def _read_target(method: str, target: str) -> tuple[str, str, str | None]:
         if absolute is None:
             raise _bad("malformed target")
         host, target = absolute.groups()
-        if not _HOST.fullmatch(host):
+        if not HOST.fullmatch(host):
             raise _bad("malformed host in the target")
         if not target.startswith("/"):
             target = "/" + target

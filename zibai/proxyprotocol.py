@@ -1,0 +1,110 @@
+"""The PROXY protocol: what a balancer says of a connection before the first byte of it. Bytes in, facts out.
+
+Version 1 is a line of text, version 2 is binary (the specification is HAProxy's ``proxy-protocol.txt``). Neither has a
+way to be skipped or negotiated, so a listener takes it from every connection or from none.
+
+:func:`parse` looks at the first bytes of a connection and never wants more than the header: as long as it says that the
+header is not complete, all that it was given is part of it. So the reader may take these bytes and leave what follows,
+a request or the greeting of TLS, to whoever comes next. What cannot become a header is refused as early as it shows.
+"""
+
+import re
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+
+from .trust import read_address
+
+SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
+"""What version 2 begins with; no request does."""
+
+MAX_LINE: Final = 107
+"""Bytes of a line of version 1 with its CRLF: the longest there can be."""
+
+_LINE = re.compile(
+    rb"PROXY (?:UNKNOWN(?: [\x21-\x7e ]*)?|TCP([46]) ([^ ]+) ([^ ]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4}))"
+)
+_LOCAL, _PROXY = 0x20, 0x21
+# The size of an address by the family of version 2; two of them, and for IP two ports, make the block.
+_IP_SIZES = {1: 4, 2: 16}
+_UNIX, _UNIX_SIZE = 3, 216
+
+
+class Malformed(ValueError):
+    """These bytes are not the beginning of a PROXY header."""
+
+
+class Header(NamedTuple):
+    """``size`` is how many bytes it has. The rest are the ends of the connection that the balancer took: host and port.
+
+    ``source`` is None where the header says nothing of it (``LOCAL``, a health check of the balancer itself, or
+    ``UNKNOWN``): then the ends of the real connection count. For a unix socket both are empty text.
+    """
+
+    size: int
+    source: tuple[str, int] | str | None = None
+    destination: tuple[str, int] | str | None = None
+
+
+def parse(data: bytes) -> Header | None:
+    """The header that ``data`` begins with, None while it is not complete; raises :class:`Malformed`."""
+    if data[:1] == b"P":
+        return _parse_line(data)
+    if not SIGNATURE.startswith(data[:12]):
+        raise Malformed("no PROXY header")
+    return _parse_binary(data) if len(data) >= 16 else None
+
+
+def _parse_line(data: bytes) -> Header | None:
+    if not data.startswith(b"PROXY "[: len(data)]):
+        raise Malformed("no PROXY header")
+    end = data.find(b"\n", 0, MAX_LINE) + 1
+    if not end:
+        if len(data) >= MAX_LINE:
+            raise Malformed("a PROXY line that does not end")
+        return None
+    match = _LINE.fullmatch(data[: end - 2]) if data[end - 2 : end] == b"\r\n" else None
+    if match is None:
+        raise Malformed("a malformed PROXY line")
+    if match[1] is None:
+        return Header(end)
+    source, destination = (_end(match[2 + n], int(match[4 + n]), match[1] == b"6") for n in (0, 1))
+    return Header(end, source, destination)
+
+
+def _end(text: bytes, port: int, ipv6: bool) -> tuple[str, int]:
+    address = read_address(text.decode("latin-1"))
+    if address is None or (b":" in text) != ipv6 or port > 65535:
+        raise Malformed("a PROXY line with a bad address")
+    return str(address), port
+
+
+def _parse_binary(data: bytes) -> Header | None:
+    """Once its first 16 bytes are there: signature, version and command, family and transport, size of the rest."""
+    command, family, transport = data[12], data[13] >> 4, data[13] & 15
+    if command not in (_LOCAL, _PROXY) or family > _UNIX or transport > 2:
+        raise Malformed("a PROXY header of an unknown version, command or family")
+    length = int.from_bytes(data[14:16], "big")
+    size = 16 + length
+    spoken = command == _PROXY and family and transport
+    needed = 0 if not spoken else _UNIX_SIZE if family == _UNIX else 2 * _IP_SIZES[family] + 4
+    if length < needed:
+        raise Malformed("a PROXY header without its addresses")
+    if len(data) < size:
+        return None
+    # What follows the addresses, the TLVs, says nothing that we want.
+    if not spoken:
+        return Header(size)
+    if family == _UNIX:
+        return Header(size, "", "")
+    width = _IP_SIZES[family]
+    ports = 16 + 2 * width
+    return Header(
+        size,
+        (_unpack(data[16 : 16 + width]), int.from_bytes(data[ports : ports + 2], "big")),
+        (_unpack(data[16 + width : ports]), int.from_bytes(data[ports + 2 : ports + 4], "big")),
+    )
+
+
+def _unpack(packed: bytes) -> str:
+    address = ip_address(packed)
+    return str(getattr(address, "ipv4_mapped", None) or address)

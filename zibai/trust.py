@@ -1,0 +1,90 @@
+"""Whom to believe: the peers of ``--trusted-proxies``.
+
+A proxy in front says who the client is, and so could any client. So what is said counts only by who says it: the peer
+of the connection, as the kernel names it, whom nobody can forge. An address of IPv4 that a dual-stack listener meets
+as ``::ffff:10.0.0.1`` is the same as ``10.0.0.1``, here and wherever addresses are compared.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from .errors import UsageError
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# Nothing else is an address. ipaddress itself would take anything for the scope of fe80::1%eth0.
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}")
+
+
+def read_address(text: str) -> Address | None:
+    """The address that ``text`` is, without a scope; None if it is none. IPv4 within IPv6 is IPv4."""
+    return _parse(text) if _ADDRESS.fullmatch(text) else None
+
+
+@lru_cache(1024)  # the same clients come again, and always the same proxies; each of at most 45 characters
+def _parse(text: str) -> Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+class Trust:
+    """The peers that are believed, from the values of ``--trusted-proxies``; raises UsageError. Never changed."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self.words = [word for value in values for word in map(str.strip, value.split(",")) if word not in ("", "none")]
+        self.everybody = "*" in self.words
+        self.unix = self.everybody or "unix" in self.words
+        self._networks = [_read_network(word) for word in self.words if word not in ("*", "unix")]
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+    @property
+    def whole_internet(self) -> bool:
+        """Whether it holds every address there is, of IPv4 or IPv6."""
+        return self.everybody or any(network.prefixlen == 0 for network in self._networks)
+
+    def holds(self, peer: object) -> bool:
+        """Whether to believe a peer as a socket names it: a tuple that begins with its address, or a path."""
+        if not isinstance(peer, tuple):
+            return self.unix
+        address = read_address(peer[0].partition("%")[0])
+        return address is not None and self.believes(address)
+
+    def believes(self, address: Address) -> bool:
+        return self.everybody or any(address in network for network in self._networks)
+
+    def flag_with(self, peer: object) -> str:
+        """What to write on the command line to believe ``peer``, too."""
+        if isinstance(peer, tuple):
+            address = read_address(peer[0].partition("%")[0])
+            word = peer[0] if address is None else str(address)
+        else:
+            word = "unix"
+        return "--trusted-proxies " + ",".join([*self.words, word])
+
+
+def check_trusted(value: str) -> None:
+    """Raise UsageError unless ``value`` may be one of ``--trusted-proxies``."""
+    Trust([value])
+
+
+def _read_network(word: str) -> Network:
+    first = word.partition("/")[0]
+    try:
+        network = ip_network(word if _ADDRESS.fullmatch(first) else "", strict=False)
+    except ValueError:
+        raise UsageError(f"{word!r} is no peer; write an address, a network as 10.0.0.0/8, unix, * or none") from None
+    if "/" in word and ip_address(first) != network.network_address:
+        raise UsageError(f"{word!r} has bits behind its mask; write {network}")
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - 96))
+    return network
