@@ -44,10 +44,10 @@ PENDING = {
 OF_OTHERS = {
     *("--help", "--version", "--json"),  # of zibai as well, but no options of the server
     *("--list", "--quick", "--readme", "--collect-only", "--workloads"),  # of the benchmark, of pytest
-    *("--cacert", "--proxy-header"),  # of curl
+    *("--cacert", "--proxy-header"),  # of curl, of gcloud
     *("--path", "--port"),  # of start_server
     *("--init", "--interval", "--start-period", "--stop-timeout", "--timeout"),  # of Docker
-    *("--no-cache-dir", "--now", "--system"),  # of pip, systemctl, useradd
+    *("--no-cache-dir", "--now", "--path", "--port", "--system"),  # of pip, systemctl, start_server, useradd
 }
 
 

@@ -197,7 +197,7 @@ def test_tcp_and_unix_side_by_side(folder: Path) -> None:
         done = run("plain:app", "--listen", f"unix:{other}")
         assert (done.returncode, done.stderr.splitlines()) == (
             1,
-            [f"zibai: error: unix:{other} is in use; stop what listens there, or choose another address with --listen"],
+            [f"zibai: error: unix:{other} is in use; stop what listens there, or choose another address"],
         )
         assert get(other, "/hello").status == 200
         assert server.stop() == 0
