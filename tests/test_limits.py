@@ -5,7 +5,6 @@ Those of heads are in `test_codec`, and deadlines that are older in `test_loop` 
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
@@ -16,11 +15,11 @@ import pytest
 from zibai import connection as connection_module
 from zibai.crowd import CROWDED, IDLE, PAUSE
 from zibai.loop import RESOLUTION
-from zibai.service import BODY, FLUSH, LINGER
+from zibai.service import BODY, LINGER
 
 from rig import ANSWER, GET, Rig, ended, read
 from serving import serving
-from support import DEADLINE, ZIBAI, Client, Gate, Server, get, wait_for
+from support import DEADLINE, ZIBAI, Client, Gate, Server, get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -171,10 +170,11 @@ def test_late_requests_are_in_the_warning_and_a_late_client_delays_none(
         rig.take()
         rig.turn(0.6)
         assert not rig.loop._ready
-        assert [record.getMessage() for record in caplog.records] == [
+        [record] = caplog.records
+        assert record.getMessage() == (
             "all 1 workers are busy and 3 requests have waited for 0.6 s, of which 3 are answered by 503 "
             "(--queue-timeout); --max-workers may be too small"
-        ]
+        )
         assert rig.loop.timeout() != 0
 
 
@@ -227,10 +227,11 @@ def test_what_is_too_much_waits_until_a_connection_ends(
         assert len(rig.connections) == 2  # nobody has had an answer, so nobody is closed
         rig.turn()
         assert not rig.accepting
-        assert [record.getMessage() for record in caplog.records] == [
+        [record] = caplog.records
+        assert record.getMessage() == (
             "2 connections are open, as many as --max-connections allows, and more want in; the longest idle are "
             "closed for them"
-        ]
+        )
         first.close()
         rig.until(rig.run)
         assert read(third) == ANSWER
@@ -415,8 +416,7 @@ def test_a_process_out_of_descriptors_serves_on(backend: tuple[str, ...]) -> Non
             kept = Client(server.port)
             clients.append(kept)
             assert kept.get().status == 200
-            for _ in range(100):
-                clients.append(Client(server.port))
+            clients += [Client(server.port) for _ in range(100)]
             server.wait_for_log("accepting pauses: ")
             for _ in range(5):
                 assert kept.get().status == 200
