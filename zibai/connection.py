@@ -60,7 +60,8 @@ class Connection(Sender):
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
         super().__init__(sock, service)
-        self.peer, self.endpoint = peer, endpoint
+        # A unix socket may have been bound to any name, and this one is for logs.
+        self.peer, self.endpoint = peer if isinstance(peer, tuple) else ascii(peer), endpoint
         self.codec = Codec(service.max_head, service.lane, service.max_target)
         self.deadline = now + service.header_timeout
         self.watched = 0  # what the loop has asked its poller for; the loop's alone
