@@ -49,7 +49,6 @@ ExcInfo = BaseException | tuple[type[BaseException], BaseException, TracebackTyp
 # C0, DEL, C1, and what delimits a value; the two separators are line ends to many a viewer.
 _UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u2028\u2029]')
 
-
 # The same in a traceback, which has line ends, quotes and backslashes of its own.
 _UNSAFE_IN_TRACE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 

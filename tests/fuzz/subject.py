@@ -24,6 +24,7 @@ from zibai.service import BODY, HEAD, IN_MEMORY, RECEIVE
 from zibai.wsgi import Gateway
 
 from rig import Rig
+from support import prints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -292,9 +293,9 @@ class Ears(logging.Handler):
         first, *rest = self.format(record).split("\n")
         if ours and record.levelno >= logging.ERROR:
             self.problem = Broken(f"logged: {self.format(record)}")
-        elif not first.isprintable():
+        elif not prints(first):
             self.problem = Broken(f"a log line is forged: {first!r}")
-        elif any(not line.isprintable() or not line.startswith(" ") for line in rest):
+        elif any(not prints(line) or not line.startswith(" ") for line in rest):
             self.problem = Broken(f"a traceback is forged: {rest!r}")
 
 
