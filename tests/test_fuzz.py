@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 SEED = 1
 
 
-def test_nothing_is_found(tmp_path: Path) -> None:
+def test_nothing_is_found() -> None:
     result = fuzz(SEED, seconds=4)
     assert result.failure is None, f"python -m tests.fuzz --seed {SEED} --first {result.number} --count 1"
     assert result.inputs > 50

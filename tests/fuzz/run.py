@@ -24,6 +24,8 @@ from .subject import Broken, Subject, listening
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .subject import Ears
+
 LIMITS: dict[str, dict[str, Any]] = {
     "usual limits": {},
     "small limits": {"max_head": 700, "max_target": 60, "max_body": 300},
@@ -109,14 +111,17 @@ def fuzz(
                 result.memory = (resident(), 0)
             if time.monotonic() - told > 60:
                 told = time.monotonic()
-                result.seconds = told - begin
-                result.memory = (result.memory[0], resident())
+                update(result, told - begin, ears, pairs)
                 say(str(result))
-        result.most = max(each.most for pair in pairs.values() for each in pair)
-    result.lines = ears.lines
-    result.seconds = time.monotonic() - begin
-    result.memory = (result.memory[0], resident())
+        update(result, time.monotonic() - begin, ears, pairs)
     return result
+
+
+def update(result: Result, seconds: float, ears: Ears, pairs: dict[str, list[Subject]]) -> None:
+    result.seconds = seconds
+    result.lines = ears.lines
+    result.most = max(each.most for pair in pairs.values() for each in pair)
+    result.memory = (result.memory[0], resident())
 
 
 def check_alive(pair: list[Subject]) -> None:
