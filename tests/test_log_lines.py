@@ -44,12 +44,13 @@ def hostile_lines() -> Iterable[bytes]:
         yield head + b"Connection: close\r\n\r\n"
 
 
-def test_every_line_of_the_log_is_one_of_ours(tmp_path: Path) -> None:
-    """By the real command, with an application that raises what it was sent, and formats that show all."""
+@pytest.mark.parametrize("format", ["default", "of all keys"])
+def test_every_line_of_the_log_is_one_of_ours(tmp_path: Path, format: str) -> None:  # noqa: A002
+    """By the real command, with an application that raises what it was sent."""
     config = tmp_path / "logging.json"
     shown = " ".join(f"%({key})s" for key in KEYS)
     ours = "%(asctime)s [%(process)d] %(levelname)s %(message)s"
-    formatters = {name: {"format": f"{ours} {shown}"} for name in ("access", "error")}
+    formatters = {name: {"format": f"{ours} {shown}"} for name in ("access", "error") if format != "default"}
     config.write_text(json.dumps({"formatters": formatters, "loggers": {"zibai.debug": {"level": "DEBUG"}}}))
     with Server("mirror:app", "--logging-config-filepath", str(config)) as server:
         for data in hostile_lines():

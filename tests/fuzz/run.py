@@ -130,7 +130,7 @@ def check_alive(pair: list[Subject]) -> None:
         if statuses(each.send(GOOD, [], half_close=False)) != [200]:
             raise Broken("the server does not answer any more")
         if each.lane is not None:
-            known = sum(map(len, each.lane._requests.values()))
+            known = len(each.lane.known)
             blocks = max(map(len, each.lane._blocks.values()))
             if known > MAX_REQUESTS or blocks > MAX_BLOCKS:
                 raise Broken(f"the lane remembers {known} requests and {blocks} blocks")
