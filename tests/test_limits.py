@@ -359,6 +359,7 @@ def test_draining_takes_what_waits_though_it_is_too_much(monkeypatch: pytest.Mon
             assert read(client) == ANSWER
 
 
+@pytest.mark.daily("greenlets")
 def test_more_clients_than_connections_lose_nothing(backend: tuple[str, ...]) -> None:
     """All of them keep their connections and ask again and again; three always wait."""
     most, each = 5, 60
@@ -407,6 +408,7 @@ def test_more_clients_than_connections_lose_nothing(backend: tuple[str, ...]) ->
 # --- the number of descriptors ----------------------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 @posix
 def test_a_process_out_of_descriptors_serves_on(backend: tuple[str, ...]) -> None:
     limited = ("sh", "-c", 'ulimit -n 48 && exec "$0" "$@"', *ZIBAI)

@@ -44,6 +44,7 @@ def hostile_lines() -> Iterable[bytes]:
         yield head + b"Connection: close\r\n\r\n"
 
 
+@pytest.mark.daily("default")
 @pytest.mark.parametrize("format", ["default", "of all keys"])
 def test_every_line_of_the_log_is_one_of_ours(tmp_path: Path, format: str) -> None:  # noqa: A002
     """By the real command, with an application that raises what it was sent."""
