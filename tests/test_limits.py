@@ -127,7 +127,8 @@ def test_what_an_application_takes_between_two_reads_is_not_the_clients_time(mon
 def test_a_request_that_waited_too_long_for_a_runner_is_answered_by_503(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Rig(monkeypatch, slots=1, queue_timeout=5.5) as rig, caplog.at_level(logging.DEBUG, "zibai"):
+    caplog.set_level(logging.DEBUG, "zibai.debug")
+    with Rig(monkeypatch, slots=1, queue_timeout=5.5) as rig:
         clients = [rig.connect() for _ in range(3)]
         for client, _ in clients[:2]:
             client.send(GET)
