@@ -301,14 +301,15 @@ def test_nobody_who_was_just_answered_is_closed(monkeypatch: pytest.MonkeyPatch)
         assert read(extra) == ANSWER
 
 
-def test_answers_say_close_while_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keep_alive_requests", [0, 100])
+def test_answers_say_close_while_somebody_waits(monkeypatch: pytest.MonkeyPatch, keep_alive_requests: int) -> None:
     closing: list[bool] = []
 
     def app(connection: Any) -> None:
         closing.append(connection.closing)
         connection.send(ANSWER)
 
-    with Rig(monkeypatch, max_connections=1, app=app) as rig:
+    with Rig(monkeypatch, max_connections=1, app=app, keep_alive_requests=keep_alive_requests) as rig:
         client, _ = rig.connect()
         second = rig.client()
         rig.until(lambda: not rig.accepting)

@@ -349,7 +349,7 @@ class Connection(Sender):
         slot.begin(self.request.summary, began)  # type: ignore[union-attr]
         if self.service.keep_alive_requests:
             self._exchanges += 1
-            self.closing = self._exchanges >= self.service.keep_alive_requests
+            self.closing |= self._exchanges >= self.service.keep_alive_requests
         try:
             self.service.application(self)
         except BaseException:
