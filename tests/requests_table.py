@@ -169,7 +169,7 @@ CHUNKS = [
         Case(f"R4: chunk size {size!r}", chunked(size + b"\r\nabcde\r\n0\r\n\r\n"), (CHUNKED,), 400)
         for size in [
             b"0x5", b"+5", b"-5", b"5_0", b" 5", b"5 ", b"", b"g", b"5,", b"5\x00", b"\xb2", "٣".encode(), b"0" * 17,
-            b"f" * 17, b"5 ;a", b"5\t;a",
+            b"f" * 17, b"f" * 16, b"8" + b"0" * 15, b"5 ;a", b"5\t;a",
         ]
     ),
     Case("R4: XX behind the data", chunked(b"3\r\nabcXX0\r\n\r\n"), (CHUNKED._replace(body=b"abc"),), 400),

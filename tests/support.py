@@ -48,6 +48,11 @@ def wait_for(fact: Callable[[], Any], timeout: float = DEADLINE) -> Any:
     return value
 
 
+def prints(line: str) -> bool:
+    """Whether a log line has nothing in it that a terminal or a reader would take for more than text."""
+    return line.replace("\xa0", " ").replace("\xad", "-").isprintable()  # blanks of latin-1, and harmless
+
+
 # --- the server -------------------------------------------------------------------------------------
 
 

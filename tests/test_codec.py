@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from zibai.errors import Refused
 from zibai.http1 import Codec, Request, codec, fast, reference, request
 from zibai.http1.fast import FastLane
+from zibai.http1.request import MAX_TARGET
 
 from requests_table import CHUNKED, GOOD, SEEN_GOOD, TABLE, Case, Seen, chunked, get, head, post
 
@@ -27,11 +28,11 @@ class AtOnce(Codec):
     __slots__ = ()
 
 
-#: Every lane has to give the same: how a codec is made that uses it, from the limit of a head.
-LANES: dict[str, Callable[[int], Codec]] = {
-    "reference": Codec,
-    "fast": lambda max_head: Codec(max_head, FastLane()),
-    "at once": lambda max_head: AtOnce(max_head, FastLane()),
+#: Every lane has to give the same: how a codec is made that uses it, from the limits of a head and of its target.
+LANES: dict[str, Callable[..., Codec]] = {
+    "reference": lambda max_head, max_target=MAX_TARGET: Codec(max_head, None, max_target),
+    "fast": lambda max_head, max_target=MAX_TARGET: Codec(max_head, FastLane(max_target), max_target),
+    "at once": lambda max_head, max_target=MAX_TARGET: AtOnce(max_head, FastLane(max_target), max_target),
 }
 
 
@@ -198,6 +199,28 @@ def test_a_head_is_bounded_to_the_byte_whole_or_cut(
     assert read(make(1000), cut(raw, size)) == ((), status, b"")
 
 
+@pytest.mark.parametrize("size", [1, 7, 40, 1000], ids="pieces of {}".format)
+@pytest.mark.parametrize("method", ["GET", "M" * 32])
+@pytest.mark.parametrize("lane", LANES)
+def test_a_target_is_bounded_to_the_byte_whole_or_cut(lane: str, method: str, size: int) -> None:
+    line = method + " /{} HTTP/1.1"
+    longest = head(line.format("a" * 19), "Host: a")
+    assert [seen.target for seen in read(LANES[lane](MAX_HEAD, 20), cut(longest * 2, size)).requests] == [
+        "/" + "a" * 19
+    ] * 2
+    for raw, status in [
+        (head(line.format("a" * 20), "Host: a"), 414),
+        (head(line.format("a" * 20), "Host: a", "X: \x00"), 414),  # what came first counts
+        (head(line.format("a" * 200), "Host: a"), 414),
+        (method.encode() + b" /" + b"a" * 50, 414),
+        (method.encode() + b" /" + b"a" * 10 + b"\x00" + b"a" * 50, 400),
+        (head(line.format("a" * 18 + " a"), "Host: a"), 400),
+        (method.encode() + b" /" + b" " * 50, 400),
+        (method.encode() + b" / HTTP/1.1" + b"1" * 50, 400),
+    ]:
+        assert read(LANES[lane](MAX_HEAD, 20), cut(raw, size)) == ((), status, b""), raw
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000, 10**6], ids="pieces of {}".format)
 @pytest.mark.parametrize(
     ("raw", "status"),
@@ -300,7 +323,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     [
         get(*(f"X-{number}: " + "a" * 480 for number in range(120))),
         get("X: " + "a" * 60_000),
-        head("GET /" + "a" * 60_000 + " HTTP/1.1", "Host: a"),
+        head("GET /" + "a" * (MAX_TARGET - 1) + " HTTP/1.1", "Host: a"),
         chunked(b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n"),
         chunked(b"F000\r\n" + b"x" * 0xF000 + b"\r\n0\r\n\r\n"),
         b"\r\n" * 10_000 + get(),
@@ -378,17 +401,25 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 @pytest.mark.parametrize("lane", LANES)
 @settings(max_examples=600, deadline=None, database=None)
-@given(data=stream | mutated(), max_head=st.sampled_from([20, 60, MAX_HEAD]), cuts=st.lists(st.integers(1, 40)))
+@given(
+    data=stream | mutated(),
+    max_head=st.sampled_from([20, 60, MAX_HEAD]),
+    max_target=st.sampled_from([1, 5, MAX_TARGET]),
+    cuts=st.lists(st.integers(1, 40)),
+)
 def test_any_bytes_are_read_or_refused_the_same_however_they_are_cut(
-    lane: str, data: bytes, max_head: int, cuts: list[int]
+    lane: str, data: bytes, max_head: int, max_target: int, cuts: list[int]
 ) -> None:
+    def make() -> Codec:
+        return LANES[lane](max_head, max_target)
+
     pieces, rest = [], data
     for size in cuts:
         pieces.append(rest[:size])
         rest = rest[size:]
-    whole = read(LANES[lane](max_head), [data])
-    assert read(LANES[lane](max_head), [*pieces, rest]) == whole
-    assert read(LANES[lane](max_head), cut(data, 1)) == whole
+    whole = read(make(), [data])
+    assert read(make(), [*pieces, rest]) == whole
+    assert read(make(), cut(data, 1)) == whole
 
 
 def test_a_body_over_the_limit_is_not_taken_with_its_head() -> None:

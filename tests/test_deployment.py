@@ -37,7 +37,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is about POS
 
 PENDING = {
     *("--preload", "--capture-output", "--interactive", "--max-worker-memory"),
-    *("--max-connections", "--max-target-size", "--queue-timeout"),
 }
 """Flags that are written about before they are there."""
 

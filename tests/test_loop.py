@@ -82,7 +82,7 @@ def test_the_whole_head_has_its_time_from_its_first_byte(monkeypatch: pytest.Mon
 
 
 def test_a_body_has_its_time_from_its_last_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Rig(monkeypatch, socket_timeout=30) as rig:
+    with Rig(monkeypatch, socket_timeout=30, min_body_rate=0) as rig:
         client, connection = rig.connect()
         client.send(POST)
         rig.until(lambda: connection.state is BODY)
@@ -635,12 +635,10 @@ def test_a_bug_costs_one_connection(
 def test_select_takes_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows: more would be an error of select itself, and end the loop."""
     with Rig(monkeypatch, poller=Polled(selectors.SelectSelector())) as rig:
-        assert rig.loop._most == SELECT_LIMIT
-        rig.loop._most = 2
+        assert rig.loop._crowd.most == SELECT_LIMIT
+        rig.loop._crowd.most = 2
         clients = [rig.client() for _ in range(3)]
-        rig.until(lambda: len(rig.connections) == 2)
-        rig.turn()
-        assert not rig.accepting
+        rig.until(lambda: len(rig.connections) == 2 and not rig.accepting)
         for client in clients:
             client.close()
         rig.until(lambda: not rig.connections and rig.accepting)

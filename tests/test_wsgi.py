@@ -152,12 +152,35 @@ def test_the_application_may_close_the_connection() -> None:
     assert server.exchanges == [("zibai.access", 200)]
 
 
-def test_fields_of_one_hop_are_removed_and_that_is_said_once() -> None:
-    with serving(answering(b"a", fields=[("Keep-Alive", "5")]), valid=False) as server, Client(server.port) as client:
+HOPS = [
+    *("Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "TE", "Trailer", "Upgrade"),
+    *("TRANSFER-ENCODING", "Connection"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOPS)
+def test_fields_of_one_hop_are_removed_and_that_is_said_once(name: str) -> None:
+    with serving(answering(b"a", fields=[(name, "5")]), valid=False) as server, Client(server.port) as client:
         for _ in range(3):
-            assert client.get().headers["Keep-Alive"] is None
-    assert len(server.logged("zibai.error")) == 1
-    assert "Keep-Alive" in server.logged("zibai.error")[0].getMessage()
+            answer = client.get()
+            assert answer.body == b"a"
+            assert answer.headers[name] is None
+    [record] = server.logged("zibai.error")
+    assert record.getMessage().startswith(f"the field {name} is the server's to send; it is removed")
+
+
+def test_fields_of_one_hop_are_removed_from_an_interim_answer_too() -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["wsgi.early_hints"]([("Link", "</a>"), ("Upgrade", "h2c")])
+        return answering(b"a")(environ, start_response)
+
+    with serving(app) as server, Client(server.port) as client:
+        for _ in range(2):
+            hints = client.get()
+            assert (hints.status, hints.headers.items()) == (103, [("Link", "</a>")])
+            assert client.read().status == 200
+    [record] = server.logged("zibai.error")
+    assert record.getMessage().startswith("the field Upgrade is the server's to send; it is removed")
 
 
 def test_what_is_changed_after_the_check_does_not_go_out() -> None:

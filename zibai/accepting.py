@@ -64,6 +64,10 @@ class Acceptor:
             else:
                 self._poller.unregister(listener.fd)
 
+    def concerns(self, fds: list[int]) -> bool:
+        """Whether one of them is a listener, so that somebody waits."""
+        return any(listener.fd in fds for listener in self._listeners)
+
     def accept(self, fds: list[int], now: float, limit: Callable[[], float]) -> None:
         """Accept from those of ``fds`` that are listeners; ``limit`` is asked before each how many it may be."""
         for listener in self._listeners:

@@ -13,6 +13,7 @@ import io
 import json
 import socket
 import tempfile
+import time
 from http import HTTPStatus
 from math import inf
 from typing import BinaryIO, Final, cast
@@ -37,6 +38,9 @@ DISCARD_BYTES: Final = 256 * 1024
 PEEK: Final = 4096
 """Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""
 
+RATE_AFTER: Final = 10.0
+"""Seconds that a body may take at any rate; from then on the minimum is asked of it, on average."""
+
 
 class _NoBody(io.BytesIO):
     """The body of all requests that have none: it is empty and open, whatever an application does to it."""
@@ -55,17 +59,18 @@ class Connection(Sender):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_continued", "_discarded", "_exchanges", "_header", "_received", "_timed_out", "alone", "body",
-        "codec", "endpoint", "facts", "interims", "note", "peer", "refusal", "request", "sent", "started", "status",
-        "trusted", "watched",
+        "_begun", "_body_since", "_body_waited", "_continued", "_discarded", "_exchanges", "_header", "_received",
+        "_timed_out", "alone", "body", "codec", "endpoint", "facts", "interims", "note", "peer", "refusal", "request",
+        "sent", "started", "status", "trusted", "watched",
     )  # fmt: skip
 
     first = HEAD  # the state that it begins with, but for the PROXY protocol
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
         super().__init__(sock, service)
-        self.peer, self.endpoint = peer, endpoint
-        self.codec = Codec(service.max_head, service.lane)
+        # A unix socket may have been bound to any name, and this one is for logs.
+        self.peer, self.endpoint = peer if isinstance(peer, tuple) else ascii(peer), endpoint
+        self.codec = Codec(service.max_head, service.lane, service.max_target)
         self.deadline = now + service.header_timeout
         self.watched = 0  # what the loop has asked its poller for; the loop's alone
         self.request: Request | None = None
@@ -79,6 +84,8 @@ class Connection(Sender):
         self.body: BinaryIO = NO_BODY
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self._received = 0
+        self._body_since = 0.0  # when the loop began to wait for the body
+        self._body_waited = 0.0  # seconds that a runner has waited for it
         self._exchanges = 0  # where their number is limited
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
         self._continued = False  # whether 100 Continue went out, or is no longer allowed
@@ -241,11 +248,13 @@ class Connection(Sender):
         if not request.has_body:
             self.body = NO_BODY
         elif self.service.stream_body:
+            self._body_waited = 0.0
             self.body = io.BufferedReader(BodyReader(self), RECEIVE)
         else:
             self.body = io.BytesIO()
             self.state = BODY
-            self.deadline = now + self.service.socket_timeout
+            self._body_since = now
+            self.deadline = now + self._patience(0.0)
             if not self._continued:
                 self._continued = True
                 if not self.codec.has_bytes:  # else it comes without waiting for us
@@ -261,7 +270,7 @@ class Connection(Sender):
         try:
             while piece := self.codec.next_body():
                 self._count(len(piece))
-                self.deadline = now + self.service.socket_timeout
+                self.deadline = now + self._patience(now - self._body_since)
                 self.body.write(piece)
                 if self._received > IN_MEMORY and isinstance(self.body, io.BytesIO):
                     spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed by finish() and close()
@@ -285,6 +294,16 @@ class Connection(Sender):
         if 0 < self.service.max_body < self._received:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a chunked body")
 
+    def _patience(self, waited: float) -> float:
+        """Seconds that the next piece of the body may take, after so many in which it was waited for.
+
+        That is until the average would fall below the minimum rate, if no more came: so nothing has to be measured.
+        """
+        service = self.service
+        if not service.min_body_rate:
+            return service.socket_timeout
+        return min(service.socket_timeout, max(RATE_AFTER, self._received / service.min_body_rate) - waited)
+
     def _discard(self, now: float) -> None:
         """Read what an application left of its body, within bounds, so that the connection can be kept."""
         try:
@@ -306,7 +325,7 @@ class Connection(Sender):
         self.request = None
         self.closing = True
         self.service.answered[refusal.status // 100] += 1
-        self.out += plain(refusal.status)
+        self.out += plain(refusal.status, retry_after=refusal.retry_after)
         self.state = FLUSH
         self.deadline = now + self.service.socket_timeout
         self.writable(now)
@@ -440,7 +459,7 @@ class Connection(Sender):
         slot.begin(self.request.summary, began)  # type: ignore[union-attr]
         if self.service.keep_alive_requests:
             self._exchanges += 1
-            self.closing = self._exchanges >= self.service.keep_alive_requests
+            self.closing |= self._exchanges >= self.service.keep_alive_requests
         try:
             self.service.application(self)
         except BaseException:
@@ -481,10 +500,13 @@ class Connection(Sender):
             try:
                 data = self.sock.recv(RECEIVE)
             except (BlockingIOError, InterruptedError):
-                timeout = self.service.socket_timeout
-                if not self._wait(self.service.waits.wait_readable, READING):
-                    refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"nothing of it came for {timeout:g} s")
+                # Only what is waited for here counts, not what the application does between two reads.
+                before = time.monotonic()
+                timeout = max(0.0, self._patience(self._body_waited))
+                if not self._wait(self.service.waits.wait_readable, READING, timeout):
+                    refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"it comes too slowly, or not: {timeout:g} s")
                     raise self._stop_reading(refusal) from None
+                self._body_waited += time.monotonic() - before
             except OSError as error:
                 self.broken = True
                 raise Gone(f"the client has left: {error}") from None

@@ -46,9 +46,11 @@ class LoadError(ZibaiError):
 class Refused(ZibaiError):
     """What the client sent is answered by ``status`` and the end of the connection; the application never sees it."""
 
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
+    def __init__(self, status: HTTPStatus, reason: str, retry_after: int | None = None) -> None:
+        """``retry_after`` are the seconds after which the client may come again."""
         super().__init__(reason)
         self.status = status
+        self.retry_after = retry_after
 
 
 class Gone(ZibaiError, ConnectionError):

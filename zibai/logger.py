@@ -49,10 +49,17 @@ ExcInfo = BaseException | tuple[type[BaseException], BaseException, TracebackTyp
 # C0, DEL, C1, and what delimits a value; the two separators are line ends to many a viewer.
 _UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u2028\u2029]')
 
+# The same in a traceback, which has line ends, quotes and backslashes of its own.
+_UNSAFE_IN_TRACE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _escape_match(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}"
+
 
 def escape(text: str) -> str:
     """``text`` from a client, fit for a log line."""
-    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    return _UNSAFE.sub(_escape_match, text)
 
 
 # ---------------------------------------------------------------------------------------------- records
@@ -187,6 +194,11 @@ class Formatter(logging.Formatter):
             and {"asctime", "process", "levelname", "name"}.issuperset(fields[:-1])
             and "%f" not in (datefmt or "")
         )
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
+        """Indented: what a client sent may be in the text of the exception, and must not begin a line of its own."""
+        text = _UNSAFE_IN_TRACE.sub(_escape_match, super().formatException(ei))
+        return "  " + text.replace("\n", "\n  ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         fields = record.__dict__

@@ -19,12 +19,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from math import inf
+from http import HTTPStatus
+from math import ceil, inf
 from typing import Final
 
 from .accepting import Acceptor
 from .backends import Backend
 from .connection import NO_BODY, Connection
+from .crowd import Crowd
+from .errors import Refused
 from .handover import Adoption, give
 from .health import SOON, Health
 from .logger import logger
@@ -94,7 +97,8 @@ class Loop:
         self._adoption = Adoption(self.poller, self._others, self._adopt)
         self._heir: Socket | None = None  # who gets our idle connections when we drain
         self._next_sweep = inf
-        self._most = getattr(self.poller, "limit", inf)
+        self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
+        self._queue_patience = min(BUSY_WARNING, service.queue_timeout)
         self._busy_warned = -inf
         self._now = 0.0  # of the turn that came last
         self._requests_left = max_requests or -1
@@ -201,8 +205,9 @@ class Loop:
             health.look(now, self._connections.values())
         elif events and health.due > now + SOON:
             health.due = now + SOON
-        self._quota = len(self._ready)
-        self._warn_if_busy(now)
+        if ready and now - ready[0][1] >= self._queue_patience:
+            self._look_at_queue(now)
+        self._quota = len(ready)
         self._asleep = not block  # who does not block here waits elsewhere, and has to be woken, too
 
     def timeout(self) -> float | None:
@@ -210,11 +215,12 @@ class Loop:
         ending = self._quit or (self._drain and not (self._draining and self._connections))
         if ending or self._handed or self._adoption.coming:
             return 0
-        due = min(self._next_sweep, self._health.due, self._acceptor.again)
+        due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again)
         if self._ready:
             if self._running < self._slots:
                 return 0
-            due = min(due, max(self._ready[0][1] + BUSY_WARNING, self._busy_warned + 60))
+            since = self._ready[0][1]
+            due = min(due, max(since + BUSY_WARNING, self._busy_warned + 60), since + self.service.queue_timeout)
         return None if due == inf else max(0.0, due - time.monotonic())
 
     def take(self) -> Connection | None:
@@ -223,6 +229,8 @@ class Loop:
             return None
         self._quota -= 1
         connection, _ = self._ready.popleft()
+        if self._now < self._crowd.until:
+            connection.closing = True
         connection.state = APP
         return connection
 
@@ -303,6 +311,10 @@ class Loop:
         for fd in fds:
             if fd in self._others:
                 self._others[fd]()
+        if len(self._connections) >= self._crowd.most and self._acceptor.concerns(fds):
+            idle = self._crowd.choose(self._connections.values(), now)
+            if idle is not None:
+                self._drop(idle)
         self._acceptor.accept(fds, now, lambda: self._room(waited))
 
     def _room(self, waited: int) -> float:
@@ -312,7 +324,7 @@ class Loop:
         next request there would keep all others out. So what has waited before does not count.
         """
         runnable = self._slots - self._running - (len(self._ready) - waited)
-        return min(max(1, runnable), self._most - len(self._connections))
+        return min(max(1, runnable), self._crowd.most - len(self._connections))
 
     def _step(self, connection: Connection, step: Callable[[float], None], now: float) -> None:
         try:
@@ -374,25 +386,34 @@ class Loop:
         if self._draining:
             self._hand_over(now)
 
-    def _warn_if_busy(self, now: float) -> None:
-        if not self._ready or self._running < self._slots:
-            return
-        waited = now - self._ready[0][1]
-        if waited >= BUSY_WARNING and now >= self._busy_warned + 60:
+    def _look_at_queue(self, now: float) -> None:
+        """Requests have waited for a runner, longer than is good."""
+        waiting, waited, timeout = len(self._ready), now - self._ready[0][1], self.service.queue_timeout
+        late = 0
+        while self._ready and now - self._ready[0][1] >= timeout:
+            connection, _ = self._ready.popleft()
+            refusal = Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"no runner for {timeout:g} s", ceil(timeout))
+            self._step(connection, partial(connection.refuse, refusal), now)
+            late += 1
+        if (late or self._running >= self._slots) and now >= self._busy_warned + 60:
             self._busy_warned = now
             self._backend.report(
                 logger.warning,
-                "all %d workers are busy and %d requests have waited for %.1f s; --max-workers may be too small",
+                "all %d workers are busy and %d requests have waited for %.1f s%s; --max-workers may be too small",
                 self._slots,
-                len(self._ready),
+                waiting,
                 waited,
+                f", of which {late} are answered by 503 (--queue-timeout)" if late else "",
             )
 
     # New connections.
 
     def _watch_listeners(self, now: float) -> None:
         """Accept only while a slot is free, and leave new connections to sibling processes otherwise."""
-        free = self._running < self._slots and len(self._connections) < self._most
+        crowd = self._crowd
+        if crowd.again != inf and (now >= crowd.again or len(self._connections) < crowd.most):
+            crowd.again = inf
+        free = self._running < self._slots and crowd.again == inf
         self._acceptor.watch(free and not self._draining, now)
 
     def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
@@ -423,6 +444,7 @@ class Loop:
             return
         connection = Connection(sock, peer, endpoint, self.service, now)
         connection.deadline = now + self.service.keep_alive_timeout
+        connection.status = HTTPStatus.OK  # it has had answers, though not from us
         if note:
             connection.recall(note)
         self.add(connection, now)
@@ -457,7 +479,7 @@ class Loop:
     def _last_room(self) -> float:
         if self._heir is not None:
             return 0
-        room = self._most - len(self._connections)
+        room = self._crowd.limit - len(self._connections)
         return min(room, self._slots - self._running - len(self._ready)) if self.cedes() else room
 
     def _finish_loop(self) -> None:

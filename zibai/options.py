@@ -358,12 +358,37 @@ class Options:
         help="time without any progress after which reading or writing a body gives up",
         embedded=True,
     )
+    queue_timeout: float = patience(
+        60.0,
+        group=LIMITS,
+        help="how long a request may wait for a free thread or greenlet; then it is answered by 503 and Retry-After, "
+        "since its client has most likely given up; 0 is for ever",
+        embedded=True,
+    )
+    max_connections: int = option(
+        0,
+        group=LIMITS,
+        metavar="NUMBER",
+        minimum=0,
+        help="connections that each worker holds at the same time, idle ones, too; what comes then waits in the "
+        "backlog or goes to another worker, and the longest idle ones are closed for it; 0 is as many as the system "
+        "allows",
+        embedded=True,
+    )
     h11_max_incomplete_event_size: int = option(
         64 * 1024,
         group=LIMITS,
         metavar="BYTES",
         minimum=1,
         help="largest head of a request",
+        embedded=True,
+    )
+    max_target_size: int = option(
+        8 * 1024,
+        group=LIMITS,
+        metavar="BYTES",
+        minimum=1,
+        help="longest target of a request: path and query, as they are sent",
         embedded=True,
     )
     http: str = option(
@@ -380,6 +405,15 @@ class Options:
         metavar="BYTES",
         minimum=0,
         help="largest body of a request; 0 is no limit",
+        embedded=True,
+    )
+    min_body_rate: float = option(
+        500.0,
+        group=LIMITS,
+        metavar="BYTES",
+        minimum=0,
+        help="bytes a second that a body of a request has to bring on average, once it has taken 10 seconds; "
+        "0 is any rate",
         embedded=True,
     )
     stream_request_body: bool = option(

@@ -146,15 +146,15 @@ class Sender:
                 self.deadline = inf
 
     def _wait_writable(self) -> None:
-        if self.broken or not self._wait(self.service.waits.wait_writable, SENDING):
+        if self.broken or not self._wait(self.service.waits.wait_writable, SENDING, self.service.socket_timeout):
             self.broken = True
             raise Gone(f"the client took nothing for {self.service.socket_timeout:g} s")
 
-    def _wait(self, wait: Callable[[Socket, float], bool], phase: int) -> bool:
+    def _wait(self, wait: Callable[[Socket, float], bool], phase: int, timeout: float) -> bool:
         """Wait for the client as the backend does; the scoreboard tells that it is not the application that is slow."""
         self._slot.phase(phase)
         try:
-            return wait(self.sock, self.service.socket_timeout)
+            return wait(self.sock, timeout)
         finally:
             self._slot.phase(CALLED)
 

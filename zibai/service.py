@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final, Protocol
 
-from .http1 import FastLane, Request
+from .http1 import MAX_TARGET, FastLane, Request
 from .logger import logger
 from .scoreboard import Row
 from .sockets import Socket
@@ -43,10 +44,11 @@ class Service:
     ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
     connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
-    server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes; ``max_body`` 0
-    is no limit. ``trust`` are the peers that may say who the client is; with ``proxy_protocol`` each connection has to
-    begin with that. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
-    besides the final ones, and the bytes of their bodies in ``sent``.
+    server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes, and
+    ``min_body_rate`` bytes a second; it and ``max_body`` may be 0, which is no limit. ``trust`` are the peers that may
+    say who the client is; with ``proxy_protocol`` each connection has to begin with that. The loop's owner counts
+    answers by the first digit of their status in ``answered``, interim ones besides the final ones, and the bytes of
+    their bodies in ``sent``.
     """
 
     application: Callable[[Any], None]  # of a Connection, as ``lend``
@@ -62,10 +64,14 @@ class Service:
     keep_alive_requests: int = 0  # on one connection; 0 is no limit
     socket_timeout: float = 30.0
     max_head: int = 64 * 1024
+    max_target: int = MAX_TARGET
     max_body: int = 1024**3
     stream_body: bool = False
     trust: Trust = field(default_factory=Trust)
     proxy_protocol: bool = False
+    min_body_rate: float = 500.0
+    queue_timeout: float = inf
+    max_connections: float = inf
     draining: bool = False
     answered: list[int] = field(default_factory=lambda: [0] * 10)
     sent: int = 0

@@ -24,7 +24,7 @@ from .connection import Connection
 from .errors import Gone
 from .http1 import response
 from .http1.request import Block, Request
-from .http1.response import Answer, Framing, head_end, interim, prepare
+from .http1.response import HOP_BY_HOP, Answer, Framing, head_end, interim, prepare
 from .logger import access_logger, debug_logger, error_logger, log_exchange
 from .scoreboard import clock
 
@@ -271,6 +271,9 @@ class Exchange:
     def informational(self, status: str, headers: Headers) -> None:
         """Send an interim answer (1xx), unless the head is out or the client, of HTTP/1.0, knows none."""
         data = interim(status, headers)
+        for name, _ in headers:
+            if name.lower() in HOP_BY_HOP:
+                self._say_removed(name)
         assert self._connection.request is not None
         if self._framing is None and self._connection.request.is_http11:
             self._connection.interims += 1
@@ -377,12 +380,15 @@ class Exchange:
         keep_alive = request.keep_alive and not connection.service.draining and not connection.closing
         framing = Framing(request, answer, size, keep_alive, head_end())
         for name in answer.removed:
-            self._gateway.say_once(f"the field {name} is the server's to send; it is removed", connection)
+            self._say_removed(name)
         self._left = None if framing.bodyless else framing.length
         connection.closing = not framing.keep_alive
         # From here on the head counts as sent: whatever fails now, no second one may follow.
         self._framing = framing
         return framing, framing.head
+
+    def _say_removed(self, name: str) -> None:
+        self._gateway.say_once(f"the field {name} is the server's to send; it is removed", self._connection)
 
     def _finish(self) -> None:
         """The application has given everything."""

@@ -9,6 +9,6 @@ socket or reads a clock.
 
 from .codec import END, Codec
 from .fast import FastLane
-from .request import Request
+from .request import MAX_TARGET, Request
 
-__all__ = ["END", "Codec", "FastLane", "Request"]
+__all__ = ["END", "MAX_TARGET", "Codec", "FastLane", "Request"]

@@ -21,7 +21,7 @@ from http import HTTPStatus
 from ..errors import Refused
 from . import reference
 from .fast import FastLane
-from .request import Request, check
+from .request import MAX_TARGET, Request, check
 
 # Control characters, CR without LF, LF without CR, and a line that begins with white space (obs-fold).
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
@@ -32,14 +32,18 @@ END = b"\r\n\r\n"
 
 
 class Codec:
-    """Bytes in, requests and bodies out. ``max_head`` bounds a head, in bytes; without ``lane`` h11 reads them all."""
+    """Bytes in, requests and bodies out. ``max_head`` bounds a head and ``max_target`` its request target, in bytes;
+    without ``lane``, which keeps to the same limit of a target, h11 reads them all.
+    """
 
     __slots__ = (
-        "_at", "_buffer", "_chunked", "_dead", "_lane", "_left", "_line_seen", "_max_head", "_piece", "_scanned",
+        "_at", "_buffer", "_chunked", "_dead", "_lane", "_left", "_line_seen", "_max_head", "_max_target", "_piece",
+        "_scanned",
     )  # fmt: skip
 
-    def __init__(self, max_head: int, lane: FastLane | None = None) -> None:
+    def __init__(self, max_head: int, lane: FastLane | None = None, max_target: int = MAX_TARGET) -> None:
         self._max_head = max_head
+        self._max_target = max_target
         self._lane = lane
         self._piece = b""  # what arrived last, while the buffer is empty; empty itself when it is used up
         self._at = 0  # how much of it is used
@@ -166,13 +170,22 @@ class Codec:
         buffer = self._buffer
         size = end if end >= 4 else len(buffer)
         stop = min(size, self._max_head)
+        target = longest = 0  # where the target begins, and where a line with the longest one ends
+        if not self._line_seen and (method := _METHOD.match(buffer, 0, stop)):
+            target = method.end()
+            longest = target + self._max_target + len(" HTTP/1.1\r\n")
+        endless = 0 < longest <= stop and buffer.find(b"\n", self._scanned, longest) < 0
+        if endless:
+            stop = longest
         stop -= buffer[stop - 1] == 13  # a last CR may be half of a CRLF
         if _FORBIDDEN.search(buffer, max(0, self._scanned - 2), stop):
             raise Refused(HTTPStatus.BAD_REQUEST, "control character, bare CR or LF, or folded line in the head")
+        if endless and buffer.find(b" ", target, target + self._max_target + 1) < 0:
+            raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"target of over {self._max_target} bytes")
         if not self._line_seen:
             # What can never become a request is not waited for.
             self._line_seen = buffer.find(b"\n", self._scanned, stop) >= 0
-            if not _METHOD.match(buffer, 0, stop) or (self._line_seen and not _REQUEST_LINE.match(buffer)):
+            if not target or endless or (self._line_seen and not _REQUEST_LINE.match(buffer)):
                 raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line")
         if size > self._max_head:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if self._line_seen else HTTPStatus.REQUEST_URI_TOO_LONG

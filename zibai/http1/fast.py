@@ -18,7 +18,7 @@ match, and no repetition gives anything back. So the time is linear in the bytes
 import re
 
 from ..errors import Refused
-from .request import MAX_FIELDS, Block, Request, read_fields
+from .request import MAX_FIELDS, MAX_TARGET, Block, Request, read_fields
 
 # Origin-form only, without a fragment (RFC 9112 3.2.1); CONNECT is no method that we serve.
 _REQUEST_LINE = re.compile(
@@ -60,9 +60,10 @@ class FastLane:
     it twice or leave one block more in it; neither is wrong.
     """
 
-    __slots__ = ("_blocks", "known")
+    __slots__ = ("_blocks", "_max_target", "known")
 
-    def __init__(self) -> None:
+    def __init__(self, max_target: int = MAX_TARGET) -> None:
+        self._max_target = max_target
         self.known: dict[bytes, Request] = {}  # by the whole head
         # The version is not in the block, but says what it means.
         self._blocks: dict[str, dict[bytes, Block]] = {"HTTP/1.0": {}, "HTTP/1.1": {}}
@@ -87,6 +88,8 @@ class FastLane:
         if match is None:
             return None
         method, target, version = match.groups()
+        if len(target) > self._max_target:
+            return None
         block = self._blocks[version].get(fields) or self._learn(version, fields)
         if block is None:
             return None

@@ -17,6 +17,9 @@ from .request import Head
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?)\r\n")
 # A trailer line, or the empty line that ends the body. No line folding, no control characters.
 _TRAILER_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)?\r\n")
+_MAX_CHUNK = 2**63 - 1
+"""A larger size is sent to overflow somebody's counter, and never for its data."""
+
 _MAX_LINE = 4096
 _MAX_OVERHEAD = 16 * 1024
 """Bytes that chunk extensions may cost in a body on top of one byte for each byte of data; nobody uses
@@ -93,6 +96,8 @@ class ChunkedBody:
         else:
             self._allowance -= len(line[2])
             size = int(line[1], 16)
+            if size > _MAX_CHUNK:
+                raise Refused(HTTPStatus.BAD_REQUEST, "malformed chunk")
             self._trailers = not size
             self._inside = size + 2 if size else 0  # the data and the CRLF behind it
         if self._allowance < 0:

@@ -19,6 +19,9 @@ from ..errors import Refused
 MAX_FIELDS = 128
 """Fields of one head. Browsers send about 15, proxies add a few; each one costs an entry in the environ."""
 
+MAX_TARGET = 8 * 1024
+"""Bytes of a request target, unless somebody says otherwise: what proxies take, and RFC 9112 3 asks for at least."""
+
 # uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2. An empty host is refused: nobody sends it in good faith.
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")

@@ -183,10 +183,11 @@ def _length(value: str, first: int | None) -> int:
     return int(value)
 
 
-def plain(status: HTTPStatus, more: str = "") -> bytes:
+def plain(status: HTTPStatus, more: str = "", retry_after: int | None = None) -> bytes:
     """Our own answer to what never reaches an application; the connection ends with it."""
     body = f"{status.value} {status.phrase}{more and ': '}{more}\n".encode()
+    again = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\n{again}Connection: close\r\n"
     ).encode() + b"%s%s%s" % (SERVER, head_end(), body)

@@ -1,0 +1,70 @@
+"""The fuzzer finds nothing, and would find something: a few seconds each day, and a minute in `.ci/run`; see `fuzz`."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zibai.connection import Connection
+from zibai.errors import Refused
+from zibai.http1 import fast, response
+
+from fuzz.inputs import Inputs
+from fuzz.run import fuzz
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SEED = 1
+
+
+def test_nothing_is_found() -> None:
+    result = fuzz(SEED, seconds=3)
+    assert result.failure is None, f"python -m tests.fuzz --seed {SEED} --first {result.number} --count 1"
+    assert result.inputs > 50
+    assert {0, 200, 400, 500, 501} <= set(result.answers)
+
+
+def test_inputs_come_again_with_their_seed() -> None:
+    inputs = Inputs(2)
+    assert [inputs.make(Random(f"3-{n}")) for n in range(20)] == [inputs.make(Random(f"3-{n}")) for n in range(20)]
+
+
+def second_answer(patch: pytest.MonkeyPatch) -> None:
+    """What is left of a body behind its answer is refused."""
+    patch.setattr(Connection, "_discard", lambda self, now: self.refuse(Refused(HTTPStatus.BAD_REQUEST, "rest"), now))
+
+
+def no_rare(patch: pytest.MonkeyPatch) -> None:
+    """The fast lane takes what it does not read."""
+    patch.setattr(fast, "_RARE", frozenset())
+
+
+def splitting(patch: pytest.MonkeyPatch) -> None:
+    """What an application gives is not looked at."""
+    patch.setattr(response, "validate", lambda status, fields: None)
+    patch.setattr(response, "_answers", {})
+
+
+def leak(patch: pytest.MonkeyPatch) -> None:
+    """Connections of clients that have left stay."""
+    patch.setattr(Connection, "readable", leaking(Connection.readable))
+
+
+def leaking(readable: Callable[..., Any]) -> Callable[..., None]:
+    def method(self: Connection, now: float) -> None:
+        before = self.state
+        readable(self, now)
+        if self.state == "closed":
+            self.state = before
+
+    return method
+
+
+@pytest.mark.parametrize("fault", [second_answer, no_rare, splitting, leak])
+def test_a_fault_is_found(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    fault(monkeypatch)
+    assert fuzz(SEED, seconds=20).failure is not None

@@ -1,0 +1,144 @@
+"""The corpus of `wire/`: raw requests that have to be taken and those that have to be refused, over real connections.
+
+Each file goes to both lanes on both backends: whole, cut in two at one place, and, marked slow, at every place. Behind
+each stands one request more, which is answered only if all before it was understood as its client meant it. See
+`wire/README.md` for what a file says.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import zlib
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support import DEADLINE, Client, Server, read_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WIRE = Path(__file__).parent / "wire"
+ACCEPT = sorted((WIRE / "accept").glob("*.http"))
+REFUSE = sorted((WIRE / "refuse").glob("*.http"))
+LAST = b"GET /wire-last HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n"
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), DEADLINE)
+
+
+class Target:
+    """A server that remembers what its application has seen. ``connect`` makes a connection to its port."""
+
+    def __init__(self, server: Server, connect: Callable[[int], socket.socket] = connect) -> None:
+        self._port = server.port
+        self._connect = connect
+        self._control = Client(server.port)
+
+    def close(self) -> None:
+        self._control.close()
+
+    def seen(self) -> list[dict[str, Any]]:
+        """The requests since the last time."""
+        found: list[dict[str, Any]] = json.loads(self._control.get("/wire-seen").body)
+        return found
+
+    def ask(self, data: bytes, cut: int = 0, *, half_close: bool = False) -> bytes:
+        """All that comes back for ``data`` on a new connection, of which the server reads ``cut`` bytes alone."""
+        with self._connect(self._port) as sock, sock.makefile("rb") as file:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                if cut:
+                    sock.sendall(data[:cut])
+                    # The loop takes what has come in order, but accepts last: so it has read when it answers again.
+                    self._control.get("/wire-ping")
+                    self._control.get("/wire-ping")
+                sock.sendall(data[cut:])
+            except ConnectionError:
+                pass  # it has refused the beginning already
+            if half_close:
+                sock.shutdown(socket.SHUT_WR)
+            return file.read()
+
+
+@pytest.fixture(scope="module", params=["h11", "auto"])
+def target(request: pytest.FixtureRequest, backend: tuple[str, ...]) -> Iterator[Target]:
+    with Server("wire:app", "--http", request.param, "--no-access-log", *backend) as server:
+        target = Target(server)
+        yield target
+        target.close()
+
+
+def statuses(data: bytes, methods: list[str]) -> list[int]:
+    """Of the final answers to requests of these methods, which have to be all of ``data``."""
+    found = []
+    file = io.BytesIO(data)
+    for method in methods:
+        while (answer := read_response(file, method)).status == 100:
+            pass
+        found.append(answer.status)
+    assert file.read() == b""
+    return found
+
+
+def check_accepted(target: Target, path: Path, cut: int) -> None:
+    expected = json.loads(path.with_suffix(".json").read_text())
+    requests = expected["requests"]
+    if not expected.get("closes"):
+        requests = [*requests, {"line": "GET /wire-last"}]
+    data = target.ask(path.read_bytes() + LAST, cut)
+    assert statuses(data, [each["line"].split()[0] for each in requests]) == [200] * len(requests)
+    seen = target.seen()
+    assert [each["line"] for each in seen] == [each["line"] for each in requests]
+    for got, wanted in zip(seen, requests, strict=True):
+        assert got["body"] == wanted.get("body", "")
+        for key, value in wanted.get("environ", {}).items():
+            assert got["environ"].get(key) == value, key
+
+
+def check_refused(target: Target, path: Path, cut: int) -> None:
+    status = path.suffixes[-2].removeprefix(".")
+    if status == "closed":
+        assert target.ask(path.read_bytes(), cut, half_close=True) == b""
+    else:
+        assert statuses(target.ask(path.read_bytes() + LAST, cut), ["GET"]) == [int(status)]
+    assert target.seen() == []
+
+
+CHECKS = dict(chain(dict.fromkeys(ACCEPT, check_accepted).items(), dict.fromkeys(REFUSE, check_refused).items()))
+files = pytest.mark.parametrize("path", CHECKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size
+
+
+@pytest.mark.daily("h11-threads", "auto-greenlets")
+@files
+def test_whole_and_cut_in_two(target: Target, path: Path) -> None:
+    CHECKS[path](target, path, 0)
+    CHECKS[path](target, path, 1 + zlib.crc32(path.name.encode()) % (size(path) - 1))
+
+
+@pytest.mark.slow
+@files
+def test_cut_at_every_place(target: Target, path: Path) -> None:
+    # Large ones are large for their limits; their first and last bytes are where the structure is.
+    places = range(1, size(path)) if size(path) < 600 else [*range(1, 100), *range(size(path) - 50, size(path))]
+    for place in places:
+        CHECKS[path](target, path, place)
+
+
+def test_every_file_says_what_it_expects() -> None:
+    assert len(ACCEPT) >= 40
+    assert len(REFUSE) >= 120
+    assert {path.with_suffix(".json") for path in ACCEPT} == set((WIRE / "accept").glob("*.json"))
+    for path in REFUSE:
+        name, status = path.name.removesuffix(".http").split(".")
+        assert name
+        assert status == "closed" or 400 <= int(status) < 600

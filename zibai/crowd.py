@@ -1,0 +1,83 @@
+"""As many connections as there may be, and more clients that want one.
+
+Nothing is dropped for want of a place: what is too much waits in the backlog, or is accepted by a sibling process. But
+idle kept-alive connections would keep it waiting for a minute. So when somebody waits and goes on waiting for a moment
+(a sibling would have been faster), two things make room: answers say ``Connection: close``, and the connection that
+has been idle the longest is closed, unless something has just come from it. Then the places go from client to client.
+
+Everything here is the loop owner's.
+"""
+
+from collections.abc import Callable, Iterable
+from math import inf
+from socket import MSG_PEEK
+from typing import Final
+
+from .connection import Connection
+from .logger import logger
+from .service import Service
+from .sockets import Socket
+
+PAUSE: Final = 0.1
+"""Seconds until the listeners are looked at again while there is no place: they would say the same all the time."""
+
+CROWDED: Final = 1.0
+"""Seconds that answers say close after somebody has waited."""
+
+IDLE: Final = 1.0
+"""Seconds that a connection has to be idle to be closed; whoever has just been answered may be sending already."""
+
+
+class Crowd:
+    """``most`` is how many connections there may be, ``limit`` how many the poller can take.
+
+    ``again`` is when to look at the listeners again, ``inf`` while they are looked at; ``until`` is how long answers
+    say close. Both are by the loop's clock.
+    """
+
+    def __init__(self, service: Service, report: Callable[..., None], limit: float) -> None:
+        self.limit = limit
+        self.most = min(limit, service.max_connections)
+        self.again = inf
+        self.until = -inf
+        self._service = service
+        self._report = report
+        self._seen = -inf  # when somebody has waited last
+        self._warned = -inf
+
+    def choose(self, connections: Iterable[Connection], now: float) -> Connection | None:
+        """Somebody waits and there is no place: the connection to close for it, if there is one."""
+        seen, self._seen = self._seen, now
+        if now < self.until or now - seen <= CROWDED:
+            self.until = now + CROWDED
+            self._warn(now)
+            latest = now - IDLE + self._service.keep_alive_timeout
+            # One without an answer so far has just come, and its request may be on the way.
+            idle = (each for each in connections if each.status and each.idle and each.deadline <= latest)
+            for each in sorted(idle, key=lambda each: each.deadline):
+                if _is_silent(each.sock):
+                    return each
+        self.again = now + PAUSE
+        return None
+
+    def _warn(self, now: float) -> None:
+        if now < self._warned + 60:
+            return
+        self._warned = now
+        self._report(
+            logger.warning,
+            "%d connections are open, as many as %s allows, and more want in; the longest idle are closed for them",
+            self.most,
+            "select() of this system" if self.most == self.limit else "--max-connections",
+        )
+
+
+def _is_silent(sock: Socket) -> bool:
+    """Whether nothing has come that was not read yet, not even the end."""
+    try:
+        Socket.recv(sock, 1, MSG_PEEK)  # of the socket itself, whatever is on top of it
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # it is about to be closed by itself
+    return False
