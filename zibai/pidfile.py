@@ -23,7 +23,8 @@ def check(path: str, predecessor: int) -> int | None:
     ``predecessor`` is the process that may be replaced: the parent of the command.
     """
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        # As bytes: who has become a user that may not read Python's own files finds no module for an encoding.
+        with open(path, "rb") as file:
             text = file.read(100).strip()
     except FileNotFoundError:
         return None
@@ -31,7 +32,7 @@ def check(path: str, predecessor: int) -> int | None:
         raise _unusable(path, error) from error
     if not text:
         return None
-    if not text.isascii() or not text.isdecimal():
+    if not text.isdigit():
         raise ZibaiError(f"--pid-file: {path!r} is something else than a file with a process id; move it away")
     pid = int(text)
     if pid not in (os.getpid(), predecessor) and 0 < pid < 2**31 and is_alive(pid):
