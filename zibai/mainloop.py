@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import LoadError
 from .logger import logger
+from .preload import Preload
 from .process import Child, Message, Signals, reap_strangers
 from .scoreboard import Scoreboard, clock
 from .supervisor import Supervisor
@@ -38,8 +39,8 @@ class MainLoop:
     """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
 
     ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
-    ``on_end`` is called when the end begins, perhaps more than once. The other keywords are those of
-    :class:`Supervisor`.
+    ``on_end`` is called when the end begins, perhaps more than once. With ``preload``, workers are forked. The other
+    keywords are those of :class:`Supervisor`.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class MainLoop:
         board: Scoreboard | None = None,
         *,
         on_end: Callable[[], object] = lambda: None,
+        preload: Preload | None = None,
         **rules: Any,
     ) -> None:
         self._target = target
         self._on_end = on_end
+        self._preload = preload
         self._args = args
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
@@ -98,7 +101,11 @@ class MainLoop:
         row = None if number is None else self._rows[number]
         if row is not None:
             row.clear()
-        child = Child(self._target, (*self._args, self._board, number), row)
+        args = (*self._args, self._board, number)
+        if self._preload is None:
+            child = Child(self._target, args, row)
+        else:
+            child = self._preload.child(self._supervisor.generation, self._target, args, row)
         child.start()
         self._children.append(child)
         return child
@@ -113,11 +120,15 @@ class MainLoop:
         sources: list[Any] = [signals.socket, self._changes]
         for child in self._children:
             sources += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]
+        if self._preload is not None:
+            sources += self._preload.pipes
         ready = set(wait(sources, timeout))
         # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
         for name in signals.read():
             if name in _WISHES:
                 _WISHES[name](self._supervisor)
+        if self._preload is not None:
+            self._preload.look()  # a worker's process id comes before what it says itself
         for child in list(self._children):
             if child.pipe in ready or child.sentinel in ready:
                 for message in child.receive():
@@ -132,7 +143,8 @@ class MainLoop:
             self._changes.recv(4096)
             self._supervisor.restart()
         if os.getpid() == 1:
-            reap_strangers({child.pid for child in self._children})
+            loaders = self._preload.pids if self._preload is not None else set()
+            reap_strangers({child.pid for child in self._children} | loaders)
 
     def _hear(self, child: Child, message: Message) -> None:
         worker = self._supervisor.find(child)

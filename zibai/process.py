@@ -57,17 +57,24 @@ class Ending(NamedTuple):
 class Child:
     """The parent's end: one worker process. Every method is the parent's main thread's.
 
-    ``row`` is the worker's in the scoreboard, which is read when it cannot speak any more.
+    ``row`` is the worker's in the scoreboard, which is read when it cannot speak any more. ``make`` makes
+    the process, or what is like one.
     """
 
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], row: Row | None = None) -> None:
+    def __init__(
+        self,
+        target: Callable[..., None],
+        args: tuple[Any, ...],
+        row: Row | None = None,
+        make: Callable[..., Any] = _context.Process,
+    ) -> None:
         self.row = row
         self._oom_kills: int | None = None  # that the kernel had counted when it started
         self._killed = False  # by us
         self.pipe, self._far = _context.Pipe()
         self.speaks = True  # until its end of the pipe is closed
         # Not daemonic: a worker may want children of its own.
-        self._process = _context.Process(target=target, args=(Parent(self._far, clock()), *args), name="zibai worker")
+        self._process = make(target=target, args=(Parent(self._far, clock()), *args), name="zibai worker")
 
     def start(self) -> None:
         """Spawn it; OSError when the system has no room for another process."""
@@ -83,12 +90,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        return self._process.pid or 0
+        return int(self._process.pid or 0)
 
     @property
     def sentinel(self) -> int:
         """What :func:`multiprocessing.connection.wait` finds ready when the process is gone."""
-        return self._process.sentinel
+        return int(self._process.sentinel)
 
     def beat(self) -> float | None:
         """When it last said that its loop turns; None when that is not known."""
@@ -105,8 +112,11 @@ class Child:
     def ending(self) -> Ending:
         """How it ended; once its sentinel is ready."""
         self._process.join()
-        code = self._process.exitcode or 0
+        code = self._process.exitcode
         story = black_box(self.row.read()) if self.row is not None else ""
+        if code is None:
+            # Who could tell is gone; the end of one that was asked to end is taken for an orderly one.
+            return Ending("ended, and nobody knows how", True, story)
         if code >= 0:
             return Ending(f"ended with exit code {code}", not code, story)
         try:
@@ -154,7 +164,7 @@ class Child:
         with suppress(OSError):  # it is gone already, or will be before it could make use of it
             self.pipe.send(Message(verb, "with a channel" if channel else ""))
             if channel is not None and sys.platform != "win32":
-                with closing(_as_socket(self.pipe)) as sock:
+                with closing(as_socket(self.pipe)) as sock:
                     socket.send_fds(sock, [b"\0"], [channel.fileno()])
 
     def close(self) -> None:
@@ -223,16 +233,19 @@ class Parent:
             message = Message(*self.pipe.recv())
             if not message.text or sys.platform == "win32":
                 return message.verb, None
-            with closing(_as_socket(self.pipe)) as sock:
+            with closing(as_socket(self.pipe)) as sock:
                 fds = socket.recv_fds(sock, 1, 1)[1]
             return message.verb, Socket(fileno=fds[0])
         except (EOFError, OSError):
             return "gone", None
 
 
-def _as_socket(pipe: Any) -> Any:
+def as_socket(pipe: Any) -> Any:
     """A pipe of ``multiprocessing`` is a socket on POSIX, and sockets carry descriptors; the two share the stream."""
-    return Socket(fileno=os.dup(pipe.fileno()))
+    sock = Socket(fileno=os.dup(pipe.fileno()))
+    # Where an application has set a default timeout the pipe would not block any more; that is shared, too.
+    sock.setblocking(True)
+    return sock
 
 
 @contextmanager
@@ -248,11 +261,18 @@ def _signals_held_back() -> Iterator[None]:
         return
     # The first spawn starts a helper of multiprocessing, which lets the signals through again; so it comes before.
     resource_tracker.ensure_running()
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    old = hold_signals_back()
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def hold_signals_back() -> set[Any]:
+    """In this thread and its children, until a :class:`Signals` lets them through. Returns the mask of before."""
+    if sys.platform == "win32":
+        return set()
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
 
 
 _HELD_BACK = {

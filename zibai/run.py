@@ -12,11 +12,12 @@ from contextlib import ExitStack, contextmanager
 from math import inf
 from socket import socket
 
-from . import control, mainloop, worker
+from . import control, loader, mainloop, worker
 from . import logger as logs
 from .errors import LoadError, ZibaiError
 from .logger import logger
 from .options import Options
+from .preload import Preload
 from .reloader import Reloader
 from .scoreboard import Scoreboard, clock
 from .sockets import create_bind_socket, describe, listen, unlink_unix_socket
@@ -46,6 +47,7 @@ def main(options: Options, *, exits: bool = False) -> None:
 def _serve(options: Options, exits: bool) -> None:
     # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one.
     supervised = bool(options.watchfiles is not None or options.max_request_pre_process or options.request_timeout)
+    supervised = supervised or options.preload
     processes = options.subprocess or int(supervised)
     with _listeners(options) as sockets, ExitStack() as stack:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
@@ -65,7 +67,12 @@ def _serve(options: Options, exits: bool) -> None:
             # The kernel would go on to accept for us connections that no worker takes any more.
             for sock in sockets:
                 _release(sock)
+            if preload is not None:
+                preload.stop_listening()
 
+        preload = None
+        if options.preload:
+            preload = stack.enter_context(Preload(loader.run_loader, (options, sockets, board)))
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             worker.run_child,
@@ -77,6 +84,7 @@ def _serve(options: Options, exits: bool) -> None:
             worker_timeout=options.worker_timeout or inf,
             eager=developing,
             on_end=stop_listening,
+            preload=preload,
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
