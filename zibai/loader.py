@@ -41,7 +41,9 @@ from .scoreboard import Scoreboard
 
 def run_loader(parent: Parent, options: Options, sockets: list[socket.socket], board: Scoreboard | None) -> None:
     """The main function of a loader process; ends it."""
-    _finish(lambda: _load_and_fork(Orders(parent), options, sockets, board))
+    orders = Orders(parent)
+    _at_fork(orders.close)
+    _finish(lambda: _load_and_fork(orders, options, sockets, board))
 
 
 def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.socket], board: Scoreboard | None) -> None:
@@ -49,6 +51,7 @@ def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.sock
         logs.configure(options.no_access_log, options.logging_config_filepath)
         preloaded = _load(orders, options)
     except ZibaiError as error:
+        orders.catch_up()
         orders.failed(error if isinstance(error, LoadError) else LoadError(str(error)))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
@@ -82,18 +85,18 @@ def _load(orders: "Orders", options: Options) -> worker.Preloaded:
 
 
 class Task(NamedTuple):
-    """An order and the descriptors that came with it."""
+    """An order and the descriptors that came with it, as long as they are nobody else's."""
 
     order: Order
     fds: list[int]
 
     def parent(self) -> Parent:
-        """What the worker is given, which owns the first descriptor."""
-        return Parent(Connection(self.fds[0]), self.order.since)
+        """What the worker is given, which takes the first descriptor."""
+        return Parent(Connection(self.fds.pop(0)), self.order.since)
 
     def close(self) -> None:
-        for fd in self.fds:
-            close_fd(fd)
+        while self.fds:
+            close_fd(self.fds.pop())
 
 
 class Orders(Parent):
@@ -107,11 +110,14 @@ class Orders(Parent):
         self._tasks: deque[Task] = deque()
 
     def receive(self) -> tuple[str, None]:
-        """For the control thread: "quit" when the last worker that was ordered is not wanted any more."""
+        """For the control thread: "quit" when no worker that was ordered is wanted any more."""
         try:
             task = self._read()
         except (EOFError, OSError):
-            return "gone", None
+            return "quit", None
+        if task.order.verb == "status":
+            self.say(Fact("ended", task.order.serial, 0))  # it was cancelled
+            return "", None
         if task.order.verb != "cancel":
             self._tasks.append(task)
             return "", None
@@ -139,6 +145,12 @@ class Orders(Parent):
                 os.set_inheritable(fd, False)
         return Task(order, fds)
 
+    def catch_up(self) -> None:
+        """For the main thread: take what has already been ordered."""
+        with suppress(EOFError, OSError):
+            while self.pipe.poll():
+                self._tasks.append(self._read())
+
     def failed(self, error: LoadError) -> None:
         """Say it to the parent in the stead of each worker that was to be forked."""
         for task in self._tasks:
@@ -150,10 +162,10 @@ class Orders(Parent):
             self.pipe.send(cast("Any", fact))
 
     def close(self) -> None:
-        """In a worker: these are the loader's and the siblings'."""
+        """In a process that is forked here, by us or by the application: these are the loader's and the siblings'."""
         self.pipe.close()
-        for task in self._tasks:
-            task.close()
+        while self._tasks:
+            self._tasks.pop().close()
 
 
 class Nursery:
@@ -202,7 +214,7 @@ class Nursery:
             pid = _fork(self._preloaded.greenlets)
         except OSError as error:
             task.parent().failed(LoadError(f"no worker can be forked: {error}"))
-            close_fd(task.fds[1])
+            task.close()
             return
         if pid == 0:
             _finish(lambda: self._work(task))
@@ -211,11 +223,12 @@ class Nursery:
         self._orders.say(Fact("forked", task.order.serial, pid))
 
     def _work(self, task: Task) -> None:
-        """In the worker. The second descriptor stays open until the process ends."""
-        self._orders.close()
+        """In the worker. The second descriptor stays open until the process ends, and is its alone."""
+        parent = task.parent()
+        _at_fork(task.close)
         _begin_process()
         worker.run_child(
-            task.parent(), self._options, self._sockets, self._board, task.order.number, preloaded=self._preloaded
+            parent, self._options, self._sockets, self._board, task.order.number, preloaded=self._preloaded
         )
 
     def _reap(self, serial: int) -> int | None:
@@ -242,6 +255,12 @@ def _fork(greenlets: ModuleType | None) -> int:
         if sys.platform == "win32":
             raise OSError("no fork")
         return os.fork()
+
+
+def _at_fork(close: Callable[[], None]) -> None:
+    """In each process that is forked here from now on, and once more in those that are forked there."""
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=close)
 
 
 def _begin_process() -> None:

@@ -127,8 +127,6 @@ class MainLoop:
         for name in signals.read():
             if name in _WISHES:
                 _WISHES[name](self._supervisor)
-        if self._preload is not None:
-            self._preload.look()  # a worker's process id comes before what it says itself
         for child in list(self._children):
             if child.pipe in ready or child.sentinel in ready:
                 for message in child.receive():
@@ -142,6 +140,8 @@ class MainLoop:
         if self._changes in ready:
             self._changes.recv(4096)
             self._supervisor.restart()
+        if self._preload is not None:
+            self._preload.look()
         if os.getpid() == 1:
             loaders = self._preload.pids if self._preload is not None else set()
             reap_strangers({child.pid for child in self._children} | loaders)

@@ -147,6 +147,8 @@ class Fork:
     @property
     def pid(self) -> int:
         """Until it is forked, that of the loader."""
+        while self._pid is None and self._loader.hear():
+            pass
         return self._pid or self._loader.pid
 
     def join(self) -> None:
@@ -169,21 +171,17 @@ class Fork:
 
     def cancel(self) -> None:
         """It is not wanted any more. If it has been forked, its own pipe says so."""
-        while self._loader.hear():
-            pass
-        if self._pid is None:
+        if self.pid == self._loader.pid:
             with suppress(OSError):
                 self._loader.order(Order("cancel", self._serial))
 
     def kill(self) -> None:
-        while self._loader.hear():
-            pass
-        if self._pid is None:
+        if self.pid == self._loader.pid:
             self._loader.kill()  # it is there that it hangs
         elif sys.platform != "win32":
             # A zombie keeps its number until the loader has been asked for its end.
             with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         del self._loader.forks[self._serial]
