@@ -128,6 +128,7 @@ def test_one_import_and_four_workers_each_with_its_own_luck(backend: tuple[str, 
         assert server.stop() == 0
 
 
+@pytest.mark.daily("greenlets")
 @linux
 def test_no_worker_has_a_descriptor_of_a_sibling_or_of_the_loader(backend: tuple[str, ...], site: Path) -> None:
     def descriptors(pid: int) -> set[str]:
@@ -170,6 +171,7 @@ def pss(pids: list[int]) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
+@pytest.mark.daily("greenlets")
 def test_what_is_delicate_before_a_fork_works_after_it(backend: tuple[str, ...], site: Path) -> None:
     """A process started, a name looked up, a default timeout for sockets, a child of multiprocessing, exit handlers."""
     (site / "delicate").touch()
@@ -205,6 +207,7 @@ def test_greenlets_that_the_application_has_started_run_in_each_worker(site: Pat
 # --- restarts ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 def test_restarts_under_load_lose_nothing(backend: tuple[str, ...], site: Path) -> None:
     with (
         Preloading("versioned:app", "--no-access-log", "-p", "2", *backend, cwd=site) as server,
@@ -219,6 +222,7 @@ def test_restarts_under_load_lose_nothing(backend: tuple[str, ...], site: Path) 
     assert {b"1", b"2", b"3"} <= load.bodies
 
 
+@pytest.mark.slow
 def test_recycling_loses_nothing_and_imports_nothing(backend: tuple[str, ...], site: Path) -> None:
     flags = ("--no-access-log", "--max-request-pre-process", "300")
     with Preloading("versioned:app", *flags, *backend, cwd=site, ready=1) as server, Load(server.port) as load:
@@ -228,7 +232,7 @@ def test_recycling_loses_nothing_and_imports_nothing(backend: tuple[str, ...], s
     assert load.lost == []
 
 
-@pytest.mark.daily("threads-broken", "greenlets-unfit")
+@pytest.mark.daily("threads-unfit")
 @pytest.mark.parametrize("broken", ["broken", "unfit"])
 def test_after_a_broken_deploy_even_a_new_worker_has_the_code_of_before(
     backend: tuple[str, ...], site: Path, broken: str
@@ -253,6 +257,19 @@ def test_after_a_broken_deploy_even_a_new_worker_has_the_code_of_before(
         assert get(server.port, "/version").body == b"mended"
 
 
+@pytest.mark.daily("greenlets")
+def test_a_restart_goes_over_one_whose_code_is_still_being_imported(backend: tuple[str, ...], site: Path) -> None:
+    with Preloading("versioned:app", "-p", "2", *backend, cwd=site) as server:
+        deploy(site, "endless")
+        server.signal(signal.SIGHUP)
+        wait_for(lambda: len(server.loaders()) == 2)
+        server.restart(site, "2")
+        assert get(server.port, "/version").body == b"2"
+        assert server.stop() == 0
+    assert "ERROR" not in "\n".join(server.log)
+
+
+@pytest.mark.daily("threads")
 def test_each_save_answers(backend: tuple[str, ...], site: Path) -> None:
     flags = ("--watchfiles", "*.txt", "--no-access-log")
     with Preloading("versioned:app", *flags, *backend, cwd=site, ready=1) as server, Client(server.port) as kept:
@@ -272,6 +289,7 @@ def test_each_save_answers(backend: tuple[str, ...], site: Path) -> None:
 # --- deaths -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 def test_a_worker_that_dies_is_forked_again_and_its_end_explained(backend: tuple[str, ...], site: Path) -> None:
     with Preloading("preloaded:app", "-p", "2", *backend, cwd=site) as server:
         victim = int(get(server.port, "/pid").body)
@@ -285,6 +303,7 @@ def test_a_worker_that_dies_is_forked_again_and_its_end_explained(backend: tuple
         assert get(server.port).status == 200
 
 
+@pytest.mark.daily("greenlets")
 def test_the_workers_of_a_loader_that_dies_serve_on_until_they_are_replaced(
     backend: tuple[str, ...], site: Path
 ) -> None:
@@ -310,6 +329,7 @@ def test_the_workers_of_a_loader_that_dies_serve_on_until_they_are_replaced(
         assert server.stop() == 0
 
 
+@pytest.mark.daily("threads-serving", "greenlets-loading")
 @pytest.mark.parametrize("when", ["serving", "loading"])
 def test_nothing_is_left_when_the_parent_dies(backend: tuple[str, ...], site: Path, when: str) -> None:
     if when == "loading":
@@ -325,6 +345,7 @@ def test_nothing_is_left_when_the_parent_dies(backend: tuple[str, ...], site: Pa
 # --- the beginning and the end ----------------------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 def test_a_terminal_that_interrupts_all_of_them_sees_no_traceback(backend: tuple[str, ...], site: Path) -> None:
     with Preloading("preloaded:app", "-p", "2", *backend, cwd=site) as server:
         server.workers()
@@ -333,6 +354,7 @@ def test_a_terminal_that_interrupts_all_of_them_sees_no_traceback(backend: tuple
     assert not any(word in line for line in server.log for word in ("Traceback", "ERROR", "Interrupt"))
 
 
+@pytest.mark.daily("greenlets-parent")
 @pytest.mark.parametrize("whom", [os.kill, os.killpg], ids=["parent", "group"])
 def test_a_quick_end_does_not_wait_for_the_application(
     backend: tuple[str, ...], site: Path, whom: Callable[[int, int], None]
@@ -347,6 +369,7 @@ def test_a_quick_end_does_not_wait_for_the_application(
     assert not any(word in line for line in server.log for word in ("Traceback", "ERROR", "Interrupt"))
 
 
+@pytest.mark.daily("greenlets")
 def test_a_graceful_end_answers_what_is_in_flight_and_refuses_the_rest(backend: tuple[str, ...], site: Path) -> None:
     def is_refused() -> bool:
         try:
@@ -370,6 +393,7 @@ def test_a_graceful_end_answers_what_is_in_flight_and_refuses_the_rest(backend: 
         assert server.wait() == 0
 
 
+@pytest.mark.daily("threads")
 def test_an_application_that_cannot_be_imported(backend: tuple[str, ...], site: Path) -> None:
     deploy(site, "broken")
     done = run("versioned:app", "-l", "127.0.0.1:0", "--preload", "-p", "3", *backend, cwd=site)
@@ -378,6 +402,7 @@ def test_an_application_that_cannot_be_imported(backend: tuple[str, ...], site: 
     assert done.stderr.count("RuntimeError: this deploy is broken") == 2, "in the traceback and in the last line"
 
 
+@pytest.mark.daily("greenlets")
 def test_an_import_that_does_not_end_is_shown_where_it_stands(backend: tuple[str, ...], site: Path) -> None:
     deploy(site, "endless")
     done = run("versioned:app", "-l", "127.0.0.1:0", "--preload", "-p", "2", "--boot-timeout", "1", *backend, cwd=site)

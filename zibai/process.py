@@ -307,17 +307,27 @@ class Signals:
             raises = self._interrupting and number == signal.SIGINT
             self._old[number] = signal.signal(number, signal.default_int_handler if raises else _do_nothing)
         if sys.platform != "win32":
+            os.register_at_fork(after_in_child=self._forget)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def _forget(self) -> None:
+        """In a process that the application forks: a signal to it is none to us, and has to do there what it does."""
+        if self._old:
+            self._restore()
+
+    def _restore(self, *, ignoring: bool = False) -> None:
         for number, handler in self._old.items():
             # None stands for a handler that was not set by Python; there is no way to put it back.
             after = signal.SIG_DFL if handler is None else handler
             # A system that ignores SIGCHLD reaps children itself, and multiprocessing does not find its own then.
-            ignored = self._exits and number != getattr(signal, "SIGCHLD", None)
+            ignored = ignoring and number != getattr(signal, "SIGCHLD", None)
             signal.signal(number, signal.SIG_IGN if ignored else after)
         signal.set_wakeup_fd(self._old_fd)
+        self._old.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._restore(ignoring=self._exits)
         self.socket.close()
         self._writer.close()
 
