@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is about POSIX")
 
 PENDING = {
-    *("--preload", "--capture-output", "--interactive", "--max-worker-memory"),
+    *("--capture-output", "--interactive", "--max-worker-memory"),
 }
 """Flags that are written about before they are there."""
 

@@ -44,6 +44,7 @@ def test_defaults() -> None:
         "subprocess": 0,
         "max_workers": 10,
         "no_gevent": False,
+        "preload": False,
         "watchfiles": None,
         "max_request_pre_process": None,
         "control": None,

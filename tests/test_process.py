@@ -161,6 +161,24 @@ def test_interrupting_signals_raise_in_the_main_thread_as_well() -> None:
         assert signals.read() == ["SIGINT"]
 
 
+@posix
+def test_a_signal_to_a_process_that_the_application_has_forked_is_none_to_us() -> None:
+    """``terminate()`` of a child of ``multiprocessing`` has to end that child, and nobody else."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Signals(["SIGTERM"]) as signals:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                theirs.send(b"here")
+                time.sleep(20)  # app
+            finally:
+                os._exit(0)
+        assert ours.recv(4) == b"here"
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitpid(pid, 0)[1] == signal.SIGTERM
+        assert signals.read() == []
+
+
 # --- how a worker is, and how it ended --------------------------------------------------------------
 
 
@@ -230,13 +248,14 @@ def test_one_that_burns_has_used_the_processor_since_its_beat(
     [
         (0, "ended with exit code 0", True),
         (3, "ended with exit code 3", False),
+        (None, "ended, and nobody knows how", True),
         (-11, "was killed by SIGSEGV", False),
         (-9, "was killed by SIGKILL", False),
         (-200, "was killed by signal 200", False),
     ],
 )
 @posix
-def test_an_ending_in_words(kills: list[int | None], code: int, words: str, clean: bool) -> None:
+def test_an_ending_in_words(kills: list[int | None], code: int | None, words: str, clean: bool) -> None:
     one = child(code)
     ending = one.ending()
     assert (ending.reason, ending.clean, ending.story) == (words, clean, "")

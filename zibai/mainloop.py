@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from . import logfile
 from .errors import LoadError
 from .logger import logger
+from .preload import Preload
 from .probes import Pulse
 from .process import Child, Message, Signals, reap_strangers
 from .scoreboard import Scoreboard, clock
@@ -54,7 +55,7 @@ class MainLoop:
     ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
     ``on_up`` is called, once, when no worker of the first is starting any more and one at least is ready, ``on_end``
     when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s; ``pulse`` is told how the server
-    is. The other keywords are those of :class:`Supervisor`.
+    is. With ``preload``, workers are forked. The other keywords are those of :class:`Supervisor`.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class MainLoop:
         cedes: Callable[[], bool] = lambda: False,
         observers: Sequence[Observer] = (),
         pulse: Pulse | None = None,
+        preload: Preload | None = None,
         **rules: Any,
     ) -> None:
         self._target = target
@@ -77,6 +79,7 @@ class MainLoop:
         self._cedes = cedes
         self._observers = observers
         self._pulse = Pulse() if pulse is None else pulse
+        self._preload = preload
         self._args = args
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
@@ -137,7 +140,11 @@ class MainLoop:
         row = None if number is None else self._rows[number]
         if row is not None:
             row.clear()
-        child = Child(self._target, (*self._args, self._board, number), row)
+        args = (*self._args, self._board, number)
+        if self._preload is None:
+            child = Child(self._target, args, row)
+        else:
+            child = self._preload.child(self._supervisor.generation, self._target, args, row)
         child.cedes = self._cedes
         child.start()
         self._children.append(child)
@@ -155,6 +162,8 @@ class MainLoop:
             sources += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]
         for observer in self._observers:
             sources += observer.sources()
+        if self._preload is not None:
+            sources += self._preload.pipes
         ready = set(wait(sources, timeout))
         self._pulse.wakes()
         # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
@@ -178,8 +187,11 @@ class MainLoop:
         if self._changes in ready:
             self._changes.recv(4096)
             self._supervisor.restart()
+        if self._preload is not None:
+            self._preload.look()
         if os.getpid() == 1:
-            reap_strangers({child.pid for child in self._children})
+            loaders = self._preload.pids if self._preload is not None else set()
+            reap_strangers({child.pid for child in self._children} | loaders)
 
     def _hear(self, child: Child, message: Message) -> None:
         worker = self._supervisor.find(child)

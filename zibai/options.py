@@ -263,6 +263,12 @@ class Options:
         embedded=True,
     )
     no_gevent: bool = option(False, group=WORKERS, help="use threads even where gevent is installed")
+    preload: bool = option(
+        False,
+        group=WORKERS,
+        help="import the application once, in a loader process, and fork the workers from it, so that they share its "
+        "memory; at least one worker; not on Windows, which cannot fork",
+    )
     watchfiles: str | None = option(
         None,
         group=WORKERS,
@@ -463,6 +469,8 @@ class Options:
         """Raise UsageError, in one line that names the flag, for the first value that makes no sense."""
         for each in declared():
             each.validate(getattr(self, each.name))
+        if self.preload and not hasattr(os, "fork"):
+            raise UsageError("--preload needs fork, which this system has not got; leave it out")
         if self.log_max_bytes and self.log_file is None:
             raise UsageError("--log-max-bytes needs a --log-file")
         if self.proxy_protocol == "on" and not Trust(self.trusted_proxies):

@@ -59,10 +59,16 @@ class Child:
     """The parent's end: one worker process. Every method is the parent's main thread's.
 
     ``row`` is the worker's in the scoreboard, which is read when it cannot speak any more. ``cedes`` says, when it is
-    to drain, whether another server accepts from the same listeners.
+    to drain, whether another server accepts from the same listeners. ``make`` makes the process, or what is like one.
     """
 
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], row: Row | None = None) -> None:
+    def __init__(
+        self,
+        target: Callable[..., None],
+        args: tuple[Any, ...],
+        row: Row | None = None,
+        make: Callable[..., Any] = _context.Process,
+    ) -> None:
         self.row = row
         self._oom_kills: int | None = None  # that the kernel had counted when it started
         self._killed = False  # by us
@@ -70,7 +76,7 @@ class Child:
         self.speaks = True  # until its end of the pipe is closed
         self.cedes: Callable[[], bool] = lambda: False
         # Not daemonic: a worker may want children of its own.
-        self._process = _context.Process(target=target, args=(Parent(self._far, clock()), *args), name="zibai worker")
+        self._process = make(target=target, args=(Parent(self._far, clock()), *args), name="zibai worker")
 
     def start(self) -> None:
         """Spawn it; OSError when the system has no room for another process."""
@@ -86,12 +92,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        return self._process.pid or 0
+        return int(self._process.pid or 0)
 
     @property
     def sentinel(self) -> int:
         """What :func:`multiprocessing.connection.wait` finds ready when the process is gone."""
-        return self._process.sentinel
+        return int(self._process.sentinel)
 
     def beat(self) -> float | None:
         """When it last said that its loop turns; None when that is not known."""
@@ -108,8 +114,11 @@ class Child:
     def ending(self) -> Ending:
         """How it ended; once its sentinel is ready."""
         self._process.join()
-        code = self._process.exitcode or 0
+        code = self._process.exitcode
         story = black_box(self.row.read()) if self.row is not None else ""
+        if code is None:
+            # Who could tell is gone; the end of one that was asked to end is taken for an orderly one.
+            return Ending("ended, and nobody knows how", True, story)
         if code >= 0:
             return Ending(f"ended with exit code {code}", not code, story)
         try:
@@ -165,7 +174,7 @@ class Child:
         with suppress(OSError):  # it is gone already, or will be before it could make use of it
             self.pipe.send(Message(verb, "with a channel" if channel else ""))
             if channel is not None and sys.platform != "win32":
-                with closing(_as_socket(self.pipe)) as sock:
+                with closing(as_socket(self.pipe)) as sock:
                     socket.send_fds(sock, [b"\0"], [channel.fileno()])
 
     def close(self) -> None:
@@ -234,16 +243,19 @@ class Parent:
             message = Message(*self.pipe.recv())
             if not message.text or sys.platform == "win32":
                 return message.verb, None
-            with closing(_as_socket(self.pipe)) as sock:
+            with closing(as_socket(self.pipe)) as sock:
                 fds = socket.recv_fds(sock, 1, 1)[1]
             return message.verb, Socket(fileno=fds[0])
         except (EOFError, OSError):
             return "gone", None
 
 
-def _as_socket(pipe: Any) -> Any:
+def as_socket(pipe: Any) -> Any:
     """A pipe of ``multiprocessing`` is a socket on POSIX, and sockets carry descriptors; the two share the stream."""
-    return Socket(fileno=os.dup(pipe.fileno()))
+    sock = Socket(fileno=os.dup(pipe.fileno()))
+    # Where an application has set a default timeout the pipe would not block any more; that is shared, too.
+    sock.setblocking(True)
+    return sock
 
 
 @contextmanager
@@ -266,11 +278,18 @@ def signals_held_back() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    old = hold_signals_back()
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def hold_signals_back() -> set[Any]:
+    """In this thread and its children, until a :class:`Signals` lets them through. Returns the mask of before."""
+    if sys.platform == "win32":
+        return set()
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
 
 
 _HELD_BACK = {
@@ -305,17 +324,27 @@ class Signals:
             raises = self._interrupting and number == signal.SIGINT
             self._old[number] = signal.signal(number, signal.default_int_handler if raises else _do_nothing)
         if sys.platform != "win32":
+            os.register_at_fork(after_in_child=self._forget)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def _forget(self) -> None:
+        """In a process that the application forks: a signal to it is none to us, and has to do there what it does."""
+        if self._old:
+            self._restore()
+
+    def _restore(self, *, ignoring: bool = False) -> None:
         for number, handler in self._old.items():
             # None stands for a handler that was not set by Python; there is no way to put it back.
             after = signal.SIG_DFL if handler is None else handler
             # A system that ignores SIGCHLD reaps children itself, and multiprocessing does not find its own then.
-            ignored = self._exits and number != getattr(signal, "SIGCHLD", None)
+            ignored = ignoring and number != getattr(signal, "SIGCHLD", None)
             signal.signal(number, signal.SIG_IGN if ignored else after)
         signal.set_wakeup_fd(self._old_fd)
+        self._old.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._restore(ignoring=self._exits)
         self.socket.close()
         self._writer.close()
 

@@ -14,7 +14,7 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, daemon, inherited, logfile, mainloop, pidfile, privileges, title, worker
+from . import control, daemon, inherited, loader, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
 from .core import Ties, warn_of_strangers
 from .devcert import certified
@@ -24,6 +24,7 @@ from .logger import logger
 from .loop import Loop
 from .notify import Notifier, Reporter, SingleReporter
 from .options import Options
+from .preload import Preload
 from .probes import Probes, Pulse
 from .process import signals_held_back
 from .reloader import Reloader
@@ -119,6 +120,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         or options.max_request_pre_process
         or options.request_timeout
         or options.health_listen
+        or options.preload
     )
     processes = options.subprocess or int(supervised)
     before, notifier, identity = surroundings.before, surroundings.notifier, surroundings.identity
@@ -157,6 +159,15 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         if listeners.health:
             probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
             observers.append(stack.enter_context(probes))
+        preload = None
+        if options.preload:
+            preload = stack.enter_context(Preload(loader.run_loader, (options, listeners.sockets, board)))
+
+        def stop_listening() -> None:
+            listeners.stop()
+            if preload is not None:
+                preload.stop_listening()
+
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             worker.run_child,
@@ -169,10 +180,11 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
             eager=developing,
             on_up=on_up,
-            on_end=listeners.stop,
+            on_end=stop_listening,
             cedes=lambda: listeners.are_kept or upgrade.has_company(),
             observers=observers,
             pulse=pulse,
+            preload=preload,
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import threading
-from _thread import get_ident, interrupt_main, start_new_thread
+from _thread import allocate_lock, get_ident, interrupt_main, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -54,14 +54,34 @@ LAST_WORD = 3.0
 """Seconds that a quick exit may take before the process is ended from within."""
 
 
+class Site(NamedTuple):
+    """What is the user's."""
+
+    app: Application
+    hooks: Hooks = Hooks()
+
+
+class Preloaded(NamedTuple):
+    """What a worker finds done that was forked: the application, and gevent's patching, if there is any."""
+
+    site: Site
+    greenlets: ModuleType | None
+
+
 def run_child(
-    parent: Parent, options: Options, sockets: list[socket], board: Scoreboard | None, number: int | None
+    parent: Parent,
+    options: Options,
+    sockets: list[socket],
+    board: Scoreboard | None,
+    number: int | None,
+    preloaded: Preloaded | None = None,
 ) -> None:
     """The main function of a worker process; ends it with the exit code."""
     try:
-        logs.configure_as(options)
+        if preloaded is None:
+            logs.configure_as(options)
         row = board.row(number) if board is not None and number is not None else None
-        run(options, sockets, parent, Ties(row=row), exits=True)
+        run(options, sockets, parent, Ties(row=row), exits=True, preloaded=preloaded)
     except LoadError as error:
         parent.failed(error)
         sys.exit(error.exit_code)
@@ -81,6 +101,7 @@ def run(
     ties: Ties | None = None,
     *,
     exits: bool = False,
+    preloaded: Preloaded | None = None,
 ) -> None:
     """Load the application and serve it until told to end; the main thread's. Raises :class:`LoadError` and others.
 
@@ -88,15 +109,14 @@ def run(
     """
     role = "single" if parent is None else "worker"
     title.show(role, options.app, "starting")
-    raise_descriptor_limit()
-    greenlets = None if options.no_gevent else _patch()
+    greenlets = prepare(options) if preloaded is None else preloaded.greenlets
     end = threading.Event()
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))
     ties = ties or Ties()
     tell = ties.on_start
     control = Control(parent, end, greenlets, options.boot_timeout, options.drain)
     with Signals(names, interrupting=greenlets is None, exits=exits) as signals, control.listening(signals):
-        site = _load(options)
+        site = _begin(options, load(options) if preloaded is None else preloaded.site)
 
         def started(loop: Loop) -> None:
             control.attach(loop)
@@ -116,41 +136,51 @@ def run(
             # Often enough that one beat may be late.
             ties.beat_every = options.worker_timeout / 3 or inf
             ties.multiprocess, ties.on_worn, ties.on_stuck = True, parent.worn, parent.stuck
-        hooks = site.hooks._replace(before_graceful_exit=draining)
+        hooks = site.hooks._replace(before_serve=None, before_graceful_exit=draining)
         backend = "greenlets" if greenlets else "threads"
         limit = _with_jitter(options.max_request_pre_process)
         options = replace(options, max_request_pre_process=limit)
         Server(site.app, sockets, options, end=end, backend=backend, hooks=hooks, ties=ties).run()
 
 
-class _Site(NamedTuple):
-    """What is the user's."""
+def prepare(options: Options) -> ModuleType | None:
+    """What comes before the application, once in a process; returns the backend for greenlets, if it is to be used."""
+    raise_descriptor_limit()
+    return None if options.no_gevent else _patch()
 
-    app: Application
-    hooks: Hooks = Hooks()
 
-
-def _load(options: Options) -> _Site:
-    """Import everything of the user's, and call the hook that comes before serving.
-
-    A worker whose code fails must not serve. But with ``--watchfiles`` somebody is at work on it: then the
-    failure is what is served, until the next change.
-    """
+def load(options: Options) -> Site:
+    """Import everything of the user's."""
     importer.add_cwd_to_path()
     try:
         app = importer.load_app(options.app, options.call)
-        before_serve, before_graceful_exit, before_died = (
+        hooks = (
             importer.import_from_string(spec) if spec else None
             for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
         )
-        if before_serve is not None:
-            importer.guarded("the hook before_serve", before_serve)
-        return _Site(app, Hooks(None, before_graceful_exit, before_died))
+        return Site(app, Hooks(*hooks))
     except LoadError as error:
-        if options.watchfiles is None:
-            raise
-        logger.error("%s\n%s", error, error.trace)
-        return _Site(_failure_page(error))
+        return _instead(options, error)
+
+
+def _begin(options: Options, site: Site) -> Site:
+    """Call the hook that comes before serving."""
+    try:
+        if site.hooks.before_serve is not None:
+            importer.guarded("the hook before_serve", site.hooks.before_serve)
+        return site
+    except LoadError as error:
+        return _instead(options, error)
+
+
+def _instead(options: Options, error: LoadError) -> Site:
+    """A worker whose code fails must not serve. But with ``--watchfiles`` somebody is at work on it: then the
+    failure is what is served, until the next change.
+    """
+    if options.watchfiles is None:
+        raise error
+    logger.error("%s\n%s", error, error.trace)
+    return Site(_failure_page(error))
 
 
 def _failure_page(error: LoadError) -> Application:
@@ -208,6 +238,7 @@ class Control:
         self._main = get_ident()
         self._greenlet = None if greenlets is None else greenlets.current()
         self._over = False
+        self._listens = allocate_lock()  # held by the thread
         self._loop: Loop | None = None
         self._heir: Any = None
         self._cedes = False
@@ -256,12 +287,24 @@ class Control:
     def listening(self, signals: Signals) -> Iterator[None]:
         """Around everything that can be ended."""
         self._signals = signals
-        self._start(self._listen)
+        self._listens.acquire()
+        self._start(self._run)
         try:
             yield
         finally:
             self._over = True
             signals.wake()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, once nothing is ``listening`` any more."""
+        with self._listens:
+            pass
+
+    def _run(self) -> None:
+        try:
+            self._listen()
+        finally:
+            self._listens.release()
 
     def _listen(self) -> None:
         sources: list[Any] = [self._signals.socket]

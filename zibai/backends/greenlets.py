@@ -33,6 +33,7 @@ from .hubwatch import HubWatch
 
 try:
     import gevent
+    import gevent.os
     from gevent import monkey
     from gevent.event import Event
     from gevent.socket import wait_read, wait_write
@@ -43,6 +44,16 @@ except ImportError:
 def patch() -> None:
     """Make the standard library cooperative; before anything of the application is imported."""
     monkey.patch_all()
+
+
+def fork() -> int:
+    """``os.fork``, whose child goes on with a hub that is its own.
+
+    Not the one that gevent puts into ``os``: that makes a hub in the parent, which would watch the children.
+    """
+    if sys.platform == "win32":
+        raise OSError("no fork")
+    return int(gevent.os.fork_gevent())
 
 
 def start_thread(function: Callable[[], None]) -> None:
