@@ -39,6 +39,8 @@ from support import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from credentials import Credentials
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only; the errors on Windows are further below")
 PROCESSES = pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
 
@@ -486,6 +488,24 @@ def test_only_root_becomes_somebody_else(public: Path, python: list[str]) -> Non
     )  # fmt: skip
     error = "zibai: error: no permission to become user daemon; start the server as root\n"
     assert (done.returncode, done.stderr) == (1, error)
+
+
+@root
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_a_certificate_that_only_root_may_read(
+    public: Path, python: list[str], credentials: Credentials, processes: str
+) -> None:
+    shutil.copy(credentials.server, public / "site.pem")
+    (public / "site.pem").chmod(0o600)
+    done = run_command(
+        [*python, "background:app", "-l", "127.0.0.1:0", "-p", processes, "--user", "nobody", "--certfile", "site.pem"],
+        cwd=public, env={"PYTHONPATH": str(public / "lib")}, capture_output=True, text=True, check=False,
+        timeout=DEADLINE,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "zibai: error: --certfile: 'site.pem': Permission denied",
+    )
 
 
 # --- titles -------------------------------------------------------------------------------------------

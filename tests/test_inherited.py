@@ -246,3 +246,26 @@ def test_the_file_of_ours_goes_when_the_end_begins_but_for_a_successor() -> None
             with Listeners(options, [], handed) as successor:
                 assert names(successor) == [str(path)]
             assert not path.exists(), "the last one"
+
+
+@posix
+def test_the_listener_of_the_redirect_is_the_last_one_also_of_a_successor(given: socket.socket) -> None:
+    fd = passed(given)
+    options = Options("", listen=None, redirect_http="127.0.0.1:0")
+    with Listeners(options, [Given(fd, "a test")]) as first:
+        names = [sock.getsockname() for sock in first.sockets]
+        assert names[0] == given.getsockname()
+        assert len(set(names)) == 2
+        handed = [(os.dup(fd), *rest) for fd, *rest in first.hand()]
+        for number, *_ in handed:
+            os.set_inheritable(number, True)
+        with Listeners(options, [], handed) as second:  # type: ignore[arg-type]
+            assert [sock.getsockname() for sock in second.sockets] == names
+
+
+@posix
+def test_a_name_of_two_listeners_is_none_for_the_redirect(given: socket.socket) -> None:
+    both = [Given(passed(given), "a test", "web"), Given(passed(given), "a test", "web")]
+    with pytest.raises(UsageError, match="--redirect-http: fd:web is more than one listener"):
+        with Listeners(Options("", listen=["127.0.0.1:0"], redirect_http="fd:web"), both):
+            pass

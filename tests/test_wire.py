@@ -1,8 +1,8 @@
 """The corpus of `wire/`: raw requests that have to be taken and those that have to be refused, over real connections.
 
-Each file goes to both lanes on both backends: whole, cut in two at one place, and, marked slow, at every place. Behind
-each stands one request more, which is answered only if all before it was understood as its client meant it. See
-`wire/README.md` for what a file says.
+Each file goes to both lanes on both backends, plain and over TLS: whole, cut in two at one place, and, marked slow, at
+every place. Behind each stands one request more, which is answered only if all before it was understood as its client
+meant it. See `wire/README.md` for what a file says.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import DEADLINE, Client, Server, read_response
+from support import Client, Server, read_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import ssl
+    from collections.abc import Iterator
+
+    from credentials import Credentials
 
 WIRE = Path(__file__).parent / "wire"
 ACCEPT = sorted((WIRE / "accept").glob("*.http"))
@@ -28,17 +31,14 @@ REFUSE = sorted((WIRE / "refuse").glob("*.http"))
 LAST = b"GET /wire-last HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n"
 
 
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), DEADLINE)
-
-
 class Target:
-    """A server that remembers what its application has seen. ``connect`` makes a connection to its port."""
+    """A server that remembers what its application has seen."""
 
-    def __init__(self, server: Server, connect: Callable[[int], socket.socket] = connect) -> None:
+    def __init__(self, server: Server, tls: ssl.SSLContext | None = None) -> None:
         self._port = server.port
-        self._connect = connect
-        self._control = Client(server.port)
+        self._tls = tls
+        self.scheme = "http" if tls is None else "https"  # whatever a request says
+        self._control = Client(server.port, tls=tls)
 
     def close(self) -> None:
         self._control.close()
@@ -50,7 +50,8 @@ class Target:
 
     def ask(self, data: bytes, cut: int = 0, *, half_close: bool = False) -> bytes:
         """All that comes back for ``data`` on a new connection, of which the server reads ``cut`` bytes alone."""
-        with self._connect(self._port) as sock, sock.makefile("rb") as file:
+        with Client(self._port, tls=self._tls) as client:
+            sock = client.socket
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 if cut:
@@ -62,14 +63,16 @@ class Target:
             except ConnectionError:
                 pass  # it has refused the beginning already
             if half_close:
-                sock.shutdown(socket.SHUT_WR)
-            return file.read()
+                socket.socket.shutdown(sock, socket.SHUT_WR)  # ssl's own ends TLS in both directions
+            return client.rest()
 
 
-@pytest.fixture(scope="module", params=["h11", "auto"])
-def target(request: pytest.FixtureRequest, backend: tuple[str, ...]) -> Iterator[Target]:
-    with Server("wire:app", "--http", request.param, "--no-access-log", *backend) as server:
-        target = Target(server)
+@pytest.fixture(scope="module", params=["h11", "auto", "h11-tls", "auto-tls"])
+def target(request: pytest.FixtureRequest, backend: tuple[str, ...], credentials: Credentials) -> Iterator[Target]:
+    lane, _, secured = request.param.partition("-")
+    flags = ["--certfile", credentials.server] if secured else []
+    with Server("wire:app", "--http", lane, "--no-access-log", *flags, *backend) as server:
+        target = Target(server, credentials.context() if secured else None)
         yield target
         target.close()
 
@@ -98,7 +101,7 @@ def check_accepted(target: Target, path: Path, cut: int) -> None:
     for got, wanted in zip(seen, requests, strict=True):
         assert got["body"] == wanted.get("body", "")
         for key, value in wanted.get("environ", {}).items():
-            assert got["environ"].get(key) == value, key
+            assert got["environ"].get(key) == (target.scheme if key == "wsgi.url_scheme" else value), key
 
 
 def check_refused(target: Target, path: Path, cut: int) -> None:
@@ -118,7 +121,7 @@ def size(path: Path) -> int:
     return path.stat().st_size
 
 
-@pytest.mark.daily("h11-threads", "auto-greenlets")
+@pytest.mark.daily("h11-threads", "auto-greenlets", "auto-tls-threads")
 @files
 def test_whole_and_cut_in_two(target: Target, path: Path) -> None:
     CHECKS[path](target, path, 0)

@@ -94,9 +94,10 @@ class Listeners:
         if options.health_listen is not None:
             self._get("--health-listen", options.health_listen, used, self.health)
         health = set(used)
-        redirecting: list[socket] = []
         if options.redirect_http is not None:
-            self._get("--redirect-http", options.redirect_http, used, redirecting)
+            self._get("--redirect-http", options.redirect_http, used, self.sockets)
+            if len(self.sockets) > 1:
+                raise UsageError(f"--redirect-http: {options.redirect_http} is more than one listener; take its fd:N")
         others = set(used)
         addresses = options.listen
         if addresses is None:
@@ -104,7 +105,8 @@ class Listeners:
             addresses = [f"fd:{each.fd}" for each in self._given if each.fd not in others] or [LISTEN]
         for address in addresses:
             self._get("--listen", address, used, self.sockets)
-        self.sockets += redirecting
+        if options.redirect_http is not None:
+            self.sockets.append(self.sockets.pop(0))
         kept = {each.fd for each in self._given if each.kept}
         self.are_kept = len((used - health) & kept) == len(self.sockets)
         self.is_health_kept = bool(health & kept)

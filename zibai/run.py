@@ -145,6 +145,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         board = stack.enter_context(_scoreboard(options, processes, names, before.pid if before else 0))
         if identity is not None:
             _become(identity, options, [*listeners.sockets, *listeners.health], board)
+            _check_tls(options, listeners.sockets)  # once more: root may read what this user may not
         if options.daemon and options.log_file is not None:
             daemon.print_to(options.log_file, spawning=processes > 0)
         if signals is None:
@@ -223,16 +224,18 @@ def _serve_alone(
 @contextmanager
 def _certified(options: Options, sockets: list[socket], owner: tuple[int, int] | None) -> Iterator[Options]:
     """Options whose certificate can be used, if they want one; UsageError else, before any worker is started."""
-    if not options.certfile and not options.tls_dev:
-        yield options
-        return
-    from .https import check
-
     with ExitStack() as stack:
         if options.tls_dev:
             options = stack.enter_context(certified(options, owner))
-        check(options, sockets)
+        _check_tls(options, sockets)
         yield options
+
+
+def _check_tls(options: Options, sockets: list[socket]) -> None:
+    if options.certfile:
+        from .https import check  # not in the memory of a server that speaks no TLS
+
+        check(options, sockets)
 
 
 def _names(options: Options, sockets: list[socket]) -> list[str]:
