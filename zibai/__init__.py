@@ -4,7 +4,7 @@ from .cli import parse_args
 from .core import serve
 from .importer import import_from_string
 from .options import Options
-from .run import main
+from .server import main
 from .sockets import create_bind_socket
 from .version import __version__
 

@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return control.ps(argv[1:])
     options = parse_args(argv)
-    from .run import main as run_main  # not before it is needed: --help and wrong usage answer without the server
+    from .server import main as run_main  # not before it is needed: --help and wrong usage answer without the server
 
     run_main(options, exits=True)
     return 0

@@ -1,4 +1,4 @@
-"""The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the supervisor.
+"""The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the roster.
 
 One call of ``multiprocessing.connection.wait`` waits for all of it, on every system; nothing is polled. The parent
 never imports the application.
@@ -15,23 +15,23 @@ from .errors import LoadError
 from .logger import logger
 from .probes import Pulse
 from .process import Child, Message, Signals, reap_strangers
+from .roster import STARTING, Roster
 from .scoreboard import Scoreboard, clock
-from .supervisor import STARTING, Supervisor
 
 # What each signal wishes for. A system that has not got one cannot send it.
-_WISHES: dict[str, Callable[[Supervisor], None]] = {
-    "SIGINT": lambda supervisor: supervisor.end("quit"),
-    "SIGTERM": lambda supervisor: supervisor.end("drain"),
-    "SIGBREAK": lambda supervisor: supervisor.end("drain"),
-    "SIGQUIT": lambda supervisor: supervisor.end("drain"),
-    "SIGHUP": lambda supervisor: supervisor.restart(),
-    "SIGTTIN": lambda supervisor: supervisor.change_wanted(+1),
-    "SIGTTOU": lambda supervisor: supervisor.change_wanted(-1),
+_WISHES: dict[str, Callable[[Roster], None]] = {
+    "SIGINT": lambda roster: roster.end("quit"),
+    "SIGTERM": lambda roster: roster.end("drain"),
+    "SIGBREAK": lambda roster: roster.end("drain"),
+    "SIGQUIT": lambda roster: roster.end("drain"),
+    "SIGHUP": lambda roster: roster.restart(),
+    "SIGTTIN": lambda roster: roster.change_wanted(+1),
+    "SIGTTOU": lambda roster: roster.change_wanted(-1),
 }
 
 
 class Observer(Protocol):
-    """Looks at the supervisor after each turn of the parent, and has things of its own to wait for.
+    """Looks at the roster after each turn of the parent, and has things of its own to wait for.
 
     ``look`` returns the seconds until it wants to be called again, None for never. ``on_signal`` gets the name of any
     signal, first. All are called by the main thread.
@@ -39,7 +39,7 @@ class Observer(Protocol):
 
     def sources(self) -> Sequence[Any]: ...
     def on_signal(self, name: str) -> object: ...
-    def look(self, supervisor: Supervisor) -> float | None: ...
+    def look(self, roster: Roster) -> float | None: ...
 
 
 def signals(*, exits: bool) -> Signals:
@@ -54,7 +54,7 @@ class MainLoop:
     ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
     ``on_up`` is called, once, when no worker of the first is starting any more and one at least is ready, ``on_end``
     when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s; ``pulse`` is told how the server
-    is. The other keywords are those of :class:`Supervisor`.
+    is. The other keywords are those of :class:`Roster`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MainLoop:
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
         self._children: list[Child] = []
-        self._supervisor = Supervisor(self._spawn, processes, clock, **rules)
+        self._roster = Roster(self._spawn, processes, clock, **rules)
         self._error: LoadError | None = None
         # What another thread wants done here (a changed file, so far) is a byte on this socket.
         self._changes, self._changed = socket.socketpair()
@@ -96,33 +96,33 @@ class MainLoop:
 
     def run(self, signals: Signals) -> None:
         """Raises the :class:`LoadError` of a worker when the server has never come up."""
-        supervisor = self._supervisor
+        roster = self._roster
         with self._changes, self._changed:
             try:
                 while True:
-                    timeout = supervisor.tick()
+                    timeout = roster.tick()
                     self._publish()
                     self._tell_up()
-                    due = [timeout, *(observer.look(supervisor) for observer in self._observers)]
-                    if supervisor.is_ending:
+                    due = [timeout, *(observer.look(roster) for observer in self._observers)]
+                    if roster.is_ending:
                         self._on_end()
-                    if supervisor.finished:
+                    if roster.finished:
                         break
                     timeout = min((each for each in due if each is not None), default=None)
-                    self._pulse.waits(supervisor.condition, timeout)
+                    self._pulse.waits(roster.condition, timeout)
                     self._wait(signals, timeout)
             except BaseException:
                 # A bug of ours: the workers go with us, or nobody would end them.
                 for child in self._children:
                     child.kill()
                 raise
-        if supervisor.failure:
+        if roster.failure:
             raise self._error or LoadError("no worker has come up")
 
     def _tell_up(self) -> None:
-        supervisor = self._supervisor
-        starting = any(worker.state is STARTING for worker in supervisor.workers)
-        if self._on_up is not None and supervisor.was_up and not starting and not supervisor.is_ending:
+        roster = self._roster
+        starting = any(worker.state is STARTING for worker in roster.workers)
+        if self._on_up is not None and roster.was_up and not starting and not roster.is_ending:
             self._on_up()
             self._on_up = None
 
@@ -145,7 +145,7 @@ class MainLoop:
 
     def _publish(self) -> None:
         """Say in the scoreboard what the workers are thought to be at."""
-        for worker in self._supervisor.workers:
+        for worker in self._roster.workers:
             if worker.process.row is not None:
                 worker.process.row.assign(worker.state, worker.process.pid, worker.generation, worker.started)
 
@@ -162,7 +162,7 @@ class MainLoop:
             for observer in self._observers:
                 observer.on_signal(name)
             if name in _WISHES:
-                _WISHES[name](self._supervisor)
+                _WISHES[name](self._roster)
             elif name == "SIGUSR1":
                 self._reopen_logs()
         for child in list(self._children):
@@ -171,28 +171,28 @@ class MainLoop:
                     self._hear(child, message)
             if child.sentinel in ready:
                 self._children.remove(child)
-                self._supervisor.on_gone(self._supervisor.find(child), child.ending())
+                self._roster.on_gone(self._roster.find(child), child.ending())
                 if child.row is not None:
                     child.row.clear()
                 child.close()
         if self._changes in ready:
             self._changes.recv(4096)
-            self._supervisor.restart()
+            self._roster.restart()
         if os.getpid() == 1:
             reap_strangers({child.pid for child in self._children})
 
     def _hear(self, child: Child, message: Message) -> None:
-        worker = self._supervisor.find(child)
+        worker = self._roster.find(child)
         match message.verb:
             case "ready":
-                self._supervisor.on_ready(worker)
+                self._roster.on_ready(worker)
             case "worn":
-                self._supervisor.on_worn(worker)
+                self._roster.on_worn(worker)
             case "stuck":
-                self._supervisor.on_stuck(worker)
+                self._roster.on_stuck(worker)
             case "failed":
-                self._supervisor.on_failed(worker)
+                self._roster.on_failed(worker)
                 self._error = LoadError(message.text, message.trace)
-                if self._supervisor.was_up:
+                if self._roster.was_up:
                     # At the first start it is raised, once for all workers that failed alike.
                     logger.error("worker %d cannot serve: %s\n%s", child.pid, message.text, message.trace)

@@ -28,9 +28,9 @@ from .http1 import Codec, Request
 from .http1.response import head_end
 from .logger import debug_logger, logger
 from .poller import READ, make_poller
+from .roster import DRAINING, READY, Roster
 from .scoreboard import clock
 from .sockets import Endpoint, Listener, Socket
-from .supervisor import DRAINING, READY, Supervisor
 
 STALL: Final = 5.0
 """Seconds that one round of the main loop may take, or be late, before it counts as dead; a spawn takes 10 ms."""
@@ -128,12 +128,12 @@ class Probes:
     def on_signal(self, name: str) -> None:
         pass
 
-    def look(self, supervisor: Supervisor) -> None:
+    def look(self, roster: Roster) -> None:
         """After each turn of the parent."""
-        if supervisor.condition == DRAINING:
+        if roster.condition == DRAINING:
             if self._has_company():
                 self.stop()
-        elif self._thread.ident is None and (supervisor.was_up or not self._has_company()):
+        elif self._thread.ident is None and (roster.was_up or not self._has_company()):
             self._thread.start()
 
     def _run(self) -> None:

@@ -103,10 +103,10 @@ class Upgrade:
         except OSError as error:
             logger.error("no new master can be started: %s", error)
 
-    def look(self, supervisor: Any) -> None:
+    def look(self, roster: Any) -> None:
         """After each turn of the parent."""
-        self._is_ending = supervisor.is_ending
-        if supervisor.was_up and not self._has_told:
+        self._is_ending = roster.is_ending
+        if roster.was_up and not self._has_told:
             self._has_told = True
             if self._predecessor is not None:
                 self._predecessor.tell()

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from zibai.process import Ending
-from zibai.supervisor import LAST_WORDS, PATIENCE, Supervisor, Worker
+from zibai.roster import LAST_WORDS, PATIENCE, Roster, Worker
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +51,14 @@ class FakeProcess:
 
 
 class World:
-    """A supervisor and what surrounds it."""
+    """A roster and what surrounds it."""
 
     def __init__(self, wanted: int, lame_time: float = 0.0) -> None:
         self.now = 1000.0
         self.started: list[FakeProcess] = []
         self.room = True
         self._pids = count(1)
-        self.supervisor = Supervisor(
+        self.roster = Roster(
             self._spawn,
             wanted,
             lambda: self.now,
@@ -75,24 +75,24 @@ class World:
         return self.started[-1]
 
     def tick(self) -> float | None:
-        return self.supervisor.tick()
+        return self.roster.tick()
 
     def worker(self, pid: int) -> Worker:
-        return self.supervisor.find(self.started[pid - 1])
+        return self.roster.find(self.started[pid - 1])
 
     def ready(self, *pids: int) -> None:
         for pid in pids:
-            self.supervisor.on_ready(self.worker(pid))
+            self.roster.on_ready(self.worker(pid))
         self.tick()
 
     def gone(self, *pids: int, reason: str = "ended with exit code 0", story: str = "") -> None:
         for pid in pids:
-            self.supervisor.on_gone(self.worker(pid), Ending(reason, reason.endswith("code 0"), story))
+            self.roster.on_gone(self.worker(pid), Ending(reason, reason.endswith("code 0"), story))
         self.tick()
 
     @property
     def pids(self) -> list[int]:
-        return [worker.process.pid for worker in self.supervisor.workers]
+        return [worker.process.pid for worker in self.roster.workers]
 
     def told(self, pid: int) -> list[str]:
         return self.started[pid - 1].told
@@ -125,7 +125,7 @@ def test_one_that_dies_is_replaced_at_once_and_the_others_are_left_alone() -> No
 def test_two_that_die_in_the_same_tick_leave_the_healthy_third_alone() -> None:
     world = up(3)
     for pid in (1, 3):
-        world.supervisor.on_gone(world.worker(pid), Ending("was killed by SIGSEGV"))
+        world.roster.on_gone(world.worker(pid), Ending("was killed by SIGSEGV"))
     world.tick()
     assert world.pids == [2, 4, 5]
     assert world.told(2) == []
@@ -139,13 +139,13 @@ def test_why_a_worker_died_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_if_the_first_start_fails_the_server_ends() -> None:
     world = World(3)
     world.tick()
-    world.supervisor.on_failed(world.worker(2))
+    world.roster.on_failed(world.worker(2))
     world.gone(2, reason="ended with exit code 3")
     assert [world.told(pid) for pid in (1, 3)] == [["quit"], ["quit"]]
-    assert not world.supervisor.finished
+    assert not world.roster.finished
     world.gone(1, 3)
-    assert world.supervisor.finished
-    assert world.supervisor.failure
+    assert world.roster.finished
+    assert world.roster.failure
     assert len(world.started) == 3, "no storm"
 
 
@@ -185,7 +185,7 @@ def test_later_ones_that_die_before_they_are_ready_back_off() -> None:
 
 def test_a_restart_replaces_one_after_the_other_and_the_new_is_ready_before_the_old_drains() -> None:
     world = up(2)
-    world.supervisor.restart()
+    world.roster.restart()
     world.tick()
     assert world.pids == [1, 2, 3]
     assert world.told(1) == world.told(2) == []
@@ -204,15 +204,15 @@ def test_a_restart_replaces_one_after_the_other_and_the_new_is_ready_before_the_
 
 def test_a_restart_whose_code_does_not_come_up_changes_nothing() -> None:
     world = up(2)
-    world.supervisor.restart()
+    world.roster.restart()
     world.tick()
-    world.supervisor.on_failed(world.worker(3))
+    world.roster.on_failed(world.worker(3))
     world.gone(3, reason="ended with exit code 3")
     world.now += 3600
     world.tick()
     assert world.pids == [1, 2], "and it is not tried again by itself"
     assert world.told(1) == world.told(2) == []
-    world.supervisor.restart()
+    world.roster.restart()
     world.tick()
     assert world.pids == [1, 2, 4], "the next restart tries at once"
     world.ready(4)
@@ -221,10 +221,10 @@ def test_a_restart_whose_code_does_not_come_up_changes_nothing() -> None:
 
 def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
     world = up(2)
-    world.supervisor.restart()
+    world.roster.restart()
     world.tick()
     world.ready(3)
-    world.supervisor.restart()
+    world.roster.restart()
     world.tick()
     assert world.pids == [1, 2, 3, 4, 5]
     assert world.told(4) == ["quit"], "it has not served yet, and its code is old"
@@ -240,7 +240,7 @@ def test_a_restart_during_the_first_start_leaves_the_workers_that_start_alone() 
     world = World(2)
     world.tick()
     world.ready(1)
-    world.supervisor.restart()
+    world.roster.restart()
     world.tick()
     assert world.pids == [1, 2]
     assert world.told(2) == [], "if the newest code does not come up, this one is needed"
@@ -250,7 +250,7 @@ def test_a_restart_during_the_first_start_leaves_the_workers_that_start_alone() 
 
 def test_the_new_worker_of_a_restart_makes_up_for_an_old_one_that_dies() -> None:
     world = up(2)
-    world.supervisor.restart()
+    world.roster.restart()
     world.tick()
     world.gone(2, reason="was killed by SIGKILL")
     assert world.pids == [1, 3]
@@ -264,7 +264,7 @@ def test_the_new_worker_of_a_restart_makes_up_for_an_old_one_that_dies() -> None
 def test_a_worn_worker_is_replaced_first_and_never_two_at_once() -> None:
     world = up(2)
     for pid in (1, 2):
-        world.supervisor.on_worn(world.worker(pid))
+        world.roster.on_worn(world.worker(pid))
     world.tick()
     assert world.pids == [1, 2, 3]
     world.ready(3)
@@ -275,14 +275,14 @@ def test_a_worn_worker_is_replaced_first_and_never_two_at_once() -> None:
 
 def test_one_more_and_one_fewer_but_never_none() -> None:
     world = up(2)
-    world.supervisor.change_wanted(+1)
+    world.roster.change_wanted(+1)
     world.tick()
     assert world.pids == [1, 2, 3]
     world.ready(3)
     for _ in range(5):
-        world.supervisor.change_wanted(-1)
+        world.roster.change_wanted(-1)
     world.tick()
-    assert world.supervisor.wanted == 1
+    assert world.roster.wanted == 1
     assert sum(world.told(pid) == ["drain"] for pid in (1, 2, 3)) == 2
 
 
@@ -290,7 +290,7 @@ def test_fewer_while_one_starts_does_not_leave_the_server_without_any() -> None:
     world = up(2)
     world.gone(1, 2, reason="was killed by SIGKILL")
     world.ready(3)
-    world.supervisor.change_wanted(-1)
+    world.roster.change_wanted(-1)
     world.tick()
     assert world.told(3) == []
     world.ready(4)
@@ -299,26 +299,26 @@ def test_fewer_while_one_starts_does_not_leave_the_server_without_any() -> None:
 
 def test_the_graceful_end_drains_all_and_kills_who_is_late() -> None:
     world = up(2)
-    world.supervisor.end("drain")
+    world.roster.end("drain")
     assert world.told(1) == world.told(2) == ["drain"]
     assert world.started[0].heir is world.started[1].heir is None, "there is nobody to inherit"
     assert world.tick() == GRACEFUL + PATIENCE
     world.gone(1)
-    assert not world.supervisor.finished
+    assert not world.roster.finished
     world.now += GRACEFUL + PATIENCE
     world.tick()
     assert world.told(2) == ["drain", "kill"]
     world.gone(2, reason="was killed by SIGKILL")
-    assert world.supervisor.finished
-    assert not world.supervisor.failure
+    assert world.roster.finished
+    assert not world.roster.failure
     assert len(world.started) == 2
 
 
 def test_the_quick_end_goes_over_the_graceful_one_and_not_the_other_way() -> None:
     world = up(1)
-    world.supervisor.end("drain")
-    world.supervisor.end("quit")
-    world.supervisor.end("drain")
+    world.roster.end("drain")
+    world.roster.end("quit")
+    world.roster.end("drain")
     assert world.told(1) == ["drain", "quit"]
     assert world.tick() == PATIENCE
 
@@ -326,18 +326,18 @@ def test_the_quick_end_goes_over_the_graceful_one_and_not_the_other_way() -> Non
 def test_the_end_reaches_workers_that_are_starting() -> None:
     world = World(1)
     world.tick()
-    world.supervisor.end("drain")
+    world.roster.end("drain")
     assert world.told(1) == ["drain"]
     world.ready(1)
     world.gone(1)
-    assert world.supervisor.finished
-    assert not world.supervisor.failure
+    assert world.roster.finished
+    assert not world.roster.failure
 
 
 def test_a_restart_after_the_end_has_begun_does_nothing() -> None:
     world = up(1)
-    world.supervisor.end("drain")
-    world.supervisor.restart()
+    world.roster.end("drain")
+    world.roster.restart()
     world.tick()
     assert world.pids == [1]
 
@@ -414,7 +414,7 @@ def test_a_worker_with_a_stuck_request_drains_when_its_replacement_is_there() ->
     world = World(2)
     world.tick()
     world.ready(1, 2)
-    world.supervisor.on_stuck(world.worker(1))
+    world.roster.on_stuck(world.worker(1))
     world.tick()
     assert (world.pids, world.told(1)) == ([1, 2, 3], [])
     world.ready(3)
@@ -428,10 +428,10 @@ def test_a_worker_that_dies_while_it_drains_is_told_of(caplog: pytest.LogCapture
     world = World(1)
     world.tick()
     world.ready(1)
-    world.supervisor.end("drain")
+    world.roster.end("drain")
     world.gone(1, reason="was killed by SIGKILL", story="\n  it was serving GET /report for 3.0 s (app)")
     assert "worker 1 was killed by SIGKILL while it drained\n  it was serving GET /report" in caplog.text
-    assert world.supervisor.finished
+    assert world.roster.finished
 
 
 # --- the lame duck ----------------------------------------------------------------------------------
@@ -439,52 +439,52 @@ def test_a_worker_that_dies_while_it_drains_is_told_of(caplog: pytest.LogCapture
 
 def test_before_a_graceful_end_the_workers_are_lame_until_the_time_is_over() -> None:
     world = up(2, lame_time=20)
-    assert world.supervisor.condition == "ready"
-    world.supervisor.end("drain")
+    assert world.roster.condition == "ready"
+    world.roster.end("drain")
     assert world.tick() == 20
     assert world.told(1) == world.told(2) == ["lame"]
-    assert (world.supervisor.condition, world.supervisor.is_ending) == ("draining", False)
+    assert (world.roster.condition, world.roster.is_ending) == ("draining", False)
     world.now += 19.5
     assert world.tick() == 0.5
-    assert not world.supervisor.is_ending
+    assert not world.roster.is_ending
     world.now += 0.5
     world.tick()
     assert world.told(1) == world.told(2) == ["lame", "drain"]
-    assert (world.supervisor.condition, world.supervisor.is_ending) == ("draining", True)
+    assert (world.roster.condition, world.roster.is_ending) == ("draining", True)
     world.gone(1, 2)
-    assert world.supervisor.finished
-    assert not world.supervisor.failure
+    assert world.roster.finished
+    assert not world.roster.failure
 
 
 @pytest.mark.parametrize("how", ["drain", "quit"])
 def test_a_second_wish_cuts_the_time_short(how: str) -> None:
     world = up(1, lame_time=20)
-    world.supervisor.end("drain")
+    world.roster.end("drain")
     world.tick()
-    world.supervisor.end(how)
+    world.roster.end(how)
     world.tick()
     assert world.told(1) == ["lame", how]
-    assert world.supervisor.is_ending
+    assert world.roster.is_ending
 
 
 def test_a_quick_end_has_no_time_before_it() -> None:
     world = up(1, lame_time=20)
-    world.supervisor.end("quit")
+    world.roster.end("quit")
     assert world.told(1) == ["quit"]
 
 
 def test_a_server_that_has_never_been_up_is_no_lame_duck() -> None:
     world = World(1, lame_time=20)
     world.tick()
-    assert world.supervisor.condition == "starting"
-    world.supervisor.end("drain")
+    assert world.roster.condition == "starting"
+    world.roster.end("drain")
     assert world.told(1) == ["drain"]
 
 
 def test_a_lame_duck_replaces_a_worker_by_one_that_is_lame_too_and_does_not_restart() -> None:
     world = up(2, lame_time=20)
-    world.supervisor.end("drain")
-    world.supervisor.restart()
+    world.roster.end("drain")
+    world.roster.restart()
     world.gone(1, reason="was killed by SIGKILL")
     assert world.pids == [2, 3]
     world.ready(3)
@@ -496,7 +496,7 @@ def test_the_lame_duck_of_workers_that_beat_wakes_for_both_deadlines() -> None:
     world.tick()
     world.started[0].beaten = world.now
     world.ready(1)
-    world.supervisor.end("drain")
+    world.roster.end("drain")
     assert world.tick() == SILENCE
     world.now = world.started[0].beaten = world.now + 25
     world.now += 5
@@ -507,8 +507,8 @@ def test_the_lame_duck_of_workers_that_beat_wakes_for_both_deadlines() -> None:
 def test_without_a_ready_worker_a_server_that_was_up_is_down() -> None:
     world = up(1)
     world.gone(1, reason="was killed by SIGKILL")
-    assert world.supervisor.condition == "down"
+    assert world.roster.condition == "down"
     world.ready(2)
-    assert world.supervisor.condition == "ready"
-    world.supervisor.end("quit")
-    assert world.supervisor.condition == "draining"
+    assert world.roster.condition == "ready"
+    world.roster.end("quit")
+    assert world.roster.condition == "draining"

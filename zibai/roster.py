@@ -1,7 +1,7 @@
 """What the parent decides: how many workers, which next, who is late.
 
 Facts come in (a worker is ready, has failed, has gone; somebody wants a restart, one worker more, the end); each only
-changes a fact. :meth:`Supervisor.tick` compares the facts with what is wanted and does the next steps, so the order
+changes a fact. :meth:`Roster.tick` compares the facts with what is wanted and does the next steps, so the order
 in which things happened does not matter, and two that happen at once are not a special case. It waits for nothing,
 knows no process, signal or clock but those it is given, and says when it wants to be called again.
 
@@ -38,7 +38,7 @@ LONGEST_PAUSE: Final = 30.0
 
 
 class Process(Protocol):
-    """What the supervisor does with a worker; see :class:`zibai.process.Child`."""
+    """What the roster does with a worker; see :class:`zibai.process.Child`."""
 
     @property
     def pid(self) -> int: ...
@@ -66,7 +66,7 @@ class Worker:
         return self.state is not DRAINING
 
 
-class Supervisor:
+class Roster:
     """Keeps ``wanted`` workers serving. ``spawn`` starts one, and raises OSError when the system has no room.
 
     ``graceful_timeout`` is what the workers themselves take for a graceful exit, ``boot_timeout`` the time until one

@@ -27,9 +27,9 @@ from .options import Options
 from .probes import Probes, Pulse
 from .process import signals_held_back
 from .reloader import Reloader
+from .roster import READY
 from .scoreboard import Scoreboard, clock
 from .sockets import describe, give_unix_socket
-from .supervisor import READY
 from .upgrade import Predecessor, Upgrade
 from .version import __version__
 
