@@ -26,7 +26,7 @@ class FakeChild:
 
     pids = iter(range(100, 200))
 
-    def __init__(self, target: object, args: tuple[Any, ...], row: Row | None) -> None:
+    def __init__(self, target: object, args: tuple[Any, ...], row: Row | None, **_: object) -> None:
         *self.args, self.board, self.number = args
         self.row = row
         self.before = None if row is None else row.read().state

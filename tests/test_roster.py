@@ -8,7 +8,8 @@ from itertools import count
 import pytest
 
 from zibai.process import Ending
-from zibai.roster import LAST_WORDS, PATIENCE, Roster, Worker
+from zibai.roster import BETWEEN_SAMPLES, LAST_WORDS, PATIENCE, Roster, Worker
+from zibai.usage import Usage
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,12 @@ class FakeProcess:
         self.heir: FakeProcess | None = None
         self.beaten: float | None = None
         self.busy = False
+        self.used = Usage()
+        self.samples = 0
+
+    def usage(self) -> Usage:
+        self.samples += 1
+        return self.used
 
     def beat(self) -> float | None:
         return self.beaten
@@ -89,6 +96,10 @@ class World:
         for pid in pids:
             self.roster.on_gone(self.worker(pid), Ending(reason, reason.endswith("code 0"), story))
         self.tick()
+
+    @property
+    def samples(self) -> int:
+        return sum(process.samples for process in self.started)
 
     @property
     def pids(self) -> list[int]:
@@ -512,3 +523,161 @@ def test_without_a_ready_worker_a_server_that_was_up_is_down() -> None:
     assert world.roster.condition == "ready"
     world.roster.end("quit")
     assert world.roster.condition == "draining"
+
+
+# --- functions, which may end at any time and need not beat
+
+
+def functions(wanted: int) -> World:
+    world = World(wanted)
+    world.roster._settle = 1.0
+    world.tick()
+    world.ready(*range(1, wanted + 1))
+    return world
+
+
+def test_one_that_ends_at_once_is_started_again_after_a_pause_that_doubles() -> None:
+    world = functions(1)
+    for pid, pause in enumerate([1, 2, 4, 8, 16, 30, 30], 1):
+        world.now += 0.9
+        world.gone(pid)
+        assert world.pids == []
+        assert world.tick() == pytest.approx(pause)
+        world.now += pause
+        world.tick()
+        world.ready(pid + 1)
+    world.now += 1.0
+    world.gone(8)
+    assert world.pids == [9], "it has run for a second"
+    world.ready(9)
+    world.now += 100
+    world.gone(9)
+    world.ready(10)
+    world.gone(10)
+    assert world.tick() == 1.0, "the pauses of long ago are forgotten"
+
+
+def test_those_that_end_together_make_one_pause() -> None:
+    world = functions(3)
+    world.gone(1, 2, 3)
+    assert world.tick() == 1.0
+    world.now += 1.0
+    world.tick()
+    assert world.pids == [4, 5, 6]
+
+
+def test_an_end_in_order_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world = functions(2)
+    world.now += 5
+    world.gone(1)
+    world.gone(2, reason="ended with exit code 1")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "worker 1 ended with exit code 0; starting another"),
+        ("ERROR", "worker 2 ended with exit code 1; starting another"),
+    ]
+
+
+def test_only_one_that_has_beaten_has_to_go_on() -> None:
+    world = functions(2)
+    assert world.tick() is None
+    world.started[0].beaten = world.now
+    world.roster.on_beats(world.worker(1))
+    assert world.tick() == SILENCE
+    world.now += SILENCE
+    world.tick()
+    assert (world.told(1), world.told(2)) == (["kill"], [])
+
+
+def test_a_first_beat_before_it_is_ready_changes_nothing() -> None:
+    world = World(1)
+    world.tick()
+    world.roster.on_beats(world.worker(1))
+    assert world.tick() == BOOT + LAST_WORDS
+
+
+# --- what workers take
+
+
+def limited(wanted: int, **limits: int) -> World:
+    world = up(wanted)
+    world.roster._limits = Usage(**limits)
+    world.tick()
+    return world
+
+
+def sample(world: World) -> None:
+    assert world.tick() is not None
+    world.now += BETWEEN_SAMPLES
+    world.tick()
+
+
+def test_nobody_looks_without_a_limit() -> None:
+    world = up(2)
+    assert world.tick() is None
+    assert world.samples == 0
+    world = limited(2, memory=100)
+    assert world.tick() == BETWEEN_SAMPLES
+    assert world.samples == 2
+
+
+@pytest.mark.parametrize("what", ["memory", "descriptors"])
+def test_two_samples_in_a_row_and_then_a_replacement_first(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    world = limited(2, **{what: 100})
+    for used in (101, 100, 101):  # a peak, and another one
+        world.started[0].used = Usage(**{what: used})
+        sample(world)
+        assert world.pids == [1, 2]
+    sample(world)
+    assert world.pids == [1, 2, 3]
+    assert world.told(1) == [], "it serves until the other one is ready"
+    for _ in range(3):
+        sample(world)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().startswith("worker 1 is replaced: it has ")
+    world.ready(3)
+    assert (world.told(1), world.told(2)) == (["drain"], [])
+
+
+def test_one_at_a_time() -> None:
+    world = limited(3, memory=100)
+    for process in world.started:
+        process.used = Usage(memory=200)
+    sample(world)
+    sample(world)
+    assert world.pids == [1, 2, 3, 4]
+    world.ready(4)
+    assert world.pids == [1, 2, 3, 4, 5], "the next one, when the first replacement is ready"
+    assert [world.told(pid) for pid in (1, 2, 3)] == [["drain"], [], []]
+
+
+def test_who_starts_drains_or_is_to_be_replaced_is_not_looked_at() -> None:
+    world = limited(1, memory=100)
+    world.started[0].used = Usage(memory=200)
+    sample(world)
+    sample(world)
+    before = world.samples
+    world.now += BETWEEN_SAMPLES
+    world.tick()
+    assert world.samples == before
+    world.roster.end("drain")
+    world.now += BETWEEN_SAMPLES
+    world.tick()
+    assert world.samples == before
+
+
+def test_a_system_that_does_not_tell_replaces_nobody() -> None:
+    world = limited(1, memory=1, descriptors=1)
+    sample(world)
+    sample(world)
+    assert world.pids == [1]
+
+
+def test_a_number_of_workers() -> None:
+    world = up(2)
+    world.roster.change_wanted_to(4)
+    world.tick()
+    assert world.pids == [1, 2, 3, 4]
+    assert not world.roster.is_up
+    world.ready(3, 4)
+    assert world.roster.is_up

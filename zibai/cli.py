@@ -73,6 +73,7 @@ def _parse(option: Option, text: str) -> Any:
         return option.parse(text)
     except ValueError:
         kind = "an octal number" if option.octal else "a whole number" if option.kind is int else "a number"
+        kind += ", or one with K, M or G" if option.size else ""
         raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join([kind, *option.words])}") from None
 
 

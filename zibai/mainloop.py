@@ -6,17 +6,20 @@ never imports the application.
 
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from . import logfile
 from .errors import LoadError
 from .logger import logger
-from .probes import Pulse
-from .process import Child, Message, Signals, reap_strangers
+from .output import Collector
+from .process import Child, Message, Method, Signals, reap_strangers
+from .pulse import Pulse
 from .roster import STARTING, Roster
-from .scoreboard import Scoreboard, clock
+from .scoreboard import Row, Scoreboard, clock
 
 # What each signal wishes for. A system that has not got one cannot send it.
 _WISHES: dict[str, Callable[[Roster], None]] = {
@@ -42,19 +45,24 @@ class Observer(Protocol):
     def look(self, roster: Roster) -> float | None: ...
 
 
-def signals(*, exits: bool) -> Signals:
-    """Those that the parent listens to, to be entered before anybody is told that there is a server."""
+def signals(*, exits: bool, prompt: bool = False) -> Signals:
+    """Those that the parent listens to, to be entered before anybody is told that there is a server.
+
+    Ctrl-C at a ``prompt`` is for the prompt.
+    """
+    names = [name for name in _WISHES if not (prompt and name == "SIGINT")]
     # Strangers have no sentinel, so their ends have to wake us.
-    return Signals([*_WISHES, "SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
+    return Signals([*names, "SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
 
 
 class MainLoop:
-    """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
+    """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end.
 
-    ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
-    ``on_up`` is called, once, when no worker of the first is starting any more and one at least is ready, ``on_end``
-    when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s; ``pulse`` is told how the server
-    is. The other keywords are those of :class:`Roster`.
+    It is the thread's that calls ``run``; any other one may only ``ask``. ``board`` may be None, and so may ``row``,
+    the number of the worker's row, when there is none left for it. ``method`` is how workers come into being, within
+    ``starting()``. ``collector`` takes what they print. ``on_up`` is called, once, when no worker of the first is
+    starting any more and one at least is ready, ``on_end`` when the end begins, perhaps more than once; ``cedes`` is
+    every :class:`Child`'s; ``pulse`` is told how the server is. The other keywords are those of :class:`Roster`.
     """
 
     def __init__(
@@ -64,6 +72,9 @@ class MainLoop:
         processes: int,
         board: Scoreboard | None = None,
         *,
+        method: Method = "spawn",
+        starting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        collector: Collector | None = None,
         on_up: Callable[[], object] = lambda: None,
         on_end: Callable[[], object] = lambda: None,
         cedes: Callable[[], bool] = lambda: False,
@@ -72,6 +83,9 @@ class MainLoop:
         **rules: Any,
     ) -> None:
         self._target = target
+        self._method = method
+        self._starting = starting
+        self._collector = collector
         self._on_up: Callable[[], object] | None = on_up
         self._on_end = on_end
         self._cedes = cedes
@@ -83,19 +97,33 @@ class MainLoop:
         self._children: list[Child] = []
         self._roster = Roster(self._spawn, processes, clock, **rules)
         self._error: LoadError | None = None
-        # What another thread wants done here (a changed file, so far) is a byte on this socket.
+        # What other threads want done here; a byte on the socket says that there is something.
+        self._wishes: deque[Callable[[Roster], object]] = deque()
         self._changes, self._changed = socket.socketpair()
         self._changed.setblocking(False)
 
     def restart_soon(self) -> None:
         """Ask for a restart. Any thread."""
+        self.ask(Roster.restart)
+
+    def ask(self, wish: Callable[[Roster], object]) -> None:
+        """Have something done with the roster, soon. Any thread."""
+        self._wishes.append(wish)
         try:
             self._changed.send(b"\0")
         except OSError:
-            pass  # it is asked for already, or all is over
+            pass  # many have asked already, or all is over
 
-    def run(self, signals: Signals) -> None:
-        """Raises the :class:`LoadError` of a worker when the server has never come up."""
+    @property
+    def workers(self) -> list[tuple[int, str]]:
+        """Process id and state of each. Any thread: what it sees is a moment old in any case."""
+        return [(worker.process.pid, worker.state) for worker in list(self._roster.workers)]
+
+    def run(self, signals: Signals | None) -> None:
+        """Raises the :class:`LoadError` of a worker when the server has never come up.
+
+        Without ``signals``, which only a main thread can have, it is ended by who asks for it.
+        """
         roster = self._roster
         with self._changes, self._changed:
             try:
@@ -116,6 +144,10 @@ class MainLoop:
                 for child in self._children:
                     child.kill()
                 raise
+            finally:
+                self._board, self._rows = None, []  # a file stays open as long as somebody has a row of it
+                if self._collector is not None:
+                    self._collector.close()
         if roster.failure:
             raise self._error or LoadError("no worker has come up")
 
@@ -137,10 +169,23 @@ class MainLoop:
         row = None if number is None else self._rows[number]
         if row is not None:
             row.clear()
-        child = Child(self._target, (*self._args, self._board, number), row)
-        child.cedes = self._cedes
-        child.start()
+        with self._starting():
+            child = self._start((*self._args, self._board, number), row)
         self._children.append(child)
+        return child
+
+    def _start(self, args: tuple[Any, ...], row: Row | None) -> Child:
+        reader, outlet = (-1, None) if self._collector is None else self._collector.open()
+        try:
+            child = Child(self._target, args, row, method=self._method, outlet=outlet)
+            child.cedes = self._cedes
+            child.start()
+        except BaseException:
+            if self._collector is not None and outlet is not None:
+                self._collector.discard(reader, outlet)
+            raise
+        if self._collector is not None:
+            self._collector.attach(reader, child.pid)
         return child
 
     def _publish(self) -> None:
@@ -149,8 +194,8 @@ class MainLoop:
             if worker.process.row is not None:
                 worker.process.row.assign(worker.state, worker.process.pid, worker.generation, worker.started)
 
-    def _wait(self, signals: Signals, timeout: float | None) -> None:
-        sources: list[Any] = [signals.socket, self._changes]
+    def _wait(self, signals: Signals | None, timeout: float | None) -> None:
+        sources: list[Any] = [self._changes] if signals is None else [signals.socket, self._changes]
         for child in self._children:
             sources += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]
         for observer in self._observers:
@@ -158,7 +203,7 @@ class MainLoop:
         ready = set(wait(sources, timeout))
         self._pulse.wakes()
         # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
-        for name in signals.read():
+        for name in [] if signals is None else signals.read():
             for observer in self._observers:
                 observer.on_signal(name)
             if name in _WISHES:
@@ -177,7 +222,8 @@ class MainLoop:
                 child.close()
         if self._changes in ready:
             self._changes.recv(4096)
-            self._roster.restart()
+            while self._wishes:
+                self._wishes.popleft()(self._roster)
         if os.getpid() == 1:
             reap_strangers({child.pid for child in self._children})
 
@@ -186,6 +232,8 @@ class MainLoop:
         match message.verb:
             case "ready":
                 self._roster.on_ready(worker)
+            case "beats":
+                self._roster.on_beats(worker)
             case "worn":
                 self._roster.on_worn(worker)
             case "stuck":

@@ -16,12 +16,14 @@ A graceful end may have a time before it, ``lame_time``, in which the server is 
 but each answer says close, and load balancers are told to look elsewhere. A second wish for the end cuts it short.
 """
 
+import logging
 from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol
 
 from .logger import logger
 from .process import Ending
+from .usage import NO_LIMITS, Usage, in_words
 
 STARTING: Final = "starting"
 READY: Final = "ready"
@@ -36,6 +38,9 @@ PATIENCE: Final = 4.0
 LONGEST_PAUSE: Final = 30.0
 """Seconds between two tries to start a worker that dies before it is ready; they begin with one and double."""
 
+BETWEEN_SAMPLES: Final = 2.0
+"""Seconds between two looks at what the workers take. One look may meet a peak; two in a row are a habit."""
+
 
 class Process(Protocol):
     """What the roster does with a worker; see :class:`zibai.process.Child`."""
@@ -48,6 +53,7 @@ class Process(Protocol):
     def kill(self) -> None: ...
     def beat(self) -> float | None: ...
     def burns(self) -> bool: ...
+    def usage(self) -> Usage: ...
 
 
 class Worker:
@@ -60,6 +66,7 @@ class Worker:
         self.state = STARTING
         self.deadline = deadline  # when it must be ready, or have beaten again, or be gone
         self.failed = False  # whether it has said that it cannot serve
+        self.is_over = False  # whether it took more than it may when it was last looked at
 
     @property
     def is_active(self) -> bool:
@@ -71,7 +78,9 @@ class Roster:
 
     ``graceful_timeout`` is what the workers themselves take for a graceful exit, ``boot_timeout`` the time until one
     must be ready, ``worker_timeout`` the time between two of its beats, in seconds; ``inf`` is for ever. ``lame_time``
-    says, when the end is asked for, how many there are before a graceful one. After ``finished`` the server ends;
+    says, when the end is asked for, how many there are before a graceful one. One that lives less than ``settle``
+    seconds is replaced after a pause, as if it had never been ready. One that takes more than ``limits``, in two
+    samples, is replaced; nothing is looked at without a limit. After ``finished`` the server ends;
     ``failure`` says then that it has never come up. Everything is the caller's one thread's.
     """
 
@@ -85,6 +94,8 @@ class Roster:
         boot_timeout: float = 60.0,
         worker_timeout: float = inf,
         lame_time: Callable[[], float] = lambda: 0.0,
+        settle: float = 0.0,
+        limits: Usage = NO_LIMITS,
         eager: bool = False,
     ) -> None:
         self._spawn = spawn
@@ -93,6 +104,9 @@ class Roster:
         self._boot_timeout = boot_timeout
         self._worker_timeout = worker_timeout
         self._lame_time = lame_time
+        self._settle = settle
+        self._limits = limits
+        self._next_sample = -inf
         self._eager = eager
         self.wanted = wanted
         self.workers: list[Worker] = []
@@ -117,7 +131,13 @@ class Roster:
             # Without a scoreboard there are no beats to wait for.
             worker.deadline = inf if worker.process.beat() is None else self._clock() + self._worker_timeout
             self.was_up = True
-            self._pause = 0.0
+            if not self._settle:
+                self._pause = 0.0
+
+    def on_beats(self, worker: Worker) -> None:
+        """It has beaten for the first time, after it was ready: from now on it has to."""
+        if worker.state is READY:
+            worker.deadline = self._clock() + self._worker_timeout
 
     def on_worn(self, worker: Worker) -> None:
         """It has served as many requests as it may."""
@@ -143,7 +163,13 @@ class Roster:
         elif worker.state is STARTING:
             self._not_ready(worker, ending.reason)
         else:
-            logger.error("worker %d %s; starting another%s", worker.process.pid, ending.reason, ending.story)
+            pause = ""
+            if self._clock() - worker.started < self._settle:
+                self._hold_back()
+                pause = f" in {self._pause:g} s"
+            level = logging.INFO if ending.clean else logging.ERROR
+            text = "worker %d %s; starting another%s%s"
+            logger.log(level, text, worker.process.pid, ending.reason, pause, ending.story)
 
     def _not_ready(self, worker: Worker, reason: str) -> None:
         """It ended, or stood still, before it was ready."""
@@ -158,8 +184,20 @@ class Roster:
             for other in self.workers:
                 if other.generation != -1:
                     other.generation = self.generation
-        self._pause = min(LONGEST_PAUSE, self._pause * 2 or 1.0)
-        self._spawn_after = self._clock() + self._pause
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        """Start nobody for a while, which is longer each time; what failed together, or long ago, counts once."""
+        now = self._clock()
+        if self._spawn_after <= now:
+            long_ago = now - self._spawn_after > LONGEST_PAUSE + self._boot_timeout
+            self._pause = 1.0 if long_ago else min(LONGEST_PAUSE, self._pause * 2 or 1.0)
+            self._spawn_after = now + self._pause
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all that are wanted are ready."""
+        return sum(worker.state is READY for worker in self.workers) >= self.wanted
 
     @property
     def is_ending(self) -> bool:
@@ -188,7 +226,7 @@ class Roster:
             return
         self.generation += 1
         self._spawn_after = -inf
-        if sum(worker.state is READY for worker in self.workers) >= self.wanted:
+        if self.is_up:
             for worker in self.workers:
                 if worker.state is STARTING:
                     self._stop(worker, "quit", PATIENCE)  # a replacement that is of yesterday already
@@ -197,6 +235,10 @@ class Roster:
         """One worker more, or one fewer; never below one."""
         self.wanted = max(1, self.wanted + by)
         logger.info("workers wanted: %d", self.wanted)
+
+    def change_wanted_to(self, number: int) -> None:
+        """So many workers."""
+        self.change_wanted(number - self.wanted)
 
     def end(self, how: str) -> None:
         """End all workers: "drain" or "quit"; the second goes over the first.
@@ -231,9 +273,12 @@ class Roster:
         if self._ending:
             self.finished = not self.workers
         else:
+            self._weigh(now)
             self._trim()
             self._fill(now)
         due = min((worker.deadline for worker in self.workers), default=inf)
+        if self._watched():
+            due = min(due, self._next_sample)
         if self._spawn_after > now and not self._ending:
             due = min(due, self._spawn_after)
         if self.is_lame:
@@ -256,6 +301,25 @@ class Roster:
             logger.error("worker %d did not end in time and is killed", worker.process.pid)
         worker.deadline = inf
         worker.process.kill()
+
+    def _watched(self) -> list[Worker]:
+        """The workers whose memory or descriptors matter."""
+        if self._limits == NO_LIMITS or self._ending:
+            return []
+        return [worker for worker in self.workers if worker.state is READY and worker.generation != -1]
+
+    def _weigh(self, now: float) -> None:
+        """Take a sample of what the workers take. Who took too much before, too, is of yesterday."""
+        watched = self._watched()
+        if not watched or now < self._next_sample:
+            return
+        self._next_sample = now + BETWEEN_SAMPLES
+        for worker in watched:
+            excess = in_words(worker.process.usage(), self._limits)
+            if excess and worker.is_over:
+                logger.error("worker %d is replaced: it has %s", worker.process.pid, excess)
+                worker.generation = -1
+            worker.is_over = bool(excess)
 
     def _trim(self) -> None:
         """Drain the workers that are too many: those of an old generation first, then the oldest.

@@ -1,0 +1,304 @@
+"""``zibai.Supervisor``: any Python function, kept running in worker processes. It knows nothing of HTTP and sockets.
+
+It is the face of the parent's main loop for programs and for people at a prompt. ``run`` turns the loop in the calling
+thread; ``start`` in one of its own, and then nothing here may wait for that thread but ``start`` itself and ``stop``.
+What it is asked meanwhile goes to the loop as a wish; what it shows is read from the scoreboard, or from the loop's
+list of workers, and is a moment old.
+
+Workers are spawned, so the function has to be importable. What was typed at a prompt is not, and is forked
+where that is possible: not on Windows, and not from a process with threads, whose locks the new process would inherit.
+"""
+
+import atexit
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import count
+from math import inf
+from typing import Any, Self
+
+from . import control, mainloop, supervised, terminal
+from .errors import LoadError, UsageError
+from .logger import logger
+from .mainloop import MainLoop
+from .output import Collector
+from .process import Method
+from .roster import Roster
+from .scoreboard import Scoreboard
+from .supervised import Job
+from .usage import NO_LIMITS, Usage, usage
+from .version import __version__
+
+SETTLED = 1.0
+"""Seconds that a function has to run to be started again at once when it ends."""
+
+_numbers = count(1)
+
+
+class Workers:
+    """The workers of a supervisor: shown as a table, iterated over as (process id, state), and called with a number to
+    have so many."""
+
+    def __init__(self, supervisor: "Handle") -> None:
+        self._supervisor = supervisor
+
+    def __call__(self, number: int) -> None:
+        if number < 1:
+            raise ValueError("there has to be at least one worker")
+        self._supervisor.ask(lambda roster: roster.change_wanted_to(number))
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        loop = self._supervisor.loop
+        return iter([] if loop is None else loop.workers)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        board = self._supervisor.board
+        if board is None or self._supervisor.loop is None:
+            return "\n".join(f"worker {pid}, {state}" for pid, state in self) or "no workers"
+        return "\n".join(control.table(control.describe(board)))
+
+
+class Handle:
+    """What one may do with a supervisor that runs; any thread."""
+
+    loop: MainLoop | None = None
+    board: Scoreboard | None = None
+
+    def __init__(self, loop: MainLoop | None = None, board: Scoreboard | None = None) -> None:
+        self.loop, self.board = loop, board
+        self.workers = Workers(self)
+
+    def ask(self, wish: Callable[[Roster], object]) -> None:
+        loop = self.loop
+        if loop is not None:
+            loop.ask(wish)
+
+    def reload(self) -> None:
+        """Replace every worker, one after the other."""
+        self.ask(Roster.restart)
+
+    def stop(self, how: str = "drain") -> None:
+        """Ask for the end of all workers: ``"drain"`` lets them finish, ``"quit"`` does not."""
+        self.ask(lambda roster: roster.end(how))
+
+    def __repr__(self) -> str:
+        number = len(self.workers)
+        return f"<supervisor {os.getpid()}, {number} worker{'' if number == 1 else 's'}>"
+
+
+class Supervisor(Handle):
+    """Keeps ``target(*args)`` running in ``processes`` worker processes; a context manager.
+
+    :param target: a function at the top of a module. On POSIX also one that was typed at a prompt: then its workers
+        are forked. It runs in the main thread of each worker and should end when ``current_worker().end`` is set. When
+        it returns or raises, another worker is started: at once if it has run for a second, or else after a pause.
+    :param args: its arguments, which are sent to each worker.
+    :param processes: how many workers there are.
+    :param before_stop: a function called in each worker, in a thread beside the target, when it is to end gracefully;
+        the event is set when it returns.
+    :param on_end: a function called in this process when the end of all begins.
+    :param says_ready: the target calls ``current_worker().ready()`` when it does its work; without it, a worker is
+        ready as soon as the target is called. A restart waits for that before it ends an old worker.
+    :param memory_limit: bytes of resident memory that a worker may have; one that has more in two samples is replaced.
+    :param descriptor_limit: the same for open descriptors.
+    :param capture_output: log what workers print, line by line, to the logger ``zibai.output``.
+    :param boot_timeout: seconds until a worker is ready.
+    :param worker_timeout: seconds between two calls of ``current_worker().beat()``, of a target that makes them.
+    :param graceful_timeout: seconds from the event until the target is interrupted.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., object],
+        args: tuple[Any, ...] = (),
+        processes: int = 4,
+        *,
+        before_stop: Callable[[], object] | None = None,
+        on_end: Callable[[], object] | None = None,
+        says_ready: bool = False,
+        memory_limit: int | None = None,
+        descriptor_limit: int | None = None,
+        capture_output: bool = False,
+        boot_timeout: float = 60.0,
+        worker_timeout: float = 30.0,
+        graceful_timeout: float = 10.0,
+    ) -> None:
+        super().__init__()
+        if processes < 1:
+            raise UsageError("a supervisor needs at least one process")
+        self._job = Job(target, tuple(args), before_stop, says_ready, False, boot_timeout or inf, graceful_timeout)
+        self._processes = processes
+        self._on_end = on_end
+        self._limits = Usage(memory_limit, descriptor_limit)
+        self._capture_output = capture_output
+        self._worker_timeout = worker_timeout or inf
+        self._resources = ExitStack()
+        self._thread: threading.Thread | None = None
+        self._runs_in = 0  # the thread that turns the loop
+        self._is_settled = threading.Event()  # all have come up, or all is over
+        self._is_over = threading.Event()
+        self._is_over.set()
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Keep the workers running until somebody asks for the end.
+
+        In the main thread the signals do what they do with the server: Ctrl-C ends the workers, and this returns.
+        Raises LoadError when no worker has ever come up.
+        """
+        method = _method(self._job)
+        if method == "fork" and threading.active_count() > 1:
+            raise UsageError(f"{self._job.name} cannot be forked, since this process has threads; {_ADVICE}")
+        self._begin(method, detached=False)
+        with terminal.kept():
+            self._run()
+
+    def start(self) -> Self:
+        """Keep the workers running in a thread; return when all are ready. Raises what ``run`` does."""
+        if _method(self._job) == "fork":
+            raise UsageError(f"{self._job.name} cannot be forked beside another thread; {_ADVICE}, or call run()")
+        self._begin("spawn", detached=True)
+        self._thread = threading.Thread(target=self._run_in_thread, name="zibai-supervisor", daemon=True)
+        atexit.register(self.stop)  # a program that ends would wait for its workers for ever
+        self._thread.start()
+        try:
+            self._is_settled.wait()
+        except BaseException:
+            self.stop("quit")
+            raise
+        if self._error is not None:
+            self.stop()
+            raise self._error
+        return self
+
+    def stop(self, how: str = "drain") -> None:
+        """End all workers and wait for them: ``"drain"`` lets them finish, ``"quit"`` does not. Any thread."""
+        super().stop(how)
+        if threading.get_ident() != self._runs_in:
+            self._is_over.wait()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+            atexit.unregister(self.stop)
+            self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _begin(self, method: Method, detached: bool) -> None:
+        """Make what the workers need."""
+        if not self._is_over.is_set():
+            raise RuntimeError("this supervisor runs already")
+        if self._limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
+            raise UsageError("memory_limit, descriptor_limit: this system does not tell what a process takes")
+        self._is_over.clear()
+        self._is_settled.clear()
+        self._error = None
+        self.board = self._resources.enter_context(_scoreboard(self._job, self._processes))
+        collector = Collector() if self._capture_output else None
+        self.loop = MainLoop(
+            supervised.main,
+            (self._job._replace(detached=detached),),
+            self._processes,
+            self.board,
+            method=method,
+            starting=collector.quiet if collector is not None and method == "fork" else nullcontext,
+            collector=collector,
+            on_up=self._is_settled.set,
+            on_end=_once(self._on_end),
+            graceful_timeout=self._job.graceful_timeout,
+            boot_timeout=self._job.boot_timeout,
+            worker_timeout=self._worker_timeout,
+            settle=SETTLED,
+            limits=self._limits,
+        )
+
+    def _run(self) -> None:
+        assert self.loop is not None
+        self._runs_in = threading.get_ident()
+        is_main = threading.current_thread() is threading.main_thread()
+        try:
+            with mainloop.signals(exits=False) if is_main else nullcontext() as signals:
+                self.loop.run(signals)
+        except LoadError as error:
+            if error.trace:
+                error.add_note(error.trace)
+            raise
+        finally:
+            self.loop, self.board, self._runs_in = None, None, 0
+            self._resources.close()
+            self._is_over.set()
+
+    def _run_in_thread(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            if self._is_settled.is_set():
+                raise  # nobody waits for it
+            self._error = error
+        finally:
+            self._is_settled.set()
+
+
+_ADVICE = "put it into a module that can be imported"
+
+
+def _method(job: Job) -> Method:
+    """How its workers come into being."""
+    functions = [job.target] if job.before_stop is None else [job.target, job.before_stop]
+    if all(map(_is_importable, functions)):
+        return "spawn"
+    if sys.platform == "win32":
+        raise UsageError(f"{job.name} cannot be found by a new process; {_ADVICE}")
+    return "fork"
+
+
+def _is_importable(function: Callable[..., object]) -> bool:
+    """Whether a new process can find it: not a lambda, nothing nested, nothing that was typed at a prompt."""
+    try:
+        pickle.dumps(function)
+    except Exception:
+        return False
+    if getattr(function, "__module__", "") != "__main__":
+        return True
+    typed = getattr(getattr(function, "__code__", None), "co_filename", "").startswith("<")
+    return not typed and hasattr(sys.modules["__main__"], "__file__")
+
+
+def _once(hook: Callable[[], object] | None) -> Callable[[], None]:
+    left = [] if hook is None else [hook]
+
+    def call() -> None:
+        while left:
+            try:
+                left.pop()()
+            except Exception:
+                logger.exception("on_end failed")
+
+    return call
+
+
+@contextmanager
+def _scoreboard(job: Job, processes: int) -> Iterator[Scoreboard | None]:
+    """In a file of its own, so that ``zibai ps`` shows the workers. None where there can be none."""
+    facts = {"version": __version__, "app": job.name, "listen": [], "processes": processes}
+    try:
+        # Twice as many rows as workers, since a restart has both generations; and some for those that are added.
+        board = control.create(control.default_path(f"{os.getpid()}-{next(_numbers)}"), 2 * processes + 30, 0, facts)
+    except OSError as error:
+        logger.debug("no file for zibai ps: %s", error)
+        yield None
+        return
+    try:
+        yield board
+    finally:
+        board.close()
