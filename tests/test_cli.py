@@ -73,6 +73,10 @@ def test_every_flag_sets_its_field() -> None:
         "no_gevent": ([], True),
         "watchfiles": (["*.py;.env"], "*.py;.env"),
         "max_request_pre_process": (["100"], 100),
+        "max_worker_memory": (["512M"], 512 * 2**20),
+        "max_worker_descriptors": (["1000"], 1000),
+        "capture_output": ([], True),
+        "interactive": ([], True),
         "graceful_exit_timeout": (["1.5"], 1.5),
         "keep_alive_timeout": (["2"], 2.0),
         "disable_keep_alive": ([], True),
@@ -115,6 +119,11 @@ def test_permissions_are_octal() -> None:
         assert parse_args(["example:app", "--unix-socket-perms", text]).unix_socket_perms == 0o660
 
 
+@pytest.mark.parametrize(("text", "size"), [("7", 7), ("2K", 2048), ("2k", 2048), ("3m", 3 * 2**20), ("1G", 2**30)])
+def test_sizes_have_units(text: str, size: int) -> None:
+    assert parse_args(["example:app", "--max-worker-memory", text]).max_worker_memory == size
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -133,6 +142,15 @@ def test_permissions_are_octal() -> None:
         ("example:app --header-timeout soon", "argument --header-timeout: 'soon' is not a number"),
         ("example:app --header-timeout nan", "--header-timeout must be a number, not nan"),
         ("example:app --unix-socket-perms 888", "argument --unix-socket-perms: '888' is not an octal number"),
+        (
+            "example:app --max-worker-memory lots",
+            "argument --max-worker-memory: 'lots' is not a whole number, or one with K, M or G",
+        ),
+        (
+            "example:app --max-worker-memory M",
+            "argument --max-worker-memory: 'M' is not a whole number, or one with K, M or G",
+        ),
+        ("example:app --max-worker-memory 0G", "--max-worker-memory must be at least 1, not 0"),
         ("example:app --url-scheme ftp", "--url-scheme must be one of http, https, not 'ftp'"),
         ("example:app --max-work 3", "unrecognized arguments: --max-work 3"),
         ("example:app --markdown", "unrecognized arguments: --markdown"),
@@ -231,7 +249,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> 
         if outcome is not None:
             raise outcome
 
-    monkeypatch.setattr("zibai.run._serve", fake)
+    monkeypatch.setattr("zibai.server._serve", fake)
     try:
         return main(["example:app", "-p", "2"]), served
     except SystemExit as end:

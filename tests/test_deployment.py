@@ -25,7 +25,7 @@ from test_readme import SNIPPETS
 
 from zibai import Options, parse_args
 from zibai.options import declared
-from zibai.supervisor import PATIENCE
+from zibai.roster import PATIENCE
 
 from support import APPS, DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for
 
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is about POSIX")
-
-PENDING = {
-    *("--capture-output", "--interactive", "--max-worker-memory"),
-}
-"""Flags that are written about before they are there."""
 
 OF_OTHERS = {
     *("--help", "--version", "--json"),  # of zibai as well, but no options of the server
@@ -262,9 +257,8 @@ def test_every_flag_that_is_written_about_is_there() -> None:
         if path.stem != "migrating":
             found = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", path.read_text(encoding="utf-8"))
             flags.setdefault(path.name, set()).update(found)
-    missing = {name: found - known - PENDING - OF_OTHERS for name, found in flags.items()}
+    missing = {name: found - known - OF_OTHERS for name, found in flags.items()}
     assert not any(missing.values()), missing
-    assert not PENDING & known, "these are there now"
 
 
 def rows(section: str) -> list[list[str]]:
@@ -280,7 +274,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 
 @pytest.mark.parametrize("section", ["gunicorn", "waitress", "uvicorn", "granian", "Starman", "uFork"])
 def test_what_to_migrate_to_is_there(section: str) -> None:
-    known = {option.flag for option in declared()} | PENDING
+    known = {option.flag for option in declared()}
     named = {flag for row in rows(section) for cell in row[1:2] for flag in FLAG.findall(cell)}
     assert named <= known, named - known
     assert named

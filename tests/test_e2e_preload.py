@@ -417,3 +417,21 @@ def test_an_import_that_ends_the_process(site: Path) -> None:
     done = run("preloaded:app", "-l", "127.0.0.1:0", "--preload", "--no-gevent", cwd=site)
     assert done.returncode == 3
     assert "ended with exit code 7 before it was ready" in done.stderr
+
+
+def test_what_is_printed_is_captured_with_the_pid_of_who_printed(tmp_path: Path, backend: tuple[str, ...]) -> None:
+    (tmp_path / "talks.py").write_text(
+        "import os\n"
+        "print('imported by', os.getpid(), flush=True)\n"
+        "def app(environ, start_response):\n"
+        "    os.system('echo asked of $PPID')\n"
+        "    start_response('200 OK', [])\n"
+        "    return [str(os.getpid()).encode()]\n"
+    )
+    with Server("talks:app", "--preload", "--capture-output", "-p", "1", *backend, cwd=tmp_path) as server:
+        line = server.wait_for_log("imported by")
+        loader = line.split()[-1]
+        assert f"[{loader}] | " in line
+        worker = get(server.port).body.decode()
+        assert f"[{worker}] | " in server.wait_for_log(f"asked of {worker}")
+        assert loader != worker

@@ -26,7 +26,7 @@ class FakeChild:
 
     pids = iter(range(100, 200))
 
-    def __init__(self, target: object, args: tuple[Any, ...], row: Row | None) -> None:
+    def __init__(self, target: object, args: tuple[Any, ...], row: Row | None, **_: object) -> None:
         *self.args, self.board, self.number = args
         self.row = row
         self.before = None if row is None else row.read().state
@@ -76,14 +76,14 @@ class World:
         self.tick()
 
     def is_up(self) -> None:
-        self.ups.append([worker.state for worker in self.loop._supervisor.workers])
+        self.ups.append([worker.state for worker in self.loop._roster.workers])
 
     def read(self) -> list[str]:
         signals, self.signals = self.signals, []
         return signals
 
     def tick(self) -> None:
-        self.loop._supervisor.tick()
+        self.loop._roster.tick()
         self.loop._publish()
         self.loop._tell_up()
 
@@ -181,7 +181,7 @@ def test_what_a_dying_worker_writes_late_does_not_reach_the_next(
     world = World(monkeypatch, 1, board)
     (one,) = world.children
     world.say(one, "ready")
-    monkeypatch.setattr(world.loop._supervisor, "_fill", lambda now: None)
+    monkeypatch.setattr(world.loop._roster, "_fill", lambda now: None)
     world.die(one)
     assert world.states == [("", 0)] * 3, "zibai ps does not show the dead"
     monkeypatch.undo()
@@ -202,7 +202,7 @@ def test_a_process_that_cannot_be_started_takes_no_row(monkeypatch: pytest.Monke
         world = World(monkeypatch, 2, board)
         assert world.children == []
         assert world.states == [("", 0)] * 3
-    world.loop._supervisor._spawn_after = 0.0
+    world.loop._roster._spawn_after = 0.0
     world.tick()
     assert world.numbers == [0, 1]
     world.close()
@@ -234,7 +234,7 @@ def test_it_is_not_up_when_it_is_told_to_end_before(monkeypatch: pytest.MonkeyPa
     with closing(World(monkeypatch, 2, None)) as world:
         one, _ = world.children
         world.say(one, "ready")
-        world.loop._supervisor.end("quit")
+        world.loop._roster.end("quit")
         world.die(*world.children)
         assert world.ups == []
 

@@ -146,23 +146,23 @@ def test_nobody_there_and_nobody_who_listens(
     assert "systemd does not hear that the server is ready" in caplog.text
 
 
-# --- a supervisor -----------------------------------------------------------------------------------
+# --- a roster -----------------------------------------------------------------------------------
 
 
 def worker(state: str = "ready", generation: int = 0) -> Any:
     return SimpleNamespace(state=state, generation=generation, is_active=state != "draining")
 
 
-def supervisor(*workers: Any, **facts: Any) -> Any:
+def roster(*workers: Any, **facts: Any) -> Any:
     defaults = {"was_up": True, "is_ending": False, "generation": 0, "wanted": 2, "workers": list(workers)}
     return SimpleNamespace(**{**defaults, **facts})
 
 
 def test_from_the_first_ready_worker_to_the_end(systemd: Systemd, now: list[float]) -> None:
     reporter = Reporter(Notifier(systemd.address))
-    assert reporter.look(supervisor(worker("starting"), worker("starting"), was_up=False)) is None
+    assert reporter.look(roster(worker("starting"), worker("starting"), was_up=False)) is None
     assert systemd.hear_all() == []
-    up = supervisor(worker(), worker("starting"))
+    up = roster(worker(), worker("starting"))
     assert reporter.look(up) == notify.STATUS_EVERY
     assert systemd.hear_all() == [["READY=1"], ["STATUS=1 of 2 workers ready"]]
     up.workers[1].state = "ready"
@@ -183,7 +183,7 @@ def test_from_the_first_ready_worker_to_the_end(systemd: Systemd, now: list[floa
 
 def test_a_restart(systemd: Systemd, now: list[float]) -> None:
     reporter = Reporter(Notifier(systemd.address))
-    site = supervisor(worker(), worker())
+    site = roster(worker(), worker())
     reporter.look(site)
     systemd.hear_all()
     before = time.monotonic_ns() // 1000
@@ -214,7 +214,7 @@ def test_a_restart(systemd: Systemd, now: list[float]) -> None:
 
 def test_the_watchdog(systemd: Systemd, now: list[float]) -> None:
     reporter = Reporter(Notifier(systemd.address, beat_every=1.5))
-    up = supervisor(worker(), worker())
+    up = roster(worker(), worker())
     assert reporter.look(up) == 1.5
     assert ["WATCHDOG=1"] in systemd.hear_all()
     now[0] += 1
@@ -233,7 +233,7 @@ def test_requests_of_workers_that_are_gone_count(systemd: Systemd, now: list[flo
         row.assign("ready", 100 + number, 0, 1.0)
         row.beat([5 + number] + [0] * 13)
     rows[0].slots[0].begin(b"GET /", 1.0)
-    site = supervisor(worker(), worker())
+    site = roster(worker(), worker())
     reporter.look(site)
     assert systemd.hear_all()[-1] == ["STATUS=2 of 2 workers ready, 11 requests answered, 1 running"]
     rows[0].clear()
@@ -247,7 +247,7 @@ def test_requests_of_workers_that_are_gone_count(systemd: Systemd, now: list[flo
 def test_another_process_is_the_service_now(systemd: Systemd, now: list[float]) -> None:
     notifier = Notifier(systemd.address, beat_every=1.0)
     reporter = Reporter(notifier)
-    up = supervisor(worker(), worker())
+    up = roster(worker(), worker())
     reporter.look(up)
     systemd.hear_all()
     notifier.hand_over(4711)

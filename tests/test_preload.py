@@ -47,9 +47,9 @@ class FakeLoader:
     made: list[FakeLoader] = []  # noqa: RUF012
     no_room = False
 
-    def __init__(self, target: object, args: object, serial: int) -> None:
+    def __init__(self, target: object, args: object, serial: int, outlet: object = None) -> None:
         self.serial = serial
-        self.pid = 1000 + serial
+        self.pid = self.known_pid = 1000 + serial
         self.forks: dict[int, Any] = {}
         self.speaks = True
         self.proven = self.leaving = self.mourned = self.closed = False
@@ -283,7 +283,7 @@ class TestOrders:
 
         monkeypatch.setattr(loader_module, "_fork", full)
         monkeypatch.setattr(Nursery, "_deafen", lambda self: None)
-        self.nursery._preloaded = SimpleNamespace(greenlets=None)  # type: ignore[assignment]
+        self.nursery._preloaded = SimpleNamespace(hub=None)  # type: ignore[assignment]
         pipe, sentinel = self.fork(1)
         self.parent.send(Order("status", 1))
         with closing(as_socket(self.parent)) as sock:

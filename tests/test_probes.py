@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zibai import probes
+from zibai import pulse as pulse_module
 from zibai.http1 import Codec
 from zibai.logger import logger
-from zibai.probes import BYTES, MOST, STALL, TIME, Probes, Pulse
+from zibai.probes import BYTES, MOST, TIME, Probes
+from zibai.pulse import STALL, Pulse
 
 from support import Client, get, raw, wait_for
 
@@ -30,6 +32,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(probes, "clock", clock)
+    monkeypatch.setattr(pulse_module, "clock", clock)
     return clock
 
 

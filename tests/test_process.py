@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from zibai import machine, process
+from zibai import machine, output, process
 from zibai.errors import LoadError
 from zibai.handover import BATCH, NOTE, give, take
 from zibai.process import Child, Message, Parent, Signals, reap_strangers
@@ -438,3 +438,41 @@ def test_a_channel_tells_empty_from_ended() -> None:
     giving.close()
     assert take(taking) is None
     taking.close()
+
+
+@posix
+def test_forked_workers_hold_nothing_of_their_siblings() -> None:
+    """Each would keep the other from learning that the parent is gone."""
+    reader, writer = os.pipe()
+    first = Child(forked, (reader,), method="fork")
+    output._readers.add(reader)
+    first.start()
+    second = Child(forked, (first.pipe.fileno(),), method="fork")
+    second.start()
+    try:
+        for child in (first, second):
+            assert messages(child) == [Message("ready")], "the descriptor was closed"
+            child.drain()
+            assert ended(child) == "ended with exit code 0"
+    finally:
+        output._readers.discard(reader)
+        os.close(reader)
+        os.close(writer)
+
+
+def forked(parent: Parent, fd: int) -> None:
+    try:
+        os.fstat(fd)
+    except OSError:
+        parent.ready()
+    parent.receive()
+
+
+def test_signals_of_others_are_not_read() -> None:
+    """SIGINT, at a prompt, has its own handler, and reaches the socket all the same."""
+    with Signals(["SIGTERM"]) as signals:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert wait([signals.socket], 20)
+        assert signals.read() == ["SIGTERM"]

@@ -1,514 +1,437 @@
-"""The parent's decisions, with a fake clock and processes that only write down what they are told."""
+"""``zibai.Supervisor``: functions in real processes, and a person at a prompt."""
 
 from __future__ import annotations
 
 import logging
-from itertools import count
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai.process import Ending
-from zibai.supervisor import LAST_WORDS, PATIENCE, Supervisor, Worker
+import zibai
+from zibai.errors import LoadError, UsageError
+from zibai.supervisor import Supervisor
+
+from person import CTRL_C, Person
+from support import APPS, DEADLINE, alive, child_processes, environment, wait_for
+
+sys.path.insert(0, str(APPS))
+import jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+QUICKLY = {"graceful_timeout": 0.2}
+
+
+class Notes:
+    """The lines of a file, as ("begin", pid)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __call__(self, text: str = "") -> list[int]:
+        """Who has noted that."""
+        lines = Path(self.path).read_text().splitlines() if Path(self.path).exists() else []
+        return [int(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0].startswith(text)]
+
+    def wait(self, text: str, number: int = 1) -> list[int]:
+        found: list[int] = wait_for(lambda: len(found := self(text)) >= number and found)
+        return found
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    return Notes(tmp_path / "notes")
 
 
 @pytest.fixture(autouse=True)
-def _heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log reaches caplog, also after a test that has configured logging."""
+def _nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No thread, descriptor, process or signal handler stays behind."""
     monkeypatch.setattr(logging.getLogger("zibai"), "propagate", True)
 
-
-GRACEFUL = 10.0
-BOOT = 60.0
-SILENCE = 30.0
-
-
-class FakeProcess:
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.told: list[str] = []
-        self.heir: FakeProcess | None = None
-        self.beaten: float | None = None
-        self.busy = False
-
-    def beat(self) -> float | None:
-        return self.beaten
-
-    def burns(self) -> bool:
-        return self.busy
-
-    def lame(self) -> None:
-        self.told.append("lame")
-
-    def drain(self, heir: FakeProcess | None = None) -> None:
-        self.told.append("drain")
-        self.heir = heir
-
-    def quit(self) -> None:
-        self.told.append("quit")
-
-    def kill(self) -> None:
-        self.told.append("kill")
-
-
-class World:
-    """A supervisor and what surrounds it."""
-
-    def __init__(self, wanted: int, lame_time: float = 0.0) -> None:
-        self.now = 1000.0
-        self.started: list[FakeProcess] = []
-        self.room = True
-        self._pids = count(1)
-        self.supervisor = Supervisor(
-            self._spawn,
-            wanted,
-            lambda: self.now,
-            graceful_timeout=GRACEFUL,
-            boot_timeout=BOOT,
-            worker_timeout=SILENCE,
-            lame_time=lambda: lame_time,
-        )
-
-    def _spawn(self) -> FakeProcess:
-        if not self.room:
-            raise OSError(11, "Resource temporarily unavailable")
-        self.started.append(FakeProcess(next(self._pids)))
-        return self.started[-1]
-
-    def tick(self) -> float | None:
-        return self.supervisor.tick()
-
-    def worker(self, pid: int) -> Worker:
-        return self.supervisor.find(self.started[pid - 1])
-
-    def ready(self, *pids: int) -> None:
-        for pid in pids:
-            self.supervisor.on_ready(self.worker(pid))
-        self.tick()
-
-    def gone(self, *pids: int, reason: str = "ended with exit code 0", story: str = "") -> None:
-        for pid in pids:
-            self.supervisor.on_gone(self.worker(pid), Ending(reason, reason.endswith("code 0"), story))
-        self.tick()
-
-    @property
-    def pids(self) -> list[int]:
-        return [worker.process.pid for worker in self.supervisor.workers]
-
-    def told(self, pid: int) -> list[str]:
-        return self.started[pid - 1].told
-
-
-def up(wanted: int, lame_time: float = 0.0) -> World:
-    """A world whose first workers are ready."""
-    world = World(wanted, lame_time)
-    world.tick()
-    world.ready(*range(1, wanted + 1))
-    return world
-
-
-def test_as_many_as_wanted_are_started_once() -> None:
-    world = World(3)
-    world.tick()
-    world.tick()
-    assert world.pids == [1, 2, 3]
-    world.ready(1, 2, 3)
-    assert world.tick() is None, "nothing is to be done, so there is no time to come back at"
-
-
-def test_one_that_dies_is_replaced_at_once_and_the_others_are_left_alone() -> None:
-    world = up(3)
-    world.gone(2, reason="was killed by SIGKILL")
-    assert world.pids == [1, 3, 4]
-    assert world.told(1) == world.told(3) == []
-
-
-def test_two_that_die_in_the_same_tick_leave_the_healthy_third_alone() -> None:
-    world = up(3)
-    for pid in (1, 3):
-        world.supervisor.on_gone(world.worker(pid), Ending("was killed by SIGSEGV"))
-    world.tick()
-    assert world.pids == [2, 4, 5]
-    assert world.told(2) == []
-
-
-def test_why_a_worker_died_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    up(1).gone(1, reason="was killed by SIGSEGV")
-    assert "worker 1 was killed by SIGSEGV" in caplog.text
-
-
-def test_if_the_first_start_fails_the_server_ends() -> None:
-    world = World(3)
-    world.tick()
-    world.supervisor.on_failed(world.worker(2))
-    world.gone(2, reason="ended with exit code 3")
-    assert [world.told(pid) for pid in (1, 3)] == [["quit"], ["quit"]]
-    assert not world.supervisor.finished
-    world.gone(1, 3)
-    assert world.supervisor.finished
-    assert world.supervisor.failure
-    assert len(world.started) == 3, "no storm"
-
-
-def test_one_that_is_never_ready_is_killed() -> None:
-    world = World(1)
-    assert world.tick() == BOOT + LAST_WORDS
-    world.now += BOOT + LAST_WORDS
-    world.tick()
-    assert world.told(1) == ["kill"]
-    world.tick()
-    assert world.told(1) == ["kill"], "once"
-
-
-def test_later_ones_that_die_before_they_are_ready_back_off() -> None:
-    world = up(1)
-    world.gone(1)
-    pauses = []
-    for _ in range(8):
-        world.gone(world.pids[0], reason="ended with exit code 1")
-        pause = world.tick()
-        assert pause is not None
-        assert world.pids == []
-        world.now += pause - 0.01
-        world.tick()
-        assert world.pids == []
-        world.now += 0.01
-        world.tick()
-        assert len(world.pids) == 1
-        pauses.append(round(pause, 3))
-    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
-    world.ready(world.pids[0])
-    world.gone(world.pids[0])
-    assert len(world.pids) == 1, "one that was ready is replaced at once"
-    world.gone(world.pids[0])
-    assert world.tick() == 1, "and the pauses begin anew"
-
-
-def test_a_restart_replaces_one_after_the_other_and_the_new_is_ready_before_the_old_drains() -> None:
-    world = up(2)
-    world.supervisor.restart()
-    world.tick()
-    assert world.pids == [1, 2, 3]
-    assert world.told(1) == world.told(2) == []
-    world.ready(3)
-    assert world.told(1) == ["drain"]
-    assert world.told(2) == []
-    assert world.pids == [1, 2, 3, 4], "the next starts while the first drains"
-    world.gone(1)
-    world.ready(4)
-    assert world.told(2) == ["drain"]
-    assert [process.heir and process.heir.pid for process in world.started[:2]] == [3, 4]
-    world.gone(2)
-    assert world.pids == [3, 4]
-    assert world.tick() is None
-
-
-def test_a_restart_whose_code_does_not_come_up_changes_nothing() -> None:
-    world = up(2)
-    world.supervisor.restart()
-    world.tick()
-    world.supervisor.on_failed(world.worker(3))
-    world.gone(3, reason="ended with exit code 3")
-    world.now += 3600
-    world.tick()
-    assert world.pids == [1, 2], "and it is not tried again by itself"
-    assert world.told(1) == world.told(2) == []
-    world.supervisor.restart()
-    world.tick()
-    assert world.pids == [1, 2, 4], "the next restart tries at once"
-    world.ready(4)
-    assert world.told(1) == ["drain"]
-
-
-def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
-    world = up(2)
-    world.supervisor.restart()
-    world.tick()
-    world.ready(3)
-    world.supervisor.restart()
-    world.tick()
-    assert world.pids == [1, 2, 3, 4, 5]
-    assert world.told(4) == ["quit"], "it has not served yet, and its code is old"
-    world.gone(1, 4)
-    world.ready(5)
-    world.ready(6)
-    assert world.told(2) == world.told(3) == ["drain"]
-    world.gone(2, 3)
-    assert world.pids == [5, 6]
-
-
-def test_a_restart_during_the_first_start_leaves_the_workers_that_start_alone() -> None:
-    world = World(2)
-    world.tick()
-    world.ready(1)
-    world.supervisor.restart()
-    world.tick()
-    assert world.pids == [1, 2]
-    assert world.told(2) == [], "if the newest code does not come up, this one is needed"
-    world.ready(2)
-    assert world.pids == [1, 2, 3]
-
-
-def test_the_new_worker_of_a_restart_makes_up_for_an_old_one_that_dies() -> None:
-    world = up(2)
-    world.supervisor.restart()
-    world.tick()
-    world.gone(2, reason="was killed by SIGKILL")
-    assert world.pids == [1, 3]
-    world.ready(3)
-    assert world.told(1) == []
-    assert world.pids == [1, 3, 4]
-    world.ready(4)
-    assert world.told(1) == ["drain"]
-
-
-def test_a_worn_worker_is_replaced_first_and_never_two_at_once() -> None:
-    world = up(2)
-    for pid in (1, 2):
-        world.supervisor.on_worn(world.worker(pid))
-    world.tick()
-    assert world.pids == [1, 2, 3]
-    world.ready(3)
-    assert sum(world.told(pid) == ["drain"] for pid in (1, 2)) == 1
-    world.ready(4)
-    assert world.told(1) == world.told(2) == ["drain"]
-
-
-def test_one_more_and_one_fewer_but_never_none() -> None:
-    world = up(2)
-    world.supervisor.change_wanted(+1)
-    world.tick()
-    assert world.pids == [1, 2, 3]
-    world.ready(3)
-    for _ in range(5):
-        world.supervisor.change_wanted(-1)
-    world.tick()
-    assert world.supervisor.wanted == 1
-    assert sum(world.told(pid) == ["drain"] for pid in (1, 2, 3)) == 2
-
-
-def test_fewer_while_one_starts_does_not_leave_the_server_without_any() -> None:
-    world = up(2)
-    world.gone(1, 2, reason="was killed by SIGKILL")
-    world.ready(3)
-    world.supervisor.change_wanted(-1)
-    world.tick()
-    assert world.told(3) == []
-    world.ready(4)
-    assert [world.told(3), world.told(4)].count(["drain"]) == 1
-
-
-def test_the_graceful_end_drains_all_and_kills_who_is_late() -> None:
-    world = up(2)
-    world.supervisor.end("drain")
-    assert world.told(1) == world.told(2) == ["drain"]
-    assert world.started[0].heir is world.started[1].heir is None, "there is nobody to inherit"
-    assert world.tick() == GRACEFUL + PATIENCE
-    world.gone(1)
-    assert not world.supervisor.finished
-    world.now += GRACEFUL + PATIENCE
-    world.tick()
-    assert world.told(2) == ["drain", "kill"]
-    world.gone(2, reason="was killed by SIGKILL")
-    assert world.supervisor.finished
-    assert not world.supervisor.failure
-    assert len(world.started) == 2
-
-
-def test_the_quick_end_goes_over_the_graceful_one_and_not_the_other_way() -> None:
-    world = up(1)
-    world.supervisor.end("drain")
-    world.supervisor.end("quit")
-    world.supervisor.end("drain")
-    assert world.told(1) == ["drain", "quit"]
-    assert world.tick() == PATIENCE
-
-
-def test_the_end_reaches_workers_that_are_starting() -> None:
-    world = World(1)
-    world.tick()
-    world.supervisor.end("drain")
-    assert world.told(1) == ["drain"]
-    world.ready(1)
-    world.gone(1)
-    assert world.supervisor.finished
-    assert not world.supervisor.failure
-
-
-def test_a_restart_after_the_end_has_begun_does_nothing() -> None:
-    world = up(1)
-    world.supervisor.end("drain")
-    world.supervisor.restart()
-    world.tick()
-    assert world.pids == [1]
-
-
-def test_a_system_without_room_for_a_process_is_asked_again() -> None:
-    world = up(2)
-    world.room = False
-    world.gone(1, reason="was killed by SIGKILL")
-    assert world.pids == [2]
-    assert world.tick() == 1
-    world.room = True
-    world.now += 1
-    world.tick()
-    assert world.pids == [2, 3]
-
-
-# --- health -----------------------------------------------------------------------------------------
-
-
-def test_a_worker_that_beats_is_left_alone() -> None:
-    world = World(1)
-    world.tick()
-    world.started[0].beaten = world.now
-    world.ready(1)
-    for _ in range(5):
-        wait = world.tick()
-        assert wait is not None
-        world.now += wait
-        world.started[0].beaten = world.now - 1
-    assert world.tick() == SILENCE - 1
-    assert world.told(1) == []
-
-
-def test_a_worker_that_stands_still_is_killed_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    world = World(2)
-    world.tick()
-    for process in world.started:
-        process.beaten = world.now
-    world.ready(1, 2)
-    world.now += SILENCE
-    world.started[1].beaten = world.now
-    world.tick()
-    assert (world.told(1), world.told(2)) == (["kill"], [])
-    assert "worker 1 has stood still for 30 s and is killed" in caplog.text
-    world.gone(1, reason="was killed by SIGKILL", story="\n  it was serving GET /stuck for 30.0 s (app)")
-    assert world.pids == [2, 3]
-    assert "worker 1 was killed by SIGKILL; starting another\n  it was serving GET /stuck" in caplog.text
-
-
-def test_a_worker_that_uses_the_processor_gets_twice_the_time() -> None:
-    world = World(1)
-    world.tick()
-    process = world.started[0]
-    process.beaten, process.busy = world.now, True
-    world.ready(1)
-    world.now += SILENCE
-    assert world.tick() == SILENCE
-    assert world.told(1) == []
-    world.now += SILENCE
-    world.tick()
-    assert world.told(1) == ["kill"]
-
-
-def test_a_worker_without_a_scoreboard_is_not_judged() -> None:
-    world = World(1)
-    world.tick()
-    world.ready(1)
-    world.now += 100 * SILENCE
-    assert world.tick() is None
-    assert world.told(1) == []
-
-
-def test_a_worker_with_a_stuck_request_drains_when_its_replacement_is_there() -> None:
-    world = World(2)
-    world.tick()
-    world.ready(1, 2)
-    world.supervisor.on_stuck(world.worker(1))
-    world.tick()
-    assert (world.pids, world.told(1)) == ([1, 2, 3], [])
-    world.ready(3)
-    assert (world.told(1), world.told(2)) == (["drain"], [])
-    world.now += GRACEFUL + PATIENCE
-    world.tick()
-    assert world.told(1) == ["drain", "kill"]
-
-
-def test_a_worker_that_dies_while_it_drains_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    world = World(1)
-    world.tick()
-    world.ready(1)
-    world.supervisor.end("drain")
-    world.gone(1, reason="was killed by SIGKILL", story="\n  it was serving GET /report for 3.0 s (app)")
-    assert "worker 1 was killed by SIGKILL while it drained\n  it was serving GET /report" in caplog.text
-    assert world.supervisor.finished
-
-
-# --- the lame duck ----------------------------------------------------------------------------------
-
-
-def test_before_a_graceful_end_the_workers_are_lame_until_the_time_is_over() -> None:
-    world = up(2, lame_time=20)
-    assert world.supervisor.condition == "ready"
-    world.supervisor.end("drain")
-    assert world.tick() == 20
-    assert world.told(1) == world.told(2) == ["lame"]
-    assert (world.supervisor.condition, world.supervisor.is_ending) == ("draining", False)
-    world.now += 19.5
-    assert world.tick() == 0.5
-    assert not world.supervisor.is_ending
-    world.now += 0.5
-    world.tick()
-    assert world.told(1) == world.told(2) == ["lame", "drain"]
-    assert (world.supervisor.condition, world.supervisor.is_ending) == ("draining", True)
-    world.gone(1, 2)
-    assert world.supervisor.finished
-    assert not world.supervisor.failure
+    def state() -> tuple[object, ...]:
+        fds = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+        processes = [pid for pid, command in child_processes(os.getpid()) if "resource_tracker" not in command]
+        return fds, threading.active_count(), processes, signal.getsignal(signal.SIGTERM)
+
+    # The helper of multiprocessing has a descriptor, and lives on.
+    from multiprocessing import resource_tracker
+
+    if sys.platform != "win32":
+        resource_tracker.ensure_running()
+    before = state()
+    yield
+    wait_for(lambda: state() == before)
+
+
+def pids(supervisor: Supervisor, state: str = "ready") -> list[int]:
+    return [pid for pid, its in supervisor.workers if its == state]
+
+
+def test_a_function_runs_in_workers_until_the_end(notes: Notes) -> None:
+    with Supervisor(jobs.wait, (notes.path,), 2) as supervisor:
+        assert len(pids(supervisor)) == 2
+        assert sorted(notes.wait("begin", 2)) == sorted(pids(supervisor))
+        assert os.getpid() not in pids(supervisor)
+        assert repr(supervisor) == f"<supervisor {os.getpid()}, 2 workers>"
+        assert f"{pids(supervisor)[0]}    ready" in repr(supervisor.workers)
+        assert "5xx" not in repr(supervisor.workers), "a function answers no requests"
+    assert sorted(notes("end")) == sorted(notes("begin"))
+    assert list(supervisor.workers) == []
+    assert repr(supervisor.workers) == "no workers"
+
+
+def test_it_may_be_started_again_and_stopped_twice(notes: Notes) -> None:
+    supervisor = Supervisor(jobs.wait, (notes.path,), 1)
+    for number in (1, 2):
+        supervisor.start()
+        notes.wait("begin", number)
+        with pytest.raises(RuntimeError, match="runs already"):
+            supervisor.start()
+        supervisor.stop()
+        supervisor.stop()
+        assert len(notes("end")) == number
+
+
+def test_one_that_dies_is_replaced(notes: Notes) -> None:
+    with Supervisor(jobs.wait, (notes.path,), 2) as supervisor:
+        one, two = notes.wait("begin", 2)
+        os.kill(one, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        new = notes.wait("begin", 3)[2]
+        wait_for(lambda: sorted(pids(supervisor)) == sorted([two, new]))
+
+
+def test_a_reload_replaces_all_and_workers_may_be_added(notes: Notes) -> None:
+    with Supervisor(jobs.wait, (notes.path,), 1) as supervisor:
+        supervisor.workers(2)
+        old = notes.wait("begin", 2)
+        wait_for(lambda: len(pids(supervisor)) == 2)
+        supervisor.reload()
+        assert sorted(notes.wait("end", 2)) == sorted(old)
+        assert len(notes("begin")) == 4
+        supervisor.workers(1)
+        notes.wait("end", 3)
+        with pytest.raises(ValueError, match="at least one"):
+            supervisor.workers(0)
+
+
+def test_ready_is_when_the_function_says_so(notes: Notes) -> None:
+    supervisor = Supervisor(jobs.slow_to_boot, (notes.path,), 1, says_ready=True)
+    starter = threading.Thread(target=supervisor.start)
+    starter.start()
+    notes.wait("begin")
+    assert starter.is_alive(), "start() waits for it"
+    assert [state for _, state in supervisor.workers] == ["starting"]
+    Path(notes.path + ".go").touch()
+    starter.join(DEADLINE)
+    (old,) = pids(supervisor)
+    Path(notes.path + ".go").unlink()
+    supervisor.reload()
+    notes.wait("begin", 2)
+    assert pids(supervisor) == [old], "it stays until the new one is ready"
+    Path(notes.path + ".go").touch()
+    wait_for(lambda: pids(supervisor) not in ([old], []))
+    supervisor.stop()
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "timeout"),
+    [(jobs.fail, "jobs.fail failed: ValueError: it is no good", 20), (jobs.deaf, "not ready in 0.7 s", 0.7)],
+)
+def test_one_that_never_gets_ready_is_an_error_with_its_stack(
+    notes: Notes, target: Callable[[str], None], words: str, timeout: float
+) -> None:
+    supervisor = Supervisor(target, (notes.path,), 1, says_ready=True, boot_timeout=timeout)
+    for go in (supervisor.start, supervisor.run):
+        with pytest.raises(LoadError, match=words) as caught:
+            go()
+        assert "jobs.py" in "".join(caught.value.__notes__)
+        assert "zibai" + os.sep not in "".join(caught.value.__notes__), "the frames are theirs"
+
+
+def test_one_that_returns_is_started_again_but_not_in_a_storm(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    began = time.monotonic()
+    with Supervisor(jobs.short, (notes.path,), 1):
+        notes.wait("begin", 2)
+    assert time.monotonic() - began > 1, "the second one came after a pause"
+    assert len(notes("begin")) == 2
+    assert "ended with exit code 0; starting another in 1 s" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+def test_what_a_function_raises_is_told_by_the_parent(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+    with Supervisor(jobs.fail, (notes.path,), 1):
+        wait_for(lambda: "starting another in 1 s" in caplog.text)
+    assert "jobs.fail failed: ValueError: it is no good\nTraceback" in caplog.text
+    assert f"worker {notes('begin')[0]} ended with exit code 1; starting another in 1 s" in caplog.text
+
+
+@pytest.mark.slow
+def test_sys_exit_in_a_function_is_an_end_like_others(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+    with Supervisor(jobs.leave, (notes.path,), 1):
+        wait_for(lambda: "ended with exit code 5; starting another" in caplog.text)
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize("how", ["drain", "quit"])
-def test_a_second_wish_cuts_the_time_short(how: str) -> None:
-    world = up(1, lame_time=20)
-    world.supervisor.end("drain")
-    world.tick()
-    world.supervisor.end(how)
-    world.tick()
-    assert world.told(1) == ["lame", how]
-    assert world.supervisor.is_ending
+def test_a_function_that_knows_no_event_is_interrupted(notes: Notes, how: str) -> None:
+    supervisor = Supervisor(jobs.deaf, (notes.path,), 1, graceful_timeout=0.2 if how == "drain" else 60).start()
+    notes.wait("begin")
+    supervisor.stop(how)
+    assert notes("finally") == notes("begin")
 
 
-def test_a_quick_end_has_no_time_before_it() -> None:
-    world = up(1, lame_time=20)
-    world.supervisor.end("quit")
-    assert world.told(1) == ["quit"]
+@pytest.mark.slow
+def test_a_function_that_knows_nothing_at_all_is_ended(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+    supervisor = Supervisor(jobs.numb, (notes.path,), 1, **QUICKLY).start()
+    notes.wait("begin")
+    supervisor.stop()
+    assert notes("no") == notes("begin"), "it was asked"
+    assert "killed" not in caplog.text, "its own process has ended it"
 
 
-def test_a_server_that_has_never_been_up_is_no_lame_duck() -> None:
-    world = World(1, lame_time=20)
-    world.tick()
-    assert world.supervisor.condition == "starting"
-    world.supervisor.end("drain")
-    assert world.told(1) == ["drain"]
+def test_before_stop_is_called_beside_the_function_and_on_end_here(notes: Notes) -> None:
+    ended = []
+    job = Supervisor(jobs.wait, (notes.path,), 2, before_stop=jobs.stop, on_end=lambda: ended.append(os.getpid()))
+    with job:
+        notes.wait("begin", 2)
+    assert sorted(notes("before stop")) == sorted(notes("begin"))
+    assert ended == [os.getpid()]
 
 
-def test_a_lame_duck_replaces_a_worker_by_one_that_is_lame_too_and_does_not_restart() -> None:
-    world = up(2, lame_time=20)
-    world.supervisor.end("drain")
-    world.supervisor.restart()
-    world.gone(1, reason="was killed by SIGKILL")
-    assert world.pids == [2, 3]
-    world.ready(3)
-    assert world.told(2) == world.told(3) == ["lame"]
+@posix
+def test_one_that_has_beaten_has_to_go_on_and_others_need_not(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+    with Supervisor(jobs.beat_once, (notes.path,), 1, worker_timeout=0.3):
+        first, _ = notes.wait("begin", 2)[:2]
+        assert f"worker {first} has stood still" in caplog.text
+    other = Notes(Path(notes.path + "2"))
+    with Supervisor(jobs.wait, (other.path,), 1, worker_timeout=0.1):
+        other.wait("begin")
+        assert not any(other("end"))
+        time.sleep(0.5)  # nothing tells that nothing happens
+        assert len(other("begin")) == 1
 
 
-def test_the_lame_duck_of_workers_that_beat_wakes_for_both_deadlines() -> None:
-    world = World(1, lame_time=40)
-    world.tick()
-    world.started[0].beaten = world.now
-    world.ready(1)
-    world.supervisor.end("drain")
-    assert world.tick() == SILENCE
-    world.now = world.started[0].beaten = world.now + 25
-    world.now += 5
-    world.tick()
-    assert world.tick() == 10
+@posix
+@pytest.mark.daily("memory")
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"memory_limit": 60 * 2**20}, "MiB of memory, and may have 60.0 MiB"),
+        ({"descriptor_limit": 100}, "descriptors"),
+    ],
+    ids=["memory", "descriptors"],
+)
+def test_one_that_takes_too_much_is_replaced(
+    notes: Notes, limits: dict[str, int], words: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zibai.roster.BETWEEN_SAMPLES", 0.2)
+    with Supervisor(jobs.eat, (notes.path,), 2, **limits) as supervisor:
+        first = notes.wait("begin", 3)[0]
+        assert notes.wait("end") == [first]
+        wait_for(lambda: len(pids(supervisor)) == 2)
+        (line,) = [record.getMessage() for record in caplog.records if "is replaced" in record.getMessage()]
+        assert line.startswith(f"worker {first} is replaced: it has ")
+        assert words in line
 
 
-def test_without_a_ready_worker_a_server_that_was_up_is_down() -> None:
-    world = up(1)
-    world.gone(1, reason="was killed by SIGKILL")
-    assert world.supervisor.condition == "down"
-    world.ready(2)
-    assert world.supervisor.condition == "ready"
-    world.supervisor.end("quit")
-    assert world.supervisor.condition == "draining"
+def test_what_cannot_be_sent_to_a_worker() -> None:
+    with pytest.raises(UsageError, match="put it into a module"):
+        Supervisor(lambda: None).start()
+    with pytest.raises(UsageError, match="at least one process"):
+        Supervisor(jobs.wait, ("",), 0)
+
+
+def test_no_worker_no_worker() -> None:
+    with pytest.raises(RuntimeError, match="no worker"):
+        zibai.current_worker()
+
+
+def test_a_system_that_does_not_tell_what_a_process_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zibai.supervisor.usage", lambda pid: zibai.usage.Usage())
+    with pytest.raises(UsageError, match="this system does not tell"):
+        Supervisor(jobs.wait, ("",), memory_limit=1).start()
+
+
+# ------------------------------------------------------------------------------------------ in programs
+
+
+def run_jobs(name: str, notes: Notes) -> subprocess.Popen[str]:
+    command = [sys.executable, "jobs.py", name, notes.path]
+    process = subprocess.Popen(command, cwd=APPS, env=environment(), stdout=subprocess.PIPE, text=True)
+    notes.wait("begin", 2)
+    return process
+
+
+@posix
+@pytest.mark.daily("SIGTERM")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_run_heeds_signals_and_returns(notes: Notes, name: str) -> None:
+    process = run_jobs("wait", notes)
+    process.send_signal(getattr(signal, name))
+    assert process.communicate(timeout=DEADLINE)[0] == "over\n"
+    assert process.returncode == 0
+    assert sorted(notes("end")) == (sorted(notes("begin")) if name == "SIGTERM" else [])
+
+
+@posix
+def test_workers_end_with_their_parent(notes: Notes) -> None:
+    process = run_jobs("wait", notes)
+    process.kill()
+    process.communicate(timeout=DEADLINE)
+    notes.wait("end", 2)
+    wait_for(lambda: not any(map(alive, notes("begin"))))
+
+
+def test_a_program_that_ends_without_stop_ends_its_workers(notes: Notes) -> None:
+    code = f"import jobs, zibai\nif __name__ == '__main__': zibai.Supervisor(jobs.wait, ({notes.path!r},), 2).start()"
+    script = Path(notes.path).parent / "script.py"
+    script.write_text(code)
+    env = environment({"PYTHONPATH": os.pathsep.join([str(APPS), environment()["PYTHONPATH"]])})
+    subprocess.run([sys.executable, script], env=env, timeout=DEADLINE, check=True)
+    assert len(notes("end")) == len(notes("begin"))
+
+
+def test_it_loads_nothing_of_the_server() -> None:
+    code = "import sys, zibai; zibai.Supervisor; print([m for m in sys.modules if m.startswith(('h11', 'zibai.'))])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert "zibai.roster" in done.stdout
+    for name in ("h11", "zibai.core", "zibai.http1", "zibai.sockets", "zibai.probes", "zibai.cli"):
+        assert name not in done.stdout
+
+
+GEVENT = """
+import gevent.monkey
+gevent.monkey.patch_all()
+import os, gevent, zibai
+
+def note(text):
+    with open({path!r}, "a") as file:
+        file.write(f"{{text}} {{os.getpid()}}\\n")
+
+def job():
+    others = gevent.spawn(zibai.current_worker().end.wait)
+    note("begin")
+    others.join()
+    note("end")
+
+def stop():
+    gevent.sleep(0)
+    note("before stop")
+
+if __name__ == "__main__":
+    with zibai.Supervisor(job, (), 1, before_stop=stop):
+        while not os.path.exists({path!r}):
+            gevent.sleep(0.01)
+"""
+
+
+@pytest.mark.daily("in workers")
+@pytest.mark.parametrize("where", ["in workers", "everywhere"])
+def test_a_module_that_gevent_has_patched(notes: Notes, where: str, tmp_path: Path) -> None:
+    pytest.importorskip("gevent")
+    (tmp_path / "green.py").write_text(GEVENT.format(path=notes.path))
+    command = [sys.executable, "green.py"]
+    if where == "in workers":
+        (tmp_path / "main.py").write_text(
+            "import os, time, zibai\n"
+            "def job():\n    import green\n    green.job()\n"
+            f"if __name__ == '__main__':\n  with zibai.Supervisor(job, (), 1):\n"
+            f"    while not os.path.exists({notes.path!r}): time.sleep(0.01)\n"
+        )
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert notes("begin") == notes("end") == notes("before stop")
+
+
+# ------------------------------------------------------------------------------------------ at a prompt
+
+
+JOB = """
+import os, time
+def job():
+    print("job", os.getpid())
+    while True: time.sleep(0.01)
+
+"""
+
+
+@posix
+def test_at_a_prompt_ctrl_c_ends_it_and_gives_the_prompt_back() -> None:
+    with Person("-i", "-q") as person:
+        person.see(">>> ")
+        person.type("import os, sys, threading, signal, termios, zibai")
+        person.type("settings = termios.tcgetattr(0); handler = signal.getsignal(signal.SIGINT)")
+        person.type("fds = len(os.listdir('/dev/fd'))")
+        for line in JOB.splitlines():
+            person.type(line)
+        for _ in range(2):
+            person.type("zibai.Supervisor(job, processes=2).run(); print('re' + 'turned')")
+            workers = {int(person.see(r"job (\d+)")) for _ in range(2)}
+            assert workers == set(person.workers())
+            person.press(CTRL_C)
+            person.see("returned")
+            assert not any(map(alive, workers))
+        person.type("print('the same', termios.tcgetattr(0) == settings, signal.getsignal(signal.SIGINT) == handler)")
+        person.see("the same True True")
+        person.type("print('left', threading.active_count(), len(os.listdir('/dev/fd')) - fds)")
+        person.see("left 1 0")
+        assert "Traceback" not in person.screen
+        assert person.leave() == 0
+
+
+@posix
+def test_a_module_s_function_at_a_prompt_beside_the_prompt(notes: Notes) -> None:
+    with Person("-i", "-q") as person:
+        person.see(">>> ")
+        person.type(f"import jobs, zibai; s = zibai.Supervisor(jobs.wait, ({notes.path!r},), 2).start(); s")
+        person.see(r"<supervisor \d+, 2 workers>")
+        begun = sorted(notes.wait("begin", 2))
+        person.see(">>> ")
+        person.press("half a line")
+        person.see("half a line")
+        person.press(CTRL_C)
+        person.see("KeyboardInterrupt")
+        person.type("print(sorted(pid for pid, _ in s.workers))")
+        person.see(str(begun).replace("[", r"\[")), "Ctrl-C was for the prompt, and not for the workers"
+        assert person.leave() == 0, "and who leaves without stop() does not wait for ever"
+    assert sorted(notes("end")) == begun
+
+
+@posix
+def test_what_cannot_be_forked_at_a_prompt_says_what_to_do() -> None:
+    with Person("-i", "-q") as person:
+        person.see(">>> ")
+        person.type("import threading, zibai; job = lambda: None")
+        person.type("zibai.Supervisor(job).start()")
+        person.see("cannot be forked beside another thread; put it into a module that can be imported, or call run")
+        person.type("end = threading.Event(); threading.Thread(target=end.wait).start()")
+        person.type("zibai.Supervisor(job).run()")
+        person.see("cannot be forked, since this process has threads; put it into a module")
+        person.type("end.set()")
+        assert person.leave() == 0
+
+
+@posix
+def test_forked_workers_end_with_their_parent() -> None:
+    with Person("-i", "-q") as person:
+        person.see(">>> ")
+        for line in ("import zibai", *JOB.splitlines()):
+            person.type(line)
+        person.type("zibai.Supervisor(job, processes=3, graceful_timeout=0.2).run()")
+        workers = {int(person.see(r"job (\d+)")) for _ in range(3)}
+        person.workers()
+        person.process.kill()
+        wait_for(lambda: not any(map(alive, workers)))

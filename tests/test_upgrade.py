@@ -39,7 +39,7 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
     return caplog
 
 
-def supervisor(**facts: Any) -> Any:
+def roster(**facts: Any) -> Any:
     return SimpleNamespace(**{"was_up": True, "is_ending": False, **facts})
 
 
@@ -125,7 +125,7 @@ def test_no_room_for_another_process(
 
 def test_none_while_the_server_ends(listeners: Listeners, log: pytest.LogCaptureFixture) -> None:
     new = Upgrade("/", None, listeners, None, None)
-    new.look(supervisor(is_ending=True))
+    new.look(roster(is_ending=True))
     new.on_signal("SIGUSR2")
     assert new.sources() == []
     assert log.text == ""
@@ -151,7 +151,7 @@ def test_the_same_command_in_the_same_place(
     assert not new.has_company(), "it does not serve yet"
     while new.sources():
         select.select(new.sources(), [], [], DEADLINE)
-        new.look(supervisor())
+        new.look(roster())
     assert f'[{os.getpid()}, ["127.0.0.1", ' in (tmp_path / "told").read_text()
     assert (tmp_path / "told").read_text().endswith('["a:b", "-p", "2"], "kept"]')
     assert "the new master, process 4711, has ended (exit code 7); this one serves on" in log.text

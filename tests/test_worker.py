@@ -18,6 +18,7 @@ class Script:
 
     pipe = socket = "the only source"
     since = inf
+    outlet = None
 
     def __init__(self, *wakes: tuple[str, list[str]]) -> None:
         self._wakes = list(wakes)

@@ -1,11 +1,56 @@
-"""Zibai, a pure-Python web application server: the public names."""
+"""Zibai, a pure-Python web application server: the public names.
 
-from .cli import parse_args
-from .core import serve
-from .importer import import_from_string
-from .options import Options
-from .run import main
-from .sockets import create_bind_socket
+Each is imported when it is first asked for, so whoever wants the supervisor does not load the server.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .version import __version__
 
-__all__ = ["Options", "__version__", "create_bind_socket", "import_from_string", "main", "parse_args", "serve"]
+if TYPE_CHECKING:
+    from .cli import parse_args
+    from .core import serve
+    from .importer import import_from_string
+    from .options import Options
+    from .repl import run
+    from .server import main
+    from .sockets import create_bind_socket
+    from .supervised import current_worker
+    from .supervisor import Supervisor
+
+__all__ = [
+    "Options",
+    "Supervisor",
+    "__version__",
+    "create_bind_socket",
+    "current_worker",
+    "import_from_string",
+    "main",
+    "parse_args",
+    "run",
+    "serve",
+]
+
+_MODULES = {
+    "Options": "options",
+    "Supervisor": "supervisor",
+    "create_bind_socket": "sockets",
+    "current_worker": "supervised",
+    "import_from_string": "importer",
+    "main": "server",
+    "parse_args": "cli",
+    "run": "repl",
+    "serve": "core",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -73,6 +73,7 @@ def _parse(option: Option, text: str) -> Any:
         return option.parse(text)
     except ValueError:
         kind = "an octal number" if option.octal else "a whole number" if option.kind is int else "a number"
+        kind += ", or one with K, M or G" if option.size else ""
         raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join([kind, *option.words])}") from None
 
 
@@ -132,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return control.ps(argv[1:])
     options = parse_args(argv)
-    from .run import main as run_main  # not before it is needed: --help and wrong usage answer without the server
+    from .server import main as run_main  # not before it is needed: --help and wrong usage answer without the server
 
     run_main(options, exits=True)
     return 0

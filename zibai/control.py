@@ -26,7 +26,7 @@ def directory() -> Path:
     return Path(runtime if os.path.isdir(runtime) else tempfile.gettempdir())
 
 
-def default_path(pid: int) -> str:
+def default_path(pid: int | str) -> str:
     """Where the server with this process id puts its scoreboard."""
     return str(directory() / f"{PREFIX}{pid}{SUFFIX}")
 
@@ -103,7 +103,7 @@ def _show(args: argparse.Namespace) -> int:
         if is_alive(board.pid):
             found = True
             server = describe(board)
-            sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(_table(server)) + "\n")
+            sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
         elif args.control:
             sys.stderr.write(f"zibai ps: error: the server of {path}, process {board.pid}, is gone\n")
         board.release()
@@ -168,13 +168,14 @@ def _request(what: str) -> dict[str, str]:
 _COLUMNS = ("pid", "state", "up", "beat", "cpu", "requests", "4xx", "5xx", "open", "idle", "busy", "queue")
 
 
-def _table(server: dict[str, Any]) -> Iterator[str]:
+def table(server: dict[str, Any]) -> Iterator[str]:
     """For people: a line for the server, one for each worker, and one for each request that runs."""
     name = f"zibai {server.get('version', '')}, {server.get('app', '')}"
     yield ", ".join([name, f"process {server['pid']}", f"up {_age(server['up'])}", *server.get("listen", [])])
-    yield "".join(f"{name:>9}" for name in ("worker", *_COLUMNS[1:]))
+    columns = _COLUMNS if server.get("listen") else _COLUMNS[:5]  # a supervised function answers no requests
+    yield "".join(f"{name:>9}" for name in ("worker", *columns[1:]))
     for worker in server["workers"]:
-        yield "".join(f"{_cell(name, worker[name]):>9}" for name in _COLUMNS)
+        yield "".join(f"{_cell(name, worker[name]):>9}" for name in columns)
         for each in worker["running"]:
             yield f"{'':>9}  {each['method']} {each['path']}  {_age(each['seconds'])}, {each['phase']}"
 

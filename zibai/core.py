@@ -161,8 +161,8 @@ class Server:
         loop = self._make_loop(engine, listeners)
         if https is not None:
             https.attach(loop, listeners, self._options.max_workers > 1, self._ties.multiprocess)
-        engine.start(loop)
         try:
+            engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
             self._ties.on_start(loop)
             try:
                 self._end.wait()

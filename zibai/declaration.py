@@ -15,6 +15,8 @@ from .errors import UsageError
 # epoll counts milliseconds in a C int, which ends after 24 days.
 LONGEST_WAIT = 1_000_000.0
 
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
 # What a value has to be, in words for those who set it in code.
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list of text"}
 
@@ -23,7 +25,8 @@ KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "
 class Option:
     """One declaration. ``check`` raises UsageError for a bad value, and is given each item of a list.
 
-    ``words`` are what one may write instead of a value on the command line, and what each stands for.
+    ``size`` is a number of bytes, which may be written as 512M. ``words`` are what one may write instead of a value on
+    the command line, and what each stands for.
     ``environment`` is a variable that the command line looks into when the flag is left out. ``embedded`` says that
     :func:`zibai.serve` takes it, too, since it is not about the process around the server.
     """
@@ -41,6 +44,7 @@ class Option:
     above: float | None = None
     maximum: float | None = None
     octal: bool = False
+    size: bool = False
     words: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     environment: str | None = None
     check: Callable[[str], object] | None = None
@@ -60,6 +64,8 @@ class Option:
         """The value that ``text`` on the command line stands for (one item of a list); ValueError if none."""
         if text in self.words:
             return self.words[text]()
+        if self.size and text[-1:].upper() in _UNITS:
+            return int(text[:-1]) * _UNITS[text[-1:].upper()]
         if self.octal:
             return int(text, 8)
         return text if self.kind is list else self.kind(text)

@@ -22,7 +22,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from multiprocessing import util
 from multiprocessing.connection import Connection
 from os import close as close_fd  # gevent's leaves it to a hub that does not turn here
@@ -34,6 +34,7 @@ from . import logger as logs
 from .errors import LoadError, ZibaiError
 from .logger import logger
 from .options import Options
+from .output import Outlet
 from .preload import Fact, Order
 from .process import Parent, Signals, as_socket, hold_signals_back
 from .scoreboard import Scoreboard
@@ -41,6 +42,8 @@ from .scoreboard import Scoreboard
 
 def run_loader(parent: Parent, options: Options, sockets: list[socket.socket], board: Scoreboard | None) -> None:
     """The main function of a loader process; ends it."""
+    if parent.outlet is not None:
+        parent.outlet.redirect()
     orders = Orders(parent)
     _at_fork(orders.close)
     _finish(lambda: _load_and_fork(orders, options, sockets, board))
@@ -48,7 +51,8 @@ def run_loader(parent: Parent, options: Options, sockets: list[socket.socket], b
 
 def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.socket], board: Scoreboard | None) -> None:
     try:
-        logs.configure_as(options)
+        with nullcontext() if orders.outlet is None else orders.outlet.uncaptured():
+            logs.configure_as(options)
         title.show("loader", options.app)
         preloaded = _load(orders, options)
     except ZibaiError as error:
@@ -64,25 +68,25 @@ def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.sock
 
 
 def _load(orders: "Orders", options: Options) -> worker.Preloaded:
-    greenlets = worker.prepare(options)
-    control = worker.Control(orders, threading.Event(), greenlets, options.boot_timeout)
+    hub = worker.prepare(options)
+    control = worker.Control(orders, threading.Event(), hub, options.boot_timeout)
     names = (*worker.GRACEFUL, *worker.QUICK, *worker.IGNORED, worker.REOPEN)
-    with Signals(names, interrupting=greenlets is None) as signals:
+    with Signals(names, interrupting=hub is None) as signals:
         try:
             with control.listening(signals):
                 site = worker.load(options)
         finally:
             control.join()
             hold_signals_back()
-    # gevent's threads are greenlets, which are memory like everything else.
+    # gevent's threads are hub, which are memory like everything else.
     threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if threads and greenlets is None:
+    if threads and hub is None:
         logger.warning(
             "the application started threads while it was imported, and no worker has them: %s; "
             "start them in the before_serve hook",
             ", ".join(threads),
         )
-    return worker.Preloaded(site, greenlets)
+    return worker.Preloaded(site, hub)
 
 
 class Task(NamedTuple):
@@ -92,8 +96,9 @@ class Task(NamedTuple):
     fds: list[int]
 
     def parent(self) -> Parent:
-        """What the worker is given, which takes the first descriptor."""
-        return Parent(Connection(self.fds.pop(0)), self.order.since)
+        """What the worker is given, which takes all descriptors but the second."""
+        outlet = Outlet(self.fds.pop(2)) if len(self.fds) > 2 else None
+        return Parent(Connection(self.fds.pop(0)), self.order.since, outlet)
 
     def close(self) -> None:
         while self.fds:
@@ -107,7 +112,7 @@ class Orders(Parent):
     """
 
     def __init__(self, parent: Parent) -> None:
-        super().__init__(parent.pipe, parent.since)
+        super().__init__(parent.pipe, parent.since, parent.outlet)
         self._tasks: deque[Task] = deque()
 
     def receive(self) -> tuple[str, None]:
@@ -141,7 +146,7 @@ class Orders(Parent):
         fds: list[int] = []
         if order.verb == "fork" and sys.platform != "win32":
             with closing(as_socket(self.pipe)) as sock:
-                fds = list(socket.recv_fds(sock, 1, 2)[1])
+                fds = list(socket.recv_fds(sock, 1, 3)[1])
             for fd in fds:
                 os.set_inheritable(fd, False)
         return Task(order, fds)
@@ -212,7 +217,7 @@ class Nursery:
             return
         util._flush_std_streams()  # type: ignore[attr-defined]  # or both would print what is in them
         try:
-            pid = _fork(self._preloaded.greenlets)
+            pid = _fork(self._preloaded.hub)
         except OSError as error:
             task.parent().failed(LoadError(f"no worker can be forked: {error}"))
             task.close()
@@ -248,12 +253,12 @@ class Nursery:
             return None  # the application reaps, or has the system do it
 
 
-def _fork(greenlets: ModuleType | None) -> int:
+def _fork(hub: ModuleType | None) -> int:
     """Fork; nobody needs to be warned of threads who has been told their names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        if greenlets is not None:
-            return int(greenlets.fork())
+        if hub is not None:
+            return int(hub.fork())
         if sys.platform == "win32":
             raise OSError("no fork")
         return os.fork()

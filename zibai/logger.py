@@ -1,4 +1,4 @@
-"""Four loggers, and records that know the exchange they are about.
+"""Five loggers, and records that know the exchange they are about.
 
 Code says facts, once, and the format says what becomes of them. A record of an exchange keeps the text values of the
 environ beside its own fields, and looks there when a format names a field it has not got: ``%(REMOTE_ADDR)s`` and
@@ -43,6 +43,8 @@ debug_logger = logging.getLogger("zibai.debug")
 access_logger = logging.getLogger("zibai.access")
 #: One record for each exchange that is answered with a 5xx, and what the application does wrong.
 error_logger = logging.getLogger("zibai.error")
+#: What workers print, when it is captured; the process of a record is the worker's.
+output_logger = logging.getLogger("zibai.output")
 
 ExcInfo = BaseException | tuple[type[BaseException], BaseException, TracebackType | None] | None
 
@@ -276,7 +278,7 @@ def configure_as(options: Options) -> None:
 
 
 def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None) -> None:
-    """Set up the four loggers, for a process of our own: parent or worker, never within ``serve``.
+    """Set up the five loggers, for a process of our own: parent or worker, never within ``serve``.
 
     They write to stderr, or to the :class:`LogFile` with the arguments ``file``. The file ``config_filepath``, JSON or
     TOML by its ending, is merged over :func:`default_config`, so it need only say what differs. Raises UsageError, in
@@ -303,7 +305,9 @@ def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
     Each logger with its own handler and formatter, all by the same short name, so that a file can change one alone.
     No ``stream`` for the handlers: it would be in the way of a file that makes one of them a FileHandler.
     """
-    names = ("default", "access", "error")
+    # A bar before what workers print, or one could print what looks like a line of the server.
+    formats = dict.fromkeys(("default", "access", "error"), "%(asctime)s [%(process)d] %(levelname)s %(message)s")
+    formats["output"] = "%(asctime)s [%(process)d] | %(message)s"
     handler = (
         {"class": f"{__name__}.ConsoleHandler"} if file is None else {"class": f"{LogFile.__module__}.LogFile", **file}
     )
@@ -313,17 +317,18 @@ def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
         "formatters": {
             name: {
                 "class": f"{__name__}.Formatter",
-                "format": "%(asctime)s [%(process)d] %(levelname)s %(message)s",
+                "format": text,
                 "datefmt": "%Y-%m-%d %H:%M:%S",
             }
-            for name in names
+            for name, text in formats.items()
         },
-        "handlers": {name: {**handler, "formatter": name} for name in names},
+        "handlers": {name: {**handler, "formatter": name} for name in formats},
         "loggers": {
             "zibai": {"level": "INFO", "handlers": ["default"], "propagate": False},
             "zibai.debug": {"level": "INFO", "handlers": ["default"], "propagate": False},
             "zibai.access": {"level": "INFO", "handlers": ["access"], "propagate": False},
             "zibai.error": {"level": "INFO", "handlers": ["error"], "propagate": False},
+            "zibai.output": {"level": "INFO", "handlers": ["output"], "propagate": False},
         },
     }
 
@@ -371,7 +376,14 @@ def _unusable(filepath: str, error: Exception) -> UsageError:
 
 # ----------------------------------------------------------------------------------------------- stacks
 
-_BELOW = (str(Path(__file__).parent), "threading.py", os.sep + "gevent" + os.sep, "<frozen")
+_BELOW = (
+    str(Path(__file__).parent),
+    "threading.py",
+    os.sep + "gevent" + os.sep,
+    "<frozen",
+    "<string>",
+    os.sep + "multiprocessing" + os.sep,
+)
 
 
 def format_stack(frame: FrameType | None) -> str:

@@ -1,4 +1,4 @@
-"""The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the supervisor.
+"""The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the roster.
 
 One call of ``multiprocessing.connection.wait`` waits for all of it, on every system; nothing is polled. The parent
 never imports the application.
@@ -6,33 +6,36 @@ never imports the application.
 
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from . import logfile
 from .errors import LoadError
 from .logger import logger
+from .output import Collector
 from .preload import Preload
-from .probes import Pulse
-from .process import Child, Message, Signals, reap_strangers
-from .scoreboard import Scoreboard, clock
-from .supervisor import STARTING, Supervisor
+from .process import Child, Message, Method, Signals, reap_strangers
+from .pulse import Pulse
+from .roster import STARTING, Roster
+from .scoreboard import Row, Scoreboard, clock
 
 # What each signal wishes for. A system that has not got one cannot send it.
-_WISHES: dict[str, Callable[[Supervisor], None]] = {
-    "SIGINT": lambda supervisor: supervisor.end("quit"),
-    "SIGTERM": lambda supervisor: supervisor.end("drain"),
-    "SIGBREAK": lambda supervisor: supervisor.end("drain"),
-    "SIGQUIT": lambda supervisor: supervisor.end("drain"),
-    "SIGHUP": lambda supervisor: supervisor.restart(),
-    "SIGTTIN": lambda supervisor: supervisor.change_wanted(+1),
-    "SIGTTOU": lambda supervisor: supervisor.change_wanted(-1),
+_WISHES: dict[str, Callable[[Roster], None]] = {
+    "SIGINT": lambda roster: roster.end("quit"),
+    "SIGTERM": lambda roster: roster.end("drain"),
+    "SIGBREAK": lambda roster: roster.end("drain"),
+    "SIGQUIT": lambda roster: roster.end("drain"),
+    "SIGHUP": lambda roster: roster.restart(),
+    "SIGTTIN": lambda roster: roster.change_wanted(+1),
+    "SIGTTOU": lambda roster: roster.change_wanted(-1),
 }
 
 
 class Observer(Protocol):
-    """Looks at the supervisor after each turn of the parent, and has things of its own to wait for.
+    """Looks at the roster after each turn of the parent, and has things of its own to wait for.
 
     ``look`` returns the seconds until it wants to be called again, None for never. ``on_signal`` gets the name of any
     signal, first. All are called by the main thread.
@@ -40,22 +43,28 @@ class Observer(Protocol):
 
     def sources(self) -> Sequence[Any]: ...
     def on_signal(self, name: str) -> object: ...
-    def look(self, supervisor: Supervisor) -> float | None: ...
+    def look(self, roster: Roster) -> float | None: ...
 
 
-def signals(*, exits: bool) -> Signals:
-    """Those that the parent listens to, to be entered before anybody is told that there is a server."""
+def signals(*, exits: bool, prompt: bool = False) -> Signals:
+    """Those that the parent listens to, to be entered before anybody is told that there is a server.
+
+    Ctrl-C at a ``prompt`` is for the prompt.
+    """
+    names = [name for name in _WISHES if not (prompt and name == "SIGINT")]
     # Strangers have no sentinel, so their ends have to wake us.
-    return Signals([*_WISHES, "SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
+    return Signals([*names, "SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
 
 
 class MainLoop:
-    """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end. The main thread's.
+    """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end.
 
-    ``board`` may be None, and so may ``row``, the number of the worker's row, when there is none left for it.
-    ``on_up`` is called, once, when no worker of the first is starting any more and one at least is ready, ``on_end``
-    when the end begins, perhaps more than once; ``cedes`` is every :class:`Child`'s; ``pulse`` is told how the server
-    is. With ``preload``, workers are forked. The other keywords are those of :class:`Supervisor`.
+    It is the thread's that calls ``run``; any other one may only ``ask``. ``board`` may be None, and so may ``row``,
+    the number of the worker's row, when there is none left for it. ``method`` is how workers come into being, within
+    ``starting()``; with ``preload``, its loaders fork them. ``collector`` takes what they print. ``on_up`` is called,
+    once, when no worker of the first is starting any more and one at least is ready, ``on_end`` when the end begins,
+    perhaps more than once; ``cedes`` is every :class:`Child`'s; ``pulse`` is told how the server is. The other keywords
+    are those of :class:`Roster`.
     """
 
     def __init__(
@@ -65,6 +74,9 @@ class MainLoop:
         processes: int,
         board: Scoreboard | None = None,
         *,
+        method: Method = "spawn",
+        starting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        collector: Collector | None = None,
         on_up: Callable[[], object] = lambda: None,
         on_end: Callable[[], object] = lambda: None,
         cedes: Callable[[], bool] = lambda: False,
@@ -74,6 +86,9 @@ class MainLoop:
         **rules: Any,
     ) -> None:
         self._target = target
+        self._method = method
+        self._starting = starting
+        self._collector = collector
         self._on_up: Callable[[], object] | None = on_up
         self._on_end = on_end
         self._cedes = cedes
@@ -84,48 +99,66 @@ class MainLoop:
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
         self._children: list[Child] = []
-        self._supervisor = Supervisor(self._spawn, processes, clock, **rules)
+        self._roster = Roster(self._spawn, processes, clock, **rules)
         self._error: LoadError | None = None
-        # What another thread wants done here (a changed file, so far) is a byte on this socket.
+        # What other threads want done here; a byte on the socket says that there is something.
+        self._wishes: deque[Callable[[Roster], object]] = deque()
         self._changes, self._changed = socket.socketpair()
         self._changed.setblocking(False)
 
     def restart_soon(self) -> None:
         """Ask for a restart. Any thread."""
+        self.ask(Roster.restart)
+
+    def ask(self, wish: Callable[[Roster], object]) -> None:
+        """Have something done with the roster, soon. Any thread."""
+        self._wishes.append(wish)
         try:
             self._changed.send(b"\0")
         except OSError:
-            pass  # it is asked for already, or all is over
+            pass  # many have asked already, or all is over
 
-    def run(self, signals: Signals) -> None:
-        """Raises the :class:`LoadError` of a worker when the server has never come up."""
-        supervisor = self._supervisor
+    @property
+    def workers(self) -> list[tuple[int, str]]:
+        """Process id and state of each. Any thread: what it sees is a moment old in any case."""
+        return [(worker.process.pid, worker.state) for worker in list(self._roster.workers)]
+
+    def run(self, signals: Signals | None) -> None:
+        """Raises the :class:`LoadError` of a worker when the server has never come up.
+
+        Without ``signals``, which only a main thread can have, it is ended by who asks for it.
+        """
+        roster = self._roster
         with self._changes, self._changed:
             try:
                 while True:
-                    timeout = supervisor.tick()
+                    timeout = roster.tick()
                     self._publish()
                     self._tell_up()
-                    due = [timeout, *(observer.look(supervisor) for observer in self._observers)]
-                    if supervisor.is_ending:
+                    due = [timeout, *(observer.look(roster) for observer in self._observers)]
+                    if roster.is_ending:
                         self._on_end()
-                    if supervisor.finished:
+                    if roster.finished:
                         break
                     timeout = min((each for each in due if each is not None), default=None)
-                    self._pulse.waits(supervisor.condition, timeout)
+                    self._pulse.waits(roster.condition, timeout)
                     self._wait(signals, timeout)
             except BaseException:
                 # A bug of ours: the workers go with us, or nobody would end them.
                 for child in self._children:
                     child.kill()
                 raise
-        if supervisor.failure:
+            finally:
+                self._board, self._rows = None, []  # a file stays open as long as somebody has a row of it
+                if self._collector is not None:
+                    self._collector.close()
+        if roster.failure:
             raise self._error or LoadError("no worker has come up")
 
     def _tell_up(self) -> None:
-        supervisor = self._supervisor
-        starting = any(worker.state is STARTING for worker in supervisor.workers)
-        if self._on_up is not None and supervisor.was_up and not starting and not supervisor.is_ending:
+        roster = self._roster
+        starting = any(worker.state is STARTING for worker in roster.workers)
+        if self._on_up is not None and roster.was_up and not starting and not roster.is_ending:
             self._on_up()
             self._on_up = None
 
@@ -140,24 +173,36 @@ class MainLoop:
         row = None if number is None else self._rows[number]
         if row is not None:
             row.clear()
-        args = (*self._args, self._board, number)
-        if self._preload is None:
-            child = Child(self._target, args, row)
-        else:
-            child = self._preload.child(self._supervisor.generation, self._target, args, row)
-        child.cedes = self._cedes
-        child.start()
+        with self._starting():
+            child = self._start((*self._args, self._board, number), row)
         self._children.append(child)
+        return child
+
+    def _start(self, args: tuple[Any, ...], row: Row | None) -> Child:
+        reader, outlet = (-1, None) if self._collector is None else self._collector.open()
+        try:
+            if self._preload is None:
+                child = Child(self._target, args, row, method=self._method, outlet=outlet)
+            else:
+                child = self._preload.child(self._roster.generation, self._target, args, row, outlet)
+            child.cedes = self._cedes
+            child.start()
+        except BaseException:
+            if self._collector is not None and outlet is not None:
+                self._collector.discard(reader, outlet)
+            raise
+        if self._collector is not None:
+            self._collector.attach(reader, lambda: child.known_pid)
         return child
 
     def _publish(self) -> None:
         """Say in the scoreboard what the workers are thought to be at."""
-        for worker in self._supervisor.workers:
+        for worker in self._roster.workers:
             if worker.process.row is not None:
                 worker.process.row.assign(worker.state, worker.process.pid, worker.generation, worker.started)
 
-    def _wait(self, signals: Signals, timeout: float | None) -> None:
-        sources: list[Any] = [signals.socket, self._changes]
+    def _wait(self, signals: Signals | None, timeout: float | None) -> None:
+        sources: list[Any] = [self._changes] if signals is None else [signals.socket, self._changes]
         for child in self._children:
             sources += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]
         for observer in self._observers:
@@ -167,11 +212,11 @@ class MainLoop:
         ready = set(wait(sources, timeout))
         self._pulse.wakes()
         # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
-        for name in signals.read():
+        for name in [] if signals is None else signals.read():
             for observer in self._observers:
                 observer.on_signal(name)
             if name in _WISHES:
-                _WISHES[name](self._supervisor)
+                _WISHES[name](self._roster)
             elif name == "SIGUSR1":
                 self._reopen_logs()
         for child in list(self._children):
@@ -180,13 +225,14 @@ class MainLoop:
                     self._hear(child, message)
             if child.sentinel in ready:
                 self._children.remove(child)
-                self._supervisor.on_gone(self._supervisor.find(child), child.ending())
+                self._roster.on_gone(self._roster.find(child), child.ending())
                 if child.row is not None:
                     child.row.clear()
                 child.close()
         if self._changes in ready:
             self._changes.recv(4096)
-            self._supervisor.restart()
+            while self._wishes:
+                self._wishes.popleft()(self._roster)
         if self._preload is not None:
             self._preload.look()
         if os.getpid() == 1:
@@ -194,17 +240,19 @@ class MainLoop:
             reap_strangers({child.pid for child in self._children} | loaders)
 
     def _hear(self, child: Child, message: Message) -> None:
-        worker = self._supervisor.find(child)
+        worker = self._roster.find(child)
         match message.verb:
             case "ready":
-                self._supervisor.on_ready(worker)
+                self._roster.on_ready(worker)
+            case "beats":
+                self._roster.on_beats(worker)
             case "worn":
-                self._supervisor.on_worn(worker)
+                self._roster.on_worn(worker)
             case "stuck":
-                self._supervisor.on_stuck(worker)
+                self._roster.on_stuck(worker)
             case "failed":
-                self._supervisor.on_failed(worker)
+                self._roster.on_failed(worker)
                 self._error = LoadError(message.text, message.trace)
-                if self._supervisor.was_up:
+                if self._roster.was_up:
                     # At the first start it is raised, once for all workers that failed alike.
                     logger.error("worker %d cannot serve: %s\n%s", child.pid, message.text, message.trace)

@@ -4,7 +4,7 @@ One datagram to the unix socket that ``NOTIFY_SOCKET`` names, which is all there
 systemd: what it does not take at once is not said.
 
 Facts are looked at and compared with what was said last, so nobody has to call in the right moment. :class:`Reporter`
-looks at a supervisor, :class:`SingleReporter` is told by the only process. Without ``NOTIFY_SOCKET`` there is neither,
+looks at a roster, :class:`SingleReporter` is told by the only process. Without ``NOTIFY_SOCKET`` there is neither,
 and nobody wakes up. The variables are removed, since only this process may speak for the service.
 """
 
@@ -129,7 +129,7 @@ class _Due:
 
 
 class Reporter:
-    """Tells of a supervisor and its workers. Everything is the parent's main thread's."""
+    """Tells of a roster and its workers. Everything is the parent's main thread's."""
 
     def __init__(self, notifier: Notifier, rows: Iterable[Row] = ()) -> None:
         self._notifier = notifier
@@ -147,40 +147,40 @@ class Reporter:
     def sources(self) -> list[Any]:
         return []
 
-    def look(self, supervisor: Any) -> float | None:
+    def look(self, roster: Any) -> float | None:
         """Say what has changed; return the seconds until the next look, None for no hurry."""
-        if supervisor.is_ending:
+        if roster.is_ending:
             if not self._is_stopping:
                 self._is_stopping = True
                 self._notifier.stopping()
-        elif supervisor.was_up:
-            if supervisor.generation != self._generation:
-                self._generation = supervisor.generation
+        elif roster.was_up:
+            if roster.generation != self._generation:
+                self._generation = roster.generation
                 self._is_busy = True
                 self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            if self._is_busy and (self._due is None or _is_settled(supervisor)):
+            if self._is_busy and (self._due is None or _is_settled(roster)):
                 self._is_busy = False
                 self._notifier.ready()
-        if not supervisor.was_up:
+        if not roster.was_up:
             return None  # nobody waits for signs of life of what is not ready
         self._due = self._due or _Due(self._notifier)
-        return self._due.look(lambda: self._status(supervisor))
+        return self._due.look(lambda: self._status(roster))
 
-    def _status(self, supervisor: Any) -> str:
+    def _status(self, roster: Any) -> str:
         reports = [row.read() for row in self._rows]
         counted = {report.pid: report.counters["requests"] for report in reports if report.state}
         self._before += sum(count for pid, count in self._counted.items() if pid not in counted)
         self._counted = counted
-        ready = sum(worker.state == "ready" for worker in supervisor.workers)
-        text = f"{ready} of {supervisor.wanted} workers ready"
+        ready = sum(worker.state == "ready" for worker in roster.workers)
+        text = f"{ready} of {roster.wanted} workers ready"
         return f"{text}, {_requests(reports, self._before)}" if self._rows else text
 
 
-def _is_settled(supervisor: Any) -> bool:
+def _is_settled(roster: Any) -> bool:
     """Whether the last restart is over: done or given up."""
-    active = [worker for worker in supervisor.workers if worker.is_active]
-    return len(active) >= supervisor.wanted and all(
-        worker.state == "ready" and worker.generation in (-1, supervisor.generation) for worker in active
+    active = [worker for worker in roster.workers if worker.is_active]
+    return len(active) >= roster.wanted and all(
+        worker.state == "ready" and worker.generation in (-1, roster.generation) for worker in active
     )
 
 

@@ -285,6 +285,33 @@ class Options:
         embedded=True,
     )
 
+    max_worker_memory: int | None = option(
+        None,
+        group=WORKERS,
+        metavar="BYTES",
+        size=True,
+        minimum=1,
+        help="resident memory that a worker may have, as 512M or 1G; one that has more, in two looks at it, is "
+        "replaced, one after the other; without it, nobody looks",
+    )
+    max_worker_descriptors: int | None = option(
+        None,
+        group=WORKERS,
+        metavar="NUMBER",
+        minimum=1,
+        help="the same for open descriptors, connections included (on Windows: handles)",
+    )
+    capture_output: bool = option(
+        False,
+        group=WORKERS,
+        help="log what workers print, line by line, to the logger zibai.output: standard output and error, also of C "
+        "code and child processes",
+    )
+    interactive: bool = option(
+        False,
+        group=WORKERS,
+        help="a prompt in the terminal while it serves, with supervisor, workers, reload() and stop()",
+    )
     control: str | None = option(
         None,
         group=WORKERS,

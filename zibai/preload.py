@@ -27,6 +27,7 @@ from itertools import count
 from typing import Any, Final, NamedTuple, Self
 
 from .logger import logger
+from .output import Collector, Outlet
 from .process import Child, Message, as_socket
 from .scoreboard import Row, clock
 
@@ -41,8 +42,8 @@ class Order(NamedTuple):
     """Down the pipe of a loader. ``serial`` is what it is about, a worker.
 
     ``fork`` brings two descriptors: the worker's end of its pipe, and that of the pipe which says by closing that it is
-    gone. ``cancel`` takes back an order that has not been carried out, ``status`` asks how a worker that is gone has
-    ended, ``deafen`` has the loader close its listeners.
+    gone; and perhaps a third one, for what it prints. ``cancel`` takes back an order that has not been carried out,
+    ``status`` asks how a worker that is gone has ended, ``deafen`` has the loader close its listeners.
     """
 
     verb: str
@@ -62,8 +63,10 @@ class Fact(NamedTuple):
 class Loader(Child):
     """A loader process. ``forks`` are its workers, and what is to become one, by the serial of their orders."""
 
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], serial: int) -> None:
-        super().__init__(target, args)
+    def __init__(
+        self, target: Callable[..., None], args: tuple[Any, ...], serial: int, outlet: Outlet | None = None
+    ) -> None:
+        super().__init__(target, args, outlet=outlet)
         self.serial = serial
         self.forks: dict[int, Fork] = {}
         self.proven = False
@@ -130,7 +133,8 @@ class Fork:
         self._loader.forks[self._serial] = self
         try:
             order = Order("fork", self._serial, self._number, self._parent.since)
-            self._loader.order(order, [self._parent.pipe.fileno(), far])
+            outlet = self._parent.outlet
+            self._loader.order(order, [self._parent.pipe.fileno(), far, *([] if outlet is None else [outlet.fileno()])])
         except BaseException:
             self.close()
             raise
@@ -150,6 +154,11 @@ class Fork:
         while self._pid is None and self._loader.hear():
             pass
         return self._pid or self._loader.pid
+
+    @property
+    def known_pid(self) -> int:
+        """Any thread's, since it does not listen to the loader."""
+        return self._pid or self._loader.known_pid
 
     def join(self) -> None:
         """Its sentinel is ready: ask how it ended."""
@@ -192,10 +201,23 @@ class Forked(Child):
     """A worker that is forked."""
 
     def __init__(
-        self, loader: Loader, target: Callable[..., None], args: tuple[Any, ...], row: Row | None = None
+        self,
+        loader: Loader,
+        target: Callable[..., None],
+        args: tuple[Any, ...],
+        row: Row | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
-        super().__init__(target, args, row, partial(Fork, loader))
+        super().__init__(target, args, row, outlet=outlet, make=partial(Fork, loader))
         self._loader = loader
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    @property
+    def known_pid(self) -> int:
+        return int(self._process.known_pid)
 
     def receive(self) -> Iterator[Message]:
         for message in super().receive():
@@ -217,11 +239,12 @@ class Forked(Child):
 class Preload:
     """Gives out workers that are forked. ``target(parent, *args)`` is the main function of a loader.
 
-    A context manager, which ends the loaders.
+    ``collector`` takes what loaders print. A context manager, which ends the loaders.
     """
 
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], collector: Collector | None = None) -> None:
         self._target = target
+        self._collector = collector
         self._args = args
         self._serials = count()
         self._loaders: list[Loader] = []  # the oldest first
@@ -254,7 +277,12 @@ class Preload:
         return [loader.pipe for loader in self._loaders if loader.speaks]
 
     def child(
-        self, generation: int, target: Callable[..., None], args: tuple[Any, ...], row: Row | None = None
+        self,
+        generation: int,
+        target: Callable[..., None],
+        args: tuple[Any, ...],
+        row: Row | None = None,
+        outlet: Outlet | None = None,
     ) -> Forked:
         """A worker, to be started. OSError when it needs a fresh loader and there is no room for one."""
         self.look()
@@ -265,12 +293,24 @@ class Preload:
             if loader.speaks and not loader.leaving and (self._current is None or loader.serial >= self._current.serial)
         ]
         if generation != self._generation or not able:
-            loader = Loader(self._target, self._args, next(self._serials))
-            loader.start()
+            loader = self._start()
             self._loaders.append(loader)
             self._generation = generation
             able = [loader]
-        return Forked(able[-1], target, args, row)
+        return Forked(able[-1], target, args, row, outlet)
+
+    def _start(self) -> Loader:
+        reader, outlet = (-1, None) if self._collector is None else self._collector.open()
+        try:
+            loader = Loader(self._target, self._args, next(self._serials), outlet)
+            loader.start()
+        except BaseException:
+            if self._collector is not None and outlet is not None:
+                self._collector.discard(reader, outlet)
+            raise
+        if self._collector is not None:
+            self._collector.attach(reader, lambda: loader.known_pid)
+        return loader
 
     def look(self) -> None:
         """Hear what loaders say, notice those that have ended, and end those that nobody needs."""

@@ -28,12 +28,10 @@ from .http1 import Codec, Request
 from .http1.response import head_end
 from .logger import debug_logger, logger
 from .poller import READ, make_poller
+from .pulse import Pulse
+from .roster import DRAINING, Roster
 from .scoreboard import clock
 from .sockets import Endpoint, Listener, Socket
-from .supervisor import DRAINING, READY, Supervisor
-
-STALL: Final = 5.0
-"""Seconds that one round of the main loop may take, or be late, before it counts as dead; a spawn takes 10 ms."""
 
 TIME: Final = 5.0
 """Seconds for a client to ask, to get its answer and to close."""
@@ -44,36 +42,6 @@ BYTES: Final = 64 * 1024
 
 MOST: Final = 64
 """Clients at the same time."""
-
-
-class Pulse:
-    """What the main loop says of itself. The main thread writes, any other reads.
-
-    Each attribute is one value that is set at once, and no two of them have to agree, so there is no lock.
-    """
-
-    def __init__(self) -> None:
-        self._condition = "starting"
-        self._expected = clock()  # when the main loop has to be seen again
-
-    def waits(self, condition: str, timeout: float | None) -> None:
-        """It has done everything and goes to wait, for so long if nothing happens; None is for ever."""
-        self._condition = condition
-        self._expected = inf if timeout is None else clock() + timeout
-
-    def wakes(self) -> None:
-        """It has something to do."""
-        self._expected = clock()
-
-    @property
-    def live(self) -> str:
-        """What /livez answers: "ok" or what is wrong."""
-        return "ok" if clock() < self._expected + STALL else "stalled"
-
-    @property
-    def ready(self) -> str:
-        """What /readyz answers."""
-        return "ok" if self._condition == READY else self._condition
 
 
 class _Client:
@@ -128,12 +96,12 @@ class Probes:
     def on_signal(self, name: str) -> None:
         pass
 
-    def look(self, supervisor: Supervisor) -> None:
+    def look(self, roster: Roster) -> None:
         """After each turn of the parent."""
-        if supervisor.condition == DRAINING:
+        if roster.condition == DRAINING:
             if self._has_company():
                 self.stop()
-        elif self._thread.ident is None and (supervisor.was_up or not self._has_company()):
+        elif self._thread.ident is None and (roster.was_up or not self._has_company()):
             self._thread.start()
 
     def _run(self) -> None:

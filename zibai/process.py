@@ -3,11 +3,12 @@
 The parent's view of a worker (:class:`Child`) and the worker's view of its parent (:class:`Parent`) share no code but
 the vocabulary of the pipe, so that a reader always knows on which side he is. Down the pipe go the two ways to end,
 ``drain`` (``cede``, where another server has the same listeners) and ``quit``, and ``lame``, which comes before the
-first; and ``adopt`` and ``reopen``. Up go ``ready``, ``failed``, ``worn`` and ``stuck``. The pipe also carries death,
-both ways: its other end is closed by the system, whatever happened to the process that held it.
+first; and ``adopt`` and ``reopen``. Up go ``ready``, ``failed``, ``worn``, ``stuck`` and ``beats``. The pipe also
+carries death, both ways: its other end is closed by the system, whatever happened to the process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
-``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows).
+``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows). Only what cannot be sent, such as a function
+that was typed at a prompt, is forked: then a worker has to let go of what it has inherited (:func:`_forked`).
 """
 
 import _socket
@@ -16,17 +17,20 @@ import os
 import signal
 import socket
 import sys
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident, interrupt_main
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from weakref import WeakSet
 
-from . import machine
+from . import machine, output
 from .errors import LoadError
+from .output import Outlet
 from .scoreboard import Row, black_box, clock
+from .usage import Usage, usage
 
 if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection
@@ -36,7 +40,7 @@ else:
 # The C type: the control thread of a worker makes some, where gevent's would make a hub for that thread.
 Socket = _socket.socket
 
-_context = multiprocessing.get_context("spawn")
+Method = Literal["spawn", "fork"]
 
 
 class Message(NamedTuple):
@@ -58,8 +62,9 @@ class Ending(NamedTuple):
 class Child:
     """The parent's end: one worker process. Every method is the parent's main thread's.
 
-    ``row`` is the worker's in the scoreboard, which is read when it cannot speak any more. ``cedes`` says, when it is
-    to drain, whether another server accepts from the same listeners. ``make`` makes the process, or what is like one.
+    ``row`` is the worker's in the scoreboard, which is read when it cannot speak any more. ``outlet``, if there is one,
+    goes to the worker. ``make`` makes the process, or what is like one. ``cedes`` says, when it is to drain, whether
+    another server accepts from the same listeners.
     """
 
     def __init__(
@@ -67,32 +72,52 @@ class Child:
         target: Callable[..., None],
         args: tuple[Any, ...],
         row: Row | None = None,
-        make: Callable[..., Any] = _context.Process,
+        *,
+        method: Method = "spawn",
+        outlet: Outlet | None = None,
+        make: Callable[..., Any] | None = None,
     ) -> None:
         self.row = row
+        self._outlet = outlet
+        self._spawned = method == "spawn"
+        context: Any = multiprocessing.get_context(method)
         self._oom_kills: int | None = None  # that the kernel had counted when it started
         self._killed = False  # by us
-        self.pipe, self._far = _context.Pipe()
+        self._pid: int = 0
+        self.pipe, self._far = context.Pipe()
         self.speaks = True  # until its end of the pipe is closed
         self.cedes: Callable[[], bool] = lambda: False
+        args = (Parent(self._far, clock(), outlet), *args)
+        if not self._spawned:
+            _relatives.add(self)
+            target, args = _forked, (target, *args)
         # Not daemonic: a worker may want children of its own.
-        self._process = make(target=target, args=(Parent(self._far, clock()), *args), name="zibai worker")
+        self._process = (make or context.Process)(target=target, args=args, name="zibai worker")
 
     def start(self) -> None:
-        """Spawn it; OSError when the system has no room for another process."""
+        """Start it; OSError when the system has no room for another process."""
         self._oom_kills = machine.oom_kills()
         try:
-            with _signals_held_back():
+            with _signals_held_back(self._spawned):
                 self._process.start()
+            self._pid = self._process.pid or 0
         except BaseException:
             self.pipe.close()
             raise
         finally:
             self._far.close()  # the worker's alone from now on, so that its death closes it
+            if self._outlet is not None:
+                self._outlet.close()
 
     @property
     def pid(self) -> int:
-        return int(self._process.pid or 0)
+        """Also when it is closed, for who looks on from another thread."""
+        return self._pid or int(self._process.pid or 0)
+
+    @property
+    def known_pid(self) -> int:
+        """The same for any thread, perhaps a moment late."""
+        return self._pid
 
     @property
     def sentinel(self) -> int:
@@ -110,6 +135,10 @@ class Child:
             return True
         report = self.row.read()
         return used - report.cpu > (clock() - report.beat) / 20
+
+    def usage(self) -> Usage:
+        """What it takes of the machine."""
+        return usage(self.pid)
 
     def ending(self) -> Ending:
         """How it ended; once its sentinel is ready."""
@@ -183,6 +212,18 @@ class Child:
         self._process.close()
 
 
+# While a worker has a copy of the parent's end of a sibling's pipe, the sibling does not learn that the parent is gone.
+_relatives: WeakSet[Child] = WeakSet()
+
+
+def _forked(target: Callable[..., None], *args: Any) -> None:
+    """The beginning of a worker that was forked: close what is the parent's alone."""
+    for child in _relatives:
+        child.pipe.close()
+    output.let_go()
+    target(*args)
+
+
 def reap_strangers(workers: set[int]) -> None:
     """Let go of the dead processes that are not workers; process 1 inherits the orphans of its whole container.
 
@@ -203,16 +244,23 @@ def reap_strangers(workers: set[int]) -> None:
 class Parent:
     """The worker's end. ``receive`` is the control thread's; what is said, any thread may say.
 
-    ``since`` is when the worker was started, by the scoreboard's clock.
+    ``since`` is when the worker was started, by the scoreboard's clock; ``outlet`` where what it prints goes, if that
+    is captured.
     """
 
-    def __init__(self, pipe: "Connection[Message, Message] | PipeConnection[Message, Message]", since: float) -> None:
+    def __init__(
+        self,
+        pipe: "Connection[Message, Message] | PipeConnection[Message, Message]",
+        since: float,
+        outlet: Outlet | None = None,
+    ) -> None:
         self.pipe = pipe
         self.since = since
+        self.outlet = outlet
         self._lock = allocate_lock()  # one message after the other
 
     def __reduce__(self) -> Any:
-        return Parent, (self.pipe, self.since)
+        return Parent, (self.pipe, self.since, self.outlet)
 
     def ready(self) -> None:
         """Say that this worker serves."""
@@ -221,6 +269,10 @@ class Parent:
     def worn(self) -> None:
         """Say that this worker has served as many requests as it may, and wants to be replaced."""
         self._send(Message("worn"))
+
+    def beats(self) -> None:
+        """Say that this worker has beaten for the first time, which a supervised function need not do."""
+        self._send(Message("beats"))
 
     def stuck(self) -> None:
         """Say that a request has run for longer than it may, and that this worker wants to be replaced."""
@@ -259,13 +311,13 @@ def as_socket(pipe: Any) -> Any:
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Hold signals back while a worker is spawned.
+def _signals_held_back(spawning: bool = True) -> Iterator[None]:
+    """Hold signals back while a worker is started.
 
     It inherits the mask, so a Ctrl-C at the terminal, which goes to the whole group, does not meet a worker whose
     handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through.
     """
-    if sys.platform != "win32":
+    if spawning and sys.platform != "win32":
         # The first spawn starts a helper of multiprocessing, which lets the signals through again; so it comes before.
         resource_tracker.ensure_running()
     with signals_held_back():
@@ -358,9 +410,18 @@ class Signals:
     def read(self) -> list[str]:
         """The names of the signals that have come since the last call."""
         try:
-            return [signal.Signals(number).name for number in self.socket.recv(4096) if number]
+            # Of others, too, that Python handles: SIGINT, where it is left to who waits at a prompt.
+            return [signal.Signals(number).name for number in self.socket.recv(4096) if number in self._numbers]
         except BlockingIOError:
             return []
+
+
+def interrupting() -> Callable[[], None]:
+    """What raises KeyboardInterrupt in the calling, the main, thread, from another one."""
+    if sys.platform == "win32":
+        return interrupt_main
+    main = get_ident()
+    return lambda: signal.pthread_kill(main, signal.SIGINT)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -1,304 +1,304 @@
-"""What the parent decides: how many workers, which next, who is late.
+"""``zibai.Supervisor``: any Python function, kept running in worker processes. It knows nothing of HTTP and sockets.
 
-Facts come in (a worker is ready, has failed, has gone; somebody wants a restart, one worker more, the end); each only
-changes a fact. :meth:`Supervisor.tick` compares the facts with what is wanted and does the next steps, so the order
-in which things happened does not matter, and two that happen at once are not a special case. It waits for nothing,
-knows no process, signal or clock but those it is given, and says when it wants to be called again.
+It is the face of the parent's main loop for programs and for people at a prompt. ``run`` turns the loop in the calling
+thread; ``start`` in one of its own, and then nothing here may wait for that thread but ``start`` itself and ``stop``.
+What it is asked meanwhile goes to the loop as a wish; what it shows is read from the scoreboard, or from the loop's
+list of workers, and is a moment old.
 
-A worker is STARTING, READY, DRAINING, then gone. It belongs to a generation; a restart is nothing but a new
-generation. A worker of an old one is replaced: one starts, and when it is ready, one of the old drains. So there is
-never a moment without workers, and if the new code does not come up, the old ones have not been touched.
-
-With ``eager``, for development, the old ones begin to drain as soon as the new ones start. They finish what they
-have, and what comes meanwhile waits for the new code, which comes up in any case: if only to show why it cannot.
-
-A graceful end may have a time before it, ``lame_time``, in which the server is a *lame duck*: all goes on as before,
-but each answer says close, and load balancers are told to look elsewhere. A second wish for the end cuts it short.
+Workers are spawned, so the function has to be importable. What was typed at a prompt is not, and is forked
+where that is possible: not on Windows, and not from a process with threads, whose locks the new process would inherit.
 """
 
-from collections.abc import Callable
+import atexit
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import count
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Self
 
+from . import control, mainloop, supervised, terminal
+from .errors import LoadError, UsageError
 from .logger import logger
-from .process import Ending
+from .mainloop import MainLoop
+from .output import Collector
+from .process import Method
+from .roster import Roster
+from .scoreboard import Scoreboard
+from .supervised import Job
+from .usage import NO_LIMITS, Usage, usage
+from .version import __version__
 
-STARTING: Final = "starting"
-READY: Final = "ready"
-DRAINING: Final = "draining"
+SETTLED = 1.0
+"""Seconds that a function has to run to be started again at once when it ends."""
 
-LAST_WORDS: Final = 1.0
-"""Seconds beyond the boot timeout, in which a worker that is not ready says where it stands."""
-
-PATIENCE: Final = 4.0
-"""Seconds beyond its own time limit that a worker has to end before it is killed."""
-
-LONGEST_PAUSE: Final = 30.0
-"""Seconds between two tries to start a worker that dies before it is ready; they begin with one and double."""
-
-
-class Process(Protocol):
-    """What the supervisor does with a worker; see :class:`zibai.process.Child`."""
-
-    @property
-    def pid(self) -> int: ...
-    def lame(self) -> None: ...
-    def drain(self, heir: Any = None) -> None: ...
-    def quit(self) -> None: ...
-    def kill(self) -> None: ...
-    def beat(self) -> float | None: ...
-    def burns(self) -> bool: ...
+_numbers = count(1)
 
 
-class Worker:
-    """A worker as the parent sees it."""
+class Workers:
+    """The workers of a supervisor: shown as a table, iterated over as (process id, state), and called with a number to
+    have so many."""
 
-    def __init__(self, process: Any, generation: int, started: float, deadline: float) -> None:
-        self.process: Any = process
-        self.started = started
-        self.generation = generation
-        self.state = STARTING
-        self.deadline = deadline  # when it must be ready, or have beaten again, or be gone
-        self.failed = False  # whether it has said that it cannot serve
+    def __init__(self, supervisor: "Handle") -> None:
+        self._supervisor = supervisor
 
-    @property
-    def is_active(self) -> bool:
-        return self.state is not DRAINING
+    def __call__(self, number: int) -> None:
+        if number < 1:
+            raise ValueError("there has to be at least one worker")
+        self._supervisor.ask(lambda roster: roster.change_wanted_to(number))
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        loop = self._supervisor.loop
+        return iter([] if loop is None else loop.workers)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        board = self._supervisor.board
+        if board is None or self._supervisor.loop is None:
+            return "\n".join(f"worker {pid}, {state}" for pid, state in self) or "no workers"
+        return "\n".join(control.table(control.describe(board)))
 
 
-class Supervisor:
-    """Keeps ``wanted`` workers serving. ``spawn`` starts one, and raises OSError when the system has no room.
+class Handle:
+    """What one may do with a supervisor that runs; any thread."""
 
-    ``graceful_timeout`` is what the workers themselves take for a graceful exit, ``boot_timeout`` the time until one
-    must be ready, ``worker_timeout`` the time between two of its beats, in seconds; ``inf`` is for ever. ``lame_time``
-    says, when the end is asked for, how many there are before a graceful one. After ``finished`` the server ends;
-    ``failure`` says then that it has never come up. Everything is the caller's one thread's.
+    loop: MainLoop | None = None
+    board: Scoreboard | None = None
+
+    def __init__(self, loop: MainLoop | None = None, board: Scoreboard | None = None) -> None:
+        self.loop, self.board = loop, board
+        self.workers = Workers(self)
+
+    def ask(self, wish: Callable[[Roster], object]) -> None:
+        loop = self.loop
+        if loop is not None:
+            loop.ask(wish)
+
+    def reload(self) -> None:
+        """Replace every worker, one after the other."""
+        self.ask(Roster.restart)
+
+    def stop(self, how: str = "drain") -> None:
+        """Ask for the end of all workers: ``"drain"`` lets them finish, ``"quit"`` does not."""
+        self.ask(lambda roster: roster.end(how))
+
+    def __repr__(self) -> str:
+        number = len(self.workers)
+        return f"<supervisor {os.getpid()}, {number} worker{'' if number == 1 else 's'}>"
+
+
+class Supervisor(Handle):
+    """Keeps ``target(*args)`` running in ``processes`` worker processes; a context manager.
+
+    :param target: a function at the top of a module. On POSIX also one that was typed at a prompt: then its workers
+        are forked. It runs in the main thread of each worker and should end when ``current_worker().end`` is set. When
+        it returns or raises, another worker is started: at once if it has run for a second, or else after a pause.
+    :param args: its arguments, which are sent to each worker.
+    :param processes: how many workers there are.
+    :param before_stop: a function called in each worker, in a thread beside the target, when it is to end gracefully;
+        the event is set when it returns.
+    :param on_end: a function called in this process when the end of all begins.
+    :param says_ready: the target calls ``current_worker().ready()`` when it does its work; without it, a worker is
+        ready as soon as the target is called. A restart waits for that before it ends an old worker.
+    :param memory_limit: bytes of resident memory that a worker may have; one that has more in two samples is replaced.
+    :param descriptor_limit: the same for open descriptors.
+    :param capture_output: log what workers print, line by line, to the logger ``zibai.output``.
+    :param boot_timeout: seconds until a worker is ready.
+    :param worker_timeout: seconds between two calls of ``current_worker().beat()``, of a target that makes them.
+    :param graceful_timeout: seconds from the event until the target is interrupted.
     """
 
     def __init__(
         self,
-        spawn: Callable[[], Process],
-        wanted: int,
-        clock: Callable[[], float],
+        target: Callable[..., object],
+        args: tuple[Any, ...] = (),
+        processes: int = 4,
         *,
-        graceful_timeout: float = 10.0,
+        before_stop: Callable[[], object] | None = None,
+        on_end: Callable[[], object] | None = None,
+        says_ready: bool = False,
+        memory_limit: int | None = None,
+        descriptor_limit: int | None = None,
+        capture_output: bool = False,
         boot_timeout: float = 60.0,
-        worker_timeout: float = inf,
-        lame_time: Callable[[], float] = lambda: 0.0,
-        eager: bool = False,
+        worker_timeout: float = 30.0,
+        graceful_timeout: float = 10.0,
     ) -> None:
-        self._spawn = spawn
-        self._clock = clock
-        self._graceful_timeout = graceful_timeout
-        self._boot_timeout = boot_timeout
-        self._worker_timeout = worker_timeout
-        self._lame_time = lame_time
-        self._eager = eager
-        self.wanted = wanted
-        self.workers: list[Worker] = []
-        self.generation = 0
-        self.finished = False
-        self.failure = False
-        self._ending = ""  # "drain" or "quit"
-        self._lame_until = inf  # finite for a lame duck
-        self.was_up = False  # whether there has ever been a ready worker
-        self._pause = 0.0
-        self._spawn_after = -inf
+        super().__init__()
+        if processes < 1:
+            raise UsageError("a supervisor needs at least one process")
+        self._job = Job(target, tuple(args), before_stop, says_ready, False, boot_timeout or inf, graceful_timeout)
+        self._processes = processes
+        self._on_end = on_end
+        self._limits = Usage(memory_limit, descriptor_limit)
+        self._capture_output = capture_output
+        self._worker_timeout = worker_timeout or inf
+        self._resources = ExitStack()
+        self._thread: threading.Thread | None = None
+        self._runs_in = 0  # the thread that turns the loop
+        self._is_settled = threading.Event()  # all have come up, or all is over
+        self._is_over = threading.Event()
+        self._is_over.set()
+        self._error: BaseException | None = None
 
-    # Facts.
+    def run(self) -> None:
+        """Keep the workers running until somebody asks for the end.
 
-    def find(self, process: Process) -> Worker:
-        return next(worker for worker in self.workers if worker.process is process)
-
-    def on_ready(self, worker: Worker) -> None:
-        """It serves."""
-        if worker.state is STARTING:
-            worker.state = READY
-            # Without a scoreboard there are no beats to wait for.
-            worker.deadline = inf if worker.process.beat() is None else self._clock() + self._worker_timeout
-            self.was_up = True
-            self._pause = 0.0
-
-    def on_worn(self, worker: Worker) -> None:
-        """It has served as many requests as it may."""
-        worker.generation = -1
-
-    def on_stuck(self, worker: Worker) -> None:
-        """It has a request that runs longer than it may. Its other requests may finish once another worker is ready."""
-        logger.error("worker %d is replaced, for a request that runs longer than --request-timeout", worker.process.pid)
-        worker.generation = -1
-
-    def on_failed(self, worker: Worker) -> None:
-        """It has said why it cannot serve; its process ends by itself."""
-        worker.failed = True
-
-    def on_gone(self, worker: Worker, ending: Ending) -> None:
-        """Its process has ended."""
-        self.workers.remove(worker)
-        if self._ending == "quit":
-            return
-        if worker.state is DRAINING or self._ending:
-            if not ending.clean and not worker.failed:
-                logger.error("worker %d %s while it drained%s", worker.process.pid, ending.reason, ending.story)
-        elif worker.state is STARTING:
-            self._not_ready(worker, ending.reason)
-        else:
-            logger.error("worker %d %s; starting another%s", worker.process.pid, ending.reason, ending.story)
-
-    def _not_ready(self, worker: Worker, reason: str) -> None:
-        """It ended, or stood still, before it was ready."""
-        if not worker.failed:
-            logger.error("worker %d %s before it was ready", worker.process.pid, reason)
-        if not self.was_up:
-            self.failure = True
-            self.end("quit")
-            return
-        if any(other.generation not in (-1, self.generation) for other in self.workers if other.is_active):
-            logger.error("the restart is given up; the workers of before serve on")
-            for other in self.workers:
-                if other.generation != -1:
-                    other.generation = self.generation
-        self._pause = min(LONGEST_PAUSE, self._pause * 2 or 1.0)
-        self._spawn_after = self._clock() + self._pause
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether no worker is started any more."""
-        return bool(self._ending)
-
-    @property
-    def is_lame(self) -> bool:
-        """Whether the end has been asked for, and has not begun."""
-        return self._lame_until < inf and not self._ending
-
-    @property
-    def condition(self) -> str:
-        """In one word, what a load balancer is told: it sends requests here while that is "ready"."""
-        if self._ending or self.is_lame:
-            return DRAINING
-        if any(worker.state is READY for worker in self.workers):
-            return READY
-        return "down" if self.was_up else STARTING
-
-    # Wishes.
-
-    def restart(self) -> None:
-        """Replace every worker, one after the other; not any more when the end has been asked for."""
-        if self._ending or self.is_lame:
-            return
-        self.generation += 1
-        self._spawn_after = -inf
-        if sum(worker.state is READY for worker in self.workers) >= self.wanted:
-            for worker in self.workers:
-                if worker.state is STARTING:
-                    self._stop(worker, "quit", PATIENCE)  # a replacement that is of yesterday already
-
-    def change_wanted(self, by: int) -> None:
-        """One worker more, or one fewer; never below one."""
-        self.wanted = max(1, self.wanted + by)
-        logger.info("workers wanted: %d", self.wanted)
-
-    def end(self, how: str) -> None:
-        """End all workers: "drain" or "quit"; the second goes over the first.
-
-        With ``lame_time``, "drain" makes a lame duck of a server that has been up; when that time is over, or at the
-        second wish, it begins.
+        In the main thread the signals do what they do with the server: Ctrl-C ends the workers, and this returns.
+        Raises LoadError when no worker has ever come up.
         """
-        if self._ending in {how, "quit"}:
-            return
-        lame_time = 0.0 if self.is_lame or not self.was_up else self._lame_time()
-        if how == "drain" and lame_time:
-            self._lame_until = self._clock() + lame_time
-            logger.info("every answer says close; the graceful exit begins in %g s", lame_time)
-            for worker in self.workers:
-                worker.process.lame()
-            return
-        self._ending = how
-        limit = PATIENCE + (self._graceful_timeout if how == "drain" else 0)
-        for worker in self.workers:
-            self._stop(worker, how, limit)
+        method = _method(self._job)
+        if method == "fork" and threading.active_count() > 1:
+            raise UsageError(f"{self._job.name} cannot be forked, since this process has threads; {_ADVICE}")
+        self._begin(method, detached=False)
+        with terminal.kept():
+            self._run()
 
-    # Decisions.
+    def start(self) -> Self:
+        """Keep the workers running in a thread; return when all are ready. Raises what ``run`` does."""
+        if _method(self._job) == "fork":
+            raise UsageError(f"{self._job.name} cannot be forked beside another thread; {_ADVICE}, or call run()")
+        self._begin("spawn", detached=True)
+        self._thread = threading.Thread(target=self._run_in_thread, name="zibai-supervisor", daemon=True)
+        atexit.register(self.stop)  # a program that ends would wait for its workers for ever
+        self._thread.start()
+        try:
+            self._is_settled.wait()
+        except BaseException:
+            self.stop("quit")
+            raise
+        if self._error is not None:
+            self.stop()
+            raise self._error
+        return self
 
-    def tick(self) -> float | None:
-        """Do what is to be done now; return the seconds until it is time again, None for never."""
-        now = self._clock()
-        for worker in self.workers:
-            if worker.deadline <= now:
-                self._judge(worker, now)
-        if self.is_lame and now >= self._lame_until:
-            self.end("drain")
-        if self._ending:
-            self.finished = not self.workers
-        else:
-            self._trim()
-            self._fill(now)
-        due = min((worker.deadline for worker in self.workers), default=inf)
-        if self._spawn_after > now and not self._ending:
-            due = min(due, self._spawn_after)
-        if self.is_lame:
-            due = min(due, self._lame_until)
-        return None if due == inf else max(0.0, due - self._clock())
+    def stop(self, how: str = "drain") -> None:
+        """End all workers and wait for them: ``"drain"`` lets them finish, ``"quit"`` does not. Any thread."""
+        super().stop(how)
+        if threading.get_ident() != self._runs_in:
+            self._is_over.wait()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+            atexit.unregister(self.stop)
+            self._thread = None
 
-    def _judge(self, worker: Worker, now: float) -> None:
-        """Its deadline has passed."""
-        if worker.state is READY:
-            beat, limit = worker.process.beat(), self._worker_timeout
-            if beat is not None and now - beat >= limit and worker.process.burns():
-                limit *= 2  # it works, or the machine is slow; but a loop that turns in vain works, too
-            if beat is None or now - beat < limit:
-                worker.deadline = inf if beat is None else beat + limit
-                return
-            logger.error("worker %d has stood still for %.0f s and is killed", worker.process.pid, now - beat)
-        elif worker.state is STARTING:
-            logger.error("worker %d was not ready in %g s and is killed", worker.process.pid, self._boot_timeout)
-        else:
-            logger.error("worker %d did not end in time and is killed", worker.process.pid)
-        worker.deadline = inf
-        worker.process.kill()
+    def __enter__(self) -> Self:
+        return self.start()
 
-    def _trim(self) -> None:
-        """Drain the workers that are too many: those of an old generation first, then the oldest.
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
-        One that is starting does not count as serving, so nobody drains before his replacement is ready.
-        """
-        ready = [worker for worker in self.workers if worker.state is READY]
-        ready.sort(key=lambda worker: worker.generation == self.generation)
-        for worker in ready[: max(0, len(ready) - self.wanted)]:
-            self._stop(worker, "drain", self._graceful_timeout + PATIENCE, heir=ready[-1])
+    def _begin(self, method: Method, detached: bool) -> None:
+        """Make what the workers need."""
+        if not self._is_over.is_set():
+            raise RuntimeError("this supervisor runs already")
+        if self._limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
+            raise UsageError("memory_limit, descriptor_limit: this system does not tell what a process takes")
+        self._is_over.clear()
+        self._is_settled.clear()
+        self._error = None
+        self.board = self._resources.enter_context(_scoreboard(self._job, self._processes))
+        collector = Collector() if self._capture_output else None
+        self.loop = MainLoop(
+            supervised.main,
+            (self._job._replace(detached=detached),),
+            self._processes,
+            self.board,
+            method=method,
+            starting=collector.quiet if collector is not None and method == "fork" else nullcontext,
+            collector=collector,
+            on_up=self._is_settled.set,
+            on_end=_once(self._on_end),
+            graceful_timeout=self._job.graceful_timeout,
+            boot_timeout=self._job.boot_timeout,
+            worker_timeout=self._worker_timeout,
+            settle=SETTLED,
+            limits=self._limits,
+        )
 
-    def _fill(self, now: float) -> None:
-        """Start what is missing at once, and a replacement for an old worker while no other one starts."""
-        if now < self._spawn_after:
-            return
-        active = [worker for worker in self.workers if worker.is_active]
-        missing = self.wanted - len(active)
-        starting = any(worker.state is STARTING for worker in active)
-        if missing <= 0 and not starting and any(worker.generation != self.generation for worker in active):
-            missing = 1
-        if self._eager:
-            missing = self.wanted - sum(worker.generation == self.generation for worker in active)
-        for _ in range(missing):
+    def _run(self) -> None:
+        assert self.loop is not None
+        self._runs_in = threading.get_ident()
+        is_main = threading.current_thread() is threading.main_thread()
+        try:
+            with mainloop.signals(exits=False) if is_main else nullcontext() as signals:
+                self.loop.run(signals)
+        except LoadError as error:
+            if error.trace:
+                error.add_note(error.trace)
+            raise
+        finally:
+            self.loop, self.board, self._runs_in = None, None, 0
+            self._resources.close()
+            self._is_over.set()
+
+    def _run_in_thread(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            if self._is_settled.is_set():
+                raise  # nobody waits for it
+            self._error = error
+        finally:
+            self._is_settled.set()
+
+
+_ADVICE = "put it into a module that can be imported"
+
+
+def _method(job: Job) -> Method:
+    """How its workers come into being."""
+    functions = [job.target] if job.before_stop is None else [job.target, job.before_stop]
+    if all(map(_is_importable, functions)):
+        return "spawn"
+    if sys.platform == "win32":
+        raise UsageError(f"{job.name} cannot be found by a new process; {_ADVICE}")
+    return "fork"
+
+
+def _is_importable(function: Callable[..., object]) -> bool:
+    """Whether a new process can find it: not a lambda, nothing nested, nothing that was typed at a prompt."""
+    try:
+        pickle.dumps(function)
+    except Exception:
+        return False
+    if getattr(function, "__module__", "") != "__main__":
+        return True
+    typed = getattr(getattr(function, "__code__", None), "co_filename", "").startswith("<")
+    return not typed and hasattr(sys.modules["__main__"], "__file__")
+
+
+def _once(hook: Callable[[], object] | None) -> Callable[[], None]:
+    left = [] if hook is None else [hook]
+
+    def call() -> None:
+        while left:
             try:
-                process = self._spawn()
-            except OSError as error:
-                logger.error("no worker can be started: %s", error)
-                self._spawn_after = now + 1
-                return
-            if self.is_lame:
-                process.lame()
-            self.workers.append(Worker(process, self.generation, now, now + self._boot_timeout + LAST_WORDS))
-        if self._eager and missing > 0:
-            heir = self.workers[-1]
-            for worker in active:
-                if worker.generation != self.generation:
-                    self._stop(worker, "drain", self._graceful_timeout + PATIENCE, heir)
+                left.pop()()
+            except Exception:
+                logger.exception("on_end failed")
 
-    def _stop(self, worker: Worker, how: str, limit: float, heir: Worker | None = None) -> None:
-        """Tell a worker to end; ``heir`` is one that takes over its idle connections."""
-        worker.state = DRAINING
-        worker.deadline = self._clock() + limit
-        if how == "drain":
-            worker.process.drain(heir and heir.process)
-        else:
-            worker.process.quit()
+    return call
+
+
+@contextmanager
+def _scoreboard(job: Job, processes: int) -> Iterator[Scoreboard | None]:
+    """In a file of its own, so that ``zibai ps`` shows the workers. None where there can be none."""
+    facts = {"version": __version__, "app": job.name, "listen": [], "processes": processes}
+    try:
+        # Twice as many rows as workers, since a restart has both generations; and some for those that are added.
+        board = control.create(control.default_path(f"{os.getpid()}-{next(_numbers)}"), 2 * processes + 30, 0, facts)
+    except OSError as error:
+        logger.debug("no file for zibai ps: %s", error)
+        yield None
+        return
+    try:
+        yield board
+    finally:
+        board.close()

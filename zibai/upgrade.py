@@ -60,7 +60,8 @@ class Predecessor(NamedTuple):
 class Upgrade:
     """Starts the new master, and knows what became of it. Everything is the parent's main thread's.
 
-    ``directory`` is where this server was started; the new master is started there.
+    ``directory`` is where this server was started; the new master is started there. ``hindrance`` says why there can
+    be none.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Upgrade:
         listeners: Listeners,
         notifier: Notifier | None,
         board: Scoreboard | None,
+        hindrance: str = "",
     ) -> None:
         self._directory = directory
         self._predecessor = predecessor
         self._listeners = listeners
         self._notifier = notifier
         self._board = board
+        self._why_not = hindrance
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
         self._successor = 0  # its process id, once it serves
@@ -103,10 +106,10 @@ class Upgrade:
         except OSError as error:
             logger.error("no new master can be started: %s", error)
 
-    def look(self, supervisor: Any) -> None:
+    def look(self, roster: Any) -> None:
         """After each turn of the parent."""
-        self._is_ending = supervisor.is_ending
-        if supervisor.was_up and not self._has_told:
+        self._is_ending = roster.is_ending
+        if roster.was_up and not self._has_told:
             self._has_told = True
             if self._predecessor is not None:
                 self._predecessor.tell()
@@ -114,6 +117,8 @@ class Upgrade:
             self._listen(self._process)
 
     def _hindrance(self) -> str:
+        if self._why_not:
+            return self._why_not
         if os.getpid() == 1:
             return "this is process 1, and its container would end with it"
         if "SERVER_STARTER_GENERATION" in os.environ:

@@ -16,13 +16,12 @@ the signals mean nothing, since who sends them to the whole group, as systemd do
 
 import logging
 import os
-import signal
 import sys
 import threading
-from _thread import allocate_lock, get_ident, interrupt_main, start_new_thread
+from _thread import allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from math import inf
 from multiprocessing.connection import wait
@@ -31,14 +30,14 @@ from socket import socket
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from . import importer, logfile, title
+from . import importer, logfile, terminal, title
 from . import logger as logs
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
 from .logger import format_stack, logger
 from .loop import Loop
 from .options import Options
-from .process import Parent, Signals
+from .process import Parent, Signals, interrupting
 from .scoreboard import Scoreboard, clock
 from .sockets import raise_descriptor_limit
 from .wsgi import Application
@@ -65,7 +64,7 @@ class Preloaded(NamedTuple):
     """What a worker finds done that was forked: the application, and gevent's patching, if there is any."""
 
     site: Site
-    greenlets: ModuleType | None
+    hub: ModuleType | None
 
 
 def run_child(
@@ -74,14 +73,21 @@ def run_child(
     sockets: list[socket],
     board: Scoreboard | None,
     number: int | None,
+    *,
+    app: Application | None = None,
     preloaded: Preloaded | None = None,
 ) -> None:
     """The main function of a worker process; ends it with the exit code."""
+    if options.interactive:
+        terminal.leave()
+    if parent.outlet is not None:
+        parent.outlet.redirect()
     try:
         if preloaded is None:
-            logs.configure_as(options)
+            with nullcontext() if parent.outlet is None else parent.outlet.uncaptured():
+                logs.configure_as(options)
         row = board.row(number) if board is not None and number is not None else None
-        run(options, sockets, parent, Ties(row=row), exits=True, preloaded=preloaded)
+        run(options, sockets, parent, Ties(row=row), exits=True, app=app, preloaded=preloaded)
     except LoadError as error:
         parent.failed(error)
         sys.exit(error.exit_code)
@@ -101,33 +107,40 @@ def run(
     ties: Ties | None = None,
     *,
     exits: bool = False,
+    app: Application | None = None,
     preloaded: Preloaded | None = None,
+    guest: bool = False,
 ) -> None:
     """Load the application and serve it until told to end; the main thread's. Raises :class:`LoadError` and others.
 
-    ``exits``: see :class:`zibai.process.Signals`.
+    ``exits``: see :class:`zibai.process.Signals`. ``app`` is one that needs no loading, since it was made at a prompt.
+    As a ``guest`` the server is in a process that goes on without it.
     """
-    role = "single" if parent is None else "worker"
-    title.show(role, options.app, "starting")
-    greenlets = prepare(options) if preloaded is None else preloaded.greenlets
+
+    def show_title(*state: str) -> None:
+        if not guest:
+            title.show("single" if parent is None else "worker", options.app, *state)
+
+    show_title("starting")
+    hub = prepare(options) if preloaded is None else preloaded.hub
     end = threading.Event()
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))
     ties = ties or Ties()
     tell = ties.on_start
-    control = Control(parent, end, greenlets, options.boot_timeout, options.drain)
-    with Signals(names, interrupting=greenlets is None, exits=exits) as signals, control.listening(signals):
-        site = _begin(options, load(options) if preloaded is None else preloaded.site)
+    control = Control(parent, end, hub, options.boot_timeout, options.drain, may_end=not guest)
+    with Signals(names, interrupting=hub is None, exits=exits) as signals, control.listening(signals):
+        site = _begin(options, load(options, app) if preloaded is None else preloaded.site)
 
         def started(loop: Loop) -> None:
             control.attach(loop)
-            title.show(role, options.app)
+            show_title()
             if parent is not None:
                 parent.ready()
-            logger.info("worker ready: %s", "greenlets" if greenlets else "threads")
+            logger.info("worker ready: %s", "greenlets" if hub else "threads")
             tell(loop)
 
         def draining() -> None:
-            title.show(role, options.app, "draining")
+            show_title("draining")
             if site.hooks.before_graceful_exit is not None:
                 site.hooks.before_graceful_exit()
 
@@ -137,7 +150,7 @@ def run(
             ties.beat_every = options.worker_timeout / 3 or inf
             ties.multiprocess, ties.on_worn, ties.on_stuck = True, parent.worn, parent.stuck
         hooks = site.hooks._replace(before_serve=None, before_graceful_exit=draining)
-        backend = "greenlets" if greenlets else "threads"
+        backend = "greenlets" if hub else "threads"
         limit = _with_jitter(options.max_request_pre_process)
         options = replace(options, max_request_pre_process=limit)
         Server(site.app, sockets, options, end=end, backend=backend, hooks=hooks, ties=ties).run()
@@ -149,11 +162,12 @@ def prepare(options: Options) -> ModuleType | None:
     return None if options.no_gevent else _patch()
 
 
-def load(options: Options) -> Site:
-    """Import everything of the user's."""
-    importer.add_cwd_to_path()
+def load(options: Options, app: Application | None = None) -> Site:
+    """Import everything of the user's, but for an ``app`` that is there."""
     try:
-        app = importer.load_app(options.app, options.call)
+        if app is None:
+            importer.add_cwd_to_path()
+            app = importer.load_app(options.app, options.call)
         hooks = (
             importer.import_from_string(spec) if spec else None
             for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
@@ -209,7 +223,9 @@ def _patch() -> ModuleType | None:
         )
         return None
     greenlets.patch()
-    return greenlets
+    from . import hub
+
+    return hub
 
 
 class Control:
@@ -217,50 +233,53 @@ class Control:
 
     Channels to adopt connections from may come before there is a loop; they lie in ``_channels`` then, and whoever
     comes second, the thread with a channel or the main thread with the loop, passes them on. So it is with
-    ``_is_lame``. ``_over`` is set by the main thread alone, when there is nothing left to be ended.
+    ``_is_lame``. ``_over`` is set by the main thread alone, when there is nothing left to be ended. The process of
+    somebody's prompt ``may_end`` never.
     """
 
     def __init__(
         self,
         parent: Parent | None,
         end: threading.Event,
-        greenlets: ModuleType | None,
+        hub: ModuleType | None,
         boot_timeout: float,
         lame_time: float = 0.0,
+        may_end: bool = True,
     ) -> None:
         self._parent = parent
         self._boot_timeout = boot_timeout
+        self._may_end = may_end
         self._lame_time = lame_time
         self._is_lame = False
         self._lame_until = inf  # when the graceful exit begins, if that is for us to say
         self._is_booting = parent is not None
         # Of the system: gevent has numbers of its own.
         self._main = get_ident()
-        self._greenlet = None if greenlets is None else greenlets.current()
+        self._greenlet = None if hub is None else hub.current()
         self._over = False
         self._listens = allocate_lock()  # held by the thread
         self._loop: Loop | None = None
         self._heir: Any = None
         self._cedes = False
         self._channels: deque[Any] = deque()
-        self._start: Callable[[Callable[[], None]], object]
-        if greenlets is None:
+        self._start: Callable[[Callable[[], None]], threading.Thread | None]
+        if hub is None:
             self._graceful, self._quick = end.set, _interrupting(end)
             self._refuse_upgrade: Callable[[], object] = _refuse_upgrade
             self._reopen: Callable[[], object] = logfile.reopen
-            self._start = lambda function: start_new_thread(function, ())
+            self._start = _in_thread
             self._wait: Callable[..., list[Any]] = wait
         else:
             self._graceful, self._quick = (
-                greenlets.calling_from_threads(end.set),
-                greenlets.interrupting(lambda: self._over),
+                hub.calling_from_threads(end.set),
+                hub.interrupting(lambda: self._over),
             )
             # The locks of handlers are gevent's: a thread of the system must not wait for them.
-            self._refuse_upgrade = greenlets.spawning_from_threads(_refuse_upgrade)
-            self._reopen = greenlets.spawning_from_threads(logfile.reopen)
-            self._start, self._wait = greenlets.start_thread, greenlets.wait_as_thread
+            self._refuse_upgrade = hub.spawning_from_threads(_refuse_upgrade)
+            self._reopen = hub.spawning_from_threads(logfile.reopen)
+            self._start, self._wait = hub.start_thread, hub.wait_as_thread
         # A signal has raised KeyboardInterrupt in the main thread by itself; gevent's has to be told.
-        self._quick_by_signal = self._quick if greenlets is not None or sys.platform == "win32" else _do_nothing
+        self._quick_by_signal = self._quick if hub is not None or sys.platform == "win32" else _do_nothing
 
     def attach(self, loop: Loop) -> None:
         """The loop turns. The main thread's."""
@@ -288,12 +307,14 @@ class Control:
         """Around everything that can be ended."""
         self._signals = signals
         self._listens.acquire()
-        self._start(self._run)
+        thread = self._start(self._run)
         try:
             yield
         finally:
             self._over = True
             signals.wake()
+            if thread is not None:
+                thread.join(LAST_WORD)  # who goes on afterwards wants nothing left behind
 
     def join(self) -> None:
         """Wait for the end of the thread, once nothing is ``listening`` any more."""
@@ -310,7 +331,7 @@ class Control:
         sources: list[Any] = [self._signals.socket]
         if self._parent is not None:
             sources.append(self._parent.pipe)
-        while True:
+        while not self._over:
             try:
                 ready = self._wait(sources, self._patience())
                 names = self._signals.read()
@@ -325,6 +346,8 @@ class Control:
                 verb, channel = self._parent.receive()
                 if verb == "gone":
                     sources.remove(self._parent.pipe)
+                    if self._parent.outlet is not None:
+                        self._parent.outlet.restore()
             if verb == "adopt":
                 self._channels.append(channel)
                 self._adopt()
@@ -398,21 +421,27 @@ class Control:
                     break
         except (OSError, ValueError):
             return  # closed under us: it is over
-        if not self._over:
+        if not self._over and self._may_end:
             os._exit(0)
+
+
+def _in_thread(function: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=function, name="zibai-control", daemon=True)
+    thread.start()
+    return thread
 
 
 def _interrupting(end: threading.Event) -> Callable[[], None]:
     """What raises KeyboardInterrupt in the calling, the main, thread, from another one."""
+    interrupt = interrupting()
     if sys.platform == "win32":
 
-        def interrupt() -> None:
-            interrupt_main()
+        def interrupt_and_open() -> None:
+            interrupt()
             end.set()  # nothing interrupts a thread that waits for a lock there, so the lock is opened, too
 
-        return interrupt
-    main = threading.get_ident()
-    return lambda: signal.pthread_kill(main, signal.SIGINT)
+        return interrupt_and_open
+    return interrupt
 
 
 def _do_nothing() -> None:

@@ -10,12 +10,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
 from . import control, daemon, inherited, loader, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
+from .console import Prompt
 from .core import Ties, warn_of_strangers
 from .devcert import certified
 from .errors import LoadError, UsageError, ZibaiError
@@ -24,15 +26,19 @@ from .logger import logger
 from .loop import Loop
 from .notify import Notifier, Reporter, SingleReporter
 from .options import Options
+from .output import Collector
 from .preload import Preload
-from .probes import Probes, Pulse
+from .probes import Probes
 from .process import signals_held_back
+from .pulse import Pulse
 from .reloader import Reloader
+from .roster import READY
 from .scoreboard import Scoreboard, clock
 from .sockets import describe, give_unix_socket
-from .supervisor import READY
 from .upgrade import Predecessor, Upgrade
+from .usage import NO_LIMITS, Usage, usage
 from .version import __version__
+from .wsgi import Application
 
 
 def main(options: Options, *, exits: bool = False) -> None:
@@ -79,7 +85,9 @@ class Surroundings(NamedTuple):
     """What whoever starts this server says to it, and nobody else is to hear: the variables are removed.
 
     Relative paths of the command start in ``directory``, also when it is given again. ``parent`` is the process that
-    has started this one, ``before`` what it hands over if it is a server, too. ``identity`` is who is to serve.
+    has started this one, ``before`` what it hands over if it is a server, too. ``identity`` is who is to serve. As a
+    ``guest`` the server is in a process that goes on without it, somebody's prompt; ``app`` is an application that was
+    typed there, and has no name by which another process could find it.
     """
 
     directory: str
@@ -88,6 +96,8 @@ class Surroundings(NamedTuple):
     notifier: Notifier | None
     given: list[inherited.Given]
     identity: privileges.Identity | None
+    guest: bool = False
+    app: Application | None = None
 
     @classmethod
     def take(cls, options: Options) -> Self:
@@ -105,6 +115,39 @@ class Surroundings(NamedTuple):
         return cls(directory, os.getppid(), before, notifier, given, identity)
 
 
+def serve_as_guest(options: Options, app: Application | None) -> None:
+    """For :func:`zibai.run`: like ``main``, but what goes wrong is raised, and the environment is not for us."""
+    if options.log_file is not None:
+        logfile.prepare(options.log_file, bool(options.log_max_bytes))
+    logs.configure_as(options)
+    try:
+        surroundings = Surroundings("", os.getppid(), None, None, [], None, guest=True, app=app)
+        _serve(options, False, surroundings, _do_nothing)
+    except KeyboardInterrupt:
+        pass  # the quick exit
+
+
+def needs_parent(options: Options) -> str:
+    """The flag of an option that does nothing in a single process; empty if there is none.
+
+    A new version of the code, and a process that has served enough, hangs or takes too much, need somebody who starts
+    another one; a question about a process that is busy, a prompt and what is printed need somebody who is not.
+    """
+    names = (
+        "watchfiles",
+        "max_request_pre_process",
+        "request_timeout",
+        "max_worker_memory",
+        "max_worker_descriptors",
+        "capture_output",
+        "health_listen",
+        "interactive",
+        "preload",
+    )
+    given = [name for name in names if getattr(options, name)]
+    return "--" + given[0].replace("_", "-") if given else ""
+
+
 def _change_directory(path: str) -> None:
     try:
         os.chdir(path)
@@ -113,20 +156,18 @@ def _change_directory(path: str) -> None:
 
 
 def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Callable[[], object]) -> None:
-    # A new version of the code, and a process that has served enough or hangs, need somebody who starts another one;
-    # and a question about a process that is busy needs somebody who is not.
-    supervised = bool(
-        options.watchfiles is not None
-        or options.max_request_pre_process
-        or options.request_timeout
-        or options.health_listen
-        or options.preload
-    )
-    processes = options.subprocess or int(supervised)
+    processes = options.subprocess or int(bool(needs_parent(options)))
+    limits = Usage(options.max_worker_memory, options.max_worker_descriptors)
+    if limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
+        raise UsageError(
+            "--max-worker-memory, --max-worker-descriptors: this system does not tell what a process takes"
+        )
+    prompt = Prompt() if options.interactive else None
+    app = surroundings.app
     before, notifier, identity = surroundings.before, surroundings.notifier, surroundings.identity
     with Listeners(options, surroundings.given, before and before.listeners) as listeners, ExitStack() as stack:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
-        signals = stack.enter_context(mainloop.signals(exits=exits)) if processes else None
+        signals = stack.enter_context(mainloop.signals(exits=exits, prompt=prompt is not None)) if processes else None
         if signals is None:
             stack.enter_context(signals_held_back())
         logger.info("zibai %s, process %d", __version__, os.getpid())
@@ -151,8 +192,10 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         if signals is None:
             _serve_alone(options, exits, listeners, surroundings, board, on_up)
             return
-        title.show("master", options.app)
-        upgrade = Upgrade(surroundings.directory, before, listeners, notifier, board)
+        if not surroundings.guest:
+            title.show("master", options.app)
+        hindrance = "a prompt has the terminal" if prompt is not None or surroundings.guest else ""
+        upgrade = Upgrade(surroundings.directory, before, listeners, notifier, board, hindrance)
         observers: list[mainloop.Observer] = [upgrade]
         if notifier is not None:
             observers.append(Reporter(notifier, board.rows() if board is not None else ()))
@@ -160,21 +203,36 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         if listeners.health:
             probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
             observers.append(stack.enter_context(probes))
+        collector = Collector() if options.capture_output else None
         preload = None
-        if options.preload:
-            preload = stack.enter_context(Preload(loader.run_loader, (options, listeners.sockets, board)))
+        if options.preload and app is None:  # else the workers are forked from here in any case
+            preload = Preload(loader.run_loader, (options, listeners.sockets, board), collector)
+            stack.enter_context(preload)
 
         def stop_listening() -> None:
             listeners.stop()
             if preload is not None:
                 preload.stop_listening()
 
+        @contextmanager
+        def starting() -> Iterator[None]:
+            with ExitStack() as forking:
+                if app is not None and prompt is not None:
+                    forking.enter_context(prompt.waiting())
+                if app is not None and collector is not None:
+                    forking.enter_context(collector.quiet())
+                yield
+
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
-            worker.run_child,
+            partial(worker.run_child, app=app),
             (options, listeners.sockets),
             processes,
             board,
+            method="spawn" if app is None else "fork",
+            starting=starting,
+            collector=collector,
+            limits=limits,
             graceful_timeout=options.graceful_exit_timeout,
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
@@ -189,7 +247,10 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         )
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
-        loop.run(signals)
+        if prompt is None:
+            loop.run(signals)
+        else:
+            prompt.run(loop, signals, board)
 
 
 def _serve_alone(
@@ -218,7 +279,8 @@ def _serve_alone(
         on_up()
 
     ties.on_start = started
-    worker.run(options, listeners.sockets, ties=ties, exits=exits)
+    guest, app = surroundings.guest, surroundings.app
+    worker.run(options, listeners.sockets, ties=ties, exits=exits, app=app, guest=guest)
 
 
 @contextmanager

@@ -1,0 +1,141 @@
+"""The prompt ``zibai>>``, at which somebody sits while the server serves.
+
+The prompt has the main thread, since only that one is interrupted by Ctrl-C; the parent's loop turns in another. When
+the loop ends by itself, or by a signal, it interrupts the prompt. When the prompt ends, it asks the loop for the end.
+
+Workers with an application that was typed are forked from the loop's thread. A fork copies the memory of the main
+thread in the middle of whatever that does, with the locks it holds; so it has to wait until the main thread waits for a
+line, which ``_busy`` tells: it is the main thread's at all other times.
+"""
+
+import code
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from . import terminal
+from .errors import UsageError
+from .mainloop import MainLoop
+from .process import Signals, interrupting
+from .scoreboard import Scoreboard
+from .supervisor import Handle
+
+BUSY_FOR = 0.5
+"""Seconds that a fork waits for a statement at the prompt; then it is put off."""
+
+_BANNER = "supervisor, workers, workers(n), reload(), stop(); Ctrl-D ends, too"
+
+
+class Prompt(code.InteractiveConsole):
+    """What is typed is run here, with the supervisor at hand. The main thread's, but for ``waiting``."""
+
+    def __init__(self) -> None:
+        if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
+            raise UsageError("--interactive needs a terminal to type at")
+        super().__init__()
+        self._how = "drain"
+        self._busy = threading.Lock()
+        self._lock = threading.Lock()
+        self._leaving = False  # under the lock: nothing is left to be interrupted
+        self._over = False  # the loop has ended
+        self._error: BaseException | None = None
+
+    def run(self, loop: MainLoop, signals: Signals | None, board: Scoreboard | None) -> None:
+        """Turn the loop until it ends, or the prompt."""
+        self._supervisor = supervisor = Handle(loop, board)
+        self.locals = {
+            "__name__": "__console__",
+            "supervisor": supervisor,
+            "workers": supervisor.workers,
+            "reload": supervisor.reload,
+            **dict.fromkeys(("stop", "exit", "quit"), self._stop),
+        }
+        self._interrupt = interrupting()
+        thread = threading.Thread(target=self._turn, args=(loop, signals), name="zibai-supervisor", daemon=True)
+        with terminal.kept():
+            with self._busy:
+                thread.start()
+                with suppress(SystemExit, KeyboardInterrupt), _completion(self.locals):
+                    self.interact(_BANNER, "")
+                    with self._lock:
+                        self._leaving = True
+            while thread.is_alive():
+                try:
+                    supervisor.stop(self._how)
+                    thread.join()
+                except KeyboardInterrupt:
+                    self._how = "quit"
+        if self._error is not None:
+            raise self._error
+
+    def raw_input(self, prompt: str = "") -> str:
+        """A line; EOFError when there is no more."""
+        try:
+            if self._over:
+                raise EOFError
+            try:
+                self._busy.release()
+                return input("zibai>> " if not self.buffer else "     .. ")
+            finally:
+                self._take_over()
+        except KeyboardInterrupt:
+            if self._over:
+                raise EOFError from None
+            raise
+
+    def _take_over(self) -> None:
+        """No fork from here on; while one is going on, Ctrl-C waits for it, too."""
+        while True:
+            try:
+                self._busy.acquire()
+                return
+            except KeyboardInterrupt:
+                continue
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While it waits for a line, or is over; OSError if it does not. The loop's."""
+        if not self._busy.acquire(timeout=BUSY_FOR):
+            raise OSError("a statement runs at the prompt, and cannot be forked in the middle")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _stop(self, how: str = "drain") -> None:
+        """End the server, and the prompt: ``"drain"`` lets requests finish, ``"quit"`` does not."""
+        self._how = how
+        raise SystemExit
+
+    def _turn(self, loop: MainLoop, signals: Signals | None) -> None:
+        try:
+            loop.run(signals)
+        except BaseException as error:
+            self._error = error  # raised in the main thread
+        with self._lock:
+            self._over = True
+            if not self._leaving:
+                self._interrupt()
+
+
+@contextmanager
+def _completion(names: dict[str, Any]) -> Iterator[None]:
+    """The tabulator completes these names, where there is readline."""
+    if sys.platform == "win32":
+        yield
+        return
+    try:
+        import readline
+        import rlcompleter
+    except ImportError:
+        yield
+        return
+    before = readline.get_completer()
+    readline.set_completer(rlcompleter.Completer(names).complete)
+    readline.parse_and_bind("tab: complete")
+    try:
+        yield
+    finally:
+        readline.set_completer(before)

@@ -1,0 +1,278 @@
+"""What workers print, line by line in the log of their parent.
+
+A worker's descriptors 1 and 2 become the end of a pipe, so all that writes there is caught: Python, C code, child
+processes. There is one pipe for both, which keeps the order. The parent reads each pipe in a thread of its own, and
+another thread logs, so that neither the parent's main thread nor a worker has to wait for a log that takes nothing.
+
+A pipe that is full blocks who writes, so it has to be drained whatever happens:
+
+- The log is slow: the readers wait for it, and so, in the end, does the worker; nothing is lost.
+- The log takes nothing for ``PATIENCE``: then lines are dropped, and their number is logged when it goes on.
+- The parent is gone: what is written fails, and the worker, which learns of it, goes back to what 1 and 2 were before.
+- The parent is stopped (SIGSTOP): then a worker waits, as soon as the pipe is full, until the parent is continued. It
+  cannot help itself: what drains the pipe in its own process would need the GIL, which may be what waits.
+
+A worker's own log does not go round: its handlers keep the standard error of before (:meth:`Outlet.uncaptured`).
+
+What is printed is not trusted: what is no UTF-8 and what controls a terminal is escaped, and a long line is cut into
+pieces, so that nothing printed can look like a line of the log.
+"""
+
+import codecs
+import logging
+import os
+import re
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import reduction
+from typing import Any, Final, TextIO
+
+from .logger import logger, output_logger
+
+LONGEST: Final = 8192
+"""Characters of a piece of a line."""
+
+ROOM: Final = 4 * 1024 * 1024
+"""Characters that may wait for the log."""
+
+PATIENCE: Final = 1.0
+"""Seconds in which the log has to take a line while others wait, and that the end waits for the last of them."""
+
+# C0 without the tab, DEL, C1, what ends a line to some viewers, and what turns the direction of writing.
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def _escape(text: str) -> str:
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+# ------------------------------------------------------------------------------------------------ a worker's side
+
+
+class Outlet:
+    """The end of the pipe that a worker writes to; it travels to a spawned worker as an argument.
+
+    The parent's until the worker is started, and then the worker's: its main thread's, and ``restore`` its control
+    thread's, when nobody takes anything any more.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._before: list[int] = []
+
+    def __reduce__(self) -> Any:
+        if sys.platform == "win32":
+            import msvcrt
+
+            write = 0x40000000 | 0x00100000  # GENERIC_WRITE, SYNCHRONIZE
+            return _from_handle, (reduction.DupHandle(msvcrt.get_osfhandle(self._fd), write),)
+        return _from_descriptor, (reduction.DupFd(self._fd),)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        """The parent has passed it on, or could not."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def redirect(self) -> None:
+        """From now on, what this process and its children print goes to the parent."""
+        self._flush()
+        for fd in (1, 2):
+            _make_sure_of(fd)
+        self._before = [os.dup(1), os.dup(2)]
+        for fd in (1, 2):
+            os.dup2(self._fd, fd)
+        self.close()
+        # By lines, since somebody may be watching; and in the encoding that the parent reads, whatever the locale.
+        sys.stdout, sys.stderr = _text(1), _text(2)
+
+    @contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """Who takes ``sys.stderr`` in here, to keep it, gets that of before: handlers of the log."""
+        captured = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = map(_text, self._before)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = captured
+
+    def restore(self) -> None:
+        """The parent is gone: print to where it would have gone without all this."""
+        for fd, before in zip((1, 2), self._before, strict=False):
+            os.dup2(before, fd)
+
+    def _flush(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
+                stream.flush()
+
+
+def _make_sure_of(fd: int) -> None:
+    """A daemon may have closed it."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        free = os.open(os.devnull, os.O_WRONLY)
+        if free != fd:
+            os.dup2(free, fd)
+            os.close(free)
+
+
+def _text(fd: int) -> TextIO:
+    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _from_descriptor(descriptor: Any) -> Outlet:
+    return Outlet(descriptor.detach())
+
+
+def _from_handle(handle: Any) -> Outlet:
+    if sys.platform == "win32":
+        import msvcrt
+
+        return Outlet(msvcrt.open_osfhandle(handle.detach(), os.O_WRONLY))
+    raise NotImplementedError
+
+
+# ---------------------------------------------------------------------------------------------- the parent's side
+
+_readers: set[int] = set()
+"""The parent's ends of all pipes. Who has a copy of one keeps its worker from noticing that the parent is gone."""
+
+
+def let_go() -> None:
+    """Close the parent's ends, in a process that was forked from it."""
+    for fd in list(_readers):
+        os.close(fd)
+    _readers.clear()
+
+
+class Lines:
+    """Cuts the bytes of one worker into lines that are fit for a log."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._rest = ""
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that ``data`` completes; none at all says that it was the last."""
+        *lines, self._rest = (self._rest + self._decoder.decode(data, not data)).split("\n")
+        # A rest is bounded, too: a line may never end.
+        keep = 0 if not data else (len(self._rest) - 1) % LONGEST + 1
+        if len(self._rest) > keep:
+            lines.append(self._rest[: len(self._rest) - keep])
+            self._rest = self._rest[len(self._rest) - keep :]
+        return [_escape(piece) for line in lines for piece in _pieces(line.removesuffix("\r"))]
+
+
+def _pieces(line: str) -> list[str]:
+    return [line[start : start + LONGEST] for start in range(0, len(line) or 1, LONGEST)]
+
+
+class Collector:
+    """The pipes of all workers, and the log. ``open``, ``attach`` and ``close`` are the parent's main thread's.
+
+    All fields are under the lock of ``_news``: readers put lines into ``_waiting``, the writer takes them out.
+    """
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._waiting: deque[tuple[int, str]] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._stuck = False
+        self._over = False
+        self._logging = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._writer = threading.Thread(target=self._write, name="zibai-output", daemon=True)
+
+    def open(self) -> tuple[int, Outlet]:
+        """A pipe for one more worker: what to attach when it is started, and what it gets."""
+        reader, writer = os.pipe()
+        _readers.add(reader)
+        return reader, Outlet(writer)
+
+    def attach(self, reader: int, pid: Callable[[], int]) -> None:
+        """Log what comes until the worker is gone, and the last of its children with it."""
+        if self._writer.ident is None:
+            self._writer.start()
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(target=self._read, args=(reader, pid), name=f"zibai-output-of-{pid()}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def discard(self, reader: int, outlet: Outlet) -> None:
+        """Forget a pipe whose worker could not be started."""
+        outlet.close()
+        _readers.discard(reader)
+        os.close(reader)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Around a fork: nobody is in the middle of logging, so the new process finds no lock of a stream taken."""
+        with self._logging:
+            yield
+
+    def close(self) -> None:
+        """All workers are gone: log their last words. A log that takes nothing, or a child of a worker that lives on,
+        is not waited for."""
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        with self._news:
+            self._over = True
+            self._news.notify_all()
+        if self._writer.ident is not None:
+            self._writer.join(PATIENCE)
+
+    def _read(self, reader: int, pid: Callable[[], int]) -> None:
+        lines = Lines()
+        data = b"-"
+        while data:
+            try:
+                data = os.read(reader, 65536)
+            except OSError:
+                data = b""
+            for line in lines.feed(data):
+                self._put(pid(), line)
+        _readers.discard(reader)
+        os.close(reader)
+
+    def _put(self, pid: int, line: str) -> None:
+        with self._news:
+            while self._size >= ROOM and not self._stuck and not self._over:
+                self._stuck = not self._news.wait(PATIENCE)  # the writer notifies after each line that it takes
+            if self._size >= ROOM or self._over:
+                self._dropped += 1
+                return
+            self._waiting.append((pid, line))
+            self._size += len(line) + 1
+            self._news.notify_all()
+
+    def _write(self) -> None:
+        line: str | None = ""
+        while line is not None:
+            with self._news:
+                self._news.wait_for(lambda: self._waiting or self._over)
+                pid, line = self._waiting.popleft() if self._waiting else (0, None)
+                self._size -= 0 if line is None else len(line) + 1
+                self._stuck = False
+                dropped, self._dropped = self._dropped, 0
+                self._news.notify_all()
+            with self._logging:
+                if dropped:
+                    logger.error("%d lines of the workers' output are lost: the log did not take them", dropped)
+                if line is not None:
+                    _log(pid, line)
+
+
+def _log(pid: int, line: str) -> None:
+    if output_logger.isEnabledFor(logging.INFO):
+        record = output_logger.makeRecord(output_logger.name, logging.INFO, __file__, 0, "%s", (line,), None)
+        record.process = pid  # who has said it, and not who has heard it
+        output_logger.handle(record)
