@@ -8,6 +8,7 @@ temporary ones and ``--drain`` short; nothing else is changed. A command of a ki
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -93,9 +94,11 @@ def listening(server: Server) -> list[str]:
 
 
 def possible(argument: str) -> bool:
-    """Whether this machine can listen there."""
+    """Whether this machine can do that: listen there, or fork."""
     if argument.startswith("unix:"):
         return sys.platform != "win32"
+    if argument == "--preload":
+        return hasattr(os, "fork")
     if not argument.startswith("[::1]"):
         return True
     try:
