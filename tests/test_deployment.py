@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is about POSIX")
 
-PENDING = {
-    *("--capture-output", "--interactive", "--max-worker-memory"),
-}
+PENDING = {"--capture-output", "--interactive", "--max-worker-memory"}
 """Flags that are written about before they are there."""
 
 OF_OTHERS = {
@@ -45,6 +43,7 @@ OF_OTHERS = {
     *("--list", "--quick", "--readme", "--collect-only", "--workloads"),  # of the benchmark, of pytest
     *("--cacert", "--proxy-header"),  # of curl, of gcloud
     *("--path", "--port"),  # of start_server
+    *("--seconds", "--seed"),  # of the fuzzer
     *("--init", "--interval", "--start-period", "--stop-timeout", "--timeout"),  # of Docker
     *("--no-cache-dir", "--now", "--path", "--port", "--system"),  # of pip, systemctl, start_server, useradd
 }

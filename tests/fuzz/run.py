@@ -57,7 +57,8 @@ class Result:
         return (
             f"{self.inputs} inputs of {self.bytes / 1e6:.1f} MB in {self.seconds:.0f} s, each in two lanes; "
             f"{self.calls} calls of the application; answers {kinds}; {self.lines} log lines; at most {self.most} "
-            f"bytes in a connection; {self.late} ends that were seen late; memory {self.memory[0]} KiB, then {self.memory[1]} KiB"
+            f"bytes in a connection; {self.late} ends that were seen late; "
+            f"memory {self.memory[0]} KiB, then {self.memory[1]} KiB"
         )
 
 
