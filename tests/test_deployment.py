@@ -40,6 +40,7 @@ OF_OTHERS = {
     *("--list", "--quick", "--readme", "--collect-only", "--workloads"),  # of the benchmark, of pytest
     *("--cacert", "--proxy-header"),  # of curl, of gcloud
     *("--path", "--port"),  # of start_server
+    *("--seconds", "--seed"),  # of the fuzzer
     *("--init", "--interval", "--start-period", "--stop-timeout", "--timeout"),  # of Docker
     *("--no-cache-dir", "--now", "--path", "--port", "--system"),  # of pip, systemctl, start_server, useradd
 }

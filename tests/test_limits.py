@@ -17,12 +17,14 @@ from zibai.crowd import CROWDED, IDLE, PAUSE
 from zibai.loop import RESOLUTION
 from zibai.service import BODY, LINGER
 
+from credentials import Credentials
 from rig import ANSWER, GET, Rig, ended, read
 from serving import serving
 from support import DEADLINE, ZIBAI, Client, Gate, Server, get
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="ulimit is a shell's of POSIX")
 LATE = RESOLUTION + 0.01  # what a deadline may be late
@@ -405,6 +407,18 @@ def test_more_clients_than_connections_lose_nothing(backend: tuple[str, ...]) ->
         finally:
             for client in idle:
                 client.close()
+
+
+@pytest.mark.daily("greenlets")
+def test_an_idle_connection_makes_room_over_tls_too(backend: tuple[str, ...], tmp_path: Path) -> None:
+    credentials = Credentials(tmp_path)
+    tls = credentials.context()
+    with Server("plain:app", "--max-connections", "1", "--certfile", credentials.server, *backend) as server:
+        with Client(server.port, tls=tls) as idle:
+            assert idle.get().status == 200
+            assert get(server.port, tls=tls).status == 200
+            assert idle.rest() == b""
+        assert get(server.port, tls=tls).status == 200
 
 
 # --- the number of descriptors ----------------------------------------------------------------------

@@ -68,8 +68,7 @@ class Connection(Sender):
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
         super().__init__(sock, service)
-        # A unix socket may have been bound to any name, and this one is for logs.
-        self.peer, self.endpoint = peer if isinstance(peer, tuple) else ascii(peer), endpoint
+        self.peer, self.endpoint = _for_logs(peer), endpoint
         self.codec = Codec(service.max_head, service.lane, service.max_target)
         self.deadline = now + service.header_timeout
         self.watched = 0  # what the loop has asked its poller for; the loop's alone
@@ -122,7 +121,7 @@ class Connection(Sender):
         The bytes of the header are taken and not one more: what follows may be for TLS, which reads for itself.
         """
         try:
-            data = self._receive_raw(PEEK, socket.MSG_PEEK)
+            data = self.receive_raw(PEEK, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -142,18 +141,19 @@ class Connection(Sender):
             return
         # While it is not complete all of it belongs to the header, which grows; else it would wake us again at once.
         size = len(data) if header is None else header.size - len(self._header)
-        self._header += self._receive_raw(size)
+        self._header += self.receive_raw(size)
         if header is None:
             return
         self._header = b""
         if header.source is not None:
             host, port = header.destination if isinstance(header.destination, tuple) else ("", "")
-            self.peer = header.source
+            self.peer = _for_logs(header.source)
             self.endpoint = self.endpoint._replace(host=host, port=str(port))
         self.note = json.dumps([self.peer, self.endpoint.host, self.endpoint.port]).encode()
         self.state = self.first
 
-    def _receive_raw(self, size: int, flags: int = 0) -> bytes:
+    def receive_raw(self, size: int, flags: int = 0) -> bytes:
+        """From the socket itself, below TLS."""
         return self.sock.recv(size, flags)
 
     def recall(self, note: bytes) -> None:
@@ -519,6 +519,11 @@ class Connection(Sender):
         self.closing = True
         self.refusal = refusal
         return Gone(f"the request body cannot be read: {refusal}")
+
+
+def _for_logs(peer: object) -> object:
+    """A unix socket may have been bound to any name, and one that ends a line would forge the next."""
+    return ascii(peer) if isinstance(peer, bytes) or (isinstance(peer, str) and not peer.isprintable()) else peer
 
 
 class BodyReader(io.RawIOBase):

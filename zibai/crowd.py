@@ -16,7 +16,6 @@ from typing import Final
 from .connection import Connection
 from .logger import logger
 from .service import Service
-from .sockets import Socket
 
 PAUSE: Final = 0.1
 """Seconds until the listeners are looked at again while there is no place: they would say the same all the time."""
@@ -55,7 +54,7 @@ class Crowd:
             # One without an answer so far has just come, and its request may be on the way.
             idle = (each for each in connections if each.status and each.idle and each.deadline <= latest)
             for each in sorted(idle, key=lambda each: each.deadline):
-                if _is_silent(each.sock):
+                if _is_silent(each):
                     return each
         self.again = now + PAUSE
         return None
@@ -72,10 +71,10 @@ class Crowd:
         )
 
 
-def _is_silent(sock: Socket) -> bool:
+def _is_silent(connection: Connection) -> bool:
     """Whether nothing has come that was not read yet, not even the end."""
     try:
-        Socket.recv(sock, 1, MSG_PEEK)  # of the socket itself, whatever is on top of it
+        connection.receive_raw(1, MSG_PEEK)
     except BlockingIOError:
         return True
     except OSError:

@@ -66,7 +66,7 @@ class TLSConnection(Connection):
         elif self.state is HANDSHAKE:
             self._shake(data, now)
 
-    def _receive_raw(self, size: int, flags: int = 0) -> bytes:
+    def receive_raw(self, size: int, flags: int = 0) -> bytes:
         return self.sock.receive_raw(size, flags)
 
     def _shake(self, data: bytes, now: float) -> None:

@@ -44,6 +44,7 @@ class Result:
     answers: Counter[int] = field(default_factory=Counter)
     lines: int = 0
     most: int = 0
+    late: int = 0
     seconds: float = 0.0
     memory: tuple[int, int] = (0, 0)  # KiB resident, after the first thousand inputs and at the end
     number: int = 0
@@ -56,7 +57,8 @@ class Result:
         return (
             f"{self.inputs} inputs of {self.bytes / 1e6:.1f} MB in {self.seconds:.0f} s, each in two lanes; "
             f"{self.calls} calls of the application; answers {kinds}; {self.lines} log lines; at most {self.most} "
-            f"bytes in a connection; memory {self.memory[0]} KiB, then {self.memory[1]} KiB"
+            f"bytes in a connection; {self.late} ends that were seen late; "
+            f"memory {self.memory[0]} KiB, then {self.memory[1]} KiB"
         )
 
 
@@ -121,6 +123,7 @@ def update(result: Result, seconds: float, ears: Ears, pairs: dict[str, list[Sub
     result.seconds = seconds
     result.lines = ears.lines
     result.most = max(each.most for pair in pairs.values() for each in pair)
+    result.late = sum(len(each.late) for pair in pairs.values() for each in pair)
     result.memory = (result.memory[0], resident())
 
 
