@@ -71,6 +71,21 @@ class Person:
     def press(self, keys: str) -> None:
         os.write(self.terminal, keys.encode())
 
+    def interrupt(self) -> None:
+        """Presses Ctrl-C until the prompt has noticed.
+
+        A signal that comes just before Python's readline waits for the next key does not end that wait, and people
+        press again.
+        """
+        for _ in range(int(DEADLINE)):
+            self.press(CTRL_C)
+            try:
+                self.see("KeyboardInterrupt\n", 1)
+            except TimeoutError:
+                continue
+            return
+        raise TimeoutError(f"Ctrl-C does nothing: {self.screen!r}")
+
     def see(self, text: str, timeout: float = DEADLINE) -> str:
         """Waits until ``text``, a regular expression, is on the screen, after what was seen before; gives the match."""
 

@@ -151,7 +151,8 @@ def test_after_one_that_was_proven_and_died_nobody_gets_older_code(
     made[1].speaks = False
     source.look()
     source.look()
-    assert caplog.messages == ["the loader, process 1001, was killed by SIGKILL; its workers serve on"]
+    told = [record.getMessage() for record in dict.fromkeys(caplog.records)]  # pytest may have caught one twice
+    assert told == ["the loader, process 1001, was killed by SIGKILL; its workers serve on"]
     assert not made[1].closed, "its workers may still ask how it ended"
     assert ask(source, 1) == 2
 

@@ -167,14 +167,12 @@ def test_a_prompt_while_it_serves() -> None:
         port = serving(person, 2)
         old = person.workers()
         assert len(old) == 2
-        person.press(CTRL_C)
-        person.see("KeyboardInterrupt\n")
+        person.interrupt()
         person.type("supervisor")
         person.see(rf"<supervisor {person.process.pid}, 2 workers>")
         person.press("half a line")
         person.see("half a line")
-        person.press(CTRL_C)
-        person.see("KeyboardInterrupt\n")
+        person.interrupt()
         person.type("workers")
         for _ in old:
             assert int(person.see(r" (\d+)    ready")) in old, "Ctrl-C is for the prompt and not for the workers"
@@ -203,6 +201,7 @@ def test_ways_to_end_a_prompt(how: str) -> None:
         person.workers()
         match how:
             case "ctrl-d":
+                person.see("zibai>> ")  # before that it means the end of a line, to the terminal
                 person.press(CTRL_D)
             case "SIGTERM":
                 person.process.send_signal(signal.SIGTERM)
