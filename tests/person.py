@@ -71,6 +71,17 @@ class Person:
     def press(self, keys: str) -> None:
         os.write(self.terminal, keys.encode())
 
+    def interrupt(self) -> None:
+        """Ctrl-C at a prompt, until it is heard: Python misses one that comes just before it waits for a key."""
+        for _ in range(10):
+            self.press(CTRL_C)
+            try:
+                self.see("KeyboardInterrupt\n", DEADLINE / 10)
+                return
+            except TimeoutError:
+                continue
+        raise TimeoutError("Ctrl-C is not heard")
+
     def see(self, text: str, timeout: float = DEADLINE) -> str:
         """Waits until ``text``, a regular expression, is on the screen, after what was seen before; gives the match."""
 

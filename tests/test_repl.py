@@ -167,14 +167,12 @@ def test_a_prompt_while_it_serves() -> None:
         port = serving(person, 2)
         old = person.workers()
         assert len(old) == 2
-        person.press(CTRL_C)
-        person.see("KeyboardInterrupt\n")
+        person.interrupt()
         person.type("supervisor")
         person.see(rf"<supervisor {person.process.pid}, 2 workers>")
         person.press("half a line")
         person.see("half a line")
-        person.press(CTRL_C)
-        person.see("KeyboardInterrupt\n")
+        person.interrupt()
         person.type("workers")
         for _ in old:
             assert int(person.see(r" (\d+)    ready")) in old, "Ctrl-C is for the prompt and not for the workers"
@@ -200,6 +198,7 @@ def test_ways_to_end_a_prompt(how: str) -> None:
         serving(person, 1)
         person.type("print('he' 're')")
         person.see("here")
+        person.see("zibai>> ")
         person.workers()
         match how:
             case "ctrl-d":
