@@ -198,6 +198,7 @@ def test_ways_to_end_a_prompt(how: str) -> None:
         serving(person, 1)
         person.type("print('he' 're')")
         person.see("here")
+        person.see("zibai>> ")
         person.workers()
         match how:
             case "ctrl-d":

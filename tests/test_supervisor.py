@@ -434,3 +434,24 @@ def test_forked_workers_end_with_their_parent() -> None:
         person.workers()
         person.process.kill()
         wait_for(lambda: not any(map(alive, workers)))
+
+
+@posix
+def test_a_prompt_while_a_function_runs() -> None:
+    with Person("-i", "-q") as person:
+        person.see(">>> ")
+        for line in ("import zibai", *JOB.splitlines()):
+            person.type(line)
+        person.type("s = zibai.Supervisor(job, processes=1, graceful_timeout=0.2)")
+        person.type("s.run(interactive=True); print('re' 'turned')")
+        first = person.see(r"job (\d+)")
+        person.type("workers")
+        person.see(rf"{first}    ready")
+        person.type("workers(2)")
+        person.see(r"job (\d+)")
+        person.interrupt()
+        assert len(person.workers()) == 2
+        person.type("stop()")
+        person.see("returned")
+        assert person.workers() == []
+        assert person.leave() == 0

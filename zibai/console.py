@@ -12,15 +12,16 @@ import code
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from . import terminal
 from .errors import UsageError
+from .handle import Handle
 from .mainloop import MainLoop
+from .output import Collector
 from .process import Signals, interrupting
 from .scoreboard import Scoreboard
-from .supervisor import Handle
 
 BUSY_FOR = 0.5
 """Seconds that a fork waits for a statement at the prompt; then it is put off."""
@@ -118,6 +119,17 @@ class Prompt(code.InteractiveConsole):
             self._over = True
             if not self._leaving:
                 self._interrupt()
+
+
+@contextmanager
+def forking(prompt: Prompt | None, collector: Collector | None) -> Iterator[None]:
+    """Around the fork of a worker: no thread of ours holds a lock that the worker would find taken for ever."""
+    with ExitStack() as stack:
+        if prompt is not None:
+            stack.enter_context(prompt.waiting())
+        if collector is not None:
+            stack.enter_context(collector.quiet())
+        yield
 
 
 @contextmanager

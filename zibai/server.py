@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from math import inf
 from socket import socket
@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 from . import control, daemon, inherited, loader, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
-from .console import Prompt
+from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
 from .devcert import certified
 from .errors import LoadError, UsageError, ZibaiError
@@ -214,15 +214,6 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             if preload is not None:
                 preload.stop_listening()
 
-        @contextmanager
-        def starting() -> Iterator[None]:
-            with ExitStack() as forking:
-                if app is not None and prompt is not None:
-                    forking.enter_context(prompt.waiting())
-                if app is not None and collector is not None:
-                    forking.enter_context(collector.quiet())
-                yield
-
         developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             partial(worker.run_child, app=app),
@@ -230,7 +221,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             processes,
             board,
             method="spawn" if app is None else "fork",
-            starting=starting,
+            starting=nullcontext if app is None else partial(forking, prompt, collector),
             collector=collector,
             limits=limits,
             graceful_timeout=options.graceful_exit_timeout,

@@ -2,8 +2,6 @@
 
 It is the face of the parent's main loop for programs and for people at a prompt. ``run`` turns the loop in the calling
 thread; ``start`` in one of its own, and then nothing here may wait for that thread but ``start`` itself and ``stop``.
-What it is asked meanwhile goes to the loop as a wish; what it shows is read from the scoreboard, or from the loop's
-list of workers, and is a moment old.
 
 Workers are spawned, so the function has to be importable. What was typed at a prompt is not, and is forked
 where that is possible: not on Windows, and not from a process with threads, whose locks the new process would inherit.
@@ -16,17 +14,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from itertools import count
 from math import inf
 from typing import Any, Self
 
 from . import control, mainloop, supervised, terminal
+from .console import Prompt, forking
 from .errors import LoadError, UsageError
+from .handle import Handle
 from .logger import logger
 from .mainloop import MainLoop
 from .output import Collector
 from .process import Method
-from .roster import Roster
 from .scoreboard import Scoreboard
 from .supervised import Job
 from .usage import NO_LIMITS, Usage, usage
@@ -36,60 +36,6 @@ SETTLED = 1.0
 """Seconds that a function has to run to be started again at once when it ends."""
 
 _numbers = count(1)
-
-
-class Workers:
-    """The workers of a supervisor: shown as a table, iterated over as (process id, state), and called with a number to
-    have so many."""
-
-    def __init__(self, supervisor: "Handle") -> None:
-        self._supervisor = supervisor
-
-    def __call__(self, number: int) -> None:
-        if number < 1:
-            raise ValueError("there has to be at least one worker")
-        self._supervisor.ask(lambda roster: roster.change_wanted_to(number))
-
-    def __iter__(self) -> Iterator[tuple[int, str]]:
-        loop = self._supervisor.loop
-        return iter([] if loop is None else loop.workers)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __repr__(self) -> str:
-        board = self._supervisor.board
-        if board is None or self._supervisor.loop is None:
-            return "\n".join(f"worker {pid}, {state}" for pid, state in self) or "no workers"
-        return "\n".join(control.table(control.describe(board)))
-
-
-class Handle:
-    """What one may do with a supervisor that runs; any thread."""
-
-    loop: MainLoop | None = None
-    board: Scoreboard | None = None
-
-    def __init__(self, loop: MainLoop | None = None, board: Scoreboard | None = None) -> None:
-        self.loop, self.board = loop, board
-        self.workers = Workers(self)
-
-    def ask(self, wish: Callable[[Roster], object]) -> None:
-        loop = self.loop
-        if loop is not None:
-            loop.ask(wish)
-
-    def reload(self) -> None:
-        """Replace every worker, one after the other."""
-        self.ask(Roster.restart)
-
-    def stop(self, how: str = "drain") -> None:
-        """Ask for the end of all workers: ``"drain"`` lets them finish, ``"quit"`` does not."""
-        self.ask(lambda roster: roster.end(how))
-
-    def __repr__(self) -> str:
-        number = len(self.workers)
-        return f"<supervisor {os.getpid()}, {number} worker{'' if number == 1 else 's'}>"
 
 
 class Supervisor(Handle):
@@ -146,18 +92,20 @@ class Supervisor(Handle):
         self._is_over.set()
         self._error: BaseException | None = None
 
-    def run(self) -> None:
+    def run(self, interactive: bool = False) -> None:
         """Keep the workers running until somebody asks for the end.
 
         In the main thread the signals do what they do with the server: Ctrl-C ends the workers, and this returns.
-        Raises LoadError when no worker has ever come up.
+        ``interactive`` gives a prompt meanwhile, ``zibai>>``; then Ctrl-C is for the prompt. Raises LoadError when no
+        worker has ever come up.
         """
+        prompt = Prompt() if interactive else None
         method = _method(self._job)
         if method == "fork" and threading.active_count() > 1:
             raise UsageError(f"{self._job.name} cannot be forked, since this process has threads; {_ADVICE}")
-        self._begin(method, detached=False)
+        self._begin(method, detached=interactive, prompt=prompt)
         with terminal.kept():
-            self._run()
+            self._run(prompt)
 
     def start(self) -> Self:
         """Keep the workers running in a thread; return when all are ready. Raises what ``run`` does."""
@@ -194,7 +142,7 @@ class Supervisor(Handle):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _begin(self, method: Method, detached: bool) -> None:
+    def _begin(self, method: Method, detached: bool, prompt: Prompt | None = None) -> None:
         """Make what the workers need."""
         if not self._is_over.is_set():
             raise RuntimeError("this supervisor runs already")
@@ -211,7 +159,7 @@ class Supervisor(Handle):
             self._processes,
             self.board,
             method=method,
-            starting=collector.quiet if collector is not None and method == "fork" else nullcontext,
+            starting=nullcontext if method == "spawn" else partial(forking, prompt, collector),
             collector=collector,
             on_up=self._is_settled.set,
             on_end=_once(self._on_end),
@@ -222,13 +170,16 @@ class Supervisor(Handle):
             limits=self._limits,
         )
 
-    def _run(self) -> None:
+    def _run(self, prompt: Prompt | None = None) -> None:
         assert self.loop is not None
         self._runs_in = threading.get_ident()
         is_main = threading.current_thread() is threading.main_thread()
         try:
-            with mainloop.signals(exits=False) if is_main else nullcontext() as signals:
-                self.loop.run(signals)
+            with mainloop.signals(exits=False, prompt=prompt is not None) if is_main else nullcontext() as signals:
+                if prompt is None:
+                    self.loop.run(signals)
+                else:
+                    prompt.run(self.loop, signals, self.board)
         except LoadError as error:
             if error.trace:
                 error.add_note(error.trace)

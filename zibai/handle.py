@@ -1,0 +1,67 @@
+"""What programs and people may do with a parent's main loop while it turns, from any thread.
+
+What they ask goes to the loop as a wish; what they see is read from the scoreboard, or from the loop's list of workers,
+and is a moment old.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+from . import control
+from .mainloop import MainLoop
+from .roster import Roster
+from .scoreboard import Scoreboard
+
+
+class Workers:
+    """The workers of a supervisor: shown as a table, iterated over as (process id, state), and called with a number to
+    have so many."""
+
+    def __init__(self, supervisor: "Handle") -> None:
+        self._supervisor = supervisor
+
+    def __call__(self, number: int) -> None:
+        if number < 1:
+            raise ValueError("there has to be at least one worker")
+        self._supervisor.ask(lambda roster: roster.change_wanted_to(number))
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        loop = self._supervisor.loop
+        return iter([] if loop is None else loop.workers)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        board = self._supervisor.board
+        if board is None or self._supervisor.loop is None:
+            return "\n".join(f"worker {pid}, {state}" for pid, state in self) or "no workers"
+        return "\n".join(control.table(control.describe(board)))
+
+
+class Handle:
+    """What one may do with a supervisor that runs; any thread."""
+
+    loop: MainLoop | None = None
+    board: Scoreboard | None = None
+
+    def __init__(self, loop: MainLoop | None = None, board: Scoreboard | None = None) -> None:
+        self.loop, self.board = loop, board
+        self.workers = Workers(self)
+
+    def ask(self, wish: Callable[[Roster], object]) -> None:
+        loop = self.loop
+        if loop is not None:
+            loop.ask(wish)
+
+    def reload(self) -> None:
+        """Replace every worker, one after the other."""
+        self.ask(Roster.restart)
+
+    def stop(self, how: str = "drain") -> None:
+        """Ask for the end of all workers: ``"drain"`` lets them finish, ``"quit"`` does not."""
+        self.ask(lambda roster: roster.end(how))
+
+    def __repr__(self) -> str:
+        number = len(self.workers)
+        return f"<supervisor {os.getpid()}, {number} worker{'' if number == 1 else 's'}>"
