@@ -191,6 +191,11 @@ def test_threads_that_the_application_has_started_are_named_once(site: Path) -> 
         assert get(server.port, "/ticks").body == b"0"
         os.kill(server.workers()[0], signal.SIGKILL)
         wait_for(lambda: len(server.ready()) == 3)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(server.loaders()[0], number)  # a thread of the application takes it
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_for(lambda: len(server.ready()) == 4)
+        assert server.loads() == 1
     (warning,) = (line for line in server.log if "threads" in line and "WARNING" in line)
     assert "ticker" in warning
     assert "before_serve" in warning
