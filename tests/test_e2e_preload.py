@@ -351,6 +351,30 @@ def test_nothing_is_left_when_the_parent_dies(backend: tuple[str, ...], site: Pa
         wait_for(lambda: not any(map(alive, processes)), timeout=5)
 
 
+@linux
+def test_a_log_that_is_moved_away_is_let_go_of_by_all(site: Path) -> None:
+    """Also by the loader, from which later workers have their files."""
+
+    def has_open(pid: int, name: str) -> bool:
+        return any(Path(os.readlink(link)).name == name for link in Path(f"/proc/{pid}/fd").iterdir())
+
+    (site / "own.json").write_text(
+        '{"handlers": {"own": {"class": "logging.FileHandler", "filename": "log"}},'
+        ' "loggers": {"zibai.access": {"handlers": ["own"]}}}'
+    )
+    with Preloading(
+        "preloaded:app", "--logging-config-filepath", "own.json", "--no-gevent", cwd=site, ready=1
+    ) as server:
+        processes = [server.pid, *server.loaders(), *server.workers()]
+        (site / "log").rename(site / "moved")
+        server.signal(signal.SIGUSR1)
+        wait_for(lambda: not any(has_open(pid, "moved") for pid in processes))
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_for(lambda: len(server.ready()) == 2)
+        assert get(server.port).status == 200
+        wait_for(lambda: "GET / " in (site / "log").read_text())
+
+
 # --- the beginning and the end ----------------------------------------------------------------------
 
 

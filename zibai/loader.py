@@ -201,6 +201,8 @@ class Nursery:
                     self._orders.say(Fact("ended", task.order.serial, self._reap(task.order.serial)))
                 case "deafen":
                     self._deafen()
+                case "reopen":
+                    logfile.reopen()
                 # One that is cancelled has been forked, and hears the same from its own pipe.
         self._deafen()
         for pid in self._children.values():
@@ -233,7 +235,6 @@ class Nursery:
         parent = task.parent()
         _at_fork(task.close)
         _begin_process()
-        logfile.reopen()  # the loader has heard of no file that was moved away
         worker.run_child(
             parent, self._options, self._sockets, self._board, task.order.number, preloaded=self._preloaded
         )
