@@ -36,7 +36,7 @@ from .logger import logger
 from .options import Options
 from .output import Outlet
 from .preload import Fact, Order
-from .process import Parent, Signals, as_socket, hold_signals_back
+from .process import Parent, Signals, as_socket
 from .scoreboard import Scoreboard
 
 
@@ -54,31 +54,31 @@ def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.sock
         with nullcontext() if orders.outlet is None else orders.outlet.uncaptured():
             logs.configure_as(options)
         title.show("loader", options.app)
-        preloaded = _load(orders, options)
+        hub = worker.prepare(options)
+        names = (*worker.GRACEFUL, *worker.QUICK, *worker.IGNORED, worker.REOPEN)
+        with Signals(names, interrupting=hub is None) as signals:
+            preloaded = _load(orders, options, signals, hub)
+            logger.info("application loaded; workers are forked from here")
+            gc.collect()
+            gc.freeze()
+            Nursery(orders, options, sockets, board, preloaded).serve()
     except ZibaiError as error:
         orders.catch_up()
         orders.failed(error if isinstance(error, LoadError) else LoadError(str(error)))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        return  # asked to end before it had loaded
-    logger.info("application loaded; workers are forked from here")
-    gc.collect()
-    gc.freeze()
-    Nursery(orders, options, sockets, board, preloaded).serve()
+        pass  # asked to end before it had loaded
 
 
-def _load(orders: "Orders", options: Options) -> worker.Preloaded:
-    hub = worker.prepare(options)
+def _load(orders: "Orders", options: Options, signals: Signals, hub: ModuleType | None) -> worker.Preloaded:
     control = worker.Control(orders, threading.Event(), hub, options.boot_timeout)
-    names = (*worker.GRACEFUL, *worker.QUICK, *worker.IGNORED, worker.REOPEN)
-    with Signals(names, interrupting=hub is None) as signals:
-        try:
-            with control.listening(signals):
-                site = worker.load(options)
-        finally:
-            control.join()
-            hold_signals_back()
-    # gevent's threads are hub, which are memory like everything else.
+    try:
+        with control.listening(signals):
+            site = worker.load(options)
+    finally:
+        control.join()
+        signals.hold_back()
+    # gevent's threads are greenlets, which are memory like everything else.
     threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if threads and hub is None:
         logger.warning(
@@ -201,6 +201,8 @@ class Nursery:
                     self._orders.say(Fact("ended", task.order.serial, self._reap(task.order.serial)))
                 case "deafen":
                     self._deafen()
+                case "reopen":
+                    logfile.reopen()
                 # One that is cancelled has been forked, and hears the same from its own pipe.
         self._deafen()
         for pid in self._children.values():
@@ -233,7 +235,6 @@ class Nursery:
         parent = task.parent()
         _at_fork(task.close)
         _begin_process()
-        logfile.reopen()  # the loader has heard of no file that was moved away
         worker.run_child(
             parent, self._options, self._sockets, self._board, task.order.number, preloaded=self._preloaded
         )

@@ -166,6 +166,8 @@ class MainLoop:
         logfile.reopen()
         for child in self._children:
             child.reopen()
+        if self._preload is not None:
+            self._preload.reopen()
 
     def _spawn(self) -> Child:
         taken = [child.row for child in self._children]

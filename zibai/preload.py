@@ -43,7 +43,8 @@ class Order(NamedTuple):
 
     ``fork`` brings two descriptors: the worker's end of its pipe, and that of the pipe which says by closing that it is
     gone; and perhaps a third one, for what it prints. ``cancel`` takes back an order that has not been carried out,
-    ``status`` asks how a worker that is gone has ended, ``deafen`` has the loader close its listeners.
+    ``status`` asks how a worker that is gone has ended, ``deafen`` has the loader close its listeners, ``reopen`` its
+    log files.
     """
 
     verb: str
@@ -340,6 +341,13 @@ class Preload:
         """No worker is started any more: loaders let go of the listeners. May be called more than once."""
         if not self._is_deaf:
             self._is_deaf = True
-            for loader in self._loaders:
-                with suppress(OSError):
-                    loader.order(Order("deafen"))
+            self._order_all("deafen")
+
+    def reopen(self) -> None:
+        """Log files were moved away."""
+        self._order_all("reopen")
+
+    def _order_all(self, verb: str) -> None:
+        for loader in self._loaders:
+            with suppress(OSError):
+                loader.order(Order(verb))

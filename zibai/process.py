@@ -380,6 +380,15 @@ class Signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         return self
 
+    def hold_back(self) -> None:
+        """Let signals do nothing any more, in whatever thread they arrive; but not in processes that are forked here.
+
+        What comes there before they have a :class:`Signals` of their own waits for that.
+        """
+        for number in self._old:
+            signal.signal(number, _do_nothing)
+        hold_signals_back()
+
     def _forget(self) -> None:
         """In a process that the application forks: a signal to it is none to us, and has to do there what it does."""
         if self._old:

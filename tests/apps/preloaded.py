@@ -4,6 +4,7 @@ What it notes goes into files there, too: ``imports`` has a line for each import
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import random
@@ -49,7 +50,8 @@ if Path("deadly").exists():
     os._exit(7)
 if Path("endless").exists():
     time.sleep(1000)  # app
-BALLAST = [b"%d" % number * 100 for number in range(200_000)] if Path("heavy").exists() else []
+# 100 MiB of what the garbage collector looks at.
+BALLAST = [(ticks,) * 36 for _ in range(350_000)] if Path("heavy").exists() else []
 
 
 def app(environ, start_response):
@@ -59,6 +61,9 @@ def app(environ, start_response):
             text = f"{os.getpid()} {FIRST}"
         case "/ticks":
             text = str(ticks.count(os.getpid()))
+        case "/collect":
+            gc.collect()
+            text = str(os.getpid())
         case "/spawn":
             text = spawn().decode().strip()
         case _:

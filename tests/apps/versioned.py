@@ -11,6 +11,7 @@ VERSION = Path("version.txt").read_text(encoding="ascii")
 if "slow" in VERSION:
     time.sleep(2)  # app
 if "endless" in VERSION:
+    Path("napping").touch()
     time.sleep(1000)  # app
 if "broken" in VERSION:
     raise RuntimeError("this deploy is broken")
