@@ -227,7 +227,7 @@ def test_what_an_application_prints_is_in_the_log_and_the_log_of_its_worker_only
         assert get(server.port).body == b"Hello"
         for text in ("from Python", "2026-11-21 00:00:00 [1] ERROR forged\\x1b[2J", "from C", "from a child"):
             assert server.wait_for_log(text).partition(" [")[2] == f"{worker}] | {text}"
-        server.wait_for_log(f"[{worker}] WARNING by the log")
+        assert " | " not in server.wait_for_log(f"[{worker}] WARNING by the log"), "it does not pass through the pipe"
         assert sum("by the log" in line for line in server.log) == 1
         with pytest.raises(EOFError):
             get(server.port, "/die")

@@ -188,6 +188,7 @@ def test_a_prompt_while_it_serves() -> None:
         person.see("ZeroDivisionError")
         person.type("stop()")
         assert person.process.wait(20) == 0
+    assert "starting another" not in person.screen, "Ctrl-C has ended no worker"
     assert "Exception" not in person.screen.replace("ZeroDivisionError", "")
 
 

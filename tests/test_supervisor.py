@@ -205,7 +205,7 @@ def test_before_stop_is_called_beside_the_function_and_on_end_here(notes: Notes)
     job = Supervisor(jobs.wait, (notes.path,), 2, before_stop=jobs.stop, on_end=lambda: ended.append(os.getpid()))
     with job:
         notes.wait("begin", 2)
-    assert sorted(notes("before stop")) == sorted(notes("begin"))
+    assert sorted(notes("before stop")) == sorted(notes("end")) == sorted(notes("begin"))
     assert ended == [os.getpid()]
 
 
@@ -362,7 +362,7 @@ def test_a_module_that_gevent_has_patched(notes: Notes, where: str, tmp_path: Pa
 JOB = """
 import os, time
 def job():
-    print("job", os.getpid())
+    print("job", os.getpid()); os.system("stty -echo")
     while True: time.sleep(0.01)
 
 """

@@ -62,18 +62,22 @@ def test_a_channel_alone_ends_nothing() -> None:
     assert not end.is_set()
 
 
-@pytest.mark.parametrize("has_parent", [True, False])
+@pytest.mark.parametrize(("has_parent", "may_end"), [(True, True), (False, True), (False, False)])
 def test_a_quick_exit_has_its_time_in_a_worker_whatever_signals_come_and_a_single_process_may_be_told_twice(
-    monkeypatch: pytest.MonkeyPatch, has_parent: bool
+    monkeypatch: pytest.MonkeyPatch, has_parent: bool, may_end: bool
 ) -> None:
-    """What interrupts the main thread of a worker is a signal, too, and must not be taken for one more wish."""
+    """What interrupts the main thread of a worker is a signal, too, and must not be taken for one more wish.
+
+    The process of a prompt is never ended.
+    """
     ended: list[int] = []
     monkeypatch.setattr("os._exit", ended.append)
     script = Script(("", ["SIGINT"]))
-    control: Any = Control(script if has_parent else None, threading.Event(), None, 60)  # type: ignore[arg-type]
+    parent: Any = script if has_parent else None
+    control: Any = Control(parent, threading.Event(), None, 60, may_end=may_end)
     control._signals, control._wait = script, script.wait
     control._insist()
-    assert ended == ([] if has_parent else [0])
+    assert ended == ([0] if may_end and not has_parent else [])
 
 
 class FakeLoop:
