@@ -6,6 +6,7 @@ The client has an address of its own, 127.0.0.2, which Linux gives to everybody.
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import signal
@@ -13,7 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,7 @@ from load import Load
 from support import APPS, DEADLINE, ROOT, Client, Response, Server, get, read_response, run, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2")
 
@@ -55,9 +56,16 @@ def program(name: str) -> str:
     return path
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def free_ports(names: Iterable[str]) -> dict[str, int]:
+    """One for each. They are below those that a system gives to clients, which may take one at any time."""
+    ports: dict[str, int] = {}
+    for name in names:
+        while name not in ports:
+            port = random.randrange(20000, 32000)
+            with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                if port not in ports.values():
+                    ports[name] = port
+    return ports
 
 
 @contextmanager
@@ -86,7 +94,7 @@ def listens(port: int) -> bool:
 def nginx(folder: Path, **sites: str) -> Iterator[dict[str, int]]:
     """nginx with a site for each upstream, and its ports; ``tls`` or ``stream`` in the name says what kind it is."""
     folder.mkdir()
-    ports = {name: free_port() for name in sites}
+    ports = free_ports(sites)
     http, stream = [], []
     for name, server in sites.items():
         upstream = f"upstream {name} {{ server {server}; %s }}"
@@ -120,7 +128,7 @@ def nginx(folder: Path, **sites: str) -> Iterator[dict[str, int]]:
 def haproxy(folder: Path, **sites: str) -> Iterator[dict[str, int]]:
     """HAProxy with a site for each server line. Those with ``send-proxy`` in it look at no HTTP."""
     folder.mkdir()
-    ports = {name: free_port() for name in sites}
+    ports = free_ports(sites)
     text = "defaults\n    timeout connect 20s\n    timeout client 60s\n    timeout server 60s\n"
     for name, server in sites.items():
         tls = f"ssl crt {certificate(folder)}" if "tls" in name else ""

@@ -203,7 +203,6 @@ def test_ways_to_end_a_prompt(how: str) -> None:
         person.workers()
         match how:
             case "ctrl-d":
-                person.see("zibai>> ")  # before that it means the end of a line, to the terminal
                 person.press(CTRL_D)
             case "SIGTERM":
                 person.process.send_signal(signal.SIGTERM)
