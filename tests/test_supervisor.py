@@ -362,7 +362,7 @@ def test_a_module_that_gevent_has_patched(notes: Notes, where: str, tmp_path: Pa
 JOB = """
 import os, time
 def job():
-    print("job", os.getpid()); os.system("stty -echo")
+    os.write(1, b"job %d\\n" % os.getpid()); os.system("stty -echo")
     while True: time.sleep(0.01)
 
 """
