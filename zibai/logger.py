@@ -236,7 +236,9 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
         if not since <= now < until or key != (formatter, stream, name, level):
             beginning = None
             if not _takes_colour(stream):
-                beginning = formatter.format(logging.LogRecord(name, level, __file__, 0, "", (), None))
+                record = logging.LogRecord(name, level, __file__, 0, "", (), None)
+                record.created = now  # not a moment later, which may be the next second
+                beginning = formatter.format(record)
             since = float(int(now))
             self._beginning = since, since + 1, (formatter, stream, name, level), beginning
         if beginning is None:
