@@ -44,7 +44,7 @@ class Result:
     answers: Counter[int] = field(default_factory=Counter)
     lines: int = 0
     most: int = 0
-    late: int = 0
+    late: list[tuple[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     memory: tuple[int, int] = (0, 0)  # KiB resident, after the first thousand inputs and at the end
     number: int = 0
@@ -54,10 +54,11 @@ class Result:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{status or 'cut'}: {count}" for status, count in sorted(self.answers.items()))
+        late = "".join(f", {state} {seconds * 1e3:.1f} ms" for state, seconds in self.late[:5])
         return (
             f"{self.inputs} inputs of {self.bytes / 1e6:.1f} MB in {self.seconds:.0f} s, each in two lanes; "
             f"{self.calls} calls of the application; answers {kinds}; {self.lines} log lines; at most {self.most} "
-            f"bytes in a connection; {self.late} ends that were seen late; "
+            f"bytes in a connection; {len(self.late)} ends that were seen late{late}; "
             f"memory {self.memory[0]} KiB, then {self.memory[1]} KiB"
         )
 
@@ -123,7 +124,7 @@ def update(result: Result, seconds: float, ears: Ears, pairs: dict[str, list[Sub
     result.seconds = seconds
     result.lines = ears.lines
     result.most = max(each.most for pair in pairs.values() for each in pair)
-    result.late = sum(len(each.late) for pair in pairs.values() for each in pair)
+    result.late = [late for pair in pairs.values() for each in pair for late in each.late]
     result.memory = (result.memory[0], resident())
 
 
