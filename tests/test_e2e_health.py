@@ -178,6 +178,23 @@ def test_a_blocked_hub_is_told_of_with_the_guilty_stack(backend: tuple[str, ...]
         assert sum("has blocked" in line for line in server.log) == 1, "one in ten seconds is enough"
 
 
+@GREENLETS
+def test_a_child_that_the_application_forks_does_not_serve(backend: tuple[str, ...], tmp_path: Path) -> None:
+    """It has the hub of its parent, with all that the hub watches: the connections, and who may connect."""
+    pytest.importorskip("gevent")
+    with Server("mortal:app", *backend) as server, Client(server.port) as kept:
+        pid = get(server.port, "/pid").body
+        assert kept.get(f"/fork?{tmp_path}/child").body == pid
+        wait_for((tmp_path / "child").exists)
+        for _ in range(100):
+            assert kept.get("/pid").body == get(server.port, "/pid").body == pid
+        (tmp_path / "child.go").touch()
+        wait_for((tmp_path / "child.gone").exists)
+        assert kept.get("/pid").body == get(server.port, "/pid").body == pid
+        assert server.stop() == 0
+        assert "Traceback" not in "\n".join(server.log)
+
+
 # --- starting ---------------------------------------------------------------------------------------
 
 

@@ -151,7 +151,7 @@ def test_workers_end_with_their_parent(backend: tuple[str, ...]) -> None:
 
 def test_the_parent_does_not_import_the_application(backend: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(
-        "import os, sys\n"
+        "import os\n"
         "os.write(2, b'imported by %d\\n' % os.getpid())  # in one piece, since two write at once\n"
         "def app(environ, start_response):\n"
         "    start_response('200 OK', [])\n"

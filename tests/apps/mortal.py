@@ -1,6 +1,7 @@
 """An application that can die or hang in every way there is, when a request asks for it."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -31,6 +32,8 @@ def app(environ, start_response):
             end = time.monotonic() + float(query)
             while time.monotonic() < end:
                 pass
+        case "/fork":
+            multiprocessing.get_context("fork").Process(target=linger, args=(query,)).start()
         case "/orphan":
             # A grandchild that outlives its parent is process 1's child afterwards.
             code = "import os; os.fork() and os._exit(0); print(os.getpid(), flush=True)"
@@ -48,6 +51,14 @@ def app(environ, start_response):
 
 def touch(path):
     Path(path).write_text("", encoding="ascii")
+
+
+def linger(path):
+    """A child of the application's, which waits as ever."""
+    touch(path)
+    while not Path(path + ".go").exists():
+        time.sleep(0.01)
+    touch(path + ".gone")
 
 
 def hold_the_gil():

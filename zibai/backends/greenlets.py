@@ -14,12 +14,14 @@ On Linux all connections sit in one epoll object, and its descriptor is the only
 an object like that cannot be watched in turn, and each socket has a watcher of its own (:class:`HubPoller`).
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from ..connection import Connection
 from ..errors import MissingExtra
@@ -141,6 +143,7 @@ class Greenlets:
 
     def start(self, loop: Turns) -> None:
         self.loop = loop
+        _started.add(self)
         self._turn_soon.start(self._turn)
         if self._io is not None:
             self._io.start(self._turn)
@@ -162,10 +165,28 @@ class Greenlets:
         if self.idle is not None:
             # By the hub: a greenlet that ends goes on there, and not where it was switched to.
             self.idle.kill()
+        self._close()
+
+    def forget(self) -> None:
+        """In a child that the application has forked: it has this hub, and would serve from it.
+
+        What is closed here stays open in the parent. Nothing is unregistered, since both have the same epoll object.
+        """
+        self.stopped = True
+        self._close_watchers()
+        self._close()
+
+    def _close(self) -> None:
         self.poller.close()
         self._watch.stop()
         self._turn_soon.stop()
         self._turn_soon.close()
+
+    def _close_watchers(self) -> None:
+        for watcher in (self._timer, self._io):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
 
     def where(self, slot: int) -> tuple[str, FrameType | None]:
         worker = self._workers.get(slot)
@@ -176,7 +197,7 @@ class Greenlets:
     def _turn(self) -> None:
         """One turn of the loop and what it made ready; never blocks."""
         loop = self.loop
-        if loop.finished:
+        if loop.finished or self.stopped:
             return  # somebody rang before the watchers were closed
         watch = self._watch
         watch.turns += 1
@@ -185,11 +206,10 @@ class Greenlets:
         loop.turn(block=False)
         while (connection := loop.take()) is not None:
             self._run(connection)
+            if self.stopped:
+                return  # in a child, which has just been forked by what ran
         if loop.finished:
-            for watcher in (self._timer, self._io):
-                if watcher is not None:
-                    watcher.stop()
-                    watcher.close()
+            self._close_watchers()
             self._done.set()
         else:
             self._set_timer(loop.timeout())
@@ -214,7 +234,8 @@ class Greenlets:
         if worker.job is not None:
             # It blocks, or one that it took after it; gevent came back here, which is where its hub was left.
             worker.given_away = True
-            self.loop.give_away(worker.job)
+            if not self.stopped:
+                self.loop.give_away(worker.job)
 
     def _make_worker(self) -> _Worker:
         slot = self._free.pop()
@@ -232,6 +253,18 @@ class Greenlets:
         else:
             self.loop.finish(connection)
         self._free.append(worker.slot)
+
+
+_started: WeakSet[Greenlets] = WeakSet()
+
+
+def _forget_all() -> None:
+    while _started:
+        _started.pop().forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 class HubPoller:
