@@ -18,17 +18,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from zibai import formatter as lines
 from zibai import logger as logs
 from zibai.errors import UsageError
+from zibai.formatter import Formatter, escape
 from zibai.logfile import LogFile
 from zibai.logger import (
     ConsoleHandler,
-    Formatter,
     access_logger,
     configure,
     debug_logger,
     error_logger,
-    escape,
     log_error,
     log_exchange,
     logger,
@@ -508,8 +508,8 @@ def test_a_line_is_the_same_with_and_without_a_record(
 ) -> None:
     handler, console = printing()
     environ = dict(zip(("REMOTE_ADDR", "REQUEST_METHOD", "REQUEST_URI", "SERVER_PROTOCOL"), texts, strict=True))
-    monkeypatch.setattr(logs.time, "time", lambda: 1_000_000_000.25)
-    monkeypatch.setattr(logs.time, "time_ns", lambda: 1_000_000_000_250_000_000)  # what records ask since Python 3.13
+    monkeypatch.setattr(lines.time, "time", lambda: 1_000_000_000.25)
+    monkeypatch.setattr(lines.time, "time_ns", lambda: 1_000_000_000_250_000_000)  # what records ask since Python 3.13
     with monkeypatch.context() as patch:
         no_record(patch)
         exchange(environ, status=status)
@@ -522,11 +522,32 @@ def test_a_line_is_the_same_with_and_without_a_record(
     assert rest == ""
 
 
+@pytest.mark.parametrize("most", [0, 10_000], ids=["one file", "rotated"])
+def test_a_line_of_a_file_is_the_same_with_and_without_a_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: int
+) -> None:
+    path = tmp_path / "log"
+    configure(False, None, {"filename": str(path), "maxBytes": most, "backupCount": 1})
+    access_logger.handlers = [each for each in access_logger.handlers if isinstance(each, LogFile)]  # not pytest's
+    monkeypatch.setattr(lines.time, "time", lambda: 1_000_000_000.25)
+    monkeypatch.setattr(lines.time, "time_ns", lambda: 1_000_000_000_250_000_000)
+    with monkeypatch.context() as patch:
+        no_record(patch)
+        exchange({**ENVIRON, "REQUEST_URI": "/\xfc\u2028"})
+    access_logger.filters = [logging.Filter()]
+    exchange({**ENVIRON, "REQUEST_URI": "/\xfc\u2028"})
+    access_logger.filters.clear()
+    configure(False, None)  # which closes it
+    one, other, rest = path.read_text(encoding="utf-8").split("\n")
+    assert one == other
+    assert rest == ""
+
+
 def test_the_beginning_of_a_line_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     _, console = printing()
     no_record(monkeypatch)
     for second in (1_000_000_000.9, 1_000_000_001.0, 1_000_000_000.5):
-        monkeypatch.setattr(logs.time, "time", lambda now=second: now)
+        monkeypatch.setattr(lines.time, "time", lambda now=second: now)
         exchange()
     seconds = [line.split()[1][-2:] for line in console.getvalue().splitlines()]
     assert seconds == ["40", "41", "40"]

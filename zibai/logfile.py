@@ -24,6 +24,7 @@ from logging.handlers import RotatingFileHandler
 from typing import Any
 
 from .errors import UsageError
+from .formatter import AtOnce
 
 if sys.platform == "win32":
     import msvcrt
@@ -34,7 +35,7 @@ LONGEST_TURN = 1.0
 """Seconds that a record waits on Windows for one that is being written; then it is written all the same."""
 
 
-class LogFile(RotatingFileHandler):
+class LogFile(RotatingFileHandler, AtOnce):
     """Writes to ``filename``, which other processes write too; 0 ``maxBytes`` is no rotation."""
 
     stream: Any  # a raw file, since a buffer is written when it is full and not when the record ends
@@ -52,17 +53,20 @@ class LogFile(RotatingFileHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            data = (self.format(record) + self.terminator).encode("utf-8", "backslashreplace")
-            if sys.platform == "win32":
-                self._write_by_itself(data)
-            elif self.maxBytes > 0:
-                self._write_in_turn(data)
-            else:
-                self._write(data)
+            self.write_line(self.format(record) + self.terminator)
         except RecursionError:
             raise
         except Exception:
             self.handleError(record)
+
+    def write_line(self, line: str) -> None:
+        data = line.encode("utf-8", "backslashreplace")
+        if sys.platform == "win32":
+            self._write_by_itself(data)
+        elif self.maxBytes > 0:
+            self._write_in_turn(data)
+        else:
+            self._write(data)
 
     def _write(self, data: bytes) -> None:
         if self.stream is None:  # it was closed, at the end of a program that goes on to log

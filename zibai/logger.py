@@ -5,13 +5,6 @@ environ beside its own fields, and looks there when a format names a field it ha
 ``%(HTTP_REFERER)s`` print the value, or ``-``. This happens in the record (its ``__dict__`` is a dict with
 ``__missing__``), so that a plain ``logging.Formatter`` can do it too. The environ is not copied into the record's
 fields: a handler that writes all fields, as JSON handlers do, would write cookies and passwords.
-
-What a client sends ends up in these lines, so it is escaped on the way: no control character, quote or backslash
-of theirs can end a line, begin another or colour a terminal.
-
-A record costs twice as much as all else that a plain request does. So the access log does not make one where nobody
-could tell: where one handler of ours writes a format that ends with the message and begins with what stays the same for
-a second. Then that beginning is made once a second, by ``logging``, and the line is written.
 """
 
 import copy
@@ -19,19 +12,16 @@ import json
 import logging
 import logging.config
 import os
-import re
 import sys
-import time
 import tomllib
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
-from string import Template
 from types import FrameType, TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from .errors import UsageError
+from .formatter import MESSAGE, AtOnce, Fields, Formatter, escape
 from .logfile import LogFile
 from .options import Options
 
@@ -48,34 +38,7 @@ output_logger = logging.getLogger("zibai.output")
 
 ExcInfo = BaseException | tuple[type[BaseException], BaseException, TracebackType | None] | None
 
-# C0, DEL, C1, and what delimits a value; the two separators are line ends to many a viewer.
-_UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u2028\u2029]')
-
-# The same in a traceback, which has line ends, quotes and backslashes of its own.
-_UNSAFE_IN_TRACE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-def _escape_match(match: re.Match[str]) -> str:
-    return f"\\x{ord(match[0]):02x}"
-
-
-def escape(text: str) -> str:
-    """``text`` from a client, fit for a log line."""
-    return _UNSAFE.sub(_escape_match, text)
-
-
 # ---------------------------------------------------------------------------------------------- records
-
-
-class Fields(dict[str, Any]):
-    """The fields of a record, and behind them the environ; what neither has is ``-``."""
-
-    def __init__(self, fields: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-        super().__init__(fields)
-        self.environ = environ
-
-    def __missing__(self, key: str) -> str:
-        return escape(self.environ.get(key, "-"))
 
 
 class ExchangeRecord(logging.LogRecord):
@@ -137,9 +100,6 @@ def log_exchange(
     logger.handle(_attach(record, environ, status=status, duration=Seconds(duration), response_length=response_length))
 
 
-MESSAGE = '%s "%s %s %s" %d %d %.1fms'
-
-
 def _write_at_once(logger: logging.Logger, level: int, args: tuple[object, ...]) -> bool:
     """Write the line of an exchange without a record; False, and nothing done, where somebody might miss the record.
 
@@ -149,7 +109,10 @@ def _write_at_once(logger: logging.Logger, level: int, args: tuple[object, ...])
     if len(handlers) != 1 or logger.propagate or logger.filters:
         return False
     handler = handlers[0]
-    return type(handler) is ConsoleHandler and handler.write_at_once(logger.name, level, args)
+    # Not of a class that somebody has made from ours, which may do more with a record.
+    if type(handler) is ConsoleHandler or type(handler) is LogFile:
+        return handler.write_at_once(logger.name, level, args)
+    return False
 
 
 def log_error(environ: Mapping[str, object], msg: str, *args: object, exc_info: ExcInfo = None) -> None:
@@ -162,51 +125,7 @@ def log_error(environ: Mapping[str, object], msg: str, *args: object, exc_info: 
     error_logger.handle(_attach(record, environ))
 
 
-# ----------------------------------------------------------------------------------- formatter and handler
-
-
-_STYLES: dict[str, Callable[[str, Fields], str]] = {
-    "%": lambda text, fields: text % fields,
-    "{": str.format_map,
-    "$": lambda text, fields: Template(text).substitute(fields),
-}
-
-
-class Formatter(logging.Formatter):
-    """A ``logging.Formatter`` that prints ``-`` for a missing field, of any record and in each of the styles."""
-
-    def __init__(
-        self,
-        fmt: str | None = None,
-        datefmt: str | None = None,
-        style: Literal["%", "{", "$"] = "%",
-        validate: bool = True,
-        *,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(fmt, datefmt, style, validate, defaults=defaults)
-        self._text = self._fmt or ""
-        self._write = _STYLES[style]
-        self._defaults = dict(defaults or {})
-        # Whether what stands before the message is the same for a whole second.
-        fields = re.findall(r"%\((\w+)\)", self._text) if style == "%" and not defaults and datefmt else []
-        self.is_steady = (
-            fields[-1:] == ["message"]
-            and self._text.endswith("%(message)s")
-            and {"asctime", "process", "levelname", "name"}.issuperset(fields[:-1])
-            and "%f" not in (datefmt or "")
-        )
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
-        """Indented: what a client sent may be in the text of the exception, and must not begin a line of its own."""
-        text = _UNSAFE_IN_TRACE.sub(_escape_match, super().formatException(ei))
-        return "  " + text.replace("\n", "\n  ")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
-        fields = record.__dict__
-        if self._defaults or not isinstance(fields, Fields):
-            fields = Fields(self._defaults | fields, getattr(fields, "environ", {}))
-        return self._write(self._text, fields)
+# --------------------------------------------------------------------------------------------- handler
 
 
 _COLOURS = {
@@ -218,39 +137,18 @@ _COLOURS = {
 }
 
 
-class ConsoleHandler(logging.StreamHandler[TextIO]):
+class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
     """To stderr, the level in colour if that is a terminal.
 
     The handler colours, not the formatter, because only the handler knows where the line goes.
     """
 
-    # From when until when the beginning of a line is right, for whom it was made, and that. Set at once, by any thread.
-    _beginning: tuple[float, float, object, str | None] = (0.0, 0.0, None, None)
+    def is_plain(self) -> bool:
+        return not _takes_colour(self.stream)
 
-    def write_at_once(self, name: str, level: int, args: tuple[object, ...]) -> bool:
-        """What a record of ``MESSAGE`` for this logger would come to; False, and nothing done, where it might not."""
-        formatter, stream, now = self.formatter, self.stream, time.time()
-        if self.filters or level < self.level or type(formatter) is not Formatter or not formatter.is_steady:
-            return False
-        since, until, key, beginning = self._beginning
-        if not since <= now < until or key != (formatter, stream, name, level):
-            beginning = None
-            if not _takes_colour(stream):
-                record = logging.LogRecord(name, level, __file__, 0, "", (), None)
-                record.created = now  # not a moment later, which may be the next second
-                beginning = formatter.format(record)
-            since = float(int(now))
-            self._beginning = since, since + 1, (formatter, stream, name, level), beginning
-        if beginning is None:
-            return False
-        line = f"{beginning}{MESSAGE % args}{self.terminator}"
-        try:
-            with self.lock or nullcontext():
-                stream.write(line)
-                stream.flush()
-        except Exception:
-            return False  # logging has its own ways to tell that
-        return True
+    def write_line(self, line: str) -> None:
+        self.stream.write(line)
+        self.stream.flush()
 
     def format(self, record: logging.LogRecord) -> str:
         colour = _COLOURS.get(record.levelno)
@@ -318,7 +216,7 @@ def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {
             name: {
-                "class": f"{__name__}.Formatter",
+                "class": f"{Formatter.__module__}.Formatter",
                 "format": text,
                 "datefmt": "%Y-%m-%d %H:%M:%S",
             }

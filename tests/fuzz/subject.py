@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from zibai import loop as loop_module
 from zibai.connection import Connection
+from zibai.formatter import Formatter
 from zibai.http1 import FastLane
-from zibai.logger import Formatter
 from zibai.sending import TAIL
 from zibai.service import BODY, HEAD, IN_MEMORY, RECEIVE
 from zibai.wsgi import Gateway
