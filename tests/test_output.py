@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -116,13 +117,18 @@ def test_a_log_that_takes_nothing_blocks_no_worker_and_what_is_lost_is_counted(
     for number in range(20000):  # far more than the pipe and the queue hold
         os.write(fd, b"line %d\n" % number)
     log.open.set()
-    wait_for(lambda: "lines of the workers' output are lost" in caplog.text)
+
+    def lost() -> int:
+        """More than one time, where the writer has to wait for the processor."""
+        return sum(int(count) for count in re.findall("([0-9]+) lines of the workers' output are lost", caplog.text))
+
+    wait_for(lambda: len(log.records) + lost() == 20000)
+    assert lost()
     os.write(fd, b"afterwards\n")
     os.close(fd)
     wait_for(lambda: log.lines[-1] == "afterwards")
     collector.close()
-    lost = int(caplog.text.partition(" lines of")[0].split()[-1])
-    assert len(log.lines) + lost == 20001
+    assert len(log.lines) + lost() == 20001
 
 
 def test_a_slow_log_loses_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

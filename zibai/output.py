@@ -255,12 +255,13 @@ class Collector:
             self._news.notify_all()
 
     def _write(self) -> None:
-        line: str | None = ""
-        while line is not None:
+        over = False
+        while not over:
             with self._news:
-                self._news.wait_for(lambda: self._waiting or self._over)
+                self._news.wait_for(lambda: self._waiting or self._dropped or self._over)
                 pid, line = self._waiting.popleft() if self._waiting else (0, None)
                 self._size -= 0 if line is None else len(line) + 1
+                over = line is None and self._over
                 self._stuck = False
                 dropped, self._dropped = self._dropped, 0
                 self._news.notify_all()
