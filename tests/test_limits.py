@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import connection as connection_module
+from zibai import body as body_module
 from zibai.crowd import CROWDED, IDLE, PAUSE
 from zibai.loop import RESOLUTION
 from zibai.service import BODY, LINGER
@@ -87,7 +87,7 @@ def reading(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
 
 @pytest.mark.parametrize(("rate", "status"), [(1e9, 408), (100, 200), (0, 200)])
 def test_a_streamed_body_has_a_rate_to_keep(monkeypatch: pytest.MonkeyPatch, rate: float, status: int) -> None:
-    monkeypatch.setattr(connection_module, "RATE_AFTER", 0.1)
+    monkeypatch.setattr(body_module, "RATE_AFTER", 0.1)
     go = threading.Event()
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -109,7 +109,7 @@ def test_a_streamed_body_has_a_rate_to_keep(monkeypatch: pytest.MonkeyPatch, rat
 
 
 def test_what_an_application_takes_between_two_reads_is_not_the_clients_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "RATE_AFTER", 0.3)
+    monkeypatch.setattr(body_module, "RATE_AFTER", 0.3)
     pause = threading.Event()
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

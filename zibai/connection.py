@@ -10,21 +10,18 @@ One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zi
 """
 
 import io
-import json
 import socket
 import tempfile
-import time
 from http import HTTPStatus
 from math import inf
 from typing import BinaryIO, Final, cast
 
-from .errors import Gone, Refused
-from .http1 import Codec, Request
+from .body import NO_BODY, BodyReader, Receiver
+from .errors import Refused
+from .http1 import Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
-from .proxyprotocol import SIGNATURE, Malformed, parse
-from .scoreboard import READING, Slot, clock
-from .sending import Sender
+from .scoreboard import Slot, clock
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PROXY, READY, RECEIVE, Service
 from .sockets import Endpoint, Socket
 
@@ -35,62 +32,30 @@ loses the answer it has not read yet (RFC 9112 9.6)."""
 DISCARD_BYTES: Final = 256 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
-PEEK: Final = 4096
-"""Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""
 
-RATE_AFTER: Final = 10.0
-"""Seconds that a body may take at any rate; from then on the minimum is asked of it, on average."""
-
-
-class _NoBody(io.BytesIO):
-    """The body of all requests that have none: it is empty and open, whatever an application does to it."""
-
-    def write(self, data: object) -> int:
-        raise io.UnsupportedOperation("write")
-
-    def close(self) -> None:
-        """Do nothing: it is not one request's."""
-
-
-NO_BODY: Final = _NoBody()
-
-
-class Connection(Sender):
+class Connection(Receiver):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_body_since", "_body_waited", "_continued", "_discarded", "_exchanges", "_header", "_received",
-        "_timed_out", "alone", "body", "codec", "endpoint", "facts", "interims", "note", "peer", "refusal", "request",
-        "sent", "started", "status", "trusted", "watched",
+        "_begun", "_body_since", "_discarded", "_exchanges", "_timed_out", "alone", "facts", "request", "sent",
+        "started", "status", "trusted", "watched",
     )  # fmt: skip
 
-    first = HEAD  # the state that it begins with, but for the PROXY protocol
-
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
-        super().__init__(sock, service)
-        self.peer, self.endpoint = _for_logs(peer), endpoint
-        self.codec = Codec(service.max_head, service.lane, service.max_target)
+        super().__init__(sock, peer, endpoint, service)
         self.deadline = now + service.header_timeout
         self.watched = 0  # what the loop has asked its poller for; the loop's alone
         self.request: Request | None = None
         self.started = 0.0  # when the runner began, by the scoreboard's clock
         self.status = 0  # of the last answer; 499 is nginx's word for a client that left before it began
         self.sent = 0  # bytes of its body
-        self.interims = 0  # interim answers before it
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
         self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
-        self.note = b""  # what the PROXY protocol has said, for whoever takes the connection over
-        self.body: BinaryIO = NO_BODY
-        self.refusal: Refused | None = None  # what is wrong with a streamed body
-        self._received = 0
         self._body_since = 0.0  # when the loop began to wait for the body
-        self._body_waited = 0.0  # seconds that a runner has waited for it
         self._exchanges = 0  # where their number is limited
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
-        self._continued = False  # whether 100 Continue went out, or is no longer allowed
         self._discarded = 0
         self._begun = False  # whether a head has begun, so that its deadline runs
-        self._header = b""  # the part of a PROXY header that has come
         self._timed_out = False  # whether it is closed for having been idle too long
 
     @property
@@ -103,69 +68,6 @@ class Connection(Sender):
         return {}
 
     # The loop's side.
-
-    def expect_proxy_header(self) -> None:
-        """Before anything else, whatever comes next: the header of the PROXY protocol, from a trusted peer."""
-        self.state = PROXY
-        if not self.service.trust.holds(self.peer):
-            self.service.hint(
-                "--proxy-protocol on takes trusted peers only; one from %s was closed. If that is your proxy: %s",
-                self._peer_name,
-                self.service.trust.flag_with(self.peer),
-            )
-            self.state = CLOSED
-
-    def read_proxy_header(self) -> None:
-        """The socket has bytes, its end or an error, in the state PROXY.
-
-        The bytes of the header are taken and not one more: what follows may be for TLS, which reads for itself.
-        """
-        try:
-            data = self.receive_raw(PEEK, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        try:
-            header = parse(self._header + data) if data else None
-        except Malformed as error:
-            self.service.hint(
-                "--proxy-protocol is on, but a connection of %s began with %s and was closed; have your proxy send it "
-                "(send-proxy-v2 of haproxy, proxy_protocol on of nginx), or set --proxy-protocol off",
-                self._peer_name,
-                error,
-            )
-            data = b""
-        if not data:
-            self.state = CLOSED
-            return
-        # While it is not complete all of it belongs to the header, which grows; else it would wake us again at once.
-        size = len(data) if header is None else header.size - len(self._header)
-        self._header += self.receive_raw(size)
-        if header is None:
-            return
-        self._header = b""
-        if header.source is not None:
-            host, port = header.destination if isinstance(header.destination, tuple) else ("", "")
-            self.peer = _for_logs(header.source)
-            self.endpoint = self.endpoint._replace(host=host, port=str(port))
-        self.note = json.dumps([self.peer, self.endpoint.host, self.endpoint.port]).encode()
-        self.state = self.first
-
-    def receive_raw(self, size: int, flags: int = 0) -> bytes:
-        """From the socket itself, below TLS."""
-        return self.sock.recv(size, flags)
-
-    def recall(self, note: bytes) -> None:
-        """What was known of this connection in the process that it comes from."""
-        peer, host, port = json.loads(note)
-        self.peer = tuple(peer) if isinstance(peer, list) else peer
-        self.endpoint = self.endpoint._replace(host=host, port=port)
-        self.note = note
-
-    @property
-    def _peer_name(self) -> str:
-        return self.peer[0] if isinstance(self.peer, tuple) else "a unix socket"
 
     def readable(self, now: float) -> None:
         """The socket has bytes, its end or an error; read once."""
@@ -191,12 +93,8 @@ class Connection(Sender):
             whole = self.codec.receive(data, self.service.whole_body)
             if whole is None:
                 self._advance(now)
-                if self.closing and data.startswith((b"PROXY ", SIGNATURE)):
-                    self.service.hint(
-                        "a connection of %s began with a PROXY header and was refused; if that is your proxy: "
-                        "--proxy-protocol on",
-                        self._peer_name,
-                    )
+                if self.closing:
+                    self._hint_at_proxy_header(data)
                 return
             request, body = whole
             self.body = io.BytesIO(body) if body else NO_BODY
@@ -287,22 +185,6 @@ class Connection(Sender):
     def _make_ready(self) -> None:
         self.state = READY
         self.deadline = inf
-
-    def _count(self, size: int) -> None:
-        """Count bytes of the body against the limit, which a chunked one meets only here."""
-        self._received += size
-        if 0 < self.service.max_body < self._received:
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a chunked body")
-
-    def _patience(self, waited: float) -> float:
-        """Seconds that the next piece of the body may take, after so many in which it was waited for.
-
-        That is until the average would fall below the minimum rate, if no more came: so nothing has to be measured.
-        """
-        service = self.service
-        if not service.min_body_rate:
-            return service.socket_timeout
-        return min(service.socket_timeout, max(RATE_AFTER, self._received / service.min_body_rate) - waited)
 
     def _discard(self, now: float) -> None:
         """Read what an application left of its body, within bounds, so that the connection can be kept."""
@@ -468,84 +350,3 @@ class Connection(Sender):
             self.status = HTTPStatus.INTERNAL_SERVER_ERROR
             self.cut()
         slot.end(self.status, began, clock())
-
-    def forbid_continue(self) -> None:
-        """The final answer begins: no 100 Continue from now on.
-
-        A client that still waits for one may or may not send its body then, so the connection ends (RFC 9110 10.1.1).
-        """
-        if not self._continued:
-            self._continued = self.closing = True
-
-    def read(self) -> bytes:
-        """The next piece of a streamed body, ``b""`` at its end. Raises :class:`Gone` when it does not come whole."""
-        if not self._continued:
-            self._continued = True
-            self.interims += 1
-            self.send(CONTINUE)
-        if self.refusal is not None:
-            raise self._stop_reading(self.refusal)
-        while True:
-            try:
-                piece = self.codec.next_body()
-                if piece is not None:
-                    self._count(len(piece))
-                    return piece
-            except Refused as refusal:
-                raise self._stop_reading(refusal) from None
-            self.codec.feed(self._receive())
-
-    def _receive(self) -> bytes:
-        while True:
-            try:
-                data = self.sock.recv(RECEIVE)
-            except (BlockingIOError, InterruptedError):
-                # Only what is waited for here counts, not what the application does between two reads.
-                before = time.monotonic()
-                timeout = max(0.0, self._patience(self._body_waited))
-                if not self._wait(self.service.waits.wait_readable, READING, timeout):
-                    refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"it comes too slowly, or not: {timeout:g} s")
-                    raise self._stop_reading(refusal) from None
-                self._body_waited += time.monotonic() - before
-            except OSError as error:
-                self.broken = True
-                raise Gone(f"the client has left: {error}") from None
-            else:
-                if not data:
-                    raise self._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
-                return data
-
-    def _stop_reading(self, refusal: Refused) -> Gone:
-        self.closing = True
-        self.refusal = refusal
-        return Gone(f"the request body cannot be read: {refusal}")
-
-
-def _for_logs(peer: object) -> object:
-    """A unix socket may have been bound to any name, and one that ends a line would forge the next."""
-    return ascii(peer) if isinstance(peer, bytes) or (isinstance(peer, str) and not peer.isprintable()) else peer
-
-
-class BodyReader(io.RawIOBase):
-    """The raw side of a streamed ``wsgi.input``; an ``io.BufferedReader`` stands before it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._piece = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "io.WriteableBuffer") -> int:  # type: ignore[name-defined]
-        if not self._piece:
-            self._piece = memoryview(self._connection.read())
-        target = memoryview(buffer).cast("B")
-        size = min(len(target), len(self._piece))
-        target[:size] = self._piece[:size]
-        self._piece = self._piece[size:]
-        return size
-
-    def close(self) -> None:
-        # The connection has us as its body, which would be a cycle, and keep its buffers until a collection.
-        self.__dict__.pop("_connection", None)
-        super().close()

@@ -25,7 +25,8 @@ from typing import Final
 
 from .accepting import Acceptor
 from .backends import Backend
-from .connection import NO_BODY, Connection
+from .body import NO_BODY
+from .connection import Connection
 from .crowd import Crowd
 from .errors import Refused
 from .handover import Adoption, give

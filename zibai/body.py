@@ -1,0 +1,143 @@
+"""Request bodies: those that nobody has sent, those that wait whole, and those that an application reads as they come.
+
+A body has a limit of size and a minimum of speed, whoever waits for it.
+"""
+
+import io
+import time
+from http import HTTPStatus
+from typing import BinaryIO, Final
+
+from .errors import Gone, Refused
+from .http1 import Codec
+from .http1.response import CONTINUE
+from .peer import Peered
+from .scoreboard import READING
+from .service import RECEIVE, Service
+from .sockets import Endpoint, Socket
+
+RATE_AFTER: Final = 10.0
+"""Seconds that a body may take at any rate; from then on the minimum is asked of it, on average."""
+
+
+class _NoBody(io.BytesIO):
+    """The body of all requests that have none: it is empty and open, whatever an application does to it."""
+
+    def write(self, data: object) -> int:
+        raise io.UnsupportedOperation("write")
+
+    def close(self) -> None:
+        """Do nothing: it is not one request's."""
+
+
+NO_BODY: Final = _NoBody()
+
+
+class Receiver(Peered):
+    """What a connection has and does of the body of its request. ``read`` and what it calls are the runner's."""
+
+    __slots__ = ("_body_waited", "_continued", "_received", "body", "codec", "interims", "refusal")
+
+    def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:
+        super().__init__(sock, peer, endpoint, service)
+        self.codec = Codec(service.max_head, service.lane, service.max_target)
+        self.body: BinaryIO = NO_BODY
+        self.refusal: Refused | None = None  # what is wrong with a streamed body
+        self.interims = 0  # interim answers before the answer
+        self._received = 0
+        self._body_waited = 0.0  # seconds that a runner has waited for it
+        self._continued = False  # whether 100 Continue went out, or is no longer allowed
+
+    def _count(self, size: int) -> None:
+        """Count bytes of the body against the limit, which a chunked one meets only here."""
+        self._received += size
+        if 0 < self.service.max_body < self._received:
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a chunked body")
+
+    def _patience(self, waited: float) -> float:
+        """Seconds that the next piece of the body may take, after so many in which it was waited for.
+
+        That is until the average would fall below the minimum rate, if no more came: so nothing has to be measured.
+        """
+        service = self.service
+        if not service.min_body_rate:
+            return service.socket_timeout
+        return min(service.socket_timeout, max(RATE_AFTER, self._received / service.min_body_rate) - waited)
+
+    # The runner's side.
+
+    def forbid_continue(self) -> None:
+        """The final answer begins: no 100 Continue from now on.
+
+        A client that still waits for one may or may not send its body then, so the connection ends (RFC 9110 10.1.1).
+        """
+        if not self._continued:
+            self._continued = self.closing = True
+
+    def read(self) -> bytes:
+        """The next piece of a streamed body, ``b""`` at its end. Raises :class:`Gone` when it does not come whole."""
+        if not self._continued:
+            self._continued = True
+            self.interims += 1
+            self.send(CONTINUE)
+        if self.refusal is not None:
+            raise self._stop_reading(self.refusal)
+        while True:
+            try:
+                piece = self.codec.next_body()
+                if piece is not None:
+                    self._count(len(piece))
+                    return piece
+            except Refused as refusal:
+                raise self._stop_reading(refusal) from None
+            self.codec.feed(self._receive())
+
+    def _receive(self) -> bytes:
+        while True:
+            try:
+                data = self.sock.recv(RECEIVE)
+            except (BlockingIOError, InterruptedError):
+                # Only what is waited for here counts, not what the application does between two reads.
+                before = time.monotonic()
+                timeout = max(0.0, self._patience(self._body_waited))
+                if not self._wait(self.service.waits.wait_readable, READING, timeout):
+                    refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"it comes too slowly, or not: {timeout:g} s")
+                    raise self._stop_reading(refusal) from None
+                self._body_waited += time.monotonic() - before
+            except OSError as error:
+                self.broken = True
+                raise Gone(f"the client has left: {error}") from None
+            else:
+                if not data:
+                    raise self._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
+                return data
+
+    def _stop_reading(self, refusal: Refused) -> Gone:
+        self.closing = True
+        self.refusal = refusal
+        return Gone(f"the request body cannot be read: {refusal}")
+
+
+class BodyReader(io.RawIOBase):
+    """The raw side of a streamed ``wsgi.input``; an ``io.BufferedReader`` stands before it."""
+
+    def __init__(self, connection: Receiver) -> None:
+        self._connection = connection
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "io.WriteableBuffer") -> int:  # type: ignore[name-defined]
+        if not self._piece:
+            self._piece = memoryview(self._connection.read())
+        target = memoryview(buffer).cast("B")
+        size = min(len(target), len(self._piece))
+        target[:size] = self._piece[:size]
+        self._piece = self._piece[size:]
+        return size
+
+    def close(self) -> None:
+        # The connection has us as its body, which would be a cycle, and keep its buffers until a collection.
+        self.__dict__.pop("_connection", None)
+        super().close()
