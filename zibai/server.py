@@ -29,7 +29,7 @@ from .options import Options
 from .output import Collector
 from .preload import Preload
 from .probes import Probes
-from .process import signals_held_back
+from .process import Signals, signals_held_back
 from .pulse import Pulse
 from .reloader import Reloader
 from .roster import READY
@@ -155,7 +155,18 @@ def _change_directory(path: str) -> None:
         raise UsageError(f"--chdir: cannot change to {path!r}: {error.strerror}") from error
 
 
+class _Ground(NamedTuple):
+    """What was prepared, and both ways to serve stand on. ``on_up`` is called when the first worker is ready."""
+
+    options: Options
+    surroundings: Surroundings
+    listeners: Listeners
+    board: Scoreboard | None
+    on_up: Callable[[], object]
+
+
 def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Callable[[], object]) -> None:
+    """Open and say what there is to be opened, become who is to serve, and serve."""
     processes = options.subprocess or int(bool(needs_parent(options)))
     limits = Usage(options.max_worker_memory, options.max_worker_descriptors)
     if limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
@@ -163,8 +174,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             "--max-worker-memory, --max-worker-descriptors: this system does not tell what a process takes"
         )
     prompt = Prompt() if options.interactive else None
-    app = surroundings.app
-    before, notifier, identity = surroundings.before, surroundings.notifier, surroundings.identity
+    before, identity = surroundings.before, surroundings.identity
     with Listeners(options, surroundings.given, before and before.listeners) as listeners, ExitStack() as stack:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
         signals = stack.enter_context(mainloop.signals(exits=exits, prompt=prompt is not None)) if processes else None
@@ -174,13 +184,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         owner = None if identity is None else identity.owner
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
         names = _names(options, listeners.sockets)
-        for name in names:
-            logger.info("listening on %s", name)
-        if options.redirect_http is not None:
-            logger.info("redirecting %s to https", describe(listeners.sockets[-1]))
-        warn_of_strangers(options, listeners.sockets)
-        for sock in listeners.health:
-            logger.info("health checks on %s", describe(sock))
+        _announce(options, listeners, names)
         if options.pid_file is not None:
             stack.enter_context(pidfile.held(options.pid_file, surroundings.parent, owner))
         board = stack.enter_context(_scoreboard(options, processes, names, before.pid if before else 0))
@@ -189,32 +193,50 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             _check_tls(options, listeners.sockets)  # once more: root may read what this user may not
         if options.daemon and options.log_file is not None:
             daemon.print_to(options.log_file, spawning=processes > 0)
+        ground = _Ground(options, surroundings, listeners, board, on_up)
         if signals is None:
-            _serve_alone(options, exits, listeners, surroundings, board, on_up)
-            return
-        if not surroundings.guest:
-            title.show("master", options.app)
-        hindrance = "a prompt has the terminal" if prompt is not None or surroundings.guest else ""
-        upgrade = Upgrade(surroundings.directory, before, listeners, notifier, board, hindrance)
-        observers: list[mainloop.Observer] = [upgrade]
-        if notifier is not None:
-            observers.append(Reporter(notifier, board.rows() if board is not None else ()))
-        pulse = Pulse()
+            _serve_alone(ground, exits)
+        else:
+            _serve_as_parent(ground, processes, limits, signals, prompt)
+
+
+def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
+    for name in names:
+        logger.info("listening on %s", name)
+    if options.redirect_http is not None:
+        logger.info("redirecting %s to https", describe(listeners.sockets[-1]))
+    warn_of_strangers(options, listeners.sockets)
+    for sock in listeners.health:
+        logger.info("health checks on %s", describe(sock))
+
+
+def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None) -> None:
+    """With workers, and with all that watches them."""
+    options, surroundings, listeners, board, on_up = ground
+    app = surroundings.app
+    if not surroundings.guest:
+        title.show("master", options.app)
+    hindrance = "a prompt has the terminal" if prompt is not None or surroundings.guest else ""
+    upgrade = Upgrade(surroundings.directory, surroundings.before, listeners, surroundings.notifier, board, hindrance)
+    observers: list[mainloop.Observer] = [upgrade]
+    if surroundings.notifier is not None:
+        observers.append(Reporter(surroundings.notifier, board.rows() if board is not None else ()))
+    pulse = Pulse()
+    collector = Collector() if options.capture_output else None
+    preload: Preload | None = None
+
+    def stop_listening() -> None:
+        listeners.stop()
+        if preload is not None:
+            preload.stop_listening()
+
+    with ExitStack() as stack:
         if listeners.health:
             probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
             observers.append(stack.enter_context(probes))
-        collector = Collector() if options.capture_output else None
-        preload = None
         if options.preload and app is None:  # else the workers are forked from here in any case
             preload = Preload(loader.run_loader, (options, listeners.sockets, board), collector)
             stack.enter_context(preload)
-
-        def stop_listening() -> None:
-            listeners.stop()
-            if preload is not None:
-                preload.stop_listening()
-
-        developing = options.watchfiles is not None
         loop = mainloop.MainLoop(
             partial(worker.run_child, app=app),
             (options, listeners.sockets),
@@ -228,7 +250,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
             lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
-            eager=developing,
+            eager=options.watchfiles is not None,
             on_up=on_up,
             on_end=stop_listening,
             cedes=lambda: listeners.are_kept or upgrade.has_company(),
@@ -244,15 +266,9 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             prompt.run(loop, signals, board)
 
 
-def _serve_alone(
-    options: Options,
-    exits: bool,
-    listeners: Listeners,
-    surroundings: Surroundings,
-    board: Scoreboard | None,
-    on_up: Callable[[], object],
-) -> None:
+def _serve_alone(ground: _Ground, exits: bool) -> None:
     """Without a parent."""
+    options, surroundings, listeners, board, on_up = ground
     before, notifier = surroundings.before, surroundings.notifier
     ties = Ties(row=None if board is None else board.row(0))
     if ties.row is not None:
