@@ -289,12 +289,10 @@ def test_finishing_comes_before_taking(monkeypatch: pytest.MonkeyPatch) -> None:
         exchange = stage.block()
         stage.parked(1)
         stage.gatekeeper.close()
-        exchange.leave.set()
-        stage.gatekeeper.wait_for("zibai-1")
         stage.patience(0)
         stage.backend._parked[0].ring()
-        stage.gatekeeper.wait_for("zibai-1", "zibai-2")
-        stage.gatekeeper.admit("zibai-1")
+        stage.gatekeeper.wait_for("zibai-2")
+        exchange.leave.set()
         stage.turns.wait_for("finished", exchange)
         stage.gatekeeper.admit("zibai-2")
         stage.gatekeeper.open()
@@ -309,15 +307,14 @@ def test_taking_comes_before_finishing(monkeypatch: pytest.MonkeyPatch) -> None:
         exchange = stage.block()
         stage.parked(1)
         stage.gatekeeper.close()
-        exchange.leave.set()
-        stage.gatekeeper.wait_for("zibai-1")
         stage.patience(0)
         stage.backend._parked[0].ring()
-        stage.gatekeeper.wait_for("zibai-1", "zibai-2")
+        stage.gatekeeper.wait_for("zibai-2")
         stage.gatekeeper.admit("zibai-2")
         assert stage.turns.of(exchange) == ["away"]
-        stage.gatekeeper.admit("zibai-1")
+        exchange.leave.set()
         stage.turns.wait_for("back", exchange)
+        stage.gatekeeper.wait_for("zibai-1")  # it queues up, as anybody
         stage.gatekeeper.open()
         again = Exchange(quick=True)
         stage.turns.put(again)
@@ -419,19 +416,55 @@ def test_a_deputy_that_is_late_itself_gives_the_leader_twice_the_time(clock: Sim
     backend._loop = given = Turns(1)  # type: ignore[assignment]
     exchange: Any = Exchange()
 
-    def look() -> float | None:
-        return backend._watch(backend._turns)
+    leader = threads._Runner(lambda _: None, backend._row.slots[0])
 
-    backend._inline = (exchange, clock.now)
+    def look() -> float | None:
+        return backend._watch(leader, backend._turns)
+
+    leader.stake.append((exchange, clock.now))
     clock.now += PATIENCE + 2 * LATE
     assert (look(), backend._pass_until) == (PATIENCE, 0.0)
     clock.now += PATIENCE + 2 * LATE
     assert look() is None, "the same exchange still: late or not, it lasts too long"
     assert given.of(exchange) == ["away"]
     # The next one is another exchange, and begins anew.
-    backend._inline = (exchange, clock.now)
+    leader.stake.append((exchange, clock.now))
     clock.now += PATIENCE + LATE / 2
     assert look() is None, "who comes in time is sure at once"
+    backend.stop()
+
+
+def test_an_exchange_that_ends_while_the_deputy_looks_is_not_taken(clock: SimpleNamespace) -> None:
+    """Who takes the stake away has the baton: only one of the two can."""
+    backend = Threads(1, Row.private(2))
+    backend._loop = given = Turns(1)  # type: ignore[assignment]
+    leader = threads._Runner(lambda _: None, backend._row.slots[0])
+    first: Any = Exchange()
+    second: Any = Exchange()
+
+    class Ends(list[Any]):
+        """The leader ends its exchange between the deputy's look and its grasp, and may have begun the next."""
+
+        def __init__(self, *following: Any) -> None:
+            super().__init__([(first, clock.now)])
+            self.following = following
+
+        def __getitem__(self, part: Any) -> Any:
+            seen = super().__getitem__(part)
+            self[:] = self.following
+            return seen
+
+    leader.stake = Ends()
+    clock.now += PATIENCE + LATE / 2
+    assert backend._watch(leader, backend._turns) == PATIENCE
+    assert given.of(first) == []
+
+    leader.stake = Ends((second, clock.now))
+    clock.now += PATIENCE + LATE / 2
+    assert backend._watch(leader, backend._turns) is None
+    assert (given.of(first), given.of(second)) == ([], ["away"]), "what is taken is what is given away"
+    assert backend._pass_until == 0.0, "and nothing is known of it"
+    assert not leader.stake, "so its leader finds out"
     backend.stop()
 
 
