@@ -16,7 +16,7 @@ from zibai.backends.threads import Waits
 from zibai.health import Health
 from zibai.loop import Loop
 from zibai.poller import Poller, make_poller
-from zibai.scoreboard import Row
+from zibai.scoreboard import Row, clock
 from zibai.service import Service
 from zibai.sockets import Listener
 
@@ -186,7 +186,7 @@ class Rig:
         """Run what is ready, inline."""
         count = 0
         while (connection := self.loop.take()) is not None:
-            connection.exchange(self.row.slots[0])
+            connection.exchange(self.row.slots[0], clock())
             self.loop.finish(connection)
             count += 1
         return count

@@ -46,7 +46,7 @@ class Exchange:
         if quick:
             self.leave.set()
 
-    def exchange(self, slot: object = None) -> None:
+    def exchange(self, slot: object = None, now: float = 0.0) -> None:
         self.thread = threading.current_thread().name
         self.entered.set()
         assert self.leave.wait(DEADLINE)
@@ -233,7 +233,7 @@ class Stage:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The clock of the backend, standing still until the test moves it."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(threads, "clock", lambda: clock.now)
     return clock
 
 

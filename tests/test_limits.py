@@ -15,6 +15,7 @@ import pytest
 from zibai import body as body_module
 from zibai.crowd import CROWDED, IDLE, PAUSE
 from zibai.loop import RESOLUTION
+from zibai.scoreboard import clock
 from zibai.service import BODY, LINGER
 
 from credentials import Credentials
@@ -152,7 +153,7 @@ def test_a_request_that_waited_too_long_for_a_runner_is_answered_by_503(
         assert rig.service.answered[5] == 1
         assert "no runner for 5.5 s" in caplog.text
 
-        busy.exchange(rig.row.slots[0])  # the next one is in time
+        busy.exchange(rig.row.slots[0], clock())  # the next one is in time
         rig.loop.give_back(busy)
         rig.until(rig.run)
         assert read(clients[2][0]) == ANSWER
@@ -341,7 +342,7 @@ def test_a_full_server_does_not_turn_for_ever(monkeypatch: pytest.MonkeyPatch) -
         busy = rig.take()  # no slot is free from here on
         rig.turn(PAUSE * 2)
         assert rig.loop.timeout() != 0
-        busy.exchange(rig.row.slots[0])
+        busy.exchange(rig.row.slots[0], clock())
         rig.loop.give_back(busy)
         rig.turn()
         for client in clients:

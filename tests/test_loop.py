@@ -18,6 +18,7 @@ from zibai.connection import Connection
 from zibai.errors import Gone
 from zibai.loop import BUSY_WARNING, GRACE, RESOLUTION
 from zibai.poller import SELECT_LIMIT, WRITE, Polled
+from zibai.scoreboard import clock
 from zibai.service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 
 from rig import ANSWER, GET, Rig, ended, read
@@ -305,7 +306,7 @@ def test_accepting_stops_while_no_slot_is_free(monkeypatch: pytest.MonkeyPatch) 
         assert rig.loop.timeout() != 0  # nor does it turn for that
         assert len(rig.connections) == 2
 
-        running[0].exchange(rig.row.slots[0])
+        running[0].exchange(rig.row.slots[0], clock())
         rig.loop.give_back(running[0])
         # One turn is enough: nothing says that another one comes.
         rig.turn()
@@ -375,7 +376,7 @@ def test_an_event_does_not_meet_a_connection_that_has_been_given_back(
             assert rig.watched(connection) == WRITE
             client.recv(1 << 20)  # now the socket is writable
             connection.drain()
-            connection.exchange(rig.row.slots[0])
+            connection.exchange(rig.row.slots[0], clock())
             rig.loop.give_back(connection)
             rig.turn()
             assert [queued for queued, _ in rig.loop._ready] == [connection] * (requests - 1)
@@ -434,7 +435,7 @@ def test_all_busy_is_said_though_now_and_then_a_slot_is_free(
         for _ in range(3):  # each request takes half a second
             connection = rig.take()
             rig.turn(0.5)
-            connection.exchange(rig.row.slots[0])
+            connection.exchange(rig.row.slots[0], clock())
             rig.loop.give_back(connection)
             rig.turn()
         rig.take()
@@ -672,7 +673,7 @@ def test_draining_answers_what_is_there_and_gives_the_idle_a_moment(monkeypatch:
         assert rig.connections == [running]
         assert not rig.loop.finished
 
-        running.exchange(rig.row.slots[0])
+        running.exchange(rig.row.slots[0], clock())
         rig.loop.give_back(running)
         rig.turn()
         rig.turn(GRACE + LATE)
@@ -707,7 +708,7 @@ def test_draining_does_not_turn_for_ever(monkeypatch: pytest.MonkeyPatch) -> Non
         assert rig.loop.timeout() == 0
         rig.turn()
         assert rig.loop.timeout() != 0  # it waits for the runner, without turning
-        connection.exchange(rig.row.slots[0])
+        connection.exchange(rig.row.slots[0], clock())
         rig.loop.give_back(connection)
         assert rig.loop.timeout() == 0
 
@@ -746,7 +747,7 @@ def test_hands_wake_who_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
         client.send(GET)
         connection = rig.take()
         woken = rig.backend.woken
-        connection.exchange(rig.row.slots[0])
+        connection.exchange(rig.row.slots[0], clock())
         rig.loop.give_back(connection)
         assert rig.backend.woken == woken + 1
         assert rig.loop.timeout() == 0

@@ -332,13 +332,16 @@ class Connection(Receiver):
 
     # The runner's side.
 
-    def exchange(self, slot: Slot) -> None:
-        """Run the application for the request at hand. Never raises; leaves the connection to be finished."""
-        self.started = began = clock()
+    def exchange(self, slot: Slot, now: float) -> None:
+        """Run the application for the request at hand. Never raises; leaves the connection to be finished.
+
+        ``now`` is of the scoreboard's clock.
+        """
+        self.started = now
         self.status = 499
         self.sent = 0
         self._slot = slot
-        slot.begin(self.request.summary, began)  # type: ignore[union-attr]
+        slot.begin(self.request.summary, now)  # type: ignore[union-attr]
         if self.service.keep_alive_requests:
             self._exchanges += 1
             self.closing |= self._exchanges >= self.service.keep_alive_requests
@@ -349,4 +352,4 @@ class Connection(Receiver):
             error_logger.exception("the gateway failed")
             self.status = HTTPStatus.INTERNAL_SERVER_ERROR
             self.cut()
-        slot.end(self.status, began, clock())
+        slot.end(self.status, now, clock())

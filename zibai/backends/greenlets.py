@@ -26,7 +26,7 @@ from weakref import WeakSet
 from ..connection import Connection
 from ..errors import MissingExtra
 from ..poller import READ, WRITE, Poller
-from ..scoreboard import Row, Slot
+from ..scoreboard import Row, Slot, clock
 from ..sockets import Socket
 from . import Turns
 from .hubwatch import HubWatch
@@ -95,7 +95,7 @@ class _Worker(_Greenlet):
             connection = self.job
             while connection is not None:
                 watchers = hub.loop.activecnt
-                connection.exchange(self.slot)
+                connection.exchange(self.slot, clock())
                 if self.given_away or hub.loop.activecnt != watchers:
                     backend.retire(self)
                     return

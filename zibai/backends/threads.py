@@ -24,7 +24,6 @@ import select
 import socket
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
@@ -33,7 +32,7 @@ from typing import Any
 from ..connection import Connection
 from ..logger import logger
 from ..poller import make_poller
-from ..scoreboard import Row, Slot
+from ..scoreboard import Row, Slot, clock
 from ..sockets import Socket
 from . import Turns
 
@@ -226,7 +225,7 @@ class Threads:
         if not stake:
             return PATIENCE
         inline = stake[0]
-        left = inline[1] + PATIENCE - time.monotonic()
+        left = inline[1] + PATIENCE - clock()
         if left > 0:
             return left
         if left < -LATE and inline is not self._spared:
@@ -244,7 +243,7 @@ class Threads:
 
     def _note_blocking(self) -> None:
         """An exchange has lasted: pass the baton for a spell, a longer one if the last has only just ended."""
-        now = time.monotonic()
+        now = clock()
         if now >= self._pass_until:
             again = now < self._pass_until + self._spell
             self._spell = min(self._spell * 2, LONGEST_SPELL) if again else SPELL
@@ -263,7 +262,7 @@ class Threads:
             if connection is None:
                 loop.turn(block=True)
                 continue
-            now = time.monotonic()
+            now = clock()
             if now < self._pass_until:
                 self._run_passed(me, connection)
                 return
@@ -271,7 +270,7 @@ class Threads:
             self._turns += 1
             if not self._watching:
                 self._call_deputy()
-            connection.exchange(slot)
+            connection.exchange(slot, now)
             try:
                 stake.pop()
             except IndexError:
@@ -299,5 +298,5 @@ class Threads:
                 heir.ring()
         if heir is None:
             self._add_runner()
-        connection.exchange(me.slot)
+        connection.exchange(me.slot, clock())
         self._loop.give_back(connection)
