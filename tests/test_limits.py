@@ -198,7 +198,7 @@ def test_the_body_of_a_request_that_waited_too_long_is_let_go(monkeypatch: pytes
 
 
 def test_queue_timeout_end_to_end(backend: tuple[str, ...]) -> None:
-    with Server("plain:app", "-w", "1", "--queue-timeout", "0.3", *backend) as server, Gate() as gate:
+    with Server("plain:app", "-w", "1", "--queue-timeout", "1", *backend) as server, Gate() as gate:
         with Client(server.port) as busy, Client(server.port) as waiting:
             busy.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             running = gate.arrival()
