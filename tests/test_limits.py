@@ -275,6 +275,7 @@ def test_a_request_that_arrives_at_the_last_moment_is_not_lost(monkeypatch: pyte
 
         def at_last(fds: list[int]) -> bool:  # after the poller was asked, before the choice
             client.send(GET)
+            rig.arrived(connection)
             return concerns(fds)
 
         monkeypatch.setattr(rig.loop._acceptor, "concerns", at_last)
@@ -357,6 +358,7 @@ def test_draining_takes_what_waits_though_it_is_too_much(monkeypatch: pytest.Mon
         waiting = [rig.client() for _ in range(3)]
         for client in waiting:
             client.send(GET)
+        rig.queued(3)
         rig.loop.drain()
         rig.until(lambda: rig.run() and len(rig.served) == 3)
         for client in waiting:

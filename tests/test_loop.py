@@ -22,7 +22,6 @@ from zibai.poller import SELECT_LIMIT, WRITE, Polled
 from zibai.service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 
 from rig import ANSWER, GET, Rig, ended, read
-from support import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +117,7 @@ def test_a_request_that_comes_as_an_idle_connection_expires_is_served(monkeypatc
         rig.until(rig.run)
         assert read(client) == ANSWER
         client.send(GET)
-        wait_for(lambda: connection.sock.recv(1, socket.MSG_PEEK))
+        rig.arrived(connection)
         # As a sweep does that comes after the poller was asked.
         rig.loop._step(connection, connection.expire, rig.now + 75)
         rig.until(rig.run)
@@ -565,6 +564,7 @@ def test_a_listener_that_somebody_has_shut_down_is_no_busy_loop(monkeypatch: pyt
             raise OSError(errno.EINVAL, "Invalid argument")
 
         rig.client()
+        rig.queued(1)
         monkeypatch.setattr(rig.listener, "accept", broken)
         if drain:
             rig.loop.drain()
@@ -658,6 +658,7 @@ def test_draining_answers_what_is_there_and_gives_the_idle_a_moment(monkeypatch:
         running = rig.take()
         waiting = rig.client()  # in the backlog, and has sent already
         waiting.send(GET)
+        rig.queued(1)
 
         rig.loop.drain()
         assert rig.service.draining  # at once, so that no answer says keep-alive any more
@@ -694,6 +695,7 @@ def test_draining_leaves_to_another_server_what_cannot_run_at_once(
         rig.take()
         for _ in range(4):
             rig.client()  # in the backlog
+        rig.queued(4)
         rig.loop.drain()
         rig.turn()
         assert rig.listener.fd == -1
