@@ -5,7 +5,9 @@ The clock of the loop stands still until the test moves it. The application is a
 
 from __future__ import annotations
 
+import select
 import socket
+import struct
 import sys
 from math import inf
 from types import FrameType, SimpleNamespace
@@ -170,6 +172,14 @@ class Rig:
         self._clients.append(client)
         return client
 
+    def queued(self, count: int) -> None:
+        """Wait until so many clients are in the backlog: by TCP, one may have connected a moment before that."""
+        sock = self.listener._socket
+        if sys.platform == "linux" and sock.family != socket.AF_UNIX:  # nobody tells elsewhere
+            # Of a listener, tcpi_unacked is that number.
+            info = struct.Struct("=24xI")
+            wait_for(lambda: info.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, info.size)) >= (count,))
+
     def connect(self) -> tuple[socket.socket, Connection]:
         """A client and its connection."""
         before = set(self.connections)
@@ -194,6 +204,10 @@ class Rig:
     def until(self, fact: Callable[[], object]) -> None:
         """Turn, with time standing still, until something is true: bytes may take a moment between two sockets."""
         wait_for(lambda: fact() or (self.turn(), fact())[1])
+
+    def arrived(self, connection: Connection) -> None:
+        """Wait until something has come that was not read; without a turn."""
+        assert select.select([connection.sock], [], [], DEADLINE)[0]
 
     def take(self) -> Connection:
         """The next one to run, given away: its runner is the test."""

@@ -239,7 +239,8 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("windows")
-def test_on_windows_it_is_open_for_a_record_only(path: Path) -> None:
+def test_on_windows_it_is_open_for_a_record_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logfile, "LONGEST_TURN", DEADLINE)
     with opened(path, 30, 100) as one, opened(path, 30, 100) as other:
         assert not path.exists()
         handlers = [one, other] * 2
@@ -247,7 +248,10 @@ def test_on_windows_it_is_open_for_a_record_only(path: Path) -> None:
         def run(handler: LogFile) -> None:
             for number in range(50):
                 write(handler, f"record {number}")
-                assert number < 49 or handler.stream is None
+                handler.acquire()  # or the other thread that has it may be writing
+                still_open = handler.stream is not None
+                handler.release()
+                assert not still_open
 
         threads = [threading.Thread(target=run, args=[handler]) for handler in handlers]
         for thread in threads:

@@ -502,7 +502,7 @@ def no_record(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(texts=st.lists(st.text(max_size=8) | st.none(), min_size=4, max_size=4), status=st.integers(200, 499))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_line_is_the_same_with_and_without_a_record(
     monkeypatch: pytest.MonkeyPatch, texts: list[str | None], status: int
 ) -> None:

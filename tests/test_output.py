@@ -16,7 +16,7 @@ from zibai import output
 from zibai.logger import output_logger
 from zibai.output import LONGEST, Collector, Lines
 
-from support import Server, alive, environment, get, wait_for
+from support import DEADLINE, Server, alive, environment, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +90,13 @@ def attached(collector: Collector, pid: int = 42) -> int:
     return outlet._fd
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost because the machine is slow."""
+    monkeypatch.setattr(output, "PATIENCE", DEADLINE)
+
+
+@pytest.mark.usefixtures("patient")
 def test_lines_have_the_pid_of_their_worker_and_the_last_one_needs_no_end(log: Log) -> None:
     log.open.set()
     collector = Collector()
@@ -131,6 +138,7 @@ def test_a_log_that_takes_nothing_blocks_no_worker_and_what_is_lost_is_counted(
     assert len(log.lines) + lost() == 20001
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_slow_log_loses_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "ROOM", 100)
     log.open.set()

@@ -31,7 +31,7 @@ from zibai.tlssocket import PIECE, TLSSocket
 
 from rig import ANSWER, GET, Rig, ended
 from serving import serving
-from support import get, wait_for
+from support import DEADLINE, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -398,6 +398,7 @@ def test_who_stalls_in_the_handshake_has_the_time_of_a_head(tls_rig: TLSRig, cre
     tls_rig.answered(good)
     tls_rig.turn(after=1.2)
     assert len(tls_rig.connections) == 1
+    silent.sock.settimeout(DEADLINE)
     assert ended(silent.sock) == b""
     assert tls_rig.ended(half) == "cut"
 
@@ -541,6 +542,7 @@ def test_a_client_that_only_listens_any_more_is_answered(tls_rig: TLSRig, creden
         tls_rig.until(lambda: (tls_rig.run(), len(tls_rig.served) == before + requests)[1])  # noqa: B023
         tls_rig.until(lambda: (tls_rig.run(), not tls_rig.connections)[1])
         # Python's ssl reads nothing any more when it has said goodbye, so count what came.
+        peer.sock.settimeout(DEADLINE)
         assert len(ended(peer.sock)) > requests * len(ANSWER)
 
 

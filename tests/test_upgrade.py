@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import subprocess
@@ -115,6 +116,7 @@ def test_no_room_for_another_process(
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
+    gc.collect()  # what earlier tests have left is not to go meanwhile
     open_before = len(os.listdir("/dev/fd"))
     new = Upgrade("/", None, listeners, None, None)
     new.on_signal("SIGUSR2")
