@@ -137,7 +137,7 @@ def _from_handle(handle: Any) -> Outlet:
         import msvcrt
 
         return Outlet(msvcrt.open_osfhandle(handle.detach(), os.O_WRONLY))
-    raise NotImplementedError
+    raise AssertionError("handles are of Windows")
 
 
 # ---------------------------------------------------------------------------------------------- the parent's side

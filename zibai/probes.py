@@ -162,7 +162,7 @@ class Probes:
             elif not client.answered:
                 self._read(client, data)
         except BlockingIOError:
-            pass
+            pass  # the poller was wrong, which it may be
         except OSError as error:
             debug_logger.debug("--health-listen: a client has left: %s", error)
             self._close(client)

@@ -105,7 +105,7 @@ class TLSConnection(Connection):
             elif self.sock.is_shaken:
                 self._begin(now)
         except (BlockingIOError, InterruptedError):
-            pass
+            pass  # the rest goes when the client has taken some
         except OSError:
             self.out.clear()
             self.state = CLOSED

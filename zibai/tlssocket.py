@@ -76,7 +76,7 @@ class TLSSocket(Socket):
             try:
                 self._plain = self._decrypt()
             except BlockingIOError:
-                pass
+                pass  # a record that is not whole yet, or TLS's own
         return True
 
     def said(self) -> bytes:
@@ -122,7 +122,7 @@ class TLSSocket(Socket):
             else:
                 self._ended = True
         except ssl.SSLWantReadError:
-            pass
+            pass  # that was all that is whole
         except ssl.SSLError:
             self._ended = True  # whatever it is, it does not come from the client any more
         if self._outgoing.pending:
@@ -144,7 +144,7 @@ class TLSSocket(Socket):
         try:
             self._push()
         except OSError:
-            pass
+            pass  # no room, or nobody there: who sends next finds out
 
     def send(self, data: "ReadableBuffer", flags: int = 0) -> int:
         with self._lock:
@@ -186,5 +186,5 @@ class TLSSocket(Socket):
                 try:
                     self._push()
                 except OSError:
-                    pass
+                    pass  # no room, or nobody there: what is left is returned
             return bytes(self._rest)
