@@ -133,7 +133,7 @@ def test_eight_hundred_stalled_clients(backend: tuple[str, ...], secured: bool, 
             for kind in ("head", "body"):
                 assert {data[:12] for data in ends(clients[kind])} == {b"HTTP/1.1 408"}
             wait_for(lambda: descriptors(server) <= base)
-            assert limit <= time.monotonic() - begin < 3 * limit
+            assert limit <= time.monotonic() - begin < 5 * limit
             assert len(tasks(server)) <= SLOTS + 4
         finally:
             for client in chain.from_iterable(clients.values()):
