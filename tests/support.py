@@ -325,7 +325,11 @@ class Client:
         elif sys.platform != "win32":
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(timeout)
-            self.socket.connect(str(where))
+            try:
+                self.socket.connect(str(where))
+            except BaseException:
+                self.socket.close()
+                raise
         if tls is not None:
             plain = self.socket
             try:

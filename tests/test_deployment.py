@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from test_e2e_drain import health, says_close
+from test_e2e_proxies import free_ports
 from test_readme import SNIPPETS
 
 from zibai import Options, parse_args
@@ -187,8 +188,7 @@ NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/loca
 def nginx(folder: Path) -> Iterator[int]:
     """The port of an nginx with the file of the page, before ``shop.sock`` in ``folder``."""
     assert NGINX is not None
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_ports(["nginx"])["nginx"]
     site = file("shop.conf").replace("/run/shop.sock", f"{folder}/shop.sock")
     assert "listen 80;" in site
     (folder / "shop.conf").write_text(site.replace("listen 80;", f"listen 127.0.0.1:{port};"))

@@ -93,10 +93,10 @@ def test_curl_expects_100_continue(server: Server, tmp_path: Path, framing: list
     body = b"".join(pattern(2 * 1024 * 1024))
     (tmp_path / "body").write_bytes(body)
     # Without the 100, curl would send the body after this long, and the test would not see that it is missing.
-    patience = ["--expect100-timeout", str(DEADLINE)]
+    patience = ["--expect100-timeout", str(2 * DEADLINE)]
     expect = ["-H", "Expect: 100-continue", *framing, *patience]
     url = f"http://127.0.0.1:{server.port}/checksum"
-    curl = ["curl", "-q", "--noproxy", "*", "-sS", "-v", "--max-time", str(DEADLINE / 2)]
+    curl = ["curl", "-q", "--noproxy", "*", "-sS", "-v", "--max-time", str(DEADLINE)]
     done = subprocess.run(
         [*curl, *expect, "--data-binary", "@body", url], cwd=tmp_path, capture_output=True, check=False
     )

@@ -106,7 +106,8 @@ def port(log: Path) -> int:
 def test_the_command_comes_back_when_the_server_is_up(folder: Path, processes: tuple[str, ...]) -> None:
     log = folder / "zibai.log"
     with daemon(folder, "--log-file", "zibai.log", *processes) as pid:
-        assert log.read_text().count("worker ready") == max(1, len(processes))
+        # The command comes back when the parent has heard it, and a worker logs it after it has told its parent.
+        wait_for(lambda: log.read_text().count("worker ready") == max(1, len(processes)))
         assert get(port(log)).body == os.fsencode(folder)
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() if sys.platform == "linux" else None
         if fields is not None:

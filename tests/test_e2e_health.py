@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from test_e2e_restart import deploy, ready, restart, site
 
+from zibai.control import describe
+from zibai.scoreboard import Scoreboard
+
 from support import DEADLINE, Client, Gate, Server, alive, environment, get, run, wait_for
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ __all__ = ["site"]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals between processes are POSIX")
 
+WORKER_TIMEOUT = "2"  # seconds, in which a worker that does well beats on a busy machine, too
 GREENLETS = pytest.mark.parametrize("backend", [()], ids=["greenlets"])
 
 
@@ -52,7 +56,7 @@ class Workers:
 @pytest.fixture
 def duo(backend: tuple[str, ...]) -> Iterator[tuple[Server, Workers]]:
     with (
-        Server("mortal:app", "-p", "2", "--worker-timeout", "1", "--no-access-log", *backend) as server,
+        Server("mortal:app", "-p", "2", "--worker-timeout", WORKER_TIMEOUT, "--no-access-log", *backend) as server,
         Workers(server) as workers,
     ):
         yield server, workers
@@ -83,7 +87,7 @@ def test_a_worker_dies_and_its_sibling_never_stops(duo: tuple[Server, Workers], 
         return len(ready(server)) == 3 and victim not in server.children()
 
     wait_for(replaced)
-    assert longest < 1, "this says that it did not stop; the machine may be busy"
+    assert longest < float(WORKER_TIMEOUT), "it would have stopped for so long with one that hangs"
     story = "\n".join(server.log)
     assert f"worker {victim} {DEATHS[path]}; starting another" in story
     assert f"it was serving GET {path} for" in story
@@ -105,9 +109,10 @@ def test_a_killed_worker_says_what_it_was_serving(duo: tuple[Server, Workers], t
 
 
 def test_one_that_computes_is_not_judged_by_the_clock_alone(backend: tuple[str, ...]) -> None:
-    with Server("mortal:app", "-p", "1", "--worker-timeout", "1.5", *backend) as server:
+    with Server("mortal:app", "-p", "1", "--worker-timeout", "3", *backend) as server:
         pid = get(server.port, "/pid").body
-        assert get(server.port, "/burn?2").body == pid
+        # Longer than that by the clock, and by more than a second shorter than twice that, with the beats in between.
+        assert get(server.port, "/burn?3.5").body == pid
 
 
 # --- requests that hang -----------------------------------------------------------------------------
@@ -121,7 +126,7 @@ def test_a_slow_request_is_logged_once_with_its_stack(
     with Server("mortal:app", "--slow-request", "0.2", *processes, *backend) as server, Client(server.port) as client:
         client.send(f"GET /hang?{tmp_path}/here HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         server.wait_for_log("a request has run for")
-        line = server.wait_for_log("time.sleep(0.01)  # app")
+        line = server.wait_for_log("  # app")
         assert "GET /hang," in server.wait_for_log("a request has run for")
         # While it runs; a second look, which another request brings about, does not say it again.
         for _ in range(3):
@@ -137,10 +142,15 @@ def test_a_request_that_is_over_its_time_costs_its_worker_and_nobody_else(
     backend: tuple[str, ...], tmp_path: Path
 ) -> None:
     board = str(tmp_path / "board")
-    flags = ("--request-timeout", "0.5", "--graceful-exit-timeout", "3", "--no-access-log", "--control", board)
+    flags = ("--request-timeout", "0.5", "--graceful-exit-timeout", "6", "--no-access-log", "--control", board)
 
     def idle_connections() -> dict[int, int]:
-        return {each["pid"]: each["idle"] for each in json.loads(ps("--json", "--control", board))["workers"]}
+        # Not by the command: the time for a graceful exit runs meanwhile.
+        seen = Scoreboard.open(board)
+        try:
+            return {each["pid"]: each["idle"] for each in describe(seen)["workers"]}
+        finally:
+            seen.release()
 
     with (
         Server("mortal:app", *flags, *backend) as server,
@@ -155,7 +165,7 @@ def test_a_request_that_is_over_its_time_costs_its_worker_and_nobody_else(
         # Begun after the dump, so it is not over its time itself when the worker drains.
         other.send(f"GET /hang?{tmp_path}/other HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         wait_for((tmp_path / "other").exists)
-        server.wait_for_log("time.sleep(0.01)  # app")
+        server.wait_for_log("  # app")
         server.wait_for_log(f"worker {old.decode()} is replaced, for a request")
         # Until then it is the old one's: it does not drain before its replacement is ready.
         wait_for(lambda: any(idle for pid, idle in idle_connections().items() if pid != int(old)))
@@ -201,19 +211,19 @@ def test_a_child_that_the_application_forks_does_not_serve(backend: tuple[str, .
 @pytest.mark.daily("threads")
 def test_an_application_that_does_not_come_up_says_where_it_stands(backend: tuple[str, ...], site: Path) -> None:
     deploy(site, "endless")
-    done = run("versioned:app", "-l", "127.0.0.1:0", "-p", "2", "--boot-timeout", "3", *backend, cwd=site)
+    done = run("versioned:app", "-l", "127.0.0.1:0", "-p", "2", "--boot-timeout", "6", *backend, cwd=site)
     assert done.returncode == 3
-    assert done.stderr.count("not ready in 3 s") == 1
+    assert done.stderr.count("not ready in 6 s") == 1
     assert done.stderr.count("time.sleep(1000)  # app") == 1
 
 
 @pytest.mark.daily("threads")
 def test_a_deploy_that_does_not_come_up_changes_nothing(backend: tuple[str, ...], site: Path) -> None:
-    with Server("versioned:app", "-p", "1", "--boot-timeout", "2", *backend, cwd=site) as server:
+    with Server("versioned:app", "-p", "1", "--boot-timeout", "6", *backend, cwd=site) as server:
         assert get(server.port, "/version").body == b"1"
         deploy(site, "endless")
         server.signal(signal.SIGHUP)
-        server.wait_for_log("cannot serve: not ready in 2 s")
+        server.wait_for_log("cannot serve: not ready in 6 s")
         server.wait_for_log("the restart is given up")
         assert get(server.port, "/version").body == b"1"
         restart(server, site, "mended")
@@ -258,7 +268,7 @@ def test_nothing_outlives_a_parent_that_is_killed(backend: tuple[str, ...]) -> N
         family = [*workers.of, *server.children()]
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-        wait_for(lambda: not any(map(alive, family)), timeout=5)
+        wait_for(lambda: not any(map(alive, family)))
 
 
 # --- as process 1 -----------------------------------------------------------------------------------

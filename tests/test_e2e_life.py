@@ -102,7 +102,7 @@ def test_a_quick_end_does_not_wait(backend: tuple[str, ...], processes: tuple[st
             client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
             gate.arrival()
             server.signal(signal.SIGINT)
-            assert server.wait(timeout=5) == 0
+            assert server.wait() == 0
     assert "Traceback" not in "\n".join(server.log)
 
 
@@ -122,7 +122,7 @@ def test_a_graceful_end_does_not_wait_for_an_idle_connection(backend: tuple[str,
         assert client.get("/hello").status == 200
         server.signal(signal.SIGTERM)
         assert client.rest() == b""
-        assert server.wait(timeout=5) == 0
+        assert server.wait() == 0
 
 
 # --- workers ----------------------------------------------------------------------------------------

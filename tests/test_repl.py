@@ -39,7 +39,7 @@ def at_prompt(person: Person) -> None:
 
 def serving(person: Person, workers: int) -> int:
     """The port, once all are ready."""
-    port = int(person.see(r"listening on http://127.0.0.1:(\d+)"))
+    port = int(person.see(r"listening on http://127.0.0.1:(\d+)\s"))
     for _ in range(max(workers, 1)):
         person.see("worker ready: threads")
     return port
@@ -230,7 +230,7 @@ def test_a_prompt_beside_an_application_of_the_prompt() -> None:
         port = serving(person, 2)
         assert get(port).body.decode().startswith("one ")
         old = person.workers()
-        person.type("import time; reload(); time.sleep(1.2); print('sle' 'pt')")
+        person.type("import time; reload(); time.sleep(2.5); print('sle' 'pt')")
         person.see("no worker can be started: a statement runs at the prompt")
         person.see("slept")
         wait_for(lambda: len(person.workers()) == 2 and not set(old) & set(person.workers()))

@@ -557,6 +557,17 @@ def test_one_that_ends_at_once_is_started_again_after_a_pause_that_doubles() -> 
     assert world.tick() == 1.0, "the pauses of long ago are forgotten"
 
 
+def test_one_that_needs_long_to_start_has_run_only_since_it_is_ready() -> None:
+    world = World(1)
+    world.roster._settle = 1.0
+    world.tick()
+    world.now += 5.0
+    world.ready(1)
+    world.gone(1)
+    assert world.pids == []
+    assert world.tick() == 1.0
+
+
 def test_those_that_end_together_make_one_pause() -> None:
     world = functions(3)
     world.gone(1, 2, 3)

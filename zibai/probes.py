@@ -40,6 +40,9 @@ HEAD: Final = 8 * 1024
 BYTES: Final = 64 * 1024
 """Bytes of a head, and all that are taken from one client."""
 
+LAST: Final = 0.5
+"""Seconds in which who is connected when we stop can still ask; more would hold up the main loop."""
+
 MOST: Final = 64
 """Clients at the same time."""
 
@@ -112,11 +115,11 @@ class Probes:
         try:
             while self._turn(acceptor):
                 pass
+            self._answer_the_last(acceptor)
         except Exception:
             logger.exception("--health-listen does not answer any more")
         finally:
-            for client in list(self._clients.values()):
-                self._step(client)  # whoever has asked is answered
+            for client in self._clients.values():
                 client.sock.close()
             acceptor.close()
             self._poller.close()
@@ -138,6 +141,18 @@ class Probes:
                 self._step(self._clients[fd])
         acceptor.accept(fds, clock(), lambda: MOST)
         return True
+
+    def _answer_the_last(self, acceptor: Acceptor) -> None:
+        """Who was accepted here is answered by nobody else, and its question may be on the way."""
+        acceptor.watch(False, clock())
+        self._poller.unregister(self._stopped.fileno())
+        until = clock() + LAST
+        while not all(client.answered for client in self._clients.values()) and clock() < until:
+            fds = [fd for fd, _ in self._poller.poll(LAST)]
+            if not fds:
+                return
+            for fd in fds:
+                self._step(self._clients[fd])
 
     def _open(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
         if len(self._clients) == MOST:

@@ -62,6 +62,7 @@ class Worker:
     def __init__(self, process: Any, generation: int, started: float, deadline: float) -> None:
         self.process: Any = process
         self.started = started
+        self.ready_since = started
         self.generation = generation
         self.state = STARTING
         self.deadline = deadline  # when it must be ready, or have beaten again, or be gone
@@ -78,8 +79,8 @@ class Roster:
 
     ``graceful_timeout`` is what the workers themselves take for a graceful exit, ``boot_timeout`` the time until one
     must be ready, ``worker_timeout`` the time between two of its beats, in seconds; ``inf`` is for ever. ``lame_time``
-    says, when the end is asked for, how many there are before a graceful one. One that lives less than ``settle``
-    seconds is replaced after a pause, as if it had never been ready. One that takes more than ``limits``, in two
+    says, when the end is asked for, how many there are before a graceful one. One that is ready for less than
+    ``settle`` seconds is replaced after a pause, as if it had never been. One that takes more than ``limits``, in two
     samples, is replaced; nothing is looked at without a limit. After ``finished`` the server ends;
     ``failure`` says then that it has never come up. Everything is the caller's one thread's.
     """
@@ -128,6 +129,7 @@ class Roster:
         """It serves."""
         if worker.state is STARTING:
             worker.state = READY
+            worker.ready_since = self._clock()
             # Without a scoreboard there are no beats to wait for.
             worker.deadline = inf if worker.process.beat() is None else self._clock() + self._worker_timeout
             self.was_up = True
@@ -164,7 +166,7 @@ class Roster:
             self._not_ready(worker, ending.reason)
         else:
             pause = ""
-            if self._clock() - worker.started < self._settle:
+            if self._clock() - worker.ready_since < self._settle:
                 self._hold_back()
                 pause = f" in {self._pause:g} s"
             level = logging.INFO if ending.clean else logging.ERROR

@@ -28,8 +28,8 @@ def stop() -> None:
 
 def deaf(path: str) -> None:
     """Knows nothing of the event."""
-    note(path, "begin")
     try:
+        note(path, "begin")
         while True:
             time.sleep(0.01)
     finally:

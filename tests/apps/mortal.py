@@ -26,8 +26,8 @@ def app(environ, start_response):
             hold_the_gil()
         case "/hang":
             touch(query)
-            while not Path(query + ".go").exists():
-                time.sleep(0.01)  # app
+            while not Path(query + ".go").exists():  # app
+                time.sleep(0.01)  # app -- where it stands mostly, but not always
         case "/burn":
             end = time.monotonic() + float(query)
             while time.monotonic() < end:
