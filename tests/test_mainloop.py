@@ -76,6 +76,7 @@ class World:
         self.tick()
 
     def is_up(self) -> None:
+        assert self.loop._pulse.ready == "ok", "who is told may have it asked at once"
         self.ups.append([worker.state for worker in self.loop._roster.workers])
 
     def read(self) -> list[str]:
@@ -83,9 +84,7 @@ class World:
         return signals
 
     def tick(self) -> None:
-        self.loop._roster.tick()
-        self.loop._publish()
-        self.loop._tell_up()
+        self.loop._decide()
 
     @property
     def children(self) -> list[FakeChild]:

@@ -40,7 +40,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def probe(clock: Clock) -> Iterator[Probes]:
     """One that tells of a pulse that is ready."""
     pulse = Pulse()
-    pulse.waits("ready", None)
+    pulse.finds("ready")
+    pulse.waits(None)
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         with Probes([listener], pulse) as probe:
             yield probe
@@ -61,13 +62,14 @@ def test_a_main_loop_that_does_not_come_round_is_not_alive(clock: Clock) -> None
     assert pulse.live == "ok"
     clock.now += STALL
     assert pulse.live == "stalled", "it has never waited"
-    pulse.waits("ready", None)
+    pulse.finds("ready")
+    pulse.waits(None)
     clock.now += 1e6
     assert pulse.live == "ok", "nothing has to be done"
     pulse.wakes()
     clock.now += STALL
     assert pulse.live == "stalled"
-    pulse.waits("ready", 10.0)
+    pulse.waits(10.0)
     clock.now += 10.0 + STALL - 0.1
     assert pulse.live == "ok"
     clock.now += 0.1
@@ -78,9 +80,11 @@ def test_a_main_loop_that_does_not_come_round_is_not_alive(clock: Clock) -> None
 def test_the_reason_is_one_word(condition: str) -> None:
     pulse = Pulse()
     assert pulse.ready == "starting"
-    pulse.waits(condition, None)
+    pulse.finds(condition)
+    pulse.waits(None)
     assert pulse.ready == condition
-    pulse.waits("ready", None)
+    pulse.finds("ready")
+    pulse.waits(None)
     assert pulse.ready == "ok"
 
 

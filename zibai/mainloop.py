@@ -132,16 +132,10 @@ class MainLoop:
         with self._changes, self._changed:
             try:
                 while True:
-                    timeout = roster.tick()
-                    self._publish()
-                    self._tell_up()
-                    due = [timeout, *(observer.look(roster) for observer in self._observers)]
-                    if roster.is_ending:
-                        self._on_end()
+                    timeout = self._decide()
                     if roster.finished:
                         break
-                    timeout = min((each for each in due if each is not None), default=None)
-                    self._pulse.waits(roster.condition, timeout)
+                    self._pulse.waits(timeout)
                     self._wait(signals, timeout)
             except BaseException:
                 # A bug of ours: the workers go with us, or nobody would end them.
@@ -154,6 +148,18 @@ class MainLoop:
                     self._collector.close()
         if roster.failure:
             raise self._error or LoadError("no worker has come up")
+
+    def _decide(self) -> float | None:
+        """Have the roster decide, then tell of it; in how many seconds to come again, None is never."""
+        roster = self._roster
+        timeout = roster.tick()
+        self._publish()
+        self._pulse.finds(roster.condition)  # before anybody is told: who hears it may send others to ask
+        self._tell_up()
+        due = [timeout, *(observer.look(roster) for observer in self._observers)]
+        if roster.is_ending:
+            self._on_end()
+        return min((each for each in due if each is not None), default=None)
 
     def _tell_up(self) -> None:
         roster = self._roster

@@ -20,9 +20,12 @@ class Pulse:
         self._condition = "starting"
         self._expected = clock()  # when the main loop has to be seen again
 
-    def waits(self, condition: str, timeout: float | None) -> None:
-        """It has done everything and goes to wait, for so long if nothing happens; None is for ever."""
+    def finds(self, condition: str) -> None:
+        """It has looked. Said before anybody hears what follows from it, who may come to ask at once."""
         self._condition = condition
+
+    def waits(self, timeout: float | None) -> None:
+        """It has done everything and goes to wait, for so long if nothing happens; None is for ever."""
         self._expected = inf if timeout is None else clock() + timeout
 
     def wakes(self) -> None:
