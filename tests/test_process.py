@@ -21,7 +21,7 @@ from zibai.process import Child, Message, Parent, Signals, reap_strangers
 from zibai.scoreboard import Row
 from zibai.sockets import Socket
 
-from support import wait_for
+from support import alive, wait_for
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 
@@ -457,6 +457,19 @@ def test_forked_workers_hold_nothing_of_their_siblings() -> None:
         output._readers.discard(reader)
         os.close(reader)
         os.close(writer)
+
+
+@posix
+def test_a_forked_worker_that_hangs_in_a_lock_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock of the locale was held by a thread that is not in the fork: as good as a call that does not return."""
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "BIRTH", 0.1)
+        patch.setattr(os, "strerror", lambda _: time.sleep(1000))
+        hanging = Child(forked, (-1,), method="fork")
+        with pytest.raises(OSError, match="hangs"):
+            hanging.start()
+    assert hanging.known_pid
+    assert not alive(hanging.known_pid)
 
 
 def forked(parent: Parent, fd: int) -> None:

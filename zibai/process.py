@@ -8,10 +8,14 @@ carries death, both ways: its other end is closed by the system, whatever happen
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
 ``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows). Only what cannot be sent, such as a function
-that was typed at a prompt, is forked: then a worker has to let go of what it has inherited (:func:`_forked`).
+that was typed at a prompt, is forked: then a worker has to let go of what it has inherited (:func:`_forked`), and says
+``born`` first of all. A fork copies the locks that other threads hold at that moment, and nobody will ever let go of
+the copies: the prompt's thread holds that of the C library's locale while readline begins and ends a line, and the
+worker would wait for it at its first OSError, for the text of that.
 """
 
 import _socket
+import errno
 import multiprocessing
 import os
 import signal
@@ -41,6 +45,9 @@ else:
 Socket = _socket.socket
 
 Method = Literal["spawn", "fork"]
+
+BIRTH = 3.0
+"""Seconds that a forked worker has to show that it hangs in no lock; it takes a millisecond."""
 
 
 class Message(NamedTuple):
@@ -95,7 +102,7 @@ class Child:
         self._process = (make or context.Process)(target=target, args=args, name="zibai worker")
 
     def start(self) -> None:
-        """Start it; OSError when the system has no room for another process."""
+        """Start it; OSError when the system has no room for another process, or it hangs from the start."""
         self._oom_kills = machine.oom_kills()
         try:
             with _signals_held_back(self._spawned):
@@ -108,6 +115,18 @@ class Child:
             self._far.close()  # the worker's alone from now on, so that its death closes it
             if self._outlet is not None:
                 self._outlet.close()
+        if not self._spawned:
+            self._await_birth()
+
+    def _await_birth(self) -> None:
+        if self.pipe.poll(BIRTH):
+            with suppress(EOFError, OSError):  # it has died instead, which its sentinel tells
+                self.pipe.recv()
+            return
+        self._process.kill()
+        self._process.join()
+        self.close()
+        raise OSError("it was forked while another thread held a lock, and hangs in that")
 
     @property
     def pid(self) -> int:
@@ -216,12 +235,14 @@ class Child:
 _relatives: WeakSet[Child] = WeakSet()
 
 
-def _forked(target: Callable[..., None], *args: Any) -> None:
-    """The beginning of a worker that was forked: close what is the parent's alone."""
+def _forked(target: Callable[..., None], parent: "Parent", *args: Any) -> None:
+    """The beginning of a worker that was forked: hang now or never, and close what is the parent's alone."""
+    os.strerror(errno.ENOENT)  # behind the lock of the locale
+    parent.born()
     for child in _relatives:
         child.pipe.close()
     output.let_go()
-    target(*args)
+    target(parent, *args)
 
 
 def reap_strangers(workers: set[int]) -> None:
@@ -261,6 +282,10 @@ class Parent:
 
     def __reduce__(self) -> Any:
         return Parent, (self.pipe, self.since, self.outlet)
+
+    def born(self) -> None:
+        """Say that this worker, a fork, runs."""
+        self._send(Message("born"))
 
     def ready(self) -> None:
         """Say that this worker serves."""
