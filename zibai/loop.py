@@ -167,8 +167,7 @@ class Loop:
             return
         self._now = now = time.monotonic()
         # Before the poller is asked: an event from before could meet a connection that has moved on meanwhile.
-        while self._handed:
-            self._receive(*self._handed.popleft(), now)
+        self._receive_handed(now)
         self._watch_listeners(now)
         waited = len(self._ready)
         self._asleep = True
@@ -197,6 +196,10 @@ class Loop:
                 self._react(connection, mask, now)
         if rest:
             self._react_to_others(rest, waited, now)
+        if self._handed:
+            # What has woken the poller, mostly. All events are dealt with; and to wait for the next turn would cost
+            # a runner's slot as long.
+            self._receive_handed(now)
         if self._drain and not self._draining:
             self._begin_drain(now)
         if now >= self._next_sweep:
@@ -275,13 +278,15 @@ class Loop:
 
     # Steps of connections.
 
-    def _receive(self, connection: Connection, done: bool, now: float) -> None:
-        """A runner handed its connection over: for good, or to have something sent."""
-        if done:
-            self._running -= 1
-            self.finish(connection)
-        elif connection.state is APP:
-            self._settle(connection, now)
+    def _receive_handed(self, now: float) -> None:
+        """What runners have handed over: for good, or to have something sent."""
+        while self._handed:
+            connection, done = self._handed.popleft()
+            if done:
+                self._running -= 1
+                self.finish(connection)
+            elif connection.state is APP:
+                self._settle(connection, now)
 
     def _react(self, connection: Connection, events: int, now: float) -> None:
         """Its socket did something. What is neither of the two events is an error, which both find."""
