@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from zibai.roster import Roster
+
 
 class FakeChild:
     """One that does nothing; it is its own pipe and sentinel, which the test finds ready when it likes."""
@@ -71,12 +73,22 @@ class World:
         monkeypatch.setattr(mainloop, "wait", lambda sources, timeout: self._ready)
         self.board = board
         self.ups: list[list[str]] = []
-        self.loop = MainLoop(print, ("options",), processes, board, on_up=self.is_up)
+        self.looked = 0
+        self.loop = MainLoop(print, ("options",), processes, board, on_up=self.is_up, observers=[self])
         self.signals: list[str] = []
         self.tick()
 
+    def look(self, roster: Roster) -> None:
+        self.looked += roster.was_up
+
+    def sources(self) -> list[Any]:
+        return []
+
+    def on_signal(self, name: str) -> None:
+        """An observer hears those, too."""
+
     def is_up(self) -> None:
-        assert self.loop._pulse.ready == "ok", "who is told may have it asked at once"
+        assert self.looked, "who watches the roster knows it before others are told"
         self.ups.append([worker.state for worker in self.loop._roster.workers])
 
     def read(self) -> list[str]:

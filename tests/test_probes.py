@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,7 @@ from zibai.http1 import Codec
 from zibai.logger import logger
 from zibai.probes import BYTES, MOST, TIME, Probes
 from zibai.pulse import STALL, Pulse
+from zibai.roster import DRAINING, READY
 
 from support import Client, get, raw, wait_for
 
@@ -158,3 +161,27 @@ def test_it_ends_with_clients_there(clock: Clock) -> None:
         for client in clients:
             assert client.rest() == b""
             client.close()
+
+
+@pytest.mark.parametrize("company", [False, True])
+def test_of_two_masters_the_one_that_ends_says_nothing(clock: Clock, company: bool) -> None:
+    """Else somebody could hear that it drains, though the other one serves."""
+    pulse = Pulse()
+    with Probes([], pulse, lambda: company) as probe:
+        probe.look(SimpleNamespace(condition=READY, was_up=True))  # type: ignore[arg-type]
+        assert pulse.ready == "ok"
+        probe.look(SimpleNamespace(condition=DRAINING, was_up=True))  # type: ignore[arg-type]
+        assert not company or not probe._thread.is_alive()
+        assert pulse.ready == ("ok" if company else DRAINING)
+
+
+def test_the_new_one_of_two_knows_that_it_serves_before_it_speaks(clock: Clock) -> None:
+    pulse = Pulse()
+    with Probes([], pulse, lambda: True) as probe:
+        probe.look(SimpleNamespace(condition="starting", was_up=False))  # type: ignore[arg-type]
+        assert probe._thread.ident is None
+        probe._thread = threading.Thread(target=lambda: heard.append(pulse.ready))
+        heard: list[str] = []
+        probe.look(SimpleNamespace(condition=READY, was_up=True))  # type: ignore[arg-type]
+        probe._thread.join()
+        assert heard == ["ok"]

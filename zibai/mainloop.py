@@ -154,9 +154,8 @@ class MainLoop:
         roster = self._roster
         timeout = roster.tick()
         self._publish()
-        self._pulse.finds(roster.condition)  # before anybody is told: who hears it may send others to ask
-        self._tell_up()
         due = [timeout, *(observer.look(roster) for observer in self._observers)]
+        self._tell_up()
         if roster.is_ending:
             self._on_end()
         return min((each for each in due if each is not None), default=None)

@@ -100,11 +100,17 @@ class Probes:
         pass
 
     def look(self, roster: Roster) -> None:
-        """After each turn of the parent."""
-        if roster.condition == DRAINING:
-            if self._has_company():
-                self.stop()
-        elif self._thread.ident is None and (roster.was_up or not self._has_company()):
+        """After each turn of the parent, and before anybody else is told of it, who may send others to ask.
+
+        Of two masters the one that ends falls silent before it would say that it drains, and the one that comes knows
+        that it serves before it speaks.
+        """
+        draining, company = roster.condition == DRAINING, self._has_company()
+        if draining and company:
+            self.stop()
+            return
+        self._pulse.finds(roster.condition)
+        if not draining and self._thread.ident is None and (roster.was_up or not company):
             self._thread.start()
 
     def _run(self) -> None:

@@ -21,7 +21,7 @@ class Pulse:
         self._expected = clock()  # when the main loop has to be seen again
 
     def finds(self, condition: str) -> None:
-        """It has looked. Said before anybody hears what follows from it, who may come to ask at once."""
+        """What it has found out about the workers."""
         self._condition = condition
 
     def waits(self, timeout: float | None) -> None:

@@ -233,7 +233,7 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
     with ExitStack() as stack:
         if listeners.health:
             probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
-            observers.append(stack.enter_context(probes))
+            observers.insert(0, stack.enter_context(probes))
         if options.preload and app is None:  # else the workers are forked from here in any case
             preload = Preload(loader.run_loader, (options, listeners.sockets, board), collector)
             stack.enter_context(preload)
