@@ -57,8 +57,9 @@ class Target:
                 if cut:
                     sock.sendall(data[:cut])
                     # The loop takes what has come in order, but accepts last: so it has read when it answers again.
-                    self._control.get("/wire-ping")
-                    self._control.get("/wire-ping")
+                    # And once more, so that it has answered, too: what follows a last request must not meet the end.
+                    for _ in range(3):
+                        self._control.get("/wire-ping")
                 sock.sendall(data[cut:])
             except ConnectionError:
                 pass  # it has refused the beginning already
