@@ -213,7 +213,7 @@ def test_readiness_comes_with_the_first_worker_and_goes_with_the_wish_to_end(tmp
         server.signal(signal.SIGTERM)
         wait_for(lambda: ask(server, "/readyz") == (503, "draining"))
         assert ask(server, "/livez") == (200, "ok")
-        assert says_close(server.port)
+        wait_for(lambda: says_close(server.port))  # the worker hears of it after the parent
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
 

@@ -98,8 +98,8 @@ def test_no_record_of_many_processes_is_lost_or_torn(path: Path, moves: bool) ->
     assert Counter(line.split(" x")[0].removesuffix(" end").strip() for line in found) == Counter(
         f"{name} {number}" for name in range(processes) for number in range(count)
     )
-    # Some are larger than they should be: who wants to rotate does not wait, and nobody here does anything but write.
-    assert len(list(path.parent.iterdir())) > 10
+    # Many are larger than they should be: who wants to rotate does not wait, and nobody here does anything but write.
+    assert len(list(path.parent.iterdir())) > 3
 
 
 def test_it_is_rotated_before_it_is_too_large(path: Path) -> None:
