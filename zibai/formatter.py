@@ -11,6 +11,7 @@ stays the same for a second. Then that beginning is made once a second, by ``log
 import logging
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from string import Template
@@ -90,7 +91,7 @@ class Formatter(logging.Formatter):
         return self._write(self._text, fields)
 
 
-class AtOnce(logging.Handler):
+class AtOnce(logging.Handler, ABC):
     """A handler that can write the line of an exchange without a record."""
 
     stream: Any
@@ -127,6 +128,6 @@ class AtOnce(logging.Handler):
         """Whether it writes what its formatter makes, and nothing else; may change from second to second."""
         return True
 
+    @abstractmethod
     def write_line(self, line: str) -> None:
         """Write a line with its end; raises what writing does. The handler's lock is held."""
-        raise NotImplementedError

@@ -26,7 +26,8 @@ class Gateway:
     """Calls ``application`` for the connections of one server; any number of runners at once.
 
     ``script_name`` is the path prefix the application is mounted at, "" or "/prefix". Its state is not changed
-    after the start, but for the set of things that are logged only once.
+    after the start, but for the set of things that are logged only once, and for whether the access log is on: that
+    is looked at by the first runner of a second, or by two of them, who find the same.
     """
 
     def __init__(
