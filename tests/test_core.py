@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from zibai import create_bind_socket, serve
+from zibai import Options, create_bind_socket, serve
+from zibai.core import Hooks, Server, Ties
 from zibai.errors import UsageError
 from zibai.loop import Loop
 
@@ -45,3 +46,21 @@ def test_serve_takes_no_option_that_it_could_not_heed(name: str) -> None:
 def test_a_wrong_option_is_told_by_its_flag() -> None:
     with create_bind_socket("127.0.0.1:0") as sock, pytest.raises(UsageError, match="--max-workers must be at least 1"):
         serve(app=lambda *_: [], bind_socket=sock, max_workers=0)
+
+
+def test_a_supervisor_has_its_say_before_the_first_client() -> None:
+    """A worker that is started while the server is a lame duck must say close in its first answer."""
+    before = set(threading.enumerate())
+    runners: list[list[str]] = []
+
+    def note(loop: Loop) -> None:
+        runners.append([each.name for each in set(threading.enumerate()) - before if each.name.startswith("zibai-")])
+
+    end = threading.Event()
+    end.set()
+    with create_bind_socket("127.0.0.1:0") as sock:
+        ties = Ties(before_start=note, on_start=note)
+        Server(
+            lambda *_: [], [sock], Options("hello:app"), end=end, backend="threads", hooks=Hooks(), ties=ties
+        ).run()  # fmt: skip
+    assert runners == [[], ["zibai-1"]]

@@ -125,13 +125,14 @@ def test_the_time_before_the_end_is_counted_here_unless_the_parent_does(
     assert (control._loop.draining, control._graceful.__self__.is_set()) == (draining, ends)
 
 
-def test_a_loop_that_comes_later_is_told_that_its_server_is_lame() -> None:
+@pytest.mark.parametrize("moment", ["prepare", "attach"])
+def test_a_loop_that_comes_later_is_told_that_its_server_is_lame(moment: str) -> None:
     script = Script(("lame", []))
     control: Any = Control(script, threading.Event(), None, 60, 20)  # type: ignore[arg-type]
     control._signals, control._wait = script, script.wait
     control._listen()
     loop: Any = FakeLoop()
-    control.attach(loop)
+    getattr(control, moment)(loop)
     assert loop.draining
 
 

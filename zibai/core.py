@@ -98,8 +98,9 @@ class Ties:
     ``row`` is where the server says what it does, with a slot more than ``max_workers``; ``beat_every`` the seconds
     between two beats in it of an idle server. ``on_worn`` is called after ``max_request_pre_process`` requests and
     ``on_stuck`` for ``request_timeout``, instead of the end of the server, by whoever runs the server loop; they
-    must not block, and neither must ``on_beat``, after each beat. ``on_start`` gets the server loop when it turns,
-    ``on_end`` is called when the end begins, whatever its kind. ``multiprocess`` is ``wsgi.multiprocess``.
+    must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server loop before it takes
+    a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its kind. ``multiprocess``
+    is ``wsgi.multiprocess``.
     """
 
     row: Row | None = None
@@ -108,6 +109,7 @@ class Ties:
     on_worn: Hook | None = None
     on_stuck: Hook | None = None
     on_beat: Hook = lambda: None
+    before_start: Callable[[Loop], object] = lambda loop: None
     on_start: Callable[[Loop], object] = lambda loop: None
     on_end: Hook = lambda: None
 
@@ -162,6 +164,7 @@ class Server:
         if https is not None:
             https.attach(loop, listeners, self._options.max_workers > 1, self._ties.multiprocess)
         try:
+            self._ties.before_start(loop)
             engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
             self._ties.on_start(loop)
             try:

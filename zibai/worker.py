@@ -144,7 +144,7 @@ def run(
             if site.hooks.before_graceful_exit is not None:
                 site.hooks.before_graceful_exit()
 
-        ties.on_start = started
+        ties.before_start, ties.on_start = control.prepare, started
         if parent is not None:
             # Often enough that one beat may be late.
             ties.beat_every = options.worker_timeout / 3 or inf
@@ -281,12 +281,16 @@ class Control:
         # A signal has raised KeyboardInterrupt in the main thread by itself; gevent's has to be told.
         self._quick_by_signal = self._quick if hub is not None or sys.platform == "win32" else _do_nothing
 
+    def prepare(self, loop: Loop) -> None:
+        """The loop takes its first client soon. The main thread's."""
+        if self._is_lame:
+            loop.service.draining = True
+
     def attach(self, loop: Loop) -> None:
         """The loop turns. The main thread's."""
         self._is_booting = False
         self._loop = loop
-        if self._is_lame:
-            loop.service.draining = True
+        self.prepare(loop)  # again, for what has come in between
         self._bequeath(loop)
         self._adopt()
 
