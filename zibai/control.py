@@ -11,9 +11,11 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .logger import logger
 from .machine import is_alive
 from .scoreboard import ASIDE, Report, Scoreboard, clock
 
@@ -56,6 +58,29 @@ def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor:
 def reason(error: OSError | ValueError) -> str:
     """What is wrong with ``--control``, without the path that the system's own errors repeat, however long it is."""
     return f"--control: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+
+
+@contextmanager
+def held(
+    path: str, rows: int, slots: int, facts: dict[str, Any], predecessor: int = 0, *, wanted: bool = False
+) -> Iterator[Scoreboard | None]:
+    """A scoreboard in its file, as :func:`create` makes it; None where there can be none.
+
+    It is worth less than a server that runs. Only who ``wanted`` this file has to know why it is not there.
+    """
+    try:
+        board = create(path, rows, slots, facts, predecessor)
+    except OSError as error:
+        if wanted:
+            logger.warning("no file for zibai ps: %s", reason(error))
+        else:
+            logger.debug("no file for zibai ps: %s", error)
+        yield None
+        return
+    try:
+        yield board
+    finally:
+        board.close()
 
 
 def tidy() -> None:

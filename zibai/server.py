@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from math import inf
 from socket import socket
@@ -313,9 +313,9 @@ def _names(options: Options, sockets: list[socket]) -> list[str]:
     return [describe(sock, "https" if options.certfile else options.url_scheme) for sock in sockets]
 
 
-@contextmanager
-def _scoreboard(options: Options, processes: int, names: list[str], predecessor: int) -> Iterator[Scoreboard | None]:
-    """The scoreboard in its file; None where there can be none, since it is worth less than a server that runs."""
+def _scoreboard(
+    options: Options, processes: int, names: list[str], predecessor: int
+) -> AbstractContextManager[Scoreboard | None]:
     path = options.control or control.default_path(os.getpid())
     if not options.control:
         control.tidy()
@@ -327,20 +327,7 @@ def _scoreboard(options: Options, processes: int, names: list[str], predecessor:
     }
     # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.
     rows = 2 * processes + 30 if processes else 1
-    try:
-        board = control.create(path, rows, options.max_workers + 1, facts, predecessor)
-    except OSError as error:
-        # Only who named a file wants to know.
-        if options.control:
-            logger.warning("no file for zibai ps: %s", control.reason(error))
-        else:
-            logger.debug("no file for zibai ps: %s", error)
-        yield None
-        return
-    try:
-        yield board
-    finally:
-        board.close()
+    return control.held(path, rows, options.max_workers + 1, facts, predecessor, wanted=bool(options.control))
 
 
 def _become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:

@@ -12,8 +12,8 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from itertools import count
 from math import inf
@@ -238,18 +238,8 @@ def _once(hook: Callable[[], object] | None) -> Callable[[], None]:
     return call
 
 
-@contextmanager
-def _scoreboard(job: Job, processes: int) -> Iterator[Scoreboard | None]:
-    """In a file of its own, so that ``zibai ps`` shows the workers. None where there can be none."""
+def _scoreboard(job: Job, processes: int) -> AbstractContextManager[Scoreboard | None]:
+    """In a file of its own, so that ``zibai ps`` shows the workers."""
     facts = {"version": __version__, "app": job.name, "listen": [], "processes": processes}
-    try:
-        # Twice as many rows as workers, since a restart has both generations; and some for those that are added.
-        board = control.create(control.default_path(f"{os.getpid()}-{next(_numbers)}"), 2 * processes + 30, 0, facts)
-    except OSError as error:
-        logger.debug("no file for zibai ps: %s", error)
-        yield None
-        return
-    try:
-        yield board
-    finally:
-        board.close()
+    # Twice as many rows as workers, since a restart has both generations; and some for those that are added.
+    return control.held(control.default_path(f"{os.getpid()}-{next(_numbers)}"), 2 * processes + 30, 0, facts)
