@@ -1,0 +1,178 @@
+"""The documentation as its readers see it: the built site, each page looked at in headless Chromium.
+
+Markdown that one reader understands may be running text to another, and neither the builder nor a test of the source
+notices. So the pages are asked in the browser itself. Without Chromium and its driver the tests are skipped, unless
+``ZIBAI_NEED_BROWSER`` is set.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urldefrag, urljoin
+from urllib.request import urlopen
+
+import pytest
+
+from support import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+WIDTH = 1280
+FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+NEEDED = bool(os.environ.get("ZIBAI_NEED_BROWSER"))
+
+pytestmark = [
+    pytest.mark.skipif(not (BROWSER and DRIVER) and not NEEDED, reason="needs chromium and chromedriver"),
+    pytest.mark.xdist_group("site"),
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the built site; building it has no warning to give."""
+    pytest.importorskip("material", reason="needs mkdocs-material")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=50, check=False)
+    assert built.returncode == 0, built.stderr
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-dev-shm-usage"),
+        *("disable-background-networking", "disable-component-update", "disable-sync", "hide-scrollbars"),
+        *(f"window-size={WIDTH},1000", f"user-data-dir={tmp_path_factory.mktemp('profile')}"),
+    ):
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def address(site: str, page: str) -> str:
+    return site + re.sub(r"(^|/)index\.html$", r"\1", page.removesuffix(".md").removesuffix("index") + "/").lstrip("/")
+
+
+def plain(heading: str) -> str:
+    """The text of a heading, without the marks of Markdown."""
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").replace("\\", "").strip()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page: str, site: str, browser: Any) -> None:
+    browser.get(address(site, page))
+    look = browser.execute_script(
+        """
+        const article = document.querySelector("article");
+        const copy = article.cloneNode(true);
+        copy.querySelectorAll("a.headerlink, pre").forEach(each => each.remove());
+        return {
+            headings: [...copy.querySelectorAll("h1, h2, h3, h4, h5, h6")].map(each => each.textContent.trim()),
+            text: copy.textContent,
+            blocks: article.querySelectorAll("pre").length,
+            coloured: article.querySelectorAll("pre code span").length,
+            wide: [...article.querySelectorAll("table, pre, img")]
+                .filter(each => each.getBoundingClientRect().right
+                    > article.querySelector("h1").getBoundingClientRect().right + 1)
+                .map(each => each.textContent.trim().slice(0, 80)),
+            page: document.documentElement.scrollWidth,
+            pictures: [...article.querySelectorAll("img")].filter(each => !each.naturalWidth).map(each => each.src),
+        };
+        """
+    )
+    source = (DOCS / page).read_text(encoding="utf-8")
+    fences = FENCE.findall(source)
+    expected = [plain(heading) for heading in HEADING.findall(FENCE.sub("", source))]
+    assert look["headings"] == expected
+    assert "```" not in look["text"], "a code block shows as text"
+    assert look["blocks"] == len(fences)
+    assert not look["wide"], "wider than the page"
+    assert look["page"] <= WIDTH
+    assert not look["pictures"], "a picture that does not load"
+
+
+def test_links(site: str, browser: Any) -> None:
+    """Each link within the site leads to a page, and to a heading that is there."""
+    found: dict[str, set[str]] = {}
+    ids: dict[str, set[str]] = {}
+    for page in PAGES:
+        here = address(site, page)
+        browser.get(here)
+        found[here] = set(
+            browser.execute_script(
+                "return [...document.querySelectorAll('[href], [src]')].map("
+                "each => each.getAttribute('href') || each.getAttribute('src'))"
+            )
+        )
+        ids[here] = set(browser.execute_script("return [...document.querySelectorAll('[id]')].map(each => each.id)"))
+    dead = []
+    statuses: dict[str, int] = {}
+    for here, links in found.items():
+        for link in links:
+            target, fragment = urldefrag(urljoin(here, link))
+            if not target.startswith(site):
+                assert not target.startswith("http://127."), target
+                continue
+            if target not in statuses:
+                statuses[target] = status_of(target)
+            if statuses[target] != 200 or (fragment and target in ids and fragment not in ids[target] | {"__search"}):
+                dead.append((here, link))
+    assert not dead
+
+
+def status_of(url: str) -> int:
+    try:
+        with urlopen(url, timeout=10) as response:
+            return int(response.status)
+    except OSError as error:
+        return int(getattr(error, "code", 0))
+
+
+def test_no_page_asks_another_host_for_anything(site: str, browser: Any) -> None:
+    for page in PAGES:
+        browser.get(address(site, page))
+        asked = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+        assert [url for url in asked if not url.startswith((site, "data:"))] == []
+
+
+def test_search_finds(site: str, browser: Any) -> None:
+    with urlopen(site + "search/search_index.json", timeout=10) as response:
+        assert b"systemd" in response.read()
+
+
+def test_each_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page for page in PAGES if f": {page}\n" not in navigation] == []
