@@ -70,7 +70,7 @@ def readme(results: Results, text: str) -> str:
         raise ValueError(f"README.md has no part between {BEGIN} and {END}")
     facts = results.facts
     where = f"{facts.get('Date', '')}, {facts.get('Processor', '')}, Python {facts.get('Python', '')}".strip(", ")
-    part = f"{where}; requests/s:\n\n{tables.comparison(results)}\n{tables.verdict(results)}"
+    part = f"{where}; requests/s of one process:\n\n{tables.headlines(results)}"
     return f"{before}{begin}\n\n{part}\n{end}{after}"
 
 

@@ -74,6 +74,28 @@ def comparison(results: Results) -> str:
     return table(["requests/s", *(work.title for work in works)], rows) + notes(found)
 
 
+HEADLINES = ("hello", "heads", "page", "post", "new", "many", "tls", "flask")
+"""The rows of the README: what a user asks of a server. The page has all workloads."""
+
+PEERS = ("gunicorn gthread", "gunicorn gevent", "waitress", "uvicorn", "granian", "bjoern")
+
+
+def headlines(results: Results) -> str:
+    """The workloads that matter to most users, a row each: this server, and the others that people choose from."""
+    shown = [name for name in names(results) if name in {*OURS, *PEERS}]
+    rows, found = [], []
+    for key in HEADLINES:
+        row = [BY_KEY[key].title]
+        for name in shown:
+            rounds = r.of(results.measurements, name, key)
+            errors = r.errors(rounds)
+            found.append((f"{name}, {row[0]}", errors))
+            row.append(bold(name, figure(r.typical(rounds, r.rate))) + (MARK if errors else "") if rounds else "")
+        if any(row[1:]):
+            rows.append(row)
+    return table(["requests/s", *(bold(name, name) for name in shown)], rows) + notes(found)
+
+
 def verdict(results: Results) -> str:
     """The figures to reach."""
     rows = []

@@ -1,0 +1,59 @@
+"""What a stranger relies on before reading any code: version and changelog agree, the README leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from zibai import __version__
+
+from support import ROOT
+
+SECTION = re.compile(r"^## \[([^]]+)\](?: - (\d{4}-\d{2}-\d{2}))?$", re.MULTILINE)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HOME = "https://github.com/abersheeran/zibai/"
+
+
+def test_the_changelog_has_the_version() -> None:
+    sections = SECTION.findall((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert sections[0] == ("Unreleased", "")
+    assert all(date for _, date in sections[1:]), "each released version has its date"
+    newest = sections[1][0]
+    if __version__.endswith(".dev0"):
+        assert __version__ > newest, "the next version is being made"
+    else:
+        assert __version__ == newest
+
+
+def test_the_readme_is_short_and_its_links_lead_to_files_that_are_there() -> None:
+    assert len(README.splitlines()) <= 150
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    ours = [link.removeprefix(f"{HOME}blob/main/") for link in links if link.startswith(HOME)]
+    assert [path for path in ours if not (ROOT / path.partition("#")[0]).is_file()] == []
+    relative = [link for link in links if not link.startswith(("https://", "#"))]
+    assert relative == [], "a relative link leads nowhere on the page of a package index"
+    headings = {
+        re.sub(r"[^a-z]+", "-", line.lower()).strip("-") for line in re.findall(r"^## (.+)$", README, re.MULTILINE)
+    }
+    assert [link for link in links if link.startswith("#") and link[1:] not in headings] == []
+
+
+def test_what_is_installed_is_this_program() -> None:
+    """The name has an older program on the package index, with other options."""
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        assert re.findall(r"pip install '?zibai-server(?:\[[^]]*\])?(?!(?:\[[^]]*\])?>=)['\s]", text) == [], path.name
+
+
+@pytest.mark.skipif(not (ROOT / ".ci" / "run").exists(), reason="needs the repository")
+def test_one_step_of_ci_can_be_run() -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("needs bash")
+    listed = subprocess.run([bash, ROOT / ".ci" / "run", "--list"], capture_output=True, text=True, check=True)
+    assert {"tests", "lint", "types", "layers", "docs"} <= set(listed.stdout.split())
+    wrong = subprocess.run([bash, ROOT / ".ci" / "run", "nosuch"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "there is no step nosuch; .ci/run --list names them\n")
