@@ -13,7 +13,7 @@ from .servers import BY_NAME, OURS, ROOT, SERVERS, Server, missing, version
 from .workloads import BY_KEY, WORKLOADS, Workload
 
 IDLE, PROCESSES = "idle", "processes"
-UNHURRIED = {"stream", "new", "tls", "tls-new", "many", PROCESSES}  # no figure to reach, and --quick goes without
+UNHURRIED = {"browsers", "new", "tls", "tls-new", "many", PROCESSES}  # no figure to reach, and --quick goes without
 
 Step = tuple[str, Callable[[], str]]  # what it is called, and how it went
 

@@ -1,4 +1,4 @@
-"""The bar chart, an SVG written by hand: hello, each server as a share of the bare loop.
+"""The bar chart, an SVG written by hand: one workload, each server as a share of the bare loop.
 
 It has no background, and its greys are in the middle, so that it is readable on white and on black.
 """
@@ -9,14 +9,16 @@ from . import results as r
 from .results import Results
 from .servers import LIMIT, OURS
 from .tables import figure, names
+from .workloads import BY_KEY, Workload
 
 WIDTH, LABEL, VALUE, ROW, BAR = 760, 150, 150, 26, 18
 TEXT, OTHERS, HIGHLIGHT, REFERENCE = "#7d8590", "#8b949e", "#2f81f7", "#bf8700"
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
-def draw(results: Results, workload: str = "hello") -> str | None:
+def draw(results: Results, work: Workload = BY_KEY["varied"]) -> str | None:
     """None without the bare loop, or without anything to compare."""
+    workload = work.key
     limit = r.of(results.measurements, LIMIT, workload)
     bars: list[tuple[float, str, float]] = []
     for name in names(results):
@@ -31,8 +33,8 @@ def draw(results: Results, workload: str = "hello") -> str | None:
     size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{FONT}" font-size="13" role="img">',
-        "<title>hello: requests a second, as a share of the bare loop</title>",
-        f'<text x="{LABEL}" y="16" fill="{TEXT}">hello: share of the bare loop, requests/s</text>',
+        f"<title>{work.title}: requests a second, as a share of the bare loop</title>",
+        f'<text x="{LABEL}" y="16" fill="{TEXT}">{work.title}: share of the bare loop, requests/s</text>',
     ]
     longest = max(share for share, _, _ in bars)
     for index, (share, name, rate) in enumerate(bars):

@@ -8,5 +8,6 @@ app = Flask(__name__)
 
 
 @app.get("/")
-def hello() -> tuple[bytes, dict[str, str]]:
+@app.get("/shop/item-<int:number>/view")
+def hello(number: int = 0) -> tuple[bytes, dict[str, str]]:
     return HELLO, {"Content-Type": "text/plain; charset=utf-8"}

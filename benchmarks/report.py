@@ -6,6 +6,7 @@ from . import tables
 from .chart import draw
 from .results import Results
 
+CHART = "varied.svg"
 BEGIN, END = "<!-- benchmark: written by python -m benchmarks --readme -->", "<!-- end of benchmark -->"
 
 INTRODUCTION = """\
@@ -36,7 +37,7 @@ def page(results: Results, chart: str | None) -> str:
         INTRODUCTION,
         tables.table(["", ""], results.facts.items(), 2),
         "## Requests a second\n",
-        *([f"![hello, as a share of the bare loop]({chart})\n"] if chart else []),
+        *([f"![varied requests, as a share of the bare loop]({chart})\n"] if chart else []),
         tables.comparison(results),
         *([doubt + "\n"] if (doubt := tables.doubts(results)) else []),
         EXPLANATION,
@@ -44,7 +45,8 @@ def page(results: Results, chart: str | None) -> str:
         tables.verdict(results),
     ]
     for work in tables.measured_workloads(results):
-        parts += [f"## {work.title[0].upper()}{work.title[1:]}\n", tables.workload(results, work)]
+        title = f"## {work.title[0].upper()}{work.title[1:]}\n"
+        parts += [title, f"{work.stands_for}\n", tables.workload(results, work)]
     if results.idle:
         count = max(each.connections for each in results.idle)
         parts += [f"## {count:,} idle connections\n", "Hello, on 64 other connections.\n", tables.idle(results)]
@@ -79,7 +81,7 @@ def write(results: Results, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     svg = draw(results)
     if svg:
-        (output / "hello.svg").write_text(svg, encoding="utf-8", newline="\n")
-    (output / "index.md").write_text(page(results, "hello.svg" if svg else None), encoding="utf-8", newline="\n")
+        (output / CHART).write_text(svg, encoding="utf-8", newline="\n")
+    (output / "index.md").write_text(page(results, CHART if svg else None), encoding="utf-8", newline="\n")
     results.save(output / "results.json")
     return output / "index.md"

@@ -68,8 +68,10 @@ class Server:
         return f"{line} {self.tls}" if workload.tls else line
 
 
+LIMITED = ("varied", "forwarded", "browsers", "hello", "heads", "page", "new", "many")
+
 SERVERS = (
-    Server("bare loop", "-m benchmarks.bareloop {port} {workload}", only=("hello", "heads", "page", "new", "many")),
+    Server("bare loop", "-m benchmarks.bareloop {port} {workload}", only=LIMITED),
     Server("zibai threads", f"{ZIBAI} --no-gevent", tls=WITH_TLS),
     Server("zibai gevent", ZIBAI, "gevent", "gevent", tls=WITH_TLS),
     Server("gunicorn sync", f"{GUNICORN} -k sync", "gunicorn", "gunicorn", keeps_alive=False, tls=WITH_TLS),

@@ -74,7 +74,7 @@ def comparison(results: Results) -> str:
     return table(["requests/s", *(work.title for work in works)], rows) + notes(found)
 
 
-HEADLINES = ("hello", "heads", "page", "post", "new", "many", "tls", "flask")
+HEADLINES = ("varied", "forwarded", "browsers", "orders", "flask", "page", "new", "tls")
 """The rows of the README: what a user asks of a server. The page has all workloads."""
 
 PEERS = ("gunicorn gthread", "gunicorn gevent", "waitress", "uvicorn", "granian", "bjoern")

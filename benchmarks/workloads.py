@@ -32,7 +32,11 @@ BROWSER = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of load. ``blocks`` is how long a call of the application sleeps on average, in seconds."""
+    """One kind of load. ``blocks`` is how long a call of the application sleeps on average, in seconds.
+
+    ``varies`` names a script of :mod:`benchmarks.varied`; without it each request is the same. ``stands_for`` says
+    which users meet such a load.
+    """
 
     key: str
     title: str
@@ -44,16 +48,68 @@ class Workload:
     body: bytes = b""
     blocks: float = 0.0
     tls: bool = False
+    varies: str = ""
+    stands_for: str = ""
 
     def possible(self, threads: int) -> float | None:
         """Requests a second that so many threads can do, as they sleep; None where they do not."""
         return threads / self.blocks if self.blocks else None
 
 
+# What a browser repeats from request to request; the varied workloads add the rest.
+REPEATED = {name: value for name, value in BROWSER.items() if name not in {"Connection", "Cookie"}}
+API = {"Accept": "application/json", "User-Agent": "shop-client/4.2", "Content-Type": "application/json"}
+
 WORKLOADS = (
-    Workload("hello", "hello"),
-    Workload("heads", "browser heads", headers=BROWSER),
-    Workload("page", "12 KiB", app="benchmarks.apps:page", answer=apps.PAGE),
+    Workload(
+        "varied",
+        "varied",
+        headers=API,
+        varies="varied",
+        stands_for="Clients of an API: each request has a path, query, cookie and request id of its own.",
+    ),
+    Workload(
+        "forwarded",
+        "varied, behind a proxy",
+        headers=API,
+        varies="forwarded",
+        stands_for="The same behind a proxy that adds `X-Forwarded-For` and `X-Forwarded-Proto`.",
+    ),
+    Workload(
+        "browsers",
+        "a hundred browsers",
+        connections=100,
+        headers=REPEATED,
+        varies="clients",
+        stands_for="A site: a hundred clients with different browsers, whose heads differ in some lines.",
+    ),
+    Workload(
+        "orders",
+        "varied JSON POST",
+        app="benchmarks.apps:post",
+        answer=TOTAL,
+        method="POST",
+        headers=API,
+        body=ORDER,
+        varies="post",
+        stands_for="An API that takes JSON, each body another one.",
+    ),
+    Workload(
+        "hello", "hello", stands_for="The same short request again and again: the remembered case, and the limit."
+    ),
+    Workload(
+        "heads",
+        "browser heads",
+        headers=BROWSER,
+        stands_for="The same request again and again, with the long head of a browser.",
+    ),
+    Workload(
+        "page",
+        "12 KiB",
+        app="benchmarks.apps:page",
+        answer=apps.PAGE,
+        stands_for="A page of 12 KiB, always the same request.",
+    ),
     Workload(
         "post",
         "JSON POST",
@@ -62,14 +118,51 @@ WORKLOADS = (
         method="POST",
         headers={"Content-Type": "application/json"},
         body=ORDER,
+        stands_for="An API that takes JSON, always the same.",
     ),
-    Workload("stream", "16 chunks", app="benchmarks.apps:stream", answer=apps.CHUNK * apps.CHUNKS),
-    Workload("new", "new connections", headers={"Connection": "close"}),
-    Workload("tls", "TLS", tls=True),
-    Workload("tls-new", "TLS, new connections", headers={"Connection": "close"}, tls=True),
-    Workload("many", "512 connections", connections=512),
-    Workload("block", "10 ms call", app="benchmarks.apps:block", blocks=0.010),
-    Workload("mixed", "1 in 10 blocks", app="benchmarks.apps:mixed", blocks=0.020 / 10),
-    Workload("flask", "Flask", app="benchmarks.flaskapp:app"),
+    Workload(
+        "stream",
+        "16 chunks",
+        app="benchmarks.apps:stream",
+        answer=apps.CHUNK * apps.CHUNKS,
+        stands_for="A generator that gives 16 pieces of 1 KiB without a Content-Length.",
+    ),
+    Workload(
+        "new",
+        "new connections",
+        headers={"Connection": "close"},
+        stands_for="Clients and proxies that open a connection for each request.",
+    ),
+    Workload("tls", "TLS", tls=True, stands_for="The short request over TLS, on kept connections."),
+    Workload(
+        "tls-new",
+        "TLS, new connections",
+        headers={"Connection": "close"},
+        tls=True,
+        stands_for="A TLS handshake for each request.",
+    ),
+    Workload("many", "512 connections", connections=512, stands_for="Many clients at once, with the short request."),
+    Workload(
+        "block",
+        "10 ms call",
+        app="benchmarks.apps:block",
+        blocks=0.010,
+        stands_for="A database call of 10 ms in each request.",
+    ),
+    Workload(
+        "mixed",
+        "1 in 10 blocks",
+        app="benchmarks.apps:mixed",
+        blocks=0.020 / 10,
+        stands_for="Most requests are served from a cache; one in ten waits for 20 ms.",
+    ),
+    Workload(
+        "flask",
+        "Flask, varied",
+        app="benchmarks.flaskapp:app",
+        headers=API,
+        varies="varied",
+        stands_for="A framework, with requests that differ.",
+    ),
 )
 BY_KEY = {workload.key: workload for workload in WORKLOADS}
