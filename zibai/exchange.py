@@ -19,7 +19,7 @@ from .http1 import response
 from .http1.request import Block, Request
 from .http1.response import HOP_BY_HOP, Answer, Framing, head_end, interim, prepare
 from .logger import access_logger, debug_logger, error_logger, log_exchange
-from .outgoing import File, read_at
+from .outgoing import STEP, File, read_at
 from .scoreboard import clock
 from .sending import LOOK, TAIL
 
@@ -176,7 +176,7 @@ class Exchange:
                 self._send(data, len(data) if single else None, whole)
             elif not whole:
                 self._look_for_client()
-            if self._is_satisfied():
+            if self._is_satisfied() or (self._framing is None and self.answer is not None and self.answer.length == 0):
                 self._finish()
                 self._look_for_surplus(pieces)
                 return
@@ -217,31 +217,33 @@ class Exchange:
         if type(data) is not bytes and not isinstance(data, bytes):
             raise TypeError(f"the application must give bytes, not {type(data).__name__}")
         connection, framing = self._connection, self._framing
-        head = b""
+        head = tail = b""
         if framing is None:
             framing, head = self._begin(size)
         if framing.bodyless:
             data = b""
-        elif framing.chunked:
-            self.sent += len(data)
-            if data:
+        elif self._left is not None:
+            if len(data) > self._left:
+                self._say_surplus()
+                data = data[: self._left]
+            self._left -= len(data)
+        given = len(data)
+        if framing.chunked:
+            if len(data) >= STEP:
+                head, tail = b"%b%x\r\n" % (head, len(data)), b"\r\n"  # without a copy of what is large
+            elif data:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
-        else:
-            if self._left is not None:
-                if len(data) > self._left:
-                    self._say_surplus()
-                    data = data[: self._left]
-                self._left -= len(data)
-            self.sent += len(data)
         if connection.out and not whole and self._left != 0:
             connection.drain(max(0, TAIL - len(data)))
         if head and len(data) < BLOCK:
-            connection.send(head + data)
-        else:
-            if head:
-                connection.send(head)
-            if data:
-                connection.send(data)
+            data = head + data
+        elif head:
+            connection.send(head)
+        self.sent += given
+        if data:
+            connection.send(data)
+        if tail:
+            connection.send(tail)
 
     def _begin(self, size: int | None) -> tuple[Framing, bytes]:
         answer = self.answer
