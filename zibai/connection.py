@@ -249,15 +249,15 @@ class Connection(Receiver):
             self._answered(now)
 
     def _tell_sent(self) -> None:
-        """The last answer is out, or what is left of it is lost: say what there is to be said of that."""
+        """The last response is out, or what is left of it is lost: log what is to be logged of that."""
         fault, on_sent = self.fault, self.on_sent
         self.fault = self.on_sent = None
         try:
             if fault is not None:
                 path = self.request.path if self.request is not None else ""
-                self.service.report(error_logger.error, "the answer to %s is cut: %s", ascii(path), fault)
+                self.service.report(error_logger.error, "the response to %s is cut: %s", ascii(path), fault)
             if on_sent is not None:
-                self.service.report(on_sent, self)
+                on_sent(self)
         except Exception:
             # A log that cannot be written must not end the loop.
             with suppress(Exception):
@@ -313,7 +313,7 @@ class Connection(Receiver):
         elif self.state is not FLUSH:
             self.state = CLOSED
         elif self.is_too_slow(now):
-            self.service.report(debug_logger.debug, "%s does not take its answer, or too slowly", self.peer)
+            self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)
             self.cut()
             self.state = CLOSED
 

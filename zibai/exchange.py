@@ -369,12 +369,17 @@ class Exchange:
         except Gone:
             pass  # nobody reads it; it is logged as what it is
 
-    def log(self, connection: Connection, environ: Environ) -> None:
+    def log(self, connection: Connection, environ: Environ, *, by_loop: bool = False) -> None:
+        """Log the exchange as it is now. ``by_loop`` says that the loop calls, which must not block."""
         error = self._error
         failed = error is not None or connection.status >= 500
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
         if logger.isEnabledFor(level):
             duration = clock() - connection.started
             sent = max(0, self.sent - connection.lost)
-            log_exchange(logger, level, environ, connection.status, duration, sent, error)
+            facts = (logger, level, environ, connection.status, duration, sent, error)
+            if by_loop:
+                connection.service.report(log_exchange, *facts)
+            else:
+                log_exchange(*facts)
         self._error = None  # it refers to this frame; a cycle would keep the environ until the next collection

@@ -130,6 +130,8 @@ class Sender:
                 self.out = Outgoing(self.out)
             self.out.add_file(file)
             now = time.monotonic()
+            if not self.lent:
+                self.start_clock(now)
             # As much as the kernel is likely to take goes at once; a client as fast as the file must not hold us.
             for _ in range(TAIL // STEP):
                 if not (self.out and self._push(now)):
@@ -257,6 +259,8 @@ class Sender:
 
     def is_too_slow(self, now: float) -> bool:
         """The deadline is over: whether the client has taken nothing, or too little. If not, there is a new one."""
+        if now < self.deadline:
+            return False  # it has moved while its holder waited for the lock
         taken = self._taken()
         patience = self._send_patience(now, taken)
         if taken <= self._seen or patience <= 0:

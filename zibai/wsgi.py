@@ -100,7 +100,7 @@ class Gateway:
             if connection.out:
                 # The rest goes out without this runner, and only then it is known how much of it went, and when.
                 connection.alone = False  # which has the loop look at what is left to be done
-                connection.on_sent = partial(exchange.log, environ=environ)
+                connection.on_sent = partial(exchange.log, environ=environ, by_loop=True)
             else:
                 exchange.log(connection, environ)
         # What an application keeps, write() for one, must not reach into the next exchange of the connection.
