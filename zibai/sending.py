@@ -54,7 +54,7 @@ class Sender:
         self.service = service
         self.state: str = HEAD
         self.deadline = inf
-        self.closing = False  # no further request after this answer
+        self.closing = False  # no further request after this response
         self.broken = False  # nothing can be sent any more
         self.out: Any = bytearray()  # what waits to be sent; an Outgoing when that is large
         self.lock = allocate_lock()
@@ -65,8 +65,8 @@ class Sender:
         self.ended = inf  # when the client was first seen to have ended its side
         self._slot: Slot = service.row.slots[0]  # the runner's, while there is one
         self._held = 0  # bytes of memory that the budget of the service knows of
-        # Since when something waits, what was given to the kernel in that time, what the kernel had before, and what of
-        # both the client had taken at the last look.
+        # Since when something waits; the bytes that the kernel was given since then, and those that it had before; and
+        # how many of both the client had taken at the last look.
         self._since = 0.0
         self._given = self._backlog = self._seen = 0
 
@@ -175,7 +175,7 @@ class Sender:
         return found == RESET
 
     def cut(self) -> None:
-        """End the exchange so that the client sees that its answer is not whole."""
+        """End the exchange so that the client sees that its response is not whole."""
         with self.lock:
             self._cut()
 

@@ -97,7 +97,7 @@ class Gateway:
             # To ask the logger each time would cost 3 % of all that a plain request needs.
             self._looked, self._logs = response.day, access_logger.isEnabledFor(logging.INFO)
         if self._logs or connection.status >= 500 or exchange._error is not None:
-            if connection.out:
+            if connection.out and exchange._error is None:
                 # The rest goes out without this runner, and only then it is known how much of it went, and when.
                 connection.alone = False  # which has the loop look at what is left to be done
                 connection.on_sent = partial(exchange.log, environ=environ, by_loop=True)
