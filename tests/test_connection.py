@@ -220,12 +220,11 @@ def pair() -> Iterator[tuple[Connection, socket.socket, list[Connection]]]:
         yield connection, client, told
 
 
-def fill(connection: Connection) -> bytes:
+def fill(connection: Connection) -> None:
     """Send until the socket takes no more and something is lent."""
     data = b"x" * 100_000
     while not connection.out:
         connection.send(data)
-    return bytes(connection.out)
 
 
 def take(client: socket.socket) -> int:
@@ -267,7 +266,7 @@ def test_what_is_lent_again_is_told_again(
         take(client)
 
 
-def test_more_than_the_tail_waits_for_the_client(pair: tuple[Connection, socket.socket, list[Connection]]) -> None:
+def test_sending_never_waits_and_draining_does(pair: tuple[Connection, socket.socket, list[Connection]]) -> None:
     connection, client, _ = pair
     waited = []
 
@@ -279,10 +278,13 @@ def test_more_than_the_tail_waits_for_the_client(pair: tuple[Connection, socket.
     connection.service.waits = Reading()
     size = 4 * TAIL
     connection.send(b"x" * size)
-    assert waited
-    assert 0 < len(connection.out) <= TAIL
     for _ in range(20):
         connection.send(b"y" * 100_000)
-        assert len(connection.out) <= TAIL
+    assert not waited
+    assert len(connection.out) > 2 * TAIL
+    connection.drain(TAIL)
+    assert waited
+    assert 0 < len(connection.out) <= TAIL
     connection.drain()
     assert sum(waited) + take(client) == size + 2_000_000
+    assert connection.service.unsent.held == 0

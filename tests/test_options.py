@@ -70,6 +70,8 @@ def test_defaults() -> None:
         "http": "auto",
         "max_body_size": 1073741824,
         "min_body_rate": 500.0,
+        "min_send_rate": 500.0,
+        "max_unsent_memory": 268435456,
         "stream_request_body": False,
         "before_serve": None,
         "before_graceful_exit": None,

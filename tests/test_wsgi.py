@@ -23,6 +23,7 @@ import pytest
 
 from zibai import create_bind_socket
 from zibai.http1 import FastLane
+from zibai.outgoing import STEP
 from zibai.trust import Trust
 from zibai.wsgi import Gateway
 
@@ -542,6 +543,113 @@ def test_the_iterable_is_closed_when_the_client_leaves_which_is_no_error() -> No
     assert record.exc_info is None
 
 
+# --- what is not sent is not made -----------------------------------------------------------------
+
+
+def counting(pieces: Iterable[bytes], steps: list[int]) -> Iterator[bytes]:
+    for piece in pieces:
+        steps.append(len(piece))
+        yield piece
+
+
+def endless(piece: bytes) -> Iterator[bytes]:
+    return iter(lambda: piece, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "fields", "piece", "most"),
+    [
+        ("HEAD", "200 OK", [], b"a", 0),
+        ("HEAD", "200 OK", [("Content-Length", "5")], b"a", 0),
+        ("GET", "204 No Content", [], b"a", 0),
+        ("GET", "304 Not Modified", [], b"", 0),
+        ("GET", "200 OK", [("Content-Length", "2")], b"a", 3),
+        ("GET", "200 OK", [("Content-Length", "2")], b"aaa", 2),
+        ("GET", "200 OK", [("Content-Length", "0")], b"a", 2),
+        ("GET", "200 OK", [("Content-Length", "0")], b"", 2),
+    ],
+)
+@pytest.mark.parametrize("lazy", [False, True], ids=["at once", "lazily"])
+def test_an_endless_iterable_is_closed_when_nothing_of_it_is_sent(
+    method: str, status: str, fields: list[tuple[str, str]], piece: bytes, most: int, lazy: bool
+) -> None:
+    steps: list[int] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if lazy:
+            return late(start_response)
+        start_response(status, [*TEXT, *fields])
+        return counting(endless(piece), steps)
+
+    def late(start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response(status, [*TEXT, *fields])
+        yield from counting(endless(piece), steps)
+
+    with serving(app, valid=False) as server, Client(server.port) as client:
+        for _ in range(2):
+            client.send(f"{method} / HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            answer = client.read("HEAD" if not most else "GET")
+            assert answer.status == int(status[:3])
+    assert len(steps) <= 2 * (most or lazy)
+    assert server.logged("zibai.error") == [] or most
+
+
+def test_what_fails_behind_the_last_promised_byte_cuts_nothing() -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [*TEXT, ("Content-Length", "2")])
+        yield b"ok"
+        raise RuntimeError("on purpose")
+
+    with serving(app, valid=False) as server, Client(server.port) as client:
+        assert [client.get().body for _ in range(2)] == [b"ok"] * 2
+    assert server.exchanges == [("zibai.error", 200)] * 2
+
+
+def test_an_application_comes_to_its_end_behind_the_last_promised_byte() -> None:
+    ends = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [*TEXT, ("Content-Length", "2")])
+        yield b"ok"
+        ends.append(True)
+
+    with serving(app, valid=False) as server, Client(server.port) as client:
+        assert client.get().body == b"ok"
+    assert ends == [True]
+
+
+def test_writing_what_is_not_sent_ends_with_the_client() -> None:
+    begun = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        write = start_response("200 OK", TEXT)
+        while True:
+            write(b"a")
+            begun.set()
+
+    with serving(app, valid=False) as server:
+        with Client(server.port) as client:
+            client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert begun.wait(DEADLINE)
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_for(lambda: server.exchanges)
+    assert server.exchanges == [("zibai.access", 200)]
+
+
+@pytest.mark.parametrize("size", [256 * 1024 - 1, 256 * 1024, 3_000_000])
+def test_a_large_chunk_is_framed_as_any_other(size: int) -> None:
+    piece = os.urandom(size)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", TEXT)
+        yield piece
+        yield b"end"
+
+    answer = ask(app)
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert answer.body == piece + b"end"
+
+
 # --- wsgi.file_wrapper ----------------------------------------------------------------------------
 
 CONTENT = bytes(range(256)) * 10_000  # more than the buffers of a socket take at once
@@ -587,7 +695,8 @@ def test_a_file_is_sent_by_the_kernel_and_closed(path: Path, sendfile: list[int]
     answer = ask(sending(lambda: path.open("rb"), files=files), valid=False)
     assert answer.body == CONTENT
     assert answer.headers["Content-Length"] == str(len(CONTENT))
-    assert sendfile[0] == len(CONTENT)
+    assert sendfile[0] == STEP
+    assert len(CONTENT) > STEP
     assert files[0].closed
 
 

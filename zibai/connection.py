@@ -12,6 +12,7 @@ One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zi
 import io
 import socket
 import tempfile
+from contextlib import suppress
 from http import HTTPStatus
 from math import inf
 from typing import BinaryIO, Final, cast
@@ -209,7 +210,7 @@ class Connection(Receiver):
         self.service.answered[refusal.status // 100] += 1
         self.out += plain(refusal.status, retry_after=refusal.retry_after)
         self.state = FLUSH
-        self.deadline = now + self.service.socket_timeout
+        self.start_clock(now)
         self.writable(now)
 
     def _log_refusal(self, refusal: Refused) -> None:
@@ -232,19 +233,35 @@ class Connection(Receiver):
         if self.out and not self.broken:
             # Nobody else touches it now, so no lock is needed.
             self.state = FLUSH
-            self.deadline = now + self.service.socket_timeout
+            self.start_clock(now)
         else:
             self._flushed(now)
 
     def _flushed(self, now: float) -> None:
         """Nothing is left to be sent of the last answer."""
         self.lent = False
+        self._tell_sent()
         if self.broken:
             self.state = CLOSED
         elif self.closing:
             self._linger(now)
         else:
             self._answered(now)
+
+    def _tell_sent(self) -> None:
+        """The last response is out, or what is left of it is lost: log what is to be logged of that."""
+        fault, on_sent = self.fault, self.on_sent
+        self.fault = self.on_sent = None
+        try:
+            if fault is not None:
+                path = self.request.path if self.request is not None else ""
+                self.service.report(error_logger.error, "the response to %s is cut: %s", ascii(path), fault)
+            if on_sent is not None:
+                on_sent(self)
+        except Exception:
+            # A log that cannot be written must not end the loop.
+            with suppress(Exception):
+                error_logger.exception("an exchange cannot be logged")
 
     def _answered(self, now: float) -> None:
         """The whole answer is out and the connection is to be kept."""
@@ -287,12 +304,17 @@ class Connection(Receiver):
         elif self.state is HEAD:
             self._end_idle(now)
         elif self.state is APP:
+            with self.lock:
+                if not self.out or not self.is_too_slow(now):
+                    return
             # What was lent stands still; the runner learns of it at its next send.
             self.deadline = inf
             self.abort()
-        else:
-            if self.state is FLUSH:
-                self.service.report(debug_logger.debug, "%s does not take its answer", self.peer)
+        elif self.state is not FLUSH:
+            self.state = CLOSED
+        elif self.is_too_slow(now):
+            self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)
+            self.cut()
             self.state = CLOSED
 
     def _end_idle(self, now: float) -> None:
@@ -315,7 +337,7 @@ class Connection(Receiver):
         """Cut the connection under a runner; the socket stays open until the loop closes it."""
         with self.lock:
             self.broken = True
-            self.out.clear()
+            self.forget()
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -323,7 +345,11 @@ class Connection(Receiver):
 
     def close(self) -> None:
         """Release everything. Only the loop calls this, once the runner has given the connection back."""
+        if self.state is FLUSH and self.out:
+            self.cut()
+        self.forget()
         self.state = CLOSED
+        self._tell_sent()
         try:
             self.body.close()
         except OSError:

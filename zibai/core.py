@@ -18,6 +18,7 @@ from .http1 import FastLane
 from .logger import logger
 from .loop import Loop
 from .options import Options, declared, script_name
+from .outgoing import Budget
 from .scoreboard import Row
 from .service import Service
 from .sockets import Listener, describe, is_public, listen
@@ -214,6 +215,8 @@ class Server:
             max_target=options.max_target_size,
             max_body=options.max_body_size,
             min_body_rate=options.min_body_rate,
+            min_send_rate=options.min_send_rate,
+            unsent=Budget(options.max_unsent_memory),
             stream_body=options.stream_request_body,
             trust=Trust(options.trusted_proxies),
             proxy_protocol=options.proxy_protocol == "on",

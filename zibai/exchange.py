@@ -6,50 +6,30 @@ its body, so that start_response may be called again until then, and an error be
 One record a request is logged: 5xx at ``zibai.error`` with the traceback, all else at ``zibai.access``.
 """
 
-import io
 import logging
-import os
-import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, Final
 
 from .connection import Connection
 from .errors import Gone
+from .filewrapper import BLOCK, FileWrapper, open_plain
 from .http1 import response
 from .http1.request import Block, Request
 from .http1.response import HOP_BY_HOP, Answer, Framing, head_end, interim, prepare
 from .logger import access_logger, debug_logger, error_logger, log_exchange
+from .outgoing import STEP, File, read_at
 from .scoreboard import clock
+from .sending import LOOK, TAIL
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
 
-BLOCK = 64 * 1024
-"""Bytes that are read from a file at once where it cannot be sent by the kernel."""
-
-
-_PLAIN_FILES = (io.FileIO, io.BufferedReader, io.BufferedRandom)
-
-
-class FileWrapper:
-    """``wsgi.file_wrapper``: a file as an iterable; the server sends a plain file by ``os.sendfile`` instead."""
-
-    def __init__(self, file: BinaryIO, block_size: int = BLOCK) -> None:
-        self.file = file
-        self.block_size = block_size
-        if hasattr(file, "close"):
-            self.close = file.close
-
-    def __iter__(self) -> "FileWrapper":
-        return self
-
-    def __next__(self) -> bytes:
-        if block := self.file.read(self.block_size):
-            return block
-        raise StopIteration
+HALF_CLOSED: Final = 5.0
+"""Seconds that an application may go on without a byte for a client that has ended its side of the connection. Such a
+client has left, or has only half closed and still reads; before it is sent something nobody can tell."""
 
 
 class Complaints:
@@ -86,6 +66,7 @@ class Exchange:
     sent = 0  # bytes of the body that the application gave and that were sent
     _framing: Framing | None = None  # set when the head is out
     _left: int | None = None  # bytes that Content-Length still promises
+    _look_at = 0.0  # when to look next whether the client is there
     _complete = False  # whether the whole answer was given to the connection
     _error: BaseException | None = None
 
@@ -110,6 +91,8 @@ class Exchange:
     def write(self, data: bytes) -> None:
         """PEP 3333's write callable: ``data`` is on its way when it returns."""
         self._send(data, None)
+        if self._is_satisfied():
+            self._look_for_client()
 
     def early_hints(self, headers: Headers) -> None:
         """Send 103 Early Hints (RFC 8297)."""
@@ -124,7 +107,14 @@ class Exchange:
         assert self._connection.request is not None
         if self._framing is None and self._connection.request.is_http11:
             self._connection.interims += 1
+            if self._connection.out:
+                self._connection.drain(TAIL)
             self._connection.send(data)
+
+    def client_disconnected(self) -> bool:
+        """``zibai.client_disconnected``: whether nobody waits for this response any more. Any thread."""
+        connection: Connection | None = self.__dict__.get("_connection")
+        return connection is None or connection.has_left()
 
     # The answer.
 
@@ -168,44 +158,92 @@ class Exchange:
         return True
 
     def send_all(self, iterable: Iterable[bytes]) -> None:
-        if isinstance(iterable, FileWrapper) and self._send_file(iterable):
+        """Send what the application has returned. When this returns, all that is left needs no runner."""
+        if self._is_satisfied():
+            # A body that nobody gets is not made: the iterable may have no end.
+            self._finish()
+            self._look_for_surplus(iter(iterable))
+            return
+        if type(iterable) is FileWrapper and self._send_file(iterable):
             return
         # A single piece is the whole body, so its length is known (PEP 3333, "Handling the Content-Length Header").
         single = hasattr(iterable, "__len__") and len(iterable) == 1  # type: ignore[arg-type]
-        for data in iterable:
+        whole = type(iterable) is list or type(iterable) is tuple
+        pieces = iter(iterable)
+        for data in pieces:
             # An empty piece does not begin the answer: start_response may still be called again.
             if data or not isinstance(data, bytes):
-                self._send(data, len(data) if single else None)
+                self._send(data, len(data) if single else None, whole)
+            elif not whole:
+                self._look_for_client()
+            if self._is_satisfied() or (self._framing is None and self.answer is not None and self.answer.length == 0):
+                self._finish()
+                self._look_for_surplus(pieces)
+                return
         self._finish()
 
-    def _send(self, data: bytes, size: int | None) -> None:
-        """Send a piece of the body, after the head. ``size`` is that of the whole body when it is known."""
+    def _is_satisfied(self) -> bool:
+        """Whether no further byte of a body may be sent: there is none, or all that was promised is given."""
+        framing, answer = self._framing, self.answer
+        if framing is not None:
+            return framing.bodyless or self._left == 0
+        assert self._connection.request is not None
+        return answer is not None and (answer.bodyless or self._connection.request.method == "HEAD")
+
+    def _look_for_surplus(self, pieces: Iterator[bytes]) -> None:
+        """The last byte that was promised is given. Give the application one step, not more, to come to its end.
+
+        Many have something to do behind their last piece, and closing the iterable there would leave it undone.
+        """
+        if self._framing is not None and not self._framing.bodyless and next(pieces, b""):
+            self._say_surplus()
+
+    def _say_surplus(self) -> None:
+        self._complaints.say_once("more than Content-Length is given; the rest is dropped", self._connection)
+
+    def _look_for_client(self) -> None:
+        """Nothing was sent, so nothing tells that the client has left: look, at intervals. Raises :class:`Gone`."""
+        now = clock()
+        if now >= self._look_at:
+            self._look_at = now + LOOK
+            if self._connection.has_left(HALF_CLOSED):
+                raise Gone("the client has left")
+
+    def _send(self, data: bytes, size: int | None, whole: bool = False) -> None:
+        """Send a piece of the body, after the head. ``size`` is that of the whole body when it is known.
+
+        If the client is slow, wait for it first, unless the ``whole`` body exists, or this piece is the last of it.
+        """
         if type(data) is not bytes and not isinstance(data, bytes):
             raise TypeError(f"the application must give bytes, not {type(data).__name__}")
         connection, framing = self._connection, self._framing
-        head = b""
+        head = tail = b""
         if framing is None:
             framing, head = self._begin(size)
         if framing.bodyless:
             data = b""
-        elif framing.chunked:
-            self.sent += len(data)
-            if data:
+        elif self._left is not None:
+            if len(data) > self._left:
+                self._say_surplus()
+                data = data[: self._left]
+            self._left -= len(data)
+        given = len(data)
+        if framing.chunked:
+            if len(data) >= STEP:
+                head, tail = b"%b%x\r\n" % (head, len(data)), b"\r\n"  # without a copy of what is large
+            elif data:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
-        else:
-            if self._left is not None:
-                if len(data) > self._left:
-                    self._complaints.say_once("more than Content-Length is given; the rest is dropped", connection)
-                    data = data[: self._left]
-                self._left -= len(data)
-            self.sent += len(data)
+        if connection.out and not whole and self._left != 0:
+            connection.drain(max(0, TAIL - len(data)))
         if head and len(data) < BLOCK:
-            connection.send(head + data)
-        else:
-            if head:
-                connection.send(head)
-            if data:
-                connection.send(data)
+            data = head + data
+        elif head:
+            connection.send(head)
+        self.sent += given
+        if data:
+            connection.send(data)
+        if tail:
+            connection.send(tail)
 
     def _begin(self, size: int | None) -> tuple[Framing, bytes]:
         answer = self.answer
@@ -251,32 +289,48 @@ class Exchange:
         self._complete = True
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
-        """Send a plain file by the kernel; False where it has to be read and sent."""
-        if not self._connection.endpoint.plain or not hasattr(os, "sendfile") or self.answer is None:
+        """Send a plain file without reading it in Python; False where it has to be read."""
+        if self.answer is None:
             return False
+        file = open_plain(wrapper.file, self._connection.endpoint.plain)
+        if file is None:
+            return False
+        promised = self.answer.length if self._framing is None else self._left
+        count = file.left if promised is None else min(file.left, promised)
+        if count < BLOCK:
+            return self._send_small_file(file, count)
+        connection = self._connection
+        size, file.left = file.left, count
         try:
-            fd = wrapper.file.fileno()
-            offset = wrapper.file.tell()
-            info = os.fstat(fd)
-        except (OSError, ValueError, AttributeError):
-            return False
-        if not stat.S_ISREG(info.st_mode) or not isinstance(wrapper.file, _PLAIN_FILES):
-            return False  # whatever else has a descriptor may decode what it reads, as gzip does
-        size = info.st_size - offset
-        if size <= 0:
-            return False  # also a file of /proc, which does not know its size
-        framing = self._framing
-        if framing is None:
-            framing, head = self._begin(size)
-            self._connection.send(head)
+            framing, head = (self._framing, b"") if self._framing is not None else self._begin(size)
+            assert framing is not None
+            if framing.chunked:
+                head = b"%x\r\n" % count  # write() has begun a response of unknown length
+            connection.send(head)
+        except BaseException:
+            file.close()
+            raise
+        self.sent += count
+        connection.send_file(file)
         if framing.chunked:
-            return False  # write() has begun an answer of unknown length
-        if not framing.bodyless:
-            count = size if self._left is None else min(size, self._left)
-            sent = self._connection.send_file(fd, offset, count)
-            self.sent += sent
-            if self._left is not None:
-                self._left -= sent
+            connection.send(b"\r\n")
+        elif self._left is not None:
+            self._left -= count
+        self._finish()
+        return True
+
+    def _send_small_file(self, file: File, count: int) -> bool:
+        """Send a file that is a piece like any other; False when it is not as long as it says."""
+        size = file.left
+        try:
+            data = read_at(file.fd, count, file.offset)
+        except OSError:
+            data = b""
+        finally:
+            file.close()
+        if len(data) != count:
+            return False
+        self._send(data, size)
         self._finish()
         return True
 
@@ -315,11 +369,17 @@ class Exchange:
         except Gone:
             pass  # nobody reads it; it is logged as what it is
 
-    def log(self, connection: Connection, environ: Environ) -> None:
+    def log(self, connection: Connection, environ: Environ, *, by_loop: bool = False) -> None:
+        """Log the exchange as it is now. ``by_loop`` says that the loop calls, which must not block."""
         error = self._error
         failed = error is not None or connection.status >= 500
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
         if logger.isEnabledFor(level):
             duration = clock() - connection.started
-            log_exchange(logger, level, environ, connection.status, duration, self.sent, error)
+            sent = max(0, self.sent - connection.lost)
+            facts = (logger, level, environ, connection.status, duration, sent, error)
+            if by_loop:
+                connection.service.report(log_exchange, *facts)
+            else:
+                log_exchange(*facts)
         self._error = None  # it refers to this frame; a cycle would keep the environ until the next collection

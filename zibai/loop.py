@@ -31,7 +31,8 @@ from .crowd import Crowd
 from .errors import Refused
 from .handover import Adoption, give
 from .health import SOON, Health
-from .logger import logger
+from .kernel import AT_ONCE, has_given_up
+from .logger import debug_logger, logger
 from .poller import READ, WRITE
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, PROXY, READY, Service
 from .sockets import Endpoint, Listener, Socket, endpoint_of
@@ -41,6 +42,9 @@ RESOLUTION: Final = 0.1
 
 GRACE: Final = 1.0
 """Seconds that an idle connection stays open when the server ends: a request in the air is answered, with close."""
+
+BACKLOG: Final = 5.0
+"""Seconds after a time without a free runner in which clients may come that have waited in the backlog and left."""
 
 BUSY_WARNING: Final = 1.0
 """Seconds that requests wait for a runner before a warning says so; then at most one a minute."""
@@ -102,6 +106,7 @@ class Loop:
         self._queue_patience = min(BUSY_WARNING, service.queue_timeout)
         self._busy_warned = -inf
         self._now = 0.0  # of the turn that came last
+        self._full_at = -inf  # when clients have waited in the backlog last
         self._requests_left = max_requests or -1
         self._on_max_requests = on_max_requests
 
@@ -229,14 +234,24 @@ class Loop:
 
     def take(self) -> Connection | None:
         """See :class:`zibai.backends.Turns`."""
-        if not self._quota or self._running >= self._slots:
-            return None
-        self._quota -= 1
-        connection, _ = self._ready.popleft()
-        if self._now < self._crowd.until:
-            connection.closing = True
-        connection.state = APP
-        return connection
+        while self._quota and self._running < self._slots:
+            self._quota -= 1
+            connection, since = self._ready.popleft()
+            if self._now - since > AT_ONCE and self._has_given_up(connection):
+                self._drop(connection)
+                continue
+            if self._now < self._crowd.until:
+                connection.closing = True
+            connection.state = APP
+            return connection
+        return None
+
+    def _has_given_up(self, connection: Connection) -> bool:
+        """Whether the client has left while its request waited, here or in the backlog."""
+        left = has_given_up(connection.sock, silent=connection.alone or not connection.started)
+        if left:
+            self._backend.report(debug_logger.debug, "%s has left while its request waited", connection.peer)
+        return left
 
     def give_away(self, connection: Connection) -> None:
         """See :class:`zibai.backends.Turns`."""
@@ -420,6 +435,8 @@ class Loop:
         if crowd.again != inf and (now >= crowd.again or len(self._connections) < crowd.most):
             crowd.again = inf
         free = self._running < self._slots and crowd.again == inf
+        if not free:
+            self._full_at = now
         self._acceptor.watch(free and not self._draining, now)
 
     def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
@@ -427,6 +444,9 @@ class Loop:
 
     def open(self, connection: Connection, now: float) -> None:
         """Take a connection that has just been accepted."""
+        if now - self._full_at < BACKLOG and self._has_given_up(connection):
+            connection.close()
+            return
         if connection.service.proxy_protocol:
             connection.expect_proxy_header()
         self.add(connection, now)

@@ -449,6 +449,25 @@ class Options:
         "0 is any rate",
         embedded=True,
     )
+    min_send_rate: float = option(
+        500.0,
+        group=LIMITS,
+        metavar="BYTES",
+        minimum=0,
+        help="bytes a second that a client has to take of a response on average, once a part of it has waited for the "
+        "client for 10 seconds; 0 is any rate",
+        embedded=True,
+    )
+    max_unsent_memory: int = option(
+        256 * 1024**2,
+        group=LIMITS,
+        metavar="BYTES",
+        size=True,
+        minimum=0,
+        help="memory that all responses which wait for slow clients take in a worker, as 256M; beyond it a response of "
+        "more than 1 MiB keeps its thread or greenlet until its client has taken it",
+        embedded=True,
+    )
     stream_request_body: bool = option(
         False,
         group=LIMITS,

@@ -1,12 +1,17 @@
 """The sending side of a connection: the runner's, and what the loop does in its stead.
 
-What a runner could not send at once, up to 1 MiB, is lent to the loop, which sends it while the application goes on:
-PEP 3333 wants no block delayed, and a slow client must not hold a thread for it. From then on ``out`` is touched under
-``lock``, by whoever finds the socket writable; the bytes stay in one buffer, so their order cannot change. A runner
-that has lent nothing takes no lock.
+What a client does not take at once is lent to the loop, which sends it while the application goes on, and after the
+application is done: PEP 3333 wants no block delayed, and a slow client must not hold a thread for it. From then on
+``out`` is touched under ``lock``, by the runner or the loop, as either finds the socket writable; the bytes stay in one
+queue, so their order cannot change. A runner that has lent nothing takes no lock.
+
+``send`` never waits. A runner that is to send one more piece of a response that goes on waits by ``drain`` first. That
+bounds what lies here, and nothing else lets a slow client hold a runner.
+
+A client has to take something within ``socket_timeout``, and ``min_send_rate`` on average. The kernel takes bytes in
+lumps, up to some MiB at a time, so at the deadline it is asked what the client has really taken meanwhile.
 """
 
-import os
 import socket
 import struct
 import sys
@@ -14,46 +19,67 @@ import time
 from _thread import allocate_lock
 from collections.abc import Callable
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from .errors import Gone
+from .kernel import ENDED, RESET, look_for_client, unsent
+from .outgoing import SMALL, STEP, File, FileFault, Outgoing
 from .scoreboard import CALLED, SENDING, Slot
-from .service import APP, HEAD, Service
+from .service import APP, FLUSH, HEAD, Service
 from .sockets import Socket
 
 TAIL: Final = 1024 * 1024
-"""Bytes of an answer that the loop finishes for a runner."""
+"""Bytes of a response that may wait here while its application makes more."""
+
+RATE_AFTER: Final = 10.0
+"""Seconds that a client may take for a part of a response at any rate; from then on the minimum rate counts."""
+
+LOOK: Final = 1.0
+"""Seconds between two looks at something that nobody tells us of."""
 
 
 class Sender:
     """What a :class:`~zibai.connection.Connection` is made upon. ``state`` and ``deadline`` are explained there.
 
-    ``send``, ``drain``, ``send_file`` and ``cut`` are the runner's.
+    ``send``, ``drain``, ``send_file``, ``hold``, ``has_left`` and ``cut`` are the runner's.
     """
 
-    __slots__ = ("_slot", "broken", "closing", "deadline", "fd", "lent", "lock", "out", "service", "sock", "state")
+    __slots__ = (
+        "_backlog", "_given", "_held", "_seen", "_since", "_slot", "broken", "closing", "deadline", "ended", "fault",
+        "fd", "lent", "lock", "lost", "on_sent", "out", "service", "sock", "state",
+    )  # fmt: skip
 
     def __init__(self, sock: Socket, service: Service) -> None:
         self.sock, self.fd = sock, sock.fileno()
         self.service = service
         self.state: str = HEAD
         self.deadline = inf
-        self.closing = False  # no further request after this answer
+        self.closing = False  # no further request after this response
         self.broken = False  # nothing can be sent any more
-        self.out = bytearray()
+        self.out: Any = bytearray()  # what waits to be sent; an Outgoing when that is large
         self.lock = allocate_lock()
         self.lent = False
+        self.lost = 0  # bytes of a response that could not be sent
+        self.fault: FileFault | None = None  # why the rest of it could not be read
+        self.on_sent: Callable[[Any], object] | None = None  # called by the loop when the response is out, or lost
+        self.ended = inf  # when the client was first seen to have ended its side
         self._slot: Slot = service.row.slots[0]  # the runner's, while there is one
+        self._held = 0  # bytes of memory that the budget of the service knows of
+        # Since when something waits; the bytes that the kernel was given since then, and those that it had before; and
+        # how many of both the client had taken at the last look.
+        self._since = 0.0
+        self._given = self._backlog = self._seen = 0
 
     def send(self, data: bytes | memoryview) -> None:
-        """Send, or lend what the client does not take at once; waits while that is over 1 MiB. Raises :class:`Gone`."""
+        """Send, or lend what the client does not take at once. Never waits. Raises :class:`Gone`."""
         if self.out:
-            self._send_behind(data)
+            self._lend(data)
             return
         # Only the runner adds to `out`, so it stays empty and no lock is needed.
         view = data
         while view:
             if self.broken:
+                self.lost += len(view)
                 raise Gone("the client has left")
             try:
                 sent = self.sock.send(view)
@@ -61,94 +87,191 @@ class Sender:
                     return
                 view = memoryview(view)[sent:]
             except (BlockingIOError, InterruptedError):
-                if len(view) <= TAIL:
-                    self._lend(view)
-                    return
-                self._wait_writable()
+                self._lend(view)
+                return
             except OSError as error:
                 self.broken = True
+                self.lost += len(view)
                 raise Gone(f"the client has left: {error}") from None
-
-    def _send_behind(self, data: bytes | memoryview) -> None:
-        """Send behind what is still waiting."""
-        self.drain(max(0, TAIL - len(data)))
-        if len(data) > TAIL:
-            self.send(data)
-        else:
-            self._lend(data)
 
     def _lend(self, data: bytes | memoryview) -> None:
         with self.lock:
+            if self.broken:
+                self.lost += len(data)
+            self._check()
+            if type(self.out) is bytearray and len(data) >= SMALL:
+                self.out = Outgoing(self.out)
             self.out += data
-            new, self.lent = not self.lent, True
-            self.deadline = time.monotonic() + self.service.socket_timeout
+            new = self._note_lent()
         if new:
             self.service.lend(self)
+
+    def _check(self) -> None:
+        if self.broken:
+            raise Gone("the client has left")
+
+    def _note_lent(self) -> bool:
+        """Something waits, under the lock; return whether the loop does not know yet."""
+        new, self.lent = not self.lent, True
+        if new:
+            self.start_clock(time.monotonic())
+        self._account()
+        return new
+
+    def send_file(self, file: File) -> None:
+        """Send a file behind all else; never waits. The file is ours from now on. Raises Gone and FileFault."""
+        new = False
+        with self.lock:
+            if self.broken:
+                self.lost += file.left
+                file.close()
+            self._check()
+            if type(self.out) is bytearray:
+                self.out = Outgoing(self.out)
+            self.out.add_file(file)
+            now = time.monotonic()
+            if not self.lent:
+                self.start_clock(now)
+            # As much as the kernel is likely to take goes at once; a client as fast as the file must not hold us.
+            for _ in range(TAIL // STEP):
+                if not (self.out and self._push(now)):
+                    break
+            if self.out:
+                new = self._note_lent()
+        if new:
+            self.service.lend(self)
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        self._check()
 
     def drain(self, size: int = 0) -> None:
         """Wait until no more than ``size`` bytes wait to be sent. Raises :class:`Gone`."""
         while len(self.out) > size:
-            self._wait_writable()
+            if not self._wait_writable(self.service.socket_timeout):
+                with self.lock:
+                    slow = bool(self.out) and self.is_too_slow(time.monotonic())
+                    self.broken |= slow
+                if slow:
+                    raise Gone(f"the client took nothing for {self.service.socket_timeout:g} s, or too little")
             with self.lock:
                 self._push(time.monotonic())
-        if self.broken:
-            raise Gone("the client has left")
+        self._check()
 
-    def send_file(self, file: int, offset: int, count: int) -> int:
-        """Send ``count`` bytes of the file descriptor from ``offset`` by ``os.sendfile``; return how many it had."""
-        if sys.platform == "win32":
-            raise AssertionError("there is no sendfile on Windows")
-        self.drain()
-        done = 0
-        while done < count:
-            try:
-                sent = os.sendfile(self.fd, file, offset + done, count - done)
-            except (BlockingIOError, InterruptedError):
-                if count - done <= TAIL:
-                    rest = os.pread(file, count - done, offset + done)
-                    self.send(rest)
-                    return done + len(rest)
-                self._wait_writable()
-                continue
-            except OSError as error:
-                self.broken = True
-                raise Gone(f"the client has left: {error}") from None
-            if not sent:
-                break
-            done += sent
-        return done
+    def hold(self) -> None:
+        """The application has given all. Keep its runner as long as too much memory waits for slow clients in all."""
+        while self.service.unsent.exceeded and self._held > TAIL and not self.broken:
+            self._wait(self.service.waits.wait_writable, SENDING, LOOK)
+            with self.lock:
+                self._push(time.monotonic())
+
+    def has_left(self, patience: float = 0.0) -> bool:
+        """Whether the client has reset the connection, or ended its side, ``patience`` seconds ago or before."""
+        found = RESET if self.broken else look_for_client(self.sock)
+        if found == ENDED:
+            now = time.monotonic()
+            self.ended = min(self.ended, now)
+            return now - self.ended >= patience
+        return found == RESET
 
     def cut(self) -> None:
-        """End the exchange so that the client sees that its answer is not whole."""
+        """End the exchange so that the client sees that its response is not whole."""
+        with self.lock:
+            self._cut()
+
+    def _cut(self) -> None:
         self.closing = self.broken = True
+        self.forget()
         try:
             # With RST, since the end of the connection may be how the end of the body is marked.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
             pass  # there is no connection left to reset
 
-    def _push(self, now: float) -> None:
-        """Send from the front of ``out``, under the lock. When it is empty nothing is lent any more."""
+    # What follows is for the holder of the lock, or for the loop when there is no runner.
+
+    def forget(self) -> None:
+        """Nothing of what waits can be sent any more."""
+        self.lost += len(self.out)
+        self.out.clear()
+        self._account()
+
+    def _account(self) -> None:
+        out = self.out
+        held = len(out) if type(out) is bytearray else out.memory
+        if held != self._held:
+            self.service.unsent.change(held - self._held)
+            self._held = held
+
+    def _push(self, now: float) -> int:
+        """Send from the front of ``out``; return how much. When it is empty nothing is lent any more."""
+        out = self.out
+        sent = 0
         try:
-            sent = self.sock.send(self.out) if self.out else 0
+            if type(out) is not bytearray:
+                sent = out.send_to(self.sock) if out else 0
+            elif out:
+                sent = self.sock.send(out)
+                del out[:sent]
         except (BlockingIOError, InterruptedError):
-            return
+            return 0
+        except FileFault as fault:
+            self.fault = fault
+            self._cut()
         except OSError:
             self.broken = True
-            self.out.clear()
-        else:
-            del self.out[:sent]
-            if sent:
-                self.deadline = now + self.service.socket_timeout
-        if not self.out:
+            self.forget()
+        if sent and (self.state is FLUSH or self.state is APP):
+            self._given += sent
+            self._seen = self._taken()
+            self.deadline = now + self._send_patience(now, self._given)
+        if not out:
+            if type(out) is not bytearray:
+                self.out = bytearray()
             self.lent = False
             if self.state is APP:
                 self.deadline = inf
+        self._account()
+        return sent
 
-    def _wait_writable(self) -> None:
-        if self.broken or not self._wait(self.service.waits.wait_writable, SENDING, self.service.socket_timeout):
-            self.broken = True
-            raise Gone(f"the client took nothing for {self.service.socket_timeout:g} s")
+    # How long a client may take.
+
+    def start_clock(self, now: float) -> None:
+        """Something waits for the client from now on."""
+        self._since = now
+        self._given = self._seen = 0
+        self._backlog = unsent(self.sock)
+        self.deadline = now + self._send_patience(now, 0)
+
+    def _taken(self) -> int:
+        """Bytes that the client has taken since something waits."""
+        return self._backlog + self._given - unsent(self.sock)
+
+    def _send_patience(self, now: float, taken: int) -> float:
+        """Seconds that the next byte may take: until the average would fall below the minimum, if no more was taken.
+
+        A client that has taken nothing yet has paused, which is no rate; it has the whole ``socket_timeout``.
+        """
+        service = self.service
+        if not service.min_send_rate or taken <= 0:
+            return service.socket_timeout
+        return min(service.socket_timeout, self._since + max(RATE_AFTER, taken / service.min_send_rate) - now)
+
+    def is_too_slow(self, now: float) -> bool:
+        """The deadline is over: whether the client has taken nothing, or too little. If not, there is a new one."""
+        if now < self.deadline:
+            return False  # it has moved while its holder waited for the lock
+        taken = self._taken()
+        patience = self._send_patience(now, taken)
+        if taken <= self._seen or patience <= 0:
+            return True
+        self._seen = taken
+        self.deadline = now + patience
+        return False
+
+    def _wait_writable(self, timeout: float) -> bool:
+        self._check()
+        return self._wait(self.service.waits.wait_writable, SENDING, timeout)
 
     def _wait(self, wait: Callable[[Socket, float], bool], phase: int, timeout: float) -> bool:
         """Wait for the client as the backend does; the scoreboard tells that it is not the application that is slow."""

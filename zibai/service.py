@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 from .http1 import MAX_TARGET, FastLane, Request
 from .logger import logger
+from .outgoing import Budget
 from .scoreboard import Row
 from .sockets import Socket
 from .trust import Trust
@@ -45,10 +46,11 @@ class Service:
     connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
     server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes, and
-    ``min_body_rate`` bytes a second; it and ``max_body`` may be 0, which is no limit. ``trust`` are the peers that may
-    say who the client is; with ``proxy_protocol`` each connection has to begin with that. The loop's owner counts
-    answers by the first digit of their status in ``answered``, interim ones besides the final ones, and the bytes of
-    their bodies in ``sent``.
+    ``min_body_rate`` and ``min_send_rate`` bytes a second; they and ``max_body`` may be 0, which is no limit.
+    ``unsent`` counts the memory of responses that wait for slow clients. ``trust`` are the peers that may say who the
+    client is; with ``proxy_protocol`` each connection has to begin with that. The loop's owner counts answers by the
+    first digit of their status in ``answered``, interim ones besides the final ones, and the bytes of their bodies in
+    ``sent``.
     """
 
     application: Callable[[Any], None]  # of a Connection, as ``lend``
@@ -70,6 +72,8 @@ class Service:
     trust: Trust = field(default_factory=Trust)
     proxy_protocol: bool = False
     min_body_rate: float = 500.0
+    min_send_rate: float = 500.0
+    unsent: Budget = field(default_factory=Budget)
     queue_timeout: float = inf
     max_connections: float = inf
     draining: bool = False

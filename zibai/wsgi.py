@@ -9,12 +9,14 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 from . import forwarded
 from .connection import Connection
 from .errors import Gone
-from .exchange import Complaints, Environ, Exchange, FileWrapper
+from .exchange import Complaints, Environ, Exchange
+from .filewrapper import FileWrapper
 from .http1 import response
 from .http1.request import Request
 from .logger import access_logger, debug_logger
@@ -59,7 +61,7 @@ class Gateway:
             "wsgi.file_wrapper": FileWrapper,
             # So that there is a place for them when an exchange fills them in.
             **dict.fromkeys(("SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "wsgi.input")),
-            **dict.fromkeys(("wsgi.early_hints", "wsgix.informational")),
+            **dict.fromkeys(("wsgi.early_hints", "wsgix.informational", "zibai.client_disconnected")),
         }
 
     def serve(self, connection: Connection) -> None:
@@ -69,6 +71,7 @@ class Gateway:
         environ = self.environ(connection)
         environ["wsgi.early_hints"] = exchange.early_hints
         environ["wsgix.informational"] = exchange.informational
+        environ["zibai.client_disconnected"] = exchange.client_disconnected
         try:
             iterable = self.application(environ, exchange.start_response)
             if type(iterable) is list:  # which has nothing to close
@@ -84,6 +87,8 @@ class Gateway:
             exchange.end_early(error, environ)
         except BaseException as error:  # SystemExit as well: an application does not end a worker
             exchange.fail(error)
+        if connection.out:
+            connection.hold()
         connection.sent = exchange.sent
         answer = exchange.answer
         if answer is not None:
@@ -92,7 +97,12 @@ class Gateway:
             # To ask the logger each time would cost 3 % of all that a plain request needs.
             self._looked, self._logs = response.day, access_logger.isEnabledFor(logging.INFO)
         if self._logs or connection.status >= 500 or exchange._error is not None:
-            exchange.log(connection, environ)
+            if connection.out and exchange._error is None:
+                # The rest goes out without this runner, and only then it is known how much of it went, and when.
+                connection.alone = False  # which has the loop look at what is left to be done
+                connection.on_sent = partial(exchange.log, environ=environ, by_loop=True)
+            else:
+                exchange.log(connection, environ)
         # What an application keeps, write() for one, must not reach into the next exchange of the connection.
         del exchange._connection
 

@@ -1,0 +1,65 @@
+"""``wsgi.file_wrapper``: a file as an iterable, and which files need no reading in Python.
+
+PEP 3333: the response is what ``read()`` gives. The kernel may send a file only where that is the same, so the file has
+to be a plain one, by its very type: a subclass, or a buffer over another stream, may decode, decrypt, count or cut.
+"""
+
+import io
+import os
+import stat
+from typing import Any, BinaryIO, Final
+
+from .outgoing import File, read_at
+
+BLOCK: Final = 64 * 1024
+"""Bytes that are read from a file at once where the kernel cannot send it."""
+
+_BUFFERED: Final = (io.BufferedReader, io.BufferedRandom)
+_OF_FILES: Final = ("close", "seekable", "seek", "tell")
+_READS: Final = {"fileno", "peek", "read", "read1", "readall", "readinto", "readinto1", "seek", "tell"}
+
+
+class FileWrapper:
+    """``wsgi.file_wrapper``. Frameworks that cut a range out of it look for ``seek``, so it has what its file has."""
+
+    def __init__(self, file: BinaryIO, block_size: int = BLOCK) -> None:
+        self.file = file
+        self.block_size = block_size
+        for name in _OF_FILES:
+            if hasattr(file, name):
+                setattr(self, name, getattr(file, name))
+
+    def __iter__(self) -> "FileWrapper":
+        return self
+
+    def __next__(self) -> bytes:
+        if block := self.file.read(self.block_size):
+            return block
+        raise StopIteration
+
+
+def open_plain(file: Any, by_kernel: bool) -> File | None:
+    """What is left of a plain file, with a descriptor of its own; None where ``file`` has to be read.
+
+    Its position stays as it is, so that it can still be read afterwards.
+    """
+    try:
+        if not _is_plain(file):
+            return None
+        if type(file) is io.BufferedRandom:
+            file.flush()  # what was written and is still in the buffer belongs to the file
+        fd, offset = file.fileno(), file.tell()
+        info = os.fstat(fd)
+        size = info.st_size - offset
+        # Files of /proc say that they are empty, and those of /sys that they are larger than they are.
+        if not stat.S_ISREG(info.st_mode) or size <= 0 or not read_at(fd, 1, info.st_size - 1):
+            return None
+        return File(os.dup(fd), offset, size, by_kernel and hasattr(os, "sendfile"))
+    except (OSError, ValueError):
+        return None  # closed, detached, without a position, or for writing only: to read it tells what is wrong
+
+
+def _is_plain(file: Any) -> bool:
+    if type(file) in _BUFFERED:
+        return _READS.isdisjoint(vars(file)) and type(file.raw) is io.FileIO and _READS.isdisjoint(vars(file.raw))
+    return type(file) is io.FileIO and _READS.isdisjoint(vars(file))

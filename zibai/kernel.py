@@ -1,0 +1,78 @@
+"""What the kernel knows of a connection: whether the client is there, and how much the client has taken.
+
+Each of these is one system call, takes nothing from the socket, and never waits.
+"""
+
+import socket
+import struct
+import sys
+from typing import Final
+
+from .sockets import Socket
+
+HERE: Final = 0
+ENDED: Final = 1
+"""The client sends nothing more. It has closed the connection, or only its own side: TCP says the same for both."""
+RESET: Final = 2
+
+AT_ONCE: Final = 0.2
+"""Seconds between the last byte of a request and the end of the client's side, if both were sent together."""
+
+_TIMES: Final = struct.Struct("=52xII")  # tcpi_last_data_recv and tcpi_last_ack_recv, milliseconds ago
+
+_CLOSE: Final = 7  # states of a connection, in Linux's tcp_states.h
+_CLOSE_WAIT: Final = 8
+_LAST_ACK: Final = 9
+_SO_NWRITE: Final = 0x1024  # macOS
+
+
+def look_for_client(sock: Socket) -> int:
+    """:data:`HERE`, :data:`ENDED` or :data:`RESET`."""
+    if sys.platform == "linux" and sock.family != socket.AF_UNIX:
+        try:
+            # The state is the first byte. It tells of an end also behind bytes that nobody has read.
+            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except OSError:
+            return RESET
+        return RESET if state == _CLOSE else ENDED if state in (_CLOSE_WAIT, _LAST_ACK) else HERE
+    try:
+        # Of the class, since a socket over TLS would decrypt.
+        return HERE if Socket.recv(sock, 1, socket.MSG_PEEK) else ENDED
+    except (BlockingIOError, InterruptedError):
+        return HERE
+    except OSError:
+        return RESET
+
+
+def has_given_up(sock: Socket, silent: bool = True) -> bool:
+    """Whether the client of a request that waits has left. ``silent``: nothing was sent to it since its request came.
+
+    A client that closes its side right behind its request, as ``nc -N`` does, still reads the response. A client that
+    does so :data:`AT_ONCE` or more after the last byte of its request has closed the connection. Only Linux tells the
+    time between both, for TCP, as long as nothing was sent; otherwise only a reset counts.
+    """
+    found = look_for_client(sock)
+    if found != ENDED or not silent or sys.platform != "linux" or sock.family == socket.AF_UNIX:
+        return found == RESET
+    try:
+        # The last field of both is the end of the client's side, which acknowledges, too.
+        since_data, since_end = _TIMES.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TIMES.size))
+    except (OSError, struct.error):
+        return False
+    return bool(since_data - since_end >= AT_ONCE * 1000)
+
+
+def unsent(sock: Socket) -> int:
+    """The bytes that the kernel has taken from us and the client's system has not taken yet; 0 where nobody tells."""
+    try:
+        if sys.platform == "linux":
+            from fcntl import ioctl
+            from termios import TIOCOUTQ
+
+            count: int = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0]
+            return count
+        if sys.platform == "darwin":
+            return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
+    except OSError:
+        pass  # a socket that has ended
+    return 0

@@ -1,0 +1,200 @@
+"""The rest of a response on its way to a slow client: bytes that exist, and files. Nothing here waits.
+
+Most connections have a plain ``bytearray`` for what waits to be sent. An :class:`Outgoing` takes its place when the
+rest is large or a file: large pieces stay the objects that the application has given, and a file stays a descriptor and
+a position. So the server loop can send a response of any size without a thread or greenlet, and without a copy of it.
+"""
+
+import os
+import sys
+from collections import deque
+from threading import Lock
+from typing import Final, Self
+
+from .sockets import Socket
+
+SMALL: Final = 2048
+"""Bytes below which a piece is copied behind the piece before it, since an object for each would be larger."""
+
+JOIN: Final = 64 * 1024
+"""Bytes of small pieces that one system call sends together, and of a file that are read at once."""
+
+STEP: Final = 256 * 1024
+"""Bytes that one step sends, so that a fast client does not keep the server loop from the other clients."""
+
+BUDGET: Final = 256 * 1024 * 1024
+
+
+class FileFault(Exception):
+    """A file cannot be read, or it ends too early: the fault is on the server's side, and not the client's."""
+
+
+class Budget:
+    """How many bytes wait in memory for slow clients, over all connections of a server. Any thread may call it.
+
+    Nothing fails at the ``limit``: the responses that come then keep their runners, so no further one is made.
+    """
+
+    def __init__(self, limit: float = BUDGET) -> None:
+        self.limit = limit
+        self.held = 0
+        self._lock = Lock()
+
+    def change(self, difference: int) -> None:
+        with self._lock:
+            self.held += difference
+
+    @property
+    def exceeded(self) -> bool:
+        return self.held > self.limit
+
+
+class File:
+    """``left`` bytes of an open file from ``offset``. The descriptor is ours, whatever the application does to its own.
+
+    ``by_kernel`` says whether to try ``os.sendfile``, which needs a plain socket.
+    """
+
+    __slots__ = ("by_kernel", "fd", "left", "offset")
+
+    def __init__(self, fd: int, offset: int, left: int, by_kernel: bool) -> None:
+        self.fd, self.offset, self.left, self.by_kernel = fd, offset, left, by_kernel
+
+    def send_to(self, sock: Socket) -> int:
+        """Send a step by the kernel; 0 when the kernel cannot, and the file has to be read instead."""
+        if sys.platform == "win32" or not self.by_kernel:
+            return 0
+        try:
+            sent = os.sendfile(sock.fileno(), self.fd, self.offset, min(self.left, STEP))
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            raise
+        except OSError:
+            sent = 0
+        if not sent:
+            # Either the file, its file system or the socket cannot: to read and to send tells which, and why.
+            self.by_kernel = False
+        self._advance(sent)
+        return sent
+
+    def read(self) -> bytes:
+        """The next bytes, at least one."""
+        try:
+            data = read_at(self.fd, min(self.left, JOIN), self.offset)
+        except OSError as error:
+            raise FileFault(f"a file cannot be read: {error}") from error
+        if not data:
+            raise FileFault(f"a file has become shorter: {self.left} bytes of it are missing")
+        self._advance(len(data))
+        return data
+
+    def _advance(self, size: int) -> None:
+        self.offset += size
+        self.left -= size
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # NFS can tell now that a write failed, and we have written nothing
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Read from ``offset``, and leave the position of the descriptor as it is."""
+    if sys.platform != "win32":
+        return os.pread(fd, size, offset)
+    position = os.lseek(fd, 0, os.SEEK_CUR)
+    try:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size)
+    finally:
+        os.lseek(fd, position, os.SEEK_SET)
+
+
+class Outgoing:
+    """A queue of bytes and files. Its length is the bytes that are left; the owner of the connection's lock uses it."""
+
+    __slots__ = ("_in_files", "_items", "_size")
+
+    def __init__(self, first: bytearray) -> None:
+        self._items: deque[bytearray | memoryview | File] = deque([first] if first else ())
+        self._size = len(first)
+        self._in_files = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def memory(self) -> int:
+        """The bytes that are in memory, and not in files."""
+        return self._size - self._in_files
+
+    def __iadd__(self, data: bytes | memoryview) -> Self:
+        if data:
+            last = self._items[-1] if self._items else None
+            if len(data) >= SMALL:
+                self._items.append(memoryview(data))
+            elif type(last) is bytearray:
+                last += data
+            else:
+                self._items.append(bytearray(data))
+            self._size += len(data)
+        return self
+
+    def add_file(self, file: File) -> None:
+        """Take the file; it is closed when it has been sent, and by ``clear``."""
+        self._items.append(file)
+        self._size += file.left
+        self._in_files += file.left
+
+    def send_to(self, sock: Socket) -> int:
+        """Send a step from the front. OSError is the socket's, :class:`FileFault` the file's.
+
+        A socket over TLS has to be given the same bytes again after it took a part of them. So a step begins with what
+        is left of the step before, and joining pieces changes none of it.
+        """
+        front = self._items[0]
+        if isinstance(front, File):
+            left = front.left
+            sent = front.send_to(sock)
+            data = b"" if sent else front.read()
+            self._in_files -= left - front.left
+            if not front.left:
+                self._items.popleft().close()  # type: ignore[union-attr]
+            if sent:
+                self._size -= sent
+                return sent
+            front = memoryview(data)
+            self._items.appendleft(front)
+        elif len(front) < JOIN and len(self._items) > 1:
+            front = self._join()
+        with memoryview(front)[:STEP] as piece:  # released at once: a bytearray with a view on it cannot change
+            sent = sock.send(piece)
+        self._size -= sent
+        if sent == len(front):
+            self._items.popleft()
+        elif type(front) is bytearray:
+            del front[:sent]
+        else:
+            self._items[0] = front[sent:]
+        return sent
+
+    def _join(self) -> bytearray | memoryview:
+        """Put small pieces at the front together; return what is at the front then."""
+        items, pieces, size = self._items, [], 0
+        while items and not isinstance(item := items[0], File) and size + len(item) <= JOIN:
+            pieces.append(item)
+            size += len(item)
+            items.popleft()
+        joined = pieces[0] if len(pieces) == 1 else bytearray().join(pieces)
+        items.appendleft(joined)
+        return joined
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        for item in self._items:
+            if isinstance(item, File):
+                item.close()
+        self._items.clear()
+        self._size = self._in_files = 0
