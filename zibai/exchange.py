@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from .connection import Connection
-from .errors import Gone
+from .errors import Gone, Refused
 from .http1 import response
 from .http1.request import Block, Request
-from .http1.response import HOP_BY_HOP, Answer, Framing, head_end, interim, prepare
+from .http1.response import Answer, Framing, head_end, interim, prepare
 from .logger import access_logger, debug_logger, error_logger, log_exchange
 from .scoreboard import clock
 
@@ -50,6 +50,13 @@ class FileWrapper:
         if block := self.file.read(self.block_size):
             return block
         raise StopIteration
+
+
+def _exact(data: object) -> bytes:
+    """A piece of a body as plain bytes. A subclass counts as what it holds: its methods may tell another length."""
+    if not isinstance(data, bytes):
+        raise TypeError(f"the application must give bytes, not {type(data).__name__}")
+    return memoryview(data).tobytes()
 
 
 class Complaints:
@@ -109,7 +116,7 @@ class Exchange:
 
     def write(self, data: bytes) -> None:
         """PEP 3333's write callable: ``data`` is on its way when it returns."""
-        self._send(data, None)
+        self._send(data if type(data) is bytes else _exact(data), None)
 
     def early_hints(self, headers: Headers) -> None:
         """Send 103 Early Hints (RFC 8297)."""
@@ -117,10 +124,9 @@ class Exchange:
 
     def informational(self, status: str, headers: Headers) -> None:
         """Send an interim answer (1xx), unless the head is out or the client, of HTTP/1.0, knows none."""
-        data = interim(status, headers)
-        for name, _ in headers:
-            if name.lower() in HOP_BY_HOP:
-                self._say_removed(name)
+        data, removed = interim(status, headers)
+        for name in removed:
+            self._say_removed(name)
         assert self._connection.request is not None
         if self._framing is None and self._connection.request.is_http11:
             self._connection.interims += 1
@@ -172,16 +178,15 @@ class Exchange:
             return
         # A single piece is the whole body, so its length is known (PEP 3333, "Handling the Content-Length Header").
         single = hasattr(iterable, "__len__") and len(iterable) == 1  # type: ignore[arg-type]
-        for data in iterable:
+        for piece in iterable:
+            data = piece if type(piece) is bytes else _exact(piece)
             # An empty piece does not begin the answer: start_response may still be called again.
-            if data or not isinstance(data, bytes):
+            if data:
                 self._send(data, len(data) if single else None)
         self._finish()
 
     def _send(self, data: bytes, size: int | None) -> None:
         """Send a piece of the body, after the head. ``size`` is that of the whole body when it is known."""
-        if type(data) is not bytes and not isinstance(data, bytes):
-            raise TypeError(f"the application must give bytes, not {type(data).__name__}")
         connection, framing = self._connection, self._framing
         head = b""
         if framing is None:
@@ -292,6 +297,11 @@ class Exchange:
             self._answer(connection.refusal.status)
         elif not self._complete:
             connection.cut()
+
+    def refuse(self, refusal: Refused) -> None:
+        """The application is not to be called."""
+        debug_logger.debug("refused %s: %d, %s", self._connection.peer, refusal.status, refusal)
+        self._answer(refusal.status)
 
     def fail(self, error: BaseException) -> None:
         """The application raised: a 500 while the head is not out, else a cut that the client can see."""
