@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -316,6 +317,15 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
             if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, bytes):
                 monkeypatch.setattr(module, name, CountingPattern(pattern, work))
     return work
+
+
+@pytest.mark.parametrize("target", ["http://" + "a" * 60_000, "http://a:" + "1" * 60_000, "/" + "a" * 60_000])
+def test_a_target_is_read_in_linear_time(target: str) -> None:
+    """A second look for each letter would take a minute."""
+    before = time.process_time()
+    with pytest.raises(Refused, match="target"):
+        request.check(request.Head("GET", target + "#", "1.1", [(b"host", b"a")]))
+    assert time.process_time() - before < 0.5
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 64 * 1024
 
-ATTRIBUTES = [name for name in dir(request.Request) if not name.startswith("_") and name != "block"]
-ATTRIBUTES += [f"block.{name}" for name in request.Block.__slots__ if name != "template"]
+# ``remembered`` says what the lane does with a request, and nothing about the request.
+ATTRIBUTES = [name for name in dir(request.Request) if not name.startswith("_") and name not in ("block", "remembered")]
+ATTRIBUTES += [f"block.{name}" for name in request.Block.__slots__]
 
 
 def facts(found: Request) -> dict[str, object]:

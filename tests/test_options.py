@@ -25,6 +25,7 @@ def test_defaults() -> None:
         "dualstack_ipv6": False,
         "unix_socket_perms": 0o600,
         "trusted_proxies": ["127.0.0.1,::1,unix"],
+        "forwarded_fields": "for,proto",
         "proxy_protocol": "off",
         "chdir": None,
         "user": None,
@@ -127,6 +128,14 @@ def test_every_field_is_declared_in_full() -> None:
         ({"url_prefix": "/shop/"}, "--url-prefix: '/shop/' must start with a slash and not end with one, or be empty"),
         ({"url_prefix": "/"}, "--url-prefix: '/' must start with a slash and not end with one, or be empty"),
         ({"listen": []}, "--listen needs at least one value"),
+        (
+            {"forwarded_fields": ""},
+            "--forwarded-fields: '' is no field; write one or more of for,proto,host,port,prefix",
+        ),
+        (
+            {"forwarded_fields": "for,X-Forwarded-Host"},
+            "--forwarded-fields: 'X-Forwarded-Host' is no field; write one or more of for,proto,host,port,prefix",
+        ),
         (
             {"listen": ["127.0.0.1:8000", "example:app"]},
             "--listen: 'example:app' is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N",

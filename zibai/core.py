@@ -215,7 +215,7 @@ class Server:
             max_body=options.max_body_size,
             min_body_rate=options.min_body_rate,
             stream_body=options.stream_request_body,
-            trust=Trust(options.trusted_proxies),
+            trust=Trust(options.trusted_proxies, options.forwarded_fields),
             proxy_protocol=options.proxy_protocol == "on",
             queue_timeout=options.queue_timeout or inf,
             max_connections=options.max_connections or inf,

@@ -17,7 +17,7 @@ from functools import cache
 from .declaration import LONGEST_WAIT, Option, option, patience, read_declarations, seconds
 from .errors import UsageError
 from .machine import available_cpus
-from .trust import Trust, check_trusted
+from .trust import BELIEVED, Trust, check_fields, check_trusted
 
 # The groups of the help and of docs/options.md, in the order of the fields.
 APPLICATION = "Application"
@@ -137,6 +137,15 @@ class Options:
         check=check_trusted,
         help="who may say who the client is, by Forwarded, X-Forwarded-* and the PROXY protocol: addresses, networks "
         "(10.0.0.0/8), unix (whoever connects to a unix socket), with commas between; * is everybody, none is nobody",
+        embedded=True,
+    )
+    forwarded_fields: str = option(
+        BELIEVED,
+        group=PROXIES,
+        metavar="FIELDS",
+        check=check_fields,
+        help="what trusted proxies are believed, of for, proto, host, port and prefix, with commas between; name only "
+        "what every one of them sets or removes itself, since any other field is the client's",
         embedded=True,
     )
     proxy_protocol: str = option(

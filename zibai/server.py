@@ -308,9 +308,9 @@ def _check_tls(options: Options, sockets: list[socket]) -> None:
 
 
 def _names(options: Options, sockets: list[socket]) -> list[str]:
-    """Where clients find the application."""
+    """Where the server listens, with the scheme that it speaks there; that of ``--url-scheme`` may be a proxy's."""
     sockets = sockets[:-1] if options.redirect_http else sockets
-    return [describe(sock, "https" if options.certfile else options.url_scheme) for sock in sockets]
+    return [describe(sock, "https" if options.certfile else "http") for sock in sockets]
 
 
 def _scoreboard(

@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 from .errors import BindError, UsageError
 from .inherited import adopt
 from .options import Inherited, parse_address
-from .trust import read_address
+from .trust import plain_host, read_address
 
 # The C type that both the standard library's and gevent's sockets wrap; see Listener.
 Socket = _socket.socket
@@ -83,7 +83,7 @@ def is_public(sock: socket.socket) -> bool:
     """Whether it is bound to every address, or to one that the internet knows."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
-    address = read_address(sock.getsockname()[0].partition("%")[0])
+    address = read_address(sock.getsockname()[0])
     return address is not None and (address.is_unspecified or not address.is_private)
 
 
@@ -317,4 +317,4 @@ class Listener:
 def endpoint_of(sock: Socket) -> Endpoint:
     """Where a connection came in, as its own name says. OSError if it is gone already."""
     name = sock.getsockname()
-    return Endpoint(name[0], str(name[1])) if isinstance(name, tuple) else Endpoint("", "")
+    return Endpoint(plain_host(name[0]), str(name[1])) if isinstance(name, tuple) else Endpoint("", "")

@@ -9,25 +9,39 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from . import forwarded
 from .connection import Connection
-from .errors import Gone
+from .errors import Gone, Refused
 from .exchange import Complaints, Environ, Exchange, FileWrapper
 from .http1 import response
+from .http1.fast import MAX_REQUESTS
 from .http1.request import Request
 from .logger import access_logger, debug_logger
+from .trust import Trust
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
+
+
+_MAX_TOLD: Final = 1024
+"""Sayings of proxies that a gateway remembers: one for each client, mostly."""
+
+_MAX_KEY: Final = 512
+"""Characters of the fields of one that is remembered."""
 
 
 class Gateway:
     """Calls ``application`` for the connections of one server; any number of runners at once.
 
-    ``script_name`` is the path prefix the application is mounted at, "" or "/prefix". Its state is not changed
-    after the start, but for the set of things that are logged only once, and for whether the access log is on: that
-    is looked at by the first runner of a second, or by two of them, who find the same.
+    ``script_name`` is the path prefix the application is mounted at, "" or "/prefix".
+
+    What changes after the start are caches: what was logged already, what was made of requests, and whether the access
+    log is on. Any runner may fill them, without a lock: each step is one operation of a dict or an attribute, and two
+    runners that fill the same place at once put equal things there. They belong to this gateway alone, because another
+    gateway of the same server makes something else of the same request (another prefix, another scheme).
     """
 
     def __init__(
@@ -45,6 +59,8 @@ class Gateway:
         self.script_name = script_name
         self._default_port = "443" if url_scheme == "https" else "80"
         self._complaints = Complaints()
+        self._templates: dict[Request, Environ] = {}
+        self._told: dict[tuple[str | None, ...], forwarded.Told] = {}
         self._base: Environ = {
             "SCRIPT_NAME": script_name,
             "SERVER_SOFTWARE": "zibai",
@@ -70,6 +86,8 @@ class Gateway:
         environ["wsgi.early_hints"] = exchange.early_hints
         environ["wsgix.informational"] = exchange.informational
         try:
+            if connection.request.forwards:  # type: ignore[union-attr]
+                self._hear(connection, connection.request, environ)  # type: ignore[arg-type]
             iterable = self.application(environ, exchange.start_response)
             if type(iterable) is list:  # which has nothing to close
                 if not exchange.send_at_once(connection, iterable):
@@ -82,6 +100,8 @@ class Gateway:
                         iterable.close()
         except Gone as error:
             exchange.end_early(error, environ)
+        except Refused as refusal:
+            exchange.refuse(refusal)
         except BaseException as error:  # SystemExit as well: an application does not end a worker
             exchange.fail(error)
         connection.sent = exchange.sent
@@ -97,16 +117,15 @@ class Gateway:
         del exchange._connection
 
     def environ(self, connection: Connection) -> Environ:
-        """The environ of the request at hand: native strings of latin-1 (PEP 3333)."""
+        """The environ of the request at hand, before any proxy is heard: native strings of latin-1 (PEP 3333)."""
         request = connection.request
         assert request is not None
         # The fast lane remembers requests, and what was made of one is copied for the next: a dict that has all keys
         # already is copied in a tenth of the time that it takes to make one.
-        environ = (request.template or self._make_template(request)).copy()
+        template = self._templates.get(request)
+        environ = self._make_environ(request) if template is None else template.copy()
         environ["wsgi.input"] = connection.body
         environ.update(connection.facts or self._learn_facts(connection))
-        if request.forwards:
-            self._hear(connection, request, environ)
         if request.length is None and not connection.service.stream_body:
             # The body lies here whole and no longer chunked, so its length is a fact that frameworks can use.
             environ["CONTENT_LENGTH"] = str(connection.body.seek(0, io.SEEK_END))
@@ -114,21 +133,29 @@ class Gateway:
             environ.pop("HTTP_TRANSFER_ENCODING", None)
         return environ
 
-    def _make_template(self, request: Request) -> Environ:
+    def _make_environ(self, request: Request) -> Environ:
         """The environ of a request, but for what its connection and its exchange add."""
-        template = self._base.copy()
-        template["REQUEST_METHOD"] = request.method
-        template["PATH_INFO"] = _cut(_decode(request.path), self.script_name)
-        template["QUERY_STRING"] = request.query
-        template["REQUEST_URI"] = template["RAW_URI"] = request.target
-        template["SERVER_PROTOCOL"] = request.version
-        template.update(request.block.environ)
-        request.template = template
-        return template
+        environ = self._base.copy()
+        environ["REQUEST_METHOD"] = request.method
+        environ["PATH_INFO"] = _cut(_decode(request.path), self.script_name)
+        environ["QUERY_STRING"] = request.query
+        environ["REQUEST_URI"] = environ["RAW_URI"] = request.target
+        environ["SERVER_PROTOCOL"] = request.version
+        environ.update(request.block.environ)
+        if request.remembered:
+            if len(self._templates) >= MAX_REQUESTS:
+                self._templates.clear()
+            self._templates[request] = environ.copy()
+        return environ
 
     def _hear(self, connection: Connection, request: Request, environ: Environ) -> None:
-        """Put in what the forwarding fields of a request say of its client, if a trusted peer says it."""
-        service, block = connection.service, request.block
+        """Put in what the forwarding fields of a request say of its client, if a trusted peer says it.
+
+        Raises :class:`Refused` where they contradict each other. Fields that are not believed stay what all fields are.
+        """
+        service, fields = connection.service, request.block.environ
+        if fields.keys().isdisjoint(service.trust.variables):
+            return
         if connection.trusted is None:
             connection.trusted = service.trust.holds(connection.peer)
         if not connection.trusted:
@@ -139,16 +166,24 @@ class Gateway:
                 service.trust.flag_with(connection.peer),
             )
             return
-        told: forwarded.Told | None = block.told
         scheme = environ["wsgi.url_scheme"]
-        if told is None or told.scheme != scheme:
-            told = block.told = forwarded.read(block.environ, service.trust, scheme)
+        key = (scheme, fields.get("HTTP_HOST"), *map(fields.get, service.trust.variables))
+        told = self._told.get(key) or self._read_forwarded(key, request, service.trust, scheme)
         for complaint in told.complaints:
             debug_logger.debug("from %s: %s", connection.peer, complaint)
             service.hint(
                 "what a trusted proxy says of its clients cannot all be used (said once; zibai.debug has each): %s",
                 complaint,
             )
+        if told.contradiction:
+            environ["REMOTE_ADDR"] = ""
+            environ.pop("REMOTE_PORT", None)
+            service.hint(
+                "%s, so the request was answered by 400 (said once; zibai.debug has each). One of the two is passed on "
+                "as a client has sent it: have your proxy remove the one that it does not set itself",
+                told.contradiction,
+            )
+            raise Refused(HTTPStatus.BAD_REQUEST, told.contradiction)
         if "REMOTE_ADDR" in told.environ:
             environ.pop("REMOTE_PORT", None)
         environ.update(told.environ)
@@ -157,10 +192,23 @@ class Gateway:
             environ["SCRIPT_NAME"] = told.prefix + self.script_name
             environ["PATH_INFO"] = _cut(_cut(_decode(request.path), told.prefix), self.script_name)
 
+    def _read_forwarded(
+        self, key: tuple[str | None, ...], request: Request, trust: Trust, scheme: str
+    ) -> forwarded.Told:
+        """What forwarding fields say. Clients come again, so it is kept by all that it depends on, within bounds."""
+        told = forwarded.read(request.block.environ, trust, scheme)
+        if sum(len(text) for text in key if text) <= _MAX_KEY:
+            if len(self._told) >= _MAX_TOLD:
+                self._told.clear()
+            self._told[key] = told
+        return told
+
     def _learn_facts(self, connection: Connection) -> dict[str, str]:
         """What stays the same for all requests of a connection."""
         endpoint, peer = connection.endpoint, connection.peer
-        facts = {"SERVER_NAME": endpoint.host or "localhost", "SERVER_PORT": endpoint.port or self._default_port}
+        # RFC 3875 4.1.14: an address of IPv6 stands in brackets, so that a URL can be made of it.
+        name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host or "localhost"
+        facts = {"SERVER_NAME": name, "SERVER_PORT": endpoint.port or self._default_port}
         if isinstance(peer, tuple):
             facts["REMOTE_ADDR"] = peer[0]
             facts["REMOTE_PORT"] = str(peer[1])

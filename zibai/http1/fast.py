@@ -52,8 +52,6 @@ MAX_KNOWN = 1536
 class FastLane:
     """What one server remembers of the heads it has read; for all its connections.
 
-    One for each server and not one for all, since a gateway keeps its own of each request (:attr:`Request.template`).
-
     Any thread may call it, without a lock: a block, or a request, is complete before it is put into the dict and is not
     changed afterwards, and each look, store and clearing is a single operation of the dict. Two threads may both learn
     the same block; then the later one stays, and they are equal. Threads that find the dict full together may clear
@@ -80,6 +78,7 @@ class FastLane:
             if request is not None and len(head) <= MAX_KNOWN:
                 if len(self.known) >= MAX_REQUESTS:
                     self.known.clear()
+                request.remembered = True
                 self.known[head] = request
         return request
 

@@ -12,7 +12,7 @@ how requests are smuggled.
 import re
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import Refused
 
@@ -22,9 +22,10 @@ MAX_FIELDS = 128
 MAX_TARGET = 8 * 1024
 """Bytes of a request target, unless somebody says otherwise: what proxies take, and RFC 9112 3 asks for at least."""
 
-# uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2. An empty host is refused: nobody sends it in good faith.
+# uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2; with a name in it.
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
-_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")
+# No repetition gives anything back: with a "#" at the end, that would take quadratic time.
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*+)([^#]*+)")
 # What proxies say of the client that they have a request from (RFC 7239, and what there was before it).
 FORWARDING = frozenset(
     {"HTTP_FORWARDED"} | {f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PORT", "PREFIX")}
@@ -58,8 +59,7 @@ class Block:
     is whether the client wants the connection kept, ``expects_continue`` whether it waits for 100 Continue.
 
     ``plain`` says that an answer needs no thought: HTTP/1.1, to be kept alive, and nothing waits for 100 Continue.
-    ``forwards`` says that there are fields in which a proxy tells who the client is, whoever sent them; ``told`` is for
-    the gateway, as ``template`` of a :class:`Request`: what it has read there.
+    ``forwards`` says that there are fields in which a proxy tells who the client is, from a proxy or not.
     """
 
     __slots__ = (
@@ -71,7 +71,6 @@ class Block:
         "keep_alive",
         "length",
         "plain",
-        "told",
     )
 
     def __init__(self, fields: list[tuple[bytes, bytes]], environ: dict[str, str]) -> None:
@@ -79,7 +78,6 @@ class Block:
         self.environ = environ
         self.length: int | None = 0
         self.chunked = self.expects_continue = self.keep_alive = self.plain = self.forwards = False
-        self.told: Any = None
 
 
 class Request:
@@ -88,14 +86,14 @@ class Request:
     Exchanges may share one, also at the same time, so nobody changes it. ``summary`` is method and path, for the
     scoreboard. ``plain`` says that its answer needs no thought, see :class:`Block`, and has its body.
 
-    ``template`` is for the gateway: what it has made of this request and wants to find again. It is set at once with
-    something complete, and not changed either.
+    ``remembered`` says that a lane keeps this object and may return it again, so that a caller can keep what it has
+    made of it. The caller keeps that itself: a lane may serve several gateways, and each makes something else.
     """
 
     # What every exchange asks for lies here as well, the rest is looked up in the block.
     __slots__ = (
-        "block", "forwards", "keep_alive", "length", "method", "path", "plain", "query", "summary", "target",
-        "template", "version",
+        "block", "forwards", "keep_alive", "length", "method", "path", "plain", "query", "remembered",
+        "summary", "target", "version",
     )  # fmt: skip
 
     def __init__(self, method: str, target: str, path: str, query: str, version: str, block: Block) -> None:
@@ -110,7 +108,7 @@ class Request:
         self.forwards = block.forwards
         self.plain = block.plain and method != "HEAD"
         self.summary = f"{method} {path}".encode("ascii", "replace")
-        self.template: dict[str, Any] | None = None
+        self.remembered = False
 
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:
@@ -179,7 +177,9 @@ def read_fields(fields: Iterable[tuple[bytes, bytes]], http11: bool) -> Block:
     if host is None:
         if http11:
             raise _bad("no Host")
-    elif not HOST.fullmatch(host):
+    elif host and not HOST.fullmatch(host):
+        # An empty one is served: a client whose target names no host has to send that (RFC 9112 3.2), and health checks
+        # do.
         raise _bad("malformed Host")
     block.plain = http11 and block.keep_alive and not block.expects_continue
     block.forwards = not environ.keys().isdisjoint(FORWARDING)
