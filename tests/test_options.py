@@ -24,6 +24,7 @@ def test_defaults() -> None:
         "backlog": 2048,
         "dualstack_ipv6": False,
         "unix_socket_perms": 0o600,
+        "unix_socket_group": None,
         "trusted_proxies": ["127.0.0.1,::1,unix"],
         "forwarded_fields": "for,proto",
         "proxy_protocol": "off",

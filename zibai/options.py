@@ -118,7 +118,15 @@ class Options:
         octal=True,
         minimum=0,
         maximum=0o777,
-        help="permissions of unix sockets, in octal",
+        help="permissions of unix sockets, in octal; a proxy that runs as another user needs 660 and its group, by "
+        "--unix-socket-group",
+    )
+    unix_socket_group: str | None = option(
+        None,
+        group=LISTENING,
+        metavar="NAME",
+        help="the group of unix sockets, by name or number, such as that of the proxy in front; the server has to be a "
+        "member of it, or root (not on Windows)",
     )
 
     health_listen: str | None = option(

@@ -331,10 +331,11 @@ def _scoreboard(
 
 
 def _become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:
-    """Go on as another user, who has to be able to use and to remove what was made for him."""
+    """Go on as another user, who has to be able to use and to remove what was made for them."""
+    group = identity.gid if options.unix_socket_group is None else -1
     try:
         for sock in sockets:
-            give_unix_socket(sock, identity.owner)
+            give_unix_socket(sock, (identity.uid, group))
         if board is not None:
             board.give(identity.owner)
     except OSError as error:
