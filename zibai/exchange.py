@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from .connection import Connection
 from .errors import Gone, Refused
 from .http1 import response
-from .http1.request import Block, Request
+from .http1.request import Request
 from .http1.response import Answer, Framing, head_end, interim, prepare
 from .logger import access_logger, debug_logger, error_logger, log_exchange
 from .scoreboard import clock
@@ -75,10 +75,10 @@ class Complaints:
             error_logger.warning("%s (said once, at %s)", message, ascii(path))
 
 
-_OUT = Framing(Request("HEAD", "/", "/", "", "HTTP/1.1", Block([], {})), Answer("200 OK", ()), 0, True, b"")
+_OUT = Framing(Request("HEAD", "/", "/", "", "HTTP/1.1", {}), Answer("200 OK", ()), 0, True, b"")
 """That of an answer that went out at once, whole; nothing may be sent after it."""
 
-_LENGTH = Framing(Request("GET", "/", "/", "", "HTTP/1.1", Block([], {})), Answer("200 OK", ()), 0, True, b"")
+_LENGTH = Framing(Request("GET", "/", "/", "", "HTTP/1.1", {}), Answer("200 OK", ()), 0, True, b"")
 """That of any plain answer with a Content-Length; its head is not in it."""
 
 

@@ -78,8 +78,16 @@ def _make_service(loop: Loop, gateway: Gateway) -> Service:
     connection is closed. So a body has no limit here either, as none of it is kept.
     """
     service = loop.service
-    lane = None if service.lane is None else FastLane(service.max_target)
-    elsewhere = replace(service, application=gateway.serve, lane=lane, stream_body=True, max_body=0, _hinted=set())
+    lane = None if service.lane is None else FastLane(service.max_target, gateway.base)
+    elsewhere = replace(
+        service,
+        application=gateway.serve,
+        lane=lane,
+        base=gateway.base,
+        stream_body=True,
+        max_body=0,
+        _hinted=set(),
+    )
     elsewhere.lend = loop.lend
     return elsewhere
 

@@ -36,7 +36,8 @@ _MAX_KEY: Final = 512
 class Gateway:
     """Calls ``application`` for the connections of one server; any number of runners at once.
 
-    ``script_name`` is the path prefix the application is mounted at, "" or "/prefix".
+    ``script_name`` is the path prefix the application is mounted at, "" or "/prefix". ``base`` is what each environ
+    begins with; the codec puts the fields of a head into a copy of it, so that no second dict has to be made.
 
     What changes after the start are caches: what was logged already, what was made of requests, and whether the access
     log is on. Any runner may fill them, without a lock: each step is one operation of a dict or an attribute, and two
@@ -61,7 +62,7 @@ class Gateway:
         self._complaints = Complaints()
         self._templates: dict[Request, Environ] = {}
         self._told: dict[tuple[str | None, ...], forwarded.Told] = {}
-        self._base: Environ = {
+        self.base: Environ = {
             "SCRIPT_NAME": script_name,
             "SERVER_SOFTWARE": "zibai",
             "GATEWAY_INTERFACE": "CGI/1.1",
@@ -73,7 +74,10 @@ class Gateway:
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
-            # So that there is a place for them when an exchange fills them in.
+            # So that there is a place for them when a request and its exchange fill them in, and no dict has to grow.
+            **dict.fromkeys(
+                ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "RAW_URI", "SERVER_PROTOCOL")
+            ),
             **dict.fromkeys(("SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "wsgi.input")),
             **dict.fromkeys(("wsgi.early_hints", "wsgix.informational")),
         }
@@ -120,8 +124,6 @@ class Gateway:
         """The environ of the request at hand, before any proxy is heard: native strings of latin-1 (PEP 3333)."""
         request = connection.request
         assert request is not None
-        # The fast lane remembers requests, and what was made of one is copied for the next: a dict that has all keys
-        # already is copied in a tenth of the time that it takes to make one.
         template = self._templates.get(request)
         environ = self._make_environ(request) if template is None else template.copy()
         environ["wsgi.input"] = connection.body
@@ -134,14 +136,17 @@ class Gateway:
         return environ
 
     def _make_environ(self, request: Request) -> Environ:
-        """The environ of a request, but for what its connection and its exchange add."""
-        environ = self._base.copy()
+        """The environ of a request, but for what its connection and its exchange add.
+
+        That of a request which nobody else has is the dict that came with it. What is made of a remembered one is kept
+        here, and copied each time.
+        """
+        environ = request.environ.copy() if request.remembered else request.environ
         environ["REQUEST_METHOD"] = request.method
         environ["PATH_INFO"] = _cut(_decode(request.path), self.script_name)
         environ["QUERY_STRING"] = request.query
         environ["REQUEST_URI"] = environ["RAW_URI"] = request.target
         environ["SERVER_PROTOCOL"] = request.version
-        environ.update(request.block.environ)
         if request.remembered:
             if len(self._templates) >= MAX_REQUESTS:
                 self._templates.clear()
@@ -153,8 +158,8 @@ class Gateway:
 
         Raises :class:`Refused` where they contradict each other. Fields that are not believed stay what all fields are.
         """
-        service, fields = connection.service, request.block.environ
-        if fields.keys().isdisjoint(service.trust.variables):
+        service = connection.service
+        if environ.keys().isdisjoint(service.trust.variables):
             return
         if connection.trusted is None:
             connection.trusted = service.trust.holds(connection.peer)
@@ -167,8 +172,8 @@ class Gateway:
             )
             return
         scheme = environ["wsgi.url_scheme"]
-        key = (scheme, fields.get("HTTP_HOST"), *map(fields.get, service.trust.variables))
-        told = self._told.get(key) or self._read_forwarded(key, request, service.trust, scheme)
+        key = (scheme, environ.get("HTTP_HOST"), *map(environ.get, service.trust.variables))
+        told = self._told.get(key) or self._read_forwarded(key, environ, service.trust, scheme)
         for complaint in told.complaints:
             debug_logger.debug("from %s: %s", connection.peer, complaint)
             service.hint(
@@ -193,10 +198,10 @@ class Gateway:
             environ["PATH_INFO"] = _cut(_cut(_decode(request.path), told.prefix), self.script_name)
 
     def _read_forwarded(
-        self, key: tuple[str | None, ...], request: Request, trust: Trust, scheme: str
+        self, key: tuple[str | None, ...], environ: Environ, trust: Trust, scheme: str
     ) -> forwarded.Told:
         """What forwarding fields say. Clients come again, so it is kept by all that it depends on, within bounds."""
-        told = forwarded.read(request.block.environ, trust, scheme)
+        told = forwarded.read(environ, trust, scheme)
         if sum(len(text) for text in key if text) <= _MAX_KEY:
             if len(self._told) >= _MAX_TOLD:
                 self._told.clear()
