@@ -54,7 +54,8 @@ def serve(
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
     :param before_died_hook: called at the very end. What these two raise is logged.
     :param options: ``max_workers``, ``url_prefix``, ``header_timeout`` and so on: the fields of
-        :class:`~zibai.Options` that are not about the process around the server, with their defaults.
+        :class:`~zibai.Options` that are not about the process around the server, with their defaults, for which None
+        stands, too.
     :raises ValueError: without a socket, or for a backend that there is not.
     :raises TypeError: for an option that there is not, or that is not the server's.
     :raises UsageError: for an option that makes no sense, or a certificate that cannot be used.

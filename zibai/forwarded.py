@@ -48,12 +48,14 @@ _PORT = re.compile(r"[0-9]{1,5}")
 
 
 class Told(NamedTuple):
-    """What a head says of its client. ``environ`` replaces keys; a client whose port is not told has no REMOTE_PORT.
+    """What a head says of its client, where the scheme was ``scheme`` before. ``environ`` replaces keys; a client whose
+    port is not told has no REMOTE_PORT.
 
     ``prefix`` is the path that was taken off before the request came here, "" if none was. ``contradiction`` says what
     fields contradict each other, "" if none do; then nothing else counts.
     """
 
+    scheme: str
     environ: dict[str, str]
     prefix: str
     complaints: tuple[str, ...]
@@ -96,7 +98,7 @@ def read(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told:
     if facts.address is None and notes.lost:
         facts = facts._replace(address="")
     environ = _to_environ(facts, fields.get("HTTP_HOST"), scheme)
-    return Told(environ, facts.prefix or "", tuple(notes.complaints), notes.contradiction)
+    return Told(scheme, environ, facts.prefix or "", tuple(notes.complaints), notes.contradiction)
 
 
 def _merge(one: Facts, other: Facts, notes: _Notes) -> Facts:
