@@ -103,7 +103,7 @@ class Threads:
         self._parked: deque[_Runner] = deque()  # who waits for the baton; the first is the deputy
         self._threads = 0
         self._coming: _Runner | None = None  # has been started and has not parked yet
-        self._spared = -inf  # when the inline exchange began that gets twice the time; by its time, so as not to hold it
+        self._spared = -inf  # when the exchange began that gets twice the time; it is not held by that
         self._turns = 0  # counts inline exchanges; the deputy sees by it whether the leader works
         self._watching = False  # whether the deputy looks by itself, or has to be rung
         self._stopped = False
