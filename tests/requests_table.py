@@ -237,9 +237,17 @@ FIELDS = [
 HOSTS = [
     *(
         Case(f"R10: Host {host}", head("GET / HTTP/1.1", f"Host: {host}"), (Seen(fields=(f"host: {host}".encode(),)),))
-        for host in ["a", "a:80", "a:", "1.2.3.4:5", "[::1]", "[::1]:80", "a-b.c", "a_b", "a%20b", "XN--A"]
+        for host in ["", "a", "a:80", "a:", "1.2.3.4:5", "[::1]", "[::1]:80", "a-b.c", "a_b", "a%20b", "XN--A"]
+    ),
+    Case(
+        "R10: empty in HTTP/1.0",
+        head("GET / HTTP/1.0", "Host:"),
+        (Seen(version="HTTP/1.0", fields=(b"host: ",), keep_alive=False),),
     ),
     Case("R10: no Host", head("GET / HTTP/1.1", "X: a"), status=400),
+    Case("R10: two, one empty", head("GET / HTTP/1.1", "Host:", "Host: a"), status=400),
+    Case("R10: an absolute target without a host", head("GET http:///x HTTP/1.1", "Host:"), status=400),
+    Case("R10: an absolute target, empty Host", head("GET http://a/x HTTP/1.1", "Host:"), (Seen(target="http://a/x"),)),
     Case("R10: two", head("GET / HTTP/1.1", "Host: a", "Host: b"), status=400),
     Case("R10: two that are equal", head("GET / HTTP/1.1", "Host: a", "Host: a"), status=400),
     Case("R10: two in HTTP/1.0", head("GET / HTTP/1.0", "Host: a", "Host: a"), status=400),
@@ -247,7 +255,7 @@ HOSTS = [
         Case(f"R10: Host {host!r}, {version}", head(f"GET / HTTP/{version}", f"Host: {host}"), status=400)
         for version in ["1.1", "1.0"]
         for host in [
-            "", "a/b?x@y", "a b", "a@b", "a:b", "a:80:80", "[::1", "::1", "[g]", ":80", "a#", "a?", "a\\b", "\u00e9",
+            "a/b?x@y", "a b", "a@b", "a:b", "a:80:80", "[::1", "::1", "[g]", ":80", "a#", "a?", "a\\b", "\u00e9",
             "a\u00a0", "<a>", '"a"', "a:٣",
         ]
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -14,7 +15,8 @@ from zibai.http1 import Codec, Request, codec, fast, reference, request
 from zibai.http1.fast import FastLane
 from zibai.http1.request import MAX_TARGET
 
-from requests_table import CHUNKED, GOOD, SEEN_GOOD, TABLE, Case, Seen, chunked, get, head, post
+import requests_table
+from requests_table import GOOD, Case, Seen, chunked, get, head, post
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,6 +47,29 @@ class Outcome(NamedTuple):
     requests: tuple[Seen, ...]
     status: int | None
     left: bytes
+
+
+def lines(found: Request) -> tuple[bytes, ...]:
+    """The environ of a request as lines, in the order of their names."""
+    return tuple(f"{key}: {value}".encode("latin-1") for key, value in sorted(found.environ.items()))
+
+
+def joined(seen: Seen) -> Seen:
+    """What the table says field by field, as an application sees it: one value for each name (RFC 9110 5.3)."""
+    environ: dict[str, str] = {}
+    for field in seen.fields:
+        name, _, value = field.decode("latin-1").partition(": ")
+        key = name.upper().replace("-", "_")
+        key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+        between = "; " if key == "HTTP_COOKIE" else ","
+        environ[key] = f"{environ[key]}{between}{value}" if key in environ else value
+    if "CONTENT_LENGTH" in environ:
+        environ["CONTENT_LENGTH"] = str(int(environ["CONTENT_LENGTH"]))
+    return seen._replace(fields=tuple(f"{key}: {value}".encode("latin-1") for key, value in sorted(environ.items())))
+
+
+TABLE = [case._replace(requests=tuple(map(joined, case.requests))) for case in requests_table.TABLE]
+SEEN_GOOD, CHUNKED = joined(requests_table.SEEN_GOOD), joined(requests_table.CHUNKED)
 
 
 class Reader:
@@ -92,9 +117,8 @@ class Reader:
         return True
 
     def see(self, found: Request, body: bytes = b"") -> None:
-        fields = tuple(name + b": " + value for name, value in found.fields)
         self.requests.append(
-            Seen(found.method, found.target, fields, body, version=found.version, keep_alive=found.keep_alive)
+            Seen(found.method, found.target, lines(found), body, version=found.version, keep_alive=found.keep_alive)
         )
 
     @property
@@ -316,6 +340,15 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
             if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, bytes):
                 monkeypatch.setattr(module, name, CountingPattern(pattern, work))
     return work
+
+
+@pytest.mark.parametrize("target", ["http://" + "a" * 60_000, "http://a:" + "1" * 60_000, "/" + "a" * 60_000])
+def test_a_target_is_read_in_linear_time(target: str) -> None:
+    """A second look for each letter would take a minute."""
+    before = time.process_time()
+    with pytest.raises(Refused, match="target"):
+        request.check(request.Head("GET", target + "#", "1.1", [(b"host", b"a")]))
+    assert time.process_time() - before < 0.5
 
 
 @pytest.mark.parametrize(

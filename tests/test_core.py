@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import zibai
 from zibai import Options, create_bind_socket, serve
 from zibai.core import Hooks, Server, Ties
 from zibai.errors import UsageError
 from zibai.loop import Loop
+from zibai.options import declared
 
-from support import DEADLINE
+from support import DEADLINE, get
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_a_server_loop_that_fails_ends_serve_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +47,38 @@ def test_a_server_loop_that_fails_ends_serve_with_its_error(monkeypatch: pytest.
 def test_serve_takes_no_option_that_it_could_not_heed(name: str) -> None:
     with create_bind_socket("127.0.0.1:0") as sock, pytest.raises(TypeError, match=name):
         serve(app=lambda *_: [], bind_socket=sock, **{name: None})
+
+
+def test_serve_is_called_as_its_readme_has_always_shown() -> None:
+    """To the letter, with None for the backlog; and None is the default of all other options as well."""
+    called: list[str] = []
+    exit_event = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        start_response("200 OK", [("Content-type", "text/plain; charset=utf-8"), ("Content-Length", "12")])
+        exit_event.set()
+        return [b"Hello World!"]
+
+    your_socket = create_bind_socket("127.0.0.1:0")
+    port = your_socket.getsockname()[1]
+    bodies: list[bytes] = []
+    client = threading.Thread(target=lambda: bodies.append(get(port).body))
+    zibai.serve(
+        app=app,
+        bind_socket=your_socket,
+        backlog=None,
+        max_workers=10,
+        graceful_exit=exit_event,
+        before_serve_hook=client.start,
+        before_graceful_exit_hook=lambda: called.append("before_graceful_exit"),
+        before_died_hook=lambda: called.append("before_died"),
+    )
+    client.join(DEADLINE)
+    assert bodies == [b"Hello World!"]
+    assert called == ["before_graceful_exit", "before_died"]
+
+    embedded = {each.name: None for each in declared() if each.embedded}
+    serve(app=app, bind_socket=create_bind_socket("127.0.0.1:0"), graceful_exit=exit_event, **embedded)
 
 
 def test_a_wrong_option_is_told_by_its_flag() -> None:

@@ -436,6 +436,22 @@ def test_it_serves_as_another_user(
 
 
 @root
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_another_user_does_not_take_the_group_of_a_socket_along(public: Path, python: list[str]) -> None:
+    (public / "run").mkdir()
+    sockets = [public / "run" / name for name in "ab"]
+    flags = ["--unix-socket-perms", "660", "--unix-socket-group", "54321"]
+    for path, more, group in zip(sockets, ([], flags), (65534, 54321), strict=True):
+        command = [*python, "background:app", "--user", "nobody", "--listen", f"unix:{path}", *more]
+        env = {"PYTHONPATH": str(public / "lib")}
+        with Server(None, listen=None, command=command, cwd=public, env=env) as server:
+            assert get(path).status == 200
+            found = path.stat()
+            assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65534, group, 0o660 if more else 0o600)
+            assert server.stop() == 0
+
+
+@root
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 def test_an_upgrade_needs_no_root(public: Path, python: list[str]) -> None:

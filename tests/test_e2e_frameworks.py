@@ -1,16 +1,18 @@
-"""Flask, Django, Falcon and Bottle: each serves the same four routes, on each backend."""
+"""Flask, Django, Falcon and Bottle: each serves the same four routes, on each backend. And processes beside them."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
-from support import Server
+from support import ROOT, Server, get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module", params=["flask", "django", "falcon", "bottle"])
@@ -54,3 +56,17 @@ def test_streaming(url: str, http: requests.Session) -> None:
 def test_not_found_and_the_connection_goes_on(url: str, http: requests.Session) -> None:
     assert http.get(f"{url}/nowhere", timeout=20).status_code == 404
     assert http.get(f"{url}/hello", params={"name": "you"}, timeout=20).text == "Hello you!"
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_an_application_may_have_processes_of_its_own(backend: tuple[str, ...], processes: int, tmp_path: Path) -> None:
+    """As docs/hooks.md has it."""
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r'```python title="executor.py"\n(.*?)```', page, re.DOTALL)
+    (tmp_path / "executor.py").write_text(text, encoding="utf-8")
+    hooks = ["--before-serve", "executor:before_serve", "--before-died", "executor:before_died"]
+    with Server("executor:app", *hooks, "-p", str(processes), *backend, cwd=tmp_path) as server:
+        for _ in range(3):
+            assert get(server.port).body == b"Hello World!"
+        assert server.stop() == 0
+    assert "Traceback" not in "\n".join(server.log)

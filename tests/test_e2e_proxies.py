@@ -6,17 +6,23 @@ The client has an address of its own, 127.0.0.2, which Linux gives to everybody.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+if sys.platform != "win32":
+    import grp
 
 import pytest
 from test_e2e_restart import deploy, restart
@@ -39,6 +45,15 @@ FORGED = (
     "Forwarded: for=6.6.6.6;host=evil",
 )
 DOCUMENT = (ROOT / "docs/proxies.md").read_text(encoding="utf-8")
+GUIDE = """location /environ/ {
+    proxy_pass http://zibai;
+    proxy_set_header Host $host;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Forwarded-Proto $scheme;
+}
+location / { return 403; }
+"""
+"""What the guides on the web say, and nothing of what a client may add to it."""
 STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
@@ -91,8 +106,11 @@ def listens(port: int) -> bool:
 
 
 @contextmanager
-def nginx(folder: Path, **sites: str) -> Iterator[dict[str, int]]:
-    """nginx with a site for each upstream, and its ports; ``tls`` or ``stream`` in the name says what kind it is."""
+def nginx(folder: Path, user: str = "", **sites: str) -> Iterator[dict[str, int]]:
+    """nginx with a site for each upstream, and its ports; ``tls`` or ``stream`` in the name says what kind it is.
+
+    With ``user`` its worker is a process of this user, as nginx has it anywhere.
+    """
     folder.mkdir()
     ports = free_ports(sites)
     http, stream = [], []
@@ -107,7 +125,8 @@ def nginx(folder: Path, **sites: str) -> Iterator[dict[str, int]]:
             if "tls" in name
             else ""
         )
-        location = snippet("nginx").replace("http://zibai", f"http://{name}")
+        location = GUIDE if "guide" in name else snippet("nginx")
+        location = location.replace("http://zibai", f"http://{name}")
         http.append(upstream % "keepalive 16;")
         # A request that was lost on a kept connection is not to be sent a second time in silence.
         retry = "proxy_next_upstream off;"
@@ -115,7 +134,8 @@ def nginx(folder: Path, **sites: str) -> Iterator[dict[str, int]]:
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    text = f"daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{}}\n"
+    text = f"daemon off; pid {folder}/pid; error_log stderr; events {{}}\n"
+    text = f"user {user}; {text}" if user else f"master_process off; {text}"
     text += f"http {{ access_log off; {temporary} {' '.join(http)} }}\n"
     if stream:
         text = f"load_module {STREAM};\n{text}stream {{ {' '.join(stream)} }}\n"
@@ -135,6 +155,9 @@ def haproxy(folder: Path, **sites: str) -> Iterator[dict[str, int]]:
         text += f"frontend front-{name}\n    bind 127.0.0.1:{ports[name]} {tls}\n    default_backend {name}\n"
         if "send-proxy" in server:
             text += f"    mode tcp\nbackend {name}\n    mode tcp\n    server {name} {server}\n"
+        elif name == "guide":
+            text += f"    mode http\nbackend {name}\n    mode http\n    option forwardfor\n"
+            text += f"    http-request set-header X-Forwarded-Proto http\n    server {name} {server}\n"
         elif name == "forwarded":
             field = '"for=%[src];proto=http;host=\\"%[req.hdr(host)]\\""'
             text += f"    mode http\nbackend {name}\n    mode http\n    http-request set-header Forwarded {field}\n"
@@ -177,7 +200,7 @@ def sites(backend: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
         proxied = stack.enter_context(Server("plain:app", f"unix:{proxied_unix}", "--proxy-protocol", "on", *backend))
         tcp, proxied_tcp = f"127.0.0.1:{plain.port}", f"127.0.0.1:{proxied.port}"
         streams = {"stream": proxied_tcp, "stream_unix": f"unix:{proxied_unix}"} if STREAM.exists() else {}
-        front = nginx(folder / "n", tcp=tcp, unix=f"unix:{unix}", tls=tcp, **streams)
+        front = nginx(folder / "n", tcp=tcp, unix=f"unix:{unix}", tls=tcp, guide=tcp, **streams)
         ports = {f"nginx-{name}": port for name, port in stack.enter_context(front).items()}
         front = haproxy(
             folder / "h",
@@ -185,6 +208,7 @@ def sites(backend: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) ->
             unix=f"unix@{unix}",
             tls=tcp,
             forwarded=tcp,
+            guide=tcp,
             v1=f"{proxied_tcp} send-proxy",
             v2=f"{proxied_tcp} send-proxy-v2",
             v2_unix=f"unix@{proxied_unix} send-proxy-v2",
@@ -226,6 +250,29 @@ def test_fields_of_a_real_proxy_say_who_the_client_is(sites: Sites, name: str, f
     assert [environ[key] for key in keys] == [CLIENT, scheme, "a.test:8443", "a.test", "8443", "", "/environ"]
     assert "REMOTE_PORT" not in environ
     sites.plain.wait_for_log(f'{CLIENT} "GET /environ')
+
+
+CONTRADICTING = [
+    "Forwarded: for=8.8.8.8",
+    "Forwarded: for=127.0.0.1",
+    "Forwarded: for=unknown",
+    "Forwarded: proto=https",
+]
+ALONE = ["X-Forwarded-Host: evil", "X-Forwarded-Port: 666", "X-Forwarded-Prefix: /environ", "X-Forwarded-For: 6.6.6.6"]
+ALONE += ["X-Forwarded-Proto: https", "Forwarded: host=evil", "Forwarded: for=", "X-Forwarded-For: junk, unknown"]
+
+
+@pytest.mark.parametrize("field", [*ALONE, *CONTRADICTING])
+@pytest.mark.parametrize("name", ["nginx-guide", "haproxy-guide"])
+def test_what_a_client_adds_behind_the_proxy_of_everybody_is_not_believed(sites: Sites, name: str, field: str) -> None:
+    with Client(sites.ports[name], source=CLIENT) as client:
+        response = client.get("/environ/environ", field)
+        assert response.status == (400 if field in CONTRADICTING else 200)
+        if field in CONTRADICTING:
+            response = client.get("/environ/environ")
+    environ = answered(response)
+    keys = ("REMOTE_ADDR", "wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT", "SCRIPT_NAME", "PATH_INFO")
+    assert [environ[key] for key in keys] == [CLIENT, "http", "test", "test", "80", "", "/environ/environ"]
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -293,14 +340,18 @@ def test_fields_of_a_stranger_stay_ordinary_and_are_explained_once(backend: tupl
 
 
 def test_what_is_malformed_or_contradictory_is_said_once_and_escaped(backend: tuple[str, ...]) -> None:
+    fields = ["X-Forwarded-For: 1.2.3.4 \xe2\x80\xa8evil\x85", "X-Forwarded-Proto: ftp"]
     with Server("plain:app", *backend) as server:
         for _ in range(2):
-            get(server.port, "/environ", "X-Forwarded-For: 1.2.3.4 \xe2\x80\xa8evil\x85", "X-Forwarded-Proto: ftp")
-        environ = json.loads(get(server.port, "/environ", "X-Forwarded-For: 1.2.3.4", "Forwarded: for=5.6.7.8").body)
+            environ = json.loads(get(server.port, "/environ", *fields).body)
+            assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]) == ("", "http")
+            assert get(server.port, "/environ", "X-Forwarded-For: 1.2.3.4", "Forwarded: for=5.6.7.8").status == 400
         assert server.stop() == 0
-    assert environ["REMOTE_ADDR"] == "127.0.0.1"
-    (said,) = warnings(server)
-    assert said.endswith(r"X-Forwarded-For is malformed: '1.2.3.4 \xe2\x80\xa8evil\x85'")
+    malformed, contradiction = warnings(server)
+    assert malformed.endswith(r"X-Forwarded-For is malformed: '1.2.3.4 \xe2\x80\xa8evil\x85'")
+    assert contradiction.startswith(
+        "Forwarded and X-Forwarded-* contradict each other about the client, so the request"
+    )
 
 
 @pytest.mark.parametrize(
@@ -347,3 +398,25 @@ def test_signals_reach_servers_that_wait_for_headers(backend: tuple[str, ...]) -
             assert (answer.status, answer.headers["Connection"]) == (200, "close")
         client.close()
         assert server.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_nginx_of_another_user_reaches_the_socket_that_is_described() -> None:
+    """It cannot without the settings of the document, and can with them."""
+    program("nginx")
+    (line,) = {each for each in DOCUMENT.splitlines() if each.startswith("zibai ") and "--unix-socket-group" in each}
+    command = shlex.split(line)
+    assert command[2:4] == ["--listen", "unix:/run/hello/hello.sock"]
+    if not any(each.gr_name == command[-1] for each in grp.getgrall()):
+        pytest.skip("there is no such group")
+    folder = Path(tempfile.mkdtemp())
+    try:
+        folder.chmod(0o755)  # those of pytest are root's
+        (folder / "hello").mkdir()
+        where = f"unix:{folder}/hello/hello.sock"
+        with nginx(folder / "n", user=command[-1], site=where) as ports:
+            for flags, status in [((), 502), (command[4:], 200)]:
+                with Server("plain:app", *flags, listen=where):
+                    assert get(ports["site"], "/environ").status == status
+    finally:
+        shutil.rmtree(folder)

@@ -442,6 +442,21 @@ def test_plain_http_is_redirected(flags: list[str], context: ssl.SSLContext) -> 
         server.wait_for_log('"GET / HTTP/1.1" 308')
 
 
+@pytest.mark.daily("greenlets-0")
+@pytest.mark.parametrize("processes", [0, 2])
+def test_plain_requests_change_nothing_for_those_by_https(
+    flags: list[str], context: ssl.SSLContext, processes: int
+) -> None:
+    flags = [*flags, "-p", str(processes), "--url-prefix", "/shop", "--redirect-http", "127.0.0.1:0"]
+    with Server("plain:app", *flags) as server:
+        found = re.search(r":(\d+) to https", server.wait_for_log("redirecting http://"))
+        assert found
+        for _ in range(4):
+            assert get(int(found[1]), "/shop/environ").status == 308
+            facts = json.loads(get(server.port, "/shop/environ", tls=context).body)
+            assert (facts["SCRIPT_NAME"], facts["PATH_INFO"]) == ("/shop", "/environ")
+
+
 @pytest.mark.daily("greenlets")
 def test_a_certificate_for_development(backend: tuple[str, ...]) -> None:
     if find_spec("trustme") is None:

@@ -31,16 +31,13 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 64 * 1024
 
-ATTRIBUTES = [name for name in dir(request.Request) if not name.startswith("_") and name != "block"]
-ATTRIBUTES += [f"block.{name}" for name in request.Block.__slots__ if name != "template"]
+# ``remembered`` says what the lane does with a request, and nothing about the request.
+ATTRIBUTES = [name for name in dir(request.Request) if not name.startswith("_") and name not in ("block", "remembered")]
 
 
 def facts(found: Request) -> dict[str, object]:
     """Everything public of a request."""
-    return {
-        name: getattr(found.block if name.startswith("block.") else found, name.rpartition(".")[2])
-        for name in ATTRIBUTES
-    }
+    return {name: getattr(found, name) for name in ATTRIBUTES}
 
 
 def read(data: bytes, lane: FastLane | None, max_head: int = MAX_HEAD) -> list[object]:
@@ -83,7 +80,7 @@ def takes(lane: FastLane, data: bytes) -> bool:
 
 
 def test_a_request_is_compared_whole() -> None:
-    assert {*ATTRIBUTES} >= {"method", "target", "path", "query", "version", "fields", "environ", "block.environ"}
+    assert {*ATTRIBUTES} >= {"method", "target", "path", "query", "version", "environ"}
     assert {*ATTRIBUTES} >= {"keep_alive", "length", "chunked", "expects_continue", "is_http11", "has_body"}
 
 
@@ -297,7 +294,7 @@ def test_all_of_the_table_is_the_same_after_all_the_others() -> None:
     ],
     ids=["POST", "HTTP/1.0", "Chrome"],
 )
-def test_one_other_byte_makes_another_block(plain: bytes, others: bytes) -> None:
+def test_one_other_byte_makes_another_head(plain: bytes, others: bytes) -> None:
     """With the right head in memory: each byte of it replaced, taken out, or with another one before it."""
     lane = FastLane()
     assert takes(lane, plain)
@@ -316,46 +313,13 @@ def test_one_other_byte_makes_another_block(plain: bytes, others: bytes) -> None
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-def remembered(lane: FastLane) -> dict[str, list[bytes]]:
-    return {version: [*blocks] for version, blocks in lane._blocks.items()}
-
-
-def test_a_block_is_remembered_for_any_request_line() -> None:
+def test_a_head_means_something_else_in_another_version() -> None:
     lane = FastLane()
-    first = lane.recognise(head("GET /a HTTP/1.1", "Host: a"))
-    second = lane.recognise(head("POST /b?c HTTP/1.1", "Host: a"))
-    assert first is not None
-    assert second is not None
-    assert first.block is second.block
-    assert (second.method, second.path, second.query) == ("POST", "/b", "c")
-
-
-def test_a_block_means_something_else_in_another_version() -> None:
-    lane = FastLane()
-    for _ in range(2):
+    for _ in range(3):
         for version, kept in (("1.1", True), ("1.0", False)):
             found = lane.recognise(head(f"GET / HTTP/{version}", "Host: a"))
             assert found is not None
             assert found.keep_alive is kept
-
-
-def test_two_servers_share_no_block() -> None:
-    found = [FastLane().recognise(get()) for _ in range(2)]
-    assert found[0] is not None
-    assert found[1] is not None
-    assert found[0].block is not found[1].block
-
-
-def test_memory_is_bounded() -> None:
-    lane = FastLane()
-    for number in range(fast.MAX_BLOCKS * 3):
-        assert lane.recognise(get(f"X: {number}")) is not None
-        assert len(remembered(lane)["HTTP/1.1"]) <= fast.MAX_BLOCKS
-    edge = "a" * (fast.MAX_BLOCK - len(b"Host: a\r\nX: \r\n\r\n"))
-    lane = FastLane()
-    assert takes(lane, get("X: " + edge))
-    assert takes(lane, get("X: a" + edge))
-    assert [len(block) for block in remembered(lane)["HTTP/1.1"]] == [fast.MAX_BLOCK]
 
 
 def requests_of(lane: FastLane) -> int:
@@ -364,44 +328,79 @@ def requests_of(lane: FastLane) -> int:
 
 def test_the_same_request_is_read_once() -> None:
     lane = FastLane()
+    once = lane.recognise(get("X: 1"))
+    assert once is not None
+    assert not once.remembered, "it may never come again, and belongs to the exchange"
+    assert requests_of(lane) == 0
     first = lane.recognise(get("X: 1"))
+    assert first is not None
+    assert first.remembered
     assert lane.recognise(get("X: 1")) is first
+    assert once.environ is not first.environ
     lines = ("GET /other HTTP/1.1", "HEAD / HTTP/1.1", "GET / HTTP/1.0")
     for other in (get("X: 2"), *(head(line, "Host: a", "X: 1") for line in lines)):
         assert lane.recognise(other) is not first
         assert takes(lane, other)
 
 
-def test_memory_of_requests_is_bounded() -> None:
+def test_memory_is_bounded() -> None:
     lane = FastLane()
     for number in range(fast.MAX_REQUESTS * 3):
-        assert takes(lane, head(f"GET /{number} HTTP/1.1", "Host: a", f"X: {number % 7}"))
+        for _ in range(2):
+            assert takes(lane, head(f"GET /{number} HTTP/1.1", f"Host: a{number}", f"X: {number % 7}"))
         assert requests_of(lane) <= fast.MAX_REQUESTS
+        assert len(lane._once) <= fast.MAX_REQUESTS
+        assert len(lane._hosts) <= fast.MAX_HOSTS
     lane = FastLane()
     edge = "a" * (fast.MAX_KNOWN - len(get("X: ")))
-    assert takes(lane, get("X: " + edge))
-    assert takes(lane, get("X: a" + edge))
+    for _ in range(2):
+        assert takes(lane, get("X: " + edge))
+        assert takes(lane, get("X: a" + edge))
     assert requests_of(lane) == 1
+
+
+def test_what_comes_once_does_not_put_out_what_comes_often() -> None:
+    lane = FastLane()
+    often = [lane.recognise(get("X: often")) for _ in range(3)][-1]
+    for number in range(fast.MAX_REQUESTS * 3):
+        assert takes(lane, get(f"X: {number}"))
+    assert lane.recognise(get("X: often")) is often
+
+
+def test_an_environ_begins_with_the_base() -> None:
+    base = {"wsgi.run_once": False, "REQUEST_METHOD": None}
+    lane = FastLane(base=base)
+    for data in (get("X: 1"), get("X:1"), get("X: 1", "X: 2")):
+        for _ in range(3):
+            found = lane.recognise(data)
+            codec = Codec(MAX_HEAD, base=base)
+            codec.feed(data)
+            plain = codec.next_request()
+            assert found is not None
+            assert plain is not None
+            assert found.environ == plain.environ
+            assert found.environ.items() >= base.items()
+    assert base == {"wsgi.run_once": False, "REQUEST_METHOD": None}
 
 
 def test_what_is_declined_is_not_remembered() -> None:
     lane = FastLane()
     for data in (get("Expect: 100-continue"), get("X: a "), get("Content-Length: +1"), get() + get()):
         assert lane.recognise(data) is None
-    assert remembered(lane) == {"HTTP/1.0": [], "HTTP/1.1": []}
     assert requests_of(lane) == 0
+    assert lane._once == set()
 
 
 def test_memory_of_names_is_bounded() -> None:
     for number in range(request._MAX_NAMES * 2):
         lane = FastLane()
         assert takes(lane, get(f"X-{number}: 1", "N" * 1000 + ": 1"))
-        assert len(request._names) <= request._MAX_NAMES
-    assert max(map(len, request._names)) <= 64
+        assert len(request.names) <= request._MAX_NAMES
+    assert max(map(len, request.names)) <= 64
 
 
 def test_threads_may_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "MAX_BLOCKS", 3)
+    monkeypatch.setattr(fast, "MAX_REQUESTS", 3)
     monkeypatch.setattr(request, "_MAX_NAMES", 5)
     lane = FastLane()
     data = [head("GET / HTTP/1.1", f"Host: a{number}", f"X-{number}: {number}") for number in range(8)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zibai.errors import UsageError
 from zibai.forwarded import MAX_HOPS, read
-from zibai.trust import Trust, check_trusted
+from zibai.trust import FIELDS, Trust, check_trusted, plain_host
 
 # --- Trust ----------------------------------------------------------------------------------------
 
@@ -78,12 +78,14 @@ def test_the_flag_that_would_add_a_peer() -> None:
 
 # --- What fields say ------------------------------------------------------------------------------
 
-TRUST = Trust(["10.0.0.0/8,2001:db8::/32"])
+ALL = Trust(["10.0.0.0/8,2001:db8::/32"], ",".join(FIELDS))
 
 
-def said(scheme: str = "http", /, **fields: str) -> tuple[dict[str, str], list[str]]:
-    """What the fields change, and what was complained of."""
-    told = read({"HTTP_" + name.upper(): value for name, value in fields.items()}, TRUST, scheme)
+def said(scheme: str = "http", /, *, trust: Trust = ALL, **fields: str) -> tuple[dict[str, str], list[str]]:
+    """What the fields change, and what was complained of; no change is made by fields that contradict each other."""
+    told = read({"HTTP_" + name.upper(): value for name, value in fields.items()}, trust, scheme)
+    if told.contradiction:
+        return {}, [*told.complaints, told.contradiction]
     changes = told.environ | ({"SCRIPT_NAME": told.prefix} if told.prefix else {})
     return changes, list(told.complaints)
 
@@ -101,6 +103,9 @@ def addr(address: str, port: str | None = None) -> dict[str, str]:
         ("[2001:dead::1]:80", addr("2001:dead::1", "80")),
         ("[2001:dead:0::1]", addr("2001:dead::1")),
         ("::ffff:1.2.3.4", addr("1.2.3.4")),
+        ("[::FFFF:102:304]:5", addr("1.2.3.4", "5")),
+        ("fe80::1%eth0", addr("fe80::1")),
+        ("[fe80::1%25eth0]:5", addr("fe80::1", "5")),
         ("6.6.6.6, 1.2.3.4", addr("1.2.3.4")),
         ("6.6.6.6, 1.2.3.4, 10.0.0.1", addr("1.2.3.4")),
         ("6.6.6.6,1.2.3.4,10.0.0.1:5 ,\t2001:db8::5", addr("1.2.3.4")),
@@ -123,13 +128,13 @@ def test_x_forwarded_for(chain: str, expected: dict[str, str]) -> None:
     "chain",
     [
         "", ",", "localhost", "1.2.3", "1.2.3.4.5", "1.2.3.256", "01.2.3.4", "1.2.3.4:65536", "1.2.3.4:", "1.2.3.4:x",
-        "[1.2.3.4]", "[::1", "::1]", ":::1", "[fe80::1%eth0]", "fe80::1%eth0", "1.2.3.4 5.6.7.8", "1.2.3.4;",
+        "[1.2.3.4]", "[::1", "::1]", ":::1", "[fe80::1%]", "fe80::1%a b", "1.2.3.4%eth0", "1.2.3.4 5.6.7.8", "1.2.3.4;",
         '"1.2.3.4"', "\xb2.2.3.4", "1.2.3.4\x00", "\x1b[31m", "1.2.3.4, junk", "1.2.3.4, junk, 10.0.0.1", "99999999",
     ],
 )  # fmt: skip
-def test_x_forwarded_for_that_is_malformed_says_nothing(chain: str) -> None:
+def test_x_forwarded_for_that_is_malformed_leaves_the_client_unknown(chain: str) -> None:
     changes, complaints = said(x_forwarded_for=chain)
-    assert changes == {}
+    assert changes == addr(""), "and it is not taken for the proxy"
     assert len(complaints) == 1
     assert complaints[0].startswith("X-Forwarded-For is malformed: ")
     assert complaints[0].isascii()
@@ -172,9 +177,9 @@ def test_forwarded(value: str, expected: dict[str, str]) -> None:
         "for=1.2.3.4, for=junk, for=10.0.0.1",
     ],
 )  # fmt: skip
-def test_forwarded_that_is_malformed_says_nothing(value: str) -> None:
+def test_forwarded_that_is_malformed_leaves_the_client_unknown(value: str) -> None:
     changes, complaints = said(forwarded=value)
-    assert changes == {}
+    assert changes == addr(""), "and it is not taken for the proxy"
     assert len(complaints) == 1
     assert complaints[0].startswith("Forwarded is malformed: ")
     assert complaints[0].isascii()
@@ -194,8 +199,8 @@ def site(scheme: str, host: str, name: str, port: str) -> dict[str, str]:
         ({"host": "a.test"}, site("http", "a.test", "a.test", "80")),
         ({"host": "a.test:8080"}, site("http", "a.test:8080", "a.test", "8080")),
         ({"host": "a.test:"}, site("http", "a.test", "a.test", "80")),
-        ({"host": "[2001:db8::1]:8080"}, site("http", "[2001:db8::1]:8080", "2001:db8::1", "8080")),
-        ({"host": "[2001:db8::1]"}, site("http", "[2001:db8::1]", "2001:db8::1", "80")),
+        ({"host": "[2001:db8::1]:8080"}, site("http", "[2001:db8::1]:8080", "[2001:db8::1]", "8080")),
+        ({"host": "[2001:db8::1]"}, site("http", "[2001:db8::1]", "[2001:db8::1]", "80")),
         ({"proto": "https", "port": "443"}, site("https", "inner", "inner", "443")),
         ({"proto": "https", "port": "8443", "host": "a.test"}, site("https", "a.test:8443", "a.test", "8443")),
         ({"port": "8443", "host": "a.test:8443"}, site("http", "a.test:8443", "a.test", "8443")),
@@ -271,18 +276,24 @@ def test_a_request_of_http_1_0_may_have_no_host() -> None:
     ("fields", "expected", "about"),
     [
         ({"forwarded": "for=1.2.3.4", "x_forwarded_for": "1.2.3.4"}, addr("1.2.3.4"), []),
-        ({"forwarded": 'for="1.2.3.4:5"', "x_forwarded_for": "1.2.3.4"}, addr("1.2.3.4", "5"), []),
-        ({"forwarded": "for=1.2.3.4", "x_forwarded_for": "5.6.7.8"}, {}, ["address"]),
-        ({"forwarded": 'for="1.2.3.4:5"', "x_forwarded_for": "5.6.7.8"}, {}, ["address"]),
-        ({"forwarded": "for=1.2.3.4;proto=http", "x_forwarded_proto": "https"}, addr("1.2.3.4"), ["scheme"]),
-        ({"forwarded": "for=1.2.3.4;host=a", "x_forwarded_host": "b"}, addr("1.2.3.4"), ["host"]),
-        ({"forwarded": "for=unknown", "x_forwarded_for": "5.6.7.8"}, {}, ["address"]),
+        ({"forwarded": "for=1.2.3.4", "x_forwarded_for": "1.2.3.4, 10.0.0.1"}, addr("1.2.3.4"), []),
+        ({"forwarded": 'for="1.2.3.4:5"', "x_forwarded_for": "1.2.3.4:5"}, addr("1.2.3.4", "5"), []),
+        ({"forwarded": 'for="1.2.3.4:5"', "x_forwarded_for": "1.2.3.4"}, addr("1.2.3.4"), []),
+        ({"forwarded": 'for="1.2.3.4:5"', "x_forwarded_for": "1.2.3.4:6"}, addr("1.2.3.4"), []),
+        ({"forwarded": "for=1.2.3.4", "x_forwarded_for": "5.6.7.8"}, {}, ["client"]),
+        ({"forwarded": 'for="1.2.3.4:5"', "x_forwarded_for": "5.6.7.8"}, {}, ["client"]),
+        ({"forwarded": "for=1.2.3.4;proto=http", "x_forwarded_proto": "https"}, {}, ["scheme"]),
+        ({"forwarded": "for=1.2.3.4;host=a", "x_forwarded_host": "b"}, {}, ["host"]),
+        ({"forwarded": "for=unknown", "x_forwarded_for": "5.6.7.8"}, {}, ["client"]),
+        ({"forwarded": "for=unknown", "x_forwarded_for": "_hidden"}, addr(""), []),
         ({"forwarded": "junk", "x_forwarded_for": "5.6.7.8"}, addr("5.6.7.8"), ["malformed"]),
+        ({"forwarded": "for=1.2.3.4", "x_forwarded_for": "junk"}, addr("1.2.3.4"), ["malformed"]),
         (
-            {"x_forwarded_host": "a:1", "x_forwarded_port": "2"},
-            site("http", "a:1", "a", "1"),
-            ["X-Forwarded-Host and X-Forwarded-Port"],
+            {"forwarded": "for=junk;proto=https", "x_forwarded_proto": "http"},
+            addr("") | {"wsgi.url_scheme": "http", "SERVER_PORT": "80"},
+            ["malformed"],
         ),
+        ({"x_forwarded_host": "a:1", "x_forwarded_port": "2"}, {}, ["X-Forwarded-Host and X-Forwarded-Port"]),
     ],
 )
 def test_contradictions(fields: dict[str, str], expected: dict[str, str], about: list[str]) -> None:
@@ -293,11 +304,91 @@ def test_contradictions(fields: dict[str, str], expected: dict[str, str], about:
         assert word in complaint
 
 
+HONEST = {
+    "forwarded": "for=1.2.3.4;proto=https;host=a.test",
+    "x_forwarded_for": "1.2.3.4",
+    "x_forwarded_proto": "https",
+    "x_forwarded_host": "a.test",
+    "x_forwarded_port": "443",
+    "x_forwarded_prefix": "/shop",
+}
+LIES = {
+    "forwarded": ["for=6.6.6.6", "for=127.0.0.1", "for=10.0.0.1", "for=unknown", "proto=http", "host=evil", "junk"],
+    "x_forwarded_for": ["6.6.6.6", "127.0.0.1", "10.0.0.1", "unknown", "junk"],
+    "x_forwarded_proto": ["http", "junk"],
+    "x_forwarded_host": ["evil"],
+    "x_forwarded_port": ["666"],
+    "x_forwarded_prefix": ["/evil"],
+}
+DEFAULT = Trust(["10.0.0.0/8"])
+TRUTH = addr("1.2.3.4") | site("https", "inner", "inner", "443")
+SETS = [
+    ("x_forwarded_for", "x_forwarded_proto"),
+    ("forwarded",),
+    ("forwarded", "x_forwarded_for", "x_forwarded_proto"),
+    tuple(HONEST),
+]
+
+
+@pytest.mark.parametrize(("lie", "value"), [(lie, value) for lie, values in LIES.items() for value in values])
+@pytest.mark.parametrize("honest", SETS, ids="+".join)
+def test_a_field_of_the_client_beside_those_of_a_proxy_is_never_believed(
+    lie: str, value: str, honest: tuple[str, ...]
+) -> None:
+    """The proxy sets some fields and passes the others on; by default, such a request is right or is refused."""
+    fields = {lie: value} | {name: HONEST[name] for name in honest if name != lie}
+    if not {"x_forwarded_for", "forwarded"} & (fields.keys() - {lie}):
+        return  # nobody but the client has said who it is
+    told = read(
+        {"HTTP_HOST": "inner"} | {"HTTP_" + name.upper(): text for name, text in fields.items()}, DEFAULT, "http"
+    )
+    assert told.prefix == ""
+    if lie == "x_forwarded_proto" and "forwarded" not in honest:
+        assert told.environ["REMOTE_ADDR"] == "1.2.3.4"  # nobody but the client has told the scheme
+    else:
+        assert told.contradiction or told.environ == TRUTH
+
+
+@pytest.mark.parametrize("named", FIELDS)
+def test_only_what_is_named_is_believed(named: str) -> None:
+    changes, complaints = said(trust=Trust(["10.0.0.0/8"], named), host="inner:81", **HONEST)
+    assert not complaints
+    assert (
+        changes
+        == {
+            "for": addr("1.2.3.4"),
+            "proto": site("https", "inner:81", "inner", "81"),
+            "host": site("http", "a.test", "a.test", "80"),
+            "port": site("http", "inner:443", "inner", "443"),
+            "prefix": {"SCRIPT_NAME": "/shop"},
+        }[named]
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in HONEST if name not in ("x_forwarded_for", "x_forwarded_proto")])
+@pytest.mark.parametrize("value", ["junk, \x00", ""])
+def test_what_is_not_believed_is_not_even_read(name: str, value: str) -> None:
+    fields = {name: value, "x_forwarded_for": "1.2.3.4"}
+    trust = Trust(["10.0.0.0/8"], "for" if name != "forwarded" else "port,prefix")
+    assert said(trust=trust, **fields) == (addr("1.2.3.4") if name != "forwarded" else {}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("::ffff:127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("fe80::1%eth0", "fe80::1"),
+        ("fe80::1%4", "fe80::1"), ("2001:db8:0::1", "2001:db8::1"), ("", ""), ("no:address", "no:address"),
+    ],
+)  # fmt: skip
+def test_an_address_has_one_form(name: str, host: str) -> None:
+    assert plain_host(name) == host
+
+
 def test_a_chain_ends_somewhere() -> None:
     long = ", ".join(["10.0.0.1"] * (MAX_HOPS + 1))
-    assert said(x_forwarded_for=long)[0] == {}
+    assert said(x_forwarded_for=long)[0] == addr("")
     assert said(x_forwarded_for="1.2.3.4, " + ", ".join(["10.0.0.1"] * (MAX_HOPS - 1))) == (addr("1.2.3.4"), [])
-    assert said(forwarded=re.sub("10", "for=10", long))[0] == {}
+    assert said(forwarded=re.sub("10", "for=10", long))[0] == addr("")
     assert said(x_forwarded_for=long + ", 1.2.3.4") == (addr("1.2.3.4"), []), (
         "what is left of the client is not looked at"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -24,7 +24,9 @@ def test_defaults() -> None:
         "backlog": 2048,
         "dualstack_ipv6": False,
         "unix_socket_perms": 0o600,
+        "unix_socket_group": None,
         "trusted_proxies": ["127.0.0.1,::1,unix"],
+        "forwarded_fields": "for,proto",
         "proxy_protocol": "off",
         "chdir": None,
         "user": None,
@@ -84,6 +86,16 @@ def test_defaults() -> None:
     }
 
 
+def test_none_is_the_default_of_every_option() -> None:
+    names = [option.name for option in declared() if not option.positional]
+    options = Options("example:app", **dict.fromkeys(names))
+    assert options == Options("example:app")
+    options.validate()
+    assert replace(Options("example:app", backlog=5), backlog=None).backlog == 2048
+    options.trusted_proxies.append("unix")
+    assert Options("example:app", trusted_proxies=None).trusted_proxies == ["127.0.0.1,::1,unix"], "a list of its own"
+
+
 def test_the_defaults_are_valid_and_travel() -> None:
     options = Options(app="example:app", subprocess=4)
     options.validate()
@@ -93,7 +105,7 @@ def test_the_defaults_are_valid_and_travel() -> None:
 def test_two_options_do_not_share_a_list() -> None:
     @dataclass
     class Some:
-        names: list[str] = declaration.option(["a"], group="", help="")  # noqa: RUF009
+        names: list[str] = declaration.option(["a"], group="", help="")
 
     Some().names.append("b")
     assert Some().names == ["a"]
@@ -130,6 +142,14 @@ def test_every_field_is_declared_in_full() -> None:
         ({"url_prefix": "/"}, "--url-prefix: '/' must start with a slash and not end with one, or be empty"),
         ({"listen": []}, "--listen needs at least one value"),
         (
+            {"forwarded_fields": ""},
+            "--forwarded-fields: '' is no field; write one or more of for,proto,host,port,prefix",
+        ),
+        (
+            {"forwarded_fields": "for,X-Forwarded-Host"},
+            "--forwarded-fields: 'X-Forwarded-Host' is no field; write one or more of for,proto,host,port,prefix",
+        ),
+        (
             {"listen": ["127.0.0.1:8000", "example:app"]},
             "--listen: 'example:app' is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N",
         ),
@@ -137,7 +157,6 @@ def test_every_field_is_declared_in_full() -> None:
         ({"max_workers": "4"}, "--max-workers must be a whole number, not '4'"),
         ({"max_workers": True}, "--max-workers must be a whole number, not True"),
         ({"max_workers": 4.0}, "--max-workers must be a whole number, not 4.0"),
-        ({"max_workers": None}, "--max-workers must be a whole number, not None"),
         ({"socket_timeout": "30"}, "--socket-timeout must be a number, not '30'"),
         ({"call": 1}, "--call must be True or False, not 1"),
         ({"listen": "127.0.0.1:8000"}, "--listen must be a list of text, not '127.0.0.1:8000'"),

@@ -2,7 +2,8 @@
 
 A snippet that is a file carries its name, ```` ```python title="hello.py" ````, and lies in the directory where the
 commands of its document run, beside the files of the README and `example.py`. Ports become 0, paths in ``/run``
-temporary ones and ``--drain`` short; nothing else is changed. A command of a kind that is unknown here fails its test.
+temporary ones, the group of a proxy that of the test, and ``--drain`` short; nothing else is changed. A command of a
+kind that is unknown here fails its test.
 """
 
 from __future__ import annotations
@@ -111,6 +112,9 @@ def possible(argument: str) -> bool:
 @parametrize("document line", COMMANDS)
 def test_command(document: Path, line: str, folder: Path) -> None:
     line_here = re.sub(r"--drain \d+", "--drain 0.1", re.sub(r":800[01]\b", ":0", line))
+    if hasattr(os, "getgid"):
+        line_here = line_here.replace("--unix-socket-group www-data", f"--unix-socket-group {os.getgid()}")
+    (folder / "hello").mkdir()
     command = shlex.split(line_here.replace("unix:/run/", f"unix:{folder}/"))
     if line in INSTALLS:  # the rest of it is test_install_from_a_fresh_clone
         command = command[len(command) - command[::-1].index("&&") :]

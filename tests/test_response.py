@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from enum import Enum, StrEnum
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -66,14 +67,10 @@ def test_any_other_status_is_refused(status: str) -> None:
         validate(status, [])
 
 
-class Text(str):
-    __slots__ = ()
-
-
-@pytest.mark.parametrize("status", [200, b"200 OK", None, HTTPStatus.OK, Text("200 OK")])
-def test_a_status_is_of_the_very_type_str(status: str) -> None:
-    with pytest.raises(TypeError, match="status"):
-        validate(status, [])
+@pytest.mark.parametrize("status", [200, b"200 OK", None, HTTPStatus.OK])
+def test_a_status_is_text(status: str) -> None:
+    with pytest.raises(TypeError, match="the status must be a str"):
+        prepare(status, [])
 
 
 @pytest.mark.parametrize("field", [("X", ""), ("X", "a\tb \xe9"), ("!#$%&'*+-.^_`|~", "1"), ("x-y", " a ")])
@@ -98,10 +95,93 @@ def test_any_other_field_is_refused(field: tuple[str, str]) -> None:
         validate("200 OK", [TEXT, field])
 
 
-@pytest.mark.parametrize("field", [(b"X", "1"), ("X", b"1"), ("X", 1), ("X", None), (Text("X"), "1"), ("X", Text("1"))])
-def test_names_and_values_are_of_the_very_type_str(field: tuple[str, str]) -> None:
-    with pytest.raises(TypeError, match="must be str"):
-        validate("200 OK", [TEXT, field])
+@pytest.mark.parametrize("field", [(b"X", "1"), ("X", b"1"), ("X", 1), ("X", None), ["X", 1]])
+def test_names_and_values_are_text(field: tuple[str, str]) -> None:
+    with pytest.raises(TypeError, match="of a field must be a str"):
+        prepare("200 OK", [TEXT, field])
+
+
+class Safe(str):
+    """As Django's ``mark_safe`` and ``Markup``."""
+
+    __slots__ = ()
+
+
+class Liar(str):
+    """One whose methods all say something else than it holds."""
+
+    __slots__ = ()
+
+    def lie(self, *_: object) -> Any:
+        return "200 lie\r\nX-Evil: 1"
+
+    __str__ = __format__ = __getitem__ = __add__ = lower = upper = strip = startswith = lie
+
+    def encode(self, *_: object) -> bytes:
+        return b"lie"
+
+
+class Alone(str):
+    """One that equals nothing and has no hash."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, _: object) -> bool:
+        return False
+
+
+class Word(StrEnum):
+    STATUS = "200 OK"
+    NAME = "Content-Type"
+    VALUE = "text/plain"
+    LENGTH = "Content-Length"
+    SIZE = "5"
+
+
+class Choice(str, Enum):  # noqa: UP042 - as Django's TextChoices; its format is "Choice.STATUS"
+    STATUS = "200 OK"
+    NAME = "Content-Type"
+    VALUE = "text/plain"
+    LENGTH = "Content-Length"
+    SIZE = "5"
+
+
+TEXTS = ["200 OK", "Content-Type", "text/plain", "Content-Length", "5"]
+
+
+@pytest.mark.parametrize("plain_first", [True, False])
+@pytest.mark.parametrize("kind", [Safe, Liar, Alone, Word, Choice])
+def test_a_subclass_of_str_counts_as_the_text_that_it_holds(
+    kind: Any, plain_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response, "_answers", {})
+
+    def answer(status: str, *texts: str) -> tuple[object, ...]:
+        made = prepare(status, [(texts[0], texts[1]), (texts[2], texts[3])])
+        return made.code, made.length, made.data
+
+    expected = (200, 5, b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\nServer: zibai\r\n")
+    if plain_first:
+        assert answer(*TEXTS) == expected
+    assert answer(*map(kind, TEXTS)) == expected
+    assert answer(*TEXTS) == expected
+    assert answer(*map(kind, TEXTS)) == expected
+    for (status, fields), made in response._answers.items():
+        assert {type(text) for text in (status, *sum(fields, ()))} == {str}, "a key has no methods of its own"
+        assert made.data == expected[2]
+
+
+@pytest.mark.parametrize("kind", [Safe, Liar, Alone])
+def test_a_subclass_of_str_is_checked_as_all_text_is(kind: Any) -> None:
+    for status, name, value in [("200 O\nK", "X", "1"), ("200 OK", "X:", "1"), ("200 OK", "X", "1\r\nY: 2")]:
+        with pytest.raises(ValueError, match=r"malformed|forbidden"):
+            prepare(kind(status), [(kind(name), kind(value))])
+    assert interim(kind("103 Early Hints"), [(kind("Link"), kind("a")), (kind("TE"), kind("b"))]) == (
+        b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n",
+        ["TE"],
+    )
+    assert prepare("200 OK", [(kind("Connection"), kind("close"))]).close
 
 
 # --- The head -------------------------------------------------------------------------------------
@@ -239,8 +319,30 @@ def test_the_length_of_the_body_that_would_be_goes_out_without_it(method: str, s
     assert named(answer, b"Content-Length") == [b"Content-Length: 5"]
 
 
-def test_no_length_goes_out_with_204() -> None:
-    assert named(framing(request(), "204 No Content", ("Content-Length", "0")), b"Content-Length") == []
+@pytest.mark.parametrize("value", ["0", "5"])
+def test_no_length_goes_out_with_204(value: str) -> None:
+    assert named(framing(request(), "204 No Content", ("Content-Length", value)), b"Content-Length") == []
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("size", [None, 0, 5])
+@pytest.mark.parametrize("fields", [(), (("Content-Length", "5"),), (("Content-Length", "0"), ("Content-Length", "0"))])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_205_says_that_it_is_empty(
+    method: str, fields: tuple[tuple[str, str], ...], size: int | None, version: str
+) -> None:
+    answer = framing(request(method, version, (b"connection", b"keep-alive")), "205 Reset Content", *fields, size=size)
+    assert (answer.bodyless, answer.chunked, answer.length, answer.keep_alive) == (True, False, 0, True)
+    assert named(answer, b"Content-Length") == [b"Content-Length: 0"]
+    assert named(answer, b"Transfer-Encoding") == []
+
+
+@pytest.mark.parametrize("status", ["200", "204", "404", "599"])
+def test_a_space_follows_a_status_without_a_reason(status: str) -> None:
+    assert lines(framing(request(), status))[0] == f"HTTP/1.1 {status} ".encode()
+    assert prepare(status, []).data.startswith(f"HTTP/1.1 {status} \r\n".encode())
+    assert prepare(status + " ", []).data.startswith(f"HTTP/1.1 {status} \r\n".encode())
+    assert interim("103", [])[0] == b"HTTP/1.1 103 \r\n\r\n"
 
 
 # --- Interim answers, and our own -----------------------------------------------------------------
@@ -248,7 +350,9 @@ def test_no_length_goes_out_with_204() -> None:
 
 def test_an_interim_answer_has_no_framing() -> None:
     fields = [("Link", "</a>"), ("Content-Length", "5"), ("Transfer-Encoding", "chunked"), ("Connection", "close")]
-    assert interim("103 Early Hints", fields) == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    data, removed = interim("103 Early Hints", fields)
+    assert data == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    assert removed == ["Transfer-Encoding", "Connection"]
 
 
 @pytest.mark.parametrize("status", ["200 OK", "101 Switching Protocols", "101", "10 x", "103 Early\r\nHints", ""])

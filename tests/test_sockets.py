@@ -226,6 +226,31 @@ def test_a_unix_socket_has_its_permissions_before_anybody_can_connect(bind: Bind
 
 
 @posix
+def test_a_unix_socket_has_its_group(bind: Bind, folder: Path) -> None:
+    import grp
+
+    others = [gid for gid in os.getgroups() if gid != os.getgid()] or ([12345] if os.geteuid() == 0 else [os.getgid()])
+    bind(f"unix:{folder / 'a'}", unix_socket_group=str(others[0]))
+    assert (folder / "a").stat().st_gid == others[0]
+    bind(f"unix:{folder / 'b'}", unix_socket_group=grp.getgrgid(os.getgid()).gr_name)
+    assert (folder / "b").stat().st_gid == os.getgid()
+    with pytest.raises(UsageError, match="--unix-socket-group: there is no group 'no-such-group'"):
+        bind(f"unix:{folder / 'c'}", unix_socket_group="no-such-group")
+    assert not (folder / "c").exists()
+
+
+@posix
+def test_a_group_that_it_may_not_have_is_an_error(bind: Bind, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(BindError, match=r"no permission to give unix:\S+ to the group 12345; start the server as a"):
+        bind(f"unix:{folder / 's'}", unix_socket_group="12345")
+    assert not (folder / "s").exists()
+
+
+@posix
 def test_a_stale_socket_is_replaced(bind: Bind, folder: Path) -> None:
     path = folder / "s"
     with socket.socket(socket.AF_UNIX) as dead:

@@ -10,14 +10,17 @@ import ssl
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from zibai import serve
+from zibai.core import Hooks, Server, Ties
 from zibai.errors import UsageError
 from zibai.https import Redirect, check
 from zibai.loop import GRACE
@@ -31,7 +34,7 @@ from zibai.tlssocket import PIECE, TLSSocket
 
 from rig import ANSWER, GET, Rig, ended
 from serving import serving
-from support import DEADLINE, get, wait_for
+from support import DEADLINE, Client, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -821,6 +824,10 @@ def test_distinguished_names(name: Any, text: str) -> None:
         (443, "a.example", "http://b.example?x", "https://a.example/?x"),
         (443, "a.example", "*", "https://a.example/"),
         (443, None, "/x", "https://10.0.0.1/x"),
+        (443, "", "/x", "https://10.0.0.1/x"),
+        (443, "a.example", "/login?next=https://site/account", "https://a.example/login?next=https://site/account"),
+        (443, "a.example", "/http://b.example/x", "https://a.example/http://b.example/x"),
+        (443, "a.example", "http://b.example/?next=http://c/d", "https://a.example/?next=http://c/d"),
     ],
 )
 def test_where_it_redirects(port: int, host: str | None, target: str, location: str) -> None:
@@ -834,8 +841,77 @@ def test_where_it_redirects(port: int, host: str | None, target: str, location: 
 
 def test_a_redirect_to_an_ipv6_address_has_its_brackets() -> None:
     started: list[Any] = []
-    Redirect(443)({"SERVER_NAME": "::1", "REQUEST_URI": "/"}, lambda *args: started.append(args))
+    Redirect(443)({"SERVER_NAME": "[::1]", "REQUEST_URI": "/"}, lambda *args: started.append(args))
     assert dict(started[0][1])["Location"] == "https://[::1]/"
+
+
+def test_where_it_redirects_is_found_in_linear_time() -> None:
+    """A second time for each letter, as for 60,000 of them, would take minutes."""
+    for target in ("/" + "a" * 60_000, "/" + "a:" * 30_000, "/?" + "http:" * 12_000, "http://" + "a" * 60_000 + "?x"):
+        environ = {"SERVER_NAME": "a", "HTTP_HOST": "b", "REQUEST_URI": target}
+        before = time.process_time()
+        Redirect(443)(environ, lambda *_: None)
+        assert time.process_time() - before < 0.5
+
+
+@contextmanager
+def redirecting(
+    app: Callable[..., Any], credentials: Credentials, more: list[socket.socket], **options: Any
+) -> Iterator[list[int]]:
+    """A server with TLS, other listeners and a redirect to TLS: the ports of the first and the last."""
+    sockets = [create_bind_socket("127.0.0.1:0"), *more, create_bind_socket("127.0.0.1:0")]
+    ports = [sockets[0].getsockname()[1], sockets[-1].getsockname()[1]]
+    settings = Options("", certfile=credentials.server, redirect_http="127.0.0.1:0", **options)
+    end, ready = threading.Event(), threading.Event()
+    ties = Ties(on_start=lambda _: ready.set())
+    server = Server(app, sockets, settings, end=end, backend="threads", hooks=Hooks(), ties=ties)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert ready.wait(DEADLINE)
+        yield ports
+    finally:
+        end.set()
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+
+
+def telling(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    keys = ("wsgi.url_scheme", "SCRIPT_NAME", "PATH_INFO", "HTTP_HOST")
+    return [" ".join(environ[key] for key in keys).encode()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no unix sockets")
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_what_one_listener_is_sent_changes_nothing_for_another(
+    credentials: Credentials, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    """The very same bytes to all of them, so that whatever is remembered of a head is found."""
+    unix = create_bind_socket(f"unix:{tmp_path / 's'}")
+    with redirecting(telling, credentials, [unix], url_prefix="/shop") as (secure, plain):
+        places: list[tuple[Any, Any]] = [(secure, credentials.context()), (tmp_path / "s", None), (plain, None)]
+        bodies = [
+            b"https /shop /cart test",
+            b"http /shop /cart test",
+            f"This is https://test:{secure}/shop/cart\n".encode(),
+        ]
+        for number in order * 3:
+            where, context = places[number]
+            assert get(where, "/shop/cart", "X-Forwarded-For: 1.2.3.4", tls=context).body == bodies[number]
+
+
+@pytest.mark.parametrize("fields", [["Content-Length: 1000000000000"], ["Transfer-Encoding: chunked"]])
+@pytest.mark.parametrize("expect", [[], ["Expect: 100-continue"]])
+def test_it_redirects_at_the_head_whatever_body_comes(
+    credentials: Credentials, fields: list[str], expect: list[str]
+) -> None:
+    with redirecting(telling, credentials, []) as (secure, plain), Client(plain) as client:
+        client.send("\r\n".join(["POST /a HTTP/1.1", "Host: shop", *fields, *expect, "", ""]).encode())
+        answer = client.read()
+        assert (answer.status, answer.headers["Location"]) == (308, f"https://shop:{secure}/a")
+        assert answer.headers["Connection"] == "close"
+        assert client.rest() == b""
 
 
 # --- embedded ---------------------------------------------------------------------------------------

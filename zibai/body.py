@@ -40,7 +40,7 @@ class Receiver(Peered):
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:
         super().__init__(sock, peer, endpoint, service)
-        self.codec = Codec(service.max_head, service.lane, service.max_target)
+        self.codec = Codec(service.max_head, service.lane, service.max_target, service.base)
         self.body: BinaryIO = NO_BODY
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self.interims = 0  # interim answers before the answer

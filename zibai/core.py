@@ -55,7 +55,8 @@ def serve(
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
     :param before_died_hook: called at the very end. What these two raise is logged.
     :param options: ``max_workers``, ``url_prefix``, ``header_timeout`` and so on: the fields of
-        :class:`~zibai.Options` that are not about the process around the server, with their defaults.
+        :class:`~zibai.Options` that are not about the process around the server, with their defaults, for which None
+        stands, too.
     :raises ValueError: without a socket, or for a backend that there is not.
     :raises TypeError: for an option that there is not, or that is not the server's.
     :raises UsageError: for an option that makes no sense, or a certificate that cannot be used.
@@ -206,7 +207,8 @@ class Server:
             waits=engine.waits,
             report=engine.report,
             row=self._row,
-            lane=FastLane(options.max_target_size) if options.http == "auto" else None,
+            lane=FastLane(options.max_target_size, self._gateway.base) if options.http == "auto" else None,
+            base=self._gateway.base,
             header_timeout=options.header_timeout,
             keep_alive_timeout=options.keep_alive_timeout,
             keep_alive_requests=1 if options.disable_keep_alive else options.max_keep_alive_requests,
@@ -218,7 +220,7 @@ class Server:
             min_send_rate=options.min_send_rate,
             unsent=Budget(options.max_unsent_memory),
             stream_body=options.stream_request_body,
-            trust=Trust(options.trusted_proxies),
+            trust=Trust(options.trusted_proxies, options.forwarded_fields),
             proxy_protocol=options.proxy_protocol == "on",
             queue_timeout=options.queue_timeout or inf,
             max_connections=options.max_connections or inf,

@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import UsageError
+
+T = TypeVar("T")
 
 # epoll counts milliseconds in a C int, which ends after 24 days.
 LONGEST_WAIT = 1_000_000.0
@@ -19,6 +21,19 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 # What a value has to be, in words for those who set it in code.
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list of text"}
+
+
+class Defaulted(Generic[T]):
+    """The type of a field that is never None, and that may be made from None, which stands for its default.
+
+    It is a word for type checkers, which read it as a descriptor. The fields themselves hold plain values.
+    """
+
+    if TYPE_CHECKING:
+
+        def __get__(self, instance: object, owner: type | None = None) -> T: ...
+
+        def __set__(self, instance: object, value: T | None) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +74,12 @@ class Option:
     def flag(self) -> str:
         """How people call it: the long flag, or the name of a positional argument."""
         return self.name if self.positional else "--" + self.name.replace("_", "-")
+
+    def make_default(self) -> Any:
+        """What a field has that is left out, or None; None where there is no such value."""
+        if self.positional:
+            return None
+        return self.default.copy() if self.kind is list and self.default else self.default
 
     def parse(self, text: str) -> Any:
         """The value that ``text`` on the command line stands for (one item of a list); ValueError if none."""
@@ -134,7 +155,9 @@ def read_declarations(cls: type) -> tuple[Option, ...]:
 
 
 def _complete(declaration: Option, name: str, hint: Any) -> Option:
-    """Add what the field itself says: its name and, from ``int``, ``list[str]`` or ``str | None``, its kind."""
+    """Add what the field itself says: its name and, from ``Defaulted[int]`` or ``str | None``, its kind."""
+    if get_origin(hint) is Defaulted:
+        (hint,) = get_args(hint)
     alternatives = get_args(hint) if NoneType in get_args(hint) else (hint,)
     kind = next(each for each in alternatives if each is not NoneType)
     return replace(declaration, name=name, kind=get_origin(kind) or kind, nullable=len(alternatives) > 1)

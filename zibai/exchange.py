@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any, Final
 
 from .connection import Connection
-from .errors import Gone
+from .errors import Gone, Refused
 from .filewrapper import BLOCK, FileWrapper, open_plain
 from .http1 import response
-from .http1.request import Block, Request
-from .http1.response import HOP_BY_HOP, Answer, Framing, head_end, interim, prepare
+from .http1.request import Request
+from .http1.response import Answer, Framing, head_end, interim, prepare
 from .logger import access_logger, debug_logger, error_logger, log_exchange
 from .outgoing import STEP, File, read_at
 from .scoreboard import clock
@@ -30,6 +30,13 @@ Headers = list[tuple[str, str]]
 HALF_CLOSED: Final = 5.0
 """Seconds that an application may go on without a byte for a client that has ended its side of the connection. Such a
 client has left, or has only half closed and still reads; before it is sent something nobody can tell."""
+
+
+def _exact(data: object) -> bytes:
+    """A piece of a body as plain bytes. A subclass counts as what it holds: its methods may tell another length."""
+    if not isinstance(data, bytes):
+        raise TypeError(f"the application must give bytes, not {type(data).__name__}")
+    return memoryview(data).tobytes()
 
 
 class Complaints:
@@ -48,10 +55,10 @@ class Complaints:
             error_logger.warning("%s (said once, at %s)", message, ascii(path))
 
 
-_OUT = Framing(Request("HEAD", "/", "/", "", "HTTP/1.1", Block([], {})), Answer("200 OK", ()), 0, True, b"")
+_OUT = Framing(Request("HEAD", "/", "/", "", "HTTP/1.1", {}), Answer("200 OK", ()), 0, True, b"")
 """That of an answer that went out at once, whole; nothing may be sent after it."""
 
-_LENGTH = Framing(Request("GET", "/", "/", "", "HTTP/1.1", Block([], {})), Answer("200 OK", ()), 0, True, b"")
+_LENGTH = Framing(Request("GET", "/", "/", "", "HTTP/1.1", {}), Answer("200 OK", ()), 0, True, b"")
 """That of any plain answer with a Content-Length; its head is not in it."""
 
 
@@ -90,7 +97,7 @@ class Exchange:
 
     def write(self, data: bytes) -> None:
         """PEP 3333's write callable: ``data`` is on its way when it returns."""
-        self._send(data, None)
+        self._send(data if type(data) is bytes else _exact(data), None)
         if self._is_satisfied():
             self._look_for_client()
 
@@ -100,10 +107,9 @@ class Exchange:
 
     def informational(self, status: str, headers: Headers) -> None:
         """Send an interim answer (1xx), unless the head is out or the client, of HTTP/1.0, knows none."""
-        data = interim(status, headers)
-        for name, _ in headers:
-            if name.lower() in HOP_BY_HOP:
-                self._say_removed(name)
+        data, removed = interim(status, headers)
+        for name in removed:
+            self._say_removed(name)
         assert self._connection.request is not None
         if self._framing is None and self._connection.request.is_http11:
             self._connection.interims += 1
@@ -170,9 +176,10 @@ class Exchange:
         single = hasattr(iterable, "__len__") and len(iterable) == 1  # type: ignore[arg-type]
         whole = type(iterable) is list or type(iterable) is tuple
         pieces = iter(iterable)
-        for data in pieces:
+        for piece in pieces:
+            data = piece if type(piece) is bytes else _exact(piece)
             # An empty piece does not begin the answer: start_response may still be called again.
-            if data or not isinstance(data, bytes):
+            if data:
                 self._send(data, len(data) if single else None, whole)
             elif not whole:
                 self._look_for_client()
@@ -214,8 +221,6 @@ class Exchange:
 
         If the client is slow, wait for it first, unless the ``whole`` body exists, or this piece is the last of it.
         """
-        if type(data) is not bytes and not isinstance(data, bytes):
-            raise TypeError(f"the application must give bytes, not {type(data).__name__}")
         connection, framing = self._connection, self._framing
         head = tail = b""
         if framing is None:
@@ -346,6 +351,11 @@ class Exchange:
             self._answer(connection.refusal.status)
         elif not self._complete:
             connection.cut()
+
+    def refuse(self, refusal: Refused) -> None:
+        """The application is not to be called."""
+        debug_logger.debug("refused %s: %d, %s", self._connection.peer, refusal.status, refusal)
+        self._answer(refusal.status)
 
     def fail(self, error: BaseException) -> None:
         """The application raised: a 500 while the head is not out, else a cut that the client can see."""

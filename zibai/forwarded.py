@@ -1,16 +1,20 @@
 """What proxies say of the client: ``Forwarded`` (RFC 7239) and ``X-Forwarded-For``, ``-Proto``, ``-Host``, ``-Port``,
 ``-Prefix``. Pure functions from the fields of a head to what an environ shall say instead of what the connection says.
 
-It is called only for a head that came from a trusted peer. But a proxy adds to what it was sent, and the beginning of
-the chain is the client's to make up. So the chain is walked from its end, the right: who is trusted is believed in what
-it says of the hop before it, and the first address that is not trusted is the client. What stands left of it is not
-looked at, and cannot spoil the rest by being malformed.
+It is called only for a head that came from a trusted peer, and reads only the fields that such a peer is believed. But
+a proxy adds to what it was sent, and the beginning of the chain is the client's to make up. So the chain is walked from
+its end, the right: a trusted hop is believed in what it says of the hop before it, and the first address that is not
+trusted is the client. What stands left of it is not looked at, and cannot spoil the rest by being malformed.
 
 A list that is as long as the chain, of schemes for one, belongs to it hop by hop; a shorter one was set, and not added
 to, by a proxy of ours. So from the right its entry is the one of the last trusted hop, or its first.
 
-What cannot be read, and what two fields say differently, is as good as not said, and a complaint says why: the proxies
-are set up wrong, or let a field of the client through. The values of fields that a complaint shows are escaped.
+What cannot be read is as good as not said, and a complaint says why. But where the address of the client cannot be
+read, it is unknown, and not that of the proxy: an application may trust that one more than any other.
+
+Where ``Forwarded`` and ``X-Forwarded-*`` contradict each other, a proxy has passed one of them on as the client wrote
+it, and nothing says which. To choose one would let clients forge their address, to choose none would let them hide it,
+so such a request is refused. The values of fields that a complaint shows are escaped.
 """
 
 import re
@@ -28,7 +32,7 @@ _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https
 
 # One end of a hop (RFC 7239 6): an address or a name that hides one, and a port, which may be hidden as well.
 _NODE = re.compile(
-    r"(?:(?P<hidden>(?i:unknown)|_[A-Za-z0-9._-]+)|(?P<v4>[0-9.]{7,15})|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])"
+    r"(?:(?P<hidden>(?i:unknown)|_[A-Za-z0-9._-]+)|(?P<v4>[0-9.]{7,15})|\[(?P<v6>[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._~-]{1,32})?)\])"
     r"(?::(?:(?P<port>[0-9]{1,5})|_[A-Za-z0-9._-]+))?"
 )
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
@@ -44,16 +48,18 @@ _PORT = re.compile(r"[0-9]{1,5}")
 
 
 class Told(NamedTuple):
-    """What a head says of its client. ``environ`` replaces keys; a client whose port is not told has no REMOTE_PORT.
+    """What a head says of its client, where the scheme was ``scheme`` before. ``environ`` replaces keys; a client whose
+    port is not told has no REMOTE_PORT.
 
-    ``prefix`` is the path that was taken off before the request came here, "" if none was. ``scheme`` is what the
-    scheme was before all that.
+    ``prefix`` is the path that was taken off before the request came here, "" if none was. ``contradiction`` says what
+    fields contradict each other, "" if none do; then nothing else counts.
     """
 
     scheme: str
     environ: dict[str, str]
     prefix: str
     complaints: tuple[str, ...]
+    contradiction: str
 
 
 class Facts(NamedTuple):
@@ -67,30 +73,43 @@ class Facts(NamedTuple):
     prefix: str | None = None
 
 
+_WORDS: Final = {"address": "client", "scheme": "scheme", "host": "host", "server_port": "port", "prefix": "prefix"}
+
+
 class _Malformed(ValueError):
     pass
 
 
+class _Notes:
+    """What is noticed on the way. ``lost``: a field that should name the client cannot be read."""
+
+    def __init__(self) -> None:
+        self.complaints: list[str] = []
+        self.contradiction = ""
+        self.lost = False
+
+
 def read(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told:
     """What the fields (CGI variables) of a head from a trusted peer say; ``scheme`` is it without them."""
-    complaints: list[str] = []
-    facts = _read_x_forwarded(fields, trust, complaints)
-    if "HTTP_FORWARDED" in fields:
-        facts = _merge(_read_forwarded(fields["HTTP_FORWARDED"], trust, complaints), facts, complaints)
-    return Told(scheme, _to_environ(facts, fields.get("HTTP_HOST"), scheme), facts.prefix or "", tuple(complaints))
+    notes = _Notes()
+    facts = _read_x_forwarded(fields, trust, notes)
+    if "HTTP_FORWARDED" in fields and "HTTP_FORWARDED" in trust.variables:
+        facts = _merge(_read_forwarded(fields["HTTP_FORWARDED"], trust, notes), facts, notes)
+    if facts.address is None and notes.lost:
+        facts = facts._replace(address="")
+    environ = _to_environ(facts, fields.get("HTTP_HOST"), scheme)
+    return Told(scheme, environ, facts.prefix or "", tuple(notes.complaints), notes.contradiction)
 
 
-def _merge(one: Facts, other: Facts, complaints: list[str]) -> Facts:
-    """What both say together. A proxy that sends one of them lets the client's other one through, if nobody tells it
-    not to; nothing says which is which, so where they differ neither counts."""
+def _merge(one: Facts, other: Facts, notes: _Notes) -> Facts:
+    """What both say together."""
     merged: dict[str, str | None] = {}
     for name, first, second in zip(Facts._fields, one, other, strict=True):
         merged[name] = second if first is None else first
-        if None not in (first, second) and first != second:
-            complaints.append(f"Forwarded and X-Forwarded-* contradict each other about the {name.replace('_', ' ')}")
-            merged[name] = None
-    if merged["address"] is None:
-        merged["port"] = None
+        if name != "port" and None not in (first, second) and first != second:
+            notes.contradiction = f"Forwarded and X-Forwarded-* contradict each other about the {_WORDS[name]}"
+    if None not in (one.address, other.address) and one.port != other.port:
+        merged["port"] = None  # the client may have added it to an address that is right
     return Facts(**merged)
 
 
@@ -110,7 +129,7 @@ def _to_environ(facts: Facts, host: str | None, scheme: str) -> dict[str, str]:
     port = facts.server_port or port or default
     environ["SERVER_PORT"] = port
     if name:
-        environ["SERVER_NAME"] = name.strip("[]")
+        environ["SERVER_NAME"] = name
         environ["HTTP_HOST"] = name if port == default else f"{name}:{port}"
         if facts.server_port is None and host:
             environ["HTTP_HOST"] = host  # as it was sent
@@ -125,31 +144,31 @@ def _split_host(host: str) -> tuple[str, str]:
 # --- X-Forwarded-* --------------------------------------------------------------------------------
 
 
-def _read_x_forwarded(fields: Mapping[str, str], trust: Trust, complaints: list[str]) -> Facts:
+def _read_x_forwarded(fields: Mapping[str, str], trust: Trust, notes: _Notes) -> Facts:
     address, port, hops = None, None, 1
     chain = fields.get("HTTP_X_FORWARDED_FOR")
-    if chain is not None:
+    if chain is not None and "for" in trust.fields:
         try:
             address, port, hops = _walk(chain, trust)
         except _Malformed as error:
-            complaints.append(f"X-Forwarded-For is malformed: {_show(error)}")
+            notes.lost = True
+            notes.complaints.append(f"X-Forwarded-For is malformed: {_show(error)}")
 
     def pick(name: str) -> str | None:
         value = fields.get("HTTP_X_FORWARDED_" + name.upper())
-        if value is None:
+        if value is None or name.lower() not in trust.fields:
             return None
         values = [each for each in (part.strip(" \t") for part in value.split(",")) if each]
         try:
             return _READERS[name.lower()](values[-min(hops, len(values))] if values else "")
         except _Malformed as error:
-            complaints.append(f"X-Forwarded-{name} is malformed: {_show(error)}")
+            notes.complaints.append(f"X-Forwarded-{name} is malformed: {_show(error)}")
             return None
 
     scheme, host, server_port, prefix = pick("Proto"), pick("Host"), pick("Port"), pick("Prefix")
     own_port = _split_host(host)[1] if host else ""
     if server_port and own_port and server_port != own_port:
-        complaints.append("X-Forwarded-Host and X-Forwarded-Port contradict each other about the port")
-        server_port = None
+        notes.contradiction = "X-Forwarded-Host and X-Forwarded-Port contradict each other about the port"
     return Facts(address, port, scheme, host, server_port, prefix)
 
 
@@ -173,7 +192,7 @@ def _walk(chain: str, trust: Trust) -> tuple[str | None, str | None, int]:
 # --- Forwarded ------------------------------------------------------------------------------------
 
 
-def _read_forwarded(value: str, trust: Trust, complaints: list[str]) -> Facts:
+def _read_forwarded(value: str, trust: Trust, notes: _Notes) -> Facts:
     address, port = None, None
     elements: list[dict[str, str]] = []  # from the client on
     try:
@@ -181,7 +200,7 @@ def _read_forwarded(value: str, trust: Trust, complaints: list[str]) -> Facts:
             elements.insert(0, element)
             node = element.get("for")
             if node is None:
-                break  # whoever it is that this hop does not name
+                break  # this hop does not name the one before it
             found, port = _read_node(node, bare=False)
             address = "" if found is None else str(found)
             if found is None or not trust.believes(found):
@@ -189,15 +208,18 @@ def _read_forwarded(value: str, trust: Trust, complaints: list[str]) -> Facts:
         if not elements:
             raise _Malformed("it is empty")
     except _Malformed as error:
-        complaints.append(f"Forwarded is malformed: {_show(error)}")
+        notes.lost = "for" in trust.fields
+        notes.complaints.append(f"Forwarded is malformed: {_show(error)}")
         return Facts()
+    if "for" not in trust.fields:
+        address = port = None
     said = {}
-    for name in ("proto", "host"):
+    for name in {"proto", "host"} & trust.fields:
         text = next((element[name] for element in elements if name in element), None)
         try:
             said[name] = None if text is None else _READERS[name](text)
         except _Malformed as error:
-            complaints.append(f"Forwarded is malformed: {_show(error)}")
+            notes.complaints.append(f"Forwarded is malformed: {_show(error)}")
     return Facts(address, port, said.get("proto"), said.get("host"))
 
 

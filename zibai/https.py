@@ -13,8 +13,10 @@ from typing import Any
 
 from .connection import Connection
 from .errors import UsageError
+from .http1 import FastLane
 from .loop import Loop
 from .options import Options
+from .service import Service
 from .sockets import Endpoint, Listener, Socket, is_tcp
 from .tls import Certificates, make_context
 from .tlsconnection import TLSConnection
@@ -63,30 +65,54 @@ class Https:
                 listener.opened = secure
         if self._options.redirect_http:
             gateway = Gateway(Redirect(self._port), multithread=multithread, multiprocess=multiprocess)
-            elsewhere = replace(loop.service, application=gateway.serve)
-            elsewhere.lend = loop.lend
+            elsewhere = _make_service(loop, gateway)
             listeners[-1].opened = redirect
 
 
+def _make_service(loop: Loop, gateway: Gateway) -> Service:
+    """The service of ``--redirect-http``, beside the one of the application in the same loop.
+
+    The two share what the loop itself counts and the limits of heads. Anybody can reach this one, by plain HTTP, so
+    nothing that it remembers may be seen by the other: it has a gateway and a lane of its own. It answers at the head,
+    because no body can change where the client has to go: the rest of a body is thrown away for a moment, then the
+    connection is closed. So a body has no limit here either, as none of it is kept.
+    """
+    service = loop.service
+    lane = None if service.lane is None else FastLane(service.max_target, gateway.base)
+    elsewhere = replace(
+        service,
+        application=gateway.serve,
+        lane=lane,
+        base=gateway.base,
+        stream_body=True,
+        max_body=0,
+        _hinted=set(),
+    )
+    elsewhere.lend = loop.lend
+    return elsewhere
+
+
 _PORT = re.compile(r":[0-9]*\Z")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+# What a target in absolute form has before its path; only at the beginning, since a query may hold other addresses.
+_ORIGIN = re.compile(r"(?i:https?)://[^/?]*+")
 
 
 class Redirect:
     """A WSGI application that sends its clients to the same address by https, and then closes the connection.
 
-    The host is the one that the client has named, so he is sent where he wanted to go, and nobody else; what names no
-    host is sent to the address that it has reached. 308 keeps the method and the body.
+    The host is the one that the client has named, so nobody but this client is sent there; a request without a host is
+    sent to the address that it has reached. 308 keeps the method and the body.
     """
 
     def __init__(self, port: int) -> None:
         self._port = "" if port == 443 else f":{port}"
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
-        server = environ["SERVER_NAME"]
-        host = _PORT.sub("", environ.get("HTTP_HOST", "")) or (f"[{server}]" if ":" in server else server)
-        # Of the absolute form, only what comes after the host; RFC 9112 3.2.2 has made it the Host.
-        target = _SCHEME.sub("", environ["REQUEST_URI"])
+        host = _PORT.sub("", environ.get("HTTP_HOST", "")) or environ["SERVER_NAME"]
+        target = environ["REQUEST_URI"]
+        if origin := _ORIGIN.match(target):
+            # Of the absolute form, only what comes after the host; RFC 9112 3.2.2 has made it the Host.
+            target = target[origin.end() :]
         if not target.startswith("/"):
             target = "/" + target.removeprefix("*")
         location = f"https://{host}{self._port}{target}"

@@ -124,8 +124,13 @@ class Listeners:
                 used.add(given.fd)
                 self._add(adopt(given.fd, given.teller), sockets)
         else:
-            perms, dual = self._options.unix_socket_perms, self._options.dualstack_ipv6
-            self._add(create_bind_socket(address, unix_socket_perms=perms, dualstack_ipv6=dual), sockets)
+            sock = create_bind_socket(
+                address,
+                unix_socket_perms=self._options.unix_socket_perms,
+                unix_socket_group=self._options.unix_socket_group,
+                dualstack_ipv6=self._options.dualstack_ipv6,
+            )
+            self._add(sock, sockets)
 
     def _find(self, flag: str, address: str, name: str) -> list[Given]:
         if name.isdigit():

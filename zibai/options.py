@@ -14,10 +14,10 @@ import re
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
-from .declaration import LONGEST_WAIT, Option, option, patience, read_declarations, seconds
+from .declaration import LONGEST_WAIT, Defaulted, Option, option, patience, read_declarations, seconds
 from .errors import UsageError
 from .machine import available_cpus
-from .trust import Trust, check_trusted
+from .trust import BELIEVED, Trust, check_fields, check_trusted
 
 # The groups of the help and of docs/options.md, in the order of the fields.
 APPLICATION = "Application"
@@ -62,7 +62,10 @@ def check_prefix(value: str) -> None:
 
 @dataclass
 class Options:
-    """How to serve ``app``; every field is described in ``docs/options.md``."""
+    """How to serve ``app``; every field is described in ``docs/options.md``.
+
+    None in place of any value but ``app`` stands for the default of the field.
+    """
 
     app: str = option(
         group=APPLICATION,
@@ -70,10 +73,10 @@ class Options:
         help="the WSGI application; the attribute may be nested, as in package.module:object.app",
     )
     _: KW_ONLY
-    call: bool = option(
+    call: Defaulted[bool] = option(
         False, group=APPLICATION, help="the attribute is a factory: call it, without arguments, to get the application"
     )
-    url_scheme: str = option(
+    url_scheme: Defaulted[str] = option(
         "http",
         group=APPLICATION,
         choices=("http", "https"),
@@ -90,7 +93,7 @@ class Options:
         embedded=True,
     )
 
-    listen: list[str] | None = option(  # noqa: RUF009 - a field, whose default is shared by nobody
+    listen: list[str] | None = option(
         None,
         group=LISTENING,
         short="-l",
@@ -100,7 +103,7 @@ class Options:
         "inherited, fd:N (its descriptor) or fd:NAME (systemd's name for it), one or more; port 0 takes a free one and "
         f"the log says which; without it, the listeners that server_starter or systemd gives, or else {LISTEN}",
     )
-    backlog: int = option(
+    backlog: Defaulted[int] = option(
         2048,
         group=LISTENING,
         minimum=1,
@@ -108,17 +111,25 @@ class Options:
         help="connections that may wait to be accepted, as far as the system allows it",
         embedded=True,
     )
-    dualstack_ipv6: bool = option(
+    dualstack_ipv6: Defaulted[bool] = option(
         False, group=LISTENING, help="let :PORT and [::]:PORT take IPv4 clients as well as IPv6 ones"
     )
-    unix_socket_perms: int = option(
+    unix_socket_perms: Defaulted[int] = option(
         0o600,
         group=LISTENING,
         metavar="MODE",
         octal=True,
         minimum=0,
         maximum=0o777,
-        help="permissions of unix sockets, in octal",
+        help="permissions of unix sockets, in octal; a proxy that runs as another user needs 660 and its group, by "
+        "--unix-socket-group",
+    )
+    unix_socket_group: str | None = option(
+        None,
+        group=LISTENING,
+        metavar="NAME",
+        help="the group of unix sockets, by name or number, such as that of the proxy in front; the server has to be a "
+        "member of it, or root (not on Windows)",
     )
 
     health_listen: str | None = option(
@@ -130,7 +141,7 @@ class Options:
         "of its own",
     )
 
-    trusted_proxies: list[str] = option(  # noqa: RUF009 - a field with a factory, not a shared list
+    trusted_proxies: Defaulted[list[str]] = option(
         ["127.0.0.1,::1,unix"],
         group=PROXIES,
         metavar="PEERS",
@@ -139,7 +150,16 @@ class Options:
         "(10.0.0.0/8), unix (whoever connects to a unix socket), with commas between; * is everybody, none is nobody",
         embedded=True,
     )
-    proxy_protocol: str = option(
+    forwarded_fields: Defaulted[str] = option(
+        BELIEVED,
+        group=PROXIES,
+        metavar="FIELDS",
+        check=check_fields,
+        help="what trusted proxies are believed, of for, proto, host, port and prefix, with commas between; name only "
+        "what every one of them sets or removes itself, since any other field is the client's",
+        embedded=True,
+    )
+    proxy_protocol: Defaulted[str] = option(
         "off",
         group=PROXIES,
         choices=("off", "on"),
@@ -175,7 +195,7 @@ class Options:
         help="keep the process id of the server, the one to send signals to, in this file; a server whose file tells "
         "of another one that runs does not start",
     )
-    daemon: bool = option(
+    daemon: Defaulted[bool] = option(
         False,
         group=PROCESS,
         help="serve in the background; the command ends when the server is up, or with its error (not on Windows)",
@@ -210,14 +230,14 @@ class Options:
         help="the authorities, in PEM form, by which certificates of clients may be signed",
         embedded=True,
     )
-    cert_reqs: str = option(
+    cert_reqs: Defaulted[str] = option(
         "none",
         group=TLS,
         choices=("none", "optional", "required"),
         help="whether clients are asked for a certificate, by one of --ca-certs, and whether they must have one",
         embedded=True,
     )
-    tls_min_version: str = option(
+    tls_min_version: Defaulted[str] = option(
         "1.2", group=TLS, choices=("1.2", "1.3"), help="the oldest version of TLS that is spoken", embedded=True
     )
     ciphers: str | None = option(
@@ -235,13 +255,13 @@ class Options:
         check=parse_address,
         help="also listen here, an address as for --listen, and send whoever comes by plain HTTP to https",
     )
-    tls_dev: bool = option(
+    tls_dev: Defaulted[bool] = option(
         False,
         group=TLS,
         help="for development: make a certificate for localhost at each start; needs zibai-server[tls-dev]",
     )
 
-    subprocess: int = option(
+    subprocess: Defaulted[int] = option(
         0,
         group=WORKERS,
         short="-p",
@@ -252,7 +272,7 @@ class Options:
         help="worker processes; 0 serves in the process itself, without a parent, auto is as many as there are "
         "processors to use; without it, the environment variable WEB_CONCURRENCY counts",
     )
-    max_workers: int = option(
+    max_workers: Defaulted[int] = option(
         10,
         group=WORKERS,
         short="-w",
@@ -262,8 +282,8 @@ class Options:
         "a connection that waits takes none",
         embedded=True,
     )
-    no_gevent: bool = option(False, group=WORKERS, help="use threads even where gevent is installed")
-    preload: bool = option(
+    no_gevent: Defaulted[bool] = option(False, group=WORKERS, help="use threads even where gevent is installed")
+    preload: Defaulted[bool] = option(
         False,
         group=WORKERS,
         help="import the application once, in a loader process, and fork the workers from it, so that they share its "
@@ -301,13 +321,13 @@ class Options:
         minimum=1,
         help="the same for open descriptors, connections included (on Windows: handles)",
     )
-    capture_output: bool = option(
+    capture_output: Defaulted[bool] = option(
         False,
         group=WORKERS,
         help="log what workers print, line by line, to the logger zibai.output: standard output and error, also of C "
         "code and child processes",
     )
-    interactive: bool = option(
+    interactive: Defaulted[bool] = option(
         False,
         group=WORKERS,
         help="a prompt in the terminal while it serves, with supervisor, workers, reload() and stop()",
@@ -320,36 +340,36 @@ class Options:
         "runtime or temporary directory",
     )
 
-    boot_timeout: float = seconds(
+    boot_timeout: Defaulted[float] = seconds(
         60.0, group=LIMITS, help="time from the start of a worker until it serves; then it is given up"
     )
-    worker_timeout: float = patience(
+    worker_timeout: Defaulted[float] = patience(
         30.0,
         group=LIMITS,
         help="time without a sign of life from the server loop of a worker, until it is killed and replaced; twice "
         "that for one that uses the processor; 0 is for ever",
     )
-    slow_request: float = patience(
+    slow_request: Defaulted[float] = patience(
         30.0,
         group=LIMITS,
         help="how long a request may run before it is logged, once, with the stack of its thread or greenlet; "
         "0 is for ever",
         embedded=True,
     )
-    request_timeout: float = patience(
+    request_timeout: Defaulted[float] = patience(
         0.0,
         group=LIMITS,
         help="how long a request may run before all stacks are logged and its worker is replaced by another one; its "
         "other requests have --graceful-exit-timeout to finish; 0 is for ever",
         embedded=True,
     )
-    graceful_exit_timeout: float = seconds(
+    graceful_exit_timeout: Defaulted[float] = seconds(
         10.0,
         group=LIMITS,
         help="what a graceful exit leaves requests to finish; then the rest is closed",
         embedded=True,
     )
-    drain: float = option(
+    drain: Defaulted[float] = option(
         0.0,
         group=LIMITS,
         minimum=0,
@@ -358,20 +378,20 @@ class Options:
         help="before a graceful exit, serve on for so long, with Connection: close in each answer and with readiness "
         "failing, so that load balancers look elsewhere; a second signal cuts it short",
     )
-    keep_alive_timeout: float = seconds(
+    keep_alive_timeout: Defaulted[float] = seconds(
         75.0,
         group=LIMITS,
         help="how long an idle connection is kept; longer than the load balancer in front keeps it, please, "
         "or it meets closing connections",
         embedded=True,
     )
-    disable_keep_alive: bool = option(
+    disable_keep_alive: Defaulted[bool] = option(
         False,
         group=LIMITS,
         embedded=True,
         help="close each connection after one request, as its answer says; the same as --max-keep-alive-requests 1",
     )
-    max_keep_alive_requests: int = option(
+    max_keep_alive_requests: Defaulted[int] = option(
         0,
         group=LIMITS,
         embedded=True,
@@ -379,26 +399,26 @@ class Options:
         help="close a connection after this many requests, as the last answer says, so that clients spread over the "
         "workers anew; a restart of its worker counts anew; 0 is no limit",
     )
-    header_timeout: float = seconds(
+    header_timeout: Defaulted[float] = seconds(
         10.0,
         group=LIMITS,
         help="time to receive the whole head of a request, from its first byte",
         embedded=True,
     )
-    socket_timeout: float = seconds(
+    socket_timeout: Defaulted[float] = seconds(
         30.0,
         group=LIMITS,
         help="time without any progress after which reading or writing a body gives up",
         embedded=True,
     )
-    queue_timeout: float = patience(
+    queue_timeout: Defaulted[float] = patience(
         60.0,
         group=LIMITS,
         help="how long a request may wait for a free thread or greenlet; then it is answered by 503 and Retry-After, "
         "since its client has most likely given up; 0 is for ever",
         embedded=True,
     )
-    max_connections: int = option(
+    max_connections: Defaulted[int] = option(
         0,
         group=LIMITS,
         metavar="NUMBER",
@@ -408,7 +428,7 @@ class Options:
         "allows",
         embedded=True,
     )
-    h11_max_incomplete_event_size: int = option(
+    h11_max_incomplete_event_size: Defaulted[int] = option(
         64 * 1024,
         group=LIMITS,
         metavar="BYTES",
@@ -416,7 +436,7 @@ class Options:
         help="largest head of a request",
         embedded=True,
     )
-    max_target_size: int = option(
+    max_target_size: Defaulted[int] = option(
         8 * 1024,
         group=LIMITS,
         metavar="BYTES",
@@ -424,7 +444,7 @@ class Options:
         help="longest target of a request: path and query, as they are sent",
         embedded=True,
     )
-    http: str = option(
+    http: Defaulted[str] = option(
         "auto",
         group=LIMITS,
         choices=("auto", "h11"),
@@ -432,7 +452,7 @@ class Options:
         "h11; h11 leaves it all of them, for whoever doubts that it makes no other difference",
         embedded=True,
     )
-    max_body_size: int = option(
+    max_body_size: Defaulted[int] = option(
         1024**3,
         group=LIMITS,
         metavar="BYTES",
@@ -440,7 +460,7 @@ class Options:
         help="largest body of a request; 0 is no limit",
         embedded=True,
     )
-    min_body_rate: float = option(
+    min_body_rate: Defaulted[float] = option(
         500.0,
         group=LIMITS,
         metavar="BYTES",
@@ -449,7 +469,7 @@ class Options:
         "0 is any rate",
         embedded=True,
     )
-    min_send_rate: float = option(
+    min_send_rate: Defaulted[float] = option(
         500.0,
         group=LIMITS,
         metavar="BYTES",
@@ -458,7 +478,7 @@ class Options:
         "client for 10 seconds; 0 is any rate",
         embedded=True,
     )
-    max_unsent_memory: int = option(
+    max_unsent_memory: Defaulted[int] = option(
         256 * 1024**2,
         group=LIMITS,
         metavar="BYTES",
@@ -468,7 +488,7 @@ class Options:
         "more than 1 MiB keeps its thread or greenlet until its client has taken it",
         embedded=True,
     )
-    stream_request_body: bool = option(
+    stream_request_body: Defaulted[bool] = option(
         False,
         group=LIMITS,
         help="call the application before the body is there, and receive it as the application reads; "
@@ -486,7 +506,7 @@ class Options:
         None, group=HOOKS, metavar="module:attribute", help="call this in each worker just before its process ends"
     )
 
-    no_access_log: bool = option(False, group=LOGGING, help="no line for each request that went well")
+    no_access_log: Defaulted[bool] = option(False, group=LOGGING, help="no line for each request that went well")
     log_file: str | None = option(
         None,
         group=LOGGING,
@@ -494,14 +514,14 @@ class Options:
         help="append the log to this file instead of printing it, and what a --daemon prints; SIGUSR1 opens it anew "
         "after it was moved",
     )
-    log_max_bytes: int = option(
+    log_max_bytes: Defaulted[int] = option(
         0,
         group=LOGGING,
         metavar="BYTES",
         minimum=0,
         help="rename the --log-file to PATH.1 before it grows over this size, PATH.1 to PATH.2 and so on; 0 is never",
     )
-    log_backups: int = option(
+    log_backups: Defaulted[int] = option(
         5, group=LOGGING, minimum=1, help="how many files to keep beside the --log-file; the oldest is removed"
     )
     logging_config_filepath: str | None = option(
@@ -510,6 +530,11 @@ class Options:
         metavar="FILE",
         help="a .json or .toml file in the form of logging.config.dictConfig, merged over the default configuration",
     )
+
+    def __post_init__(self) -> None:
+        for each in declared():
+            if getattr(self, each.name) is None:
+                setattr(self, each.name, each.make_default())
 
     def validate(self) -> None:
         """Raise UsageError, in one line that names the flag, for the first value that makes no sense."""

@@ -12,6 +12,7 @@ from .proxyprotocol import SIGNATURE, Malformed, parse
 from .sending import Sender
 from .service import CLOSED, HEAD, PROXY, Service
 from .sockets import Endpoint, Socket
+from .trust import plain_host
 
 PEEK: Final = 4096
 """Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""
@@ -26,7 +27,7 @@ class Peered(Sender):
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:
         super().__init__(sock, service)
-        self.peer, self.endpoint = _for_logs(peer), endpoint
+        self.peer, self.endpoint = _tidy(peer), endpoint
         self.note = b""  # what the PROXY protocol has said, for whoever takes the connection over
         self._header = b""  # the part of a PROXY header that has come
 
@@ -73,7 +74,7 @@ class Peered(Sender):
         self._header = b""
         if header.source is not None:
             host, port = header.destination if isinstance(header.destination, tuple) else ("", "")
-            self.peer = _for_logs(header.source)
+            self.peer = _tidy(header.source)
             self.endpoint = self.endpoint._replace(host=host, port=str(port))
         self.note = json.dumps([self.peer, self.endpoint.host, self.endpoint.port]).encode()
         self.state = self.first
@@ -85,7 +86,7 @@ class Peered(Sender):
     def recall(self, note: bytes) -> None:
         """What was known of this connection in the process that it comes from."""
         peer, host, port = json.loads(note)
-        self.peer = tuple(peer) if isinstance(peer, list) else peer
+        self.peer = _tidy(tuple(peer) if isinstance(peer, list) else peer)
         self.endpoint = self.endpoint._replace(host=host, port=port)
         self.note = note
 
@@ -103,6 +104,9 @@ class Peered(Sender):
             )
 
 
-def _for_logs(peer: object) -> object:
-    """A unix socket may have been bound to any name, and one that ends a line would forge the next."""
+def _tidy(peer: object) -> object:
+    """A peer as the rest of the server has it: the address of a TCP client in one form, the name of a unix socket fit
+    for a log. It may have been bound to any name, and one that ends a line would forge the next."""
+    if isinstance(peer, tuple):
+        return (plain_host(peer[0]), *peer[1:]) if ":" in peer[0] else peer
     return ascii(peer) if isinstance(peer, bytes) or (isinstance(peer, str) and not peer.isprintable()) else peer

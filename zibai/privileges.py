@@ -101,7 +101,7 @@ def find(user: str | None, group: str | None) -> Identity | None:
         if entry is not None:
             uid, gid, login, home = entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir
     if group is not None:
-        gid = _find_group(group)
+        gid = find_group(group, "--group")
     if gid < 0:
         raise UsageError(f"--user: {user} has no entry in the system's list of users; name its --group too")
     if {os.getuid(), os.geteuid()} == {uid} and {os.getgid(), os.getegid()} == {gid}:
@@ -112,7 +112,8 @@ def find(user: str | None, group: str | None) -> Identity | None:
     return Identity(name, uid, gid, login, home)
 
 
-def _find_group(group: str) -> int:
+def find_group(group: str, flag: str) -> int:
+    """The number of a group, by its name or number; UsageError, which names the flag, where there is none."""
     if sys.platform == "win32":
         return -1
     import grp
@@ -121,7 +122,7 @@ def _find_group(group: str) -> int:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         if not _is_number(group):
-            raise UsageError(f"--group: there is no group {group!r}") from None
+            raise UsageError(f"{flag}: there is no group {group!r}") from None
         return int(group)
 
 

@@ -73,7 +73,7 @@ def _parse_line(data: bytes) -> Header | None:
 
 def _end(text: bytes, port: int, ipv6: bool) -> tuple[str, int]:
     address = read_address(text.decode("latin-1"))
-    if address is None or (b":" in text) != ipv6 or port > 65535:
+    if address is None or b"%" in text or (b":" in text) != ipv6 or port > 65535:
         raise Malformed("a PROXY line with a bad address")
     return str(address), port
 

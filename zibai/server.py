@@ -308,9 +308,9 @@ def _check_tls(options: Options, sockets: list[socket]) -> None:
 
 
 def _names(options: Options, sockets: list[socket]) -> list[str]:
-    """Where clients find the application."""
+    """Where the server listens, with the scheme that it speaks there; that of ``--url-scheme`` may be a proxy's."""
     sockets = sockets[:-1] if options.redirect_http else sockets
-    return [describe(sock, "https" if options.certfile else options.url_scheme) for sock in sockets]
+    return [describe(sock, "https" if options.certfile else "http") for sock in sockets]
 
 
 def _scoreboard(
@@ -331,10 +331,11 @@ def _scoreboard(
 
 
 def _become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:
-    """Go on as another user, who has to be able to use and to remove what was made for him."""
+    """Go on as another user, who has to be able to use and to remove what was made for them."""
+    group = identity.gid if options.unix_socket_group is None else -1
     try:
         for sock in sockets:
-            give_unix_socket(sock, identity.owner)
+            give_unix_socket(sock, (identity.uid, group))
         if board is not None:
             board.give(identity.owner)
     except OSError as error:

@@ -1,6 +1,6 @@
 """What the connections of one server share: the states they go through, their limits, and those they ask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Protocol
@@ -45,12 +45,12 @@ class Service:
     ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
     connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
-    server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes, and
-    ``min_body_rate`` and ``min_send_rate`` bytes a second; they and ``max_body`` may be 0, which is no limit.
-    ``unsent`` counts the memory of responses that wait for slow clients. ``trust`` are the peers that may say who the
-    client is; with ``proxy_protocol`` each connection has to begin with that. The loop's owner counts answers by the
-    first digit of their status in ``answered``, interim ones besides the final ones, and the bytes of their bodies in
-    ``sent``.
+    server says what it does. ``lane`` None leaves every head to h11; the environ of each request begins with ``base``,
+    the gateway's, in either case. Timeouts are seconds, sizes bytes, ``min_body_rate`` and ``min_send_rate`` bytes a
+    second; they and ``max_body`` may be 0, which is no limit. ``unsent`` counts the memory of responses that wait for
+    slow clients. ``trust`` are the peers that may say who the client is; with ``proxy_protocol`` each connection has to
+    begin with that. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
+    besides the final ones, and the bytes of their bodies in ``sent``.
     """
 
     application: Callable[[Any], None]  # of a Connection, as ``lend``
@@ -59,6 +59,7 @@ class Service:
     row: Row
     lend: Callable[[Any], None] = field(init=False)
     lane: FastLane | None = field(default_factory=FastLane)
+    base: Mapping[str, Any] = field(default_factory=dict)
     known: Callable[[bytes], Request | None] = field(init=False)  # whole heads that were seen before
     whole_body: int = field(init=False)  # bytes of a body that may be taken together with its head
     header_timeout: float = 10.0

@@ -24,7 +24,8 @@ from weakref import WeakKeyDictionary
 from .errors import BindError, UsageError
 from .inherited import adopt
 from .options import Inherited, parse_address
-from .trust import read_address
+from .privileges import find_group
+from .trust import plain_host, read_address
 
 # The C type that both the standard library's and gevent's sockets wrap; see Listener.
 Socket = _socket.socket
@@ -44,9 +45,12 @@ class SocketFile(NamedTuple):
 _socket_files: WeakKeyDictionary[socket.socket, SocketFile] = WeakKeyDictionary()
 
 
-def create_bind_socket(value: str, *, unix_socket_perms: int = 0o600, dualstack_ipv6: bool = False) -> socket.socket:
+def create_bind_socket(
+    value: str, *, unix_socket_perms: int = 0o600, unix_socket_group: str | None = None, dualstack_ipv6: bool = False
+) -> socket.socket:
     """A socket bound to ``value`` (``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT``, ``unix:PATH``) that does not listen yet.
 
+    The file of a unix socket gets these permissions and, if one is named, this group.
     ``fd:N`` is one that somebody else has opened, and that may listen already. UsageError if ``value`` is no address,
     BindError if it cannot be had.
     """
@@ -56,7 +60,7 @@ def create_bind_socket(value: str, *, unix_socket_perms: int = 0o600, dualstack_
             raise UsageError(f"{value}: systemd has given no listener of this name")
         return adopt(int(address.name), value)
     if isinstance(address, str):
-        return _bind_unix(address, unix_socket_perms)
+        return _bind_unix(address, unix_socket_perms, unix_socket_group)
     host, port = address
     return _bind_tcp(value, host or ("::" if dualstack_ipv6 else "0.0.0.0"), port, dualstack_ipv6)
 
@@ -83,7 +87,7 @@ def is_public(sock: socket.socket) -> bool:
     """Whether it is bound to every address, or to one that the internet knows."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
-    address = read_address(sock.getsockname()[0].partition("%")[0])
+    address = read_address(sock.getsockname()[0])
     return address is not None and (address.is_unspecified or not address.is_private)
 
 
@@ -131,9 +135,10 @@ def _bound(sock: socket.socket, address: tuple[str | int, ...] | tuple[int, byte
     return sock
 
 
-def _bind_unix(path: str, perms: int) -> socket.socket:
+def _bind_unix(path: str, perms: int, group: str | None) -> socket.socket:
     if sys.platform == "win32":
         raise UsageError(f"unix:{path}: there are no unix sockets on this system; listen on HOST:PORT")
+    gid = -1 if group is None else find_group(group, "--unix-socket-group")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bound = False
     try:
@@ -142,6 +147,8 @@ def _bind_unix(path: str, perms: int) -> socket.socket:
         bound = True
         # Before it listens nobody can connect, so there is no moment with wrong permissions, and no need for
         # the umask, which belongs to the whole process.
+        if group is not None:
+            _give_to_group(path, gid, group)
         os.chmod(path, perms)
         status = os.lstat(path)
         _socket_files[sock] = SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
@@ -154,6 +161,17 @@ def _bind_unix(path: str, perms: int) -> socket.socket:
             raise _bind_error(f"unix:{path}", error) from error
         raise
     return sock
+
+
+def _give_to_group(path: str, gid: int, group: str) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        os.chown(path, -1, gid, follow_symlinks=False)
+    except PermissionError:
+        raise BindError(
+            f"no permission to give unix:{path} to the group {group}; start the server as a member of it, or as root"
+        ) from None
 
 
 def _clear_the_way(path: str) -> None:
@@ -218,7 +236,7 @@ def unlink_unix_socket(sock: socket.socket, *, shared: bool = False) -> None:
 
 
 def give_unix_socket(sock: socket.socket, owner: tuple[int, int]) -> None:
-    """Let the file of a unix socket that was made here belong to another user and group."""
+    """Let the file of a unix socket that was made here belong to another user and group; -1 keeps the one there is."""
     made = _socket_files.get(sock)
     if made is not None and sys.platform != "win32":
         os.chown(made.path, *owner, follow_symlinks=False)
@@ -317,4 +335,4 @@ class Listener:
 def endpoint_of(sock: Socket) -> Endpoint:
     """Where a connection came in, as its own name says. OSError if it is gone already."""
     name = sock.getsockname()
-    return Endpoint(name[0], str(name[1])) if isinstance(name, tuple) else Endpoint("", "")
+    return Endpoint(plain_host(name[0]), str(name[1])) if isinstance(name, tuple) else Endpoint("", "")

@@ -1,27 +1,54 @@
-"""Whom to believe: the peers of ``--trusted-proxies``.
+"""Which peers to believe, and in what: ``--trusted-proxies`` and ``--forwarded-fields``.
 
 A proxy in front says who the client is, and so could any client. So what is said counts only by who says it: the peer
-of the connection, as the kernel names it, whom nobody can forge. An address of IPv4 that a dual-stack listener meets
+of the connection, as the kernel names it, which nobody can forge. An address of IPv4 that a dual-stack listener meets
 as ``::ffff:10.0.0.1`` is the same as ``10.0.0.1``, here and wherever addresses are compared.
+
+To believe a peer is not to believe each field that it sends. A proxy sets some of them and passes the others on as the
+client wrote them; which ones, only the operator knows. So no field counts but those that the operator has named, and by
+default these are the two that the configuration of every proxy sets.
 """
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
 
 from .errors import UsageError
+
+FIELDS: Final = ("for", "proto", "host", "port", "prefix")
+"""What a proxy may say of a request, by the names in ``X-Forwarded-*``; the first three are in ``Forwarded``, too."""
+
+BELIEVED: Final = "for,proto"
+"""What a trusted peer is believed without ``--forwarded-fields``."""
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# Nothing else is an address. ipaddress itself would take anything for the scope of fe80::1%eth0.
+# Nothing else is an address. ipaddress itself would take anything for the zone of fe80::1%eth0.
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}")
+_ZONED = re.compile(r"([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)%[0-9A-Za-z._~-]{1,32}")
 
 
 def read_address(text: str) -> Address | None:
-    """The address that ``text`` is, without a scope; None if it is none. IPv4 within IPv6 is IPv4."""
+    """The address that ``text`` is, without its zone; None if it is none. IPv4 within IPv6 is IPv4."""
+    if "%" in text:
+        zoned = _ZONED.fullmatch(text)
+        text = "" if zoned is None else zoned[1]
     return _parse(text) if _ADDRESS.fullmatch(text) else None
+
+
+def plain_host(host: str) -> str:
+    """An address as a socket names it, in the one form that applications, logs and ``--trusted-proxies`` have for it.
+
+    A dual-stack listener names its IPv4 clients ``::ffff:10.0.0.1``, and a link-local address has a zone, which means
+    something on this machine only and which RFC 3875 allows in no variable.
+    """
+    if ":" not in host:
+        return host
+    address = read_address(host)
+    return host if address is None else str(address)
 
 
 @lru_cache(1024)  # the same clients come again, and always the same proxies; each of at most 45 characters
@@ -34,12 +61,21 @@ def _parse(text: str) -> Address | None:
 
 
 class Trust:
-    """The peers that are believed, from the values of ``--trusted-proxies``; raises UsageError. Never changed."""
+    """The peers that are believed and what they are believed, from the values of ``--trusted-proxies`` and
+    ``--forwarded-fields``; raises UsageError. Never changed.
 
-    def __init__(self, values: Iterable[str] = ()) -> None:
+    ``variables`` are the CGI variables in which they say it.
+    """
+
+    def __init__(self, values: Iterable[str] = (), fields: str = BELIEVED) -> None:
         self.words = [word for value in values for word in map(str.strip, value.split(",")) if word not in ("", "none")]
         self.everybody = "*" in self.words
         self.unix = self.everybody or "unix" in self.words
+        self.fields = frozenset(_split_fields(fields))
+        variables = [f"HTTP_X_FORWARDED_{name.upper()}" for name in FIELDS if name in self.fields]
+        if not self.fields.isdisjoint(("for", "proto", "host")):
+            variables.append("HTTP_FORWARDED")
+        self.variables = tuple(variables)
         self._networks = [_read_network(word) for word in self.words if word not in ("*", "unix")]
 
     def __bool__(self) -> bool:
@@ -54,7 +90,7 @@ class Trust:
         """Whether to believe a peer as a socket names it: a tuple that begins with its address, or a path."""
         if not isinstance(peer, tuple):
             return self.unix
-        address = read_address(peer[0].partition("%")[0])
+        address = read_address(peer[0])
         return address is not None and self.believes(address)
 
     def believes(self, address: Address) -> bool:
@@ -63,7 +99,7 @@ class Trust:
     def flag_with(self, peer: object) -> str:
         """What to write on the command line to believe ``peer``, too."""
         if isinstance(peer, tuple):
-            address = read_address(peer[0].partition("%")[0])
+            address = read_address(peer[0])
             word = peer[0] if address is None else str(address)
         else:
             word = "unix"
@@ -73,6 +109,19 @@ class Trust:
 def check_trusted(value: str) -> None:
     """Raise UsageError unless ``value`` may be one of ``--trusted-proxies``."""
     Trust([value])
+
+
+def check_fields(value: str) -> None:
+    """Raise UsageError unless ``value`` may be that of ``--forwarded-fields``."""
+    _split_fields(value)
+
+
+def _split_fields(value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in FIELDS:
+            raise UsageError(f"{name!r} is no field; write one or more of {','.join(FIELDS)}")
+    return names
 
 
 def _read_network(word: str) -> Network:

@@ -10,26 +10,41 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from http import HTTPStatus
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from . import forwarded
 from .connection import Connection
-from .errors import Gone
+from .errors import Gone, Refused
 from .exchange import Complaints, Environ, Exchange
 from .filewrapper import FileWrapper
 from .http1 import response
+from .http1.fast import MAX_REQUESTS
 from .http1.request import Request
 from .logger import access_logger, debug_logger
+from .trust import Trust
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
+
+
+_MAX_TOLD: Final = 1024
+"""Sayings of proxies that a gateway remembers: one for each client, mostly."""
+
+_MAX_KEY: Final = 512
+"""Characters of the fields of one that is remembered."""
 
 
 class Gateway:
     """Calls ``application`` for the connections of one server; any number of runners at once.
 
-    ``script_name`` is the path prefix the application is mounted at, "" or "/prefix". Its state is not changed
-    after the start, but for the set of things that are logged only once, and for whether the access log is on: that
-    is looked at by the first runner of a second, or by two of them, who find the same.
+    ``script_name`` is the path prefix the application is mounted at, "" or "/prefix". ``base`` is what each environ
+    begins with; the codec puts the fields of a head into a copy of it, so that no second dict has to be made.
+
+    What changes after the start are caches: what was logged already, what was made of requests, and whether the access
+    log is on. Any runner may fill them, without a lock: each step is one operation of a dict or an attribute, and two
+    runners that fill the same place at once put equal things there. They belong to this gateway alone, because another
+    gateway of the same server makes something else of the same request (another prefix, another scheme).
     """
 
     def __init__(
@@ -47,7 +62,10 @@ class Gateway:
         self.script_name = script_name
         self._default_port = "443" if url_scheme == "https" else "80"
         self._complaints = Complaints()
-        self._base: Environ = {
+        self._templates: dict[Request, Environ] = {}
+        self._heard: dict[Request, forwarded.Told] = {}
+        self._told: dict[tuple[str | None, ...], forwarded.Told] = {}
+        self.base: Environ = {
             "SCRIPT_NAME": script_name,
             "SERVER_SOFTWARE": "zibai",
             "GATEWAY_INTERFACE": "CGI/1.1",
@@ -59,7 +77,10 @@ class Gateway:
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
-            # So that there is a place for them when an exchange fills them in.
+            # So that there is a place for them when a request and its exchange fill them in, and no dict has to grow.
+            **dict.fromkeys(
+                ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "RAW_URI", "SERVER_PROTOCOL")
+            ),
             **dict.fromkeys(("SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "wsgi.input")),
             **dict.fromkeys(("wsgi.early_hints", "wsgix.informational", "zibai.client_disconnected")),
         }
@@ -73,6 +94,8 @@ class Gateway:
         environ["wsgix.informational"] = exchange.informational
         environ["zibai.client_disconnected"] = exchange.client_disconnected
         try:
+            if connection.request.forwards:  # type: ignore[union-attr]
+                self._hear(connection, connection.request, environ)  # type: ignore[arg-type]
             iterable = self.application(environ, exchange.start_response)
             if type(iterable) is list:  # which has nothing to close
                 if not exchange.send_at_once(connection, iterable):
@@ -85,6 +108,8 @@ class Gateway:
                         iterable.close()
         except Gone as error:
             exchange.end_early(error, environ)
+        except Refused as refusal:
+            exchange.refuse(refusal)
         except BaseException as error:  # SystemExit as well: an application does not end a worker
             exchange.fail(error)
         if connection.out:
@@ -107,16 +132,13 @@ class Gateway:
         del exchange._connection
 
     def environ(self, connection: Connection) -> Environ:
-        """The environ of the request at hand: native strings of latin-1 (PEP 3333)."""
+        """The environ of the request at hand, before any proxy is heard: native strings of latin-1 (PEP 3333)."""
         request = connection.request
         assert request is not None
-        # The fast lane remembers requests, and what was made of one is copied for the next: a dict that has all keys
-        # already is copied in a tenth of the time that it takes to make one.
-        environ = (request.template or self._make_template(request)).copy()
+        template = self._templates.get(request)
+        environ = self._make_environ(request) if template is None else template.copy()
         environ["wsgi.input"] = connection.body
         environ.update(connection.facts or self._learn_facts(connection))
-        if request.forwards:
-            self._hear(connection, request, environ)
         if request.length is None and not connection.service.stream_body:
             # The body lies here whole and no longer chunked, so its length is a fact that frameworks can use.
             environ["CONTENT_LENGTH"] = str(connection.body.seek(0, io.SEEK_END))
@@ -124,41 +146,59 @@ class Gateway:
             environ.pop("HTTP_TRANSFER_ENCODING", None)
         return environ
 
-    def _make_template(self, request: Request) -> Environ:
-        """The environ of a request, but for what its connection and its exchange add."""
-        template = self._base.copy()
-        template["REQUEST_METHOD"] = request.method
-        template["PATH_INFO"] = _cut(_decode(request.path), self.script_name)
-        template["QUERY_STRING"] = request.query
-        template["REQUEST_URI"] = template["RAW_URI"] = request.target
-        template["SERVER_PROTOCOL"] = request.version
-        template.update(request.block.environ)
-        request.template = template
-        return template
+    def _make_environ(self, request: Request) -> Environ:
+        """The environ of a request, but for what its connection and its exchange add.
+
+        That of a request which nobody else has is the dict that came with it. What is made of a remembered one is kept
+        here, and copied each time.
+        """
+        environ = request.environ.copy() if request.remembered else request.environ
+        environ["REQUEST_METHOD"] = request.method
+        environ["PATH_INFO"] = _cut(_decode(request.path), self.script_name)
+        environ["QUERY_STRING"] = request.query
+        environ["REQUEST_URI"] = environ["RAW_URI"] = request.target
+        environ["SERVER_PROTOCOL"] = request.version
+        if request.remembered:
+            if len(self._templates) >= MAX_REQUESTS:
+                self._templates.clear()
+            self._templates[request] = environ.copy()
+        return environ
 
     def _hear(self, connection: Connection, request: Request, environ: Environ) -> None:
-        """Put in what the forwarding fields of a request say of its client, if a trusted peer says it."""
-        service, block = connection.service, request.block
+        """Put in what the forwarding fields of a request say of its client, if a trusted peer says it.
+
+        Raises :class:`Refused` where they contradict each other. Fields that are not believed stay what all fields are.
+        """
+        service = connection.service
         if connection.trusted is None:
             connection.trusted = service.trust.holds(connection.peer)
         if not connection.trusted:
-            service.hint(
-                "X-Forwarded-For or a field of its kind came from %s, which is not trusted, and is not believed. If it "
-                "is your proxy: %s",
-                environ["REMOTE_ADDR"] or "a unix socket",
-                service.trust.flag_with(connection.peer),
-            )
+            if not request.environ.keys().isdisjoint(service.trust.variables):
+                service.hint(
+                    "X-Forwarded-For or a field of its kind came from %s, which is not trusted, and is not believed. "
+                    "If it is your proxy: %s",
+                    environ["REMOTE_ADDR"] or "a unix socket",
+                    service.trust.flag_with(connection.peer),
+                )
             return
-        told: forwarded.Told | None = block.told
-        scheme = environ["wsgi.url_scheme"]
+        told, scheme = self._heard.get(request), environ["wsgi.url_scheme"]
         if told is None or told.scheme != scheme:
-            told = block.told = forwarded.read(block.environ, service.trust, scheme)
+            told = self._read_forwarded(request, service.trust, scheme)
         for complaint in told.complaints:
             debug_logger.debug("from %s: %s", connection.peer, complaint)
             service.hint(
                 "what a trusted proxy says of its clients cannot all be used (said once; zibai.debug has each): %s",
                 complaint,
             )
+        if told.contradiction:
+            environ["REMOTE_ADDR"] = ""
+            environ.pop("REMOTE_PORT", None)
+            service.hint(
+                "%s, so the request was answered by 400 (said once; zibai.debug has each). One of the two is passed on "
+                "as a client has sent it: have your proxy remove the one that it does not set itself",
+                told.contradiction,
+            )
+            raise Refused(HTTPStatus.BAD_REQUEST, told.contradiction)
         if "REMOTE_ADDR" in told.environ:
             environ.pop("REMOTE_PORT", None)
         environ.update(told.environ)
@@ -167,10 +207,33 @@ class Gateway:
             environ["SCRIPT_NAME"] = told.prefix + self.script_name
             environ["PATH_INFO"] = _cut(_cut(_decode(request.path), told.prefix), self.script_name)
 
+    def _read_forwarded(self, request: Request, trust: Trust, scheme: str) -> forwarded.Told:
+        """What the forwarding fields of a request say.
+
+        Clients come again with other requests, so it is kept by all that it depends on: to find it costs a tenth of
+        reading it. Where the request itself comes again, it is kept by that, which costs less still.
+        """
+        fields = request.environ
+        key = (scheme, fields.get("HTTP_HOST"), *map(fields.get, trust.variables))
+        told = self._told.get(key)
+        if told is None:
+            told = forwarded.read(fields, trust, scheme)
+            if sum(len(text) for text in key if text) <= _MAX_KEY:
+                if len(self._told) >= _MAX_TOLD:
+                    self._told.clear()
+                self._told[key] = told
+        if request.remembered:
+            if len(self._heard) >= MAX_REQUESTS:
+                self._heard.clear()
+            self._heard[request] = told
+        return told
+
     def _learn_facts(self, connection: Connection) -> dict[str, str]:
         """What stays the same for all requests of a connection."""
         endpoint, peer = connection.endpoint, connection.peer
-        facts = {"SERVER_NAME": endpoint.host or "localhost", "SERVER_PORT": endpoint.port or self._default_port}
+        # RFC 3875 4.1.14: an address of IPv6 stands in brackets, so that a URL can be made of it.
+        name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host or "localhost"
+        facts = {"SERVER_NAME": name, "SERVER_PORT": endpoint.port or self._default_port}
         if isinstance(peer, tuple):
             facts["REMOTE_ADDR"] = peer[0]
             facts["REMOTE_PORT"] = str(peer[1])

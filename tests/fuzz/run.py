@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.http1.fast import MAX_BLOCKS, MAX_REQUESTS
+from zibai.http1.fast import MAX_HOSTS, MAX_REQUESTS
 
 from .inputs import Inputs
 from .oracle import compare, statuses
@@ -134,10 +134,9 @@ def check_alive(pair: list[Subject]) -> None:
         if statuses(each.send(GOOD, [], half_close=False)) != [200]:
             raise Broken("the server does not answer any more")
         if each.lane is not None:
-            known = len(each.lane.known)
-            blocks = max(map(len, each.lane._blocks.values()))
-            if known > MAX_REQUESTS or blocks > MAX_BLOCKS:
-                raise Broken(f"the lane remembers {known} requests and {blocks} blocks")
+            known, hosts = len(each.lane.known), len(each.lane._hosts)
+            if known > MAX_REQUESTS or hosts > MAX_HOSTS:
+                raise Broken(f"the lane remembers {known} requests and {hosts} hosts")
 
 
 def resident() -> int:

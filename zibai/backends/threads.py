@@ -26,6 +26,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from types import FrameType
 from typing import Any
 
@@ -102,7 +103,7 @@ class Threads:
         self._parked: deque[_Runner] = deque()  # who waits for the baton; the first is the deputy
         self._threads = 0
         self._coming: _Runner | None = None  # has been started and has not parked yet
-        self._spared: _Stake | None = None  # an inline exchange that gets twice the time
+        self._spared = -inf  # when the exchange began that gets twice the time; it is not held by that
         self._turns = 0  # counts inline exchanges; the deputy sees by it whether the leader works
         self._watching = False  # whether the deputy looks by itself, or has to be rung
         self._stopped = False
@@ -228,9 +229,9 @@ class Threads:
         left = inline[1] + PATIENCE - clock()
         if left > 0:
             return left
-        if left < -LATE and inline is not self._spared:
+        if left < -LATE and inline[1] != self._spared:
             # We are late ourselves, so somebody had the GIL, or the processor: the leader may be waiting for it, too.
-            self._spared = inline
+            self._spared = inline[1]
             return PATIENCE
         try:
             taken = leader.stake.pop()

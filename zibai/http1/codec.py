@@ -16,7 +16,10 @@ A codec that has refused once is dead: nothing more of that connection is ever r
 """
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any
 
 from ..errors import Refused
 from . import reference
@@ -33,15 +36,23 @@ END = b"\r\n\r\n"
 
 class Codec:
     """Bytes in, requests and bodies out. ``max_head`` bounds a head and ``max_target`` its request target, in bytes;
-    without ``lane``, which keeps to the same limit of a target, h11 reads them all.
+    without ``lane``, which keeps to the same limit of a target, h11 reads them all. The environ of each request begins
+    with ``base``, which has to be that of the lane.
     """
 
     __slots__ = (
-        "_at", "_buffer", "_chunked", "_dead", "_lane", "_left", "_line_seen", "_max_head", "_max_target", "_piece",
-        "_scanned",
+        "_at", "_base", "_buffer", "_chunked", "_dead", "_lane", "_left", "_line_seen", "_max_head", "_max_target",
+        "_piece", "_scanned",
     )  # fmt: skip
 
-    def __init__(self, max_head: int, lane: FastLane | None = None, max_target: int = MAX_TARGET) -> None:
+    def __init__(
+        self,
+        max_head: int,
+        lane: FastLane | None = None,
+        max_target: int = MAX_TARGET,
+        base: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self._base = base
         self._max_head = max_head
         self._max_target = max_target
         self._lane = lane
@@ -161,7 +172,7 @@ class Codec:
         request = lane.recognise(head) if lane is not None else None
         if request is None:
             parsed, connection = reference.parse(head)
-            request = check(parsed)
+            request = check(parsed, self._base)
             self._chunked = reference.ChunkedBody(connection) if request.chunked else None
         return request
 

@@ -1,17 +1,17 @@
 """A request, and the policy that decides which ones an application may see.
 
-A lane says what the bytes mean (:class:`Head`); :func:`check` says whether we take it, the same for
-every lane, and makes the :class:`Request`. The greater part of it is :func:`read_fields`, which makes the
-:class:`Block` of the fields; the fast lane calls it alone, since of a block that it has seen it knows the answer.
-Everything that h11 lets pass and a server has to refuse
+A lane says what the bytes mean (:class:`Head`); :func:`check` says whether we take it, the same for every lane, and
+makes the :class:`Request`. The greater part of it is :func:`decide`, which says what the fields mean; the fast lane
+calls it where anything has to be decided. Everything that h11 lets pass and a server has to refuse
 (RFC 9112, and the advisories of other servers) stands here or, where it needs the raw bytes, in
 ``codec``. It refuses and never repairs: two readers of the same bytes that repair differently are
 how requests are smuggled.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import Refused
@@ -22,9 +22,10 @@ MAX_FIELDS = 128
 MAX_TARGET = 8 * 1024
 """Bytes of a request target, unless somebody says otherwise: what proxies take, and RFC 9112 3 asks for at least."""
 
-# uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2. An empty host is refused: nobody sends it in good faith.
+# uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2; with a name in it.
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
-_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)([^#]*)")
+# No repetition gives anything back: with a "#" at the end, that would take quadratic time.
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*+)([^#]*+)")
 # What proxies say of the client that they have a request from (RFC 7239, and what there was before it).
 FORWARDING = frozenset(
     {"HTTP_FORWARDED"} | {f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PORT", "PREFIX")}
@@ -32,12 +33,18 @@ FORWARDING = frozenset(
 # Not int() on raw text: it takes signs, underscores, spaces and other scripts' digits.
 _LENGTH = re.compile(r"[0-9]{1,19}")
 
-# What a field name is: in lower case, and its key in an environ, "" for what no application may see. Names are few and
-# come again with every request; the bounds are against who makes them up. Several threads may use it without a lock:
-# each step is one operation of a dict, and whoever is late only learns a name once more.
-_names: dict[bytes, tuple[bytes, str]] = {}
+# What a field name is in an environ, "" for what no application may see, and what it means besides. Names are few and
+# come again with every request; the bounds are against clients that make them up. Several threads may use it without a
+# lock: each step is one operation of a dict, and a thread that is late only learns a name once more.
+names: dict[str, tuple[str, int]] = {}
 _MAX_NAMES = 1024
-_LONG_NAME = 64  # bytes
+_LONG_NAME = 64  # characters
+
+DROPPED, HOST_FIELD, FORWARDS, FRAMES = 1, 2, 4, 8
+"""What a name means: no application may see it, it is Host, a proxy may say who the client is, or it has to be read for
+how the body is framed and what becomes of the connection."""
+
+_FRAMING = frozenset({"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_CONNECTION", "HTTP_UPGRADE"})
 
 
 class Head(NamedTuple):
@@ -49,89 +56,43 @@ class Head(NamedTuple):
     fields: Sequence[tuple[bytes, bytes]]
 
 
-class Block:
-    """What the fields of a head say. Requests may share one, also at the same time, so nobody changes it.
-
-    ``fields`` are those that an application may see, names in lower case. ``environ`` has them as CGI variables
-    (RFC 3875 4.1.18), "HTTP_HOST", with native strings of latin-1 (PEP 3333); whoever wants to add to it makes a copy.
-    ``length`` is the declared size of the body in bytes, 0 without a body, None when it is chunked. ``keep_alive``
-    is whether the client wants the connection kept, ``expects_continue`` whether it waits for 100 Continue.
-
-    ``plain`` says that an answer needs no thought: HTTP/1.1, to be kept alive, and nothing waits for 100 Continue.
-    ``forwards`` says that there are fields in which a proxy tells who the client is, whoever sent them; ``told`` is for
-    the gateway, as ``template`` of a :class:`Request`: what it has read there.
-    """
-
-    __slots__ = (
-        "chunked",
-        "environ",
-        "expects_continue",
-        "fields",
-        "forwards",
-        "keep_alive",
-        "length",
-        "plain",
-        "told",
-    )
-
-    def __init__(self, fields: list[tuple[bytes, bytes]], environ: dict[str, str]) -> None:
-        self.fields = fields
-        self.environ = environ
-        self.length: int | None = 0
-        self.chunked = self.expects_continue = self.keep_alive = self.plain = self.forwards = False
-        self.told: Any = None
-
-
 class Request:
-    """One request, checked: its request line, and the :class:`Block` of its fields.
+    """One request, checked.
 
-    Exchanges may share one, also at the same time, so nobody changes it. ``summary`` is method and path, for the
-    scoreboard. ``plain`` says that its answer needs no thought, see :class:`Block`, and has its body.
+    ``environ`` has its fields as CGI variables (RFC 3875 4.1.18), "HTTP_HOST", with native strings of latin-1 (PEP
+    3333), on top of what the caller wants every environ to begin with. ``length`` is the declared size of the body in
+    bytes, 0 without a body, None when it is chunked. ``keep_alive`` is whether the client wants the connection kept,
+    ``expects_continue`` whether it waits for 100 Continue. ``forwards`` says that there are fields in which a proxy
+    tells who the client is, from a proxy or not. ``plain`` says that its response needs no thought: HTTP/1.1, kept
+    alive, nothing waits for 100 Continue, and it has a body. ``summary`` is method and path, for the scoreboard.
 
-    ``template`` is for the gateway: what it has made of this request and wants to find again. It is set at once with
-    something complete, and not changed either.
+    ``remembered`` says that a lane keeps this object and returns it again, also to several exchanges at the same time.
+    Then it is not changed, nor its environ, and a caller may keep what it has made of it. Any other request belongs to
+    its caller alone.
     """
 
-    # What every exchange asks for lies here as well, the rest is looked up in the block.
     __slots__ = (
-        "block", "forwards", "keep_alive", "length", "method", "path", "plain", "query", "summary", "target",
-        "template", "version",
+        "chunked", "environ", "expects_continue", "forwards", "keep_alive", "length", "method", "path", "plain",
+        "query", "remembered", "summary", "target", "version",
     )  # fmt: skip
 
-    def __init__(self, method: str, target: str, path: str, query: str, version: str, block: Block) -> None:
+    def __init__(self, method: str, target: str, path: str, query: str, version: str, environ: dict[str, Any]) -> None:
+        """A plain request without a body; :func:`decide` finds out what else it may be."""
         self.method = method
         self.target = target
         self.path = path
         self.query = query
         self.version = version  # "HTTP/1.1"
-        self.block = block
-        self.length = block.length
-        self.keep_alive = block.keep_alive
-        self.forwards = block.forwards
-        self.plain = block.plain and method != "HEAD"
+        self.environ = environ
+        self.length: int | None = 0
+        self.keep_alive = True
+        self.chunked = self.expects_continue = self.forwards = self.remembered = False
+        self.plain = method != "HEAD"
         self.summary = f"{method} {path}".encode("ascii", "replace")
-        self.template: dict[str, Any] | None = None
-
-    @property
-    def fields(self) -> list[tuple[bytes, bytes]]:
-        return self.block.fields
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """The fields as CGI variables. Other requests have the same dict, so it must never be changed."""
-        return self.block.environ
-
-    @property
-    def chunked(self) -> bool:
-        return self.block.chunked
-
-    @property
-    def expects_continue(self) -> bool:
-        return self.block.expects_continue
 
     @property
     def is_http11(self) -> bool:
-        """Whether the client knows chunked bodies, interim answers and connections kept by default."""
+        """Whether the client knows chunked bodies, interim responses and connections kept by default."""
         return self.version != "HTTP/1.0"
 
     @property
@@ -139,67 +100,79 @@ class Request:
         return self.length != 0
 
 
-def check(head: Head) -> Request:
-    """Make the request of a head, or raise :class:`Refused` with the answer for the client."""
+def check(head: Head, base: Mapping[str, Any] = MappingProxyType({})) -> Request:
+    """Make the request of a head, or raise :class:`Refused` with the response for the client.
+
+    Its environ begins with ``base``, which has no key that a field could have.
+    """
     method, target, version, fields = head
     if not version.startswith("1."):
         raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version}")
     if len(fields) > MAX_FIELDS:
         raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{len(fields)} fields")
-    block = read_fields(fields, version != "1.0")
+    environ = dict(base)
+    read_fields(fields, environ)
     path, query, host = _read_target(method, target)
+    request = Request(method, target, path, query, f"HTTP/{version}", environ)
+    decide(request)
     if host is not None:
         # RFC 9112 3.2.2: the authority of an absolute target replaces whatever Host says.
-        block.fields = [(name, value) for name, value in block.fields if name != b"host"]
-        block.fields.append((b"host", host.encode("ascii")))
-        block.environ["HTTP_HOST"] = host
-    return Request(method, target, path, query, "HTTP/" + version, block)
+        environ["HTTP_HOST"] = host
+    return request
 
 
-def read_fields(fields: Iterable[tuple[bytes, bytes]], http11: bool) -> Block:
-    """Read the fields of a head, whatever its request line; raises :class:`Refused`.
+def read_fields(fields: Iterable[tuple[bytes, bytes]], environ: dict[str, Any]) -> None:
+    """Put the fields of a head into ``environ``; raises :class:`Refused`.
 
-    Fields of one name are one value, a list (RFC 9110 5.3), so what they mean is read after they were joined.
+    Fields of one name are one value, a list (RFC 9110 5.3).
     """
-    kept: list[tuple[bytes, bytes]] = []
-    environ: dict[str, str] = {}
     for spelled, value in fields:
-        name, key = _names.get(spelled) or _learn_name(spelled)
+        name = spelled.decode("latin-1")
+        key, _ = names.get(name) or learn_name(name)
         if not key:
             continue
-        kept.append((name, value))
         text = value.decode("latin-1")
-        if key in environ:
-            text = _join(key, environ[key], text)
-        environ[key] = text
-    block = Block(kept, environ)
-    _read_framing(block, http11)
-    _read_connection(block, http11)
+        environ[key] = _join(key, environ[key], text) if key in environ else text
+
+
+def decide(request: Request) -> None:
+    """Find out what the fields of a request mean, after they were joined; raises :class:`Refused`."""
+    environ, http11 = request.environ, request.is_http11
+    _read_framing(request, http11)
+    _read_connection(request, http11)
     host = environ.get("HTTP_HOST")
     if host is None:
         if http11:
             raise _bad("no Host")
-    elif not HOST.fullmatch(host):
+    elif host and not HOST.fullmatch(host):
+        # An empty one is served: a client whose target names no host has to send that (RFC 9112 3.2), and health checks
+        # do.
         raise _bad("malformed Host")
-    block.plain = http11 and block.keep_alive and not block.expects_continue
-    block.forwards = not environ.keys().isdisjoint(FORWARDING)
-    return block
+    request.plain = http11 and request.keep_alive and not request.expects_continue and request.method != "HEAD"
+    request.forwards = not environ.keys().isdisjoint(FORWARDING)
 
 
-def _learn_name(spelled: bytes) -> tuple[bytes, str]:
-    name = spelled.lower()
-    key = name.decode("ascii").upper().replace("-", "_")
-    if b"_" in name or name == b"proxy":
+def learn_name(spelled: str) -> tuple[str, int]:
+    """What a field name means; it is a token."""
+    key = spelled.upper().replace("-", "_")
+    meaning = 0
+    if "_" in spelled or key == "PROXY":
         # `a_b` and `a-b` are the same key in an environ, so the one would forge the other;
         # HTTP_PROXY is read as a setting by many HTTP clients ("httpoxy").
-        key = ""
+        key, meaning = "", DROPPED
     elif key not in {"CONTENT_TYPE", "CONTENT_LENGTH"}:
         key = "HTTP_" + key
+    if key in _FRAMING:
+        meaning = FRAMES
+    elif key in FORWARDING:
+        meaning = FORWARDS
+    elif key == "HTTP_HOST":
+        meaning = HOST_FIELD
     if len(spelled) <= _LONG_NAME:
-        if len(_names) >= _MAX_NAMES:
-            _names.clear()
-        _names[spelled] = name, key
-    return name, key
+        if len(names) >= _MAX_NAMES:
+            names.clear()
+        names[spelled] = key, meaning
+    return key, meaning
 
 
 def _join(key: str, first: str, second: str) -> str:
@@ -210,39 +183,39 @@ def _join(key: str, first: str, second: str) -> str:
     return first + ("; " if key == "HTTP_COOKIE" else ",") + second
 
 
-def _read_framing(block: Block, http11: bool) -> None:
+def _read_framing(request: Request, http11: bool) -> None:
     """Find out how the body is framed (RFC 9112 6)."""
-    length = block.environ.get("CONTENT_LENGTH")
-    coding = block.environ.get("HTTP_TRANSFER_ENCODING")
+    length = request.environ.get("CONTENT_LENGTH")
+    coding = request.environ.get("HTTP_TRANSFER_ENCODING")
     if coding is not None:
         if coding.lower() != "chunked":
             raise Refused(HTTPStatus.NOT_IMPLEMENTED, "unknown transfer coding")
         if length is not None or not http11:
             # RFC 9112 6.1 lets us refuse, and whoever sends both may be smuggling.
             raise _bad("Transfer-Encoding with Content-Length or in HTTP/1.0")
-        block.chunked = True
-        block.length = None
+        request.chunked = True
+        request.length = None
     elif length is not None:
         if not _LENGTH.fullmatch(length):
             raise _bad("malformed Content-Length")
-        block.length = int(length)
-        block.environ["CONTENT_LENGTH"] = str(block.length)  # without zeros before
+        request.length = int(length)
+        request.environ["CONTENT_LENGTH"] = str(request.length)  # without zeros before
 
 
-def _read_connection(block: Block, http11: bool) -> None:
+def _read_connection(request: Request, http11: bool) -> None:
     """Find out what the client wants of the connection."""
-    expected = block.environ.get("HTTP_EXPECT")
+    expected = request.environ.get("HTTP_EXPECT")
     if expected is not None:
         if _options(expected) != {"100-continue"}:
             raise Refused(HTTPStatus.EXPECTATION_FAILED, "unknown expectation")
         # RFC 9110 10.1.1: the expectation of an HTTP/1.0 client is ignored.
-        block.expects_continue = http11
-    wanted = block.environ.get("HTTP_CONNECTION")
+        request.expects_continue = http11
+    wanted = request.environ.get("HTTP_CONNECTION")
     if wanted is None:
-        block.keep_alive = http11
+        request.keep_alive = http11
     else:
         options = _options(wanted)
-        block.keep_alive = "close" not in options and (http11 or "keep-alive" in options)
+        request.keep_alive = "close" not in options and (http11 or "keep-alive" in options)
 
 
 def _options(value: str) -> set[str]:

@@ -31,28 +31,49 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 
 
+def plain_text(status: str, fields: Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The same as plain ``str``; raise ``TypeError``, for the application, when it is no text.
+
+    A subclass of ``str`` (``Markup``, a member of a ``StrEnum``) counts as the text that it holds. No method of its own
+    is called, because that could say something else than what was checked.
+    """
+    pairs = [(_exact(name, "the name of a field"), _exact(value, "the value of a field")) for name, value in fields]
+    return _exact(status, "the status"), tuple(pairs)
+
+
+def _exact(text: object, what: str) -> str:
+    if type(text) is str:
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a str, not {text!r}")
+    return str.__str__(text)
+
+
 def validate(status: str, fields: Fields) -> None:
-    """Raise ``TypeError`` or ``ValueError``, for the application, when this cannot be sent."""
-    if type(status) is not str:
-        raise TypeError(f"the status must be a str, not {status!r}")
+    """Raise ``ValueError``, for the application, when this plain text cannot be sent."""
     if not _STATUS.fullmatch(status):
         raise ValueError(f"malformed status {status!r}")
     for name, value in fields:
-        if type(name) is not str or type(value) is not str:
-            raise TypeError(f"names and values of fields must be str, not {name!r}: {value!r}")
         if not _NAME.fullmatch(name):
             raise ValueError(f"malformed field name {name!r}")
         if not _VALUE.fullmatch(value):
             raise ValueError(f"forbidden character in the field {name}: {value!r}")
 
 
-def interim(status: str, fields: Fields) -> bytes:
-    """An interim answer (1xx), which has no framing fields (RFC 9110 15.2)."""
+def _status_line(status: str) -> str:
+    # RFC 9112 4: the space is sent also before a reason that is empty.
+    return f"HTTP/1.1 {status if len(status) > 3 else status + ' '}\r\n"
+
+
+def interim(status: str, fields: Fields) -> tuple[bytes, list[str]]:
+    """An interim answer (1xx), which has no framing fields (RFC 9110 15.2); and the fields of one hop, not sent."""
+    status, fields = plain_text(status, fields)
     validate(status, fields)
     if status[0] != "1" or status.startswith("101"):
         raise ValueError(f"not an interim status: {status!r}")
+    removed = [name for name, _ in fields if name.lower() in HOP_BY_HOP]
     lines = [f"{name}: {value}\r\n" for name, value in fields if name.lower() not in HOP_BY_HOP | {"content-length"}]
-    return f"HTTP/1.1 {status}\r\n{''.join(lines)}\r\n".encode("latin-1")
+    return f"{_status_line(status)}{''.join(lines)}\r\n".encode("latin-1"), removed
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -70,15 +91,15 @@ class Answer:
     __slots__ = ("bodyless", "close", "code", "data", "dated", "length", "plain", "removed")
 
     def __init__(self, status: str, fields: Fields) -> None:
-        """Raises what :func:`validate` raises."""
+        """``status`` and ``fields`` are plain text. Raises what :func:`validate` raises."""
         validate(status, fields)
         self.code = code = int(status[:3])
-        self.bodyless = code in (204, 304)
+        self.bodyless = code in (204, 205, 304)
         self.close = self.dated = False
         self.length: int | None = None
         self.removed: list[str] = []
         own_server = False
-        lines = [f"HTTP/1.1 {status}\r\n"]
+        lines = [_status_line(status)]
         for name, value in fields:
             key = name.lower()
             if key in HOP_BY_HOP:
@@ -89,11 +110,16 @@ class Answer:
                 continue
             if key == "content-length":
                 again, self.length = self.length is not None, _length(value, self.length)
-                if again or code == 204:
-                    continue  # RFC 9110 8.6: once, and never with 204
+                if again or code in (204, 205):
+                    continue  # RFC 9110 8.6: once, never with 204, and with 205 it is ours
             own_server |= key == "server"
             self.dated |= key == "date"
             lines.append(f"{name}: {value}\r\n")
+        if code == 205:
+            # RFC 9110 15.3.6: it has no content, and says so. Unlike 204 it is framed as any other answer, so a client
+            # would wait for a body.
+            self.length = 0
+            lines.append("Content-Length: 0\r\n")
         data = "".join(lines).encode("latin-1")
         self.data = data if own_server else data + SERVER
         self.plain = not (self.bodyless or self.close or self.dated or self.removed)
@@ -114,21 +140,27 @@ def prepare(status: str, fields: Fields) -> Answer:
     try:
         answer = _answers.get(key)
     except TypeError:
-        return Answer(status, key[1])  # pairs that are lists: allowed by many, and no key of a dict
+        answer = None  # pairs that are lists: allowed by many, and no key of a dict
+    return answer or _prepare(*plain_text(*key))
+
+
+def _prepare(status: str, fields: tuple[tuple[str, str], ...]) -> Answer:
+    """The same for plain text, which alone may be a key: subclasses of ``str`` say by themselves what equals them."""
+    answer = _answers.get((status, fields))
     if answer is None:
-        answer = Answer(status, key[1])
-        # Who sets cookies sends another one each time, and they are nothing to keep.
+        answer = Answer(status, fields)
+        # Applications that set cookies send another one each time, and they are nothing to keep.
         if b"\r\nset-cookie:" not in answer.data.lower():
             if len(_answers) >= _MAX_ANSWERS:
                 _answers.clear()
-            _answers[key] = answer
+            _answers[status, fields] = answer
     return answer
 
 
 class Framing:
     """How one answer goes out: its head, and what has to be done to its body.
 
-    ``bodyless``: nothing of a body may be sent (HEAD, 204, 304). ``chunked``: each piece is a chunk.
+    ``bodyless``: nothing of a body may be sent (HEAD, 204, 205, 304). ``chunked``: each piece is a chunk.
     ``length``: the bytes that were promised, None where the end is marked otherwise. ``keep_alive``: whether the
     connection may carry another request.
     """
