@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import shutil
 import subprocess
 import sys
@@ -211,6 +212,12 @@ def test_two_addresses(backend: tuple[str, ...]) -> None:
         ports = wait_for(lambda: ports if len(ports := [p.rpartition(":")[2] for p in lines(server)]) == 2 else None)
         assert len(set(ports)) == 2
         assert [get(int(port), "/path/x").body for port in ports] == [b"/path/x"] * 2
+
+
+def test_the_log_says_where_it_listens_whatever_scheme_the_application_is_told() -> None:
+    with Server("plain:app", "--url-scheme", "https", "--no-gevent") as server:
+        assert [line.partition("listening on ")[2] for line in lines(server)] == [f"http://127.0.0.1:{server.port}"]
+        assert json.loads(get(server.port, "/environ").body)["wsgi.url_scheme"] == "https"
 
 
 def lines(server: Server) -> list[str]:

@@ -32,7 +32,8 @@ _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https
 
 # One end of a hop (RFC 7239 6): an address or a name that hides one, and a port, which may be hidden as well.
 _NODE = re.compile(
-    r"(?:(?P<hidden>(?i:unknown)|_[A-Za-z0-9._-]+)|(?P<v4>[0-9.]{7,15})|\[(?P<v6>[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._~-]{1,32})?)\])"
+    r"(?:(?P<hidden>(?i:unknown)|_[A-Za-z0-9._-]+)|(?P<v4>[0-9.]{7,15})"
+    r"|\[(?P<v6>[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z._~-]{1,32})?)\])"
     r"(?::(?:(?P<port>[0-9]{1,5})|_[A-Za-z0-9._-]+))?"
 )
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
