@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from zibai import formatter as lines
 from zibai import logger as logs
+from zibai.consolelog import ConsoleHandler
 from zibai.errors import UsageError
 from zibai.formatter import Formatter, escape
+from zibai.logconfig import configure
 from zibai.logfile import LogFile
 from zibai.logger import (
-    ConsoleHandler,
     access_logger,
-    configure,
     debug_logger,
     error_logger,
     log_error,
@@ -55,6 +55,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The loggers as they were: configuring them is global."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(logs.Logger, "kept", False)
+    monkeypatch.setattr(logs, "_silent_until", 0.0)
     before = [(each, each.level, each.handlers[:], each.propagate, each.disabled) for each in LOGGERS]
     yield
     for each, level, handlers, propagate, disabled in before:
@@ -323,7 +325,7 @@ def test_the_default_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    start = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[\d+\] "
+    start = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4} \[\d+\] "
     assert [re.sub(f"^{start}", "", line) for line in lines] == [
         "INFO hello 1",
         'INFO 127.0.0.1 "GET /path?q HTTP/1.1" 200 12 0.8ms',
@@ -476,7 +478,7 @@ def test_a_log_file_is_the_place_of_all_but_what_a_configuration_moves(tmp_path:
     logger.info("started")
     error_logger.error("failed")
     exchange()
-    assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == ["INFO started", "ERROR failed"]
+    assert [line.split(" ", 4)[4] for line in log.read_text().splitlines()] == ["INFO started", "ERROR failed"]
     assert '"GET' in own.read_text()
     limits = {each.get_name(): each.maxBytes for each in logger.handlers if isinstance(each, LogFile)}
     assert limits == {"default": 10_000}

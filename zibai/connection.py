@@ -20,7 +20,7 @@ from .body import NO_BODY, BodyReader, Receiver
 from .errors import Refused
 from .http1 import Request
 from .http1.response import CONTINUE, plain
-from .logger import debug_logger, error_logger
+from .logger import debug_logger, error_logger, safely
 from .scoreboard import Slot, clock
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PROXY, READY, RECEIVE, Service
 from .sockets import Endpoint, Socket
@@ -349,7 +349,7 @@ class Connection(Receiver):
             self.service.application(self)
         except BaseException:
             # The gateway catches what applications raise, so this is a bug of ours; the runner must live on.
-            error_logger.exception("the gateway failed")
+            safely(error_logger.exception, "the gateway failed")
             self.status = HTTPStatus.INTERNAL_SERVER_ERROR
             self.cut()
         slot.end(self.status, now, clock())

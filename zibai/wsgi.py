@@ -7,6 +7,7 @@ connection whose request and body are there, and makes the environ of it. What b
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote_to_bytes
@@ -51,7 +52,8 @@ class Gateway:
             "GATEWAY_INTERFACE": "CGI/1.1",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": url_scheme,
-            "wsgi.errors": sys.stderr,
+            # A program without a console has none, and an application may rely on it.
+            "wsgi.errors": sys.stderr or open(os.devnull, "w", encoding="utf-8"),  # noqa: SIM115
             "wsgi.multithread": multithread,
             "wsgi.multiprocess": multiprocess,
             "wsgi.run_once": False,
@@ -81,7 +83,7 @@ class Gateway:
                     if hasattr(iterable, "close"):
                         iterable.close()
         except Gone as error:
-            exchange.end_early(error, environ)
+            exchange.end_early(error)
         except BaseException as error:  # SystemExit as well: an application does not end a worker
             exchange.fail(error)
         connection.sent = exchange.sent
