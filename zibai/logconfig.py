@@ -1,22 +1,34 @@
-"""How the log is set up, in the processes of the command: by default, or by a file of the user's."""
+"""How the log is set up, in the processes of the command: by default, or by a file of the user's.
+
+While the server is root and going to be another user, it opens no file of the log and imports nothing for it: links and
+modules could be that user's. So what is logged meanwhile is held back, until :func:`configure`.
+"""
 
 import json
 import logging
 import logging.config
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .consolelog import ConsoleHandler
 from .errors import UsageError
 from .formatter import Formatter
+from .importer import add_cwd_to_path
 from .logfile import LogFile, remember_handlers
 from .logger import keep_enabled
 from .options import Options
 
 
 def configure_as(options: Options) -> None:
-    """:func:`configure` by what the command line says."""
+    """:func:`configure` by what the command line says.
+
+    The file of the user's may name formatters, filters and handlers of the project, as if ``python`` looked for them.
+    """
+    if options.logging_config_filepath is not None:
+        with suppress(OSError):  # somebody has removed the current directory
+            add_cwd_to_path()
     file = None
     if options.log_file is not None:
         file = {"filename": options.log_file, "maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
@@ -44,6 +56,47 @@ def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, 
         raise _unusable(config_filepath, error) from error
     keep_enabled()
     remember_handlers()
+    _held.release()
+
+
+class _Held(logging.Handler):
+    """Keeps records until somebody is there who may write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
+
+    def release(self) -> None:
+        """Give them to the handlers that their loggers have now."""
+        records, self._records = self._records, []
+        for record in records:
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._records
+
+
+_held = _Held()
+
+
+def hold() -> None:
+    """Keep the log in memory until :func:`configure`; at the start, by the main thread."""
+    for name, settings in default_config()["loggers"].items():
+        logger = logging.getLogger(name)
+        logger.setLevel(settings["level"])
+        logger.handlers, logger.propagate = [_held], False
+
+
+def let_go() -> None:
+    """The start has failed: what is held back goes to standard error."""
+    if not _held.is_empty:
+        configure(False, None)
 
 
 def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:

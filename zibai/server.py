@@ -63,11 +63,15 @@ def main(options: Options, *, exits: bool = False) -> None:
             logfile.prepare(options.log_file, bool(options.log_max_bytes), None if identity is None else identity.owner)
         if options.daemon and surroundings.before is None:  # a successor is in the background already
             launcher = daemon.detach()
-        logs.configure_as(options)
+        if identity is None:
+            logs.configure_as(options)
+        else:
+            logs.hold()
         _serve(options, exits, surroundings, _do_nothing if launcher is None else launcher.is_up)
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
+        logs.let_go()
         text = f"zibai: error: {error}\n"
         if isinstance(error, LoadError) and error.trace:
             text = error.trace.rstrip("\n") + "\n" + text
@@ -76,6 +80,7 @@ def main(options: Options, *, exits: bool = False) -> None:
             launcher.has_failed(text, error.exit_code)
         raise SystemExit(error.exit_code) from None
     except Exception as error:
+        logs.let_go()
         if launcher is not None:
             launcher.has_failed(format_exception(error, error.__traceback__), 1)
         raise
@@ -342,6 +347,7 @@ def _become(identity: privileges.Identity, options: Options, sockets: list[socke
     identity.assume()
     if options.log_file is not None:
         logfile.prepare(options.log_file, bool(options.log_max_bytes))
+    logs.configure_as(options)
 
 
 def _do_nothing() -> None:
