@@ -56,7 +56,7 @@ def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, 
         raise _unusable(config_filepath, error) from error
     keep_enabled()
     remember_handlers()
-    _held.release()
+    _held.pass_on()
 
 
 class _Held(logging.Handler):
@@ -69,7 +69,7 @@ class _Held(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self._records.append(record)
 
-    def release(self) -> None:
+    def pass_on(self) -> None:
         """Give them to the handlers that their loggers have now."""
         records, self._records = self._records, []
         for record in records:
