@@ -6,6 +6,7 @@ Those of heads are in `test_codec`, and deadlines that are older in `test_loop` 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -212,6 +213,10 @@ def test_queue_timeout_end_to_end(backend: tuple[str, ...]) -> None:
             running.close()
             assert busy.read().body == b"passed"
         assert get(server.port).status == 200
+        line = server.wait_for_log('HTTP/1.1" 503')
+        found = re.search(r'ERROR 127\.0\.0\.1 "GET / HTTP/1\.1" 503 24 (\d+)\.\dms$', line)
+        assert found, line
+        assert 1000 <= int(found[1]) < 1000 * DEADLINE, "how long it has waited"
 
 
 # --- the number of connections ----------------------------------------------------------------------

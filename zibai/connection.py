@@ -204,10 +204,14 @@ class Connection(Receiver):
     def refuse(self, refusal: Refused, now: float) -> None:
         """Answer a request that no application sees, once, and let the connection end."""
         self._log_refusal(refusal)
+        response = plain(refusal.status, retry_after=refusal.retry_after)
+        if self.state is BODY:
+            refusal.waited = now - self._body_since
+        self.service.refused(self, refusal, len(response.partition(b"\r\n\r\n")[2]))
         self.request = None
         self.closing = True
         self.service.answered[refusal.status // 100] += 1
-        self.out += plain(refusal.status, retry_after=refusal.retry_after)
+        self.out += response
         self.state = FLUSH
         self.deadline = now + self.service.socket_timeout
         self.writable(now)
@@ -281,7 +285,9 @@ class Connection(Receiver):
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
         if (self.state is HEAD and self._begun) or self.state is BODY:
-            self.refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, f"{self.state} not complete in time"), now)
+            refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"{self.state} not complete in time")
+            refusal.waited = self.service.header_timeout
+            self.refuse(refusal, now)
         elif self.state is DISCARD:
             self._linger(now)
         elif self.state is HEAD:

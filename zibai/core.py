@@ -204,6 +204,7 @@ class Server:
             application=self._gateway.serve,
             waits=engine.waits,
             report=engine.report,
+            refused=self._gateway.log_refusal,
             row=self._row,
             lane=FastLane(options.max_target_size) if options.http == "auto" else None,
             header_timeout=options.header_timeout,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Protocol
 
+from .errors import Refused
 from .http1 import MAX_TARGET, FastLane, Request
 from .logger import logger
 from .scoreboard import Row
@@ -55,6 +56,8 @@ class Service:
     waits: Waits
     report: Callable[..., None]
     row: Row
+    # Told of a connection whose request the application never sees, why, and how long the body of the response is.
+    refused: Callable[[Any, Refused, int], object] = lambda connection, refusal, size: None
     lend: Callable[[Any], None] = field(init=False)
     lane: FastLane | None = field(default_factory=FastLane)
     known: Callable[[bytes], Request | None] = field(init=False)  # whole heads that were seen before

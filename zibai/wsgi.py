@@ -10,15 +10,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from . import forwarded
 from .connection import Connection
-from .errors import Gone
+from .errors import Gone, Refused
 from .exchange import Complaints, Environ, Exchange, FileWrapper
 from .http1 import response
 from .http1.request import Request
-from .logger import access_logger, debug_logger
+from .logger import access_logger, debug_logger, error_logger, log_exchange
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
 
@@ -97,6 +98,27 @@ class Gateway:
             exchange.log(connection, environ)
         # What an application keeps, write() for one, must not reach into the next exchange of the connection.
         del exchange._connection
+
+    def log_refusal(self, connection: Connection, refusal: Refused, size: int) -> None:
+        """One record for a request that the application never sees, with what is known of it. The server loop's."""
+        logger, level = access_logger, logging.INFO
+        if refusal.status >= 500:
+            # Some of these are a client's fault: a method or a version of HTTP that nobody knows.
+            ours = refusal.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE)
+            logger, level = error_logger, logging.ERROR if ours else logging.WARNING
+        if not logger.isEnabledFor(level):
+            return
+        environ: Environ = dict(connection.facts or self._learn_facts(connection))
+        request = connection.request
+        if request is not None:
+            environ |= {"wsgi.url_scheme": self._base["wsgi.url_scheme"], **request.block.environ}
+            environ["REQUEST_METHOD"], environ["REQUEST_URI"] = request.method, request.target
+            environ["PATH_INFO"], environ["QUERY_STRING"] = _decode(request.path), request.query
+            environ["SERVER_PROTOCOL"] = request.version
+            if request.forwards:
+                self._hear(connection, request, environ)
+        # Where the loop runs, writing a log may not be possible.
+        connection.service.report(log_exchange, logger, level, environ, refusal.status, refusal.waited, size)
 
     def environ(self, connection: Connection) -> Environ:
         """The environ of the request at hand: native strings of latin-1 (PEP 3333)."""
