@@ -268,6 +268,23 @@ def test_on_windows_it_is_open_for_a_record_only(path: Path, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("windows")
+def test_on_windows_it_is_rotated_before_it_is_too_large(path: Path) -> None:
+    test_it_is_rotated_before_it_is_too_large(path)
+
+
+@pytest.mark.usefixtures("windows")
+def test_on_windows_a_file_that_somebody_reads_grows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", denied)
+    with opened(path, 30, 2) as handler:
+        for number in range(5):
+            write(handler, f"record {number}")
+    assert path.read_text().count("\n") == 5
+
+
+@pytest.mark.usefixtures("windows")
 def test_on_windows_a_record_does_not_wait_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logfile, "LONGEST_TURN", 0.01)
     monkeypatch.setattr(logfile, "_lock_byte", lambda file: False)

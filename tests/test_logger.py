@@ -779,6 +779,9 @@ def test_the_documented_fields_are_attributes() -> None:
     shown = json.loads(json.dumps(record.__dict__, default=str))
     assert (shown["REQUEST_METHOD"], shown["status"], shown["response_length"]) == ("GET", 200, 12)
     assert "HTTP_REFERER" not in shown
+    assert "HTTP_COOKIE" not in shown
+    asked = [record.__dict__.get(name, "none") for name in ("REQUEST_URI", "HTTP_COOKIE", "HTTP_REFERER", "status")]
+    assert asked == ["/path?q", "secret", "none", 200], "a formatter may ask for what its format names"
 
 
 def test_a_filter_may_read_any_key_and_hears_clearly_what_there_is_not() -> None:

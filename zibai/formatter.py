@@ -71,6 +71,13 @@ class Fields(dict[str, Any]):
     def __missing__(self, key: str) -> str:
         return escape(self.environ.get(key, "-"))
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """For formatters that ask for each field that their format names, as JSON formatters do."""
+        if key in self:
+            return self[key]
+        value = self.environ.get(key)
+        return default if value is None else escape(value)
+
 
 _STYLES: dict[str, Callable[[str, Fields], str]] = {
     "%": lambda text, fields: text % fields,

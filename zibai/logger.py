@@ -58,7 +58,12 @@ class Logger(logging.Logger):
 
 
 def _get(name: str) -> logging.Logger:
-    found: Any = logging.getLogger(name)
+    manager = logging.Logger.manager
+    before, manager.loggerClass = manager.loggerClass, Logger
+    try:
+        found: Any = logging.getLogger(name)
+    finally:
+        manager.loggerClass = before
     if not isinstance(found, Logger):
         # It may be there already, and be of a class that the program has set for its loggers.
         base = type(found)
