@@ -11,6 +11,7 @@ import logging.handlers
 import pickle
 import queue
 import re
+import subprocess
 import sys
 import time
 from datetime import datetime
@@ -37,7 +38,7 @@ from zibai.logger import (
     logger,
 )
 
-from support import ROOT
+from support import ROOT, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -708,6 +709,7 @@ def test_other_parts_that_fail(part: str, monkeypatch: pytest.MonkeyPatch) -> No
                 environ = ENVIRON | {"REMOTE_ADDR": Odd()}
         exchange(environ)
         error_logger.warning("%s", Odd() if part == "arguments" else "text")
+        error_logger.warning(Odd() if part == "arguments" else "text")
     finally:
         logging.setLogRecordFactory(before)
     if part != "arguments":
@@ -754,17 +756,29 @@ def test_loggers_that_a_program_has_made_before() -> None:
 # --- what an application does to our loggers ------------------------------------------------------------
 
 
-def test_a_dictconfig_of_the_application_disables_nothing() -> None:
+DISABLES = """
+import io, logging.config, sys
+from zibai.logconfig import configure
+from zibai.logger import access_logger, debug_logger, error_logger, logger, output_logger
+if sys.argv[1:]:
     configure(False, None)
-    for config in ({}, {"disable_existing_loggers": True}):
-        logging.config.dictConfig({"version": 1, **config})
-        assert not any(each.disabled for each in LOGGERS)
-        assert access_logger.isEnabledFor(logging.INFO)
+empty = "[loggers]\\nkeys=root\\n[handlers]\\nkeys=\\n[formatters]\\nkeys=\\n[logger_root]\\nhandlers=\\n"
+for do in (
+    lambda: logging.config.dictConfig({"version": 1}),
+    lambda: logging.config.dictConfig({"version": 1, "disable_existing_loggers": True}),
+    lambda: logging.config.fileConfig(io.StringIO(empty)),
+):
+    do()
+    print(*(each.disabled for each in (logger, access_logger, error_logger, debug_logger, output_logger)))
+"""
 
 
-def test_within_serve_the_configuration_is_the_programs() -> None:
-    logging.config.dictConfig({"version": 1})
-    assert access_logger.disabled
+@pytest.mark.parametrize("ours", [True, False], ids=["a process of the command", "within serve"])
+def test_whether_a_configuration_of_the_application_disables_our_loggers(ours: bool) -> None:
+    """In another process, since it disables all loggers of that."""
+    command = [sys.executable, "-c", DISABLES, *["ours"][:ours]]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(not ours)] * 15
 
 
 # --- fields that others read ----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ formatters are often the user's code, and logging itself lets their exceptions p
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -41,7 +42,7 @@ class Logger(logging.Logger):
         except BaseException as error:
             if _is_thrown(error):
                 raise
-            complain(self, error, str(msg))
+            complain(self, error, msg)
 
     def handle(self, record: logging.LogRecord) -> None:
         try:
@@ -67,7 +68,8 @@ def _get(name: str) -> logging.Logger:
     if not isinstance(found, Logger):
         # It may be there already, and be of a class that the program has set for its loggers.
         base = type(found)
-        found.__class__ = Logger if base is logging.Logger else type("Logger", (Logger, base), {})
+        with suppress(TypeError):  # a class that takes no other base
+            found.__class__ = Logger if base is logging.Logger else type("Logger", (Logger, base), {})
     return found  # type: ignore[no-any-return]
 
 
@@ -101,7 +103,7 @@ def safely(log: Callable[..., object], *args: Any) -> None:
         complain(logger, error, "")
 
 
-def complain(failing: logging.Logger, error: BaseException, lost: logging.LogRecord | str) -> None:
+def complain(failing: logging.Logger, error: BaseException, lost: object) -> None:
     """Say that the log has failed, and what it has lost; not more often than the log can bear."""
     global _silent_until
     now = time.monotonic()
@@ -123,9 +125,9 @@ def complain(failing: logging.Logger, error: BaseException, lost: logging.LogRec
 _silent_until = 0.0
 
 
-def _tell(lost: logging.LogRecord | str) -> str:
-    if isinstance(lost, str):
-        return lost
+def _tell(lost: object) -> str:
+    if not isinstance(lost, logging.LogRecord):
+        return str(lost)
     cause = lost.exc_info[1] if lost.exc_info else None
     return lost.getMessage() + ("" if cause is None else "\n" + traces.format_exception(cause, cause.__traceback__))
 
@@ -156,7 +158,7 @@ NAMED: Final = (
     "HTTP_USER_AGENT",
     "HTTP_X_REQUEST_ID",
 )
-"""Keys of the environ that a record has as fields, where the request has them. None of them holds a secret."""
+"""Keys of the environ that a record has as fields, where the request has them. Cookies and passwords are not among them."""
 
 
 class ExchangeRecord(logging.LogRecord):
