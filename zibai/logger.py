@@ -158,7 +158,8 @@ NAMED: Final = (
     "HTTP_USER_AGENT",
     "HTTP_X_REQUEST_ID",
 )
-"""Keys of the environ that a record has as fields, where the request has them. Cookies and passwords are not among them."""
+"""Keys of the environ that a record has as fields, where the request has them. No cookie and no password is among
+them."""
 
 
 class ExchangeRecord(logging.LogRecord):
