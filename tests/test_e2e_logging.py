@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import DEADLINE, GRACEFUL, KILL, ZIBAI, Client, Server, child_processes, environment, get, wait_for
+from support import DEADLINE, GRACEFUL, KILL, ZIBAI, Client, Server, child_processes, environment, get, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -316,3 +316,37 @@ def test_a_formatter_and_a_filter_of_the_project(folder: Path, backend: tuple[st
     assert found["HTTP_USER_AGENT"] == r"a \x22b\x22"
     assert "secret" not in line
     assert not any("/health" in each for each in server.log)
+
+
+# --- an interpreter that cannot format an exception -----------------------------------------------------
+
+BREAKS = """
+import traceback
+class Weird(BaseException): pass
+def fail(*args, **kwargs):
+    raise Weird("an import of the user's code, as Python 3.15 tries it")
+traceback.TracebackException.__init__ = fail
+def app(environ, start_response):
+    raise RuntimeError("of the application")
+def broken():
+    raise RuntimeError("of the factory")
+"""
+
+
+def test_an_exception_that_cannot_be_formatted_is_logged(folder: Path, backend: tuple[str, ...]) -> None:
+    """More often than there are runners, and each time."""
+    (folder / "breaks.py").write_text(BREAKS)
+    with Server("breaks:app", "--max-workers", "2", *backend, cwd=folder) as server:
+        for _ in range(5):
+            assert get(server.port).status == 500
+        wait_for(lambda: server.log.count("  RuntimeError: of the application") == 5)
+        assert sum('ERROR 127.0.0.1 "GET / HTTP/1.1" 500' in line for line in server.log) == 5
+
+
+def test_an_import_whose_exception_cannot_be_formatted(folder: Path) -> None:
+    (folder / "breaks.py").write_text(BREAKS)
+    done = run("breaks:broken", "--call", "--listen", "127.0.0.1:0", cwd=folder)
+    assert done.returncode == 3
+    assert done.stderr.endswith("error: calling 'breaks:broken' failed: RuntimeError: of the factory\n")
+    assert "in broken" in done.stderr
+    assert "zibai/importer.py" not in done.stderr
