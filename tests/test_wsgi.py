@@ -33,6 +33,8 @@ from support import DEADLINE, Client, Response, get, raw, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from credentials import Credentials
+
     App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 TEXT = [("Content-Type", "text/plain")]
@@ -1275,6 +1277,14 @@ def test_what_is_known_of_a_refused_request_is_in_the_access_log(request_: bytes
     client_address = "8.8.8.8" if forwarded else "127.0.0.1"
     assert record.getMessage().startswith(f'{client_address} "POST /a?b HTTP/1.1" {status} {len(response.body)} ')
     assert (record.__dict__["duration"] > 0.1) == (status == 408)
+
+
+def test_plain_http_to_a_port_of_tls_is_in_the_access_log(credentials: Credentials) -> None:
+    with serving(answering(b"a"), certfile=str(credentials.server)) as server:
+        answer = raw(server.port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert server.exchanges == [("zibai.access", 400)]
+    length = len(answer.partition(b"\r\n\r\n")[2])
+    assert server.logged("zibai.access")[0].getMessage() == f'127.0.0.1 "- - -" 400 {length} 0.0ms'
 
 
 def test_a_refused_request_poisons_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ class Connection(Receiver):
         response = plain(refusal.status, retry_after=refusal.retry_after)
         if self.state is BODY:
             refusal.waited = now - self._body_since
-        self.service.refused(self, refusal, len(response.partition(b"\r\n\r\n")[2]))
+        self.service.refused(self, refusal, response)
         self.request = None
         self.closing = True
         self.service.answered[refusal.status // 100] += 1

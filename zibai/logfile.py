@@ -67,8 +67,8 @@ class LogFile(RotatingFileHandler, AtOnce):
 
     def close(self) -> None:
         """A dictConfig of the application does this too, and then the log goes on: the next record opens the file."""
-        if self.stream is not None:
-            self.was = os.fstat(self.stream.fileno())
+        with suppress(OSError, ValueError):  # the application may have closed all descriptors
+            self.was = os.fstat(self.stream.fileno()) if self.stream is not None else self.was
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -56,8 +56,8 @@ class Service:
     waits: Waits
     report: Callable[..., None]
     row: Row
-    # Told of a connection whose request the application never sees, why, and how long the body of the response is.
-    refused: Callable[[Any, Refused, int], object] = lambda connection, refusal, size: None
+    # Told of a connection whose request the application never sees, why, and what the response is.
+    refused: Callable[[Any, Refused, bytes], object] = lambda connection, refusal, response: None
     lend: Callable[[Any], None] = field(init=False)
     lane: FastLane | None = field(default_factory=FastLane)
     known: Callable[[bytes], Request | None] = field(init=False)  # whole heads that were seen before

@@ -99,7 +99,7 @@ class Gateway:
         # What an application keeps, write() for one, must not reach into the next exchange of the connection.
         del exchange._connection
 
-    def log_refusal(self, connection: Connection, refusal: Refused, size: int) -> None:
+    def log_refusal(self, connection: Connection, refusal: Refused, data: bytes) -> None:
         """One record for a request that the application never sees, with what is known of it. The server loop's."""
         logger, level = access_logger, logging.INFO
         if refusal.status >= 500:
@@ -117,6 +117,7 @@ class Gateway:
             environ["SERVER_PROTOCOL"] = request.version
             if request.forwards:
                 self._hear(connection, request, environ)
+        size = len(data.partition(b"\r\n\r\n")[2])
         # Where the loop runs, writing a log may not be possible.
         connection.service.report(log_exchange, logger, level, environ, refusal.status, refusal.waited, size)
 
