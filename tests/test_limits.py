@@ -462,3 +462,14 @@ def test_a_process_out_of_descriptors_serves_on(backend: tuple[str, ...]) -> Non
         finally:
             for client in clients:
                 client.close()
+
+
+def test_a_refusal_that_cannot_be_logged_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("of the log")
+
+    with Rig(monkeypatch, refused=fail) as rig:
+        client, _ = rig.connect()
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        rig.until(lambda: not any(connection.state == "head" for connection in rig.connections))
+        assert read(client, 12) == b"HTTP/1.1 400"

@@ -207,7 +207,7 @@ class Connection(Receiver):
         response = plain(refusal.status, retry_after=refusal.retry_after)
         if self.state is BODY:
             refusal.waited = now - self._body_since
-        self.service.refused(self, refusal, response)
+        safely(self.service.refused, self, refusal, response)
         self.request = None
         self.closing = True
         self.service.answered[refusal.status // 100] += 1

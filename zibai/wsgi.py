@@ -113,7 +113,8 @@ class Gateway:
         if request is not None:
             environ |= {"wsgi.url_scheme": self._base["wsgi.url_scheme"], **request.block.environ}
             environ["REQUEST_METHOD"], environ["REQUEST_URI"] = request.method, request.target
-            environ["PATH_INFO"], environ["QUERY_STRING"] = _decode(request.path), request.query
+            environ["PATH_INFO"] = _cut(_decode(request.path), self.script_name)
+            environ["QUERY_STRING"] = request.query
             environ["SERVER_PROTOCOL"] = request.version
             if request.forwards:
                 self._hear(connection, request, environ)
