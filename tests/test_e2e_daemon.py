@@ -452,6 +452,53 @@ def test_another_user_does_not_take_the_group_of_a_socket_along(public: Path, py
 
 
 @root
+@PROCESSES
+@pytest.mark.parametrize("target", ["there", "missing"])
+def test_root_follows_no_link_in_the_place_of_the_log_file(
+    public: Path, python: list[str], processes: tuple[str, ...], target: str
+) -> None:
+    """The directory is the user's, who has put a link there to a file of root's."""
+    secret, folder = public / "secret", public / "theirs"
+    if target == "there":
+        secret.write_text("of root\n")
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    (folder / "log").symlink_to(secret)
+    done = run_command(
+        [*python, "background:app", "-l", "127.0.0.1:0", "--user", "nobody", "--log-file", "theirs/log", *processes],
+        cwd=public, env={"PYTHONPATH": str(public / "lib")},
+        capture_output=True, text=True, check=False, timeout=DEADLINE,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.endswith("zibai: error: --log-file: 'theirs/log' cannot be written: Permission denied\n")
+    assert "listening on " in done.stderr, "what was held back is told"
+    assert (secret.read_text() if secret.exists() else None) == ("of root\n" if target == "there" else None)
+
+
+@root
+@PROCESSES
+def test_a_configuration_of_the_users_is_read_and_opened_by_the_user(
+    public: Path, python: list[str], processes: tuple[str, ...]
+) -> None:
+    """Its classes are the user's code, so root does not import them."""
+    theirs = public / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    (public / "ids.py").write_text("import logging, os\nclass Handler(logging.FileHandler): pass\n"
+                                   "open(f'theirs/imported-by-{os.geteuid()}', 'w').close()\n")  # fmt: skip
+    config = '{"handlers": {"access": {"class": "ids.Handler", "filename": "theirs/log"}}}'
+    (public / "log.json").write_text(config)
+    flags = ["--user", "nobody", "--logging-config-filepath", "log.json", *processes]
+    with Server(
+        "background:app", *flags, cwd=public, command=python, env={"PYTHONPATH": str(public / "lib")}
+    ) as server:
+        assert get(server.port).status == 200
+        wait_for(lambda: '"GET / HTTP/1.1" 200' in (theirs / "log").read_text())
+    assert [path.name for path in theirs.glob("imported*")] == ["imported-by-65534"]
+    assert (theirs / "log").stat().st_uid == 65534
+
+
+@root
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 def test_an_upgrade_needs_no_root(public: Path, python: list[str]) -> None:

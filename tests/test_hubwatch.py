@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import logging
 import queue
+import sys
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +20,7 @@ from support import DEADLINE, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
 
 class Hub:
@@ -118,6 +120,10 @@ class World(logging.Handler):
         monkeypatch.setattr(logger, "handlers", [self])
         self.warnings: list[str] = []
         monkeypatch.setattr(hubwatch, "time", SimpleNamespace(monotonic=lambda: self.now))
+        # What runs in the fake hub's thread is all in this file.
+        monkeypatch.setattr(hubwatch, "application_frame", self._call)
+        self.call_of = "_compute"
+        self.looks = 0
         self.now = 1000.0
         self.busy = False
         self.patient = False
@@ -131,6 +137,12 @@ class World(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.warnings.append(record.getMessage())
+
+    def _call(self, frame: FrameType | None) -> FrameType | None:
+        self.looks += 1
+        while frame is not None and frame.f_code.co_name != self.call_of:
+            frame = frame.f_back
+        return frame
 
     def _is_busy(self) -> bool:
         self.asked()
@@ -236,7 +248,7 @@ def test_an_application_that_blocks_the_hub_is_told_with_its_stack(world: World)
 
 def test_one_warning_while_it_blocks_and_one_in_ten_seconds(warned: World) -> None:
     warned.now += MUTE - 1
-    for late in range(2, 5):
+    for late in (4, 6, 8):  # two looks at each
         with warned.hub.block():
             wait_for(lambda late=late: warned.sign.late == late)
         warned.more_signs()
@@ -247,6 +259,31 @@ def test_one_warning_while_it_blocks_and_one_in_ten_seconds(warned: World) -> No
         warned.now += 10 * MUTE
     warned.more_signs()
     assert len(warned.warnings) == 2, "a long one is not told of twice"
+
+
+def test_a_busy_machine_is_no_fault_of_the_application(world: World) -> None:
+    """The hub's thread is in the server or in gevent, or nowhere."""
+    world.busy = True
+    world.call_of = "nowhere"
+    world.turn()
+    with world.hub.block():
+        wait_for(lambda: world.looks > 5)
+    world.more_signs()
+    assert world.warnings == []
+
+
+def test_many_calls_in_a_row_are_no_call_that_blocks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def another(_: FrameType | None) -> FrameType:
+        world.looks += 1
+        return sys._getframe()  # a new one each time
+
+    monkeypatch.setattr(hubwatch, "application_frame", another)
+    world.busy = True
+    world.turn()
+    with world.hub.block():
+        wait_for(lambda: world.looks > 5)
+    world.more_signs()
+    assert world.warnings == []
 
 
 def test_it_ends_while_it_sleeps(world: World) -> None:

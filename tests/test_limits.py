@@ -6,6 +6,7 @@ Those of heads are in `test_codec`, and deadlines that are older in `test_loop` 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -212,6 +213,10 @@ def test_queue_timeout_end_to_end(backend: tuple[str, ...]) -> None:
             running.close()
             assert busy.read().body == b"passed"
         assert get(server.port).status == 200
+        line = server.wait_for_log('HTTP/1.1" 503')
+        found = re.search(r'ERROR 127\.0\.0\.1 "GET / HTTP/1\.1" 503 24 (\d+)\.\dms$', line)
+        assert found, line
+        assert 1000 <= int(found[1]) < 1000 * DEADLINE, "how long it has waited"
 
 
 # --- the number of connections ----------------------------------------------------------------------
@@ -457,3 +462,14 @@ def test_a_process_out_of_descriptors_serves_on(backend: tuple[str, ...]) -> Non
         finally:
             for client in clients:
                 client.close()
+
+
+def test_a_refusal_that_cannot_be_logged_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("of the log")
+
+    with Rig(monkeypatch, refused=fail) as rig:
+        client, _ = rig.connect()
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        rig.until(lambda: not any(connection.state == "head" for connection in rig.connections))
+        assert read(client, 12) == b"HTTP/1.1 400"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import logging.handlers
 import os
+import queue
 import re
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -265,6 +268,23 @@ def test_on_windows_it_is_open_for_a_record_only(path: Path, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("windows")
+def test_on_windows_it_is_rotated_before_it_is_too_large(path: Path) -> None:
+    test_it_is_rotated_before_it_is_too_large(path)
+
+
+@pytest.mark.usefixtures("windows")
+def test_on_windows_a_file_that_somebody_reads_grows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", denied)
+    with opened(path, 30, 2) as handler:
+        for number in range(5):
+            write(handler, f"record {number}")
+    assert path.read_text().count("\n") == 5
+
+
+@pytest.mark.usefixtures("windows")
 def test_on_windows_a_record_does_not_wait_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logfile, "LONGEST_TURN", 0.01)
     monkeypatch.setattr(logfile, "_lock_byte", lambda file: False)
@@ -400,3 +420,154 @@ def test_a_directory_in_which_nothing_can_be_renamed(path: Path, monkeypatch: py
     logfile.prepare(str(path), False)
     with pytest.raises(UsageError, match="--log-max-bytes: no permission to rename"):
         logfile.prepare(str(path), True)
+
+
+# --- files that are locked by others --------------------------------------------------------------------
+
+
+@posix
+def test_a_lock_of_another_user_holds_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who may only read the file can lock it, for ever."""
+    import fcntl
+
+    with opened(path, 60, 2) as handler:
+        write(handler, "first")
+        with open(path, "rb") as reader:
+            fcntl.flock(reader, fcntl.LOCK_EX)
+            began = time.monotonic()
+            for number in range(50):
+                write(handler, f"record {number}")
+            # One record waits, and the others have learnt from it.
+            assert time.monotonic() - began < 10 * logfile.LONGEST_ROTATION
+            assert path.read_text().count("\n") == 51
+        write(handler, "free again")
+        assert handler.maxBytes == 60
+    assert path.read_text() == "free again\n"
+
+
+@posix
+def test_a_lock_that_is_let_go_in_time_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a process which rotates the file."""
+    real, tries = logfile._lock, []
+
+    def lock(file: Any, *, alone: bool = False) -> bool:
+        tries.append(alone)
+        return len(tries) > 3 and real(file, alone=alone)
+
+    with opened(path, 1000, 2) as handler:
+        monkeypatch.setattr(logfile, "_lock", lock)
+        write(handler, "record")
+    assert tries == [False] * 4
+    assert path.read_text() == "record\n"
+
+
+@posix
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.EIO])
+def test_where_there_are_no_locks_it_is_written_and_not_rotated(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with opened(path, 30, 2) as handler:
+        for count in range(5):
+            write(handler, f"record {count} ........")
+    found = path.read_text().splitlines()
+    assert [line for line in found if line.startswith("record")] == [f"record {count} ........" for count in range(5)]
+    assert [line for line in found if not line.startswith("record")] == [
+        f"zibai: this file is not rotated any more: [Errno {number}] {os.strerror(number)}"
+    ]
+
+
+@posix
+def test_where_the_path_cannot_be_looked_at_the_old_file_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(path, 1000, 2) as handler:
+        write(handler, "first")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+            write(handler, "second")
+    assert path.read_text() == "first\nsecond\n"
+
+
+# --- handlers that logging has forgotten ----------------------------------------------------------------
+
+
+def forget() -> None:
+    """What dictConfig and fileConfig do with all handlers."""
+    logging.shutdown(logging._handlerList[:])  # type: ignore[attr-defined]
+    logging._handlers.clear()  # type: ignore[attr-defined]
+    del logging._handlerList[:]  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """What this test lets logging forget, it remembers afterwards."""
+    lists = logging._handlerList[:], dict(logging._handlers)  # type: ignore[attr-defined]
+    yield
+    logging._handlerList[:] = lists[0]  # type: ignore[attr-defined]
+    logging._handlers.update(lists[1])  # type: ignore[attr-defined]
+
+
+@posix
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize("where", ["logger", "queue", "memory", "remembered"])
+def test_they_are_reopened(path: Path, where: str) -> None:
+    handler = logging.FileHandler(path)
+    other = logging.getLogger("test_logfile")
+    listener = None
+    match where:
+        case "logger":
+            other.addHandler(handler)
+        case "queue":
+            line: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            listener = logging.handlers.QueueListener(line, handler)
+            listener.start()
+        case "remembered":
+            logfile.remember_handlers()
+    try:
+        forget()
+        if where == "memory":
+            other.addHandler(logging.handlers.MemoryHandler(1, target=handler))
+        write(handler, "first")
+        path.rename(path.with_name("moved"))
+        logfile.reopen()
+        write(handler, "second")
+    finally:
+        if listener is not None:
+            listener.stop()
+        other.handlers.clear()
+        handler.close()
+    assert (path.with_name("moved").read_text(), path.read_text()) == ("first\n", "second\n")
+
+
+FORGETFUL = """
+import logging.config, os, sys
+from zibai import logfile
+handler = logfile.LogFile(sys.argv[1])
+logging.getLogger("x").addHandler(handler)
+logging.getLogger("x").error("logged 1")
+logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+os.rename(sys.argv[1], sys.argv[1] + ".1")
+logfile.reopen()
+os.write(1, b"printed\\n")
+logging.getLogger("x").error("logged 2")
+"""
+
+
+@posix
+def test_what_is_printed_goes_with_a_log_that_was_closed(path: Path) -> None:
+    with open(path, "ab") as file:
+        subprocess.run([sys.executable, "-c", FORGETFUL, path], stdout=file, env=environment(), check=True)
+    assert path.with_name("zibai.log.1").read_text() == "logged 1\n"
+    assert path.read_text() == "printed\nlogged 2\n"
+
+
+@posix
+def test_root_leaves_a_file_of_another_user_alone(path: Path) -> None:
+    """It may be a link, and is opened by its owner."""
+    path.symlink_to(path.with_name("missing"))
+    logfile.prepare(str(path), True, (os.geteuid(), os.getegid()))
+    assert not path.exists()

@@ -11,7 +11,11 @@ import logging.handlers
 import pickle
 import queue
 import re
+import subprocess
 import sys
+import time
+from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,19 +24,21 @@ from hypothesis import strategies as st
 
 from zibai import formatter as lines
 from zibai import logger as logs
+from zibai.consolelog import ConsoleHandler
 from zibai.errors import UsageError
 from zibai.formatter import Formatter, escape
+from zibai.logconfig import configure
 from zibai.logfile import LogFile
 from zibai.logger import (
-    ConsoleHandler,
     access_logger,
-    configure,
     debug_logger,
     error_logger,
     log_error,
     log_exchange,
     logger,
 )
+
+from support import ROOT, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +61,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The loggers as they were: configuring them is global."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(logs.Logger, "kept", False)
+    monkeypatch.setattr(logs, "_silent_until", 0.0)
     before = [(each, each.level, each.handlers[:], each.propagate, each.disabled) for each in LOGGERS]
     yield
     for each, level, handlers, propagate, disabled in before:
@@ -323,7 +331,7 @@ def test_the_default_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    start = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[\d+\] "
+    start = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4} \[\d+\] "
     assert [re.sub(f"^{start}", "", line) for line in lines] == [
         "INFO hello 1",
         'INFO 127.0.0.1 "GET /path?q HTTP/1.1" 200 12 0.8ms',
@@ -476,7 +484,7 @@ def test_a_log_file_is_the_place_of_all_but_what_a_configuration_moves(tmp_path:
     logger.info("started")
     error_logger.error("failed")
     exchange()
-    assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == ["INFO started", "ERROR failed"]
+    assert [line.split(" ", 4)[4] for line in log.read_text().splitlines()] == ["INFO started", "ERROR failed"]
     assert '"GET' in own.read_text()
     limits = {each.get_name(): each.maxBytes for each in logger.handlers if isinstance(each, LogFile)}
     assert limits == {"default": 10_000}
@@ -591,3 +599,261 @@ def test_a_stream_that_breaks_is_told_of_as_logging_does(capsys: pytest.CaptureF
     console.close()
     exchange()
     assert "--- Logging error ---" in capsys.readouterr().err
+
+
+# --- a log that fails ---------------------------------------------------------------------------------
+
+
+class Weird(BaseException):
+    pass
+
+
+ERRORS = [ZeroDivisionError("of the log"), Weird("of the log"), SystemExit(3), RecursionError("of the log")]
+
+
+class Raising(logging.Handler):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_what_a_handler_raises_is_told_and_goes_no_further(error: BaseException) -> None:
+    told = Collector()
+    logger.handlers, logger.propagate = [told], False
+    for each in (access_logger, error_logger):
+        each.handlers, each.propagate = [Raising(error)], False
+        each.setLevel(logging.INFO)
+    for _ in range(3):
+        exchange()
+        log_error(ENVIRON, "failed")
+        error_logger.warning("failed %s", "again")
+    (record,) = told.records
+    text = Formatter("%(message)s").format(record)
+    assert text.startswith(
+        "the handlers or filters of the logger zibai.access failed, and a record is lost:\n  127.0.0.1"
+    )
+    assert type(error).__name__ in text
+
+
+def test_the_traceback_of_the_application_is_not_lost_with_its_record() -> None:
+    told = Collector()
+    logger.handlers, logger.propagate = [told], False
+    error_logger.handlers, error_logger.propagate = [Raising(ValueError("of the log"))], False
+    try:
+        raise RuntimeError("of the application\n2026-01-01 forged")
+    except RuntimeError as error:
+        log_exchange(error_logger, logging.ERROR, ENVIRON, 500, 0.1, 0, error)
+    text = Formatter("%(message)s").format(told.records[0])
+    assert "  RuntimeError: of the application\n  2026-01-01 forged\n" in text
+    assert "ValueError: of the log" in text
+    assert all(line.startswith("  ") for line in text.splitlines()[1:])
+
+
+def all_fail() -> None:
+    for each in LOGGERS:
+        each.handlers, each.propagate = [Raising(Weird("of the log"))], False
+        each.setLevel(logging.INFO)
+
+
+def test_where_all_loggers_fail_it_is_told_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    all_fail()
+    exchange()
+    logger.error("of the server")
+    err = capsys.readouterr().err
+    assert err.startswith("the handlers or filters of the logger zibai.access failed")
+    assert "Weird: of the log" in err
+
+
+def test_where_stderr_fails_too_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_fail()
+    for stream in (None, object()):
+        monkeypatch.setattr(logs, "_silent_until", 0.0)
+        monkeypatch.setattr(sys, "stderr", stream)
+        exchange()
+        logger.error("of the server")
+
+
+@pytest.mark.parametrize("part", ["filter", "handler's filter", "record factory", "environ", "arguments"])
+def test_other_parts_that_fail(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd:
+        def __str__(self) -> str:
+            raise Weird("of the log")
+
+        __repr__ = __str__
+
+    def fail(*_: object, **__: object) -> Any:
+        raise Weird("of the log")
+
+    told, handler = Collector(), logging.StreamHandler(io.StringIO())
+    monkeypatch.setattr(logger, "handlers", [told])
+    monkeypatch.setattr(logger, "propagate", False)
+    for each in (access_logger, error_logger):
+        each.handlers, each.propagate = [handler], False
+        each.setLevel(logging.INFO)
+    before = logging.getLogRecordFactory()
+    environ = ENVIRON
+    try:
+        match part:
+            case "filter":
+                monkeypatch.setattr(access_logger, "filters", [fail])
+                monkeypatch.setattr(error_logger, "filters", [fail])
+            case "handler's filter":
+                handler.addFilter(fail)
+            case "record factory":
+                logging.setLogRecordFactory(fail)
+            case "environ":
+                environ = ENVIRON | {"REMOTE_ADDR": Odd()}
+        exchange(environ)
+        error_logger.warning("%s", Odd() if part == "arguments" else "text")
+        error_logger.warning(Odd() if part == "arguments" else "text")
+    finally:
+        logging.setLogRecordFactory(before)
+    if part != "arguments":
+        assert len(told.records) == 1
+
+
+@pytest.mark.parametrize("name", ["KeyboardInterrupt", "GreenletExit", "Timeout"])
+def test_what_is_thrown_into_the_log_from_outside_passes(name: str) -> None:
+    """A quick exit, a kill and a time limit of the application are not the log's to swallow."""
+    if name == "KeyboardInterrupt":
+        error: BaseException = KeyboardInterrupt()
+    else:
+        gevent = pytest.importorskip("gevent")
+        error = getattr(gevent, name)()
+    logger.handlers, logger.propagate = [Raising(error)], False
+    with pytest.raises(type(error)):
+        logger.error("of the server")
+    access_logger.handlers, access_logger.propagate = [Raising(error)], False
+    exchange()  # by a runner, which has nothing left to do
+
+
+def test_the_place_of_a_record_is_that_of_its_call() -> None:
+    told = Collector()
+    logger.handlers, logger.propagate = [told], False
+    logger.warning("here")
+    assert (told.records[0].filename, told.records[0].funcName) == ("test_logger.py", sys._getframe().f_code.co_name)
+
+
+def test_loggers_that_a_program_has_made_before() -> None:
+    class Own(logging.Logger):
+        def own(self) -> str:
+            return self.name
+
+    made = Own("test_logger.own")
+    logging.Logger.manager.loggerDict["test_logger.own"] = made
+    found: Any = logs._get("test_logger.own")
+    assert found is made
+    assert found.own() == "test_logger.own"
+    found.handlers, found.propagate = [Raising(Weird())], False
+    found.error("text")
+    del logging.Logger.manager.loggerDict["test_logger.own"]
+
+
+# --- what an application does to our loggers ------------------------------------------------------------
+
+
+DISABLES = """
+import io, logging.config, sys
+from zibai.logconfig import configure
+from zibai.logger import access_logger, debug_logger, error_logger, logger, output_logger
+if sys.argv[1:]:
+    configure(False, None)
+empty = "[loggers]\\nkeys=root\\n[handlers]\\nkeys=\\n[formatters]\\nkeys=\\n[logger_root]\\nhandlers=\\n"
+for do in (
+    lambda: logging.config.dictConfig({"version": 1}),
+    lambda: logging.config.dictConfig({"version": 1, "disable_existing_loggers": True}),
+    lambda: logging.config.fileConfig(io.StringIO(empty)),
+):
+    do()
+    print(*(each.disabled for each in (logger, access_logger, error_logger, debug_logger, output_logger)))
+"""
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["a process of the command", "within serve"])
+def test_whether_a_configuration_of_the_application_disables_our_loggers(ours: bool) -> None:
+    """In another process, since it disables all loggers of that."""
+    command = [sys.executable, "-c", DISABLES, *["ours"][:ours]]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(not ours)] * 15
+
+
+# --- fields that others read ----------------------------------------------------------------------------
+
+
+def test_the_documented_fields_are_attributes() -> None:
+    environ = {**ENVIRON, "HTTP_USER_AGENT": EVIL, "QUERY_STRING": ""}
+    record: Any = record_of(environ)
+    assert record.REMOTE_ADDR == record.__dict__["REMOTE_ADDR"] == vars(record).get("REMOTE_ADDR") == "127.0.0.1"
+    assert record.QUERY_STRING == ""
+    assert escape(EVIL) == record.HTTP_USER_AGENT
+    shown = json.loads(json.dumps(record.__dict__, default=str))
+    assert (shown["REQUEST_METHOD"], shown["status"], shown["response_length"]) == ("GET", 200, 12)
+    assert "HTTP_REFERER" not in shown
+    assert "HTTP_COOKIE" not in shown
+    asked = [record.__dict__.get(name, "none") for name in ("REQUEST_URI", "HTTP_COOKIE", "HTTP_REFERER", "status")]
+    assert asked == ["/path?q", "secret", "none", 200], "a formatter may ask for what its format names"
+
+
+def test_a_filter_may_read_any_key_and_hears_clearly_what_there_is_not() -> None:
+    record: Any = record_of()
+    assert record.HTTP_COOKIE == "secret"
+    assert getattr(record, "HTTP_REFERER", None) is None
+    with pytest.raises(AttributeError, match="no HTTP_REFERER, and neither has the environ of its request"):
+        _ = record.HTTP_REFERER
+    twin = pickle.loads(pickle.dumps(copy.copy(record)))
+    assert twin.HTTP_COOKIE == "secret"
+
+
+def test_the_documented_fields_are_those_of_the_documentation() -> None:
+    page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
+    for name in logs.NAMED:
+        assert f"`{name}`" in page
+
+
+# --- one clock ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody changes the zone of a process there")
+def test_the_clock_stays_when_the_application_changes_the_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    formatter = Formatter("%(asctime)s", "%Y-%m-%d %H:%M:%S %z")
+    record = record_of()
+    before = formatter.format(record)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XYZ-7:30")
+        time.tzset()
+        assert time.strftime("%z") == "+0730"
+        after = formatter.format(record)
+    time.tzset()
+    assert after == before
+    assert datetime.strptime(after, "%Y-%m-%d %H:%M:%S %z").timestamp() == int(record.created)
+
+
+# --- where lines go -------------------------------------------------------------------------------------
+
+
+class Narrow(io.TextIOWrapper):
+    def __init__(self, encoding: str) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, errors="strict")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_text_that_a_stream_cannot_take_is_escaped(encoding: str) -> None:
+    stream = Narrow(encoding)
+    handler = ConsoleHandler(stream)
+    handler.handle(logging.makeLogRecord({"msg": "a \u2603 \udc80 \xe9"}))
+    stream.flush()
+    text = stream.buffer.getvalue().decode(encoding)
+    assert r"\udc80" in text
+    assert text.endswith("\n")
+
+
+@pytest.mark.parametrize("stream", [None, object(), SimpleNamespace(write=len, flush=int)], ids=["none", "no", "half"])
+def test_a_stream_that_is_none(stream: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = ConsoleHandler(io.StringIO())
+    handler.stream = stream
+    handler.handle(logging.makeLogRecord({"msg": "text", "levelno": logging.ERROR}))
+    assert ("Logging error" in capsys.readouterr().err) == (type(stream) is object)

@@ -321,15 +321,32 @@ def test_paths_that_cannot_be(bind: Bind, folder: Path) -> None:
 
 
 @posix
-def test_nothing_is_left_when_permissions_cannot_be_set(
+def test_a_unix_socket_is_never_found_with_other_permissions(
     monkeypatch: pytest.MonkeyPatch, bind: Bind, folder: Path
 ) -> None:
-    def refuse(path: str, mode: int) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    """And nothing follows a link that somebody puts in its place."""
+
+    def refuse(path: str, *args: object, **more: object) -> None:
+        raise AssertionError("no window")
 
     monkeypatch.setattr(os, "chmod", refuse)
-    with pytest.raises(BindError, match=r"^no permission to listen on unix:"):
-        bind(f"unix:{folder / 's'}")
+    for perms in (0o600, 0o660, 0o777):
+        bind(f"unix:{folder / str(perms)}", unix_socket_perms=perms)
+        assert stat.S_IMODE((folder / str(perms)).stat().st_mode) == perms
+
+
+@posix
+def test_nothing_is_left_when_it_cannot_be_looked_at(monkeypatch: pytest.MonkeyPatch, bind: Bind, folder: Path) -> None:
+    lstat = os.lstat
+
+    def refuse(path: str) -> os.stat_result:
+        lstat(path)  # it is not there before the bind
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", refuse)
+        with pytest.raises(BindError, match=r"^no permission to listen on unix:"):
+            bind(f"unix:{folder / 's'}")
     assert not (folder / "s").exists()
 
 

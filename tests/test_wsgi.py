@@ -24,6 +24,7 @@ import pytest
 
 from zibai import create_bind_socket
 from zibai.errors import BindError
+from zibai.formatter import Formatter
 from zibai.http1 import FastLane
 from zibai.outgoing import STEP
 from zibai.trust import Trust
@@ -34,6 +35,8 @@ from support import DEADLINE, Client, Response, get, raw, read_response, wait_fo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from credentials import Credentials
 
     App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -1502,12 +1505,64 @@ def test_each_request_is_one_record() -> None:
         assert record.exc_info is None
 
 
-def test_a_refused_request_is_one_line_for_the_debugger() -> None:
+def test_a_refused_request_is_one_line_for_the_debugger_and_one_in_the_access_log() -> None:
     with serving(answering(b"a")) as server:
         for request in (b"GET /\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/2.0\r\n\r\n", b"\x16\x03\x01"):
             assert raw(server.port, request).count(b"HTTP/1.1 ") == 1
-    assert [record.name for record in server.records] == ["zibai.debug"] * 4
-    assert server.exchanges == []
+    assert [record.name for record in server.records if "status" not in record.__dict__] == ["zibai.debug"] * 4
+    assert [(name, status) for name, status in server.exchanges] == [
+        *[("zibai.access", 400)] * 2,
+        ("zibai.error", 505),
+        ("zibai.access", 400),
+    ]
+    assert server.logged("zibai.error")[0].levelname == "WARNING", "it is the client's fault"
+    line = Formatter("%(message)s %(HTTP_USER_AGENT)s %(response_length)s")
+    assert line.format(server.logged("zibai.access")[0]) == '127.0.0.1 "- - -" 400 16 0.0ms - 16'
+
+
+REFUSED = [
+    (b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 101\r\n\r\n", 413),
+    (b"POST /a?b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n65\r\n" + b"x" * 101, 413),
+    (b"POST /a?b HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n", 408),
+    (b"POST /a?b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+]
+
+
+@pytest.mark.parametrize(("request_", "status"), REFUSED)
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_what_is_known_of_a_refused_request_is_in_the_access_log(request_: bytes, status: int, forwarded: bool) -> None:
+    field = b"User-Agent: me\r\n" + (b"X-Forwarded-For: 8.8.8.8\r\n" if forwarded else b"")
+    request_ = request_.replace(b"Host: h\r\n", b"Host: h\r\n" + field)
+    with serving(answering(b"a"), max_body_size=100, header_timeout=0.2, socket_timeout=0.2) as server:
+        with Client(server.port) as client:
+            client.send(request_)
+            response = client.read()
+    assert response.status == status
+    assert server.exchanges == [("zibai.access", status)]
+    (record,) = server.logged("zibai.access")
+    assert Formatter("%(PATH_INFO)s %(QUERY_STRING)s %(HTTP_USER_AGENT)s").format(record) == "/a b me"
+    client_address = "8.8.8.8" if forwarded else "127.0.0.1"
+    assert record.getMessage().startswith(f'{client_address} "POST /a?b HTTP/1.1" {status} {len(response.body)} ')
+    assert (record.__dict__["duration"] > 0.1) == (status == 408)
+
+
+def test_plain_http_to_a_port_of_tls_is_in_the_access_log(credentials: Credentials) -> None:
+    with serving(answering(b"a"), certfile=str(credentials.server)) as server:
+        answer = raw(server.port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert server.exchanges == [("zibai.access", 400)]
+    length = len(answer.partition(b"\r\n\r\n")[2])
+    assert server.logged("zibai.access")[0].getMessage() == f'127.0.0.1 "- - -" 400 {length} 0.0ms'
+
+
+def test_a_refused_request_poisons_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made for the log is not what the next request with the same head gets."""
+    app = lambda environ, start: start("200 OK", []) and [f"{environ['SCRIPT_NAME']}{environ['PATH_INFO']}".encode()]
+    head = b"POST /m/a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving(app, url_prefix="/m", valid=False) as server:
+        assert raw(server.port, head + b"zz\r\n").startswith(b"HTTP/1.1 400 ")
+        with Client(server.port) as client:
+            client.send(head + b"0\r\n\r\n")
+            assert client.read().body == b"/m/a"
 
 
 def test_a_silent_access_log_says_nothing_but_errors() -> None:
@@ -1531,7 +1586,7 @@ def test_no_line_of_the_log_can_be_forged() -> None:
         record.exc_info = None
         line = formatter.format(record) if "status" in record.__dict__ else record.getMessage()
         assert line.isprintable(), line
-    assert len(server.records) == 6
+    assert len(server.records) == 9
 
 
 def test_nothing_that_clients_do_ends_the_server() -> None:

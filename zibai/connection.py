@@ -21,7 +21,7 @@ from .body import NO_BODY, BodyReader, Receiver
 from .errors import Refused
 from .http1 import Request
 from .http1.response import CONTINUE, plain
-from .logger import debug_logger, error_logger
+from .logger import debug_logger, error_logger, safely
 from .scoreboard import Slot, clock
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PROXY, READY, RECEIVE, Service
 from .sockets import Endpoint, Socket
@@ -205,10 +205,14 @@ class Connection(Receiver):
     def refuse(self, refusal: Refused, now: float) -> None:
         """Answer a request that no application sees, once, and let the connection end."""
         self._log_refusal(refusal)
+        response = plain(refusal.status, retry_after=refusal.retry_after)
+        if self.state is BODY:
+            refusal.waited = now - self._body_since
+        safely(self.service.refused, self, refusal, response)
         self.request = None
         self.closing = True
         self.service.answered[refusal.status // 100] += 1
-        self.out += plain(refusal.status, retry_after=refusal.retry_after)
+        self.out += response
         self.state = FLUSH
         self.start_clock(now)
         self.writable(now)
@@ -298,7 +302,9 @@ class Connection(Receiver):
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
         if (self.state is HEAD and self._begun) or self.state is BODY:
-            self.refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, f"{self.state} not complete in time"), now)
+            refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"{self.state} not complete in time")
+            refusal.waited = self.service.header_timeout
+            self.refuse(refusal, now)
         elif self.state is DISCARD:
             self._linger(now)
         elif self.state is HEAD:
@@ -375,7 +381,7 @@ class Connection(Receiver):
             self.service.application(self)
         except BaseException:
             # The gateway catches what applications raise, so this is a bug of ours; the runner must live on.
-            error_logger.exception("the gateway failed")
+            safely(error_logger.exception, "the gateway failed")
             self.status = HTTPStatus.INTERNAL_SERVER_ERROR
             self.cut()
         slot.end(self.status, now, clock())

@@ -206,6 +206,7 @@ class Server:
             application=self._gateway.serve,
             waits=engine.waits,
             report=engine.report,
+            refused=self._gateway.log_refusal,
             row=self._row,
             lane=FastLane(options.max_target_size, self._gateway.base) if options.http == "auto" else None,
             base=self._gateway.base,

@@ -15,6 +15,7 @@ from contextlib import suppress
 from multiprocessing import resource_tracker
 from typing import NoReturn
 
+from . import standard
 from .errors import UsageError, ZibaiError
 
 UP = b"up"
@@ -112,5 +113,5 @@ def _launch(pipe: int) -> NoReturn:
     code, newline, text = news.partition(b"\n")
     if not newline:
         raise ZibaiError("the server has ended before it was up; see its log")
-    sys.stderr.write(text.decode("utf-8"))
+    standard.say(text.decode("utf-8"))
     raise SystemExit(int(code))

@@ -51,6 +51,7 @@ class Refused(ZibaiError):
         super().__init__(reason)
         self.status = status
         self.retry_after = retry_after
+        self.waited = 0.0  # seconds that the request was waited for, or that it has waited itself
 
 
 class Gone(ZibaiError, ConnectionError):

@@ -341,12 +341,12 @@ class Exchange:
 
     # When it goes wrong, and the record of it.
 
-    def end_early(self, error: Gone, environ: Environ) -> None:
+    def end_early(self, error: Gone) -> None:
         """The client is gone or its body is: no fault of the application, no traceback."""
         connection = self._connection
-        # The environ is the application's: it may have taken anything out.
-        method, path = environ.get("REQUEST_METHOD"), environ.get("PATH_INFO")
-        debug_logger.debug("%s %s: %s", method, ascii(path), error)
+        request = connection.request
+        if request is not None:  # and not the environ, into which the application may have put anything
+            debug_logger.debug("%s %s: %s", request.method, ascii(request.path), ascii(str(error)))
         if self._framing is None and connection.refusal is not None and not connection.broken:
             self._answer(connection.refusal.status)
         elif not self._complete:

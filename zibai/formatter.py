@@ -17,6 +17,8 @@ from contextlib import nullcontext
 from string import Template
 from typing import Any, Final, Literal
 
+from . import traces
+
 MESSAGE: Final = '%s "%s %s %s" %d %d %.1fms'
 """Of an exchange: its client, request line, status, bytes of the body, milliseconds."""
 
@@ -36,6 +38,29 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(_escape_match, text)
 
 
+def indented(text: str) -> str:
+    """Lines of which none can be taken for a line of the log, whatever a client has put into them."""
+    return "  " + _UNSAFE_IN_TRACE.sub(_escape_match, text.removesuffix("\n")).replace("\n", "\n  ")
+
+
+def _zone() -> tuple[object, ...]:
+    """Differs as soon as the application has changed the time zone of the process."""
+    return time.timezone, time.altzone, time.tzname
+
+
+# This module is imported before anything of the user's.
+_zone_at_start, _at_start = _zone(), time.localtime()
+
+
+def local_time(created: float) -> time.struct_time:
+    """The local time of the process as it started, with its offset for ``%z``."""
+    if _zone() == _zone_at_start:
+        return time.localtime(created)
+    # The rules for summer time are gone with the zone, so this is the offset of the start.
+    date = time.gmtime(created + _at_start.tm_gmtoff)
+    return time.struct_time((*date[:9], _at_start.tm_zone, _at_start.tm_gmtoff))
+
+
 class Fields(dict[str, Any]):
     """The fields of a record, and behind them the environ; what neither has is ``-``."""
 
@@ -45,6 +70,13 @@ class Fields(dict[str, Any]):
 
     def __missing__(self, key: str) -> str:
         return escape(self.environ.get(key, "-"))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """For formatters that ask for each field that their format names, as JSON formatters do."""
+        if key in self:
+            return self[key]
+        value = self.environ.get(key)
+        return default if value is None else escape(value)
 
 
 _STYLES: dict[str, Callable[[str, Fields], str]] = {
@@ -79,10 +111,14 @@ class Formatter(logging.Formatter):
             and "%f" not in (datefmt or "")
         )
 
+    def converter(self, created: float | None) -> time.struct_time:
+        """An application may change the time zone of its process, as Django does in the workers. All processes write
+        one log, which keeps one clock."""
+        return local_time(time.time() if created is None else created)
+
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
-        """Indented: what a client sent may be in the text of the exception, and must not begin a line of its own."""
-        text = _UNSAFE_IN_TRACE.sub(_escape_match, super().formatException(ei))
-        return "  " + text.replace("\n", "\n  ")
+        """Indented, since the text of an exception may be a client's. Never raises."""
+        return indented(traces.format_exception(ei[1], ei[2]))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         fields = record.__dict__
@@ -121,7 +157,7 @@ class AtOnce(logging.Handler, ABC):
             with self.lock or nullcontext():
                 self.write_line(line)
         except Exception:
-            return False  # logging has its own ways to tell that
+            return False  # the record that is made then fails too, and logging tells why
         return True
 
     def is_plain(self) -> bool:

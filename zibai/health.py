@@ -15,9 +15,10 @@ from typing import Final
 
 from .backends import Backend
 from .connection import Connection
-from .logger import format_stack, logger
+from .logger import logger
 from .scoreboard import Running, clock
 from .service import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, Service
+from .traces import format_stack
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""

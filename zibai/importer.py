@@ -11,13 +11,13 @@ Whatever the code raises, SystemExit included, ends up as a LoadError. Only Ctrl
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
 from .errors import LoadError
+from .traces import format_exception, last_line
 
 
 def add_cwd_to_path() -> None:
@@ -79,9 +79,8 @@ def guarded(doing: str, function: Callable[..., Any], *args: Any) -> Any:
     except (LoadError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        last_line = traceback.format_exception_only(error)[-1]
-        trace = traceback.format_exception(type(error), error, _without_our_frames(error.__traceback__))
-        raise LoadError(f"{doing} failed: {last_line.splitlines()[0]}", "".join(trace)) from error
+        trace = format_exception(error, _without_our_frames(error.__traceback__))
+        raise LoadError(f"{doing} failed: {last_line(error)}", trace) from error
 
 
 def _without_our_frames(frames: TracebackType | None) -> TracebackType | None:

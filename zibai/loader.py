@@ -29,8 +29,8 @@ from os import close as close_fd  # gevent's leaves it to a hub that does not tu
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, cast
 
+from . import logconfig as logs
 from . import logfile, title, worker
-from . import logger as logs
 from .errors import LoadError, ZibaiError
 from .logger import logger
 from .options import Options

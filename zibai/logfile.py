@@ -5,8 +5,9 @@ behind the other. With ``maxBytes`` any of them may find the file full and renam
 about to be removed, nor rename the new file as well. So each holds a lock on the file itself while it looks whether
 the path still names it, and writes: a shared one, since writers do not disturb each other. Who rotates has to have it
 alone, and the directory too, and does not wait for that: where a process is stopped in the middle of a record the
-file grows, and nobody stands still. On Windows a file that is open cannot be renamed, and two that append overwrite
-each other, so there it is opened for each record, under a lock on a file beside it.
+file grows, and nobody stands still. Nor does a record wait for long: any user who may read the file can lock it, and
+some file systems have no locks. Then it is written all the same. On Windows a file that is open cannot be renamed, and
+two that append overwrite each other, so there it is opened for each record, under a lock on a file beside it.
 
 :func:`reopen` is for who moves files away and says so, as logrotate does: handlers of the FileHandler family, those of
 the user's own configuration too, go on in what their paths name now. Any thread may call it, but no handler of a signal
@@ -17,11 +18,13 @@ import logging
 import os
 import stat
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from logging.handlers import RotatingFileHandler
-from typing import Any
+from logging.handlers import MemoryHandler, QueueHandler, QueueListener, RotatingFileHandler
+from typing import Any, Final
+from weakref import WeakSet
 
 from .errors import UsageError
 from .formatter import AtOnce
@@ -34,6 +37,12 @@ else:
 LONGEST_TURN = 1.0
 """Seconds that a record waits on Windows for one that is being written; then it is written all the same."""
 
+LONGEST_ROTATION: Final = 0.2
+"""Seconds that a record waits elsewhere for another process that has the file for itself; then it is written all the
+same, and the next ones do not wait for ``IMPATIENCE`` seconds."""
+
+IMPATIENCE: Final = 10.0
+
 
 class LogFile(RotatingFileHandler, AtOnce):
     """Writes to ``filename``, which other processes write too; 0 ``maxBytes`` is no rotation."""
@@ -42,6 +51,8 @@ class LogFile(RotatingFileHandler, AtOnce):
 
     def __init__(self, filename: str, maxBytes: int = 0, backupCount: int = 1) -> None:  # noqa: N803 -- as logging's
         self._opened_by = 0
+        self._impatient_until = 0.0
+        self.was: os.stat_result | None = None  # the file that was open when the handler was closed
         super().__init__(filename, "a", maxBytes, backupCount, "utf-8", delay=sys.platform == "win32")
 
     def _open(self) -> Any:
@@ -49,7 +60,16 @@ class LogFile(RotatingFileHandler, AtOnce):
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             self.maxBytes = 0  # a terminal, a pipe
         self._opened_by = os.getpid()
+        if self.was is not None:
+            _let_outputs_follow(self.was, file)
+            self.was = None
         return file
+
+    def close(self) -> None:
+        """A dictConfig of the application does this too, and then the log goes on: the next record opens the file."""
+        with suppress(OSError, ValueError):  # the application may have closed all descriptors
+            self.was = os.fstat(self.stream.fileno()) if self.stream is not None else self.was
+        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -75,11 +95,14 @@ class LogFile(RotatingFileHandler, AtOnce):
             data = data[self.stream.write(data) :]  # all of it, unless the disk is full
 
     def _write_in_turn(self, data: bytes) -> None:
-        while self._catch_up():
+        for _ in range(100):  # else somebody moves the file away as fast as it is opened
+            if not self._catch_up():
+                break
             file = self.stream.fileno()
-            if self._is_full(file, len(data)) and _lock(file, alone=True) and self._rotate():
+            if self._is_full(file, len(data)) and self._lock(file, alone=True) and self._rotate():
                 continue
-            _lock(file)
+            if not self._lock(file):
+                break
             try:
                 # It may have been renamed while this one waited for the lock.
                 if _is_named(self.baseFilename, file):
@@ -87,7 +110,28 @@ class LogFile(RotatingFileHandler, AtOnce):
                     return
             finally:
                 _unlock(file)
-        self._write(data)  # there is no new file to be had; better in the old one than nowhere
+        self._write(data)  # there is no new file, or no lock; better in the old file than nowhere
+
+    def _lock(self, file: int, *, alone: bool = False) -> bool:
+        """Lock the open file: alone if that is possible at once, or with other writers, which may take a moment."""
+        now = time.monotonic()
+        until = now if alone or now < self._impatient_until else now + LONGEST_ROTATION
+        try:
+            while not _lock(file, alone=alone):
+                if time.monotonic() >= until:
+                    if not alone and until > now:
+                        self._impatient_until = until + IMPATIENCE
+                    return False
+                time.sleep(0.001)
+        except OSError as error:
+            self._stop_rotating(file, error)
+            return False
+        return True
+
+    def _stop_rotating(self, file: int, error: OSError) -> None:
+        self.maxBytes = 0
+        with suppress(OSError):
+            os.write(file, f"zibai: this file is not rotated any more: {error}\n".encode())
 
     def _is_full(self, file: int, more: int) -> bool:
         size = os.fstat(file).st_size
@@ -115,14 +159,13 @@ class LogFile(RotatingFileHandler, AtOnce):
                 if _is_named(self.baseFilename, old):
                     self.stream = None  # or it would be closed first of all, and the lock gone with it
                     self.doRollover()
-                    _let_outputs_follow(old, self.stream)
+                    _let_outputs_follow(os.fstat(old.fileno()), self.stream)
             finally:
                 os.close(directory)
         except FileNotFoundError:
             pass  # it was moved in this moment
         except OSError as error:
-            self.maxBytes = 0
-            os.write(old.fileno(), f"zibai: this file is not rotated any more: {error}\n".encode())
+            self._stop_rotating(old.fileno(), error)
         finally:
             if self.stream is None:
                 self.stream = old
@@ -134,22 +177,24 @@ class LogFile(RotatingFileHandler, AtOnce):
     def _write_by_itself(self, data: bytes) -> None:
         with _turn_beside(self.baseFilename) as alone:
             try:
+                if alone and self.maxBytes > 0:
+                    self.stream = self._open()
+                    if self._is_full(self.stream.fileno(), len(data)):
+                        with suppress(OSError):  # a reader does not let the file be renamed, so it grows
+                            self.doRollover()  # which closes it first
                 self._write(data)
-                full = alone and 0 < self.maxBytes < os.fstat(self.stream.fileno()).st_size
             finally:
                 if self.stream is not None:
                     self.stream.close()
                 self.stream = None
-            if full:
-                with suppress(OSError):  # somebody reads it, who does not let it be renamed; so it grows
-                    self.doRollover()
 
 
 def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None) -> None:
     """Make sure that this user can write the log file; UsageError, in one line, when not.
 
-    A file that is made here is given to ``owner``. One that was there is left as it is: who may write to the directory
-    could have put a link there, to a file that must not change hands.
+    With an ``owner`` this is root, which is going to be that user. Then a file that is missing is made and given to the
+    owner, and one that is there is not touched: where the owner may write to the directory it may be a link, which
+    root must not follow. Call it again as the owner.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     try:
@@ -158,24 +203,42 @@ def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None) -> N
             if owner is not None and sys.platform != "win32":
                 os.fchown(file, *owner)
         except FileExistsError:
+            if owner is not None:
+                return
             file = os.open(path, flags)
         regular = stat.S_ISREG(os.fstat(file).st_mode)
         os.close(file)
     except OSError as error:
         raise UsageError(f"--log-file: {path!r} cannot be written: {error.strerror}") from error
-    if rotated and regular and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK):
+    if owner is None and rotated and regular and not _may_rename(path):
         raise UsageError(f"--log-max-bytes: no permission to rename {path!r}; put it into a directory of this user")
+
+
+def _may_rename(path: str) -> bool:
+    return os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK)
+
+
+# ------------------------------------------------------------------------------ files that are moved away
+
+_known: WeakSet[logging.Handler] = WeakSet()
+"""Handlers that are in no list of logging's any more, as soon as the application has configured its own."""
+
+
+def remember_handlers() -> None:
+    """All handlers of files that there are now are to be reopened, even when logging forgets them."""
+    _known.update(each for each in _all_handlers() if isinstance(each, logging.FileHandler))
 
 
 def reopen() -> None:
     """Let all handlers of files go on in what their paths name now; where it is the same file nothing happens."""
-    # All there are, and not those of the loggers alone: a handler may stand behind a queue.
-    for reference in list(getattr(logging, "_handlerList", [])):
-        handler = reference()
+    for handler in _all_handlers():
         if isinstance(handler, logging.FileHandler):
             handler.acquire()
             try:
-                if handler.stream is not None and not _is_named(handler.baseFilename, handler.stream):
+                if handler.stream is None:
+                    if isinstance(handler, LogFile) and handler.was is not None:
+                        _open_anew(handler)  # what is printed has to follow at once
+                elif not _is_named(handler.baseFilename, handler.stream):
                     _open_anew(handler)
             except (OSError, ValueError) as error:
                 logging.getLogger("zibai").error("%s cannot be reopened: %s", handler.baseFilename, error)
@@ -183,19 +246,43 @@ def reopen() -> None:
                 handler.release()
 
 
+def _all_handlers() -> set[logging.Handler]:
+    """Those in logging's list, and those that loggers, queues and their threads have.
+
+    A dictConfig or a fileConfig empties the list, and handlers that were made before it may still be in use.
+    """
+    listed = [reference() for reference in list(getattr(logging, "_handlerList", []))]
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    waiting: list[Any] = [*listed, *_known, *(each for logger in loggers for each in getattr(logger, "handlers", ()))]
+    # A listener that was made by hand is known to nobody but its thread.
+    waiting += [getattr(getattr(thread, "_target", None), "__self__", None) for thread in threading.enumerate()]
+    found: set[logging.Handler] = set()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, QueueListener):
+            waiting += each.handlers
+        elif isinstance(each, logging.Handler) and each not in found:
+            found.add(each)
+            if isinstance(each, QueueHandler):
+                waiting.append(getattr(each, "listener", None))  # since Python 3.12
+            elif isinstance(each, MemoryHandler):
+                waiting.append(each.target)
+    return found
+
+
 def _open_anew(handler: logging.FileHandler) -> None:
     new = handler._open()
     old, handler.stream = handler.stream, new
     if old is not None:
-        _let_outputs_follow(old, new)
+        _let_outputs_follow(os.fstat(old.fileno()), new)
         old.close()
 
 
-def _let_outputs_follow(old: Any, new: Any) -> None:
+def _let_outputs_follow(old: os.stat_result, new: Any) -> None:
     """What is printed goes with the log where it went with it before: a daemon has its outputs there."""
     for output in (1, 2):
         with suppress(OSError):  # it is closed
-            if os.path.samestat(os.fstat(output), os.fstat(old.fileno())):
+            if os.path.samestat(os.fstat(output), old):
                 os.dup2(new.fileno(), output)
 
 
@@ -203,15 +290,15 @@ def _is_named(path: str, file: Any) -> bool:
     """Whether ``path`` is still the name of an open file, which may have been moved."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file if isinstance(file, int) else file.fileno()))
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
 def _lock(file: Any, *, alone: bool = False) -> bool:
-    """Lock an open file: shared, or alone if that can be had at once."""
+    """Lock an open file, alone or with others, if that is possible at once. OSError where the system has no locks."""
     if sys.platform != "win32":
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True
@@ -219,7 +306,8 @@ def _lock(file: Any, *, alone: bool = False) -> bool:
 
 def _unlock(file: Any) -> None:
     if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_UN)
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

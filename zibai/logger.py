@@ -1,53 +1,180 @@
-"""Five loggers, and records that know the exchange they are about.
+"""Five loggers that never fail, and records that know the request that they are about.
 
-Code says facts, once, and the format says what becomes of them. A record of an exchange keeps the text values of the
-environ beside its own fields, and looks there when a format names a field it has not got: ``%(REMOTE_ADDR)s`` and
-``%(HTTP_REFERER)s`` print the value, or ``-``. This happens in the record (its ``__dict__`` is a dict with
-``__missing__``), so that a plain ``logging.Formatter`` can do it too. The environ is not copied into the record's
-fields: a handler that writes all fields, as JSON handlers do, would write cookies and passwords.
+Code states facts, once, and the format decides what becomes of them. A record of a request has the fields of
+:data:`NAMED` as attributes. Beside them it keeps the text values of the environ, and looks there when a format or a
+filter names a field that the record does not have: ``%(HTTP_COOKIE)s`` prints the value, or ``-``. For formats this
+happens in the record (its ``__dict__`` is a dict with ``__missing__``), so that a plain ``logging.Formatter`` can do it
+too. Not all of the environ becomes fields: a handler that writes all fields, as JSON handlers do, would write cookies
+and passwords.
+
+A log that fails is no matter of the client, and must not end a thread, a worker or the server. Filters, handlers and
+formatters are often the user's code, and logging itself lets their exceptions pass; our loggers do not.
 """
 
-import copy
-import json
 import logging
-import logging.config
-import os
-import sys
-import tomllib
-import traceback
+import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, TextIO
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final
 
-from .errors import UsageError
-from .formatter import MESSAGE, AtOnce, Fields, Formatter, escape
+from . import traces
+from .consolelog import ConsoleHandler
+from .formatter import MESSAGE, Fields, escape, indented
 from .logfile import LogFile
-from .options import Options
+
+MUTE: Final = 10.0
+"""Seconds after the complaint about a failing log in which there is no other."""
+
+# --------------------------------------------------------------------------------------------- loggers
+
+
+class Logger(logging.Logger):
+    """A logger that never raises what a filter, a handler, a formatter or a record factory raises."""
+
+    kept = False  # whether they stay enabled, whatever the application configures
+
+    def _log(  # type: ignore[override]
+        self, level: int, msg: object, args: Any, exc_info: Any = None, *, stacklevel: int = 1, **more: Any
+    ) -> None:
+        try:
+            super()._log(level, msg, args, exc_info, stacklevel=stacklevel + 1, **more)  # this frame is not the caller
+        except BaseException as error:
+            if _is_thrown(error):
+                raise
+            complain(self, error, msg)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        try:
+            super().handle(record)
+        except BaseException as error:
+            if _is_thrown(error):
+                raise
+            complain(self, error, record)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "disabled" and Logger.kept:
+            value = False
+        super().__setattr__(name, value)
+
+
+def _get(name: str) -> logging.Logger:
+    manager = logging.Logger.manager
+    before, manager.loggerClass = manager.loggerClass, Logger
+    try:
+        found: Any = logging.getLogger(name)
+    finally:
+        manager.loggerClass = before
+    if not isinstance(found, Logger):
+        # It may be there already, and be of a class that the program has set for its loggers.
+        base = type(found)
+        with suppress(TypeError):  # a class that takes no other base
+            found.__class__ = Logger if base is logging.Logger else type("Logger", (Logger, base), {})
+    return found  # type: ignore[no-any-return]
+
 
 #: Starting, ending and the management of processes.
-logger = logging.getLogger("zibai")
+logger = _get("zibai")
 #: What is wrong with what clients send; off unless its level is set to DEBUG.
-debug_logger = logging.getLogger("zibai.debug")
+debug_logger = _get("zibai.debug")
 #: One record for each exchange that is not answered with a 5xx.
-access_logger = logging.getLogger("zibai.access")
+access_logger = _get("zibai.access")
 #: One record for each exchange that is answered with a 5xx, and what the application does wrong.
-error_logger = logging.getLogger("zibai.error")
+error_logger = _get("zibai.error")
 #: What workers print, when it is captured; the process of a record is the worker's.
-output_logger = logging.getLogger("zibai.output")
+output_logger = _get("zibai.output")
+
+
+def keep_enabled() -> None:
+    """From now on no configuration disables our loggers: a dictConfig of the application does that by default.
+
+    The level is there to silence one of them.
+    """
+    Logger.kept = True
+    for each in (logger, debug_logger, access_logger, error_logger, output_logger):
+        each.disabled = False
+
+
+def safely(log: Callable[..., object], *args: Any) -> None:
+    """Call a function that logs, where nothing may be raised whatever it is: in a runner, and in the server loop."""
+    try:
+        log(*args)
+    except BaseException as error:
+        complain(logger, error, "")
+
+
+def complain(failing: logging.Logger, error: BaseException, lost: object) -> None:
+    """Say that the log has failed, and what it has lost; not more often than the log can bear."""
+    global _silent_until
+    now = time.monotonic()
+    if now < _silent_until:
+        return
+    _silent_until = now + MUTE
+    what = f"the handlers or filters of the logger {failing.name} failed, and a record is lost"
+    try:
+        what += ":\n" + indented(_tell(lost))
+        info = (type(error), error, error.__traceback__)
+        record = logging.LogRecord(logger.name, logging.ERROR, __file__, 0, "%s", (what,), info)
+        if failing is logger or not logger.isEnabledFor(logging.ERROR):
+            raise ValueError("there is no other logger")
+        logging.Logger.handle(logger, record)
+    except BaseException:
+        traces.print_exception(what, error)
+
+
+_silent_until = 0.0
+
+
+def _tell(lost: object) -> str:
+    if not isinstance(lost, logging.LogRecord):
+        return str(lost)
+    cause = lost.exc_info[1] if lost.exc_info else None
+    return lost.getMessage() + ("" if cause is None else "\n" + traces.format_exception(cause, cause.__traceback__))
+
+
+def _is_thrown(error: BaseException) -> bool:
+    """Whether it was thrown into the log from outside: by Ctrl-C, a kill or a Timeout of gevent."""
+    if isinstance(error, Exception):
+        return False
+    makers = {each.__module__.partition(".")[0] for each in type(error).__mro__}
+    return isinstance(error, KeyboardInterrupt) or bool(makers & {"gevent", "greenlet"})
+
 
 ExcInfo = BaseException | tuple[type[BaseException], BaseException, TracebackType | None] | None
 
 # ---------------------------------------------------------------------------------------------- records
 
 
+NAMED: Final = (
+    "REMOTE_ADDR",
+    "REMOTE_USER",
+    "REQUEST_METHOD",
+    "REQUEST_URI",
+    "PATH_INFO",
+    "QUERY_STRING",
+    "SERVER_PROTOCOL",
+    "HTTP_HOST",
+    "HTTP_REFERER",
+    "HTTP_USER_AGENT",
+    "HTTP_X_REQUEST_ID",
+)
+"""Keys of the environ that a record has as fields, where the request has them. No cookie and no password is among
+them."""
+
+
 class ExchangeRecord(logging.LogRecord):
-    """A record whose format may name any key of the environ."""
+    """A record whose format, and whose filters, may name any key of the environ."""
 
     def __init__(self, name: str, level: int, msg: str, args: tuple[object, ...], exc_info: ExcInfo) -> None:
         if isinstance(exc_info, BaseException):
             exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
         super().__init__(name, level, __file__, 0, msg, args, exc_info)
+
+    def __getattr__(self, name: str) -> str:
+        value = getattr(self.__dict__, "environ", {}).get(name)
+        if value is None:
+            raise AttributeError(f"this log record has no {name}, and neither has the environ of its request")
+        return escape(value)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # copy.copy and pickle, which a QueueHandler does, would make a plain dict of the fields.
@@ -63,7 +190,8 @@ def _restore(fields: Mapping[str, Any], environ: Mapping[str, str]) -> ExchangeR
 def _attach(record: ExchangeRecord, environ: Mapping[str, object], **facts: object) -> ExchangeRecord:
     # Only text: a record may be kept for long, and must not keep sockets and files with it.
     texts = {key: value for key, value in environ.items() if isinstance(value, str)}
-    record.__dict__ = Fields(record.__dict__ | facts, texts)
+    named = {key: escape(texts[key]) for key in NAMED if key in texts}
+    record.__dict__ = Fields(record.__dict__ | named | facts, texts)
     return record
 
 
@@ -83,21 +211,25 @@ def log_exchange(
     response_length: int,
     exc_info: ExcInfo = None,
 ) -> None:
-    """One record for an exchange: ``duration`` in seconds, ``response_length`` the bytes of the body."""
-    if not logger.isEnabledFor(level):
-        return
-    get = environ.get
-    what: tuple[Any, ...] = get("REMOTE_ADDR"), get("REQUEST_METHOD"), get("REQUEST_URI"), get("SERVER_PROTOCOL")
-    client, method, target, protocol = what
-    text = f"{client}{method}{target}{protocol}"
-    # All that _UNSAFE looks for is one of the two, or not printable; mostly there is nothing to escape.
-    if not (text.isprintable() and client and method and target and protocol) or '"' in text or "\\" in text:
-        what = tuple(escape(str(value or "-")) for value in what)
-    args = (*what, status, response_length, duration * 1000)
-    if exc_info is None and _write_at_once(logger, level, args):
-        return
-    record = ExchangeRecord(logger.name, level, MESSAGE, args, exc_info)
-    logger.handle(_attach(record, environ, status=status, duration=Seconds(duration), response_length=response_length))
+    """One record for an exchange: ``duration`` in seconds, ``response_length`` the bytes of the body. Never raises."""
+    try:
+        if not logger.isEnabledFor(level):
+            return
+        get = environ.get
+        what: tuple[Any, ...] = get("REMOTE_ADDR"), get("REQUEST_METHOD"), get("REQUEST_URI"), get("SERVER_PROTOCOL")
+        client, method, target, protocol = what
+        text = f"{client}{method}{target}{protocol}"
+        # All that _UNSAFE looks for is one of the two, or not printable; mostly there is nothing to escape.
+        if not (text.isprintable() and client and method and target and protocol) or '"' in text or "\\" in text:
+            what = tuple(escape(str(value or "-")) for value in what)
+        args = (*what, status, response_length, duration * 1000)
+        if exc_info is None and _write_at_once(logger, level, args):
+            return
+        record = ExchangeRecord(logger.name, level, MESSAGE, args, exc_info)
+        facts = {"status": status, "duration": Seconds(duration), "response_length": response_length}
+        logger.handle(_attach(record, environ, **facts))
+    except BaseException as error:  # the client has its response, and the runner goes on
+        complain(logger, error, "")
 
 
 def _write_at_once(logger: logging.Logger, level: int, args: tuple[object, ...]) -> bool:
@@ -123,172 +255,3 @@ def log_error(environ: Mapping[str, object], msg: str, *args: object, exc_info: 
     safe = tuple(escape(str(arg)) if isinstance(arg, str | BaseException) else arg for arg in args)
     record = ExchangeRecord(error_logger.name, logging.ERROR, msg, safe, exc_info)
     error_logger.handle(_attach(record, environ))
-
-
-# --------------------------------------------------------------------------------------------- handler
-
-
-_COLOURS = {
-    logging.DEBUG: "36",
-    logging.INFO: "32",
-    logging.WARNING: "33",
-    logging.ERROR: "31",
-    logging.CRITICAL: "1;31",
-}
-
-
-class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
-    """To stderr, the level in colour if that is a terminal.
-
-    The handler colours, not the formatter, because only the handler knows where the line goes.
-    """
-
-    def is_plain(self) -> bool:
-        return not _takes_colour(self.stream)
-
-    def write_line(self, line: str) -> None:
-        self.stream.write(line)
-        self.stream.flush()
-
-    def format(self, record: logging.LogRecord) -> str:
-        colour = _COLOURS.get(record.levelno)
-        if colour is not None and _takes_colour(self.stream):
-            record = copy.copy(record)  # the other handlers get it plain
-            record.levelname = f"\x1b[{colour}m{record.levelname}\x1b[0m"
-        return super().format(record)
-
-
-def _takes_colour(stream: TextIO) -> bool:
-    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    # The old Windows console prints escape sequences as they are; Windows Terminal and the terminals of
-    # Unix shells, which set TERM, know them.
-    return sys.platform != "win32" or bool(os.environ.keys() & {"WT_SESSION", "TERM"})
-
-
-# ------------------------------------------------------------------------------------------ configuration
-
-
-def configure_as(options: Options) -> None:
-    """:func:`configure` by what the command line says."""
-    file = None
-    if options.log_file is not None:
-        file = {"filename": options.log_file, "maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
-    configure(options.no_access_log, options.logging_config_filepath, file)
-
-
-def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None) -> None:
-    """Set up the five loggers, for a process of our own: parent or worker, never within ``serve``.
-
-    They write to stderr, or to the :class:`LogFile` with the arguments ``file``. The file ``config_filepath``, JSON or
-    TOML by its ending, is merged over :func:`default_config`, so it need only say what differs. Raises UsageError, in
-    one line that names it, when it cannot be used.
-    """
-    config = default_config(file)
-    if config_filepath is not None:
-        config = _merge(config, _read(config_filepath))
-    try:
-        if no_access_log:
-            # By level, and not Logger.disabled, which any later dictConfig of the application takes back.
-            silent = {"level": logging.CRITICAL + 1, "handlers": [], "propagate": False}
-            config["loggers"]["zibai.access"] = silent
-        logging.config.dictConfig(config)
-    except Exception as error:  # dictConfig promises four kinds, and factories named in a file can raise anything
-        if config_filepath is None:
-            raise  # nobody's fault but ours
-        raise _unusable(config_filepath, error) from error
-
-
-def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A new dict for ``logging.config.dictConfig``, which takes its argument apart.
-
-    Each logger with its own handler and formatter, all by the same short name, so that a file can change one alone.
-    No ``stream`` for the handlers: it would be in the way of a file that makes one of them a FileHandler.
-    """
-    # A bar before what workers print, or one could print what looks like a line of the server.
-    formats = dict.fromkeys(("default", "access", "error"), "%(asctime)s [%(process)d] %(levelname)s %(message)s")
-    formats["output"] = "%(asctime)s [%(process)d] | %(message)s"
-    handler = (
-        {"class": f"{__name__}.ConsoleHandler"} if file is None else {"class": f"{LogFile.__module__}.LogFile", **file}
-    )
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            name: {
-                "class": f"{Formatter.__module__}.Formatter",
-                "format": text,
-                "datefmt": "%Y-%m-%d %H:%M:%S",
-            }
-            for name, text in formats.items()
-        },
-        "handlers": {name: {**handler, "formatter": name} for name in formats},
-        "loggers": {
-            "zibai": {"level": "INFO", "handlers": ["default"], "propagate": False},
-            "zibai.debug": {"level": "INFO", "handlers": ["default"], "propagate": False},
-            "zibai.access": {"level": "INFO", "handlers": ["access"], "propagate": False},
-            "zibai.error": {"level": "INFO", "handlers": ["error"], "propagate": False},
-            "zibai.output": {"level": "INFO", "handlers": ["output"], "propagate": False},
-        },
-    }
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, dict by dict; anything else is replaced, lists too."""
-    merged = dict(base)
-    for key, value in changes.items():
-        below = base.get(key)
-        # "()" names a factory that is called with all the other keys: ours would be strange to it.
-        if isinstance(below, dict) and isinstance(value, dict) and "()" not in value:
-            if value.get("class", below.get("class")) != below.get("class"):
-                # Another class does not know the arguments of ours either.
-                below = {name: below[name] for name in ("formatter", "level", "filters") if name in below}
-            merged[key] = _merge(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _read(filepath: str) -> dict[str, Any]:
-    loads: dict[str, Callable[[str], Any]] = {".json": json.loads, ".toml": tomllib.loads}
-    load = loads.get(Path(filepath).suffix.lower())
-    if load is None:
-        raise UsageError(f"--logging-config-filepath: {filepath!r} must end in .json or .toml")
-    try:
-        config = load(Path(filepath).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _unusable(filepath, error) from error
-    if not isinstance(config, dict):
-        raise _unusable(filepath, ValueError("it should be an object with the keys of dictConfig"))
-    return config
-
-
-def _unusable(filepath: str, error: Exception) -> UsageError:
-    """The reason in one line; dictConfig wraps the true one, so the causes are told as well."""
-    reasons = []
-    cause: BaseException | None = error
-    while cause is not None:
-        text = cause.strerror if isinstance(cause, OSError) else str(cause)
-        reasons.append(" ".join((text or repr(cause)).split()))
-        cause = cause.__cause__
-    return UsageError(f"--logging-config-filepath: {filepath!r} cannot be used: {': '.join(reasons)}")
-
-
-# ----------------------------------------------------------------------------------------------- stacks
-
-_BELOW = (
-    str(Path(__file__).parent),
-    "threading.py",
-    os.sep + "gevent" + os.sep,
-    "<frozen",
-    "<string>",
-    os.sep + "multiprocessing" + os.sep,
-)
-
-
-def format_stack(frame: FrameType | None) -> str:
-    """Where a thread or greenlet is, as in a traceback; without what comes before the application."""
-    summary = traceback.extract_stack(frame) if frame is not None else []
-    while len(summary) > 1 and any(below in summary[0].filename for below in _BELOW):
-        del summary[0]
-    return "".join(traceback.format_list(summary)).rstrip("\n") or "  (it has just ended)"

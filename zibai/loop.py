@@ -412,8 +412,9 @@ class Loop:
         waiting, waited, timeout = len(self._ready), now - self._ready[0][1], self.service.queue_timeout
         late = 0
         while self._ready and now - self._ready[0][1] >= timeout:
-            connection, _ = self._ready.popleft()
+            connection, since = self._ready.popleft()
             refusal = Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"no runner for {timeout:g} s", ceil(timeout))
+            refusal.waited = now - since
             self._step(connection, partial(connection.refuse, refusal), now)
             late += 1
         if (late or self._running >= self._slots) and now >= self._busy_warned + 60:

@@ -28,9 +28,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import reduction
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from .logger import logger, output_logger
+from .standard import make_sure_of, text
 
 LONGEST: Final = 8192
 """Characters of a piece of a line."""
@@ -84,19 +85,18 @@ class Outlet:
         """From now on, what this process and its children print goes to the parent."""
         self._flush()
         for fd in (1, 2):
-            _make_sure_of(fd)
+            make_sure_of(fd)
         self._before = [os.dup(1), os.dup(2)]
         for fd in (1, 2):
             os.dup2(self._fd, fd)
         self.close()
-        # By lines, since somebody may be watching; and in the encoding that the parent reads, whatever the locale.
-        sys.stdout, sys.stderr = _text(1), _text(2)
+        sys.stdout, sys.stderr = text(1), text(2)
 
     @contextmanager
     def uncaptured(self) -> Iterator[None]:
         """Who takes ``sys.stderr`` in here, to keep it, gets that of before: handlers of the log."""
         captured = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = map(_text, self._before)
+        sys.stdout, sys.stderr = map(text, self._before)
         try:
             yield
         finally:
@@ -111,21 +111,6 @@ class Outlet:
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
                 stream.flush()
-
-
-def _make_sure_of(fd: int) -> None:
-    """A daemon may have closed it."""
-    try:
-        os.fstat(fd)
-    except OSError:
-        free = os.open(os.devnull, os.O_WRONLY)
-        if free != fd:
-            os.dup2(free, fd)
-            os.close(free)
-
-
-def _text(fd: int) -> TextIO:
-    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _from_descriptor(descriptor: Any) -> Outlet:

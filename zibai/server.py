@@ -6,8 +6,6 @@ out of it here, so that nobody else takes it for his.
 """
 
 import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -15,8 +13,8 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, daemon, inherited, loader, logfile, mainloop, pidfile, privileges, title, worker
-from . import logger as logs
+from . import control, daemon, inherited, loader, logfile, mainloop, pidfile, privileges, standard, title, worker
+from . import logconfig as logs
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
 from .devcert import certified
@@ -35,6 +33,7 @@ from .reloader import Reloader
 from .roster import READY
 from .scoreboard import Scoreboard, clock
 from .sockets import describe, give_unix_socket
+from .traces import format_exception
 from .upgrade import Predecessor, Upgrade
 from .usage import NO_LIMITS, Usage, usage
 from .version import __version__
@@ -48,6 +47,7 @@ def main(options: Options, *, exits: bool = False) -> None:
     0: asked to end. 1: an error of ours or of the machine. 2: wrong usage. 3: the application cannot be loaded.
     """
     launcher: daemon.Launcher | None = None
+    standard.make_sure()
     try:
         options.validate()
         # Before anything moves, to another directory or into another process.
@@ -63,21 +63,26 @@ def main(options: Options, *, exits: bool = False) -> None:
             logfile.prepare(options.log_file, bool(options.log_max_bytes), None if identity is None else identity.owner)
         if options.daemon and surroundings.before is None:  # a successor is in the background already
             launcher = daemon.detach()
-        logs.configure_as(options)
+        if identity is None:
+            logs.configure_as(options)
+        else:
+            logs.hold()
         _serve(options, exits, surroundings, _do_nothing if launcher is None else launcher.is_up)
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
+        logs.let_go()
         text = f"zibai: error: {error}\n"
         if isinstance(error, LoadError) and error.trace:
             text = error.trace.rstrip("\n") + "\n" + text
-        sys.stderr.write(text)
+        standard.say(text)
         if launcher is not None:
             launcher.has_failed(text, error.exit_code)
         raise SystemExit(error.exit_code) from None
-    except Exception:
+    except Exception as error:
+        logs.let_go()
         if launcher is not None:
-            launcher.has_failed(traceback.format_exc(), 1)
+            launcher.has_failed(format_exception(error, error.__traceback__), 1)
         raise
 
 
@@ -343,6 +348,7 @@ def _become(identity: privileges.Identity, options: Options, sockets: list[socke
     identity.assume()
     if options.log_file is not None:
         logfile.prepare(options.log_file, bool(options.log_max_bytes))
+    logs.configure_as(options)
 
 
 def _do_nothing() -> None:

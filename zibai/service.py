@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Protocol
 
+from .errors import Refused
 from .http1 import MAX_TARGET, FastLane, Request
 from .logger import logger
 from .outgoing import Budget
@@ -57,6 +58,8 @@ class Service:
     waits: Waits
     report: Callable[..., None]
     row: Row
+    # Told of a connection whose request the application never sees, why, and what the response is.
+    refused: Callable[[Any, Refused, bytes], object] = lambda connection, refusal, response: None
     lend: Callable[[Any], None] = field(init=False)
     lane: FastLane | None = field(default_factory=FastLane)
     base: Mapping[str, Any] = field(default_factory=dict)

@@ -143,13 +143,16 @@ def _bind_unix(path: str, perms: int, group: str | None) -> socket.socket:
     bound = False
     try:
         _clear_the_way(path)
-        sock.bind(path)
+        # The permissions come with the file. A chmod would follow a link that another user puts there after the bind.
+        # The umask belongs to the whole process, so it is another one for no longer than this call.
+        umask = os.umask(0o777 & ~perms)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(umask)
         bound = True
-        # Before it listens nobody can connect, so there is no moment with wrong permissions, and no need for
-        # the umask, which belongs to the whole process.
         if group is not None:
             _give_to_group(path, gid, group)
-        os.chmod(path, perms)
         status = os.lstat(path)
         _socket_files[sock] = SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
     except BaseException as error:

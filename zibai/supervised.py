@@ -22,9 +22,10 @@ from typing import Any, Final, NamedTuple
 
 from . import importer, terminal
 from .errors import LoadError
-from .logger import format_stack, logger
+from .logger import logger
 from .process import Parent, Signals, interrupting
 from .scoreboard import Row, Scoreboard, clock
+from .traces import format_stack
 
 GRACEFUL: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 QUICK: Final = ("SIGINT",)

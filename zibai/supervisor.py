@@ -19,7 +19,7 @@ from itertools import count
 from math import inf
 from typing import Any, Self
 
-from . import control, mainloop, supervised, terminal
+from . import control, mainloop, standard, supervised, terminal
 from .console import Prompt, forking
 from .errors import LoadError, UsageError
 from .handle import Handle
@@ -148,6 +148,7 @@ class Supervisor(Handle):
             raise RuntimeError("this supervisor runs already")
         if self._limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
             raise UsageError("memory_limit, descriptor_limit: this system does not tell what a process takes")
+        standard.make_sure()  # workers inherit what stands there
         self._is_over.clear()
         self._is_settled.clear()
         self._error = None

@@ -12,8 +12,9 @@ from http import HTTPStatus
 from socket import SHUT_WR
 
 from .connection import LINGER_TIME, Connection
+from .errors import Refused
 from .http1.response import plain
-from .logger import debug_logger
+from .logger import debug_logger, safely
 from .service import CLOSED, HANDSHAKE, HEAD, LINGER, RECEIVE, Service
 from .sockets import Endpoint, Socket
 from .tls import Certificates, facts
@@ -75,7 +76,9 @@ class TLSConnection(Connection):
         if sock.secured is None:
             if data[:1].isalpha():  # the first byte of a handshake is 22
                 self.service.answered[4] += 1
-                self._fail(NOT_PLAIN, plain(HTTPStatus.BAD_REQUEST, NOT_PLAIN), now)
+                response = plain(HTTPStatus.BAD_REQUEST, NOT_PLAIN)
+                safely(self.service.refused, self, Refused(HTTPStatus.BAD_REQUEST, NOT_PLAIN), response)
+                self._fail(NOT_PLAIN, response, now)
                 return
             sock.begin(self._certificates.context(now))
         try:

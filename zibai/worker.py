@@ -31,15 +31,16 @@ from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
 from . import importer, logfile, terminal, title
-from . import logger as logs
+from . import logconfig as logs
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
-from .logger import format_stack, logger
+from .logger import logger
 from .loop import Loop
 from .options import Options
 from .process import Parent, Signals, interrupting
 from .scoreboard import Scoreboard, clock
 from .sockets import raise_descriptor_limit
+from .traces import format_stack
 from .wsgi import Application
 
 GRACEFUL = ("SIGTERM", "SIGQUIT", "SIGBREAK")

@@ -7,8 +7,10 @@ connection whose request and body are there, and makes the environ of it. What b
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -22,7 +24,7 @@ from .filewrapper import FileWrapper
 from .http1 import response
 from .http1.fast import MAX_REQUESTS
 from .http1.request import Request
-from .logger import access_logger, debug_logger
+from .logger import access_logger, debug_logger, error_logger, log_exchange
 from .trust import Trust
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
@@ -71,7 +73,8 @@ class Gateway:
             "GATEWAY_INTERFACE": "CGI/1.1",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": url_scheme,
-            "wsgi.errors": sys.stderr,
+            # A program without a console has none, and an application may rely on it.
+            "wsgi.errors": sys.stderr or open(os.devnull, "w", encoding="utf-8"),  # noqa: SIM115
             "wsgi.multithread": multithread,
             "wsgi.multiprocess": multiprocess,
             "wsgi.run_once": False,
@@ -107,7 +110,7 @@ class Gateway:
                     if hasattr(iterable, "close"):
                         iterable.close()
         except Gone as error:
-            exchange.end_early(error, environ)
+            exchange.end_early(error)
         except Refused as refusal:
             exchange.refuse(refusal)
         except BaseException as error:  # SystemExit as well: an application does not end a worker
@@ -130,6 +133,26 @@ class Gateway:
                 exchange.log(connection, environ)
         # What an application keeps, write() for one, must not reach into the next exchange of the connection.
         del exchange._connection
+
+    def log_refusal(self, connection: Connection, refusal: Refused, data: bytes) -> None:
+        """One record for a request that the application never sees, with what is known of it. The server loop's."""
+        logger, level = access_logger, logging.INFO
+        if refusal.status >= 500:
+            # Some of these are a client's fault: a method or a version of HTTP that nobody knows.
+            ours = refusal.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE)
+            logger, level = error_logger, logging.ERROR if ours else logging.WARNING
+        if not logger.isEnabledFor(level):
+            return
+        request, environ = connection.request, {}
+        if request is not None:
+            environ = self._make_environ(request)
+        environ.update(connection.facts or self._learn_facts(connection))
+        if request is not None and request.forwards:
+            with suppress(Refused):  # it is refused already
+                self._hear(connection, request, environ)
+        size = len(data.partition(b"\r\n\r\n")[2])
+        # Where the loop runs, writing a log may not be possible.
+        connection.service.report(log_exchange, logger, level, environ, refusal.status, refusal.waited, size)
 
     def environ(self, connection: Connection) -> Environ:
         """The environ of the request at hand, before any proxy is heard: native strings of latin-1 (PEP 3333)."""

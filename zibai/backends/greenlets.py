@@ -25,6 +25,7 @@ from weakref import WeakSet
 
 from ..connection import Connection
 from ..errors import MissingExtra
+from ..logger import safely
 from ..poller import READ, WRITE, Poller
 from ..scoreboard import Row, Slot, clock
 from ..sockets import Socket
@@ -155,7 +156,7 @@ class Greenlets:
             self._turn_soon.send()
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
-        gevent.spawn(log, *args)
+        gevent.spawn(safely, log, *args)
 
     def join(self, timeout: float | None) -> bool:
         return bool(self._done.wait(timeout))

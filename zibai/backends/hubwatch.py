@@ -1,19 +1,22 @@
 """Says when gevent's hub is blocked, and by what: an application that computes, or waits without gevent's knowledge.
 
 While it is blocked nothing else in the worker runs, so a thread of the system has to see it. It asks the hub for a
-sign of life ten times a second, while there is anything to run; what does not come within ``LIMIT`` is logged, with
-the stack of whoever runs in the hub's thread at that moment.
+sign of life ten times a second, while there is anything to run. When no sign comes the thread looks at the stack of the
+hub's thread, every ``LIMIT`` seconds. The application is to blame when two looks find it in the same call, and that is
+logged. A busy machine, many short requests in a row and the server itself are no fault of the application.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 
-from ..logger import format_stack, logger
+from ..logger import logger
+from ..traces import application_frame, format_stack
 
 LIMIT: Final = 0.1
-"""Seconds without a sign of life that are worth a warning."""
+"""Seconds in one call of the application, without a sign of life, that are worth a warning."""
 
 MUTE: Final = 10.0
 """Seconds after a warning in which there is no other."""
@@ -81,18 +84,28 @@ class HubWatch:
             self._ask.send()
         except Exception:
             return  # closed under us: it is over
-        if self._sign.acquire(timeout=LIMIT) or self._over:
-            return
+        seen: FrameType | None = None
+        while not self._sign.acquire(timeout=LIMIT):
+            if self._over:
+                return
+            frame = sys._current_frames().get(self._hub_thread)
+            call = application_frame(frame)
+            if call is not None and call is seen:
+                self._warn(frame)
+                del frame, call, seen  # they would keep what the application has in its variables
+                self._sign.acquire()
+                return
+            seen = call
+
+    def _warn(self, frame: FrameType | None) -> None:
         now = time.monotonic()
         if now >= self._silent_until:
             self._silent_until = now + MUTE
-            frame = sys._current_frames().get(self._hub_thread)
             logger.warning(
                 "an application has blocked gevent's hub for %g s, so that nothing else runs:\n%s",
                 LIMIT,
                 format_stack(frame),
             )
-        self._sign.acquire()
 
 
 def _open(lock: Any) -> None:

@@ -31,7 +31,7 @@ from types import FrameType
 from typing import Any
 
 from ..connection import Connection
-from ..logger import logger
+from ..logger import logger, safely
 from ..poller import make_poller
 from ..scoreboard import Row, Slot, clock
 from ..sockets import Socket
@@ -135,7 +135,7 @@ class Threads:
             pass  # a turn before has heard it
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
-        log(*args)
+        safely(log, *args)
 
     def join(self, timeout: float | None) -> bool:
         return self._done.wait(timeout)

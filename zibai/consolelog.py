@@ -1,0 +1,78 @@
+"""The handler that writes the log to standard error, the level in colour on a terminal."""
+
+import copy
+import logging
+import os
+import sys
+from typing import Any, TextIO
+
+from .formatter import AtOnce
+from .standard import text
+
+_COLOURS = {
+    logging.DEBUG: "36",
+    logging.INFO: "32",
+    logging.WARNING: "33",
+    logging.ERROR: "31",
+    logging.CRITICAL: "1;31",
+}
+
+
+class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
+    """To stderr, the level in colour if that is a terminal.
+
+    The handler colours, not the formatter, because only the handler knows where the line goes.
+    """
+
+    stream: Any  # None where the process has no standard error
+
+    def is_plain(self) -> bool:
+        return not _takes_colour(self.stream)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.write_line(self.format(record) + self.terminator)
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+    def write_line(self, line: str) -> None:
+        stream = self.stream
+        if stream is None:
+            return
+        if getattr(stream, "closed", False):
+            stream = self._open_again()
+        try:
+            stream.write(line)
+        except UnicodeEncodeError:
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+
+    def _open_again(self) -> Any:
+        """The application has closed ``sys.stderr``. That leaves the descriptor open, and the log can go on."""
+        if self.stream is not sys.__stderr__:
+            raise ValueError("the stream of this handler is closed")
+        self.stream = stream = text(2)
+        return stream
+
+    def format(self, record: logging.LogRecord) -> str:
+        colour = _COLOURS.get(record.levelno)
+        if colour is not None and _takes_colour(self.stream):
+            record = copy.copy(record)  # the other handlers get it plain
+            record.levelname = f"\x1b[{colour}m{record.levelname}\x1b[0m"
+        return super().format(record)
+
+
+def _takes_colour(stream: TextIO | None) -> bool:
+    if stream is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        if not stream.isatty():
+            return False
+    except (AttributeError, OSError, ValueError):
+        return False  # the stream is closed, or the application has put something else in its place
+    # The old Windows console prints escape sequences as they are; Windows Terminal and the terminals of
+    # Unix shells, which set TERM, know them.
+    return sys.platform != "win32" or bool(os.environ.keys() & {"WT_SESSION", "TERM"})

@@ -1,0 +1,176 @@
+"""How the log is set up, in the processes of the command: by default, or by a file of the user's.
+
+While the server is root and going to be another user, it opens no file of the log and imports nothing for it: links and
+modules could be that user's. So what is logged meanwhile is held back, until :func:`configure`.
+"""
+
+import json
+import logging
+import logging.config
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .consolelog import ConsoleHandler
+from .errors import UsageError
+from .formatter import Formatter
+from .importer import add_cwd_to_path
+from .logfile import LogFile, remember_handlers
+from .logger import keep_enabled
+from .options import Options
+
+
+def configure_as(options: Options) -> None:
+    """:func:`configure` by what the command line says.
+
+    The file of the user's may name formatters, filters and handlers of the project, as if ``python`` looked for them.
+    """
+    if options.logging_config_filepath is not None:
+        with suppress(OSError):  # somebody has removed the current directory
+            add_cwd_to_path()
+    file = None
+    if options.log_file is not None:
+        file = {"filename": options.log_file, "maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
+    configure(options.no_access_log, options.logging_config_filepath, file)
+
+
+def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None) -> None:
+    """Set up the five loggers, for a process of our own: parent or worker, never within ``serve``.
+
+    They write to stderr, or to the :class:`LogFile` with the arguments ``file``. The file ``config_filepath``, JSON or
+    TOML by its ending, is merged over :func:`default_config`, so it need only say what differs. Raises UsageError, in
+    one line that names it, when it cannot be used.
+    """
+    config = default_config(file)
+    if config_filepath is not None:
+        config = _merge(config, _read(config_filepath))
+    try:
+        if no_access_log:
+            silent = {"level": logging.CRITICAL + 1, "handlers": [], "propagate": False}
+            config["loggers"]["zibai.access"] = silent
+        logging.config.dictConfig(config)
+    except Exception as error:  # dictConfig promises four kinds, and factories named in a file can raise anything
+        if config_filepath is None:
+            raise  # nobody's fault but ours
+        raise _unusable(config_filepath, error) from error
+    keep_enabled()
+    remember_handlers()
+    _held.pass_on()
+
+
+class _Held(logging.Handler):
+    """Keeps records until somebody is there who may write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
+
+    def pass_on(self) -> None:
+        """Give them to the handlers that their loggers have now."""
+        records, self._records = self._records, []
+        for record in records:
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._records
+
+
+_held = _Held()
+
+
+def hold() -> None:
+    """Keep the log in memory until :func:`configure`; at the start, by the main thread."""
+    for name, settings in default_config()["loggers"].items():
+        logger = logging.getLogger(name)
+        logger.setLevel(settings["level"])
+        logger.handlers, logger.propagate = [_held], False
+
+
+def let_go() -> None:
+    """The start has failed: what is held back goes to standard error."""
+    if not _held.is_empty:
+        configure(False, None)
+
+
+def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A new dict for ``logging.config.dictConfig``, which takes its argument apart.
+
+    Each logger with its own handler and formatter, all by the same short name, so that a file can change one alone.
+    No ``stream`` for the handlers: it would be in the way of a file that makes one of them a FileHandler.
+    """
+    # A bar before what workers print, or one could print what looks like a line of the server.
+    formats = dict.fromkeys(("default", "access", "error"), "%(asctime)s [%(process)d] %(levelname)s %(message)s")
+    formats["output"] = "%(asctime)s [%(process)d] | %(message)s"
+    handler = (
+        {"class": f"{ConsoleHandler.__module__}.ConsoleHandler"}
+        if file is None
+        else {"class": f"{LogFile.__module__}.LogFile", **file}
+    )
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            name: {
+                "class": f"{Formatter.__module__}.Formatter",
+                "format": text,
+                "datefmt": "%Y-%m-%d %H:%M:%S %z",
+            }
+            for name, text in formats.items()
+        },
+        "handlers": {name: {**handler, "formatter": name} for name in formats},
+        "loggers": {
+            "zibai": {"level": "INFO", "handlers": ["default"], "propagate": False},
+            "zibai.debug": {"level": "INFO", "handlers": ["default"], "propagate": False},
+            "zibai.access": {"level": "INFO", "handlers": ["access"], "propagate": False},
+            "zibai.error": {"level": "INFO", "handlers": ["error"], "propagate": False},
+            "zibai.output": {"level": "INFO", "handlers": ["output"], "propagate": False},
+        },
+    }
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, dict by dict; anything else is replaced, lists too."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = base.get(key)
+        # "()" names a factory that is called with all the other keys: ours would be strange to it.
+        if isinstance(below, dict) and isinstance(value, dict) and "()" not in value:
+            if value.get("class", below.get("class")) != below.get("class"):
+                # Another class does not know the arguments of ours either.
+                below = {name: below[name] for name in ("formatter", "level", "filters") if name in below}
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _read(filepath: str) -> dict[str, Any]:
+    loads: dict[str, Any] = {".json": json.loads, ".toml": tomllib.loads}
+    load = loads.get(Path(filepath).suffix.lower())
+    if load is None:
+        raise UsageError(f"--logging-config-filepath: {filepath!r} must end in .json or .toml")
+    try:
+        config = load(Path(filepath).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unusable(filepath, error) from error
+    if not isinstance(config, dict):
+        raise _unusable(filepath, ValueError("it should be an object with the keys of dictConfig"))
+    return config
+
+
+def _unusable(filepath: str, error: Exception) -> UsageError:
+    """The reason in one line; dictConfig wraps the true one, so the causes are told as well."""
+    reasons = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = cause.strerror if isinstance(cause, OSError) else str(cause)
+        reasons.append(" ".join((text or repr(cause)).split()))
+        cause = cause.__cause__
+    return UsageError(f"--logging-config-filepath: {filepath!r} cannot be used: {': '.join(reasons)}")
