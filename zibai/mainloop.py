@@ -17,7 +17,7 @@ from .errors import LoadError
 from .logger import logger
 from .output import Collector
 from .preload import Preload
-from .process import Child, Message, Method, Signals, reap_strangers
+from .process import Child, Message, Method, Signals, hear_of_children, reap_strangers
 from .pulse import Pulse
 from .roster import STARTING, Roster
 from .scoreboard import Row, Scoreboard, clock
@@ -51,6 +51,7 @@ def signals(*, exits: bool, prompt: bool = False) -> Signals:
 
     Ctrl-C at a ``prompt`` is for the prompt.
     """
+    hear_of_children()
     names = [name for name in _WISHES if not (prompt and name == "SIGINT")]
     # Strangers have no sentinel, so their ends have to wake us.
     return Signals([*names, "SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)

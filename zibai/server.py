@@ -29,7 +29,7 @@ from .options import Options
 from .output import Collector
 from .preload import Preload
 from .probes import Probes
-from .process import Signals, signals_held_back
+from .process import Signals, hear_of_children, signals_held_back, start_helper
 from .pulse import Pulse
 from .reloader import Reloader
 from .roster import READY
@@ -48,6 +48,7 @@ def main(options: Options, *, exits: bool = False) -> None:
     0: asked to end. 1: an error of ours or of the machine. 2: wrong usage. 3: the application cannot be loaded.
     """
     launcher: daemon.Launcher | None = None
+    hear_of_children()
     try:
         options.validate()
         # Before anything moves, to another directory or into another process.
@@ -192,7 +193,9 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             _become(identity, options, [*listeners.sockets, *listeners.health], board)
             _check_tls(options, listeners.sockets)  # once more: root may read what this user may not
         if options.daemon and options.log_file is not None:
-            daemon.print_to(options.log_file, spawning=processes > 0)
+            if processes:
+                start_helper()  # it would keep that very file open for as long as the server runs
+            daemon.print_to(options.log_file)
         ground = _Ground(options, surroundings, listeners, board, on_up)
         if signals is None:
             _serve_alone(ground, exits)
