@@ -258,9 +258,7 @@ class Forked(Child):
 
     def drain(self, heir: Child | None = None) -> None:
         super().drain(heir)
-        # Without an heir nobody else would serve what may be waiting at the listeners.
-        if heir is not None:
-            self._process.cancel()
+        self._process.cancel()
 
     def quit(self) -> None:
         super().quit()

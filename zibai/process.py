@@ -21,6 +21,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import warnings
 from _thread import allocate_lock, get_ident, interrupt_main
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 from weakref import WeakSet
 
 from . import machine, output, pipes
@@ -104,6 +105,8 @@ class Child:
         if not self._spawned:
             _relatives.add(self)
             target, args = _forked, (target, *args)
+        elif make is None:
+            target, args = _in_order, (target, *args)
         # Not daemonic: a worker may want children of its own.
         self._process = (make or context.Process)(target=target, args=args, name="zibai worker")
 
@@ -259,6 +262,18 @@ class Child:
 _relatives: WeakSet[Child] = WeakSet()
 
 
+def _in_order(target: Callable[..., None], parent: "Parent", *args: Any) -> None:
+    """Run ``target`` in a worker process, and wait for the application's threads before its child processes.
+
+    ``multiprocessing`` itself waits for child processes first. Those of a ``ProcessPoolExecutor`` only end when a
+    thread of the pool tells them to, and that thread only does so when the threads are shut down.
+    """
+    try:
+        target(parent, *args)
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]
+
+
 def _forked(target: Callable[..., None], parent: "Parent", *args: Any) -> None:
     """The beginning of a worker that was forked: hang now or never, and close what is the parent's alone."""
     os.strerror(errno.ENOENT)  # behind the lock of the locale
@@ -266,7 +281,28 @@ def _forked(target: Callable[..., None], parent: "Parent", *args: Any) -> None:
     for child in _relatives:
         child.pipe.close()
     output.let_go()
-    target(parent, *args)
+    _in_order(target, parent, *args)
+
+
+STEP: Final = 2.0
+"""Seconds to wait at most before looking at the clock, with a deadline to keep."""
+
+LATE: Final = 1.0
+"""Seconds that a process may run late on a busy machine before it counts as stopped for that time."""
+
+
+def wait_in_step(wait: Callable[..., list[Any]], sources: list[Any], timeout: float | None) -> tuple[list[Any], float]:
+    """One step of a wait for ``timeout`` seconds: what is ready, and for how long this process was stopped meanwhile.
+
+    A container may be paused, a laptop closed, a process stopped. Then the clock goes on, and nobody is to blame.
+    """
+    if timeout is None:
+        return wait(sources, None), 0.0
+    step = min(timeout, STEP)
+    until = clock() + step
+    ready = wait(sources, step)
+    late = clock() - until
+    return ready, late if late > LATE else 0.0
 
 
 def reap_strangers(workers: set[int]) -> None:

@@ -32,7 +32,7 @@ from .probes import Probes
 from .process import Signals, hear_of_children, signals_held_back, start_helper
 from .pulse import Pulse
 from .reloader import Reloader
-from .roster import READY
+from .roster import READY, SETTLED
 from .scoreboard import Scoreboard, clock
 from .sockets import describe, give_unix_socket
 from .upgrade import Predecessor, Upgrade
@@ -252,6 +252,7 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             graceful_timeout=options.graceful_exit_timeout,
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
+            settle=SETTLED,
             lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
             eager=options.watchfiles is not None,
             on_up=on_up,

@@ -27,13 +27,11 @@ from .logger import logger
 from .mainloop import MainLoop
 from .output import Collector
 from .process import Method, hear_of_children
+from .roster import SETTLED
 from .scoreboard import Scoreboard
 from .supervised import Job
 from .usage import NO_LIMITS, Usage, usage
 from .version import __version__
-
-SETTLED = 1.0
-"""Seconds that a function has to run to be started again at once when it ends."""
 
 _numbers = count(1)
 
