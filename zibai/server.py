@@ -15,7 +15,7 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, daemon, inherited, loader, logfile, mainloop, pidfile, privileges, title, worker
+from . import control, daemon, home, inherited, loader, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
@@ -54,6 +54,8 @@ def main(options: Options, *, exits: bool = False) -> None:
         # Before anything moves, to another directory or into another process.
         surroundings = Surroundings.take(options)
         identity = surroundings.identity
+        if surroundings.directory:
+            home.keep(surroundings.directory)
         if options.chdir is not None:
             _change_directory(options.chdir)
         if options.pid_file is not None:
@@ -107,10 +109,7 @@ class Surroundings(NamedTuple):
         notifier = Notifier.from_environment(os.environ)
         if notifier is not None and before is not None:
             notifier.predecessor = lambda: before.pid if before.is_alive() else 0
-        try:
-            directory = os.getcwd()
-        except OSError:
-            directory = ""  # somebody has removed it
+        directory = home.current()
         given = inherited.from_environment(os.environ)
         identity = privileges.find(options.user, options.group)
         return cls(directory, os.getppid(), before, notifier, given, identity)
@@ -246,7 +245,7 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             processes,
             board,
             method="spawn" if app is None else "fork",
-            starting=nullcontext if app is None else partial(forking, prompt, collector),
+            starting=_starting(ground, prompt, collector),
             collector=collector,
             limits=limits,
             graceful_timeout=options.graceful_exit_timeout,
@@ -263,11 +262,27 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             preload=preload,
         )
         if options.watchfiles is not None:
-            stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
+            stack.enter_context(Reloader(options.watchfiles, loop.restart_soon, _directory(ground)))
         if prompt is None:
             loop.run(signals)
         else:
             prompt.run(loop, signals, board)
+
+
+def _starting(
+    ground: _Ground, prompt: Prompt | None, collector: Collector | None
+) -> Callable[[], AbstractContextManager[None]]:
+    """What is around the start of each worker."""
+    if ground.surroundings.app is not None:
+        return partial(forking, prompt, collector)
+    directory = _directory(ground)
+    return partial(home.entered, directory) if directory else nullcontext
+
+
+def _directory(ground: _Ground) -> str:
+    """Where the application is, by name. Empty in the process of a prompt: there the directory is the user's."""
+    directory, chdir = ground.surroundings.directory, ground.options.chdir
+    return os.path.join(directory, chdir) if directory and chdir else directory
 
 
 def _serve_alone(ground: _Ground, exits: bool) -> None:
