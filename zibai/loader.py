@@ -117,7 +117,13 @@ class Orders(Parent):
 
     def __init__(self, parent: Parent) -> None:
         super().__init__(parent.pipe, parent.since, parent.outlet)
+        self._begun = parent.since
         self._tasks: deque[Task] = deque()
+
+    @property
+    def stopped(self) -> float:
+        """Seconds of the start in which this process was stopped, which do not count against its workers either."""
+        return self.since - self._begun
 
     def receive(self) -> tuple[str, None]:
         """For the control thread: "quit" when no worker that was ordered is wanted any more."""
@@ -237,6 +243,7 @@ class Nursery:
     def _work(self, task: Task) -> None:
         """In the worker. The second descriptor stays open until the process ends, and is its alone."""
         parent = task.parent()
+        parent.since += self._orders.stopped
         call_in_forks(task.close)
         _begin_process()
         worker.run_child(

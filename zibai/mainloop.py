@@ -103,6 +103,7 @@ class MainLoop:
         self._rows = list(board.rows()) if board is not None else []
         self._children: list[Child] = []
         self._roster = Roster(self._spawn, processes, clock, **rules)
+        self._seen = clock()
         self._expected = inf  # when this loop means to run again
         self._error: LoadError | None = None
         # What other threads want done here; a byte on the socket says that there is something.
@@ -168,10 +169,14 @@ class MainLoop:
         return min((each for each in due if each is not None), default=None)
 
     def _look_at_clock(self, timeout: float | None = 0.0) -> None:
-        """Tell the roster if this loop was away for longer than it meant to be; it means to be back in ``timeout``."""
+        """Tell the roster if this loop was away for longer than it meant to be; it means to be back in ``timeout``.
+
+        Nothing tells when a pause began, so all the time since the last look is taken for it.
+        """
         now = clock()
         if now - self._expected > LATE:
-            self._roster.on_pause(now - self._expected)
+            self._roster.on_pause(now - self._seen)
+        self._seen = now
         self._expected = inf if timeout is None else now + timeout
 
     def _tell_up(self) -> None:

@@ -295,14 +295,15 @@ def wait_in_step(wait: Callable[..., list[Any]], sources: list[Any], timeout: fl
     """One step of a wait for ``timeout`` seconds: what is ready, and for how long this process was stopped meanwhile.
 
     A container may be paused, a laptop closed, a process stopped. Then the clock goes on, and nobody is to blame.
+    Nothing tells when a pause began, so all of the step is taken for it.
     """
     if timeout is None:
         return wait(sources, None), 0.0
     step = min(timeout, STEP)
-    until = clock() + step
+    before = clock()
     ready = wait(sources, step)
-    late = clock() - until
-    return ready, late if late > LATE else 0.0
+    taken = clock() - before
+    return ready, taken if taken > step + LATE else 0.0
 
 
 def reap_strangers(workers: set[int]) -> None:
