@@ -260,3 +260,35 @@ def test_log_files_are_reopened_in_parent_and_workers(monkeypatch: pytest.Monkey
         world.signals = ["SIGUSR1"]
         world._hear()
         assert (reopened, [child.reopened for child in world.children]) == (["parent"], [1, 1])
+
+
+@pytest.mark.parametrize(("away", "told"), [(0.5, []), (2.9, []), (3.1, [3.1]), (3600.0, [3600.0])])
+def test_a_loop_that_was_stopped_itself_tells_the_roster(
+    monkeypatch: pytest.MonkeyPatch, away: float, told: list[float]
+) -> None:
+    """It waits for two seconds at most, and may be a second late."""
+    now = [1000.0]
+    monkeypatch.setattr(mainloop, "clock", lambda: now[0])
+    with closing(World(monkeypatch, 1, None)) as world:
+        pauses: list[float] = []
+        monkeypatch.setattr(world.loop._roster, "on_pause", pauses.append)
+
+        def wait(sources: list[Any], timeout: float) -> list[Any]:
+            now[0] += away
+            return []
+
+        monkeypatch.setattr(mainloop, "wait", wait)
+        world.loop._wait(world, 2.0)  # type: ignore[arg-type]
+        assert pauses == [pytest.approx(each) for each in told]
+
+
+def test_a_loop_that_is_held_up_between_two_waits_tells_the_roster(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(mainloop, "clock", lambda: now[0])
+    with closing(World(monkeypatch, 1, None)) as world:
+        pauses: list[float] = []
+        monkeypatch.setattr(world.loop._roster, "on_pause", pauses.append)
+        world.tick()
+        now[0] += 10
+        world.loop._wait(world, 2.0)  # type: ignore[arg-type]
+        assert pauses == [10]

@@ -22,8 +22,9 @@ from zibai.errors import LoadError, UsageError
 from zibai.loader import Nursery, Orders, _begin_process
 from zibai.logger import logger
 from zibai.options import Options
+from zibai.pipes import as_socket
 from zibai.preload import Fact, Fork, Order, Preload
-from zibai.process import Ending, Message, Parent, as_socket
+from zibai.process import Ending, Message, Parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,9 @@ class FakeLoader:
 
     def hear(self, timeout: float = 0.0) -> bool:
         return False
+
+    def lives(self) -> bool:
+        return self.speaks
 
     def order(self, order: Order) -> None:
         self.orders.append(order.verb)

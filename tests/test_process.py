@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
+import pickle
 import signal
 import socket
+import struct
 import sys
 import time
 from contextlib import closing
@@ -14,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from zibai import machine, output, process
+from zibai import machine, output, pipes, process
 from zibai.errors import LoadError
 from zibai.handover import BATCH, NOTE, give, take
 from zibai.process import Child, Message, Parent, Signals, reap_strangers
@@ -98,6 +102,73 @@ def test_telling_one_that_is_gone_is_no_error() -> None:
     child.drain()
     child.quit()
     assert ended(child) == "ended with exit code 3"
+
+
+@posix
+def test_a_worker_that_reads_nothing_holds_nobody_up_and_is_killed_when_it_has_to_end() -> None:
+    """It is stopped, so its pipe gets full."""
+    child, heir = started("obey"), started("obey")
+    for each in (child, heir):
+        assert messages(each) == [Message("ready")]
+    os.kill(heir.pid, signal.SIGSTOP)
+    os.kill(child.pid, signal.SIGSTOP)
+    for _ in range(3000):
+        child.reopen()
+        heir.reopen()
+    heir.lame()
+    child.drain(heir)
+    heir.quit()
+    assert [ended(child), ended(heir)] == ["was killed by SIGKILL"] * 2
+
+
+@posix
+def test_half_a_message_is_waited_for_by_nobody() -> None:
+    """A worker can be stopped in the middle of a message, and a traceback is longer than what is sent at once."""
+    near, far = multiprocessing.Pipe()
+    whole = pickle.dumps(Message("failed", "x", "y" * 100_000))
+    data = struct.pack("!i", len(whole)) + whole
+    with near, far:
+        inbox = pipes.Inbox(near)
+        for start in range(0, len(data), 30_000):
+            assert list(inbox.receive()) == []
+            os.write(far.fileno(), data[start : start + 30_000])
+        far.send(Message("worn"))
+        assert list(inbox.receive()) == [Message("failed", "x", "y" * 100_000), Message("worn")]
+        far.send(Message("ready"))
+        far.close()
+        messages = inbox.receive()
+        assert next(messages) == Message("ready")
+        with pytest.raises(EOFError):
+            next(messages)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other means")
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM], ids=["an old kernel", "a container that forbids it"])
+def test_a_death_is_heard_without_pidfd_open(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(error, "no")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    one, other = started("obey"), started("obey")
+    assert not wait([one.sentinel, other.sentinel], 0)
+    os.kill(other.pid, signal.SIGKILL)
+    assert wait([one.sentinel, other.sentinel], 20) == [other.sentinel]
+    assert ended(other) == "was killed by SIGKILL"
+    one.quit()
+    assert ended(one) == "ended with exit code 5"
+
+
+@posix
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_where_nobody_can_tell_how_a_child_ended() -> None:
+    """SIGCHLD is ignored, and this cannot be changed from a thread of a program that is not ours."""
+    old = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        child = started("fail")
+        assert messages(child) == [Message("failed", "it cannot be", "Traceback\n")]
+        assert ended(child) == "ended, and nobody knows how"
+    finally:
+        signal.signal(signal.SIGCHLD, old)
 
 
 @posix

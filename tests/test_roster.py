@@ -237,14 +237,35 @@ def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
     world.ready(3)
     world.roster.restart()
     world.tick()
-    assert world.pids == [1, 2, 3, 4, 5]
+    assert world.pids == [1, 2, 3, 4]
     assert world.told(4) == ["quit"], "it has not served yet, and its code is old"
     world.gone(1, 4)
+    assert world.pids == [2, 3, 5]
     world.ready(5)
     world.ready(6)
     assert world.told(2) == world.told(3) == ["drain"]
     world.gone(2, 3)
     assert world.pids == [5, 6]
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_storm_of_restarts_starts_one_worker_after_the_other(eager: bool) -> None:
+    world = up(2)
+    world.roster._eager = eager
+    for _ in range(100):
+        world.roster.restart()
+        world.tick()
+    at_once = 2 if eager else 1  # with --watchfiles all are replaced together
+    young = [worker for worker in world.roster.workers if not worker.was_ready]
+    assert len(young) <= 2 * at_once
+    for _ in range(3):
+        for worker in young:
+            if not worker.is_active:
+                world.gone(worker.process.pid)
+        young = [worker for worker in world.roster.workers if not worker.was_ready]
+        world.ready(*(worker.process.pid for worker in young if worker.is_active))
+    assert [worker.generation for worker in world.roster.workers if worker.is_active] == [100, 100]
+    assert len(world.started) <= 2 + 3 * at_once
 
 
 def test_a_restart_during_the_first_start_leaves_the_workers_that_start_alone() -> None:
@@ -339,10 +360,23 @@ def test_the_end_reaches_workers_that_are_starting() -> None:
     world.tick()
     world.roster.end("drain")
     assert world.told(1) == ["drain"]
+    assert world.tick() == PATIENCE, "it has served nothing yet, so there is nothing to finish"
     world.ready(1)
+    assert world.tick() == GRACEFUL + PATIENCE, "it was ready before it heard of the end"
     world.gone(1)
     assert world.roster.finished
     assert not world.roster.failure
+
+
+def test_one_that_starts_when_the_end_comes_and_hangs_is_killed_soon() -> None:
+    world = World(2)
+    world.tick()
+    world.ready(1)
+    world.roster.end("drain")
+    world.roster.end("drain")
+    world.now += PATIENCE
+    world.tick()
+    assert (world.told(1), world.told(2)) == (["drain"], ["drain", "kill"])
 
 
 def test_a_restart_after_the_end_has_begun_does_nothing() -> None:
@@ -410,6 +444,59 @@ def test_a_worker_that_uses_the_processor_gets_twice_the_time() -> None:
     world.now += SILENCE
     world.tick()
     assert world.told(1) == ["kill"]
+
+
+PAUSE = 100 * SILENCE
+
+
+def test_after_a_pause_of_everything_nobody_is_killed_who_goes_on() -> None:
+    world = World(2)
+    world.tick()
+    for process in world.started:
+        process.beaten = world.now
+    world.ready(1, 2)
+    world.now += 20 + PAUSE
+    world.started[1].beaten = world.now  # it was faster than the parent
+    world.roster.on_pause(PAUSE)
+    assert world.tick() == 10
+    world.now += 9.5
+    world.tick()
+    world.started[0].beaten = world.now
+    world.now += 0.5
+    world.tick()
+    assert world.told(1) == world.told(2) == []
+    world.now += SILENCE - 10
+    world.tick()
+    assert (world.told(1), world.told(2)) == ([], ["kill"]), "the pause is no excuse for later"
+
+
+def test_pauses_in_a_row_do_not_save_one_that_hangs() -> None:
+    """The machine is so busy that the parent is late each time: a third of the time is its own."""
+    world = World(1)
+    world.tick()
+    world.started[0].beaten = world.now
+    world.ready(1)
+    for _ in range(int(SILENCE) // 2):
+        assert world.told(1) == []
+        world.now += 3
+        world.roster.on_pause(1)
+        world.tick()
+    assert world.told(1) == ["kill"]
+
+
+def test_a_pause_is_added_to_the_time_to_start_and_to_the_time_to_end() -> None:
+    world = World(2)
+    world.tick()
+    world.ready(1)
+    world.now += PAUSE
+    world.roster.on_pause(PAUSE)
+    assert world.tick() == BOOT + LAST_WORDS
+    world.ready(2)
+    world.roster.end("drain")
+    world.now += 1 + PAUSE
+    world.roster.on_pause(PAUSE)
+    assert world.tick() == GRACEFUL + PATIENCE - 1
+    assert world.told(1) == world.told(2) == ["drain"]
 
 
 def test_a_worker_without_a_scoreboard_is_not_judged() -> None:

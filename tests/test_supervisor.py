@@ -144,6 +144,37 @@ def test_ready_is_when_the_function_says_so(notes: Notes) -> None:
     supervisor.stop()
 
 
+def test_a_worker_that_is_not_ready_has_nothing_to_finish(notes: Notes) -> None:
+    supervisor = Supervisor(jobs.slow_to_boot, (notes.path,), 2, says_ready=True, graceful_timeout=3600)
+    failures: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            supervisor.start()
+        except BaseException as error:
+            failures.append(error)
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    notes.wait("begin", 2)
+    supervisor.stop()
+    starter.join(DEADLINE)
+    assert not starter.is_alive()
+    assert not failures
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGCHLD")
+def test_a_program_that_ignores_sigchld(notes: Notes) -> None:
+    old = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with Supervisor(jobs.wait, (notes.path,), 1) as supervisor:
+            (victim,) = pids(supervisor)
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: pids(supervisor) not in ([], [victim]))
+    finally:
+        signal.signal(signal.SIGCHLD, old)
+
+
 @pytest.mark.parametrize(
     ("target", "words", "timeout"),
     [(jobs.fail, "jobs.fail failed: ValueError: it is no good", 20), (jobs.deaf, "not ready in 3 s", 3)],

@@ -46,7 +46,7 @@ def test_a_signal_is_heard_that_comes_together_with_a_channel(name: str) -> None
     script = Script(("adopt", [name]))
     end = threading.Event()
     control: Any = Control(script, end, None, 60)  # type: ignore[arg-type]
-    control._signals, control._wait, control._loop = script, script.wait, script
+    control._signals, control._wait, control._loop, control._serves = script, script.wait, script, True
     control._listen()
     assert script.told == ["a channel"]
     assert end.wait(DEADLINE)
@@ -136,10 +136,47 @@ def test_a_loop_that_comes_later_is_told_that_its_server_is_lame(moment: str) ->
     assert loop.draining
 
 
-def test_a_graceful_exit_before_there_is_a_loop_waits_for_nothing() -> None:
-    script = Script(("", ["SIGTERM"]))
+@pytest.mark.parametrize("wake", [("", ["SIGTERM"]), ("", ["SIGQUIT"]), ("drain", []), ("cede", []), ("gone", [])])
+@pytest.mark.parametrize("serves", [False, True])
+def test_before_it_serves_a_graceful_exit_is_quick(wake: tuple[str, list[str]], serves: bool) -> None:
+    script = Script(wake)
     end = threading.Event()
-    control: Any = Control(script, end, None, 60, 20)  # type: ignore[arg-type]
-    control._signals, control._wait = script, script.wait
+    control: Any = Control(script, end, None, 60)  # type: ignore[arg-type]
+    quick: list[str] = []
+    control._signals, control._wait, control._quick = script, script.wait, lambda: quick.append("quick")
+    if serves:
+        control.prepare(FakeLoop())
     control._listen()
-    assert end.is_set()
+    assert (quick, end.is_set()) == ([], True) if serves else (["quick"], False)
+
+
+def test_signals_in_the_time_before_the_end_are_left_to_the_parent_while_it_starts() -> None:
+    script = Script(("lame", []), ("", ["SIGTERM"]))
+    control: Any = Control(script, threading.Event(), None, 60)  # type: ignore[arg-type]
+    control._signals, control._wait, control._quick = script, script.wait, lambda: pytest.fail("it ends")
+    control._listen()
+    assert not control._graceful.__self__.is_set()
+
+
+def test_time_in_which_it_was_stopped_does_not_count_against_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock goes on for an hour while the process is stopped."""
+    script: Any = Script(("", []))
+    script.since = 0.0
+    now = [0.0]
+    monkeypatch.setattr("zibai.process.clock", lambda: now[0])
+    monkeypatch.setattr("zibai.worker.clock", lambda: now[0])
+    control: Any = Control(script, threading.Event(), None, 60)
+    steps: list[float] = []
+
+    def wait(sources: list[Any], timeout: float) -> list[Any]:
+        if len(steps) == 3:
+            raise OSError("it is over")
+        steps.append(timeout)
+        now[0] += 3600 if len(steps) == 2 else timeout
+        return []
+
+    script._wakes = [("", [])] * 3
+    monkeypatch.setattr(control, "_give_up", lambda: pytest.fail("it gives up"))
+    control._signals, control._wait = script, wait
+    control._listen()
+    assert control._patience() == pytest.approx(60 - steps[0] - steps[2])

@@ -179,7 +179,7 @@ class Server:
             _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
             loop.drain()
             timeout = self._options.graceful_exit_timeout
-            if not engine.join(timeout):
+            if not _join(engine, timeout):
                 logger.warning("after %g s some requests are not finished; they are cut", timeout)
         finally:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
@@ -254,6 +254,18 @@ def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
             ", ".join(public),
         )
 
+
+def _join(engine: Backend, timeout: float) -> bool:
+    """``engine.join``, in steps: so the time in which this process itself was stopped does not count."""
+    while timeout > STEP:
+        if engine.join(STEP):
+            return True
+        timeout -= STEP
+    return engine.join(timeout)
+
+
+STEP = 1.0
+"""Seconds that the end waits before it waits again."""
 
 QUICK = 2.0
 """Seconds for the loop to close its connections at a quick exit. It is only late if it is held by a bug or by an

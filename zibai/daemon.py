@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from multiprocessing import resource_tracker
 from typing import NoReturn
 
 from . import standard
@@ -75,11 +74,8 @@ def detach() -> Launcher:
     return Launcher(pipe)
 
 
-def print_to(path: str, spawning: bool) -> None:
+def print_to(path: str) -> None:
     """Let what is printed, by workers too, go to the log file."""
-    if spawning:
-        # A helper of multiprocessing, which would keep that very file open for as long as the server runs.
-        resource_tracker.ensure_running()
     _redirect(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 1, 2)
 
 

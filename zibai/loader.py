@@ -32,11 +32,13 @@ from typing import Any, NamedTuple, NoReturn, cast
 from . import logconfig as logs
 from . import logfile, title, worker
 from .errors import LoadError, ZibaiError
+from .forks import call_in_forks, keep_from_forks, leave_to_forks
 from .logger import logger
 from .options import Options
 from .output import Outlet
+from .pipes import as_socket
 from .preload import Fact, Order
-from .process import Parent, Signals, as_socket
+from .process import Parent, Signals
 from .scoreboard import Scoreboard
 
 
@@ -45,7 +47,7 @@ def run_loader(parent: Parent, options: Options, sockets: list[socket.socket], b
     if parent.outlet is not None:
         parent.outlet.redirect()
     orders = Orders(parent)
-    _at_fork(orders.close)
+    call_in_forks(orders.close)
     _finish(lambda: _load_and_fork(orders, options, sockets, board))
 
 
@@ -57,7 +59,9 @@ def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.sock
         hub = worker.prepare(options)
         names = (*worker.GRACEFUL, *worker.QUICK, *worker.IGNORED, worker.REOPEN)
         with Signals(names, interrupting=hub is None) as signals:
+            keep_from_forks(*sockets)
             preloaded = _load(orders, options, signals, hub)
+            leave_to_forks(*sockets)  # the forks are workers from here on
             logger.info("application loaded; workers are forked from here")
             gc.collect()
             gc.freeze()
@@ -113,7 +117,13 @@ class Orders(Parent):
 
     def __init__(self, parent: Parent) -> None:
         super().__init__(parent.pipe, parent.since, parent.outlet)
+        self._begun = parent.since
         self._tasks: deque[Task] = deque()
+
+    @property
+    def stopped(self) -> float:
+        """Seconds of the start in which this process was stopped, which do not count against its workers either."""
+        return self.since - self._begun
 
     def receive(self) -> tuple[str, None]:
         """For the control thread: "quit" when no worker that was ordered is wanted any more."""
@@ -233,7 +243,8 @@ class Nursery:
     def _work(self, task: Task) -> None:
         """In the worker. The second descriptor stays open until the process ends, and is its alone."""
         parent = task.parent()
-        _at_fork(task.close)
+        parent.since += self._orders.stopped
+        call_in_forks(task.close)
         _begin_process()
         worker.run_child(
             parent, self._options, self._sockets, self._board, task.order.number, preloaded=self._preloaded
@@ -247,9 +258,12 @@ class Nursery:
         if sys.platform == "win32":
             return None
         try:
-            # One that has closed every descriptor it had has cut itself off, and would be waited for in vain.
-            os.kill(pid, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                # It has closed every descriptor it had, and so cut itself off. It would be waited for in vain.
+                os.kill(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+            return os.waitstatus_to_exitcode(status)
         except (ProcessLookupError, ChildProcessError):
             return None  # the application reaps, or has the system do it
 
@@ -263,12 +277,6 @@ def _fork(hub: ModuleType | None) -> int:
         if sys.platform == "win32":
             raise OSError("no fork")
         return os.fork()
-
-
-def _at_fork(close: Callable[[], None]) -> None:
-    """In each process that is forked here from now on, and once more in those that are forked there."""
-    if sys.platform != "win32":
-        os.register_at_fork(after_in_child=close)
 
 
 def _begin_process() -> None:

@@ -1,7 +1,8 @@
 """The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the roster.
 
-One call of ``multiprocessing.connection.wait`` waits for all of it, on every system; nothing is polled. The parent
-never imports the application.
+One call of ``multiprocessing.connection.wait`` waits for all of it, on every system; nothing is polled. Only its own
+clock is looked at every few seconds, since the parent, or all of the server, may have been stopped: a container that
+is paused, a laptop that is closed. The parent never imports the application.
 """
 
 import os
@@ -9,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
@@ -17,7 +19,7 @@ from .errors import LoadError
 from .logger import logger
 from .output import Collector
 from .preload import Preload
-from .process import Child, Message, Method, Signals, reap_strangers
+from .process import LATE, STEP, Child, Message, Method, Signals, hear_of_children, reap_strangers
 from .pulse import Pulse
 from .roster import STARTING, Roster
 from .scoreboard import Row, Scoreboard, clock
@@ -51,6 +53,7 @@ def signals(*, exits: bool, prompt: bool = False) -> Signals:
 
     Ctrl-C at a ``prompt`` is for the prompt.
     """
+    hear_of_children()
     names = [name for name in _WISHES if not (prompt and name == "SIGINT")]
     # Strangers have no sentinel, so their ends have to wake us.
     return Signals([*names, "SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
@@ -100,6 +103,8 @@ class MainLoop:
         self._rows = list(board.rows()) if board is not None else []
         self._children: list[Child] = []
         self._roster = Roster(self._spawn, processes, clock, **rules)
+        self._seen = clock()
+        self._expected = inf  # when this loop means to run again
         self._error: LoadError | None = None
         # What other threads want done here; a byte on the socket says that there is something.
         self._wishes: deque[Callable[[Roster], object]] = deque()
@@ -135,6 +140,8 @@ class MainLoop:
                     timeout = self._decide()
                     if roster.finished:
                         break
+                    if timeout is not None:
+                        timeout = min(timeout, STEP)
                     self._pulse.waits(timeout)
                     self._wait(signals, timeout)
             except BaseException:
@@ -152,6 +159,7 @@ class MainLoop:
     def _decide(self) -> float | None:
         """Have the roster decide, then tell of it; in how many seconds to come again, None is never."""
         roster = self._roster
+        self._look_at_clock()
         timeout = roster.tick()
         self._publish()
         due = [timeout, *(observer.look(roster) for observer in self._observers)]
@@ -159,6 +167,17 @@ class MainLoop:
         if roster.is_ending:
             self._on_end()
         return min((each for each in due if each is not None), default=None)
+
+    def _look_at_clock(self, timeout: float | None = 0.0) -> None:
+        """Tell the roster if this loop was away for longer than it meant to be; it means to be back in ``timeout``.
+
+        Nothing tells when a pause began, so all the time since the last look is taken for it.
+        """
+        now = clock()
+        if now - self._expected > LATE:
+            self._roster.on_pause(now - self._seen)
+        self._seen = now
+        self._expected = inf if timeout is None else now + timeout
 
     def _tell_up(self) -> None:
         roster = self._roster
@@ -216,7 +235,9 @@ class MainLoop:
             sources += observer.sources()
         if self._preload is not None:
             sources += self._preload.pipes
+        self._look_at_clock(timeout)
         ready = set(wait(sources, timeout))
+        self._look_at_clock()
         self._pulse.wakes()
         # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
         for name in [] if signals is None else signals.read():

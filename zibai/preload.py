@@ -5,9 +5,10 @@ it once and forks a worker each time it is asked; so the workers share that memo
 forked worker (:class:`Forked`) speaks through a pipe of its own and obeys the rules of any other; the supervisor does
 not know that there are loaders.
 
-A worker that is forked is no child of the parent, so its death is heard from another pipe, whose far end nobody holds
-but the worker, and how it ended is told by the loader, whose child it is. If the loader is dead, its workers serve on,
-the next worker that is needed comes from a fresh one, and how the orphans end is not known.
+A worker that is forked is no child of the parent. Where the system can tell of the end of any process
+(:mod:`zibai.sentinel`), the parent asks the system. Else it hears of the end from another pipe, whose far end nobody
+holds but the worker. The loader, whose child the worker is, tells how it ended. If the loader is dead, its workers
+serve on, the next worker that is needed comes from a fresh one, and how the orphans end is not known.
 
 A loader is *proven* when a worker of it was ready. Workers come from the latest one, proven or yet to be; if that one
 fails, from the one before, which stays until another one is proven and its own workers are gone. So after a broken
@@ -24,12 +25,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from itertools import count
+from multiprocessing.connection import wait
 from typing import Any, Final, NamedTuple, Self
 
+from . import pipes
 from .logger import logger
 from .output import Collector, Outlet
-from .process import Child, Message, as_socket
+from .pipes import as_socket
+from .process import Child, Message
 from .scoreboard import Row, clock
+from .sentinel import Sentinel, watch
 
 PATIENCE: Final = 4.0
 """Seconds that a loader has to end before it is killed."""
@@ -74,6 +79,10 @@ class Loader(Child):
         self.leaving = False  # it has been told to end
         self.mourned = False  # its end has been noticed
 
+    def lives(self) -> bool:
+        """Whether its process runs."""
+        return not wait([self.sentinel], 0)
+
     @property
     def exitcode(self) -> int | None:
         """Of one that is gone."""
@@ -82,28 +91,26 @@ class Loader(Child):
         return code
 
     def order(self, order: Order, fds: Sequence[int] = ()) -> None:
-        """OSError if it is gone."""
-        self.pipe.send(order)
-        if fds and sys.platform != "win32":
-            try:
-                with closing(as_socket(self.pipe)) as sock:
-                    socket.send_fds(sock, [b"\0"], fds)
-            except OSError:
-                self.kill()  # it would wait for them for ever
-                raise
+        """Send an order, without waiting for the loader. OSError if it is gone, or has stopped reading."""
+        try:
+            pipes.send(self.pipe, order, fds)
+        except pipes.HalfSent:
+            self.kill()  # it would wait for them for ever
+            raise
 
     def hear(self, timeout: float = 0.0) -> bool:
         """Take down what it says; False when it has said nothing. ``speaks`` says afterwards whether it is there."""
+        said = False
         try:
             if not self.pipe.poll(timeout):
                 return False
-            fact = Fact(*self.pipe.recv())
+            for fact in self._inbox.receive():
+                said = True
+                if (fork := self.forks.get(fact.serial)) is not None:
+                    fork.note(fact)
         except (EOFError, OSError):
             self.speaks = False
-            return False
-        if (fork := self.forks.get(fact.serial)) is not None:
-            fork.note(fact)
-        return True
+        return said
 
     def leave(self) -> None:
         """Tell it to end, once its workers have; it is heard until it is gone."""
@@ -126,11 +133,12 @@ class Fork:
         self._parent, self._number = args[0], args[-1]
         self._serial = next(self._serials)
         self._pid: int | None = None
+        self._sentinel: Sentinel | None = None
         self._has_ended = False  # the loader has said so
         self.exitcode: int | None = None
 
     def start(self) -> None:
-        self.sentinel, far = os.pipe()
+        self._gone, far = os.pipe()
         self._loader.forks[self._serial] = self
         try:
             order = Order("fork", self._serial, self._number, self._parent.since)
@@ -143,11 +151,21 @@ class Fork:
             os.close(far)
 
     def note(self, fact: Fact) -> None:
-        if fact.verb == "forked":
+        if fact.verb == "forked" and fact.value:
             self._pid = fact.value
+            # The number stays the worker's for as long as its loader lives and does not wait for it.
+            self._sentinel = watch(fact.value)
+            if self._sentinel is not None and not self._loader.lives():
+                self._sentinel.close()
+                self._sentinel = None
         else:
             self.exitcode = fact.value
             self._has_ended = True
+
+    @property
+    def sentinel(self) -> int:
+        """Until it is forked, and where the system has nothing better, the pipe that only the worker holds."""
+        return self._gone if self._sentinel is None else self._sentinel.fd
 
     @property
     def pid(self) -> int:
@@ -188,14 +206,19 @@ class Fork:
     def kill(self) -> None:
         if self.pid == self._loader.pid:
             self._loader.kill()  # it is there that it hangs
-        elif sys.platform != "win32":
-            # A zombie keeps its number until the loader has been asked for its end.
-            with suppress(ProcessLookupError):
+            return
+        with suppress(ProcessLookupError):
+            if sys.platform == "linux" and self._sentinel is not None:
+                signal.pidfd_send_signal(self._sentinel.fd, signal.SIGKILL)
+            elif sys.platform != "win32":
+                # A zombie keeps its number until the loader has been asked for its end.
                 os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         del self._loader.forks[self._serial]
-        os.close(self.sentinel)
+        os.close(self._gone)
+        if self._sentinel is not None:
+            self._sentinel.close()
 
 
 class Forked(Child):
@@ -220,6 +243,13 @@ class Forked(Child):
     def known_pid(self) -> int:
         return int(self._process.known_pid)
 
+    def _watch(self) -> Sentinel | None:
+        return None  # the fork has its own
+
+    @property
+    def sentinel(self) -> int:
+        return int(self._process.sentinel)
+
     def receive(self) -> Iterator[Message]:
         for message in super().receive():
             if message.verb == "ready":
@@ -228,9 +258,7 @@ class Forked(Child):
 
     def drain(self, heir: Child | None = None) -> None:
         super().drain(heir)
-        # Without an heir nobody else would serve what may be waiting at the listeners.
-        if heir is not None:
-            self._process.cancel()
+        self._process.cancel()
 
     def quit(self) -> None:
         super().quit()

@@ -21,19 +21,24 @@ import os
 import signal
 import socket
 import sys
+import threading
+import warnings
 from _thread import allocate_lock, get_ident, interrupt_main
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 from weakref import WeakSet
 
-from . import machine, output
+from . import machine, output, pipes
 from .errors import LoadError
+from .logger import logger
 from .output import Outlet
+from .pipes import as_socket
 from .scoreboard import Row, black_box, clock
+from .sentinel import Sentinel, close_for_programs, watch_child
 from .usage import Usage, usage
 
 if TYPE_CHECKING and sys.platform == "win32":
@@ -91,13 +96,17 @@ class Child:
         self._oom_kills: int | None = None  # that the kernel had counted when it started
         self._killed = False  # by us
         self._pid: int = 0
+        self._sentinel: Sentinel | None = None
         self.pipe, self._far = context.Pipe()
+        self._inbox = pipes.Inbox(self.pipe)
         self.speaks = True  # until its end of the pipe is closed
         self.cedes: Callable[[], bool] = lambda: False
         args = (Parent(self._far, clock(), outlet), *args)
         if not self._spawned:
             _relatives.add(self)
             target, args = _forked, (target, *args)
+        elif make is None:
+            target, args = _in_order, (target, *args)
         # Not daemonic: a worker may want children of its own.
         self._process = (make or context.Process)(target=target, args=args, name="zibai worker")
 
@@ -108,6 +117,7 @@ class Child:
             with _signals_held_back(self._spawned):
                 self._process.start()
             self._pid = self._process.pid or 0
+            self._sentinel = self._watch()
         except BaseException:
             self.pipe.close()
             raise
@@ -138,10 +148,13 @@ class Child:
         """The same for any thread, perhaps a moment late."""
         return self._pid
 
+    def _watch(self) -> Sentinel | None:
+        return watch_child(self._pid)
+
     @property
     def sentinel(self) -> int:
         """What :func:`multiprocessing.connection.wait` finds ready when the process is gone."""
-        return int(self._process.sentinel)
+        return int(self._process.sentinel) if self._sentinel is None else self._sentinel.fd
 
     def beat(self) -> float | None:
         """When it last said that its loop turns; None when that is not known."""
@@ -165,7 +178,7 @@ class Child:
         code = self._process.exitcode
         story = black_box(self.row.read()) if self.row is not None else ""
         if code is None:
-            # Who could tell is gone; the end of one that was asked to end is taken for an orderly one.
+            # The process that could tell is gone, or this process ignores SIGCHLD. Taken for an orderly end.
             return Ending("ended, and nobody knows how", True, story)
         if code >= 0:
             return Ending(f"ended with exit code {code}", not code, story)
@@ -182,8 +195,8 @@ class Child:
     def receive(self) -> Iterator[Message]:
         """What the worker has said; ends at once when it has said nothing."""
         try:
-            while self.pipe.poll():
-                yield Message(*self.pipe.recv())
+            for message in self._inbox.receive():
+                yield Message(*message)
         except (EOFError, OSError):
             self.speaks = False  # it is about to go; its sentinel says when
 
@@ -198,16 +211,16 @@ class Child:
         could be blocked by a worker that does not read.
         """
         if heir is None or sys.platform == "win32":
-            self._send("cede" if self.cedes() else "drain")
+            self._must_hear("cede" if self.cedes() else "drain")
             return
         giving, taking = socket.socketpair()
         with giving, taking:
             heir._send("adopt", taking)
-            self._send("drain", giving)
+            self._must_hear("drain", giving)
 
     def quit(self) -> None:
         """End now."""
-        self._send("quit")
+        self._must_hear("quit")
 
     def reopen(self) -> None:
         """Reopen the log files."""
@@ -218,21 +231,47 @@ class Child:
         self._killed = True
         self._process.kill()
 
-    def _send(self, verb: str, channel: socket.socket | None = None) -> None:
-        with suppress(OSError):  # it is gone already, or will be before it could make use of it
-            self.pipe.send(Message(verb, "with a channel" if channel else ""))
-            if channel is not None and sys.platform != "win32":
-                with closing(as_socket(self.pipe)) as sock:
-                    socket.send_fds(sock, [b"\0"], [channel.fileno()])
+    def _must_hear(self, verb: str, channel: socket.socket | None = None) -> None:
+        if not self._send(verb, channel):
+            logger.error("worker %d reads nothing of what the parent tells it, and is killed", self.pid)
+            self.kill()
+
+    def _send(self, verb: str, channel: socket.socket | None = None) -> bool:
+        """Tell the worker, without waiting for it. Returns False if its pipe is full, since it reads nothing."""
+        fds = [] if channel is None else [channel.fileno()]
+        try:
+            pipes.send(self.pipe, Message(verb, "with a channel" if channel else ""), fds)
+        except pipes.HalfSent:
+            self.kill()  # it would wait for the descriptor for ever, and hear nothing more
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # it is gone already, or will be before it could make use of it
+        return True
 
     def close(self) -> None:
         """Forget a worker whose process has ended."""
         self.pipe.close()
-        self._process.close()
+        if self._sentinel is not None:
+            self._sentinel.close()
+        with suppress(ValueError):  # multiprocessing does not know that it has ended, where SIGCHLD is ignored
+            self._process.close()
 
 
 # While a worker has a copy of the parent's end of a sibling's pipe, the sibling does not learn that the parent is gone.
 _relatives: WeakSet[Child] = WeakSet()
+
+
+def _in_order(target: Callable[..., None], parent: "Parent", *args: Any) -> None:
+    """Run ``target`` in a worker process, and wait for the application's threads before its child processes.
+
+    ``multiprocessing`` itself waits for child processes first. Those of a ``ProcessPoolExecutor`` only end when a
+    thread of the pool tells them to, and that thread only does so when the threads are shut down.
+    """
+    try:
+        target(parent, *args)
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]
 
 
 def _forked(target: Callable[..., None], parent: "Parent", *args: Any) -> None:
@@ -242,7 +281,29 @@ def _forked(target: Callable[..., None], parent: "Parent", *args: Any) -> None:
     for child in _relatives:
         child.pipe.close()
     output.let_go()
-    target(parent, *args)
+    _in_order(target, parent, *args)
+
+
+STEP: Final = 2.0
+"""Seconds to wait at most before looking at the clock, with a deadline to keep."""
+
+LATE: Final = 1.0
+"""Seconds that a process may run late on a busy machine before it counts as stopped for that time."""
+
+
+def wait_in_step(wait: Callable[..., list[Any]], sources: list[Any], timeout: float | None) -> tuple[list[Any], float]:
+    """One step of a wait for ``timeout`` seconds: what is ready, and for how long this process was stopped meanwhile.
+
+    A container may be paused, a laptop closed, a process stopped. Then the clock goes on, and nobody is to blame.
+    Nothing tells when a pause began, so all of the step is taken for it.
+    """
+    if timeout is None:
+        return wait(sources, None), 0.0
+    step = min(timeout, STEP)
+    before = clock()
+    ready = wait(sources, step)
+    taken = clock() - before
+    return ready, taken if taken > step + LATE else 0.0
 
 
 def reap_strangers(workers: set[int]) -> None:
@@ -281,7 +342,7 @@ class Parent:
         self._lock = allocate_lock()  # one message after the other
 
     def __reduce__(self) -> Any:
-        return Parent, (self.pipe, self.since, self.outlet)
+        return _arrive, (self.pipe, self.since, self.outlet)
 
     def born(self) -> None:
         """Say that this worker, a fork, runs."""
@@ -327,12 +388,24 @@ class Parent:
             return "gone", None
 
 
-def as_socket(pipe: Any) -> Any:
-    """A pipe of ``multiprocessing`` is a socket on POSIX, and sockets carry descriptors; the two share the stream."""
-    sock = Socket(fileno=os.dup(pipe.fileno()))
-    # Where an application has set a default timeout the pipe would not block any more; that is shared, too.
-    sock.setblocking(True)
-    return sock
+def _arrive(
+    pipe: "Connection[Message, Message] | PipeConnection[Message, Message]", since: float, outlet: Outlet | None
+) -> Parent:
+    """Called first of all in a spawned worker or loader, before anything of the application is imported."""
+    close_for_programs()
+    hear_of_children()
+    return Parent(pipe, since, outlet)
+
+
+def hear_of_children() -> None:
+    """Have the system tell how child processes end, also where the starter of this process ignored SIGCHLD.
+
+    A process keeps an ignored signal through exec. The system then reaps children itself, and nobody learns their exit
+    codes. Only the main thread can change that.
+    """
+    if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        with suppress(ValueError):  # another thread
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager
@@ -342,11 +415,25 @@ def _signals_held_back(spawning: bool = True) -> Iterator[None]:
     It inherits the mask, so a Ctrl-C at the terminal, which goes to the whole group, does not meet a worker whose
     handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through.
     """
-    if spawning and sys.platform != "win32":
-        # The first spawn starts a helper of multiprocessing, which lets the signals through again; so it comes before.
-        resource_tracker.ensure_running()
     with signals_held_back():
+        if spawning:
+            start_helper()
         yield
+
+
+def start_helper() -> None:
+    """Start the resource tracker of ``multiprocessing``, if it does not run, before the first spawn does.
+
+    It inherits the mask, so that no signal to the whole group ends it: it ignores only two of them itself. If something
+    else has ended it, ``multiprocessing`` would warn of lost resources, and a warning may be an error; there are none.
+    """
+    if sys.platform == "win32":
+        return
+    with signals_held_back():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            resource_tracker.ensure_running()
+        hold_signals_back()  # starting it has let two signals through again
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Watches files, by watchfiles, in a thread; one callback when something that matters has changed.
 
-What matters is said by patterns, ``"*.py;.env"``, against the name of a file or its path below the current directory.
-Folders that no source lives in, and which change all the time, are never looked at.
+What matters is said by patterns, ``"*.py;.env"``, against the name of a file or its path below the directory that is
+watched. Folders that no source lives in, and which change all the time, are never looked at.
 """
 
 import os
@@ -30,6 +30,9 @@ IGNORED = frozenset(
 )  # fmt: skip
 """Names of folders, at any depth; docs/processes.md lists them."""
 
+LOOK = 1.0
+"""Seconds between two looks at what the directory's name means; nothing tells when a link is switched."""
+
 
 def matches(path: str, patterns: Iterable[str], root: str) -> bool:
     """Whether a change of ``path``, below ``root``, matters."""
@@ -42,10 +45,12 @@ def matches(path: str, patterns: Iterable[str], root: str) -> bool:
 class Reloader:
     """Calls ``changed``, from its thread, after files that match ``patterns`` (separated by ``;``) have changed.
 
+    They are below ``root``, the current directory by default.
+
     A context manager. Raises :class:`MissingExtra` when watchfiles is not installed.
     """
 
-    def __init__(self, patterns: str, changed: Callable[[], None]) -> None:
+    def __init__(self, patterns: str, changed: Callable[[], None], root: str = "") -> None:
         try:
             from watchfiles import watch
         except ImportError:
@@ -53,6 +58,7 @@ class Reloader:
         self._watch = watch
         self._patterns = [pattern.strip() for pattern in patterns.split(";") if pattern.strip()]
         self._changed = changed
+        self._root = root or os.getcwd()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zibai-reloader", daemon=True)
 
@@ -67,12 +73,25 @@ class Reloader:
         self._thread.join()
 
     def _run(self) -> None:
-        root = os.getcwd()
+        while not self._stop.is_set():
+            root = os.path.realpath(self._root)
+            try:
+                self._watch_until_it_moves(root)
+            except FileNotFoundError:
+                self._stop.wait(LOOK)  # it has been removed, and may come back
+
+    def _watch_until_it_moves(self, root: str) -> None:
+        """Until the directory is another one, since it is named by a symbolic link that was switched."""
         # An editor that saves a burst of files is done when nothing has changed for 50 ms (`step`).
-        for _ in self._watch(
+        for changes in self._watch(
             root,
             watch_filter=lambda change, path: matches(path, self._patterns, root),
             stop_event=self._stop,
-            rust_timeout=60_000,
+            rust_timeout=int(LOOK * 1000),
+            yield_on_timeout=True,
         ):
-            self._changed()
+            moved = os.path.realpath(self._root) != root
+            if changes or moved:
+                self._changed()
+            if moved:
+                return

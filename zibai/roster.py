@@ -38,6 +38,9 @@ PATIENCE: Final = 4.0
 LONGEST_PAUSE: Final = 30.0
 """Seconds between two tries to start a worker that dies before it is ready; they begin with one and double."""
 
+SETTLED: Final = 1.0
+"""Seconds that a worker has to be ready to be replaced at once when it dies; else it might be started in a storm."""
+
 BETWEEN_SAMPLES: Final = 2.0
 """Seconds between two looks at what the workers take. One look may meet a peak; two in a row are a habit."""
 
@@ -67,6 +70,9 @@ class Worker:
         self.state = STARTING
         self.deadline = deadline  # when it must be ready, or have beaten again, or be gone
         self.failed = False  # whether it has said that it cannot serve
+        self.was_ready = False  # whether it has served
+        self.told = ""  # "drain" or "quit", once it is to end
+        self.excused_until = -inf  # until then nothing was to be heard of it, since the parent was away as well
         self.is_over = False  # whether it took more than it may when it was last looked at
 
     @property
@@ -127,6 +133,10 @@ class Roster:
 
     def on_ready(self, worker: Worker) -> None:
         """It serves."""
+        worker.was_ready = True
+        if worker.state is DRAINING and worker.told == "drain":
+            # It was told to end while it started, and was ready first: now it may finish what it has begun.
+            worker.deadline = self._clock() + self._graceful_timeout + PATIENCE
         if worker.state is STARTING:
             worker.state = READY
             worker.ready_since = self._clock()
@@ -220,6 +230,17 @@ class Roster:
             return READY
         return "down" if self.was_up else STARTING
 
+    def on_pause(self, seconds: float) -> None:
+        """This process itself has not run for so long: the machine, or all of the server, may have been stopped.
+
+        Each worker gets that time in addition. A worker that has hung since is judged by the rest.
+        """
+        now = self._clock()
+        for worker in self.workers:
+            worker.deadline += seconds
+            last = max(worker.process.beat() or -inf, worker.excused_until)
+            worker.excused_until = min(now, last + seconds)
+
     # Wishes.
 
     def restart(self) -> None:
@@ -231,7 +252,7 @@ class Roster:
         if self.is_up:
             for worker in self.workers:
                 if worker.state is STARTING:
-                    self._stop(worker, "quit", PATIENCE)  # a replacement that is of yesterday already
+                    self._stop(worker, "quit")  # a replacement whose code is old already
 
     def change_wanted(self, by: int) -> None:
         """One worker more, or one fewer; never below one."""
@@ -258,9 +279,8 @@ class Roster:
                 worker.process.lame()
             return
         self._ending = how
-        limit = PATIENCE + (self._graceful_timeout if how == "drain" else 0)
         for worker in self.workers:
-            self._stop(worker, how, limit)
+            self._stop(worker, how)
 
     # Decisions.
 
@@ -291,6 +311,8 @@ class Roster:
         """Its deadline has passed."""
         if worker.state is READY:
             beat, limit = worker.process.beat(), self._worker_timeout
+            if beat is not None:
+                beat = max(beat, worker.excused_until)
             if beat is not None and now - beat >= limit and worker.process.burns():
                 limit *= 2  # it works, or the machine is slow; but a loop that turns in vain works, too
             if beat is None or now - beat < limit:
@@ -331,7 +353,7 @@ class Roster:
         ready = [worker for worker in self.workers if worker.state is READY]
         ready.sort(key=lambda worker: worker.generation == self.generation)
         for worker in ready[: max(0, len(ready) - self.wanted)]:
-            self._stop(worker, "drain", self._graceful_timeout + PATIENCE, heir=ready[-1])
+            self._stop(worker, "drain", ready[-1])
 
     def _fill(self, now: float) -> None:
         """Start what is missing at once, and a replacement for an old worker while no other one starts."""
@@ -339,17 +361,19 @@ class Roster:
             return
         active = [worker for worker in self.workers if worker.is_active]
         missing = self.wanted - len(active)
-        starting = any(worker.state is STARTING for worker in active)
+        # One that never served and has been told to end counts, or each of a hundred restarts would start a worker.
+        young = any(worker.state is DRAINING and not worker.was_ready for worker in self.workers)
+        starting = young or any(worker.state is STARTING for worker in active)
         if missing <= 0 and not starting and any(worker.generation != self.generation for worker in active):
             missing = 1
-        if self._eager:
+        if self._eager and not young:
             missing = self.wanted - sum(worker.generation == self.generation for worker in active)
         for _ in range(missing):
             try:
                 process = self._spawn()
             except OSError as error:
                 logger.error("no worker can be started: %s", error)
-                self._spawn_after = now + 1
+                self._hold_back()
                 return
             if self.is_lame:
                 process.lame()
@@ -358,12 +382,17 @@ class Roster:
             heir = self.workers[-1]
             for worker in active:
                 if worker.generation != self.generation:
-                    self._stop(worker, "drain", self._graceful_timeout + PATIENCE, heir)
+                    self._stop(worker, "drain", heir)
 
-    def _stop(self, worker: Worker, how: str, limit: float, heir: Worker | None = None) -> None:
-        """Tell a worker to end; ``heir`` is one that takes over its idle connections."""
+    def _stop(self, worker: Worker, how: str, heir: Worker | None = None) -> None:
+        """Tell a worker to end; ``heir`` is one that takes over its idle connections.
+
+        A worker that is starting has nothing to finish, so it ends at once in any case.
+        """
+        finishes = how == "drain" and worker.was_ready
+        worker.told = how
         worker.state = DRAINING
-        worker.deadline = self._clock() + limit
+        worker.deadline = self._clock() + PATIENCE + (self._graceful_timeout if finishes else 0.0)
         if how == "drain":
             worker.process.drain(heir and heir.process)
         else:

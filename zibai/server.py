@@ -13,7 +13,7 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, daemon, inherited, loader, logfile, mainloop, pidfile, privileges, standard, title, worker
+from . import control, daemon, home, inherited, loader, logfile, mainloop, pidfile, privileges, standard, title, worker
 from . import logconfig as logs
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
@@ -27,10 +27,10 @@ from .options import Options
 from .output import Collector
 from .preload import Preload
 from .probes import Probes
-from .process import Signals, signals_held_back
+from .process import Signals, hear_of_children, signals_held_back, start_helper
 from .pulse import Pulse
 from .reloader import Reloader
-from .roster import READY
+from .roster import READY, SETTLED
 from .scoreboard import Scoreboard, clock
 from .sockets import describe, give_unix_socket
 from .traces import format_exception
@@ -48,11 +48,14 @@ def main(options: Options, *, exits: bool = False) -> None:
     """
     launcher: daemon.Launcher | None = None
     standard.make_sure()
+    hear_of_children()
     try:
         options.validate()
         # Before anything moves, to another directory or into another process.
         surroundings = Surroundings.take(options)
         identity = surroundings.identity
+        if surroundings.directory:
+            home.keep(surroundings.directory)
         if options.chdir is not None:
             _change_directory(options.chdir)
         if options.pid_file is not None:
@@ -111,10 +114,7 @@ class Surroundings(NamedTuple):
         notifier = Notifier.from_environment(os.environ)
         if notifier is not None and before is not None:
             notifier.predecessor = lambda: before.pid if before.is_alive() else 0
-        try:
-            directory = os.getcwd()
-        except OSError:
-            directory = ""  # somebody has removed it
+        directory = home.current()
         given = inherited.from_environment(os.environ)
         identity = privileges.find(options.user, options.group)
         return cls(directory, os.getppid(), before, notifier, given, identity)
@@ -197,7 +197,9 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
             _become(identity, options, [*listeners.sockets, *listeners.health], board)
             _check_tls(options, listeners.sockets)  # once more: root may read what this user may not
         if options.daemon and options.log_file is not None:
-            daemon.print_to(options.log_file, spawning=processes > 0)
+            if processes:
+                start_helper()  # it would keep that very file open for as long as the server runs
+            daemon.print_to(options.log_file)
         ground = _Ground(options, surroundings, listeners, board, on_up)
         if signals is None:
             _serve_alone(ground, exits)
@@ -248,12 +250,13 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             processes,
             board,
             method="spawn" if app is None else "fork",
-            starting=nullcontext if app is None else partial(forking, prompt, collector),
+            starting=_starting(ground, prompt, collector),
             collector=collector,
             limits=limits,
             graceful_timeout=options.graceful_exit_timeout,
             boot_timeout=options.boot_timeout,
             worker_timeout=options.worker_timeout or inf,
+            settle=SETTLED,
             lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
             eager=options.watchfiles is not None,
             on_up=on_up,
@@ -264,11 +267,27 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             preload=preload,
         )
         if options.watchfiles is not None:
-            stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
+            stack.enter_context(Reloader(options.watchfiles, loop.restart_soon, _directory(ground)))
         if prompt is None:
             loop.run(signals)
         else:
             prompt.run(loop, signals, board)
+
+
+def _starting(
+    ground: _Ground, prompt: Prompt | None, collector: Collector | None
+) -> Callable[[], AbstractContextManager[None]]:
+    """What is around the start of each worker."""
+    if ground.surroundings.app is not None:
+        return partial(forking, prompt, collector)
+    directory = _directory(ground)
+    return partial(home.entered, directory) if directory else nullcontext
+
+
+def _directory(ground: _Ground) -> str:
+    """Where the application is, by name. Empty in the process of a prompt: there the directory is the user's."""
+    directory, chdir = ground.surroundings.directory, ground.options.chdir
+    return os.path.join(directory, chdir) if directory and chdir else directory
 
 
 def _serve_alone(ground: _Ground, exits: bool) -> None:

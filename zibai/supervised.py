@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from . import importer, terminal
 from .errors import LoadError
 from .logger import logger
-from .process import Parent, Signals, interrupting
+from .process import Parent, Signals, interrupting, wait_in_step
 from .scoreboard import Row, Scoreboard, clock
 from .traces import format_stack
 
@@ -178,12 +178,14 @@ class _Ear:
         sources: list[Any] = [self._signals.socket, self._parent.pipe]
         while not self._over:
             try:
-                ready = self._wait(sources, self._patience())
+                ready, stopped = wait_in_step(self._wait, sources, self._patience())
                 names = self._signals.read()
             except (OSError, ValueError):
                 return  # closed under us: it is over
             if self._over:
                 return
+            self._parent.since += stopped
+            self._quick_at += stopped
             verb = ""
             if self._parent.pipe in ready:
                 verb, channel = self._parent.receive()
@@ -198,7 +200,10 @@ class _Ear:
             elif verb == "quit" or clock() >= self._quick_at:
                 self._quick(tell=True)
             elif verb in {"drain", "cede", "gone"} or any(name in GRACEFUL for name in names):
-                self._graceful()
+                if self._worker.is_ready:
+                    self._graceful()
+                else:  # it does no work yet that it could finish
+                    self._quick(tell=True)
             elif self._patience() == 0:
                 self._give_up()
 

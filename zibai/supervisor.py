@@ -26,14 +26,12 @@ from .handle import Handle
 from .logger import logger
 from .mainloop import MainLoop
 from .output import Collector
-from .process import Method
+from .process import Method, hear_of_children
+from .roster import SETTLED
 from .scoreboard import Scoreboard
 from .supervised import Job
 from .usage import NO_LIMITS, Usage, usage
 from .version import __version__
-
-SETTLED = 1.0
-"""Seconds that a function has to run to be started again at once when it ends."""
 
 _numbers = count(1)
 
@@ -111,6 +109,7 @@ class Supervisor(Handle):
         """Keep the workers running in a thread; return when all are ready. Raises what ``run`` does."""
         if _method(self._job) == "fork":
             raise UsageError(f"{self._job.name} cannot be forked beside another thread; {_ADVICE}, or call run()")
+        hear_of_children()
         self._begin("spawn", detached=True)
         self._thread = threading.Thread(target=self._run_in_thread, name="zibai-supervisor", daemon=True)
         atexit.register(self.stop)  # a program that ends would wait for its workers for ever

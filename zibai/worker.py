@@ -4,7 +4,8 @@ It is the same whether the worker is a child of the parent process or, without `
 there is.
 
 Two ways to end arrive, as signals or through the pipe: graceful sets the event that ``serve`` waits for, quick raises
-KeyboardInterrupt where ``serve`` waits. A thread of its own (:class:`Control`) listens for both, since neither a
+KeyboardInterrupt where ``serve`` waits. While the application is imported nothing is in flight, so both ways are quick.
+A thread of its own (:class:`Control`) listens for both, since neither a
 handler of a signal may touch an event (the main thread may be inside its lock) nor the hub of gevent wait for a pipe
 on Windows. When it has passed on a quick exit and the process is still there after ``LAST_WORD``, because the
 application holds the GIL or the hub, it ends the process itself.
@@ -20,7 +21,7 @@ import sys
 import threading
 from _thread import allocate_lock, get_ident
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from math import inf
@@ -34,10 +35,11 @@ from . import importer, logfile, terminal, title
 from . import logconfig as logs
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
+from .forks import keep_from_forks
 from .logger import logger
 from .loop import Loop
 from .options import Options
-from .process import Parent, Signals, interrupting
+from .process import Parent, Signals, interrupting, wait_in_step
 from .scoreboard import Scoreboard, clock
 from .sockets import raise_descriptor_limit
 from .traces import format_stack
@@ -123,6 +125,7 @@ def run(
             title.show("single" if parent is None else "worker", options.app, *state)
 
     show_title("starting")
+    keep_from_forks(*sockets)
     hub = prepare(options) if preloaded is None else preloaded.hub
     end = threading.Event()
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))
@@ -254,6 +257,7 @@ class Control:
         self._is_lame = False
         self._lame_until = inf  # when the graceful exit begins, if that is for us to say
         self._is_booting = parent is not None
+        self._serves = False  # whether clients have been let in
         # Of the system: gevent has numbers of its own.
         self._main = get_ident()
         self._greenlet = None if hub is None else hub.current()
@@ -284,6 +288,7 @@ class Control:
 
     def prepare(self, loop: Loop) -> None:
         """The loop takes its first client soon. The main thread's."""
+        self._serves = True
         if self._is_lame:
             loop.service.draining = True
 
@@ -338,12 +343,14 @@ class Control:
             sources.append(self._parent.pipe)
         while not self._over:
             try:
-                ready = self._wait(sources, self._patience())
+                ready, stopped = wait_in_step(self._wait, sources, self._patience())
                 names = self._signals.read()
             except (OSError, ValueError):
                 return  # closed under us: it is over
             if self._over:
                 return
+            if stopped and self._parent is not None:
+                self._parent.since += stopped
             if not ready and self._is_booting and self._patience() == 0:
                 self._give_up()
             verb, channel = "", None
@@ -364,8 +371,9 @@ class Control:
             if verb == "lame":
                 self._make_lame(until=inf)
             # A signal may have come in the same moment as a verb.
-            if verb == "quit" or any(name in QUICK for name in names):
-                (self._quick if verb == "quit" else self._quick_by_signal)()
+            is_interrupted = any(name in QUICK for name in names)
+            if verb == "quit" or is_interrupted or self._ends_early(verb, names):
+                (self._quick_by_signal if is_interrupted and verb != "quit" else self._quick)()
                 self._insist()
             elif verb in {"drain", "cede", "gone"} or self._shall_drain(sum(name in GRACEFUL for name in names)):
                 self._heir = channel
@@ -374,9 +382,20 @@ class Control:
                     self._bequeath(self._loop)
                 self._graceful()
 
+    def _ends_early(self, verb: str, names: Sequence[str]) -> bool:
+        """Whether the end has been asked for before anything was served: then there is nothing to finish.
+
+        After its parent has said ``lame``, a worker leaves signals to the parent.
+        """
+        if self._serves:
+            return False
+        return verb in {"drain", "cede", "gone"} or (not self._is_lame and any(name in GRACEFUL for name in names))
+
     def _shall_drain(self, wishes: int) -> bool:
         """Whether the graceful exit begins now, with so many signals for it, or because the time before it is over."""
-        if self._loop is None or not self._lame_time:
+        if self._loop is None:
+            return wishes > 0 and not self._is_lame
+        if not self._lame_time:
             return wishes > 0
         if wishes and not self._is_lame:
             self._make_lame(until=clock() + self._lame_time)
@@ -414,14 +433,14 @@ class Control:
     def _insist(self) -> None:
         """A quick exit has begun. If it does not come to its end, end the process from here.
 
-        Nobody waits who asks a single process once more. In a worker signals say nothing: one is the echo of what
+        A single process that is asked once more ends at once. In a worker signals say nothing: one is the echo of what
         interrupts the main thread, and Ctrl-C reaches it from the terminal and through its parent.
         """
         until = clock() + LAST_WORD
         try:
             while not self._over and (rest := until - clock()) > 0:
                 self._wait([self._signals.socket], rest)
-                again = any(name in QUICK for name in self._signals.read())
+                again = any(name in QUICK or name in GRACEFUL for name in self._signals.read())
                 if again and self._parent is None:
                     break
         except (OSError, ValueError):

@@ -1,0 +1,62 @@
+"""The directory of a server, by the name by which the user knows it.
+
+Deploy tools put each release into a directory of its own, switch a symbolic link, ``current -> releases/2``, and
+restart the server. But the system resolves links: a process that was started in ``current`` is in ``releases/1`` for
+good, and so are its workers and its import path, also when ``releases/1`` has been removed. Shells keep the name, in
+``PWD``. So the parent changes to that name again each time before it starts a worker.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import process, spawn
+
+
+def current() -> str:
+    """The current directory, by its name in ``PWD`` if there is one; empty if the directory has been removed."""
+    try:
+        real = os.getcwd()
+    except OSError:
+        return ""
+    name = os.environ.get("PWD", "")
+    return name if os.path.isabs(name) and _is_same(name, real) else real
+
+
+def keep(name: str) -> None:
+    """Let the processes that are started from here on import from below ``name`` what this one would import from below
+    the directory that ``name`` means now. To be called there.
+    """
+    if not name or os.getcwd() == name:
+        return
+    real = os.getcwd()
+    while os.path.basename(real) == os.path.basename(name) and _is_same(os.path.dirname(real), os.path.dirname(name)):
+        real, name = os.path.dirname(real), os.path.dirname(name)
+
+    def renamed(path: str) -> str:
+        return name + path[len(real) :] if path == real or path.startswith(real + os.sep) else path
+
+    sys.path[:] = [renamed(path) for path in sys.path]
+    sys.executable = renamed(sys.executable)
+    spawn.set_executable(sys.executable)
+    main = sys.modules["__main__"]
+    if getattr(main, "__file__", None):
+        main.__file__ = renamed(str(main.__file__))
+    process.ORIGINAL_DIR = renamed(process.ORIGINAL_DIR)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def entered(name: str) -> Iterator[None]:
+    """Around the start of a worker: in the directory that ``name`` means now. OSError, with the name, without one."""
+    try:
+        os.chdir(name)
+    except OSError as error:
+        raise OSError(f"cannot change to the directory {name!r}: {error.strerror}") from error
+    yield
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False

@@ -1,0 +1,99 @@
+"""How a parent learns that another process has ended: from the process itself, and not from a pipe.
+
+A pipe closes when the last process that holds its other end is gone, and a program that an application leaves behind
+may hold it for hours. So on Linux the parent asks for a descriptor of the process (``pidfd_open(2)``), on macOS and the
+BSDs for an event of the kernel (``kqueue(2)``). An older Linux, or a container that forbids the first call, has
+neither; there a thread waits for each child. Windows needs nothing: there ``multiprocessing`` waits for the process.
+"""
+
+import os
+import select
+import sys
+from _thread import start_new_thread
+from collections.abc import Callable
+from contextlib import suppress
+
+
+class Sentinel:
+    """A descriptor, ``fd``, that becomes readable when the process ends, and stays so until ``close``."""
+
+    def __init__(self, fd: int, close: Callable[[], object]) -> None:
+        self.fd = fd
+        self._close: Callable[[], object] | None = close
+
+    def close(self) -> None:
+        """Give the descriptor back to the system. A second call does nothing."""
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+
+def watch_child(pid: int) -> Sentinel | None:
+    """The sentinel of a child of this process that nobody has waited for yet; None where the system has no means."""
+    if sys.platform == "win32":
+        return None
+    return watch(pid) or _in_thread(pid)
+
+
+def watch(pid: int) -> Sentinel | None:
+    """The sentinel of any process; None where the system has no means.
+
+    The caller makes sure that the number still belongs to that process.
+    """
+    if sys.platform == "linux":
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return None
+        return Sentinel(fd, lambda: os.close(fd))
+    if sys.platform == "win32":
+        return None
+    return _of_kqueue(pid)
+
+
+def _of_kqueue(pid: int) -> Sentinel | None:
+    if sys.platform == "win32" or sys.platform == "linux":
+        return None
+    queue = select.kqueue()
+    try:
+        end = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
+        queue.control([end], 0)
+    except OSError:
+        queue.close()
+        return None
+    return Sentinel(queue.fileno(), queue.close)
+
+
+def _in_thread(pid: int) -> Sentinel | None:
+    if sys.platform != "linux":
+        return None
+    reading, writing = os.pipe()
+
+    def wait() -> None:
+        with suppress(ChildProcessError):  # somebody has waited for it already
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        # A byte, and not only the end: processes that were forked since have a copy of this descriptor.
+        with suppress(OSError):
+            os.write(writing, b"\0")
+        os.close(writing)
+
+    start_new_thread(wait, ())
+    return Sentinel(reading, lambda: os.close(reading))
+
+
+def close_for_programs() -> None:
+    """Let no program that is started in this process inherit a descriptor, but for the three standard ones.
+
+    ``multiprocessing`` makes what it passes to a process inheritable, and so it would go on to each program that is
+    started by ``os.system`` or by C code.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        fds = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        fds = list(range(1024))
+    for fd in fds:
+        if fd > 2:
+            with suppress(OSError):  # the listing itself had one, which is closed
+                os.set_inheritable(fd, False)
