@@ -29,9 +29,10 @@ from os import close as close_fd  # gevent's leaves it to a hub that does not tu
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, cast
 
-from . import logfile, title, worker
+from . import lastword, logfile, title, worker
 from . import logger as logs
 from .errors import LoadError, ZibaiError
+from .lastword import LAST_WORD
 from .logger import logger
 from .options import Options
 from .output import Outlet
@@ -200,6 +201,8 @@ class Nursery:
                 case "status":
                     self._orders.say(Fact("ended", task.order.serial, self._reap(task.order.serial)))
                 case "deafen":
+                    # The end of the server has begun, and whatever hangs here must not make it longer.
+                    lastword.arm(self._options.graceful_exit_timeout + LAST_WORD)
                     self._deafen()
                 case "reopen":
                     logfile.reopen()
@@ -282,7 +285,7 @@ def _begin_process() -> None:
 
 
 def _finish(work: Callable[[], None]) -> NoReturn:
-    """Do it, and end the process."""
+    """Do it, and end the process, also when threads or exit handlers of the application hang."""
     code = 1
     try:
         try:
@@ -291,9 +294,19 @@ def _finish(work: Callable[[], None]) -> NoReturn:
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
         except BaseException:
+            lastword.exit_code = 1
+            _arm()  # the log may be a pipe that nobody reads
             sys.excepthook(*sys.exc_info())
+        lastword.exit_code = code
+        _arm()
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
         atexit._run_exitfuncs()
         util._flush_std_streams()  # type: ignore[attr-defined]
     finally:
         os._exit(code)
+
+
+def _arm() -> None:
+    """A worker that was asked to end has its last moment already."""
+    if not lastword.is_armed():
+        lastword.arm(LAST_WORD)

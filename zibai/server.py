@@ -15,7 +15,7 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, daemon, inherited, loader, logfile, mainloop, pidfile, privileges, title, worker
+from . import control, daemon, inherited, lastword, loader, logfile, mainloop, pidfile, privileges, title, worker
 from . import logger as logs
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
@@ -32,7 +32,7 @@ from .probes import Probes
 from .process import Signals, signals_held_back
 from .pulse import Pulse
 from .reloader import Reloader
-from .roster import READY
+from .roster import PATIENCE, READY
 from .scoreboard import Scoreboard, clock
 from .sockets import describe, give_unix_socket
 from .upgrade import Predecessor, Upgrade
@@ -68,6 +68,7 @@ def main(options: Options, *, exits: bool = False) -> None:
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
+        lastword.exit_code = error.exit_code
         text = f"zibai: error: {error}\n"
         if isinstance(error, LoadError) and error.trace:
             text = error.trace.rstrip("\n") + "\n" + text
@@ -76,6 +77,7 @@ def main(options: Options, *, exits: bool = False) -> None:
             launcher.has_failed(text, error.exit_code)
         raise SystemExit(error.exit_code) from None
     except Exception:
+        lastword.exit_code = 1
         if launcher is not None:
             launcher.has_failed(traceback.format_exc(), 1)
         raise
@@ -178,8 +180,11 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
     with Listeners(options, surroundings.given, before and before.listeners) as listeners, ExitStack() as stack:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
         signals = stack.enter_context(mainloop.signals(exits=exits, prompt=prompt is not None)) if processes else None
+        limit = options.graceful_exit_timeout + lastword.LAST_WORD
         if signals is None:
-            stack.enter_context(signals_held_back())
+            stack.enter_context(signals_held_back(lastword.Lookout(limit) if exits else None))
+        elif exits:
+            signals.heard = lambda name: lastword.arm(limit) if name in lastword.ENDS else None
         logger.info("zibai %s, process %d", __version__, os.getpid())
         owner = None if identity is None else identity.owner
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
@@ -197,7 +202,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         if signals is None:
             _serve_alone(ground, exits)
         else:
-            _serve_as_parent(ground, processes, limits, signals, prompt)
+            _serve_as_parent(ground, processes, limits, signals, prompt, exits)
 
 
 def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
@@ -210,7 +215,9 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
         logger.info("health checks on %s", describe(sock))
 
 
-def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None) -> None:
+def _serve_as_parent(
+    ground: _Ground, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None, exits: bool
+) -> None:
     """With workers, and with all that watches them."""
     options, surroundings, listeners, board, on_up = ground
     app = surroundings.app
@@ -258,12 +265,33 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             pulse=pulse,
             preload=preload,
         )
+        if exits and not surroundings.guest:
+            signals.heard = _overseer(options, loop, preload).heard
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon))
         if prompt is None:
             loop.run(signals)
         else:
             prompt.run(loop, signals, board)
+
+
+BEYOND = 0.25
+"""Seconds beyond the time limit of its workers that the parent has to end."""
+
+
+def _overseer(options: Options, loop: mainloop.MainLoop, preload: Preload | None) -> lastword.Overseer:
+    """What ends this parent and its workers when the main loop does not."""
+
+    def children() -> list[int]:
+        loaders = [] if preload is None else preload.pids
+        return [*(pid for pid, _ in loop.workers), *loaders]
+
+    def limit(name: str) -> float:
+        if name == "SIGINT":
+            return PATIENCE + BEYOND
+        return options.graceful_exit_timeout + PATIENCE + BEYOND + (0.0 if loop.is_ending else options.drain)
+
+    return lastword.Overseer(children, lambda: loop.is_ending, limit)
 
 
 def _serve_alone(ground: _Ground, exits: bool) -> None:

@@ -6,8 +6,9 @@ there is.
 Two ways to end arrive, as signals or through the pipe: graceful sets the event that ``serve`` waits for, quick raises
 KeyboardInterrupt where ``serve`` waits. A thread of its own (:class:`Control`) listens for both, since neither a
 handler of a signal may touch an event (the main thread may be inside its lock) nor the hub of gevent wait for a pipe
-on Windows. When it has passed on a quick exit and the process is still there after ``LAST_WORD``, because the
-application holds the GIL or the hub, it ends the process itself.
+on Windows. It also sets the last moment (:mod:`zibai.lastword`): nothing that hangs, before or after the end of the
+server, keeps the process for more than ``LAST_WORD`` seconds beyond the time limit. So this thread writes no log line,
+since nobody may read the log.
 
 With ``--drain`` a signal for a graceful exit first makes a lame duck of the process: it serves on, and says close in
 each answer. :class:`Control` counts the time. But what a parent says goes over that: from its ``lame`` to its ``drain``
@@ -30,10 +31,11 @@ from socket import socket
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from . import importer, logfile, terminal, title
+from . import importer, lastword, logfile, terminal, title
 from . import logger as logs
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
+from .lastword import LAST_WORD
 from .logger import format_stack, logger
 from .loop import Loop
 from .options import Options
@@ -48,9 +50,6 @@ UPGRADE = ("SIGUSR2",)
 # They are the parent's; a terminal or an operator may send them to the whole group.
 IGNORED = ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR2")
 REOPEN = "SIGUSR1"
-
-LAST_WORD = 3.0
-"""Seconds that a quick exit may take before the process is ended from within."""
 
 
 class Site(NamedTuple):
@@ -88,14 +87,15 @@ def run_child(
                 logs.configure_as(options)
         row = board.row(number) if board is not None and number is not None else None
         run(options, sockets, parent, Ties(row=row), exits=True, app=app, preloaded=preloaded)
-    except LoadError as error:
-        parent.failed(error)
-        sys.exit(error.exit_code)
     except ZibaiError as error:
-        parent.failed(LoadError(str(error)))
+        lastword.exit_code = error.exit_code
+        parent.failed(error if isinstance(error, LoadError) else LoadError(str(error)))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         pass  # asked to end before it served
+    except Exception:
+        lastword.exit_code = 1
+        raise
     finally:
         logging.shutdown()
 
@@ -127,9 +127,22 @@ def run(
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))
     ties = ties or Ties()
     tell = ties.on_start
-    control = Control(parent, end, hub, options.boot_timeout, options.drain, may_end=not guest)
-    with Signals(names, interrupting=hub is None, exits=exits) as signals, control.listening(signals):
+    ends = exits and not guest
+    control = Control(
+        parent,
+        end,
+        hub,
+        options.boot_timeout,
+        options.drain,
+        may_end=not guest,
+        graceful_timeout=options.graceful_exit_timeout,
+        arm=lastword.arm if ends else _do_nothing,
+    )
+    # A worker hears the same wish from the terminal and from its parent, so a second signal says nothing there.
+    late = lastword.hurry if ends and parent is None else None
+    with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
         site = _begin(options, load(options, app) if preloaded is None else preloaded.site)
+        signals.reassert()
 
         def started(loop: Loop) -> None:
             control.attach(loop)
@@ -234,7 +247,7 @@ class Control:
     Channels to adopt connections from may come before there is a loop; they lie in ``_channels`` then, and whoever
     comes second, the thread with a channel or the main thread with the loop, passes them on. So it is with
     ``_is_lame``. ``_over`` is set by the main thread alone, when there is nothing left to be ended. The process of
-    somebody's prompt ``may_end`` never.
+    somebody's prompt ``may_end`` never. ``arm`` sets the last moment of the process, in seconds.
     """
 
     def __init__(
@@ -245,8 +258,12 @@ class Control:
         boot_timeout: float,
         lame_time: float = 0.0,
         may_end: bool = True,
+        graceful_timeout: float = 0.0,
+        arm: Callable[[float], object] = lambda seconds: None,
     ) -> None:
         self._parent = parent
+        self._graceful_timeout = graceful_timeout
+        self._arm = arm
         self._boot_timeout = boot_timeout
         self._may_end = may_end
         self._lame_time = lame_time
@@ -265,8 +282,9 @@ class Control:
         self._start: Callable[[Callable[[], None]], threading.Thread | None]
         if hub is None:
             self._graceful, self._quick = end.set, _interrupting(end)
-            self._refuse_upgrade: Callable[[], object] = _refuse_upgrade
-            self._reopen: Callable[[], object] = logfile.reopen
+            # Both take the locks of handlers, and a handler may wait for ever in a write to a full pipe.
+            self._refuse_upgrade: Callable[[], object] = _aside(_refuse_upgrade)
+            self._reopen: Callable[[], object] = _aside(logfile.reopen)
             self._start = _in_thread
             self._wait: Callable[..., list[Any]] = wait
         else:
@@ -314,7 +332,12 @@ class Control:
         thread = self._start(self._run)
         try:
             yield
+        except BaseException:
+            self._arm(LAST_WORD)
+            raise
         finally:
+            # Does nothing after a signal, which has set an earlier moment.
+            self._arm(self._graceful_timeout + LAST_WORD)
             self._over = True
             signals.wake()
             if thread is not None:
@@ -364,9 +387,11 @@ class Control:
                 self._make_lame(until=inf)
             # A signal may have come in the same moment as a verb.
             if verb == "quit" or any(name in QUICK for name in names):
+                self._arm(LAST_WORD)
                 (self._quick if verb == "quit" else self._quick_by_signal)()
                 self._insist()
             elif verb in {"drain", "cede", "gone"} or self._shall_drain(sum(name in GRACEFUL for name in names)):
+                self._arm(self._graceful_timeout + LAST_WORD)
                 self._heir = channel
                 self._cedes = verb == "cede"
                 if self._loop is not None:
@@ -448,7 +473,12 @@ def _interrupting(end: threading.Event) -> Callable[[], None]:
     return interrupt
 
 
-def _do_nothing() -> None:
+def _aside(function: Callable[[], None]) -> Callable[[], None]:
+    """What calls ``function`` in a thread of its own, so that its caller never waits."""
+    return lambda: lastword.start_thread(function)
+
+
+def _do_nothing(*_: object) -> None:
     pass
 
 
