@@ -1,6 +1,5 @@
 """The terminal, when a person sits at it: what it is set to, and to whom its Ctrl-C goes."""
 
-import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ def leave() -> None:
     On POSIX it goes to the group of processes in the foreground.
     """
     if sys.platform == "win32":
+        import ctypes
+
         ctypes.windll.kernel32.SetConsoleCtrlHandler(None, True)
     else:
         os.setpgid(0, 0)
