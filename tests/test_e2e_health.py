@@ -73,6 +73,8 @@ DEATHS = {
 @pytest.mark.daily("threads", "loop")
 @pytest.mark.parametrize("path", DEATHS)
 def test_a_worker_dies_and_its_sibling_never_stops(duo: tuple[Server, Workers], path: str) -> None:
+    if path == "/loop" and not getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("it holds nothing that others need")
     server, workers = duo
     (victim, doomed), (sibling, client) = workers.of.items()
     doomed.send(f"GET {path}?secret=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
@@ -183,7 +185,7 @@ def test_a_blocked_hub_is_told_of_with_the_guilty_stack(backend: tuple[str, ...]
         assert get(server.port, "/burn?0.5").status == 200
         assert get(server.port, "/burn?0.5").status == 200
         server.wait_for_log("an application has blocked gevent's hub for 0.1 s")
-        server.wait_for_log("while time.monotonic() < end:")
+        server.wait_for_log("  # burns")
         assert server.stop() == 0
         assert sum("has blocked" in line for line in server.log) == 1, "one in ten seconds is enough"
 
