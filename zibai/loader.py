@@ -75,6 +75,7 @@ def _load(orders: "Orders", options: Options, signals: Signals, hub: ModuleType 
     control = worker.Control(orders, threading.Event(), hub, options.boot_timeout)
     try:
         with control.listening(signals):
+            directory = worker.directory()
             site = worker.load(options)
     finally:
         control.join()
@@ -87,7 +88,7 @@ def _load(orders: "Orders", options: Options, signals: Signals, hub: ModuleType 
             "start them in the before_serve hook",
             ", ".join(threads),
         )
-    return worker.Preloaded(site, hub)
+    return worker.Preloaded(site, hub, directory)
 
 
 class Task(NamedTuple):

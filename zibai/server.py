@@ -108,10 +108,7 @@ class Surroundings(NamedTuple):
         notifier = Notifier.from_environment(os.environ)
         if notifier is not None and before is not None:
             notifier.predecessor = lambda: before.pid if before.is_alive() else 0
-        try:
-            directory = os.getcwd()
-        except OSError:
-            directory = ""  # somebody has removed it
+        directory = worker.directory()
         given = inherited.from_environment(os.environ)
         identity = privileges.find(options.user, options.group)
         return cls(directory, os.getppid(), before, notifier, given, identity)
@@ -192,10 +189,14 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         _announce(options, listeners, names)
         if options.pid_file is not None:
             stack.enter_context(pidfile.held(options.pid_file, surroundings.parent, owner))
-        board = stack.enter_context(_scoreboard(options, processes, names, before.pid if before else 0))
+        scoreboard = _scoreboard(options, processes, names, before.pid if before else 0)
+        # Root may have to make the file of --control. The other one is in a directory of the user that serves.
+        board = stack.enter_context(scoreboard) if options.control else None
         if identity is not None:
             _become(identity, options, [*listeners.sockets, *listeners.health], board)
             _check_tls(options, listeners.sockets)  # once more: root may read what this user may not
+        if not options.control:
+            board = stack.enter_context(scoreboard)
         if options.daemon and options.log_file is not None:
             daemon.print_to(options.log_file, spawning=processes > 0)
         ground = _Ground(options, surroundings, listeners, board, on_up)
@@ -344,9 +345,6 @@ def _names(options: Options, sockets: list[socket]) -> list[str]:
 def _scoreboard(
     options: Options, processes: int, names: list[str], predecessor: int
 ) -> AbstractContextManager[Scoreboard | None]:
-    path = options.control or control.default_path(os.getpid())
-    if not options.control:
-        control.tidy()
     facts = {
         "version": __version__,
         "app": options.app,
@@ -355,7 +353,7 @@ def _scoreboard(
     }
     # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.
     rows = 2 * processes + 30 if processes else 1
-    return control.held(path, rows, options.max_workers + 1, facts, predecessor, wanted=bool(options.control))
+    return control.held(options.control, os.getpid(), rows, options.max_workers + 1, facts, predecessor)
 
 
 def _become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:

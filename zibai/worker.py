@@ -60,10 +60,14 @@ class Site(NamedTuple):
 
 
 class Preloaded(NamedTuple):
-    """What a worker finds done that was forked: the application, and gevent's patching, if there is any."""
+    """What a worker finds done that was forked: the application, and gevent's patching, if there is any.
+
+    ``directory`` was the current one before the application was loaded.
+    """
 
     site: Site
     hub: ModuleType | None
+    directory: str = ""
 
 
 def run_child(
@@ -126,6 +130,7 @@ def run(
     end = threading.Event()
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))
     ties = ties or Ties()
+    ties.directory = directory() if preloaded is None else preloaded.directory
     tell = ties.on_start
     ends = exits and not guest
     control = Control(
@@ -173,6 +178,14 @@ def prepare(options: Options) -> ModuleType | None:
     """What comes before the application, once in a process; returns the backend for greenlets, if it is to be used."""
     raise_descriptor_limit()
     return None if options.no_gevent else _patch()
+
+
+def directory() -> str:
+    """The current one; empty when somebody has removed it."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def load(options: Options, app: Application | None = None) -> Site:
