@@ -29,7 +29,7 @@ from os import close as close_fd  # gevent's leaves it to a hub that does not tu
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, cast
 
-from . import lastword, logfile, title, worker
+from . import lastword, logfile, terminal, title, worker
 from . import logger as logs
 from .errors import LoadError, ZibaiError
 from .lastword import LAST_WORD
@@ -41,8 +41,16 @@ from .process import Parent, Signals, as_socket
 from .scoreboard import Scoreboard
 
 
-def run_loader(parent: Parent, options: Options, sockets: list[socket.socket], board: Scoreboard | None) -> None:
+def run_loader(
+    parent: Parent,
+    options: Options,
+    sockets: list[socket.socket],
+    board: Scoreboard | None,
+    stdin: terminal.Stdin | None = None,
+) -> None:
     """The main function of a loader process; ends it."""
+    if stdin is not None:
+        stdin.restore()
     if parent.outlet is not None:
         parent.outlet.redirect()
     orders = Orders(parent)

@@ -15,7 +15,20 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, daemon, inherited, lastword, loader, logfile, mainloop, pidfile, privileges, title, worker
+from . import (
+    control,
+    daemon,
+    inherited,
+    lastword,
+    loader,
+    logfile,
+    mainloop,
+    pidfile,
+    privileges,
+    terminal,
+    title,
+    worker,
+)
 from . import logger as logs
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
@@ -231,6 +244,8 @@ def _serve_as_parent(
         observers.append(Reporter(surroundings.notifier, board.rows() if board is not None else ()))
     pulse = Pulse()
     collector = Collector() if options.capture_output else None
+    is_debugged = processes == 1 or options.watchfiles is not None
+    stdin = terminal.Stdin.of_this_process() if is_debugged and not hindrance and not options.daemon else None
     preload: Preload | None = None
 
     def stop_listening() -> None:
@@ -243,10 +258,10 @@ def _serve_as_parent(
             probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
             observers.insert(0, stack.enter_context(probes))
         if options.preload and app is None:  # else the workers are forked from here in any case
-            preload = Preload(loader.run_loader, (options, listeners.sockets, board), collector)
+            preload = Preload(partial(loader.run_loader, stdin=stdin), (options, listeners.sockets, board), collector)
             stack.enter_context(preload)
         loop = mainloop.MainLoop(
-            partial(worker.run_child, app=app),
+            partial(worker.run_child, app=app, stdin=None if preload else stdin),
             (options, listeners.sockets),
             processes,
             board,
@@ -256,7 +271,8 @@ def _serve_as_parent(
             limits=limits,
             graceful_timeout=options.graceful_exit_timeout,
             boot_timeout=options.boot_timeout,
-            worker_timeout=options.worker_timeout or inf,
+            # A prompt of a debugger blocks the hub of gevent for as long as a developer thinks.
+            worker_timeout=inf if options.watchfiles is not None else options.worker_timeout or inf,
             lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
             eager=options.watchfiles is not None,
             on_up=on_up,

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 
 def leave() -> None:
@@ -17,6 +18,39 @@ def leave() -> None:
         ctypes.windll.kernel32.SetConsoleCtrlHandler(None, True)
     else:
         os.setpgid(0, 0)
+
+
+class Stdin:
+    """The terminal of a parent, on its way to a worker: multiprocessing gives a worker /dev/null to read from.
+
+    A developer who calls ``breakpoint()`` in the application has to be read. Made in the parent; in the worker
+    ``restore`` puts it back.
+    """
+
+    def __init__(self, file: int = 0) -> None:
+        self._file = file
+
+    @classmethod
+    def of_this_process(cls) -> "Stdin | None":
+        """None where nobody sits at it, and on Windows."""
+        try:
+            is_terminal = sys.platform != "win32" and sys.stdin.isatty() and sys.stdin.fileno() == 0
+        except (AttributeError, OSError, ValueError):  # it is closed, or something else
+            return None
+        return cls() if is_terminal else None
+
+    def __reduce__(self) -> Any:
+        return _saved, ()
+
+    def restore(self) -> None:
+        os.dup2(self._file, 0)
+        os.close(self._file)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 -- it stays open
+
+
+def _saved() -> Stdin:
+    """In a spawned process, when its arguments are read: multiprocessing closes descriptor 0 after that."""
+    return Stdin(os.dup(0))
 
 
 @contextmanager

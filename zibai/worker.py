@@ -79,10 +79,13 @@ def run_child(
     *,
     app: Application | None = None,
     preloaded: Preloaded | None = None,
+    stdin: terminal.Stdin | None = None,
 ) -> None:
     """The main function of a worker process; ends it with the exit code."""
     if options.interactive:
         terminal.leave()
+    if stdin is not None:
+        stdin.restore()
     if parent.outlet is not None:
         parent.outlet.redirect()
     try:
