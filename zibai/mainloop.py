@@ -125,6 +125,11 @@ class MainLoop:
         return [(worker.process.pid, worker.state) for worker in list(self._roster.workers)]
 
     @property
+    def pids(self) -> list[int]:
+        """The process ids of all workers. Any thread: unlike ``workers`` it listens to no loader."""
+        return [child.known_pid for child in list(self._children)]
+
+    @property
     def is_ending(self) -> bool:
         """Whether the end has been asked for, and this loop has taken note of it. Any thread."""
         return self._roster.is_ending or self._roster.is_lame

@@ -300,8 +300,7 @@ def _overseer(options: Options, loop: mainloop.MainLoop, preload: Preload | None
     """What ends this parent and its workers when the main loop does not."""
 
     def children() -> list[int]:
-        loaders = [] if preload is None else preload.pids
-        return [*(pid for pid, _ in loop.workers), *loaders]
+        return [*loop.pids, *([] if preload is None else preload.pids)]
 
     def limit(name: str) -> float:
         if name == "SIGINT":
