@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ class Person:
         self._seen = 0
         self._news = threading.Condition()
         self._pids: set[int] = set()
+        self._interrupted = False
 
     def __enter__(self) -> Self:
         self.terminal, far = os.openpty()
@@ -73,6 +75,7 @@ class Person:
 
     def interrupt(self) -> None:
         """Ctrl-C at a prompt, until it is heard: Python misses one that comes just before it waits for a key."""
+        self._interrupted = True
         for _ in range(10):
             self.press(CTRL_C)
             try:
@@ -103,10 +106,15 @@ class Person:
         return found
 
     def leave(self) -> int:
-        """Ends the interpreter as people do; its exit code."""
+        """Ends the interpreter as people do; its exit code.
+
+        Since Python 3.14 one in which Ctrl-C was pressed ends by that signal, whatever it has done since.
+        """
         self.workers()
         self.type("exit()")
-        return self.process.wait(DEADLINE)
+        code = self.process.wait(DEADLINE)
+        by_ctrl_c = self._interrupted and sys.version_info >= (3, 14) and code == -signal.SIGINT
+        return 0 if by_ctrl_c else code
 
     def _read(self) -> None:
         while True:

@@ -272,7 +272,8 @@ def test_no_thread_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(20):
             exchange = stage.block()
             exchange.leave.set()
-            stage.turns.wait_for("back", exchange)
+            # "finished" where it has ended before a deputy has looked.
+            wait_for(lambda exchange=exchange: stage.turns.done(exchange))
         assert len(stage.threads) == 4  # one more than slots, and never another
 
 

@@ -18,7 +18,7 @@ from test_e2e_restart import deploy, ready, restart, site
 from zibai.control import describe
 from zibai.scoreboard import Scoreboard
 
-from support import DEADLINE, Client, Gate, Server, alive, environment, get, run, wait_for
+from support import DEADLINE, ROOT, Client, Gate, Server, alive, environment, get, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +73,8 @@ DEATHS = {
 @pytest.mark.daily("threads", "loop")
 @pytest.mark.parametrize("path", DEATHS)
 def test_a_worker_dies_and_its_sibling_never_stops(duo: tuple[Server, Workers], path: str) -> None:
+    if path == "/loop" and not getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("it holds nothing that others need")
     server, workers = duo
     (victim, doomed), (sibling, client) = workers.of.items()
     doomed.send(f"GET {path}?secret=1 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
@@ -183,7 +185,7 @@ def test_a_blocked_hub_is_told_of_with_the_guilty_stack(backend: tuple[str, ...]
         assert get(server.port, "/burn?0.5").status == 200
         assert get(server.port, "/burn?0.5").status == 200
         server.wait_for_log("an application has blocked gevent's hub for 0.1 s")
-        server.wait_for_log("while time.monotonic() < end:")
+        server.wait_for_log("  # burns")
         assert server.stop() == 0
         assert sum("has blocked" in line for line in server.log) == 1, "one in ten seconds is enough"
 
@@ -395,11 +397,51 @@ def test_the_file_of_a_server_that_is_gone_is_replaced_and_that_of_another_is_no
     assert board.read_text(encoding="ascii") == "my thesis"
 
 
-def test_a_server_that_can_have_no_file_says_so_only_to_who_asks(backend: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_server_that_can_have_no_file_says_so(backend: tuple[str, ...], tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere" / "board")
     with Server("mortal:app", "-p", "1", "--control", nowhere, *backend) as server:
         assert server.wait_for_log("no file for zibai ps").endswith(": --control: No such file or directory")
         assert get(server.port, "/pid").status == 200
+        assert "WARNING" in server.wait_for_log("no file for zibai ps")
+
+
+def test_without_a_file_a_worker_that_stands_still_is_replaced_all_the_same(
+    backend: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Its beats are in memory without a name, so that nobody else can take them away."""
+    flags = ("-p", "1", "--worker-timeout", "0.5", "--control", str(tmp_path / "nowhere" / "board"))
+    with Server("mortal:app", *flags, *backend) as server, Client(server.port) as client:
+        victim = int(client.get("/pid").body)
+        os.kill(victim, signal.SIGSTOP)
+        server.wait_for_log(f"worker {victim} has stood still")
+        wait_for(lambda: len(ready(server)) == 2)
+        assert int(get(server.port, "/pid").body) != victim
+
+
+@pytest.fixture
+def no_place(tmp_path: Path) -> dict[str, str]:
+    """The environment of a system that is read-only everywhere."""
+    lines = "import tempfile\ntempfile._candidate_tempdir_list = lambda: []\n"
+    (tmp_path / "sitecustomize.py").write_text(lines, encoding="ascii")
+    return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XDG_RUNTIME_DIR": ""}
+
+
+@pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
+def test_without_a_directory_for_temporary_files_it_serves_and_says_so_once(
+    processes: tuple[str, ...], no_place: dict[str, str]
+) -> None:
+    with Server("plain:app", *processes, "--no-gevent", env=no_place) as server, Client(server.port) as client:
+        assert client.get("/hello").status == 200
+        # What does not fit into memory is refused.
+        client.send(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 600000\r\n\r\n" + bytes(600_000))
+        assert client.read().status == 507
+        assert server.stop() == 0
+    log = "\n".join(server.log)
+    assert "Traceback" not in log
+    assert log.count("no file for zibai ps: No usable temporary directory") == 1
+    assert "a request body cannot be spooled" in log
+    done = run("ps", env=no_place)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
 
 
 def test_a_path_that_is_too_long_is_not_repeated() -> None:

@@ -163,7 +163,8 @@ def test_no_worker_has_a_descriptor_of_a_sibling_or_of_the_loader(backend: tuple
             for other in workers[:number]:
                 assert one & other <= before, "what two have is the loader's: listeners, standard error, ..."
         own = before - set.union(*workers)
-        assert len(own) == 1, "the pipe of orders"
+        # The pipe of orders; and since Python 3.14.9 that of multiprocessing's tracker, which forks let go of.
+        assert len(own) == 1 or (sys.version_info >= (3, 14) and len(own) == 2)
 
 
 @linux

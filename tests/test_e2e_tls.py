@@ -377,6 +377,45 @@ def test_a_renewed_certificate_is_used_without_a_restart(
         assert old.get().body == HELLO
 
 
+MOVING = """
+import os
+os.chdir("elsewhere")
+
+def app(environ, start_response):
+    os.chdir(environ["QUERY_STRING"] or ".")
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+@pytest.mark.daily("threads")
+@pytest.mark.parametrize("processes", [(), ("-p", "1"), ("-p", "1", "--preload")], ids=["single", "worker", "preload"])
+def test_an_application_may_change_the_directory(
+    credentials: Credentials,
+    backend: tuple[str, ...],
+    processes: tuple[str, ...],
+    tmp_path: Path,
+    context: ssl.SSLContext,
+) -> None:
+    """Relative paths start where the server was started, also for a renewed certificate, and are shown as typed."""
+    if "--preload" in processes and sys.platform == "win32":
+        pytest.skip("it forks")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "moving.py").write_text(MOVING, encoding="ascii")
+    site = tmp_path / "site.pem"
+    shutil.copy(credentials.server, site)
+    flags = ("--certfile", "site.pem", "--keyfile", "site.pem", *processes, *backend)
+    with Server("moving:app", *flags, cwd=tmp_path) as server:
+        first = serial(server, context)
+        with Client(server.port, tls=context) as client:
+            assert client.get(f"/?{tmp_path.parent}").body == b"ok"
+        site.write_text("-----BEGIN CERTIFICATE----- half of it", encoding="ascii")
+        wait_for(lambda: (serial(server, context), "the old certificate stays in use" in "\n".join(server.log))[1])
+        assert "'site.pem'" in server.wait_for_log("the old certificate stays in use")
+        os.replace(credentials.issue("moved"), site)
+        wait_for(lambda: serial(server, context) != first)
+
+
 @pytest.mark.daily("threads")
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGHUP")
 def test_restarts_under_load_lose_nothing(flags: list[str], tmp_path: Path, context: ssl.SSLContext) -> None:

@@ -37,6 +37,7 @@ def test_available_cpus(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], expected: int, affinity: bool
 ) -> None:
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="ascii")
@@ -45,6 +46,45 @@ def test_available_cpus(
     else:  # macOS and Windows have none
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert machine.available_cpus() == expected
+
+
+UNIT = {"proc/self/cgroup": "0::/system.slice/shop.service\n"}
+V1_UNIT = {"proc/self/cgroup": "4:cpu,cpuacct:/system.slice/shop\n3:memory:/\n0::/system.slice\n"}
+OWN, SLICE = "cgroup/system.slice/shop.service/cpu.max", "cgroup/system.slice/cpu.max"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (UNIT | {OWN: "100000 100000\n"}, 1),
+        (UNIT | {OWN: "max 100000\n", SLICE: "300000 100000\n"}, 3),
+        (UNIT | {OWN: "500000 100000\n", SLICE: "200000 100000\n", "cgroup/cpu.max": "400000 100000\n"}, 2),
+        (UNIT | {OWN: "max 100000\n"}, 8),
+        (UNIT | {OWN: "nonsense\n", SLICE: "400000 100000\n"}, 4),
+        # What the host calls the group of a container is not there; or it is above the root of the namespace.
+        (UNIT | {"cgroup/cpu.max": "200000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/../other\n", "cgroup/cpu.max": "200000 100000\n", OWN: "100000 100000\n"}, 2),
+        (
+            V1_UNIT
+            | {
+                "cgroup/cpu/system.slice/shop/cpu.cfs_quota_us": "-1\n",
+                "cgroup/cpu/system.slice/shop/cpu.cfs_period_us": "100000\n",
+                "cgroup/cpu/system.slice/cpu.cfs_quota_us": "250000\n",
+                "cgroup/cpu/system.slice/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        (V1_UNIT, 8),
+        ({"proc/self/cgroup": "nonsense\n", "cgroup/cpu.max": "200000 100000\n"}, 2),
+    ],
+)
+def test_the_least_of_the_quotas_above_a_process_counts(
+    made_up: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int
+) -> None:
+    """``CPUQuota=`` of a systemd unit is in the group of the unit."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    write(made_up, files)
     assert machine.available_cpus() == expected
 
 

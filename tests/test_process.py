@@ -232,6 +232,40 @@ def test_interrupting_signals_raise_in_the_main_thread_as_well() -> None:
 
 
 @posix
+@pytest.mark.parametrize("fd", ["none", "another", "ours"])
+def test_a_signal_is_heard_once_whoever_has_the_descriptor(fd: str) -> None:
+    """asyncio leaves none, and while it runs it needs its own."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Signals(["SIGUSR1"]) as signals:
+        ours.setblocking(False)
+        if fd != "ours":
+            signal.set_wakeup_fd(-1 if fd == "none" else ours.fileno())
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert wait([signals.socket], 20)
+            assert signals.read() == ["SIGUSR1"]
+        left = signal.set_wakeup_fd(-1)
+        assert (left == ours.fileno()) == (fd == "another")
+        assert left != -1
+
+
+@posix
+def test_handlers_that_were_taken_and_given_back_are_ours_again() -> None:
+    heard: list[int] = []
+    with Signals(["SIGUSR1", "SIGUSR2", "SIGTERM"]) as signals:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, lambda number, _: heard.append(number))
+        signal.set_wakeup_fd(-1)
+        signals.reassert()
+        for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+            os.kill(os.getpid(), getattr(signal, name))
+            assert wait([signals.socket], 20)
+            assert signals.read() == [name]
+        wait_for(lambda: heard == [signal.SIGUSR2])
+
+
+@posix
 def test_a_signal_to_a_process_that_the_application_has_forked_is_none_to_us() -> None:
     """``terminate()`` of a child of ``multiprocessing`` has to end that child, and nobody else."""
     ours, theirs = socket.socketpair()

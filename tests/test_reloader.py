@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import os
+import subprocess
 import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,10 +19,10 @@ from zibai import reloader
 from zibai.errors import MissingExtra
 from zibai.reloader import IGNORED, Reloader, matches
 
-from support import ROOT, wait_for
+from support import ROOT, environment, wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(
@@ -119,3 +125,100 @@ def test_without_the_extra_it_is_one_line_that_names_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtra, match=r"zibai-server\[reload\]"):
         Reloader("*.py", lambda: None)
+
+
+# --- what cannot be watched -------------------------------------------------------------------------
+
+
+class Watch:
+    """In the place of watchfiles': fails as the test says, and then tells of the changes that the test makes."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self._failures = list(failures)
+        self.calls: list[dict[str, Any]] = []
+        self.changed = threading.Event()
+
+    def __call__(self, *paths: str, stop_event: threading.Event, **how: Any) -> Iterator[set[tuple[int, str]]]:
+        self.calls.append({"paths": paths, **how})
+        if self._failures:
+            raise self._failures.pop(0)
+        while not stop_event.is_set():
+            if self.changed.wait(0.01):
+                self.changed.clear()
+                yield {(1, os.path.join(paths[0], "x.py"))}
+
+
+@pytest.mark.parametrize("polls", [False, True])
+def test_whatever_ends_the_watching_is_said_and_it_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, polls: bool
+) -> None:
+    """As when the limit of inotify is reached: the system cannot watch, so all files are looked at."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reloader, "PAUSE", 0.2)
+    limit = OSError("OS file watch limit reached")
+    watch = Watch(limit, *[OSError("and now?"), limit, OSError("and now?")] * polls)
+    calls: list[int] = []
+    found = Reloader("*.py", lambda: calls.append(1))
+    found._watch = watch  # type: ignore[assignment]
+    logging.getLogger("zibai").addHandler(caplog.handler)
+    try:
+        with found:
+            wait_for(lambda: len(watch.calls) == (5 if polls else 2))
+            watch.changed.set()
+            wait_for(lambda: calls)
+    finally:
+        logging.getLogger("zibai").removeHandler(caplog.handler)
+    assert [call["force_polling"] for call in watch.calls[:2]] == [None, True]
+    told = list(dict.fromkeys(caplog.records))
+    assert "OS file watch limit reached; they are looked at again and again instead" in told[0].getMessage()
+    assert len(told) == (2 if polls else 1), "each reason once"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid(), reason="becomes a user who may not read a folder")
+def test_a_folder_that_cannot_be_read_hides_nothing_else() -> None:
+    """Also not those that the system lists after it, and those that are made later."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for number in range(20):
+            (root / f"d{number}").mkdir()
+        (root / "d9" / "secret").mkdir(mode=0o700)
+        for path in (root, *root.iterdir()):
+            path.chmod(0o777)
+        code = f"""
+import os, platform, sys, threading, time
+import watchfiles
+from zibai import reloader
+os.setgid(65534); os.setuid(65534); os.chdir({folder!r})
+heard = threading.Event()
+def write(path):
+    heard.clear()
+    until = time.monotonic() + 15
+    while True:
+        open(path, "w").write("x")  # until it is heard, since nothing tells when it has begun to watch
+        if heard.wait(0.5):
+            return
+        if time.monotonic() > until:
+            sys.exit(path + " is not seen")
+with reloader.Reloader("*.py", heard.set):
+    for number in range(20):
+        write("d%d/x.py" % number)
+    heard.clear()
+    os.makedirs("new/deeper")
+    open("new/deeper/first.py", "w").close()
+    heard.wait(15) or sys.exit("what is in a new folder is not seen")
+    write("new/deeper/second.py")
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_links_that_lead_back_are_no_endless_way(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "node_modules" / "x").mkdir(parents=True)
+    with suppress(OSError):  # Windows may not let us
+        (tmp_path / "package" / "back").symlink_to(tmp_path)
+    folders, whole = reloader.tree(str(tmp_path))
+    assert whole
+    assert folders == [str(tmp_path)] + ([str(tmp_path / "package")] if sys.platform == "linux" else [])

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -100,6 +100,37 @@ def test_dual_stack(bind: Bind, value: str) -> None:
     port = sock.getsockname()[1]
     for host in ("127.0.0.1", "::1"):
         socket.create_connection((host, port)).close()
+
+
+class Without6(socket.socket):
+    """The sockets of a system without IPv6."""
+
+    missing: ClassVar[int]
+
+    def __init__(self, family: int = -1, *args: Any, **kwargs: Any) -> None:
+        if family == socket.AF_INET6 and self.missing == errno.EAFNOSUPPORT:
+            raise OSError(self.missing, os.strerror(self.missing))
+        super().__init__(family, *args, **kwargs)
+
+    def bind(self, address: Any) -> None:
+        if ":" in address[0]:
+            raise OSError(self.missing, os.strerror(self.missing))  # IPv6 is there, and switched off
+        super().bind(address)
+
+
+@pytest.mark.parametrize("missing", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+@pytest.mark.parametrize("value", [":0", "[::]:0"])
+def test_dual_stack_without_ipv6_is_ipv4(
+    bind: Bind, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str, missing: int
+) -> None:
+    monkeypatch.setattr(Without6, "missing", missing, raising=False)
+    monkeypatch.setattr(socket, "socket", Without6)
+    sock = bind(value, dualstack_ipv6=True)
+    assert sock.getsockname()[0] == "0.0.0.0"
+    assert ["this system has no IPv6" in record.getMessage() for record in caplog.records] == [True]
+    for other in ("[::1]:0", "[::]:0"):
+        with pytest.raises(BindError):  # who asks for IPv6 alone must not get something else
+            bind(other, dualstack_ipv6=other == "[::1]:0")
 
 
 @ipv6

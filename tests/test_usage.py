@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import subprocess
 import sys
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from zibai import usage as module
 from zibai.usage import NO_LIMITS, Usage, in_words, usage
+
+from support import ROOT
 
 MIB = 2**20
 
@@ -109,3 +112,11 @@ def test_windows() -> None:
     assert kernel.closed == [7]
     assert module._from_kernel(kernel, 43) == NO_LIMITS
     assert kernel.closed == [7]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems are asked by it")
+def test_on_linux_no_process_of_a_server_imports_ctypes() -> None:
+    """It costs each of them memory and, with some versions of libffi, a descriptor."""
+    names = "server, worker, loader, preload, supervisor, supervised, repl, cli, control, probes, reloader"
+    code = f"import sys; from zibai import {names}; sys.exit('ctypes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

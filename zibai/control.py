@@ -1,7 +1,11 @@
 """Where a running server's scoreboard lies, and ``zibai ps``, which reads it.
 
-The file is found by its path, ``--control``, or else by its name in the directory for such things. Nobody is asked:
-the figures are there also when the server hangs. A file whose server is gone is passed over.
+The file is found by its path, ``--control``, or else by its name in a directory that only its user may write to: the
+runtime directory of the user, or a private one below that for temporary files, where anybody could take the name before
+us. Nobody is asked: the figures are there also when the server hangs. A file whose server is gone is passed over.
+
+A server without such a file goes on, and says so. Its scoreboard is then in memory that has no name, so that the
+supervision of the workers does not depend on what other users, or a full disk, do.
 """
 
 import argparse
@@ -22,15 +26,59 @@ from .scoreboard import ASIDE, Report, Scoreboard, clock
 PREFIX, SUFFIX = "zibai-", ".board"
 
 
-def directory() -> Path:
-    """The runtime directory of this user, or else the one for temporary files."""
+def directories() -> list[Path]:
+    """Where the servers of this user put their scoreboards."""
+    if (runtime := _runtime()) is not None:
+        return [runtime]
+    try:
+        common = Path(tempfile.gettempdir())
+    except OSError:
+        return []  # a read-only system without a directory for temporary files
+    if sys.platform == "win32":
+        return [common]  # it is this user's
+    return list(_private_directories(common, os.geteuid()))
+
+
+def _runtime() -> Path | None:
+    """The runtime directory, if there is one and it is this user's to write to."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    return Path(runtime if os.path.isdir(runtime) else tempfile.gettempdir())
+    return Path(runtime) if os.path.isdir(runtime) and os.access(runtime, os.W_OK) else None
 
 
-def default_path(pid: int | str) -> str:
-    """Where the server with this process id puts its scoreboard."""
-    return str(directory() / f"{PREFIX}{pid}{SUFFIX}")
+def _private_directories(common: Path, uid: int) -> Iterator[Path]:
+    """Those of this user there, the one without a random name first."""
+    names = [common / f"{PREFIX}{uid}", *sorted(common.glob(f"{PREFIX}{uid}-*"))]
+    return (path for path in names if _is_private(path, uid))
+
+
+def _is_private(path: Path, uid: int) -> bool:
+    """Whether it is a directory, and no link to one, to which only this user may write."""
+    try:
+        info = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == uid and not info.st_mode & 0o022
+
+
+def default_path(name: int | str) -> str:
+    """Where the server puts its scoreboard; OSError when there is no place. ``name`` is its process id."""
+    return os.path.join(_runtime() or _private_directory(), f"{PREFIX}{name}{SUFFIX}")
+
+
+def _private_directory() -> str:
+    """A directory for the files of this user. Where another user has taken its name, it gets a random one."""
+    common = tempfile.gettempdir()
+    if sys.platform == "win32":
+        return common
+    uid = os.geteuid()
+    for there in _private_directories(Path(common), uid):
+        return str(there)
+    path = os.path.join(common, f"{PREFIX}{uid}")
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        path = tempfile.mkdtemp(prefix=f"{PREFIX}{uid}-", dir=common)
+    return path
 
 
 def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor: int = 0) -> Scoreboard:
@@ -62,19 +110,27 @@ def reason(error: OSError | ValueError) -> str:
 
 @contextmanager
 def held(
-    path: str, rows: int, slots: int, facts: dict[str, Any], predecessor: int = 0, *, wanted: bool = False
+    path: str | None,
+    name: int | str,
+    rows: int,
+    slots: int,
+    facts: dict[str, Any],
+    predecessor: int = 0,
 ) -> Iterator[Scoreboard | None]:
-    """A scoreboard in its file, as :func:`create` makes it; None where there can be none.
+    """A scoreboard in its file, as :func:`create` makes it: at ``path``, or else by its ``name``.
 
-    It is worth less than a server that runs. Only who ``wanted`` this file has to know why it is not there.
+    Where there can be no file it is in memory without a name, and None on a system that has none. A server that runs is
+    worth more than ``zibai ps``.
     """
     try:
-        board = create(path, rows, slots, facts, predecessor)
+        if path is None:
+            tidy()
+        board: Scoreboard | None = create(path or default_path(name), rows, slots, facts, predecessor)
     except OSError as error:
-        if wanted:
-            logger.warning("no file for zibai ps: %s", reason(error))
-        else:
-            logger.debug("no file for zibai ps: %s", error)
+        why = reason(error) if path else f"{error.strerror or error}; name a place for it by --control"
+        logger.warning("no file for zibai ps: %s", why)
+        board = Scoreboard.anonymous(rows, slots, facts)
+    if board is None:
         yield None
         return
     try:
@@ -84,7 +140,7 @@ def held(
 
 
 def tidy() -> None:
-    """Remove what servers that were killed have left in the directory."""
+    """Remove what servers that were killed have left in the directories."""
     for path in _default_paths():
         try:
             board = Scoreboard.open(path)
@@ -133,13 +189,15 @@ def _show(args: argparse.Namespace) -> int:
             sys.stderr.write(f"zibai ps: error: the server of {path}, process {board.pid}, is gone\n")
         board.release()
     if not found and not args.control:
-        sys.stderr.write(f"zibai ps: error: no server is found in {directory()}; name its file with --control PATH\n")
+        places = " and ".join(map(str, directories())) or "any directory of this user"
+        sys.stderr.write(f"zibai ps: error: no server is found in {places}; name its file with --control PATH\n")
     return 0 if found else 1
 
 
 def _default_paths() -> list[str]:
-    """The files of this user. The directory may be everybody's; what others put there, as links, is not opened."""
-    return sorted(str(path) for path in directory().glob(f"{PREFIX}*{SUFFIX}") if _is_ours(path))
+    """The files of this user. What others put there, as links, is not opened."""
+    files = (path for folder in directories() for path in folder.glob(f"{PREFIX}*{SUFFIX}"))
+    return sorted(str(path) for path in files if _is_ours(path))
 
 
 def _is_ours(path: Path) -> bool:

@@ -98,16 +98,18 @@ class Ties:
     """What ties a server to a supervising process; by default, nothing.
 
     ``row`` is where the server says what it does, with a slot more than ``max_workers``; ``beat_every`` the seconds
-    between two beats in it of an idle server. ``on_worn`` is called after ``max_request_pre_process`` requests and
-    ``on_stuck`` for ``request_timeout``, instead of the end of the server, by whoever runs the server loop; they
-    must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server loop before it takes
-    a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its kind. ``multiprocess``
-    is ``wsgi.multiprocess``.
+    between two beats in it of an idle server. Relative paths of ``options`` start in ``directory``, by default the
+    current one, which the application may have changed. ``on_worn`` is called after ``max_request_pre_process``
+    requests and ``on_stuck`` for ``request_timeout``, instead of the end of the server, by whoever runs the server
+    loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server loop
+    before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its kind.
+    ``multiprocess`` is ``wsgi.multiprocess``.
     """
 
     row: Row | None = None
     beat_every: float = inf
     multiprocess: bool = False
+    directory: str = ""
     on_worn: Hook | None = None
     on_stuck: Hook | None = None
     on_beat: Hook = lambda: None
@@ -196,7 +198,7 @@ class Server:
             return None
         from .https import Https
 
-        https = Https(self._options, engine.report)
+        https = Https(self._options, engine.report, self._ties.directory)
         https.load(self._sockets)
         return https
 

@@ -41,9 +41,9 @@ def _port(options: Options, sockets: Sequence[socket]) -> int:
 class Https:
     """What makes a server speak TLS. ``load`` comes before the server loop, ``attach`` before it turns."""
 
-    def __init__(self, options: Options, report: Callable[..., None]) -> None:
+    def __init__(self, options: Options, report: Callable[..., None], directory: str = "") -> None:
         self._options = options
-        self._certificates = Certificates(options, report)
+        self._certificates = Certificates(options, report, directory)
 
     def load(self, sockets: Sequence[socket]) -> None:
         """Raise UsageError for what cannot be used."""

@@ -29,10 +29,11 @@ from os import close as close_fd  # gevent's leaves it to a hub that does not tu
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, cast
 
+from . import lastword, logfile, terminal, title, worker
 from . import logconfig as logs
-from . import logfile, title, worker
 from .errors import LoadError, ZibaiError
 from .forks import call_in_forks, keep_from_forks, leave_to_forks
+from .lastword import LAST_WORD
 from .logger import logger
 from .options import Options
 from .output import Outlet
@@ -42,8 +43,16 @@ from .process import Parent, Signals
 from .scoreboard import Scoreboard
 
 
-def run_loader(parent: Parent, options: Options, sockets: list[socket.socket], board: Scoreboard | None) -> None:
+def run_loader(
+    parent: Parent,
+    options: Options,
+    sockets: list[socket.socket],
+    board: Scoreboard | None,
+    stdin: terminal.Stdin | None = None,
+) -> None:
     """The main function of a loader process; ends it."""
+    if stdin is not None:
+        stdin.restore()
     if parent.outlet is not None:
         parent.outlet.redirect()
     orders = Orders(parent)
@@ -78,6 +87,7 @@ def _load(orders: "Orders", options: Options, signals: Signals, hub: ModuleType 
     control = worker.Control(orders, threading.Event(), hub, options.boot_timeout)
     try:
         with control.listening(signals):
+            directory = worker.directory()
             site = worker.load(options)
     finally:
         control.join()
@@ -90,7 +100,7 @@ def _load(orders: "Orders", options: Options, signals: Signals, hub: ModuleType 
             "start them in the before_serve hook",
             ", ".join(threads),
         )
-    return worker.Preloaded(site, hub)
+    return worker.Preloaded(site, hub, directory)
 
 
 class Task(NamedTuple):
@@ -210,6 +220,8 @@ class Nursery:
                 case "status":
                     self._orders.say(Fact("ended", task.order.serial, self._reap(task.order.serial)))
                 case "deafen":
+                    # The end of the server has begun, and whatever hangs here must not make it longer.
+                    lastword.arm(self._options.graceful_exit_timeout + LAST_WORD)
                     self._deafen()
                 case "reopen":
                     logfile.reopen()
@@ -290,7 +302,7 @@ def _begin_process() -> None:
 
 
 def _finish(work: Callable[[], None]) -> NoReturn:
-    """Do it, and end the process."""
+    """Do it, and end the process, also when threads or exit handlers of the application hang."""
     code = 1
     try:
         try:
@@ -299,9 +311,19 @@ def _finish(work: Callable[[], None]) -> NoReturn:
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
         except BaseException:
+            lastword.exit_code = 1
+            _arm()  # the log may be a pipe that nobody reads
             sys.excepthook(*sys.exc_info())
+        lastword.exit_code = code
+        _arm()
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
         atexit._run_exitfuncs()
         util._flush_std_streams()  # type: ignore[attr-defined]
     finally:
         os._exit(code)
+
+
+def _arm() -> None:
+    """A worker that was asked to end has its last moment already."""
+    if not lastword.is_armed():
+        lastword.arm(LAST_WORD)

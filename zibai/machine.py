@@ -3,12 +3,11 @@
 What a system does not tell is None.
 """
 
-import ctypes
 import math
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
@@ -21,20 +20,47 @@ def available_cpus() -> int:
 
 
 def _quota() -> float:
-    """Processors that the cgroup, version 2 or 1, grants; infinity without a limit."""
+    """Processors that the cgroups grant; infinity without a limit.
+
+    The limit of a systemd unit is in its own group, and that of a slice or a container further up; the least counts.
+    """
+    return min(map(_granted, [*_groups("cpu"), CGROUP, CGROUP / "cpu"]))
+
+
+def _granted(group: Path) -> float:
+    """Processors that one group grants, in version 2 or 1."""
     try:
-        quota, period = (CGROUP / "cpu.max").read_text(encoding="ascii").split()
+        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
         try:
-            quota = (CGROUP / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii")
-            period = (CGROUP / "cpu/cpu.cfs_period_us").read_text(encoding="ascii")
-        except OSError:
+            quota = (group / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (group / "cpu.cfs_period_us").read_text(encoding="ascii")
+        except (OSError, ValueError):
             return math.inf
     try:
         granted = int(quota) / int(period)
     except (ValueError, ZeroDivisionError):
         return math.inf  # "max"
     return granted if granted > 0 else math.inf  # -1 is no limit in version 1
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """The folders of this process's group and of those above it, as cgroups(7) tells where they are.
+
+    In a container the path may be one that only the host can see. Then the root is ours.
+    """
+    try:
+        lines = (PROC / "self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    for line in lines:
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if number == "0" or controller in controllers.split(","):
+            top = CGROUP if number == "0" else CGROUP / controller
+            parts = PurePosixPath(path.lstrip("/")).parts
+            for length in range(0 if ".." in parts else len(parts), 0, -1):
+                yield top.joinpath(*parts[:length])
+            yield top
 
 
 def cpu_time(pid: int) -> float | None:
@@ -51,8 +77,8 @@ def cpu_time(pid: int) -> float | None:
 
 def oom_kills() -> int | None:
     """How many processes the kernel has killed for want of memory: in our cgroup if that counts, or at all."""
-    files = [*_memory_groups(), PROC / "vmstat"]
-    for file in files:
+    counters = [group / name for group in _groups("memory") for name in ("memory.events", "memory.oom_control")]
+    for file in [*counters, PROC / "vmstat"]:
         try:
             for line in file.read_text(encoding="ascii").splitlines():
                 if line.startswith("oom_kill "):
@@ -62,25 +88,11 @@ def oom_kills() -> int | None:
     return None
 
 
-def _memory_groups() -> Iterator[Path]:
-    """The files with the counter in version 2 and in version 1, as cgroups(7) tells where they are."""
-    try:
-        lines = (PROC / "self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        below = path.lstrip("/")
-        # In a container the path may be one that only the host can see; then the root is ours.
-        if number == "0":
-            yield from (CGROUP / below / "memory.events", CGROUP / "memory.events")
-        elif "memory" in controllers.split(","):
-            yield from (CGROUP / "memory" / below / "memory.oom_control", CGROUP / "memory/memory.oom_control")
-
-
 def is_alive(pid: int) -> bool:
     """Whether a process with this id runs; one that has ended and waits to be reaped does not, where that is told."""
     if sys.platform == "win32":
+        import ctypes
+
         # os.kill(pid, 0) would end it there.
         kernel = ctypes.windll.kernel32
         handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION

@@ -14,7 +14,7 @@ from math import inf
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
-from . import logfile
+from . import lastword, logfile
 from .errors import LoadError
 from .logger import logger
 from .output import Collector
@@ -56,7 +56,8 @@ def signals(*, exits: bool, prompt: bool = False) -> Signals:
     hear_of_children()
     names = [name for name in _WISHES if not (prompt and name == "SIGINT")]
     # Strangers have no sentinel, so their ends have to wake us.
-    return Signals([*names, "SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])], exits=exits)
+    names += ["SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])]
+    return Signals(names, exits=exits, late=lastword.hurry if exits else None)
 
 
 class MainLoop:
@@ -127,6 +128,16 @@ class MainLoop:
     def workers(self) -> list[tuple[int, str]]:
         """Process id and state of each. Any thread: what it sees is a moment old in any case."""
         return [(worker.process.pid, worker.state) for worker in list(self._roster.workers)]
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of all workers. Any thread: unlike ``workers`` it listens to no loader."""
+        return [child.known_pid for child in list(self._children)]
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the end has been asked for, and this loop has taken note of it. Any thread."""
+        return self._roster.is_ending or self._roster.is_lame
 
     def run(self, signals: Signals | None) -> None:
         """Raises the :class:`LoadError` of a worker when the server has never come up.

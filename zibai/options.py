@@ -112,7 +112,10 @@ class Options:
         embedded=True,
     )
     dualstack_ipv6: Defaulted[bool] = option(
-        False, group=LISTENING, help="let :PORT and [::]:PORT take IPv4 clients as well as IPv6 ones"
+        False,
+        group=LISTENING,
+        help="let :PORT and [::]:PORT take IPv4 clients as well as IPv6 ones; on a system without IPv6 they take IPv4 "
+        "clients only",
     )
     unix_socket_perms: Defaulted[int] = option(
         0o600,

@@ -15,6 +15,7 @@ worker would wait for it at its first OSError, for the text of that.
 """
 
 import _socket
+import atexit
 import errno
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ from weakref import WeakSet
 
 from . import machine, output, pipes
 from .errors import LoadError
+from .lastword import ENDS, Lookout
 from .logger import logger
 from .output import Outlet
 from .pipes import as_socket
@@ -437,16 +439,34 @@ def start_helper() -> None:
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Hold signals back until :class:`Signals` listens, or to the end. On Windows there is no such mask."""
+def signals_held_back(lookout: Lookout | None = None) -> Iterator[None]:
+    """Hold signals back until :class:`Signals` listens, or to the end. On Windows there is no such mask.
+
+    Meanwhile ``lookout`` looks for those that are pending.
+    """
+    global _lookout
     if sys.platform == "win32":
         yield
         return
     old = hold_signals_back()
+    if lookout is not None:
+        lookout.begin()
+        _lookout = lookout
     try:
         yield
     finally:
+        _end_lookout()
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+_lookout: Lookout | None = None
+
+
+def _end_lookout() -> None:
+    global _lookout
+    if _lookout is not None:
+        _lookout.end()
+        _lookout = None
 
 
 def hold_signals_back() -> set[Any]:
@@ -466,17 +486,31 @@ _HELD_BACK = {
 class Signals:
     """Turns signals into bytes on a socket, which one can wait for; a context manager of the main thread.
 
-    Python runs a handler between two of its instructions, in the middle of anything, so a handler must do nothing;
+    Python runs a handler between two of its instructions, in the middle of anything, so a handler must not do much;
     and a main thread that waits for a lock runs none on Windows. But the C part writes the number of the
-    signal to a socket at once (``signal.set_wakeup_fd``). ``names`` that a system does not have are left out. With
-    ``interrupting``, SIGINT raises KeyboardInterrupt in the main thread besides. With ``exits``, the process ends
-    soon after; then signals are ignored in the end, so that a late one does not change how it ends.
+    signal to a socket at once (``signal.set_wakeup_fd``). There is only one such descriptor in a process, and an event
+    loop of asyncio that handles signals takes it, and leaves none when it closes. So the handler looks whether it is
+    still ours, and else writes the number itself.
+
+    ``names`` that a system does not have are left out. With ``interrupting``, SIGINT raises KeyboardInterrupt in the
+    main thread besides. ``heard`` is called by the handler, with the name of the signal; it must be quick and must not
+    take a lock. With ``exits``, the process ends soon after. Then a late signal must not change how it ends: it calls
+    ``late`` if it asks for the end, or else is ignored.
     """
 
-    def __init__(self, names: Sequence[str], *, interrupting: bool = False, exits: bool = False) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        interrupting: bool = False,
+        exits: bool = False,
+        late: Callable[[], object] | None = None,
+    ) -> None:
         self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._interrupting = interrupting
         self._exits = exits
+        self._late = late
+        self.heard: Callable[[str], object] | None = None
         self._old: dict[int, Any] = {}
         self.socket, self._writer = socket.socketpair()
 
@@ -485,12 +519,54 @@ class Signals:
         self._writer.setblocking(False)
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:
-            raises = self._interrupting and number == signal.SIGINT
-            self._old[number] = signal.signal(number, signal.default_int_handler if raises else _do_nothing)
+            self._old[number] = signal.signal(number, self._handler(number))
+        if self._exits:
+            # Handlers of atexit run in reverse order, so this one comes after those of the application.
+            atexit.register(self._ignore, os.getpid())
         if sys.platform != "win32":
             os.register_at_fork(after_in_child=self._forget)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+        _end_lookout()
         return self
+
+    def _handler(self, number: int) -> Any:
+        raises = self._interrupting and number == signal.SIGINT
+        return signal.default_int_handler if raises else self._on_signal
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number not in self._old:
+            return  # it is over, or this is a process that the application has forked
+        ours = self._writer.fileno()
+        before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        if before != ours:
+            with suppress(OSError):
+                self._writer.send(bytes([number]))
+            self._give_back(before)
+        if self.heard is not None:
+            self.heard(signal.Signals(number).name)
+
+    def _give_back(self, fd: int) -> None:
+        """Let an event loop that runs keep the descriptor: it needs it, and our handler can do without."""
+        if fd != -1:
+            with suppress(ValueError, OSError):  # it is closed
+                signal.set_wakeup_fd(fd)
+
+    def reassert(self) -> None:
+        """Listen again to signals that the application has taken and given back to the system. The main thread's.
+
+        A handler of the application's own stays, and is called after ours.
+        """
+        for number in self._old:
+            current = signal.getsignal(number)
+            ours = self._handler(number)
+            if current in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None):
+                signal.signal(number, ours)
+            elif current != ours and callable(current):
+                signal.signal(number, _both(self._on_signal, current))
+        ours = self._writer.fileno()
+        before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        if before != ours:
+            self._give_back(before)
 
     def hold_back(self) -> None:
         """Let signals do nothing any more, in whatever thread they arrive; but not in processes that are forked here.
@@ -506,18 +582,29 @@ class Signals:
         if self._old:
             self._restore()
 
-    def _restore(self, *, ignoring: bool = False) -> None:
+    def _restore(self, *, exiting: bool = False) -> None:
         for number, handler in self._old.items():
             # None stands for a handler that was not set by Python; there is no way to put it back.
             after = signal.SIG_DFL if handler is None else handler
-            # A system that ignores SIGCHLD reaps children itself, and multiprocessing does not find its own then.
-            ignored = ignoring and number != getattr(signal, "SIGCHLD", None)
-            signal.signal(number, signal.SIG_IGN if ignored else after)
+            signal.signal(number, self._last_handler(number) if exiting and number != _CHILD else after)
         signal.set_wakeup_fd(self._old_fd)
         self._old.clear()
 
+    def _last_handler(self, number: int) -> Any:
+        late = self._late
+        if late is None or signal.Signals(number).name not in ENDS:
+            return signal.SIG_IGN
+        return lambda number, frame: late()
+
+    def _ignore(self, pid: int) -> None:
+        """The interpreter is taken apart from now on, and would give signals back to the system."""
+        if os.getpid() == pid:
+            for number in self._numbers:
+                if number != _CHILD:
+                    signal.signal(number, signal.SIG_IGN)
+
     def __exit__(self, *_: object) -> None:
-        self._restore(ignoring=self._exits)
+        self._restore(exiting=self._exits)
         self.socket.close()
         self._writer.close()
 
@@ -535,6 +622,20 @@ class Signals:
             return [signal.Signals(number).name for number in self.socket.recv(4096) if number in self._numbers]
         except BlockingIOError:
             return []
+
+
+# A system that ignores SIGCHLD reaps children itself, and multiprocessing does not find its own then.
+_CHILD: Any = getattr(signal, "SIGCHLD", None)
+
+
+def _both(first: Callable[..., object], second: Callable[..., object]) -> Callable[..., None]:
+    """One handler of a signal that calls two."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        first(number, frame)
+        second(number, frame)
+
+    return handler
 
 
 def interrupting() -> Callable[[], None]:

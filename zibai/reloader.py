@@ -5,14 +5,18 @@ watched. Folders that no source lives in, and which change all the time, are nev
 """
 
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from .errors import MissingExtra
+from .logger import logger
 
 IGNORED = frozenset(
     {
@@ -30,8 +34,12 @@ IGNORED = frozenset(
 )  # fmt: skip
 """Names of folders, at any depth; docs/processes.md lists them."""
 
-LOOK = 1.0
-"""Seconds between two looks at what the directory's name means; nothing tells when a link is switched."""
+PAUSE: Final = 1.0
+"""Seconds between two tries to watch files that cannot be watched, and between two looks at what the directory's name
+means: nothing tells when a link is switched."""
+
+CLOCK: Final = 1.0
+"""Seconds by which the time of a file may be behind."""
 
 
 def matches(path: str, patterns: Iterable[str], root: str) -> bool:
@@ -60,6 +68,8 @@ class Reloader:
         self._changed = changed
         self._root = root or os.getcwd()
         self._stop = threading.Event()
+        self._known: set[str] = set()  # the folders that were watched the last time
+        self._ended: float | None = None  # and until when
         self._thread = threading.Thread(target=self._run, name="zibai-reloader", daemon=True)
 
     def __enter__(self) -> Self:
@@ -70,28 +80,88 @@ class Reloader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(PAUSE)  # a file system that does not answer must not hold up the end
 
     def _run(self) -> None:
+        """Watch until the end, whatever goes wrong: a developer waits for their changes to be seen."""
+        polls = False
+        told: set[str] = set()
         while not self._stop.is_set():
-            root = os.path.realpath(self._root)
+            began = time.monotonic()
             try:
-                self._watch_until_it_moves(root)
+                self._watch_once(os.path.realpath(self._root), polls)
             except FileNotFoundError:
-                self._stop.wait(LOOK)  # it has been removed, and may come back
+                self._stop.wait(PAUSE)  # the directory has been removed, and may come back
+            except Exception as error:
+                at_once = time.monotonic() - began < PAUSE
+                polls = at_once and not polls
+                if str(error) not in told:
+                    told.add(str(error))
+                    remedy = "they are looked at again and again instead" if polls else "starting again"
+                    logger.warning("--watchfiles: the files cannot be watched: %s; %s", error, remedy)
+                self._stop.wait(PAUSE if at_once else 0)
 
-    def _watch_until_it_moves(self, root: str) -> None:
-        """Until the directory is another one, since it is named by a symbolic link that was switched."""
-        # An editor that saves a burst of files is done when nothing has changed for 50 ms (`step`).
-        for changes in self._watch(
-            root,
-            watch_filter=lambda change, path: matches(path, self._patterns, root),
-            stop_event=self._stop,
-            rust_timeout=int(LOOK * 1000),
-            yield_on_timeout=True,
-        ):
-            moved = os.path.realpath(self._root) != root
-            if changes or moved:
-                self._changed()
-            if moved:
-                return
+    def _watch_once(self, root: str, polls: bool) -> None:
+        """Until the end, or until the directory is another one, or a folder is new that has to be named to be watched.
+
+        The directory is another one when the symbolic link that names it was switched.
+        """
+        folders, whole = tree(root)
+        if self._ended is not None and self._has_changed(root, folders, self._ended):
+            self._changed()
+        known = set(folders)
+        try:
+            # An editor that saves a burst of files is done when nothing has changed for 50 ms (`step`).
+            for changes in self._watch(
+                *([root] if whole else folders),
+                watch_filter=lambda _, path: self._matters(path, root) or (not whole and os.path.isdir(path)),
+                stop_event=self._stop,
+                rust_timeout=int(PAUSE * 1000),
+                yield_on_timeout=True,
+                recursive=whole,
+                force_polling=polls or None,
+                ignore_permission_denied=True,
+            ):
+                moved = os.path.realpath(self._root) != root
+                if moved or any(self._matters(path, root) for _, path in changes):
+                    self._changed()
+                if moved or (not whole and any(path not in known and os.path.isdir(path) for _, path in changes)):
+                    return
+        finally:
+            self._known, self._ended = known, time.time()
+
+    def _matters(self, path: str, root: str) -> bool:
+        return matches(path, self._patterns, root)
+
+    def _has_changed(self, root: str, folders: list[str], since: float) -> bool:
+        """Whether a file has changed while nobody has watched, or is in a folder that is new."""
+        for folder in folders:
+            with suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    is_new = folder not in self._known or entry.stat().st_mtime > since - CLOCK
+                    if is_new and entry.is_file() and self._matters(entry.path, root):
+                        return True
+        return False
+
+
+def tree(root: str) -> tuple[list[str], bool]:
+    """The folders below ``root`` that can be read and that matter, and whether ``root`` can be watched as a whole.
+
+    Linux watches single folders, and watchfiles goes through all of them. At one that this user may not read it gives
+    up, and does not watch those that it would have come to later. Then they have to be named one by one.
+    """
+    if sys.platform != "linux":
+        return [root], True
+    folders: list[str] = []
+    failures: list[OSError] = []
+    seen: set[tuple[int, int]] = set()
+    for folder, names, _ in os.walk(root, onerror=failures.append, followlinks=True):
+        with suppress(OSError):
+            info = os.stat(folder)
+            if (info.st_dev, info.st_ino) in seen:
+                names.clear()  # a link that leads back
+                continue
+            seen.add((info.st_dev, info.st_ino))
+        if not IGNORED.intersection(Path(os.path.relpath(folder, root)).parts):
+            folders.append(folder)
+    return folders or [root], not any(isinstance(error, PermissionError) for error in failures)

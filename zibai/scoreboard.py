@@ -16,6 +16,7 @@ import json
 import mmap
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import cycle
@@ -195,7 +196,8 @@ class Scoreboard:
     """
 
     def __init__(self, file: int, path: str) -> None:
-        self._file, self._path = file, path
+        # Absolute, since the application may change the directory; empty for memory without a name.
+        self._file, self._path = file, path and os.path.abspath(path)
         size = os.fstat(file).st_size
         if size < _HEAD.size:
             raise ValueError(f"{path} is no scoreboard")
@@ -211,12 +213,7 @@ class Scoreboard:
         """Make the file, for the eyes of this user only; OSError when it cannot be."""
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         try:
-            text = json.dumps(facts).encode()
-            with os.fdopen(file, "wb", closefd=False) as stream:
-                stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 1000 else b""))
-                # Written, and not a hole: who writes to a mapped hole while the disk is full is killed by SIGBUS.
-                for _ in range(rows):
-                    stream.write(bytes(size_of(slots)))
+            _fill(file, rows, slots, facts)
             return cls(file, path)
         except BaseException:
             os.close(file)
@@ -224,11 +221,29 @@ class Scoreboard:
             raise
 
     @classmethod
+    def anonymous(cls, rows: int, slots: int, facts: dict[str, Any]) -> "Scoreboard | None":
+        """One in memory that has no name, which only this process and its workers can see; None where there is none."""
+        file = _nameless_file()
+        if file is None:
+            return None
+        try:
+            _fill(file, rows, slots, facts)
+            return cls(file, "")
+        except BaseException as error:
+            os.close(file)
+            if isinstance(error, OSError):
+                return None  # no room
+            raise
+
+    @classmethod
     def open(cls, path: str) -> "Scoreboard":
         """Map that of a running server; OSError or ValueError when there is none."""
-        # It may be a pipe or a device that somebody has put there.
-        file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        # It may be a pipe, a device or a link that somebody has put there.
+        flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_NONBLOCK", "O_NOFOLLOW"))
+        file = os.open(path, os.O_RDWR | flags)
         try:
+            if sys.platform != "win32" and os.geteuid() not in (0, os.fstat(file).st_uid):
+                raise ValueError(f"{path} belongs to another user")
             return cls(file, path)
         except BaseException:
             os.close(file)
@@ -282,6 +297,29 @@ class Scoreboard:
         path = self.where()
         if path is not None and path != self._path:
             os.replace(path, self._path)
+
+
+def _nameless_file() -> int | None:
+    """A descriptor of memory, for :meth:`Scoreboard.anonymous`."""
+    try:
+        if sys.platform == "linux":
+            return os.memfd_create("zibai")
+        if sys.platform == "win32":
+            return None
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+    except OSError:
+        return None
+
+
+def _fill(file: int, rows: int, slots: int, facts: dict[str, Any]) -> None:
+    """Write the head and empty rows to a new file."""
+    text = json.dumps(facts).encode()
+    with os.fdopen(file, "wb", closefd=False) as stream:
+        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 1000 else b""))
+        # Written, and not a hole: who writes to a mapped hole while the disk is full is killed by SIGBUS.
+        for _ in range(rows):
+            stream.write(bytes(size_of(slots)))
 
 
 def _inherit(descriptor: Any, path: str) -> Scoreboard:

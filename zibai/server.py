@@ -13,7 +13,22 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, daemon, home, inherited, loader, logfile, mainloop, pidfile, privileges, standard, title, worker
+from . import (
+    control,
+    daemon,
+    home,
+    inherited,
+    lastword,
+    loader,
+    logfile,
+    mainloop,
+    pidfile,
+    privileges,
+    standard,
+    terminal,
+    title,
+    worker,
+)
 from . import logconfig as logs
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
@@ -30,7 +45,7 @@ from .probes import Probes
 from .process import Signals, hear_of_children, signals_held_back, start_helper
 from .pulse import Pulse
 from .reloader import Reloader
-from .roster import READY, SETTLED
+from .roster import PATIENCE, READY, SETTLED
 from .scoreboard import Scoreboard, clock
 from .sockets import describe, give_unix_socket
 from .traces import format_exception
@@ -75,6 +90,7 @@ def main(options: Options, *, exits: bool = False) -> None:
         pass  # the quick exit
     except ZibaiError as error:
         logs.let_go()
+        lastword.exit_code = error.exit_code
         text = f"zibai: error: {error}\n"
         if isinstance(error, LoadError) and error.trace:
             text = error.trace.rstrip("\n") + "\n" + text
@@ -84,6 +100,7 @@ def main(options: Options, *, exits: bool = False) -> None:
         raise SystemExit(error.exit_code) from None
     except Exception as error:
         logs.let_go()
+        lastword.exit_code = 1
         if launcher is not None:
             launcher.has_failed(format_exception(error, error.__traceback__), 1)
         raise
@@ -183,8 +200,11 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
     with Listeners(options, surroundings.given, before and before.listeners) as listeners, ExitStack() as stack:
         # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
         signals = stack.enter_context(mainloop.signals(exits=exits, prompt=prompt is not None)) if processes else None
+        limit = options.graceful_exit_timeout + lastword.LAST_WORD
         if signals is None:
-            stack.enter_context(signals_held_back())
+            stack.enter_context(signals_held_back(lastword.Lookout(limit) if exits else None))
+        elif exits:
+            signals.heard = lambda name: lastword.arm(limit) if name in lastword.ENDS else None
         logger.info("zibai %s, process %d", __version__, os.getpid())
         owner = None if identity is None else identity.owner
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
@@ -192,10 +212,14 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         _announce(options, listeners, names)
         if options.pid_file is not None:
             stack.enter_context(pidfile.held(options.pid_file, surroundings.parent, owner))
-        board = stack.enter_context(_scoreboard(options, processes, names, before.pid if before else 0))
+        scoreboard = _scoreboard(options, processes, names, before.pid if before else 0)
+        # Root may have to make the file of --control. The other one is in a directory of the user that serves.
+        board = stack.enter_context(scoreboard) if options.control else None
         if identity is not None:
             _become(identity, options, [*listeners.sockets, *listeners.health], board)
             _check_tls(options, listeners.sockets)  # once more: root may read what this user may not
+        if not options.control:
+            board = stack.enter_context(scoreboard)
         if options.daemon and options.log_file is not None:
             if processes:
                 start_helper()  # it would keep that very file open for as long as the server runs
@@ -204,7 +228,7 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         if signals is None:
             _serve_alone(ground, exits)
         else:
-            _serve_as_parent(ground, processes, limits, signals, prompt)
+            _serve_as_parent(ground, processes, limits, signals, prompt, exits)
 
 
 def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
@@ -217,7 +241,9 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
         logger.info("health checks on %s", describe(sock))
 
 
-def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None) -> None:
+def _serve_as_parent(
+    ground: _Ground, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None, exits: bool
+) -> None:
     """With workers, and with all that watches them."""
     options, surroundings, listeners, board, on_up = ground
     app = surroundings.app
@@ -230,6 +256,8 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
         observers.append(Reporter(surroundings.notifier, board.rows() if board is not None else ()))
     pulse = Pulse()
     collector = Collector() if options.capture_output else None
+    is_debugged = processes == 1 or options.watchfiles is not None
+    stdin = terminal.Stdin.of_this_process() if is_debugged and not hindrance and not options.daemon else None
     preload: Preload | None = None
 
     def stop_listening() -> None:
@@ -242,10 +270,10 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
             observers.insert(0, stack.enter_context(probes))
         if options.preload and app is None:  # else the workers are forked from here in any case
-            preload = Preload(loader.run_loader, (options, listeners.sockets, board), collector)
+            preload = Preload(partial(loader.run_loader, stdin=stdin), (options, listeners.sockets, board), collector)
             stack.enter_context(preload)
         loop = mainloop.MainLoop(
-            partial(worker.run_child, app=app),
+            partial(worker.run_child, app=app, stdin=None if preload else stdin),
             (options, listeners.sockets),
             processes,
             board,
@@ -255,7 +283,8 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             limits=limits,
             graceful_timeout=options.graceful_exit_timeout,
             boot_timeout=options.boot_timeout,
-            worker_timeout=options.worker_timeout or inf,
+            # A prompt of a debugger blocks the hub of gevent for as long as a developer thinks.
+            worker_timeout=inf if options.watchfiles is not None else options.worker_timeout or inf,
             settle=SETTLED,
             lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
             eager=options.watchfiles is not None,
@@ -266,6 +295,8 @@ def _serve_as_parent(ground: _Ground, processes: int, limits: Usage, signals: Si
             pulse=pulse,
             preload=preload,
         )
+        if exits and not surroundings.guest:
+            signals.heard = _overseer(options, loop, preload).heard
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon, _directory(ground)))
         if prompt is None:
@@ -288,6 +319,24 @@ def _directory(ground: _Ground) -> str:
     """Where the application is, by name. Empty in the process of a prompt: there the directory is the user's."""
     directory, chdir = ground.surroundings.directory, ground.options.chdir
     return os.path.join(directory, chdir) if directory and chdir else directory
+
+
+BEYOND = 0.25
+"""Seconds beyond the time limit of its workers that the parent has to end."""
+
+
+def _overseer(options: Options, loop: mainloop.MainLoop, preload: Preload | None) -> lastword.Overseer:
+    """What ends this parent and its workers when the main loop does not."""
+
+    def children() -> list[int]:
+        return [*loop.pids, *([] if preload is None else preload.pids)]
+
+    def limit(name: str) -> float:
+        if name == "SIGINT":
+            return PATIENCE + BEYOND
+        return options.graceful_exit_timeout + PATIENCE + BEYOND + (0.0 if loop.is_ending else options.drain)
+
+    return lastword.Overseer(children, lambda: loop.is_ending, limit)
 
 
 def _serve_alone(ground: _Ground, exits: bool) -> None:
@@ -340,9 +389,6 @@ def _names(options: Options, sockets: list[socket]) -> list[str]:
 def _scoreboard(
     options: Options, processes: int, names: list[str], predecessor: int
 ) -> AbstractContextManager[Scoreboard | None]:
-    path = options.control or control.default_path(os.getpid())
-    if not options.control:
-        control.tidy()
     facts = {
         "version": __version__,
         "app": options.app,
@@ -351,7 +397,7 @@ def _scoreboard(
     }
     # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.
     rows = 2 * processes + 30 if processes else 1
-    return control.held(path, rows, options.max_workers + 1, facts, predecessor, wanted=bool(options.control))
+    return control.held(options.control, os.getpid(), rows, options.max_workers + 1, facts, predecessor)
 
 
 def _become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:

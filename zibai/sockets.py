@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 from .errors import BindError, UsageError
 from .forks import keep_from_forks
 from .inherited import adopt
+from .logger import logger
 from .options import Inherited, parse_address
 from .privileges import find_group
 from .trust import plain_host, read_address
@@ -63,7 +64,22 @@ def create_bind_socket(
     if isinstance(address, str):
         return _bind_unix(address, unix_socket_perms, unix_socket_group)
     host, port = address
-    return _bind_tcp(value, host or ("::" if dualstack_ipv6 else "0.0.0.0"), port, dualstack_ipv6)
+    if not dualstack_ipv6 or host not in ("", "::"):
+        return _bind_tcp(value, host or "0.0.0.0", port, dualstack_ipv6)
+    try:
+        return _bind_tcp(value, "::", port, dualstack_ipv6)
+    except BindError as error:
+        if not _lacks_ipv6(error.__cause__):
+            raise
+    logger.warning("%s: this system has no IPv6, so the server listens on 0.0.0.0, for IPv4 clients only", value)
+    return _bind_tcp(value, "0.0.0.0", port, False)
+
+
+def _lacks_ipv6(error: BaseException | None) -> bool:
+    """Whether the system has no IPv6, or has it switched off: then even the address of all interfaces is not there."""
+    if isinstance(error, socket.gaierror):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def listen(sock: socket.socket, backlog: int) -> None:

@@ -242,4 +242,4 @@ def _scoreboard(job: Job, processes: int) -> AbstractContextManager[Scoreboard |
     """In a file of its own, so that ``zibai ps`` shows the workers."""
     facts = {"version": __version__, "app": job.name, "listen": [], "processes": processes}
     # Twice as many rows as workers, since a restart has both generations; and some for those that are added.
-    return control.held(control.default_path(f"{os.getpid()}-{next(_numbers)}"), 2 * processes + 30, 0, facts)
+    return control.held(None, f"{os.getpid()}-{next(_numbers)}", 2 * processes + 30, 0, facts)

@@ -1,10 +1,10 @@
 """The terminal, when a person sits at it: what it is set to, and to whom its Ctrl-C goes."""
 
-import ctypes
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 
 def leave() -> None:
@@ -13,9 +13,44 @@ def leave() -> None:
     On POSIX it goes to the group of processes in the foreground.
     """
     if sys.platform == "win32":
+        import ctypes
+
         ctypes.windll.kernel32.SetConsoleCtrlHandler(None, True)
     else:
         os.setpgid(0, 0)
+
+
+class Stdin:
+    """The terminal of a parent, on its way to a worker: multiprocessing gives a worker /dev/null to read from.
+
+    A developer who calls ``breakpoint()`` in the application has to be read. Made in the parent; in the worker
+    ``restore`` puts it back.
+    """
+
+    def __init__(self, file: int = 0) -> None:
+        self._file = file
+
+    @classmethod
+    def of_this_process(cls) -> "Stdin | None":
+        """None where nobody sits at it, and on Windows."""
+        try:
+            is_terminal = sys.platform != "win32" and sys.stdin.isatty() and sys.stdin.fileno() == 0
+        except (AttributeError, OSError, ValueError):  # it is closed, or something else
+            return None
+        return cls() if is_terminal else None
+
+    def __reduce__(self) -> Any:
+        return _saved, ()
+
+    def restore(self) -> None:
+        os.dup2(self._file, 0)
+        os.close(self._file)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 -- it stays open
+
+
+def _saved() -> Stdin:
+    """In a spawned process, when its arguments are read: multiprocessing closes descriptor 0 after that."""
+    return Stdin(os.dup(0))
 
 
 @contextmanager

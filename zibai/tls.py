@@ -26,8 +26,11 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 _REQUIREMENTS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
-def make_context(options: Options) -> ssl.SSLContext:
-    """The context for what ``options`` say. UsageError, in one line, for what cannot be used."""
+def make_context(options: Options, directory: str = "") -> ssl.SSLContext:
+    """The context for what ``options`` say. UsageError, in one line, for what cannot be used.
+
+    Relative paths start in ``directory``. Messages name them as they were typed.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[options.tls_min_version]
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
@@ -36,25 +39,25 @@ def make_context(options: Options) -> ssl.SSLContext:
         context.set_ciphers(options.ciphers or CIPHERS)
     except ssl.SSLError:
         raise UsageError(f"--ciphers: OpenSSL knows no cipher in {options.ciphers!r}") from None
-    _load_chain(context, options)
+    _load_chain(context, options, directory)
     if options.ca_certs is not None:
-        _read("--ca-certs", options.ca_certs)
+        _read("--ca-certs", options.ca_certs, directory)
         try:
-            context.load_verify_locations(cafile=options.ca_certs)
+            context.load_verify_locations(cafile=os.path.join(directory, options.ca_certs))
         except (OSError, ValueError) as error:
             raise UsageError(f"--ca-certs: {options.ca_certs!r}: {_reason(error)}") from None
     context.verify_mode = _REQUIREMENTS[options.cert_reqs]
     return context
 
 
-def _load_chain(context: ssl.SSLContext, options: Options) -> None:
+def _load_chain(context: ssl.SSLContext, options: Options, directory: str) -> None:
     certfile, keyfile, variable = options.certfile or "", options.keyfile, options.keyfile_password_env
     flag, key = ("--certfile", certfile) if keyfile is None else ("--keyfile", keyfile)
     if variable is not None and variable not in os.environ:
         raise UsageError(f"--keyfile-password-env: there is no environment variable {variable!r}")
-    if b"-BEGIN " not in _read("--certfile", certfile):
+    if b"-BEGIN " not in _read("--certfile", certfile, directory):
         raise UsageError(f"--certfile: {certfile!r} has no certificate in PEM form")
-    if b" PRIVATE KEY-" not in _read(flag, key):
+    if b" PRIVATE KEY-" not in _read(flag, key, directory):
         hint = "; name the file of the key with --keyfile" if keyfile is None else ""
         raise UsageError(f"{flag}: {key!r} has no private key in PEM form{hint}")
     asked = False
@@ -66,8 +69,9 @@ def _load_chain(context: ssl.SSLContext, options: Options) -> None:
             raise UsageError(f"{flag}: {key!r} is encrypted; name the variable of its password: --keyfile-password-env")
         return os.environ[variable]
 
+    paths = [None if path is None else os.path.join(directory, path) for path in (certfile, keyfile)]
     try:
-        context.load_cert_chain(certfile, keyfile, password)
+        context.load_cert_chain(paths[0] or "", paths[1], password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise UsageError(f"{flag}: {key!r} is not the key of the certificate {certfile!r}") from None
@@ -78,10 +82,10 @@ def _load_chain(context: ssl.SSLContext, options: Options) -> None:
         raise UsageError(f"--certfile: {certfile!r} with the key {key!r}: {_reason(error)}") from None
 
 
-def _read(flag: str, path: str) -> bytes:
+def _read(flag: str, path: str, directory: str) -> bytes:
     """What is in a file, since OpenSSL does not say which one it could not read."""
     try:
-        with open(path, "rb") as file:
+        with open(os.path.join(directory, path), "rb") as file:
             return file.read()
     except OSError as error:
         raise UsageError(f"{flag}: {path!r}: {error.strerror}") from None
@@ -101,10 +105,13 @@ class Certificates:
     same moment. ``report`` is that of a backend.
     """
 
-    def __init__(self, options: Options, report: Callable[..., None]) -> None:
+    def __init__(self, options: Options, report: Callable[..., None], directory: str = "") -> None:
         self._options = options
         self._report = report
-        self._paths = [path for path in (options.certfile, options.keyfile, options.ca_certs) if path is not None]
+        # A view may change the directory while the server runs.
+        self._directory = directory or os.path.abspath("")
+        files = (options.certfile, options.keyfile, options.ca_certs)
+        self._paths = [os.path.join(self._directory, path) for path in files if path is not None]
         self._context: ssl.SSLContext
         self._used: list[Any] = []  # the stamps of the files in it
         self._look_at = 0.0
@@ -113,7 +120,7 @@ class Certificates:
     def load(self) -> None:
         """The first time; UsageError for what cannot be used."""
         self._used = self._stamps()  # before they are read, so that a change meanwhile is seen the next time
-        self._context = make_context(self._options)
+        self._context = make_context(self._options, self._directory)
 
     def context(self, now: float) -> ssl.SSLContext:
         """For a handshake that begins now."""
@@ -126,7 +133,7 @@ class Certificates:
 
     def _renew(self, stamps: list[Any]) -> None:
         try:
-            self._context = make_context(self._options)
+            self._context = make_context(self._options, self._directory)
         except UsageError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)

@@ -3,9 +3,10 @@
 Its own figures would come too late from a process that hangs, so its parent asks the system: ``/proc`` on Linux, two
 calls of the C library on macOS, two of the kernel on Windows. What a system does not tell is None. Memory is what is
 resident, with the pages that it shares with others. Descriptors are handles on Windows.
+
+``ctypes`` is imported where it is used: on Linux nobody needs it, and it costs each process 300 KiB.
 """
 
-import ctypes
 import os
 import struct
 import sys
@@ -31,8 +32,12 @@ def usage(pid: int) -> Usage:
     if sys.platform == "linux":
         return _from_proc(pid)
     if sys.platform == "darwin":
+        import ctypes
+
         return _from_library(ctypes.CDLL(None), pid)
     if sys.platform == "win32":
+        import ctypes
+
         return _from_kernel(ctypes.windll.kernel32, pid)
     return Usage()
 
@@ -67,6 +72,8 @@ def _from_proc(pid: int) -> Usage:
 def _from_library(library: Any, pid: int) -> Usage:
     """proc_pidinfo of macOS: PROC_PIDTASKINFO is 96 bytes, with the resident size second; PROC_PIDLISTFDS is 8 bytes
     for each descriptor."""
+    import ctypes
+
     task = ctypes.create_string_buffer(96)
     if library.proc_pidinfo(pid, 4, ctypes.c_uint64(0), task, 96) != 96:
         return Usage()
@@ -79,6 +86,8 @@ def _from_library(library: Any, pid: int) -> Usage:
 
 def _from_kernel(kernel: Any, pid: int) -> Usage:
     """PROCESS_MEMORY_COUNTERS of Windows has two DWORDs, then the peak and the present working set."""
+    import ctypes
+
     kernel.OpenProcess.restype = ctypes.c_void_p  # a handle is as wide as a pointer
     handle = ctypes.c_void_p(kernel.OpenProcess(0x0410, False, pid))  # PROCESS_QUERY_INFORMATION, PROCESS_VM_READ
     if handle.value is None:

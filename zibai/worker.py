@@ -7,8 +7,9 @@ Two ways to end arrive, as signals or through the pipe: graceful sets the event 
 KeyboardInterrupt where ``serve`` waits. While the application is imported nothing is in flight, so both ways are quick.
 A thread of its own (:class:`Control`) listens for both, since neither a
 handler of a signal may touch an event (the main thread may be inside its lock) nor the hub of gevent wait for a pipe
-on Windows. When it has passed on a quick exit and the process is still there after ``LAST_WORD``, because the
-application holds the GIL or the hub, it ends the process itself.
+on Windows. It also sets the last moment (:mod:`zibai.lastword`): nothing that hangs, before or after the end of the
+server, keeps the process for more than ``LAST_WORD`` seconds beyond the time limit. So this thread writes no log line,
+since nobody may read the log.
 
 With ``--drain`` a signal for a graceful exit first makes a lame duck of the process: it serves on, and says close in
 each answer. :class:`Control` counts the time. But what a parent says goes over that: from its ``lame`` to its ``drain``
@@ -31,11 +32,12 @@ from socket import socket
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from . import importer, logfile, terminal, title
+from . import importer, lastword, logfile, terminal, title
 from . import logconfig as logs
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
 from .forks import keep_from_forks
+from .lastword import LAST_WORD
 from .logger import logger
 from .loop import Loop
 from .options import Options
@@ -52,9 +54,6 @@ UPGRADE = ("SIGUSR2",)
 IGNORED = ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR2")
 REOPEN = "SIGUSR1"
 
-LAST_WORD = 3.0
-"""Seconds that a quick exit may take before the process is ended from within."""
-
 
 class Site(NamedTuple):
     """What is the user's."""
@@ -64,10 +63,14 @@ class Site(NamedTuple):
 
 
 class Preloaded(NamedTuple):
-    """What a worker finds done that was forked: the application, and gevent's patching, if there is any."""
+    """What a worker finds done that was forked: the application, and gevent's patching, if there is any.
+
+    ``directory`` was the current one before the application was loaded.
+    """
 
     site: Site
     hub: ModuleType | None
+    directory: str = ""
 
 
 def run_child(
@@ -79,10 +82,13 @@ def run_child(
     *,
     app: Application | None = None,
     preloaded: Preloaded | None = None,
+    stdin: terminal.Stdin | None = None,
 ) -> None:
     """The main function of a worker process; ends it with the exit code."""
     if options.interactive:
         terminal.leave()
+    if stdin is not None:
+        stdin.restore()
     if parent.outlet is not None:
         parent.outlet.redirect()
     try:
@@ -91,14 +97,15 @@ def run_child(
                 logs.configure_as(options)
         row = board.row(number) if board is not None and number is not None else None
         run(options, sockets, parent, Ties(row=row), exits=True, app=app, preloaded=preloaded)
-    except LoadError as error:
-        parent.failed(error)
-        sys.exit(error.exit_code)
     except ZibaiError as error:
-        parent.failed(LoadError(str(error)))
+        lastword.exit_code = error.exit_code
+        parent.failed(error if isinstance(error, LoadError) else LoadError(str(error)))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         pass  # asked to end before it served
+    except Exception:
+        lastword.exit_code = 1
+        raise
     finally:
         logging.shutdown()
 
@@ -130,10 +137,24 @@ def run(
     end = threading.Event()
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))
     ties = ties or Ties()
+    ties.directory = directory() if preloaded is None else preloaded.directory
     tell = ties.on_start
-    control = Control(parent, end, hub, options.boot_timeout, options.drain, may_end=not guest)
-    with Signals(names, interrupting=hub is None, exits=exits) as signals, control.listening(signals):
+    ends = exits and not guest
+    control = Control(
+        parent,
+        end,
+        hub,
+        options.boot_timeout,
+        options.drain,
+        may_end=not guest,
+        graceful_timeout=options.graceful_exit_timeout,
+        arm=lastword.arm if ends else _do_nothing,
+    )
+    # A worker hears the same wish from the terminal and from its parent, so a second signal says nothing there.
+    late = lastword.hurry if ends and parent is None else None
+    with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
         site = _begin(options, load(options, app) if preloaded is None else preloaded.site)
+        signals.reassert()
 
         def started(loop: Loop) -> None:
             control.attach(loop)
@@ -164,6 +185,14 @@ def prepare(options: Options) -> ModuleType | None:
     """What comes before the application, once in a process; returns the backend for greenlets, if it is to be used."""
     raise_descriptor_limit()
     return None if options.no_gevent else _patch()
+
+
+def directory() -> str:
+    """The current one; empty when somebody has removed it."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def load(options: Options, app: Application | None = None) -> Site:
@@ -238,7 +267,7 @@ class Control:
     Channels to adopt connections from may come before there is a loop; they lie in ``_channels`` then, and whoever
     comes second, the thread with a channel or the main thread with the loop, passes them on. So it is with
     ``_is_lame``. ``_over`` is set by the main thread alone, when there is nothing left to be ended. The process of
-    somebody's prompt ``may_end`` never.
+    somebody's prompt ``may_end`` never. ``arm`` sets the last moment of the process, in seconds.
     """
 
     def __init__(
@@ -249,8 +278,12 @@ class Control:
         boot_timeout: float,
         lame_time: float = 0.0,
         may_end: bool = True,
+        graceful_timeout: float = 0.0,
+        arm: Callable[[float], object] = lambda seconds: None,
     ) -> None:
         self._parent = parent
+        self._graceful_timeout = graceful_timeout
+        self._arm = arm
         self._boot_timeout = boot_timeout
         self._may_end = may_end
         self._lame_time = lame_time
@@ -270,8 +303,9 @@ class Control:
         self._start: Callable[[Callable[[], None]], threading.Thread | None]
         if hub is None:
             self._graceful, self._quick = end.set, _interrupting(end)
-            self._refuse_upgrade: Callable[[], object] = _refuse_upgrade
-            self._reopen: Callable[[], object] = logfile.reopen
+            # Both take the locks of handlers, and a handler may wait for ever in a write to a full pipe.
+            self._refuse_upgrade: Callable[[], object] = _aside(_refuse_upgrade)
+            self._reopen: Callable[[], object] = _aside(logfile.reopen)
             self._start = _in_thread
             self._wait: Callable[..., list[Any]] = wait
         else:
@@ -320,7 +354,12 @@ class Control:
         thread = self._start(self._run)
         try:
             yield
+        except BaseException:
+            self._arm(LAST_WORD)
+            raise
         finally:
+            # Does nothing after a signal, which has set an earlier moment.
+            self._arm(self._graceful_timeout + LAST_WORD)
             self._over = True
             signals.wake()
             if thread is not None:
@@ -373,9 +412,11 @@ class Control:
             # A signal may have come in the same moment as a verb.
             is_interrupted = any(name in QUICK for name in names)
             if verb == "quit" or is_interrupted or self._ends_early(verb, names):
+                self._arm(LAST_WORD)
                 (self._quick_by_signal if is_interrupted and verb != "quit" else self._quick)()
                 self._insist()
             elif verb in {"drain", "cede", "gone"} or self._shall_drain(sum(name in GRACEFUL for name in names)):
+                self._arm(self._graceful_timeout + LAST_WORD)
                 self._heir = channel
                 self._cedes = verb == "cede"
                 if self._loop is not None:
@@ -468,7 +509,12 @@ def _interrupting(end: threading.Event) -> Callable[[], None]:
     return interrupt
 
 
-def _do_nothing() -> None:
+def _aside(function: Callable[[], None]) -> Callable[[], None]:
+    """What calls ``function`` in a thread of its own, so that its caller never waits."""
+    return lambda: lastword.start_thread(function)
+
+
+def _do_nothing(*_: object) -> None:
     pass
 
 

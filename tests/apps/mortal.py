@@ -30,8 +30,8 @@ def app(environ, start_response):
                 time.sleep(0.01)  # app -- where it stands mostly, but not always
         case "/burn":
             end = time.monotonic() + float(query)
-            while time.monotonic() < end:
-                pass
+            while time.monotonic() < end:  # burns
+                pass  # burns -- since Python 3.15 it is seen here, too
         case "/fork":
             multiprocessing.get_context("fork").Process(target=linger, args=(query,)).start()
         case "/orphan":

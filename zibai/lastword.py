@@ -1,0 +1,185 @@
+"""A process that was told to end does end, whatever hangs in it: :func:`arm` sets the last moment.
+
+An application can keep its process in many ways: a thread that is no daemon, an ``atexit`` handler or a hook that does
+not return, a log that nobody reads. So the end depends on none of that. A thread of the system waits, takes no lock of
+anybody, says on descriptor 2 what still runs, and ends the process. If it cannot run, because C code holds the GIL or
+the interpreter is already being taken apart, a thread of :mod:`faulthandler` follows, which needs no interpreter; it
+can only end with exit code 1.
+
+Only processes that end after serving arm it. A program that calls ``serve()`` is never ended.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from time import perf_counter as clock
+from typing import Any, Final
+
+from .traces import format_stack
+
+LAST_WORD: Final = 3.0
+"""Seconds beyond its time limit that a process has to end. The parent kills a worker one second later."""
+
+HURRY: Final = 0.5
+"""Seconds that are left when a signal comes while the interpreter ends: enough for what does not hang."""
+
+BEYOND: Final = 0.5
+"""Seconds that :mod:`faulthandler` comes later."""
+
+STUCK: Final = 1.0
+"""Seconds in which a main loop that is not stuck has taken note of a signal."""
+
+exit_code = 0
+"""What the process ends with. Whoever knows of a failure sets it."""
+
+_deadline = inf
+_silent_file: Any = None  # faulthandler needs its file for as long as it waits
+
+
+def arm(seconds: float, before: Callable[[], object] = lambda: None) -> None:
+    """End the process in so many seconds, after a call of ``before``, unless it ends by itself.
+
+    A later call can only bring the end closer. Any thread; also a handler of a signal, so nothing here takes a lock.
+    """
+    global _deadline
+    until = clock() + seconds
+    if until >= _deadline:
+        return
+    _deadline = until
+    start_thread(lambda: _end(seconds, before))
+    _arm_faulthandler(seconds + BEYOND)
+
+
+def is_armed() -> bool:
+    """Whether the last moment is set."""
+    return _deadline < inf
+
+
+def hurry() -> None:
+    """The user has asked again, while the interpreter ends."""
+    arm(HURRY)
+
+
+def _arm_faulthandler(seconds: float) -> None:
+    global _silent_file
+    with suppress(OSError, RuntimeError, ValueError, OverflowError):  # there is no descriptor or no thread left
+        # A terminal or a pipe that nobody reads would hold it up, so what it prints goes nowhere.
+        _silent_file = _silent_file or open(os.devnull, "wb")  # noqa: SIM115 -- it stays open
+        faulthandler.dump_traceback_later(seconds, exit=True, file=_silent_file)
+
+
+def original(module: str, name: str) -> Any:
+    """A function of the standard library as it is without gevent."""
+    monkey = sys.modules.get("gevent.monkey")
+    return getattr(sys.modules[module], name) if monkey is None else monkey.get_original(module, name)
+
+
+def start_thread(function: Callable[[], object]) -> None:
+    """Start a thread of the system that the interpreter does not wait for."""
+    with suppress(RuntimeError):  # the system has no room for a thread, or the interpreter takes none any more
+        original("_thread", "start_new_thread")(function, ())
+
+
+def _end(seconds: float, before: Callable[[], object]) -> None:
+    original("time", "sleep")(seconds)
+    before()
+    told = original("_thread", "allocate_lock")()
+    told.acquire()
+    start_thread(lambda: _tell(told.release))
+    told.acquire(timeout=BEYOND / 2)  # descriptor 2 may be a pipe that nobody reads
+    os._exit(exit_code)
+
+
+def _tell(done: Callable[[], None]) -> None:
+    """Say what still runs: without ``logging``, whose locks somebody may hold."""
+    text = f"zibai: process {os.getpid()} has not ended in time and ends now; it was here:\n{_stacks()}\n"
+    with suppress(OSError):
+        original("os", "write")(2, text.encode("utf-8", "backslashreplace"))
+    done()
+
+
+def _stacks() -> str:
+    """The main thread and each other thread that keeps the interpreter from ending; of greenlets only the names."""
+    frames = sys._current_frames()
+    stacks = []
+    # threading.enumerate() takes a lock.
+    for ident, thread in list(threading._active.items()):  # type: ignore[attr-defined]
+        if thread is threading.main_thread() or not thread.daemon:
+            stacks.append(f"{thread.name}:")
+            if ident in frames:
+                stacks.append(format_stack(frames[ident]))
+    return "\n".join(stacks)
+
+
+class Lookout:
+    """Looks for signals that are blocked and pending, which ask for the end while nobody can hear them.
+
+    That is while a server starts, when it may stand in its first log line. ``limit`` is the time for the end.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._lock = original("_thread", "allocate_lock")()
+
+    def begin(self) -> None:
+        self._lock.acquire()
+        start_thread(self._look)
+
+    def end(self) -> None:
+        """The signals are not blocked any more."""
+        if self._lock.locked():
+            self._lock.release()
+
+    def _look(self) -> None:
+        if sys.platform == "win32":
+            return
+        while not self._lock.acquire(timeout=HURRY):
+            if any(signal.Signals(number).name in ENDS for number in signal.sigpending()):
+                arm(self._limit)
+                return
+
+
+class Overseer:
+    """Ends a parent whose main loop cannot: it may stand in a write to a log that nobody reads, for example.
+
+    ``workers`` gives the process ids of all children. ``takes_note`` says whether the main loop has begun the end, and
+    ``limit`` how many seconds all of it may take, by the name of the signal. ``heard`` is called in the handler of each
+    signal.
+    """
+
+    def __init__(
+        self, workers: Callable[[], list[int]], takes_note: Callable[[], bool], limit: Callable[[str], float]
+    ) -> None:
+        self._workers = workers
+        self._takes_note = takes_note
+        self._limit = limit
+
+    def heard(self, name: str) -> None:
+        if name in ENDS:
+            arm(self._limit(name), self._kill)
+            if not self._takes_note():
+                start_thread(lambda: self._stand_in(name))
+
+    def _stand_in(self, name: str) -> None:
+        """Pass the signal on to the workers, if the main loop does not tell them anything."""
+        original("time", "sleep")(STUCK)
+        if not self._takes_note():
+            self._send(getattr(signal, name))
+
+    def _kill(self) -> None:
+        if sys.platform != "win32":
+            self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        for pid in self._workers():
+            with suppress(OSError):
+                os.kill(pid, number)
+
+
+ENDS: Final = frozenset({"SIGINT", "SIGTERM", "SIGQUIT", "SIGBREAK"})
+"""The signals that ask for the end."""
