@@ -16,7 +16,7 @@ from http import HTTPStatus
 from math import inf
 from typing import BinaryIO, Final, cast
 
-from .body import NO_BODY, BodyReader, Receiver
+from .body import BodyReader, Receiver
 from .errors import Refused
 from .http1 import Request
 from .http1.response import CONTINUE, plain
@@ -85,7 +85,6 @@ class Connection(Receiver):
             request = self.service.known(data) if self.alone else None
             if request is not None and request.length == 0:
                 # All else is as the request before has left it.
-                self.body = NO_BODY
                 self.request = request
                 self.state = READY
                 self.deadline = inf
@@ -97,7 +96,7 @@ class Connection(Receiver):
                     self._hint_at_proxy_header(data)
                 return
             request, body = whole
-            self.body = io.BytesIO(body) if body else NO_BODY
+            self.body = io.BytesIO(body) if body else None
             self.request = request
             self._begun = False
             self._continued = self.alone = True
@@ -144,10 +143,11 @@ class Connection(Receiver):
         if limit and request.length is not None and request.length > limit:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {request.length} bytes")
         if not request.has_body:
-            self.body = NO_BODY
+            self.body = None
         elif self.service.stream_body:
             self._body_waited = 0.0
-            self.body = io.BufferedReader(BodyReader(self), RECEIVE)
+            self._reader = BodyReader(self)
+            self.body = io.BufferedReader(self._reader, RECEIVE)
         else:
             self.body = io.BytesIO()
             self.state = BODY
@@ -171,7 +171,7 @@ class Connection(Receiver):
                 self.deadline = now + self._patience(now - self._body_since)
                 self.body.write(piece)
                 if self._received > IN_MEMORY and isinstance(self.body, io.BytesIO):
-                    spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed by finish() and close()
+                    spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed by release_body()
                     spool.write(self.body.getbuffer())
                     self.body = spool
             if piece is None:
@@ -228,7 +228,6 @@ class Connection(Receiver):
 
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""
-        self.body.close()
         if self.out and not self.broken:
             # Nobody else touches it now, so no lock is needed.
             self.state = FLUSH
@@ -324,10 +323,8 @@ class Connection(Receiver):
     def close(self) -> None:
         """Release everything. Only the loop calls this, once the runner has given the connection back."""
         self.state = CLOSED
-        try:
-            self.body.close()
-        except OSError:
-            pass  # a file writes its buffer now, and the disk is full; nobody will read it
+        if self.body is not None:
+            self.release_body()
         self.sock.close()
 
     # The runner's side.
@@ -346,10 +343,24 @@ class Connection(Receiver):
             self._exchanges += 1
             self.closing |= self._exchanges >= self.service.keep_alive_requests
         try:
-            self.service.application(self)
+            self.service.new_context().run(self.service.application, self)
         except BaseException:
             # The gateway catches what applications raise, so this is a bug of ours; the runner must live on.
             error_logger.exception("the gateway failed")
             self.status = HTTPStatus.INTERNAL_SERVER_ERROR
             self.cut()
+        if self.body is not None:
+            self.release_body()
         slot.end(self.status, now, clock())
+
+    def give_up(self, slot: Slot) -> None:
+        """End an exchange that was left by an error, as if ``exchange`` had returned. Never raises.
+
+        Such an error can come from outside: a program may raise one in any of its threads
+        (``PyThreadState_SetAsyncExc``), and it may hit the server's own code.
+        """
+        self.status = HTTPStatus.INTERNAL_SERVER_ERROR
+        self.cut()
+        if self.body is not None:
+            self.release_body()
+        slot.end(self.status, self.started, clock())

@@ -7,6 +7,7 @@ called from any thread of any program: it installs no signal handler, configures
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from math import inf
 from socket import socket
@@ -202,6 +203,8 @@ class Server:
         options, ties = self._options, self._ties
         service = Service(
             application=self._gateway.serve,
+            # Of the context that called serve(), after the hook before_serve: each request begins with a copy of it.
+            new_context=copy_context().copy,
             waits=engine.waits,
             report=engine.report,
             row=self._row,

@@ -182,6 +182,9 @@ class Exchange:
         """Send a piece of the body, after the head. ``size`` is that of the whole body when it is known."""
         if type(data) is not bytes and not isinstance(data, bytes):
             raise TypeError(f"the application must give bytes, not {type(data).__name__}")
+        if self._complete:
+            # The close() of an iterable may call write(), and a client would take these bytes for the next response.
+            raise RuntimeError("the application called write() after the end of its response")
         connection, framing = self._connection, self._framing
         head = b""
         if framing is None:

@@ -25,7 +25,6 @@ from typing import Final
 
 from .accepting import Acceptor
 from .backends import Backend
-from .body import NO_BODY
 from .connection import Connection
 from .crowd import Crowd
 from .errors import Refused
@@ -261,8 +260,6 @@ class Loop:
             and not (connection.closing or connection.broken or connection.out or self._draining)
         ):
             # What is left to do where nothing is: most exchanges end here, and the calls would cost as much again.
-            if connection.body is not NO_BODY:
-                connection.body.close()
             connection.request = None
             connection.state = HEAD
             connection.deadline = deadline = self._now + service.keep_alive_timeout

@@ -1,6 +1,7 @@
 """What the connections of one server share: the states they go through, their limits, and those they ask."""
 
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Protocol
@@ -42,7 +43,8 @@ class Service:
     """What the connections of one ``serve()`` share.
 
     ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
-    connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
+    connection, in a context (of contextvars) that ``new_context`` makes for each request. ``lend`` tells the loop, from
+    any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
     server says what it does. ``lane`` None leaves every head to h11. Timeouts are seconds, sizes bytes, and
     ``min_body_rate`` bytes a second; it and ``max_body`` may be 0, which is no limit. ``trust`` are the peers that may
@@ -55,6 +57,7 @@ class Service:
     waits: Waits
     report: Callable[..., None]
     row: Row
+    new_context: Callable[[], Context] = Context
     lend: Callable[[Any], None] = field(init=False)
     lane: FastLane | None = field(default_factory=FastLane)
     known: Callable[[bytes], Request | None] = field(init=False)  # whole heads that were seen before

@@ -103,14 +103,15 @@ class Gateway:
         # The fast lane remembers requests, and what was made of one is copied for the next: a dict that has all keys
         # already is copied in a tenth of the time that it takes to make one.
         environ = (request.template or self._make_template(request)).copy()
-        environ["wsgi.input"] = connection.body
+        # Each request has an input of its own: what an application sets on it is seen by no other request.
+        environ["wsgi.input"] = body = connection.body or io.BytesIO()
         environ.update(connection.facts or self._learn_facts(connection))
         if request.forwards:
             self._hear(connection, request, environ)
         if request.length is None and not connection.service.stream_body:
             # The body lies here whole and no longer chunked, so its length is a fact that frameworks can use.
-            environ["CONTENT_LENGTH"] = str(connection.body.seek(0, io.SEEK_END))
-            connection.body.seek(0)
+            environ["CONTENT_LENGTH"] = str(body.seek(0, io.SEEK_END))
+            body.seek(0)
             environ.pop("HTTP_TRANSFER_ENCODING", None)
         return environ
 

@@ -25,8 +25,10 @@ from weakref import WeakSet
 
 from ..connection import Connection
 from ..errors import MissingExtra
+from ..logger import logger
 from ..poller import READ, WRITE, Poller
 from ..scoreboard import Row, Slot, clock
+from ..service import APP
 from ..sockets import Socket
 from . import Turns
 from .hubwatch import HubWatch
@@ -89,6 +91,12 @@ class _Worker(_Greenlet):
         self._backend = backend
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._backend.recover(self, error)
+
+    def _work(self) -> None:
         backend, hub = self._backend, gevent.get_hub()
         loop = backend.loop
         while not backend.stopped:
@@ -243,6 +251,24 @@ class Greenlets:
         return worker
 
     # In a worker.
+
+    def recover(self, worker: _Worker, error: BaseException) -> None:
+        """An error has left a worker, perhaps while it ran a connection; the greenlet ends.
+
+        Its slot comes free, and the connection is closed. The error is a bug of ours, or something was thrown into the
+        greenlet behind the application.
+        """
+        connection = worker.job
+        if connection is not None and connection.state is APP:
+            connection.give_up(worker.slot)
+            self.retire(worker)
+        else:
+            worker.job = None
+            self._free.append(worker.slot)
+        if self.idle is worker:
+            self.idle = None
+        # In a greenlet of its own, since a handler of the log may block, and may raise anything.
+        self.report(partial(logger.error, exc_info=error), "an error came out of a server greenlet, which has ended")
 
     def retire(self, worker: _Worker) -> None:
         """Its exchange is over, and it may not run another."""
