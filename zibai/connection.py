@@ -21,13 +21,14 @@ from .errors import Refused
 from .http1 import Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
+from .parting import SMALL
 from .scoreboard import Slot, clock
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PROXY, READY, RECEIVE, Service
-from .sockets import Endpoint, Socket
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PARTED, PROXY, READY, RECEIVE, Service
+from .sockets import Endpoint, Socket, unsent
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client
-loses the answer it has not read yet (RFC 9112 9.6)."""
+loses the response it has not read yet (RFC 9112 9.6)."""
 
 DISCARD_BYTES: Final = 256 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
@@ -37,8 +38,8 @@ class Connection(Receiver):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_body_since", "_discarded", "_exchanges", "_timed_out", "alone", "facts", "request", "sent",
-        "started", "status", "trusted", "watched",
+        "_begun", "_body_since", "_discarded", "_exchanges", "_timed_out", "_unsent", "alone", "facts", "request",
+        "sent", "started", "status", "trusted", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
@@ -263,19 +264,37 @@ class Connection(Receiver):
             self._advance(now)
 
     def _linger(self, now: float) -> None:
-        """The last answer is out: say so, and give the client the time to read it before the socket goes."""
-        request = self.request
-        if request is not None and not request.keep_alive and not self.codec.in_body and not self.codec.has_bytes:
-            # The client asked for the end and has sent all it may send, so nothing unread can turn into RST.
-            self.state = CLOSED
-            return
+        """The last response is out: say so, and give the client the time to read it before the socket is closed.
+
+        The client may still send something, by mistake or because it does not know of the end. If the socket were
+        closed then, the client would lose what it has not read yet.
+        """
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.state = CLOSED
             return
+        request = self.request
+        if (
+            request is not None
+            and not request.keep_alive
+            and self.sent <= SMALL
+            and self.endpoint.plain
+            and not (self.codec.in_body or self.codec.has_bytes or self.service.draining)
+        ):
+            self.state = PARTED
+            return
         self.state = LINGER
         self.deadline = now + LINGER_TIME
+        self._unsent = inf
+
+    def _linger_on(self, now: float) -> bool:
+        """Whether a client still takes a large response that the kernel has; then it gets more time."""
+        before, self._unsent = self._unsent, unsent(self.sock)
+        if self.service.draining or not 1 < self._unsent < before:  # the end itself counts as one byte
+            return False
+        self.deadline = now + LINGER_TIME
+        return True
 
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
@@ -289,7 +308,7 @@ class Connection(Receiver):
             # What was lent stands still; the runner learns of it at its next send.
             self.deadline = inf
             self.abort()
-        else:
+        elif self.state is not LINGER or not self._linger_on(now):
             if self.state is FLUSH:
                 self.service.report(debug_logger.debug, "%s does not take its answer", self.peer)
             self.state = CLOSED
@@ -321,7 +340,20 @@ class Connection(Receiver):
             pass  # the client was faster
 
     def close(self) -> None:
-        """Release everything. Only the loop calls this, once the runner has given the connection back."""
+        """End the connection and release everything.
+
+        Only the loop calls this, once the runner has given the connection back. The shutdown ends the connection for
+        the client even if a child process, forked by C code, has a copy of the socket.
+        """
+        if not self.broken:  # else it may have to be reset, and a shutdown would look like an orderly end
+            try:
+                self.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the client was faster
+        self.release()
+
+    def release(self) -> None:
+        """Release everything, and leave the connection to another process that has the socket, too."""
         self.state = CLOSED
         if self.body is not None:
             self.release_body()

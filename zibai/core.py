@@ -14,6 +14,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .backends import Backend
+from .forks import forget_in_children
 from .health import Health
 from .http1 import FastLane
 from .logger import logger
@@ -150,6 +151,7 @@ class Server:
 
     def run(self) -> None:
         """Serve. Raises what :func:`serve` raises."""
+        forget_in_children(*self._sockets)
         engine = _make_backend(self._backend, self._options.max_workers, self._row)
         try:
             https = self._prepare_tls(engine)
@@ -165,6 +167,7 @@ class Server:
         if https is not None:
             https.attach(loop, listeners, self._options.max_workers > 1, self._ties.multiprocess)
         try:
+            forget_in_children(loop)
             self._ties.before_start(loop)
             engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
             self._ties.on_start(loop)

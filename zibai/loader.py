@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 from . import logfile, title, worker
 from . import logger as logs
 from .errors import LoadError, ZibaiError
+from .forks import forget_in_children, forking_a_worker
 from .logger import logger
 from .options import Options
 from .output import Outlet
@@ -46,6 +47,7 @@ def run_loader(parent: Parent, options: Options, sockets: list[socket.socket], b
         parent.outlet.redirect()
     orders = Orders(parent)
     _at_fork(orders.close)
+    forget_in_children(*sockets)
     _finish(lambda: _load_and_fork(orders, options, sockets, board))
 
 
@@ -258,11 +260,10 @@ def _fork(hub: ModuleType | None) -> int:
     """Fork; nobody needs to be warned of threads who has been told their names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        if hub is not None:
-            return int(hub.fork())
         if sys.platform == "win32":
             raise OSError("no fork")
-        return os.fork()
+        with forking_a_worker():
+            return os.fork() if hub is None else int(hub.fork())
 
 
 def _at_fork(close: Callable[[], None]) -> None:

@@ -31,8 +31,9 @@ from .errors import Refused
 from .handover import Adoption, give
 from .health import SOON, Health
 from .logger import logger
+from .parting import Parting
 from .poller import READ, WRITE
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, PROXY, READY, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, PARTED, PROXY, READY, Service
 from .sockets import Endpoint, Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
@@ -55,6 +56,7 @@ WATCH: Final = {
     FLUSH: 0,
     READY: 0,
     APP: 0,
+    PARTED: 0,
     CLOSED: 0,
 }
 
@@ -95,6 +97,7 @@ class Loop:
         self._draining = False
         self._acceptor = Acceptor(listeners, self.poller, backend.report, self._opened)
         self._adoption = Adoption(self.poller, self._others, self._adopt)
+        self._parting = Parting()
         self._heir: Socket | None = None  # who gets our idle connections when we drain
         self._next_sweep = inf
         self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
@@ -140,6 +143,21 @@ class Loop:
         self._quit = True
         self._slots = 0  # nothing that is ready begins any more
         self._backend.wake()
+
+    def forget(self) -> None:
+        """In a child that the application has forked: close everything, and turn no more.
+
+        Nothing is unregistered or shut down: the poller's object and the connections are the parent's, too.
+        """
+        self.finished = True
+        self._acceptor.forget()
+        self._adoption.close()
+        self._parting.close()
+        if self._heir is not None:
+            self._heir.close()
+        for connection in self._connections.values():
+            connection.watched = 0
+            connection.sock.close()
 
     # What a backend drives.
 
@@ -203,6 +221,8 @@ class Loop:
             self._begin_drain(now)
         if now >= self._next_sweep:
             self._sweep(now)
+        if now >= self._parting.due:
+            self._parting.look(now)
         health = self._health
         if now >= health.due:
             health.look(now, self._connections.values())
@@ -218,7 +238,7 @@ class Loop:
         ending = self._quit or (self._drain and not (self._draining and self._connections))
         if ending or self._handed or self._adoption.coming:
             return 0
-        due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again)
+        due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again, self._parting.due)
         if self._ready:
             if self._running < self._slots:
                 return 0
@@ -319,6 +339,8 @@ class Loop:
             if idle is not None:
                 self._drop(idle)
         self._acceptor.accept(fds, now, lambda: self._room(waited))
+        if self._acceptor.again != inf:
+            self._parting.close()  # descriptors are used up
 
     def _room(self, waited: int) -> float:
         """How many connections to accept now, with ``waited`` requests ready before this turn.
@@ -350,6 +372,11 @@ class Loop:
         state = connection.state
         if state is READY:
             self._ready.append((connection, now))
+            return
+        if state is PARTED:
+            self._watch(connection, 0)
+            del self._connections[connection.fd]
+            self._parting.add(connection.sock, now)
             return
         if state is CLOSED:
             self._drop(connection)
@@ -459,7 +486,9 @@ class Loop:
         idle = [each for each in self._connections.values() if each.idle and each.endpoint.plain]
         given = give(self._heir, [each.fd for each in idle], {each.fd: each.note for each in idle if each.note})
         for connection in idle[:given]:
-            self._drop(connection)
+            self._watch(connection, 0)
+            del self._connections[connection.fd]
+            connection.release()
         if given < len(idle):
             self._next_sweep = min(self._next_sweep, now + RESOLUTION)
 
@@ -494,6 +523,7 @@ class Loop:
         if self._heir is not None:
             self._heir.close()
         self._close_handed()
+        self._parting.close()
         for connection in self._connections.values():
             self._watch(connection, 0)
             if connection.state is APP:

@@ -22,6 +22,7 @@ APP: Final = "app"  # runner
 FLUSH: Final = "flush"  # loop: the client has not taken the whole answer yet
 DISCARD: Final = "discard"  # loop: reads the rest of a body that the application left unread
 LINGER: Final = "linger"  # loop: the last answer is out; reads on for a moment, then closes
+PARTED: Final = "parted"  # loop: the last, small response is out to a client that asked for the end; see parting
 CLOSED: Final = "closed"  # loop: to be closed now
 
 RECEIVE: Final = 64 * 1024

@@ -256,6 +256,19 @@ def raise_descriptor_limit() -> None:
             continue
 
 
+def unsent(sock: Socket) -> int:
+    """Bytes that the kernel has of this socket and that the other system has not taken; 0 where it does not tell."""
+    if sys.platform != "linux" or sock.family == socket.AF_UNIX:
+        return 0  # what is in a unix socket is not lost with it
+    import fcntl
+    import termios
+
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
 class Endpoint(NamedTuple):
     """Where a connection came in, as an application is told: host and port are empty for a unix socket.
 

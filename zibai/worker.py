@@ -34,6 +34,7 @@ from . import importer, logfile, terminal, title
 from . import logger as logs
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
+from .forks import forget_in_children
 from .logger import format_stack, logger
 from .loop import Loop
 from .options import Options
@@ -122,6 +123,7 @@ def run(
             title.show("single" if parent is None else "worker", options.app, *state)
 
     show_title("starting")
+    forget_in_children(*sockets)  # the application may fork as soon as it is imported
     hub = prepare(options) if preloaded is None else preloaded.hub
     end = threading.Event()
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))

@@ -14,17 +14,16 @@ On Linux all connections sit in one epoll object, and its descriptor is the only
 an object like that cannot be watched in turn, and each socket has a watcher of its own (:class:`HubPoller`).
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from ..connection import Connection
 from ..errors import MissingExtra
+from ..forks import forget_in_children
 from ..logger import logger
 from ..poller import READ, WRITE, Poller
 from ..scoreboard import Row, Slot, clock
@@ -151,7 +150,7 @@ class Greenlets:
 
     def start(self, loop: Turns) -> None:
         self.loop = loop
-        _started.add(self)
+        forget_in_children(self)
         self._turn_soon.start(self._turn)
         if self._io is not None:
             self._io.start(self._turn)
@@ -279,18 +278,6 @@ class Greenlets:
         else:
             self.loop.finish(connection)
         self._free.append(worker.slot)
-
-
-_started: WeakSet[Greenlets] = WeakSet()
-
-
-def _forget_all() -> None:
-    while _started:
-        _started.pop().forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
 
 
 class HubPoller:

@@ -31,6 +31,7 @@ from types import FrameType
 from typing import Any
 
 from ..connection import Connection
+from ..forks import forget_in_children
 from ..logger import logger
 from ..poller import make_poller
 from ..scoreboard import Row, Slot, clock
@@ -120,6 +121,7 @@ class Threads:
 
     def start(self, loop: Turns) -> None:
         self._loop = loop
+        forget_in_children(self)
         loop.watch(self._wake_end.fileno(), self._hear)
         self._add_runner()
 
@@ -149,6 +151,17 @@ class Threads:
                 runner.ring()
         for runner in idle:
             runner.join()
+        self._wake_end.close()
+        self._bell.close()
+        self.poller.close()
+
+    def forget(self) -> None:
+        """In a child that the application has forked: its only thread ends when the application returns to us.
+
+        The lock may have been held by a thread that the child does not have.
+        """
+        self._lock = threading.Lock()
+        self._stopped = True
         self._wake_end.close()
         self._bell.close()
         self.poller.close()
