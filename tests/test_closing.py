@@ -12,7 +12,7 @@ import pytest
 
 from rig import ANSWER, GET, Rig, ended
 from serving import serving
-from support import Client, Gate, Server, alive, wait_for
+from support import DEADLINE, Client, Gate, Server, alive, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,3 +204,52 @@ def test_a_child_that_returns_to_the_server_answers_nobody() -> None:
                 with Client(server.port) as other:
                     assert other.get("/").body == f"by {server.pid}".encode()
         wait_for(lambda: not any(map(alive, server.children())))  # they end by themselves
+
+
+# --- idle TLS connections at a restart (R11) ------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP")
+def test_an_idle_tls_connection_outlives_a_restart_until_its_next_request(
+    backend: tuple[str, ...], credentials: Credentials
+) -> None:
+    with Server("forking:app", "-p", "1", "--certfile", credentials.server, *backend) as server:
+        context = credentials.context()
+        with Client(server.port, tls=context) as client:
+            first = client.get("/").body
+            server.signal(signal.SIGHUP)
+
+            def is_replaced() -> bool:
+                with Client(server.port, tls=context) as other:
+                    return other.get("/").body != first
+
+            wait_for(is_replaced)
+            client.socket.settimeout(2)
+            with pytest.raises(TimeoutError):  # longer than the moment that an idle connection has at the end
+                client.socket.recv(1)
+            client.socket.settimeout(DEADLINE)
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = b""
+            while piece := client.socket.recv(10_000):
+                answer += piece
+            assert first.removeprefix(b"by ") in answer
+            assert b"Connection: close" in answer
+
+
+def test_at_the_end_an_idle_connection_gets_a_moment_and_at_a_restart_the_graceful_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for is_restart, times in ((False, 1), (True, 9)):
+        with Rig(monkeypatch) as rig:
+            _, connection = rig.connect()
+            connection.endpoint = connection.endpoint._replace(plain=False)  # as over TLS
+            near, far = socket.socketpair()
+            with near, far:
+                if is_restart:
+                    rig.loop.hand_over_to(near)  # type: ignore[arg-type]
+                rig.loop.drain(10)
+                rig.turn()
+                rig.turn(times - 0.2)
+                assert rig.connections == [connection]
+                rig.turn(0.4)
+                assert rig.connections == []

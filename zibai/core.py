@@ -179,8 +179,8 @@ class Server:
                 raise loop.failure
             loop.service.draining = True  # every answer says close from now on, also while the hook runs
             _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
-            loop.drain()
             timeout = self._options.graceful_exit_timeout
+            loop.drain(timeout)
             if not engine.join(timeout):
                 logger.warning("after %g s some requests are not finished; they are cut", timeout)
         finally:

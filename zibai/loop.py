@@ -95,6 +95,8 @@ class Loop:
         self._asleep = False
         self._drain = self._quit = False  # what was asked for
         self._draining = False
+        self._graceful_timeout = GRACE
+        self._idle_until = -inf  # while it drains, idle connections are kept until then if they cannot be handed over
         self._acceptor = Acceptor(listeners, self.poller, backend.report, self._opened)
         self._adoption = Adoption(self.poller, self._others, self._adopt)
         self._parting = Parting()
@@ -132,8 +134,9 @@ class Loop:
         """Give idle connections away through ``channel`` instead of closing them; before ``drain``."""
         self._heir = channel
 
-    def drain(self) -> None:
-        """Take nothing new, finish what is there, then finish the loop."""
+    def drain(self, timeout: float = GRACE) -> None:
+        """Take nothing new, finish what is there, then finish the loop; the caller waits ``timeout`` seconds for it."""
+        self._graceful_timeout = timeout
         self.service.draining = True  # at once: an answer that is made now says close
         self._drain = True
         self._backend.wake()
@@ -382,7 +385,7 @@ class Loop:
             self._drop(connection)
             return
         if self._draining and connection.idle:
-            connection.deadline = min(connection.deadline, now + GRACE)
+            connection.deadline = min(connection.deadline, max(now + GRACE, self._idle_until))
         wanted = WATCH[state]
         if connection.out:
             wanted |= WRITE
@@ -502,6 +505,10 @@ class Loop:
         """
         self._adoption.take_all()
         self._draining = True
+        if self._heir is not None:
+            # A restart: nobody waits for the end of this process. An idle TLS connection cannot be handed over, and its
+            # client knows nothing of the restart, so its next request is answered here, with close.
+            self._idle_until = now + self._graceful_timeout - GRACE
         self._acceptor.finish(now, self._last_room)
         self._hand_over(now)
         for connection in list(self._connections.values()):
