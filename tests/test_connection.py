@@ -50,6 +50,9 @@ class Script:
         assert len(piece) <= size
         return piece
 
+    def shutdown(self, how: int) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
