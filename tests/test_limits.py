@@ -194,11 +194,12 @@ def test_the_body_of_a_request_that_waited_too_long_is_let_go(monkeypatch: pytes
         rig.take()
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
         rig.until(lambda: rig.loop._ready)
+        body = connection.body
         rig.turn(5)
         assert read(client, 12) == b"HTTP/1.1 503"
         client.close()
         rig.until(lambda: connection not in rig.connections)
-        assert connection.body.closed
+        assert body.closed
 
 
 def test_queue_timeout_end_to_end(backend: tuple[str, ...]) -> None:

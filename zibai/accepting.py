@@ -114,5 +114,9 @@ class Acceptor:
     def close(self) -> None:
         """Stop listening."""
         self.watch(False, 0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the listeners, without a word to the poller."""
         for listener in self._listeners:
             listener.close()

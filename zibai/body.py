@@ -1,4 +1,4 @@
-"""Request bodies: those that nobody has sent, those that wait whole, and those that an application reads as they come.
+"""Request bodies: those that wait whole, and those that an application reads while they arrive.
 
 A body has a limit of size and a minimum of speed, whoever waits for it.
 """
@@ -6,7 +6,7 @@ A body has a limit of size and a minimum of speed, whoever waits for it.
 import io
 import time
 from http import HTTPStatus
-from typing import BinaryIO, Final
+from typing import Any, Final
 
 from .errors import Gone, Refused
 from .http1 import Codec
@@ -20,33 +20,39 @@ RATE_AFTER: Final = 10.0
 """Seconds that a body may take at any rate; from then on the minimum is asked of it, on average."""
 
 
-class _NoBody(io.BytesIO):
-    """The body of all requests that have none: it is empty and open, whatever an application does to it."""
-
-    def write(self, data: object) -> int:
-        raise io.UnsupportedOperation("write")
-
-    def close(self) -> None:
-        """Do nothing: it is not one request's."""
-
-
-NO_BODY: Final = _NoBody()
-
-
 class Receiver(Peered):
     """What a connection has and does of the body of its request. ``read`` and what it calls are the runner's."""
 
-    __slots__ = ("_body_waited", "_continued", "_received", "body", "codec", "interims", "refusal")
+    __slots__ = ("_body_waited", "_continued", "_reader", "_received", "body", "codec", "interims", "refusal")
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:
         super().__init__(sock, peer, endpoint, service)
         self.codec = Codec(service.max_head, service.lane, service.max_target, service.base)
-        self.body: BinaryIO = NO_BODY
+        self.body: Any = None  # a BinaryIO, of the request at hand; None for a request without a body
         self.refusal: Refused | None = None  # what is wrong with a streamed body
         self.interims = 0  # interim answers before the answer
+        self._reader: BodyReader | None = None  # what reads a streamed body from the client
         self._received = 0
         self._body_waited = 0.0  # seconds that a runner has waited for it
         self._continued = False  # whether 100 Continue went out, or is no longer allowed
+
+    def release_body(self) -> None:
+        """End the body of a request whose application has returned. Never raises.
+
+        A runner calls this, and not the loop: the application has had the body in its hands, so closing it may raise
+        any error and may block.
+        """
+        body, self.body = self.body, None
+        reader, self._reader = self._reader, None
+        try:
+            if reader is not None:
+                BodyReader.let_go(reader)
+            # Not body.close(), which an application may have replaced.
+            type(body).close(body)
+        except BaseException:  # noqa: S110
+            # The application keeps a view of it, or has detached its raw side, or the disk is full and a file writes
+            # its buffer now. The response is out, and nobody reads the body any more.
+            pass
 
     def _count(self, size: int) -> None:
         """Count bytes of the body against the limit, which a chunked one meets only here."""
@@ -130,7 +136,10 @@ class BodyReader(io.RawIOBase):
 
     def readinto(self, buffer: "io.WriteableBuffer") -> int:  # type: ignore[name-defined]
         if not self._piece:
-            self._piece = memoryview(self._connection.read())
+            connection: Receiver | None = self.__dict__.get("_connection")
+            if connection is None:
+                raise ValueError("the request is over, and wsgi.input with it")
+            self._piece = memoryview(connection.read())
         target = memoryview(buffer).cast("B")
         size = min(len(target), len(self._piece))
         target[:size] = self._piece[:size]
@@ -138,6 +147,13 @@ class BodyReader(io.RawIOBase):
         return size
 
     def close(self) -> None:
-        # The connection has us as its body, which would be a cycle, and keep its buffers until a collection.
-        self.__dict__.pop("_connection", None)
+        self.let_go()
         super().close()
+
+    def let_go(self) -> None:
+        """Read no more from the connection: its next bytes may be another request's.
+
+        Also, the connection refers to this object, and a cycle would keep its buffers until a collection.
+        """
+        self.__dict__.pop("_connection", None)
+        self._piece = memoryview(b"")

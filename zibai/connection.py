@@ -17,18 +17,20 @@ from http import HTTPStatus
 from math import inf
 from typing import BinaryIO, Final, cast
 
-from .body import NO_BODY, BodyReader, Receiver
+from .body import BodyReader, Receiver
 from .errors import Refused
 from .http1 import Request
 from .http1.response import CONTINUE, plain
+from .kernel import unsent
 from .logger import debug_logger, error_logger, safely
+from .parting import SMALL
 from .scoreboard import Slot, clock
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PROXY, READY, RECEIVE, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PARTED, PROXY, READY, RECEIVE, Service
 from .sockets import Endpoint, Socket
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client
-loses the answer it has not read yet (RFC 9112 9.6)."""
+loses the response it has not read yet (RFC 9112 9.6)."""
 
 DISCARD_BYTES: Final = 256 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
@@ -38,8 +40,8 @@ class Connection(Receiver):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_body_since", "_discarded", "_exchanges", "_timed_out", "alone", "facts", "request", "sent",
-        "started", "status", "trusted", "watched",
+        "_begun", "_body_since", "_discarded", "_exchanges", "_timed_out", "_unsent", "alone", "facts", "request",
+        "sent", "started", "status", "trusted", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
@@ -86,7 +88,6 @@ class Connection(Receiver):
             request = self.service.known(data) if self.alone else None
             if request is not None and request.length == 0:
                 # All else is as the request before has left it.
-                self.body = NO_BODY
                 self.request = request
                 self.state = READY
                 self.deadline = inf
@@ -98,7 +99,7 @@ class Connection(Receiver):
                     self._hint_at_proxy_header(data)
                 return
             request, body = whole
-            self.body = io.BytesIO(body) if body else NO_BODY
+            self.body = io.BytesIO(body) if body else None
             self.request = request
             self._begun = False
             self._continued = self.alone = True
@@ -145,10 +146,11 @@ class Connection(Receiver):
         if limit and request.length is not None and request.length > limit:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {request.length} bytes")
         if not request.has_body:
-            self.body = NO_BODY
+            self.body = None
         elif self.service.stream_body:
             self._body_waited = 0.0
-            self.body = io.BufferedReader(BodyReader(self), RECEIVE)
+            self._reader = BodyReader(self)
+            self.body = io.BufferedReader(self._reader, RECEIVE)
         else:
             self.body = io.BytesIO()
             self.state = BODY
@@ -172,7 +174,7 @@ class Connection(Receiver):
                 self.deadline = now + self._patience(now - self._body_since)
                 self.body.write(piece)
                 if self._received > IN_MEMORY and isinstance(self.body, io.BytesIO):
-                    spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed by finish() and close()
+                    spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed by release_body()
                     spool.write(self.body.getbuffer())
                     self.body = spool
             if piece is None:
@@ -233,7 +235,6 @@ class Connection(Receiver):
 
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""
-        self.body.close()
         if self.out and not self.broken:
             # Nobody else touches it now, so no lock is needed.
             self.state = FLUSH
@@ -285,19 +286,37 @@ class Connection(Receiver):
             self._advance(now)
 
     def _linger(self, now: float) -> None:
-        """The last answer is out: say so, and give the client the time to read it before the socket goes."""
-        request = self.request
-        if request is not None and not request.keep_alive and not self.codec.in_body and not self.codec.has_bytes:
-            # The client asked for the end and has sent all it may send, so nothing unread can turn into RST.
-            self.state = CLOSED
-            return
+        """The last response is out: say so, and give the client the time to read it before the socket is closed.
+
+        The client may still send something, by mistake or because it does not know of the end. If the socket were
+        closed then, the client would lose what it has not read yet.
+        """
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.state = CLOSED
             return
+        request = self.request
+        if (
+            request is not None
+            and not request.keep_alive
+            and self.sent <= SMALL
+            and self.endpoint.plain
+            and not (self.codec.in_body or self.codec.has_bytes or self.service.draining)
+        ):
+            self.state = PARTED
+            return
         self.state = LINGER
         self.deadline = now + LINGER_TIME
+        self._unsent = inf
+
+    def _linger_on(self, now: float) -> bool:
+        """Whether a client still takes a large response that the kernel has; then it gets more time."""
+        before, self._unsent = self._unsent, unsent(self.sock)
+        if self.service.draining or not 1 < self._unsent < before:  # the end itself counts as one byte
+            return False
+        self.deadline = now + LINGER_TIME
+        return True
 
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
@@ -316,11 +335,12 @@ class Connection(Receiver):
             # What was lent stands still; the runner learns of it at its next send.
             self.deadline = inf
             self.abort()
-        elif self.state is not FLUSH:
-            self.state = CLOSED
-        elif self.is_too_slow(now):
-            self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)
-            self.cut()
+        elif self.state is FLUSH:
+            if self.is_too_slow(now):
+                self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)
+                self.cut()
+                self.state = CLOSED
+        elif self.state is not LINGER or not self._linger_on(now):
             self.state = CLOSED
 
     def _end_idle(self, now: float) -> None:
@@ -350,16 +370,27 @@ class Connection(Receiver):
             pass  # the client was faster
 
     def close(self) -> None:
-        """Release everything. Only the loop calls this, once the runner has given the connection back."""
+        """End the connection and release everything.
+
+        Only the loop calls this, once the runner has given the connection back. The shutdown ends the connection for
+        the client even if a child process, forked by C code, has a copy of the socket.
+        """
         if self.state is FLUSH and self.out:
             self.cut()
+        if not self.broken:  # else it may have to be reset, and a shutdown would look like an orderly end
+            try:
+                self.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the client was faster
+        self.release()
+
+    def release(self) -> None:
+        """Release everything, and leave the connection to another process that has the socket, too."""
         self.forget()
         self.state = CLOSED
         self._tell_sent()
-        try:
-            self.body.close()
-        except OSError:
-            pass  # a file writes its buffer now, and the disk is full; nobody will read it
+        if self.body is not None:
+            self.release_body()
         self.sock.close()
 
     # The runner's side.
@@ -378,10 +409,24 @@ class Connection(Receiver):
             self._exchanges += 1
             self.closing |= self._exchanges >= self.service.keep_alive_requests
         try:
-            self.service.application(self)
+            self.service.new_context().run(self.service.application, self)
         except BaseException:
             # The gateway catches what applications raise, so this is a bug of ours; the runner must live on.
             safely(error_logger.exception, "the gateway failed")
             self.status = HTTPStatus.INTERNAL_SERVER_ERROR
             self.cut()
+        if self.body is not None:
+            self.release_body()
         slot.end(self.status, now, clock())
+
+    def give_up(self, slot: Slot) -> None:
+        """End an exchange that was left by an error, as if ``exchange`` had returned. Never raises.
+
+        Such an error can come from outside: a program may raise one in any of its threads
+        (``PyThreadState_SetAsyncExc``), and it may hit the server's own code.
+        """
+        self.status = HTTPStatus.INTERNAL_SERVER_ERROR
+        self.cut()
+        if self.body is not None:
+            self.release_body()
+        slot.end(self.status, self.started, clock())

@@ -7,12 +7,14 @@ called from any thread of any program: it installs no signal handler, configures
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from math import inf
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .backends import Backend
+from .forks import forget_in_children
 from .health import Health
 from .http1 import FastLane
 from .logger import logger
@@ -153,6 +155,7 @@ class Server:
 
     def run(self) -> None:
         """Serve. Raises what :func:`serve` raises."""
+        forget_in_children(*self._sockets)
         engine = _make_backend(self._backend, self._options.max_workers, self._row)
         try:
             https = self._prepare_tls(engine)
@@ -168,6 +171,7 @@ class Server:
         if https is not None:
             https.attach(loop, listeners, self._options.max_workers > 1, self._ties.multiprocess)
         try:
+            forget_in_children(loop)
             self._ties.before_start(loop)
             engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
             self._ties.on_start(loop)
@@ -179,8 +183,8 @@ class Server:
                 raise loop.failure
             loop.service.draining = True  # every answer says close from now on, also while the hook runs
             _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
-            loop.drain()
             timeout = self._options.graceful_exit_timeout
+            loop.drain(timeout)
             if not _join(engine, timeout):
                 logger.warning("after %g s some requests are not finished; they are cut", timeout)
         finally:
@@ -206,6 +210,8 @@ class Server:
         options, ties = self._options, self._ties
         service = Service(
             application=self._gateway.serve,
+            # Of the context that called serve(), after the hook before_serve: each request begins with a copy of it.
+            new_context=copy_context().copy,
             waits=engine.waits,
             report=engine.report,
             refused=self._gateway.log_refusal,

@@ -221,6 +221,9 @@ class Exchange:
 
         If the client is slow, wait for it first, unless the ``whole`` body exists, or this piece is the last of it.
         """
+        if self._complete:
+            # The close() of an iterable may call write(), and a client would take these bytes for the next response.
+            raise RuntimeError("the application called write() after the end of its response")
         connection, framing = self._connection, self._framing
         head = tail = b""
         if framing is None:

@@ -1,45 +1,48 @@
-"""Listeners are not for processes that the application forks.
+"""Children that the application forks: they keep nothing of the server.
 
-Such a process may outlive the server by hours. While it holds a copy of a listener the kernel goes on accepting, so
-clients wait for ever, and the next server does not get the address. Programs that are started inherit nothing; but a
-process that is forked has everything that its parent had, until it closes it.
+A forked child has copies of all descriptors. While it lives, a connection that is closed here goes on for its client,
+a reset does not come, and the kernel accepts connections on a listener that nobody serves. So each child closes its
+copies first of all. Programs that are started (``exec``) have none, since the descriptors are not inheritable.
+
+What :func:`forget_in_children` is given has a method ``close`` or ``forget``; that is called in the child, in the only
+thread that it has. Locks that other threads held at the fork are taken there for ever, so no lock may be used.
 """
 
 import os
-import sys
-from _socket import close as close_fd
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakSet
 
-_listeners: WeakSet[Any] = WeakSet()
-_is_registered = False
+_ours: WeakSet[Any] = WeakSet()
+_is_worker = False  # whether what is being forked is a process of the server
 
 
-def keep_from_forks(*listeners: Any) -> None:
-    """Close these in each process that is forked from this one. Each has ``detach``, as sockets have."""
-    global _is_registered
-    _listeners.update(listeners)
-    if not _is_registered and sys.platform != "win32":
-        _is_registered = True
-        call_in_forks(_close)
+def forget_in_children(*objects: Any) -> None:
+    """Have these closed or forgotten in each child from now on, as long as they exist."""
+    _ours.update(objects)
 
 
-def leave_to_forks(*listeners: Any) -> None:
-    """From now on these are for forks as well, since those will be workers."""
-    _listeners.difference_update(listeners)
+@contextmanager
+def forking_a_worker() -> Iterator[None]:
+    """Around a fork of the server's own: the child keeps everything. One thread at a time."""
+    global _is_worker
+    _is_worker = True
+    try:
+        yield
+    finally:
+        _is_worker = False
 
 
-def call_in_forks(function: Callable[[], None]) -> None:
-    """In each process that is forked here from now on, and once more in those that are forked there."""
-    if sys.platform != "win32":
-        os.register_at_fork(after_in_child=function)
+def _forget_all() -> None:
+    if _is_worker:
+        return
+    while _ours:
+        each = _ours.pop()
+        forget: Callable[[], object] = getattr(each, "forget", None) or each.close
+        with suppress(Exception):  # the rest has to be closed all the same
+            forget()
 
 
-def _close() -> None:
-    for listener in list(_listeners):
-        # Not close(): with gevent that would be left to a hub, which does not turn in the new process.
-        fd = listener.detach()
-        if fd >= 0:
-            close_fd(fd)
-    _listeners.clear()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 from . import lastword, logfile, terminal, title, worker
 from . import logconfig as logs
 from .errors import LoadError, ZibaiError
-from .forks import call_in_forks, keep_from_forks, leave_to_forks
+from .forks import forget_in_children, forking_a_worker
 from .lastword import LAST_WORD
 from .logger import logger
 from .options import Options
@@ -56,7 +56,8 @@ def run_loader(
     if parent.outlet is not None:
         parent.outlet.redirect()
     orders = Orders(parent)
-    call_in_forks(orders.close)
+    _call_in_forks(orders.close)
+    forget_in_children(*sockets)
     _finish(lambda: _load_and_fork(orders, options, sockets, board))
 
 
@@ -68,9 +69,7 @@ def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.sock
         hub = worker.prepare(options)
         names = (*worker.GRACEFUL, *worker.QUICK, *worker.IGNORED, worker.REOPEN)
         with Signals(names, interrupting=hub is None) as signals:
-            keep_from_forks(*sockets)
             preloaded = _load(orders, options, signals, hub)
-            leave_to_forks(*sockets)  # the forks are workers from here on
             logger.info("application loaded; workers are forked from here")
             gc.collect()
             gc.freeze()
@@ -256,7 +255,7 @@ class Nursery:
         """In the worker. The second descriptor stays open until the process ends, and is its alone."""
         parent = task.parent()
         parent.since += self._orders.stopped
-        call_in_forks(task.close)
+        _call_in_forks(task.close)
         _begin_process()
         worker.run_child(
             parent, self._options, self._sockets, self._board, task.order.number, preloaded=self._preloaded
@@ -284,11 +283,16 @@ def _fork(hub: ModuleType | None) -> int:
     """Fork; nobody needs to be warned of threads who has been told their names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        if hub is not None:
-            return int(hub.fork())
         if sys.platform == "win32":
             raise OSError("no fork")
-        return os.fork()
+        with forking_a_worker():
+            return os.fork() if hub is None else int(hub.fork())
+
+
+def _call_in_forks(function: Callable[[], None]) -> None:
+    """In each process that is forked here from now on, and once more in those that are forked there."""
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=function)
 
 
 def _begin_process() -> None:

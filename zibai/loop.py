@@ -25,7 +25,6 @@ from typing import Final
 
 from .accepting import Acceptor
 from .backends import Backend
-from .body import NO_BODY
 from .connection import Connection
 from .crowd import Crowd
 from .errors import Refused
@@ -33,8 +32,9 @@ from .handover import Adoption, give
 from .health import SOON, Health
 from .kernel import AT_ONCE, has_given_up
 from .logger import debug_logger, logger
+from .parting import Parting
 from .poller import READ, WRITE
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, PROXY, READY, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, PARTED, PROXY, READY, Service
 from .sockets import Endpoint, Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
@@ -60,6 +60,7 @@ WATCH: Final = {
     FLUSH: 0,
     READY: 0,
     APP: 0,
+    PARTED: 0,
     CLOSED: 0,
 }
 
@@ -98,8 +99,11 @@ class Loop:
         self._asleep = False
         self._drain = self._quit = False  # what was asked for
         self._draining = False
+        self._graceful_timeout = GRACE
+        self._idle_until = -inf  # while it drains, idle connections are kept until then if they cannot be handed over
         self._acceptor = Acceptor(listeners, self.poller, backend.report, self._opened)
         self._adoption = Adoption(self.poller, self._others, self._adopt)
+        self._parting = Parting()
         self._heir: Socket | None = None  # who gets our idle connections when we drain
         self._next_sweep = inf
         self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
@@ -135,8 +139,9 @@ class Loop:
         """Give idle connections away through ``channel`` instead of closing them; before ``drain``."""
         self._heir = channel
 
-    def drain(self) -> None:
-        """Take nothing new, finish what is there, then finish the loop."""
+    def drain(self, timeout: float = GRACE) -> None:
+        """Take nothing new, finish what is there, then finish the loop; the caller waits ``timeout`` seconds for it."""
+        self._graceful_timeout = timeout
         self.service.draining = True  # at once: an answer that is made now says close
         self._drain = True
         self._backend.wake()
@@ -146,6 +151,21 @@ class Loop:
         self._quit = True
         self._slots = 0  # nothing that is ready begins any more
         self._backend.wake()
+
+    def forget(self) -> None:
+        """In a child that the application has forked: close everything, and turn no more.
+
+        Nothing is unregistered or shut down: the poller's object and the connections are the parent's, too.
+        """
+        self.finished = True
+        self._acceptor.forget()
+        self._adoption.close()
+        self._parting.close()
+        if self._heir is not None:
+            self._heir.close()
+        for connection in self._connections.values():
+            connection.watched = 0
+            connection.sock.close()
 
     # What a backend drives.
 
@@ -209,6 +229,8 @@ class Loop:
             self._begin_drain(now)
         if now >= self._next_sweep:
             self._sweep(now)
+        if now >= self._parting.due:
+            self._parting.look(now)
         health = self._health
         if now >= health.due:
             health.look(now, self._connections.values())
@@ -224,7 +246,7 @@ class Loop:
         ending = self._quit or (self._drain and not (self._draining and self._connections))
         if ending or self._handed or self._adoption.coming:
             return 0
-        due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again)
+        due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again, self._parting.due)
         if self._ready:
             if self._running < self._slots:
                 return 0
@@ -276,8 +298,6 @@ class Loop:
             and not (connection.closing or connection.broken or connection.out or self._draining)
         ):
             # What is left to do where nothing is: most exchanges end here, and the calls would cost as much again.
-            if connection.body is not NO_BODY:
-                connection.body.close()
             connection.request = None
             connection.state = HEAD
             connection.deadline = deadline = self._now + service.keep_alive_timeout
@@ -337,6 +357,8 @@ class Loop:
             if idle is not None:
                 self._drop(idle)
         self._acceptor.accept(fds, now, lambda: self._room(waited))
+        if self._acceptor.again != inf:
+            self._parting.close()  # descriptors are used up
 
     def _room(self, waited: int) -> float:
         """How many connections to accept now, with ``waited`` requests ready before this turn.
@@ -369,11 +391,16 @@ class Loop:
         if state is READY:
             self._ready.append((connection, now))
             return
+        if state is PARTED:
+            self._watch(connection, 0)
+            del self._connections[connection.fd]
+            self._parting.add(connection.sock, now)
+            return
         if state is CLOSED:
             self._drop(connection)
             return
         if self._draining and connection.idle:
-            connection.deadline = min(connection.deadline, now + GRACE)
+            connection.deadline = min(connection.deadline, max(now + GRACE, self._idle_until))
         wanted = WATCH[state]
         if connection.out:
             wanted |= WRITE
@@ -483,7 +510,9 @@ class Loop:
         idle = [each for each in self._connections.values() if each.idle and each.endpoint.plain]
         given = give(self._heir, [each.fd for each in idle], {each.fd: each.note for each in idle if each.note})
         for connection in idle[:given]:
-            self._drop(connection)
+            self._watch(connection, 0)
+            del self._connections[connection.fd]
+            connection.release()
         if given < len(idle):
             self._next_sweep = min(self._next_sweep, now + RESOLUTION)
 
@@ -497,6 +526,10 @@ class Loop:
         """
         self._adoption.take_all()
         self._draining = True
+        if self._heir is not None:
+            # A restart: nobody waits for the end of this process. An idle TLS connection cannot be handed over, and its
+            # client knows nothing of the restart, so its next request is answered here, with close.
+            self._idle_until = now + self._graceful_timeout - GRACE
         self._acceptor.finish(now, self._last_room)
         self._hand_over(now)
         for connection in list(self._connections.values()):
@@ -518,6 +551,7 @@ class Loop:
         if self._heir is not None:
             self._heir.close()
         self._close_handed()
+        self._parting.close()
         for connection in self._connections.values():
             self._watch(connection, 0)
             if connection.state is APP:

@@ -1,6 +1,7 @@
 """What the connections of one server share: the states they go through, their limits, and those they ask."""
 
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Protocol
@@ -23,6 +24,7 @@ APP: Final = "app"  # runner
 FLUSH: Final = "flush"  # loop: the client has not taken the whole answer yet
 DISCARD: Final = "discard"  # loop: reads the rest of a body that the application left unread
 LINGER: Final = "linger"  # loop: the last answer is out; reads on for a moment, then closes
+PARTED: Final = "parted"  # loop: the last, small response is out to a client that asked for the end; see parting
 CLOSED: Final = "closed"  # loop: to be closed now
 
 RECEIVE: Final = 64 * 1024
@@ -44,7 +46,8 @@ class Service:
     """What the connections of one ``serve()`` share.
 
     ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
-    connection. ``lend`` tells the loop, from any thread, that a runner's connection has something to send.
+    connection, in a context (of contextvars) that ``new_context`` makes for each request. ``lend`` tells the loop, from
+    any thread, that a runner's connection has something to send.
     ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
     server says what it does. ``lane`` None leaves every head to h11; the environ of each request begins with ``base``,
     the gateway's, in either case. Timeouts are seconds, sizes bytes, ``min_body_rate`` and ``min_send_rate`` bytes a
@@ -60,6 +63,7 @@ class Service:
     row: Row
     # Told of a connection whose request the application never sees, why, and what the response is.
     refused: Callable[[Any, Refused, bytes], object] = lambda connection, refusal, response: None
+    new_context: Callable[[], Context] = Context
     lend: Callable[[Any], None] = field(init=False)
     lane: FastLane | None = field(default_factory=FastLane)
     base: Mapping[str, Any] = field(default_factory=dict)

@@ -22,7 +22,6 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from .errors import BindError, UsageError
-from .forks import keep_from_forks
 from .inherited import adopt
 from .logger import logger
 from .options import Inherited, parse_address
@@ -328,7 +327,6 @@ class Listener:
         self.is_tcp = is_tcp(origin)
         self.opened: _Opened | None = None  # who gets its connections instead of the acceptor's; before the loop turns
         self._endpoint = None if self._is_wildcard() else endpoint_of(self._socket)
-        keep_from_forks(origin, self)
 
     def _is_wildcard(self) -> bool:
         return self.is_tcp and self._socket.getsockname()[0] in ("0.0.0.0", "::")
@@ -343,11 +341,6 @@ class Listener:
     def endpoint_of(self, sock: Socket) -> Endpoint:
         """Where a connection of this listener came in. OSError if it is gone already."""
         return self._endpoint or endpoint_of(sock)
-
-    def detach(self) -> int:
-        """The descriptor, which the caller has to close."""
-        self.fd = -1
-        return self._socket.detach()
 
     def close(self) -> None:
         """Stop listening: ours and mostly the origin, since the kernel goes on accepting while one of them is open."""

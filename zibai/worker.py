@@ -36,7 +36,7 @@ from . import importer, lastword, logfile, terminal, title
 from . import logconfig as logs
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
-from .forks import keep_from_forks
+from .forks import forget_in_children
 from .lastword import LAST_WORD
 from .logger import logger
 from .loop import Loop
@@ -132,7 +132,7 @@ def run(
             title.show("single" if parent is None else "worker", options.app, *state)
 
     show_title("starting")
-    keep_from_forks(*sockets)
+    forget_in_children(*sockets)  # the application may fork as soon as it is imported
     hub = prepare(options) if preloaded is None else preloaded.hub
     end = threading.Event()
     names = (*GRACEFUL, *QUICK, REOPEN, *(UPGRADE if parent is None else IGNORED))

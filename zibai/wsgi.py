@@ -160,12 +160,13 @@ class Gateway:
         assert request is not None
         template = self._templates.get(request)
         environ = self._make_environ(request) if template is None else template.copy()
-        environ["wsgi.input"] = connection.body
+        # Each request has an input of its own: what an application sets on it is seen by no other request.
+        environ["wsgi.input"] = body = connection.body or io.BytesIO()
         environ.update(connection.facts or self._learn_facts(connection))
         if request.length is None and not connection.service.stream_body:
             # The body lies here whole and no longer chunked, so its length is a fact that frameworks can use.
-            environ["CONTENT_LENGTH"] = str(connection.body.seek(0, io.SEEK_END))
-            connection.body.seek(0)
+            environ["CONTENT_LENGTH"] = str(body.seek(0, io.SEEK_END))
+            body.seek(0)
             environ.pop("HTTP_TRANSFER_ENCODING", None)
         return environ
 

@@ -14,20 +14,20 @@ On Linux all connections sit in one epoll object, and its descriptor is the only
 an object like that cannot be watched in turn, and each socket has a watcher of its own (:class:`HubPoller`).
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from ..connection import Connection
 from ..errors import MissingExtra
-from ..logger import safely
+from ..forks import forget_in_children
+from ..logger import logger, safely
 from ..poller import READ, WRITE, Poller
 from ..scoreboard import Row, Slot, clock
+from ..service import APP
 from ..sockets import Socket
 from . import Turns
 from .hubwatch import HubWatch
@@ -90,6 +90,12 @@ class _Worker(_Greenlet):
         self._backend = backend
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._backend.recover(self, error)
+
+    def _work(self) -> None:
         backend, hub = self._backend, gevent.get_hub()
         loop = backend.loop
         while not backend.stopped:
@@ -144,7 +150,7 @@ class Greenlets:
 
     def start(self, loop: Turns) -> None:
         self.loop = loop
-        _started.add(self)
+        forget_in_children(self)
         self._turn_soon.start(self._turn)
         if self._io is not None:
             self._io.start(self._turn)
@@ -245,6 +251,24 @@ class Greenlets:
 
     # In a worker.
 
+    def recover(self, worker: _Worker, error: BaseException) -> None:
+        """An error has left a worker, perhaps while it ran a connection; the greenlet ends.
+
+        Its slot comes free, and the connection is closed. The error is a bug of ours, or something was thrown into the
+        greenlet behind the application.
+        """
+        connection = worker.job
+        if connection is not None and connection.state is APP:
+            connection.give_up(worker.slot)
+            self.retire(worker)
+        else:
+            worker.job = None
+            self._free.append(worker.slot)
+        if self.idle is worker:
+            self.idle = None
+        # In a greenlet of its own, since a handler of the log may block, and may raise anything.
+        self.report(partial(logger.error, exc_info=error), "an error came out of a server greenlet, which has ended")
+
     def retire(self, worker: _Worker) -> None:
         """Its exchange is over, and it may not run another."""
         connection, worker.job = worker.job, None
@@ -254,18 +278,6 @@ class Greenlets:
         else:
             self.loop.finish(connection)
         self._free.append(worker.slot)
-
-
-_started: WeakSet[Greenlets] = WeakSet()
-
-
-def _forget_all() -> None:
-    while _started:
-        _started.pop().forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
 
 
 class HubPoller:

@@ -26,14 +26,17 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from types import FrameType
 from typing import Any
 
 from ..connection import Connection
+from ..forks import forget_in_children
 from ..logger import logger, safely
 from ..poller import make_poller
 from ..scoreboard import Row, Slot, clock
+from ..service import APP
 from ..sockets import Socket
 from . import Turns
 
@@ -119,6 +122,7 @@ class Threads:
 
     def start(self, loop: Turns) -> None:
         self._loop = loop
+        forget_in_children(self)
         loop.watch(self._wake_end.fileno(), self._hear)
         self._add_runner()
 
@@ -148,6 +152,17 @@ class Threads:
                 runner.ring()
         for runner in idle:
             runner.join()
+        self._wake_end.close()
+        self._bell.close()
+        self.poller.close()
+
+    def forget(self) -> None:
+        """In a child that the application has forked: its only thread ends when the application returns to us.
+
+        The lock may have been held by a thread that the child does not have.
+        """
+        self._lock = threading.Lock()
+        self._stopped = True
         self._wake_end.close()
         self._bell.close()
         self.poller.close()
@@ -183,8 +198,37 @@ class Threads:
             logger.error("%s; serving with %d threads", error, self._limit)
 
     def _live(self, me: _Runner) -> None:
-        while self._wait_for_baton(me):
-            self._lead(me)
+        while True:
+            try:
+                if not self._wait_for_baton(me):
+                    return
+                self._lead(me)
+            except BaseException as error:
+                self._recover(me, None, error)
+
+    def _recover(self, me: _Runner, connection: Connection | None, error: BaseException) -> None:
+        """An error has left a runner, perhaps while it ran ``connection``. The thread lives on.
+
+        Its slot comes free, the connection is closed, and the baton is passed on. The error is a bug of ours, or the
+        program has raised it in this thread from outside. A thread that died of it would be missing until the end.
+        """
+        if connection is not None and connection.state is APP:
+            connection.give_up(me.slot)
+            try:
+                me.stake.pop()
+            except IndexError:
+                self._loop.give_back(connection)
+            else:
+                self._loop.finish(connection)
+        with self._lock:
+            if self._coming is me:
+                self._coming = None
+            if me in self._parked:
+                self._parked.remove(me)
+            if self._leader is me:
+                self._pass_on()
+        with suppress(BaseException):  # a handler of the log may raise anything
+            logger.error("an error came out of a server thread, which serves on", exc_info=error)
 
     def _wait_for_baton(self, me: _Runner) -> bool:
         """Queue up, as the deputy when it is our turn to watch; False at the end."""
@@ -250,6 +294,17 @@ class Threads:
             self._spell = min(self._spell * 2, LONGEST_SPELL) if again else SPELL
         self._pass_until = now + self._spell
 
+    def _pass_on(self) -> bool:
+        """Give the baton to the deputy; without one, to the thread that parks next. Returns whether there is a deputy.
+
+        Under the lock.
+        """
+        heir = self._parked[0] if self._parked else None
+        self._promote(heir)
+        if heir is not None:
+            heir.ring()
+        return heir is not None
+
     # The leader.
 
     def _lead(self, me: _Runner) -> None:
@@ -258,26 +313,31 @@ class Threads:
         What every request pays stands here and in no function of its own; a call is a twentieth of what is left of it.
         """
         loop, slot, stake = self._loop, me.slot, me.stake
-        while not loop.finished:
-            connection = loop.take()
-            if connection is None:
-                loop.turn(block=True)
-                continue
-            now = clock()
-            if now < self._pass_until:
-                self._run_passed(me, connection)
-                return
-            stake.append((connection, now))
-            self._turns += 1
-            if not self._watching:
-                self._call_deputy()
-            connection.exchange(slot, now)
-            try:
-                stake.pop()
-            except IndexError:
-                loop.give_back(connection)
-                return
-            loop.finish(connection)
+        connection: Connection | None = None
+        try:
+            while not loop.finished:
+                connection = loop.take()
+                if connection is None:
+                    loop.turn(block=True)
+                    continue
+                now = clock()
+                if now < self._pass_until:
+                    self._run_passed(me, connection)
+                    return
+                stake.append((connection, now))
+                self._turns += 1
+                if not self._watching:
+                    self._call_deputy()
+                connection.exchange(slot, now)
+                try:
+                    stake.pop()
+                except IndexError:
+                    loop.give_back(connection)
+                    return
+                loop.finish(connection)
+        except BaseException as error:
+            self._recover(me, connection, error)
+            return
         with self._lock:
             self._stopped = True
         self._done.set()
@@ -293,11 +353,8 @@ class Threads:
         """Pass the baton on, then run as anybody."""
         self._loop.give_away(connection)
         with self._lock:
-            heir = self._parked[0] if self._parked else None
-            self._promote(heir)
-            if heir is not None:
-                heir.ring()
-        if heir is None:
+            is_led = self._pass_on()
+        if not is_led:
             self._add_runner()
         connection.exchange(me.slot, clock())
         self._loop.give_back(connection)

@@ -1,0 +1,164 @@
+"""Objects that an application has had in its hands, errors that leave a runner, and what one request sees of others."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from serving import serving
+from support import Client, Server, get, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from credentials import Credentials
+
+STREAM = ("--stream-request-body",)
+
+
+@pytest.fixture(scope="module", params=[(), STREAM], ids=["whole", "streamed"])
+def server(request: pytest.FixtureRequest, backend: tuple[str, ...]) -> Iterator[Server]:
+    flags = ("-w", "2", "--before-serve", "hands:before_serve", *request.param, *backend)
+    with Server("hands:app", *flags) as server:
+        yield server
+
+
+def post(target: str, size: int, *, apart: bool = False, fields: str = "") -> bytes | tuple[bytes, bytes]:
+    head = f"POST {target} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: {size}\r\n\r\n".encode()
+    return (head, b"x" * size) if apart else head + b"x" * size
+
+
+# --- the body of a request (R6, W6) ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 10, 200_000, 600_000])
+@pytest.mark.parametrize("way", ["view", "detach", "close", "attributes", "environ"])
+def test_whatever_an_application_does_to_its_body_costs_no_slot_and_no_connection(
+    server: Server, way: str, size: int
+) -> None:
+    with Client(server.port) as client:
+        for _ in range(4):  # more often than there are slots
+            client.send(post(f"/{way}", size))  # type: ignore[arg-type]
+            answer = client.read()
+            assert (answer.status, answer.body) == (200, f"/{way}".encode())
+            if size > 256 * 1024:
+                break  # streamed, it was left unread, and the server does not read that much only to keep a client
+    with Client(server.port) as client:
+        assert client.get("/").body == b"/"
+        client.send(post("/kept", 6, fields="X: not for those before\r\n"))  # type: ignore[arg-type]
+        body = client.read().body
+        # What was sent with a request may be kept; nothing of this one, or of its body, is seen.
+        assert set(body) <= set(b"x" * bool(size) + b"ValueErrorUnsupportedOperation"), body
+        assert len(body) <= max(size * 4, 200)
+        assert client.get("/").body == b"/"
+
+
+# --- errors that leave a runner (N1) --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before", "after", "late"])
+def test_a_runner_that_is_left_by_an_error_gives_its_slot_back(server: Server, when: str) -> None:
+    before = len(server.log)
+    for _ in range(6):  # three times as many as there are slots
+        with Client(server.port) as client:
+            client.send(b"POST /dies/%b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc" % when.encode())
+            try:
+                client.rest()
+            except ConnectionResetError:
+                pass  # it was closed, and that is what counts
+        with Client(server.port) as client:
+            assert client.get("/").body == b"/"
+    server.wait_for_log("an error came out of a server", after=before)
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="raises in other threads as only CPython can")
+def test_threads_into_which_an_error_is_raised_serve_on() -> None:
+    """A program may do that to all of its threads, for a timeout of its own, say; also while they wait."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"ok"]
+
+    with serving(app, max_workers=2) as server:
+        for _ in range(5):
+            runners = [each for each in threading.enumerate() if each.name.startswith("zibai-")]
+            for runner in runners:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(runner.ident or 0), ctypes.py_object(SystemExit)
+                )
+            for _ in range(3):
+                with suppress(OSError, EOFError):  # whoever is hit may lose its connection
+                    get(server.port)
+            assert get(server.port).body == b"ok"
+            assert all(runner.is_alive() for runner in runners)
+    assert [record for record in server.logged("zibai") if "an error came out of" in record.getMessage()]
+
+
+# --- what comes behind the end (R12) --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+def test_nothing_is_written_behind_the_end_of_a_response(server: Server, framing: str) -> None:
+    before = len(server.log)
+    with Client(server.port) as client:
+        for _ in range(3):
+            assert client.get(f"/late/{framing}").body == b"righ"
+        client.send(f"HEAD /late/{framing} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert client.read("HEAD").body == b""
+        assert client.get("/").body == b"/"
+        # Nothing says where it ends but the end of the connection.
+        client.send(f"GET /late/{framing} HTTP/1.0\r\n\r\n".encode())
+        assert client.rest().partition(b"\r\n\r\n")[2] == b"righ"
+    server.wait_for_log("the application called write() after the end of its response", after=before)
+
+
+# --- contextvars ----------------------------------------------------------------------------------
+
+
+def visit(client: Client, name: str, *, way: str = "GET") -> list[str]:
+    if way == "GET":
+        return client.get(f"/visit?{name}").body.decode().split()
+    head, body = post(f"/visit?{name}", 100_000, apart=True, fields="Expect: 100-continue\r\n")
+    client.send(head)  # type: ignore[arg-type]
+    assert client.read().status == 100
+    client.send(body)  # type: ignore[arg-type]
+    return client.read().body.decode().split()
+
+
+def test_each_request_has_a_context_of_its_own(server: Server) -> None:
+    """From the call of the application to the close of its iterable, and with what the hook has set."""
+    get(server.port, "/kept")
+    found: dict[str, list[str]] = {}
+
+    def talk(name: str) -> None:
+        with Client(server.port) as client:
+            for way in ("GET", "POST", "GET"):
+                found[f"{name}-{way}"] = visit(client, f"{name}-{way}", way=way)
+
+    threads = [threading.Thread(target=talk, args=[f"c{number}"]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    for name, (base, *others) in found.items():
+        assert (base, others) == ("the", ["hook's", name])
+    closed: list[str] = []
+
+    def all_are_closed() -> bool:  # an iterable is closed after the client has got all of it
+        closed.extend(get(server.port, "/kept").body.decode().split())
+        return len(closed) >= 18
+
+    wait_for(all_are_closed)
+    assert sorted(closed) == sorted(f"c{number}-{way}" for number in range(6) for way in ("GET", "POST", "GET"))
+
+
+def test_contexts_over_tls(backend: tuple[str, ...], credentials: Credentials) -> None:
+    with Server("hands:app", "--certfile", credentials.server, *backend) as server:
+        with Client(server.port, tls=credentials.context()) as client:
+            assert [visit(client, name) for name in "ab"] == [["nobody", "a"], ["nobody", "b"]]

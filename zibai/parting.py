@@ -1,0 +1,67 @@
+"""Sockets of clients that asked for the end of their connection and have the whole, small response on its way.
+
+To close such a socket at once would lose responses: what the client sends after its request, be it an empty line too
+many, makes the kernel reset the connection, and the client's system may drop what the client has not read yet (RFC 9112
+9.6). Reading until the client closes costs a third of what a short connection costs in all. So these sockets are shut
+down for sending, which the client sees at once, and then they only wait here before they are closed. Nothing is read.
+
+Everything here is the loop owner's.
+"""
+
+import sys
+from collections import deque
+from math import inf
+from typing import Final
+
+from .sockets import Socket
+
+WAIT: Final = 2.0
+"""Seconds that a socket waits here, or less if more than ``MOST`` wait."""
+
+MOST: Final = 256
+"""Sockets that wait here at most, and never more than an eighth of the descriptors of the process."""
+
+SMALL: Final = 16 * 1024
+"""Bytes of a body that are on their way at once, with the head: what TCP sends before it waits for the client."""
+
+RESOLUTION: Final = 0.1
+
+
+class Parting:
+    """The sockets, oldest first. ``due`` is when :meth:`look` has something to close, ``inf`` while there is none."""
+
+    def __init__(self) -> None:
+        self.due = inf
+        self._waiting: deque[tuple[float, Socket]] = deque()
+        self._most = min(MOST, _descriptor_limit() // 8)
+
+    def add(self, sock: Socket, now: float) -> None:
+        """Close this socket later; it is shut down for sending and no poller watches it."""
+        waiting = self._waiting
+        if not waiting:
+            self.due = now + WAIT + RESOLUTION
+        waiting.append((now + WAIT, sock))
+        if len(waiting) > self._most:
+            waiting.popleft()[1].close()
+
+    def look(self, now: float) -> None:
+        """Close what has waited long enough."""
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= now:
+            waiting.popleft()[1].close()
+        self.due = waiting[0][0] + RESOLUTION if waiting else inf
+
+    def close(self) -> None:
+        """Close all of them now."""
+        while self._waiting:
+            self._waiting.popleft()[1].close()
+        self.due = inf
+
+
+def _descriptor_limit() -> int:
+    if sys.platform == "win32":
+        return 8 * MOST
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 8 * MOST if soft == resource.RLIM_INFINITY else soft
