@@ -5,15 +5,17 @@ A body has a limit of size and a minimum of speed, whoever waits for it.
 
 import io
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from typing import BinaryIO, Final
 
 from .errors import Gone, Refused
 from .http1 import Codec
 from .http1.response import CONTINUE
+from .load import TURN, spool
 from .peer import Peered
 from .scoreboard import READING
-from .service import RECEIVE, Service
+from .service import IN_MEMORY, LATER, RECEIVE, STARVED, Service
 from .sockets import Endpoint, Socket
 
 RATE_AFTER: Final = 10.0
@@ -32,11 +34,20 @@ class _NoBody(io.BytesIO):
 
 NO_BODY: Final = _NoBody()
 
+_A_READ: Final = 64
+"""What a runner that reads a body at full speed counts for one step of it, see :data:`zibai.load.TURN`."""
+
 
 class Receiver(Peered):
-    """What a connection has and does of the body of its request. ``read`` and what it calls are the runner's."""
+    """What a connection has and does of the body of its request. ``read`` and what it calls are the runner's.
 
-    __slots__ = ("_body_waited", "_continued", "_received", "body", "codec", "interims", "refusal")
+    ``pause`` says why the loop does not read from it.
+    """
+
+    __slots__ = (
+        "_body_since", "_body_waited", "_continued", "_held", "_received", "_spooled", "_starved_since", "_taken",
+        "body", "codec", "interims", "pause", "refusal",
+    )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:
         super().__init__(sock, peer, endpoint, service)
@@ -47,6 +58,11 @@ class Receiver(Peered):
         self._received = 0
         self._body_waited = 0.0  # seconds that a runner has waited for it
         self._continued = False  # whether 100 Continue went out, or is no longer allowed
+        self.pause = 0
+        self._body_since = 0.0  # when the loop began to wait for the body
+        self._starved_since = 0.0
+        self._held = self._spooled = 0  # bytes of the body that count as in memory, or in a file
+        self._taken = 0  # what a runner has read since it last let others run
 
     def _count(self, size: int) -> None:
         """Count bytes of the body against the limit, which a chunked one meets only here."""
@@ -63,6 +79,72 @@ class Receiver(Peered):
         if not service.min_body_rate:
             return service.socket_timeout
         return min(service.socket_timeout, max(RATE_AFTER, self._received / service.min_body_rate) - waited)
+
+    # The loop's side.
+
+    def _next_piece(self) -> bytes | None:
+        """The next piece of the body, ``b""`` at its end. None when more bytes are needed, or a ``pause`` is.
+
+        A connection gets one piece in a turn if that took long, and nothing when the turn has taken long enough.
+        """
+        load, codec = self.service.load, self.codec
+        if self.pause:
+            return None
+        if load.budget <= 0:
+            self.pause = LATER
+            return None
+        piece = codec.next_body()
+        load.budget -= codec.spent
+        if codec.paused:
+            self.pause = LATER
+        return piece
+
+    def _starve(self, now: float) -> bool:
+        """Whether there is no room for more of the body; then the client has to wait for it."""
+        load = self.service.load
+        grows_in_file = self._spooled or self._received + RECEIVE > IN_MEMORY or load.memory + RECEIVE > load.max_memory
+        if not grows_in_file or load.has_room():
+            return False
+        self.pause = STARVED
+        self._starved_since = now
+        self.deadline = now + self.service.socket_timeout
+        return True
+
+    def _store(self, piece: bytes) -> None:
+        """Put a piece behind the others: in memory, or in a file if the body or all bodies together are too large."""
+        load, size = self.service.load, len(piece)
+        if not self._spooled:
+            if self._received <= IN_MEMORY and load.memory + size <= load.max_memory:
+                self._hold(size)
+                self.body.write(piece)
+                return
+            assert isinstance(self.body, io.BytesIO)
+            file = spool()
+            held = self._held
+            self._hold(-held)
+            self._spooled = held
+            load.disk += held
+            load.files += 1
+            begun, self.body = self.body, file
+            file.write(begun.getbuffer())
+        self._spooled += size
+        load.disk += size
+        self.body.write(piece)
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self.service.load.memory += size
+
+    def release_body(self) -> None:
+        """The body is not needed any more: close it, and give back what it holds."""
+        load = self.service.load
+        load.memory -= self._held
+        if self._spooled:
+            load.disk -= self._spooled
+            load.files -= 1
+        self._held = self._spooled = 0
+        with suppress(OSError):  # a file writes its buffer now, and the disk is full; nobody will read it
+            self.body.close()
 
     # The runner's side.
 
@@ -87,10 +169,19 @@ class Receiver(Peered):
                 piece = self.codec.next_body()
                 if piece is not None:
                     self._count(len(piece))
+                    self._let_others_run(self.codec.spent + _A_READ)
                     return piece
             except Refused as refusal:
                 raise self._stop_reading(refusal) from None
-            self.codec.feed(self._receive())
+            if not self.codec.paused:
+                self.codec.feed(self._receive())
+
+    def _let_others_run(self, taken: int) -> None:
+        """A client that always has the next bytes there would never let a greenlet wait, and all others would."""
+        self._taken += taken
+        if self._taken > TURN:
+            self._taken = 0
+            self.service.waits.wait_readable(self.sock, 0)
 
     def _receive(self) -> bytes:
         while True:
@@ -100,7 +191,7 @@ class Receiver(Peered):
                 # Only what is waited for here counts, not what the application does between two reads.
                 before = time.monotonic()
                 timeout = max(0.0, self._patience(self._body_waited))
-                if not self._wait(self.service.waits.wait_readable, READING, timeout):
+                if not self._await_bytes(timeout):
                     refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"it comes too slowly, or not: {timeout:g} s")
                     raise self._stop_reading(refusal) from None
                 self._body_waited += time.monotonic() - before
@@ -111,6 +202,10 @@ class Receiver(Peered):
                 if not data:
                     raise self._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
                 return data
+
+    def _await_bytes(self, timeout: float) -> bool:
+        """Wait until it makes sense to receive again; False when that took too long."""
+        return self._wait(self.service.waits.wait_readable, READING, timeout)
 
     def _stop_reading(self, refusal: Refused) -> Gone:
         self.closing = True

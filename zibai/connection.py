@@ -11,10 +11,9 @@ One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zi
 
 import io
 import socket
-import tempfile
 from http import HTTPStatus
-from math import inf
-from typing import BinaryIO, Final, cast
+from math import ceil, inf
+from typing import Final
 
 from .body import NO_BODY, BodyReader, Receiver
 from .errors import Refused
@@ -22,7 +21,7 @@ from .http1 import Request
 from .http1.response import CONTINUE, plain
 from .logger import debug_logger, error_logger
 from .scoreboard import Slot, clock
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PROXY, READY, RECEIVE, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PROXY, READY, RECEIVE, STARVED, Service
 from .sockets import Endpoint, Socket
 
 LINGER_TIME: Final = 2.0
@@ -37,7 +36,7 @@ class Connection(Receiver):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_body_since", "_discarded", "_exchanges", "_timed_out", "alone", "facts", "request", "sent",
+        "_begun", "_discarded", "_exchanges", "_timed_out", "alone", "facts", "request", "sent",
         "started", "status", "trusted", "watched",
     )  # fmt: skip
 
@@ -51,7 +50,6 @@ class Connection(Receiver):
         self.sent = 0  # bytes of its body
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
         self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
-        self._body_since = 0.0  # when the loop began to wait for the body
         self._exchanges = 0  # where their number is limited
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
         self._discarded = 0
@@ -90,14 +88,19 @@ class Connection(Receiver):
                 self.state = READY
                 self.deadline = inf
                 return
-            whole = self.codec.receive(data, self.service.whole_body)
+            load = self.service.load
+            whole = self.codec.receive(data, self.service.whole_body if load.memory < load.max_memory else 0)
             if whole is None:
                 self._advance(now)
                 if self.closing:
                     self._hint_at_proxy_header(data)
                 return
             request, body = whole
-            self.body = io.BytesIO(body) if body else NO_BODY
+            if body:
+                self.body = io.BytesIO(body)
+                self._hold(len(body))
+            else:
+                self.body = NO_BODY
             self.request = request
             self._begun = False
             self._continued = self.alone = True
@@ -114,6 +117,18 @@ class Connection(Receiver):
                 self._peer_name,
                 self.service.keep_alive_timeout,
             )
+
+    def resume(self, now: float) -> None:
+        """A pause is over: go on without a byte more from the client, and then read."""
+        if self.pause is STARVED:
+            # To wait for us was no fault of the client's.
+            self._body_since += now - self._starved_since
+            self.deadline = now + self._patience(now - self._body_since)
+        self.pause = 0
+        self._advance(now)
+        if not self.pause and (self.state is BODY or self.state is DISCARD):
+            # Now, since a connection that is there comes first: with many others there may be no budget for it later.
+            self.readable(now)
 
     def _advance(self, now: float) -> None:
         """Go as far as the bytes at hand allow."""
@@ -166,15 +181,14 @@ class Connection(Receiver):
 
     def _read_body(self, now: float) -> None:
         try:
-            while piece := self.codec.next_body():
+            while not self._starve(now) and (piece := self._next_piece()):
                 self._count(len(piece))
                 self.deadline = now + self._patience(now - self._body_since)
-                self.body.write(piece)
-                if self._received > IN_MEMORY and isinstance(self.body, io.BytesIO):
-                    spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed by finish() and close()
-                    spool.write(self.body.getbuffer())
-                    self.body = spool
-            if piece is None:
+                self._store(piece)
+                if not self.codec.in_body:
+                    piece = b""  # which needs no room any more
+                    break
+            if self.pause or piece is None:
                 return
             self.body.seek(0)  # may be what finds the disk full: a file writes its buffer now
         except OSError as error:
@@ -189,7 +203,7 @@ class Connection(Receiver):
     def _discard(self, now: float) -> None:
         """Read what an application left of its body, within bounds, so that the connection can be kept."""
         try:
-            while piece := self.codec.next_body():
+            while piece := self._next_piece():
                 self._discarded += len(piece)
         except Refused as refusal:
             # The request has its answer already, and a second one would be taken for that of the next.
@@ -204,6 +218,7 @@ class Connection(Receiver):
     def refuse(self, refusal: Refused, now: float) -> None:
         """Answer a request that no application sees, once, and let the connection end."""
         self._log_refusal(refusal)
+        self.release_body()  # and not when the client has taken the answer
         self.request = None
         self.closing = True
         self.service.answered[refusal.status // 100] += 1
@@ -228,7 +243,7 @@ class Connection(Receiver):
 
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""
-        self.body.close()
+        self.release_body()
         if self.out and not self.broken:
             # Nobody else touches it now, so no lock is needed.
             self.state = FLUSH
@@ -280,7 +295,10 @@ class Connection(Receiver):
 
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
-        if (self.state is HEAD and self._begun) or self.state is BODY:
+        if self.pause is STARVED and self.state is BODY:
+            wait = ceil(self.service.socket_timeout)
+            self.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no room for its body", wait), now)
+        elif (self.state is HEAD and self._begun) or self.state is BODY:
             self.refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, f"{self.state} not complete in time"), now)
         elif self.state is DISCARD:
             self._linger(now)
@@ -324,10 +342,7 @@ class Connection(Receiver):
     def close(self) -> None:
         """Release everything. Only the loop calls this, once the runner has given the connection back."""
         self.state = CLOSED
-        try:
-            self.body.close()
-        except OSError:
-            pass  # a file writes its buffer now, and the disk is full; nobody will read it
+        self.release_body()
         self.sock.close()
 
     # The runner's side.

@@ -28,12 +28,14 @@ from .backends import Backend
 from .body import NO_BODY
 from .connection import Connection
 from .crowd import Crowd
+from .deferred import Deferred
 from .errors import Refused
 from .handover import Adoption, give
 from .health import SOON, Health
+from .load import TURN
 from .logger import logger
 from .poller import READ, WRITE
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, PROXY, READY, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LATER, LINGER, PROXY, READY, Service
 from .sockets import Endpoint, Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
@@ -98,6 +100,7 @@ class Loop:
         self._adoption = Adoption(self.poller, self._others, self._adopt)
         self._heir: Socket | None = None  # who gets our idle connections when we drain
         self._next_sweep = inf
+        self._deferred = Deferred(service.load)
         self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
         self._queue_patience = min(BUSY_WARNING, service.queue_timeout)
         self._busy_warned = -inf
@@ -167,6 +170,10 @@ class Loop:
             return
         self._now = now = time.monotonic()
         # Before the poller is asked: an event from before could meet a connection that has moved on meanwhile.
+        self.service.load.budget = TURN
+        if self._deferred.soon or self._deferred.starved:
+            for each in self._deferred.resumed():
+                self._step(each, each.resume, now)
         self._receive_handed(now)
         self._watch_listeners(now)
         waited = len(self._ready)
@@ -220,6 +227,8 @@ class Loop:
         if ending or self._handed or self._adoption.coming:
             return 0
         due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again)
+        if self._deferred.soon or self._deferred.starved:
+            due = min(due, time.monotonic() + self._deferred.wait())
         if self._ready:
             if self._running < self._slots:
                 return 0
@@ -262,7 +271,7 @@ class Loop:
         ):
             # What is left to do where nothing is: most exchanges end here, and the calls would cost as much again.
             if connection.body is not NO_BODY:
-                connection.body.close()
+                connection.release_body()
             connection.request = None
             connection.state = HEAD
             connection.deadline = deadline = self._now + service.keep_alive_timeout
@@ -300,8 +309,11 @@ class Loop:
                 connection.writable(now)
             if connection.state is PROXY:
                 connection.read_proxy_header()
-            elif events & ~WRITE and WATCH[connection.state]:
-                connection.readable(now)
+            elif events & ~WRITE and WATCH[connection.state] and not connection.pause:
+                if self.service.load.budget <= 0 and (connection.state is BODY or connection.state is DISCARD):
+                    connection.pause = LATER
+                else:
+                    connection.readable(now)
             if connection.state is READY:
                 self._ready.append((connection, now))
             else:
@@ -360,6 +372,8 @@ class Loop:
         if self._draining and connection.idle:
             connection.deadline = min(connection.deadline, now + GRACE)
         wanted = WATCH[state]
+        if connection.pause and wanted:
+            wanted = self._deferred.put(connection)
         if connection.out:
             wanted |= WRITE
         if wanted != connection.watched:
@@ -368,6 +382,7 @@ class Loop:
 
     def _drop(self, connection: Connection) -> None:
         self._watch(connection, 0)
+        self._deferred.forget(connection)
         del self._connections[connection.fd]
         connection.close()
 
@@ -499,6 +514,7 @@ class Loop:
         self._close_handed()
         for connection in self._connections.values():
             self._watch(connection, 0)
+            self._deferred.forget(connection)
             if connection.state is APP:
                 connection.abort()  # its runner closes it
             else:

@@ -6,6 +6,7 @@ from math import inf
 from typing import Any, Final, Protocol
 
 from .http1 import MAX_TARGET, FastLane, Request
+from .load import Load
 from .logger import logger
 from .scoreboard import Row
 from .sockets import Socket
@@ -22,6 +23,11 @@ FLUSH: Final = "flush"  # loop: the client has not taken the whole answer yet
 DISCARD: Final = "discard"  # loop: reads the rest of a body that the application left unread
 LINGER: Final = "linger"  # loop: the last answer is out; reads on for a moment, then closes
 CLOSED: Final = "closed"  # loop: to be closed now
+
+# Why a connection is not read from, though its state would have it so; 0 is no pause.
+LATER: Final = 1  # it goes on in the next turn, and needs no further byte for that
+STARVED: Final = 2  # there is no room for its body
+CHOKED: Final = 3  # its client takes nothing of what TLS answers by itself
 
 RECEIVE: Final = 64 * 1024
 """Bytes of one read; what bounds a complete head that arrives in one piece."""
@@ -48,7 +54,7 @@ class Service:
     ``min_body_rate`` bytes a second; it and ``max_body`` may be 0, which is no limit. ``trust`` are the peers that may
     say who the client is; with ``proxy_protocol`` each connection has to begin with that. The loop's owner counts
     answers by the first digit of their status in ``answered``, interim ones besides the final ones, and the bytes of
-    their bodies in ``sent``.
+    their bodies in ``sent``. ``load`` counts what all clients of the server, also of its other services, make it hold.
     """
 
     application: Callable[[Any], None]  # of a Connection, as ``lend``
@@ -72,6 +78,7 @@ class Service:
     min_body_rate: float = 500.0
     queue_timeout: float = inf
     max_connections: float = inf
+    load: Load = field(default_factory=Load)
     draining: bool = False
     answered: list[int] = field(default_factory=lambda: [0] * 10)
     sent: int = 0

@@ -1,0 +1,60 @@
+"""Connections that the server loop does not read from for a while, and when it goes on with them.
+
+A connection says why in ``pause``. One that has more to do than a turn has time for goes on in the next turn; they take
+turns, first come, first served. One without room for its body waits until another connection has made some.
+
+Everything here is the loop owner's.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from .connection import Connection
+from .load import Load
+from .poller import WRITE
+from .service import CHOKED, STARVED
+
+AGAIN: Final = 0.5
+"""Seconds until room for bodies is looked for again, since other processes may have made it."""
+
+
+class Deferred:
+    """``load`` says what is left of this turn, and whether there is room for bodies.
+
+    ``soon`` and ``starved`` are for others to see whether there is anybody.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self.soon: OrderedDict[Connection, None] = OrderedDict()
+        self.starved: OrderedDict[Connection, None] = OrderedDict()
+
+    def put(self, connection: Connection) -> int:
+        """A connection that is paused; what the poller has to look for meanwhile."""
+        if connection.pause is CHOKED:
+            return WRITE
+        (self.starved if connection.pause is STARVED else self.soon)[connection] = None
+        return 0
+
+    def forget(self, connection: Connection) -> None:
+        """It is about to be closed."""
+        self.soon.pop(connection, None)
+        self.starved.pop(connection, None)
+
+    def wait(self) -> float:
+        """Seconds until a connection may go on, if one is here."""
+        if self.soon:
+            return 0
+        return 0 if self._load.has_room() else AGAIN
+
+    def resumed(self) -> Iterator[Connection]:
+        """The connections that go on in this turn; none of them twice, and only while the turn has time for them."""
+        for _ in range(len(self.soon)):
+            if self._load.budget <= 0 or not self.soon:
+                return
+            yield self.soon.popitem(last=False)[0]
+        for _ in range(len(self.starved)):
+            if self._load.budget <= 0 or not self.starved or not self._load.has_room():
+                return
+            yield self.starved.popitem(last=False)[0]
