@@ -885,6 +885,7 @@ def test_a_chunked_body_that_is_there_has_a_length_and_no_coding() -> None:
     assert "HTTP_TRANSFER_ENCODING" not in environ
     environ = environ_of("/", "Transfer-Encoding: chunked", body=body, stream_request_body=True)
     assert "CONTENT_LENGTH" not in environ
+    assert "HTTP_TRANSFER_ENCODING" not in environ
     assert environ["wsgi.input_terminated"] is True
 
 

@@ -107,11 +107,13 @@ class Gateway:
         environ.update(connection.facts or self._learn_facts(connection))
         if request.forwards:
             self._hear(connection, request, environ)
-        if request.length is None and not connection.service.stream_body:
-            # The body lies here whole and no longer chunked, so its length is a fact that frameworks can use.
-            environ["CONTENT_LENGTH"] = str(connection.body.seek(0, io.SEEK_END))
-            connection.body.seek(0)
+        if request.length is None:
+            # The server has decoded it, so the field says nothing of what the application reads (PEP 3333).
             environ.pop("HTTP_TRANSFER_ENCODING", None)
+            if not connection.service.stream_body:
+                # The body lies here whole, so its length is a fact that frameworks can use.
+                environ["CONTENT_LENGTH"] = str(connection.body.seek(0, io.SEEK_END))
+                connection.body.seek(0)
         return environ
 
     def _make_template(self, request: Request) -> Environ:
