@@ -60,7 +60,7 @@ class Receiver(Peered):
         self._continued = False  # whether 100 Continue went out, or is no longer allowed
         self.pause = 0
         self._body_since = 0.0  # when the loop began to wait for the body
-        self._starved_since = 0.0
+        self._starved_since = 0.0  # when there was no more room for it; 0 while there is
         self._held = self._spooled = 0  # bytes of the body that count as in memory, or in a file
         self._taken = 0  # what a runner has read since it last let others run
 
@@ -103,11 +103,16 @@ class Receiver(Peered):
         """Whether there is no room for more of the body; then the client has to wait for it."""
         load = self.service.load
         grows_in_file = self._spooled or self._received + RECEIVE > IN_MEMORY or load.memory + RECEIVE > load.max_memory
-        if not grows_in_file or load.has_room():
+        if not grows_in_file or load.has_room(new=not self._spooled):
+            if self._starved_since:
+                # To wait for us was no fault of the client's.
+                self._body_since += now - self._starved_since
+                self._starved_since = 0.0
+                self.deadline = now + self._patience(now - self._body_since)
             return False
+        self._starved_since = self._starved_since or now
         self.pause = STARVED
-        self._starved_since = now
-        self.deadline = now + self.service.socket_timeout
+        self.deadline = self._starved_since + self.service.socket_timeout
         return True
 
     def _store(self, piece: bytes) -> None:
@@ -142,6 +147,7 @@ class Receiver(Peered):
         if self._spooled:
             load.disk -= self._spooled
             load.files -= 1
+        load.freed = True
         self._held = self._spooled = 0
         with suppress(OSError):  # a file writes its buffer now, and the disk is full; nobody will read it
             self.body.close()

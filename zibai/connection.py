@@ -120,10 +120,6 @@ class Connection(Receiver):
 
     def resume(self, now: float) -> None:
         """A pause is over: go on without a byte more from the client, and then read."""
-        if self.pause is STARVED:
-            # To wait for us was no fault of the client's.
-            self._body_since += now - self._starved_since
-            self.deadline = now + self._patience(now - self._body_since)
         self.pause = 0
         self._advance(now)
         if not self.pause and (self.state is BODY or self.state is DISCARD):
@@ -167,6 +163,7 @@ class Connection(Receiver):
             self.body = io.BytesIO()
             self.state = BODY
             self._body_since = now
+            self._starved_since = 0.0
             self.deadline = now + self._patience(0.0)
             if not self._continued:
                 self._continued = True
@@ -264,6 +261,12 @@ class Connection(Receiver):
     def _answered(self, now: float) -> None:
         """The whole answer is out and the connection is to be kept."""
         if self.codec.in_body:
+            if not self._received and self.request is not None and self.request.length is None:
+                self.service.hint(
+                    "the application has read nothing of a chunked request body. With --stream-request-body such a "
+                    "body has no CONTENT_LENGTH, and frameworks that go by it, as Django and Falcon do, take it for "
+                    "empty; leave the flag out for them"
+                )
             self.state = DISCARD
             self._discarded = 0
             self.deadline = now + LINGER_TIME

@@ -18,6 +18,9 @@ from .service import CHOKED, STARVED
 AGAIN: Final = 0.5
 """Seconds until room for bodies is looked for again, since other processes may have made it."""
 
+_LOOK: Final = 16
+"""What it costs of a turn's budget to look whether a body has room."""
+
 
 class Deferred:
     """``load`` says what is left of this turn, and whether there is room for bodies.
@@ -29,6 +32,7 @@ class Deferred:
         self._load = load
         self.soon: OrderedDict[Connection, None] = OrderedDict()
         self.starved: OrderedDict[Connection, None] = OrderedDict()
+        self._again = 0.0  # when to look for room though nobody here has made any
 
     def put(self, connection: Connection) -> int:
         """A connection that is paused; what the poller has to look for meanwhile."""
@@ -42,19 +46,25 @@ class Deferred:
         self.soon.pop(connection, None)
         self.starved.pop(connection, None)
 
-    def wait(self) -> float:
+    def wait(self, now: float) -> float:
         """Seconds until a connection may go on, if one is here."""
-        if self.soon:
+        if self.soon or self._load.freed:
             return 0
-        return 0 if self._load.has_room() else AGAIN
+        return max(0.0, self._again - now)
 
-    def resumed(self) -> Iterator[Connection]:
+    def resumed(self, now: float) -> Iterator[Connection]:
         """The connections that go on in this turn; none of them twice, and only while the turn has time for them."""
+        load = self._load
         for _ in range(len(self.soon)):
-            if self._load.budget <= 0 or not self.soon:
+            if load.budget <= 0 or not self.soon:
                 return
             yield self.soon.popitem(last=False)[0]
+        if not load.freed and now < self._again:
+            return
+        load.freed = False
+        self._again = now + AGAIN
         for _ in range(len(self.starved)):
-            if self._load.budget <= 0 or not self.starved or not self._load.has_room():
+            if load.budget <= 0 or not self.starved:
                 return
+            load.budget -= _LOOK
             yield self.starved.popitem(last=False)[0]

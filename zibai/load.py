@@ -35,12 +35,20 @@ _BUFFER: Final = 8 * 1024
 
 
 class Load:
-    """``max_memory`` and ``max_disk`` are the bounds of all bodies, in bytes."""
+    """``max_memory`` and ``max_disk`` are the bounds of all bodies, in bytes. ``descriptors`` is how many connections
+    and files there may be together.
+    """
 
-    __slots__ = ("_allowed", "_looked_at", "budget", "disk", "files", "max_disk", "max_memory", "memory")
+    __slots__ = (
+        "_allowed", "_looked_at", "budget", "connections", "descriptors", "disk", "files", "freed", "max_disk",
+        "max_memory", "memory",
+    )  # fmt: skip
 
-    def __init__(self, max_memory: float = MAX_MEMORY, max_disk: float = inf) -> None:
+    def __init__(self, max_memory: float = MAX_MEMORY, max_disk: float = inf, descriptors: float = inf) -> None:
         self.max_memory, self.max_disk = max_memory, max_disk
+        self.descriptors = descriptors
+        self.connections = 0
+        self.freed = False  # whether there may be room since somebody has looked
         self.budget = TURN
         self.memory = 0  # bytes of bodies in memory
         self.disk = 0  # and in files
@@ -48,9 +56,9 @@ class Load:
         self._looked_at = -_LOOK_EVERY  # what `disk` was when the file system was asked
         self._allowed = True  # what it said
 
-    def has_room(self) -> bool:
-        """Whether bodies may grow in files."""
-        if self.disk >= self.max_disk:
+    def has_room(self, *, new: bool) -> bool:
+        """Whether a body may grow in a file, or in a ``new`` one."""
+        if self.disk >= self.max_disk or (new and self.connections + self.files >= self.descriptors):
             return False
         if not self._allowed or abs(self.disk - self._looked_at) >= _LOOK_EVERY:
             self._looked_at = self.disk

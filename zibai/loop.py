@@ -172,7 +172,7 @@ class Loop:
         # Before the poller is asked: an event from before could meet a connection that has moved on meanwhile.
         self.service.load.budget = TURN
         if self._deferred.soon or self._deferred.starved:
-            for each in self._deferred.resumed():
+            for each in self._deferred.resumed(now):
                 self._step(each, each.resume, now)
         self._receive_handed(now)
         self._watch_listeners(now)
@@ -228,7 +228,8 @@ class Loop:
             return 0
         due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again)
         if self._deferred.soon or self._deferred.starved:
-            due = min(due, time.monotonic() + self._deferred.wait())
+            now = time.monotonic()
+            due = min(due, now + self._deferred.wait(now))
         if self._ready:
             if self._running < self._slots:
                 return 0
@@ -329,7 +330,7 @@ class Loop:
         for fd in fds:
             if fd in self._others:
                 self._others[fd]()
-        if len(self._connections) >= self._crowd.most and self._acceptor.concerns(fds):
+        if len(self._connections) >= self._crowd.places and self._acceptor.concerns(fds):
             idle = self._crowd.choose(self._connections.values(), now)
             if idle is not None:
                 self._drop(idle)
@@ -342,7 +343,7 @@ class Loop:
         next request there would keep all others out. So what has waited before does not count.
         """
         runnable = self._slots - self._running - (len(self._ready) - waited)
-        return min(max(1, runnable), self._crowd.most - len(self._connections))
+        return min(max(1, runnable), self._crowd.places - len(self._connections))
 
     def _step(self, connection: Connection, step: Callable[[float], None], now: float) -> None:
         try:
@@ -385,6 +386,9 @@ class Loop:
         self._deferred.forget(connection)
         del self._connections[connection.fd]
         connection.close()
+        load = self.service.load
+        load.connections -= 1
+        load.freed = True
 
     def _watch(self, connection: Connection, events: int) -> None:
         watched = connection.watched
@@ -432,7 +436,7 @@ class Loop:
     def _watch_listeners(self, now: float) -> None:
         """Accept only while a slot is free, and leave new connections to sibling processes otherwise."""
         crowd = self._crowd
-        if crowd.again != inf and (now >= crowd.again or len(self._connections) < crowd.most):
+        if crowd.again != inf and (now >= crowd.again or len(self._connections) < crowd.places):
             crowd.again = inf
         free = self._running < self._slots and crowd.again == inf
         self._acceptor.watch(free and not self._draining, now)
@@ -449,6 +453,7 @@ class Loop:
     def add(self, connection: Connection, now: float) -> None:
         """A new connection; the owner's."""
         self._connections[connection.fd] = connection
+        self.service.load.connections += 1
         self._step(connection, _no_step, now)
 
     # Handing connections from worker to worker.
@@ -520,6 +525,7 @@ class Loop:
             else:
                 connection.close()
         self._connections.clear()
+        self.service.load.connections = 0
 
     def _close_handed(self) -> None:
         while self._handed:

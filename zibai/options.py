@@ -440,6 +440,27 @@ class Options:
         help="largest body of a request; 0 is no limit",
         embedded=True,
     )
+    max_bodies_memory: int = option(
+        32 * 1024**2,
+        group=LIMITS,
+        metavar="BYTES",
+        size=True,
+        minimum=0,
+        help="memory for the request bodies of each worker, all together; beyond it bodies go to temporary files, as "
+        "one over 512K does in any case",
+        embedded=True,
+    )
+    max_bodies_disk: int = option(
+        0,
+        group=LIMITS,
+        metavar="BYTES",
+        size=True,
+        minimum=0,
+        help="size of the temporary files with request bodies of each worker, all together; beyond it the server reads "
+        "no more of these bodies until there is room, and answers 503 when there is none in --socket-timeout; "
+        "0 is all of the file system but its last tenth, or its last 256M",
+        embedded=True,
+    )
     min_body_rate: float = option(
         500.0,
         group=LIMITS,
