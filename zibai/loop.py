@@ -100,6 +100,7 @@ class Loop:
         self._adoption = Adoption(self.poller, self._others, self._adopt)
         self._heir: Socket | None = None  # who gets our idle connections when we drain
         self._next_sweep = inf
+        self._load = service.load
         self._deferred = Deferred(service.load)
         self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
         self._queue_patience = min(BUSY_WARNING, service.queue_timeout)
@@ -170,10 +171,11 @@ class Loop:
             return
         self._now = now = time.monotonic()
         # Before the poller is asked: an event from before could meet a connection that has moved on meanwhile.
-        self.service.load.budget = TURN
-        if self._deferred.soon or self._deferred.starved:
+        self._load.budget = TURN
+        if self._deferred.busy:
             for each in self._deferred.resumed(now):
-                self._step(each, each.resume, now)
+                if WATCH[each.state]:  # else its deadline has been faster
+                    self._step(each, each.resume, now)
         self._receive_handed(now)
         self._watch_listeners(now)
         waited = len(self._ready)
@@ -227,7 +229,7 @@ class Loop:
         if ending or self._handed or self._adoption.coming:
             return 0
         due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again)
-        if self._deferred.soon or self._deferred.starved:
+        if self._deferred.busy:
             now = time.monotonic()
             due = min(due, now + self._deferred.wait(now))
         if self._ready:
@@ -311,7 +313,7 @@ class Loop:
             if connection.state is PROXY:
                 connection.read_proxy_header()
             elif events & ~WRITE and WATCH[connection.state] and not connection.pause:
-                if self.service.load.budget <= 0 and (connection.state is BODY or connection.state is DISCARD):
+                if self._load.budget <= 0 and (connection.state is BODY or connection.state is DISCARD):
                     connection.pause = LATER
                 else:
                     connection.readable(now)
@@ -386,9 +388,8 @@ class Loop:
         self._deferred.forget(connection)
         del self._connections[connection.fd]
         connection.close()
-        load = self.service.load
-        load.connections -= 1
-        load.freed = True
+        self._load.connections -= 1
+        self._load.freed = True
 
     def _watch(self, connection: Connection, events: int) -> None:
         watched = connection.watched
@@ -453,7 +454,7 @@ class Loop:
     def add(self, connection: Connection, now: float) -> None:
         """A new connection; the owner's."""
         self._connections[connection.fd] = connection
-        self.service.load.connections += 1
+        self._load.connections += 1
         self._step(connection, _no_step, now)
 
     # Handing connections from worker to worker.
@@ -525,7 +526,7 @@ class Loop:
             else:
                 connection.close()
         self._connections.clear()
-        self.service.load.connections = 0
+        self._load.connections = 0
 
     def _close_handed(self) -> None:
         while self._handed:
