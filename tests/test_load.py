@@ -6,6 +6,9 @@ import io
 import logging
 import os
 import tempfile
+import threading
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,11 +29,15 @@ from zibai.service import BODY, DISCARD, IN_MEMORY, LINGER, RECEIVE, STARVED
 from zibai.tlsrecords import RECORDS, Records
 
 from rig import ANSWER, GET, Rig, ended, read
+from support import Client, Server
 
 if TYPE_CHECKING:
     import socket
+    import ssl
 
     from zibai.connection import Connection
+
+    from credentials import Credentials
 
 LATE = RESOLUTION + 0.01
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -333,6 +340,45 @@ def test_a_body_that_comes_with_its_head_counts(monkeypatch: pytest.MonkeyPatch,
         assert (load.memory, load.disk, load.files) == (0, 0, 0)
 
 
+def test_incomplete_heads_stay_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = 1024**2
+    with Rig(monkeypatch, slots=500, load=Load(max_memory=bound)) as rig:
+        load = rig.service.load
+        clients = [rig.connect() for _ in range(60)]
+        for client, connection in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 50_000)
+            rig.until(lambda connection=connection: connection._begun or connection.state is LINGER)
+            assert load.memory <= bound + RECEIVE
+        late = [client for client, connection in clients if connection.state is LINGER]
+        assert 30 < len(late) < 45
+        for client in late:
+            assert read(client, 12) == b"HTTP/1.1 503"
+        other, _ = rig.connect()
+        other.sendall(GET[:-2])
+        rig.turn()
+        other.sendall(GET[-2:])
+        rig.until(rig.run)
+        assert read(other) == ANSWER
+        for client, _ in clients[:20]:
+            client.sendall(b"\r\n\r\n")
+            rig.until(rig.run)
+            assert read(client) == ANSWER
+        assert load.memory == 0
+
+
+def test_what_waits_behind_a_request_counts_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Rig(monkeypatch, slots=1) as rig:
+        load = rig.service.load
+        client, connection = rig.connect()
+        client.sendall(post(5) + b"abcde" + GET * 10)
+        rig.until(lambda: rig.loop._ready)
+        assert load.memory == 5 + 10 * len(GET)
+        rig.until(lambda: (rig.run(), len(rig.served) == 11)[1])
+        assert read(client, 11 * len(ANSWER)) == 11 * ANSWER
+        assert load.memory == 0
+        assert connection._held == 0
+
+
 def test_memory_comes_back_from_requests_that_no_application_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     with Rig(monkeypatch, slots=1, queue_timeout=5, socket_timeout=3) as rig:
         load = rig.service.load
@@ -623,3 +669,41 @@ def test_records_of_one_byte_go_in_portions() -> None:
         records.take(b"")
         portions += 1
     assert portions == -(-1000 // RECORDS)
+
+
+# --- end to end -----------------------------------------------------------------------------------
+
+
+def chunks_for_ever(port: int, tls: ssl.SSLContext | None, end: threading.Event) -> None:
+    """Send chunks of one byte, as many as go, on one connection after the other."""
+    while not end.is_set():
+        with Client(port, tls=tls) as client, suppress(OSError):
+            client.send(CHUNKED)
+            while not end.is_set():
+                client.send(ONE_BYTE * 5_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
+def test_others_are_answered_beside_clients_that_send_tiny_chunks(
+    backend: tuple[str, ...], secured: bool, credentials: Credentials
+) -> None:
+    flags = ("--certfile", credentials.server) if secured else ()
+    tls = credentials.context() if secured else None
+    end = threading.Event()
+    with Server("plain:app", "--no-access-log", *flags, *backend) as server:
+        clients = [threading.Thread(target=chunks_for_ever, args=[server.port, tls, end]) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            times = []
+            with Client(server.port, tls=tls) as other:
+                for _ in range(100):
+                    begin = time.monotonic()
+                    assert other.get().status == 200
+                    times.append(time.monotonic() - begin)
+        finally:
+            end.set()
+            for client in clients:
+                client.join()
+    assert sorted(times)[95] < 0.3  # far more than it takes, and less than half of what it took with four of them

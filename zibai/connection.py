@@ -31,6 +31,9 @@ loses the answer it has not read yet (RFC 9112 9.6)."""
 DISCARD_BYTES: Final = 256 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
+USUAL_HEAD: Final = 8 * 1024
+"""Bytes of an incomplete head that are kept, however much all clients together hold."""
+
 
 class Connection(Receiver):
     """One client. See the module for who may call what."""
@@ -142,7 +145,13 @@ class Connection(Receiver):
         """A head is complete, or is not yet."""
         self.request = request
         self.alone = False
+        self._hold(-self._held)
         if request is None:
+            self._hold(self.codec.size)
+            load = self.service.load
+            if self._held > USUAL_HEAD and load.memory > load.max_memory:
+                wait = ceil(self.service.header_timeout)
+                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", wait)
             if self.codec.has_bytes and not self._begun:
                 # The whole head has this long, from its first byte; not each byte.
                 self._begun = True
@@ -194,6 +203,7 @@ class Connection(Receiver):
         self._make_ready()
 
     def _make_ready(self) -> None:
+        self._hold(self.codec.size)  # which stays here as long as the application runs
         self.state = READY
         self.deadline = inf
 
@@ -264,8 +274,8 @@ class Connection(Receiver):
             if not self._received and self.request is not None and self.request.length is None:
                 self.service.hint(
                     "the application has read nothing of a chunked request body. With --stream-request-body such a "
-                    "body has no CONTENT_LENGTH, and frameworks that go by it, as Django and Falcon do, take it for "
-                    "empty; leave the flag out for them"
+                    "body has no CONTENT_LENGTH; frameworks that go by it, as Django, Falcon and Bottle do, take it "
+                    "for empty: leave the flag out for them"
                 )
             self.state = DISCARD
             self._discarded = 0

@@ -446,8 +446,8 @@ class Options:
         metavar="BYTES",
         size=True,
         minimum=0,
-        help="memory for the request bodies of each worker, all together; beyond it bodies go to temporary files, as "
-        "one over 512K does in any case",
+        help="memory for the request bodies of each worker, all together, and for heads that are not complete; beyond "
+        "it bodies go to temporary files, as one over 512K does in any case",
         embedded=True,
     )
     max_bodies_disk: int = option(
@@ -474,7 +474,8 @@ class Options:
         False,
         group=LIMITS,
         help="call the application before the body is there, and receive it as the application reads; "
-        "a slow client then holds a thread or greenlet",
+        "a slow client then holds a thread or greenlet, and a chunked body has no CONTENT_LENGTH, so Django takes it "
+        "for empty",
         embedded=True,
     )
 

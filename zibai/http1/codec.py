@@ -92,6 +92,11 @@ class Codec:
         return bool(self._piece or self._buffer)
 
     @property
+    def size(self) -> int:
+        """How many bytes lie here."""
+        return len(self._buffer) + len(self._piece) - self._at
+
+    @property
     def in_body(self) -> bool:
         """Whether the body of the last request has not been read to its end."""
         return self._left > 0 or self._chunked is not None
