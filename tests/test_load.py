@@ -620,6 +620,7 @@ def test_those_who_say_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> Non
         rig.now += IDLE
         rig.until(lambda: (rig.run(), rig.served)[1] or rig.turn(PAUSE))
         assert read(client) == ANSWER
+        assert rig.now < 1005
         assert begun_connection in rig.connections
         assert ended(silent[0][0]) == b""
 
