@@ -104,8 +104,10 @@ class TLSConnection(Connection):
     def resume(self, now: float) -> None:
         if self.state is HANDSHAKE or self.state is LINGER:
             self.pause = 0
-            if self.state is HANDSHAKE and self.sock.has_bytes:
+            if self.sock.has_bytes and self.state is HANDSHAKE:
                 self._shake(b"", now)
+            else:
+                self.readable(now)
             return
         super().resume(now)
         if self.state is HEAD and not self.pause:
