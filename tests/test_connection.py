@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zibai import connection as module
+from zibai import body as module
 from zibai import service as service_module
 from zibai.backends.threads import Waits
 from zibai.connection import Connection
+from zibai.load import TURN
 from zibai.scoreboard import Row
 from zibai.sending import TAIL
 from zibai.service import APP, HEAD, READY, Service
@@ -138,11 +139,20 @@ def sent(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 def arrive(script: Script, **options: Any) -> Connection:
     """The connection at the moment when its application is called."""
     connection = Connection(script, None, ENDPOINT, service(script, **options), 0.0)  # type: ignore[arg-type]
-    while connection.state is not READY:
-        script.ready = True
-        connection.readable(0.0)
+    turn(connection)
     connection.state = APP
     return connection
+
+
+def turn(connection: Connection) -> None:
+    """Do what the loop does, until there is a request."""
+    while connection.state is not READY:
+        connection.service.load.budget = TURN
+        connection.sock.ready = True  # type: ignore[attr-defined]
+        if connection.pause:
+            connection.resume(0.0)
+        else:
+            connection.readable(0.0)
 
 
 @pytest.mark.parametrize("kind", ["memory", "spooled", "streamed"])
@@ -165,9 +175,7 @@ def test_input_reads_as_bytesio_does(
     # Whatever was left unread, the next request is the one that was sent.
     connection.release_body()
     connection.finish(0.0)
-    while connection.state is not READY:
-        connection.sock.ready = True  # type: ignore[attr-defined]
-        connection.readable(0.0)
+    turn(connection)
     assert connection.request is not None
     assert connection.request.target == "/next"
     connection.close()
@@ -176,8 +184,8 @@ def test_input_reads_as_bytesio_does(
 def test_a_body_is_spooled_from_the_limit_on_and_its_file_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     files: list[Any] = []
 
-    def temporary() -> Any:
-        files.append(real())
+    def temporary(**options: Any) -> Any:
+        files.append(real(**options))
         return files[-1]
 
     real = tempfile.TemporaryFile

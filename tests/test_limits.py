@@ -474,3 +474,40 @@ def test_a_refusal_that_cannot_be_logged_is_answered_all_the_same(monkeypatch: p
         client.send(b"GET / HTTP/1.1\r\n\r\n")
         rig.until(lambda: not any(connection.state == "head" for connection in rig.connections))
         assert read(client, 12) == b"HTTP/1.1 400"
+
+
+HUNGRY = """
+import os
+
+def app(environ, start_response):
+    files = [open(os.devnull) for _ in range(28)]
+    for file in files:
+        file.close()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"opened"]
+"""
+
+
+@pytest.mark.daily("threads-plain")
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
+@posix
+def test_silent_clients_leave_the_application_its_descriptors(
+    backend: tuple[str, ...], secured: bool, tmp_path: Path, credentials: Credentials
+) -> None:
+    (tmp_path / "hungry.py").write_text(HUNGRY, encoding="utf-8")
+    limited = ("sh", "-c", 'ulimit -n 256 && exec "$0" "$@"', *ZIBAI)
+    tls = credentials.context() if secured else None
+    flags = ("--certfile", credentials.server) if secured else ()
+    with Server("hungry:app", *flags, *backend, cwd=tmp_path, command=limited) as server:
+        silent = []
+        try:
+            silent += [Client(server.port) for _ in range(300)]
+            begin = time.monotonic()
+            for _ in range(3):
+                assert get(server.port, tls=tls).body == b"opened"
+            assert time.monotonic() - begin < 9  # who says nothing has 10 seconds otherwise
+            server.wait_for_log("as many as the limit of descriptors (ulimit -n) allows, and more want in")
+        finally:
+            for client in silent:
+                client.close()
+        assert not [line for line in server.log if "accepting pauses" in line]

@@ -71,6 +71,8 @@ def test_defaults() -> None:
         "max_target_size": 8192,
         "http": "auto",
         "max_body_size": 1073741824,
+        "max_bodies_memory": 33554432,
+        "max_bodies_disk": 0,
         "min_body_rate": 500.0,
         "min_send_rate": 500.0,
         "max_unsent_memory": 268435456,

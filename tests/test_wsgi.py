@@ -1045,6 +1045,7 @@ def test_a_chunked_body_that_is_there_has_a_length_and_no_coding() -> None:
     assert "HTTP_TRANSFER_ENCODING" not in environ
     environ = environ_of("/", "Transfer-Encoding: chunked", body=body, stream_request_body=True)
     assert "CONTENT_LENGTH" not in environ
+    assert "HTTP_TRANSFER_ENCODING" not in environ
     assert environ["wsgi.input_terminated"] is True
 
 
@@ -1156,6 +1157,29 @@ def test_addresses_have_the_form_of_cgi(listen: str, connect: str, name: str, pe
     assert request_uri(environ) == f"http://{name}:{server.port}/"
     (record,) = server.logged("zibai.access")
     assert record.getMessage().startswith(f'{peer} "GET / ')
+
+
+def test_an_application_that_takes_a_chunked_body_for_empty_is_told_once() -> None:
+    def by_length(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH", 0)))
+        start_response("200 OK", TEXT)
+        return [body]
+
+    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    for stream, body in ((False, b"abc"), (True, b"")):
+        with serving(by_length, valid=False, stream_request_body=stream) as server, Client(server.port) as client:
+            for _ in range(2):
+                client.send(chunked)
+                assert client.read().body == body
+        told = [record for record in server.records if "no CONTENT_LENGTH" in record.getMessage()]
+        assert len(told) == stream
+
+
+def test_what_reads_to_the_end_gets_a_streamed_chunked_body() -> None:
+    with serving(echo, stream_request_body=True) as server, Client(server.port) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        assert client.read().body == b"abc"
+    assert not [record for record in server.records if record.levelno >= logging.WARNING]
 
 
 def test_both_ends_of_the_connection_are_told() -> None:

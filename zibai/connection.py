@@ -11,11 +11,10 @@ One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zi
 
 import io
 import socket
-import tempfile
 from contextlib import suppress
 from http import HTTPStatus
-from math import inf
-from typing import BinaryIO, Final, cast
+from math import ceil, inf
+from typing import Final
 
 from .body import BodyReader, Receiver
 from .errors import Refused
@@ -25,7 +24,7 @@ from .kernel import unsent
 from .logger import debug_logger, error_logger, safely
 from .parting import SMALL
 from .scoreboard import Slot, clock
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, IN_MEMORY, LINGER, PARTED, PROXY, READY, RECEIVE, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, RECEIVE, STARVED, Service
 from .sockets import Endpoint, Socket
 
 LINGER_TIME: Final = 2.0
@@ -35,12 +34,15 @@ loses the response it has not read yet (RFC 9112 9.6)."""
 DISCARD_BYTES: Final = 256 * 1024
 """Bytes of an unread body that are worth reading to keep the connection."""
 
+USUAL_HEAD: Final = 8 * 1024
+"""Bytes of an incomplete head that are kept, however much all clients together hold."""
+
 
 class Connection(Receiver):
     """One client. See the module for who may call what."""
 
     __slots__ = (
-        "_begun", "_body_since", "_discarded", "_exchanges", "_timed_out", "_unsent", "alone", "facts", "request",
+        "_begun", "_discarded", "_exchanges", "_timed_out", "_unsent", "alone", "facts", "request",
         "sent", "started", "status", "trusted", "watched",
     )  # fmt: skip
 
@@ -54,7 +56,6 @@ class Connection(Receiver):
         self.sent = 0  # bytes of its body
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
         self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
-        self._body_since = 0.0  # when the loop began to wait for the body
         self._exchanges = 0  # where their number is limited
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
         self._discarded = 0
@@ -92,14 +93,19 @@ class Connection(Receiver):
                 self.state = READY
                 self.deadline = inf
                 return
-            whole = self.codec.receive(data, self.service.whole_body)
+            load = self.service.load
+            whole = self.codec.receive(data, self.service.whole_body if load.memory < load.max_memory else 0)
             if whole is None:
                 self._advance(now)
                 if self.closing:
                     self._hint_at_proxy_header(data)
                 return
             request, body = whole
-            self.body = io.BytesIO(body) if body else None
+            if body:
+                self.body = io.BytesIO(body)
+                self._hold(len(body))
+            else:
+                self.body = None
             self.request = request
             self._begun = False
             self._continued = self.alone = True
@@ -117,6 +123,14 @@ class Connection(Receiver):
                 self.service.keep_alive_timeout,
             )
 
+    def resume(self, now: float) -> None:
+        """A pause is over: go on without a byte more from the client, and then read."""
+        self.pause = 0
+        self._advance(now)
+        if not self.pause and (self.state is BODY or self.state is DISCARD):
+            # Now, since a connection that is there comes first: with many others there may be no budget for it later.
+            self.readable(now)
+
     def _advance(self, now: float) -> None:
         """Go as far as the bytes at hand allow."""
         try:
@@ -133,7 +147,13 @@ class Connection(Receiver):
         """A head is complete, or is not yet."""
         self.request = request
         self.alone = False
+        self._hold(-self.body_held)
         if request is None:
+            self._hold(self.codec.size)
+            load = self.service.load
+            if self.body_held > USUAL_HEAD and load.memory > load.max_memory:
+                wait = ceil(self.service.header_timeout)
+                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", wait)
             if self.codec.has_bytes and not self._begun:
                 # The whole head has this long, from its first byte; not each byte.
                 self._begun = True
@@ -155,6 +175,7 @@ class Connection(Receiver):
             self.body = io.BytesIO()
             self.state = BODY
             self._body_since = now
+            self._starved_since = 0.0
             self.deadline = now + self._patience(0.0)
             if not self._continued:
                 self._continued = True
@@ -169,15 +190,14 @@ class Connection(Receiver):
 
     def _read_body(self, now: float) -> None:
         try:
-            while piece := self.codec.next_body():
+            while not self._starve(now) and (piece := self._next_piece()):
                 self._count(len(piece))
                 self.deadline = now + self._patience(now - self._body_since)
-                self.body.write(piece)
-                if self._received > IN_MEMORY and isinstance(self.body, io.BytesIO):
-                    spool = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 -- closed by release_body()
-                    spool.write(self.body.getbuffer())
-                    self.body = spool
-            if piece is None:
+                self._store(piece)
+                if not self.codec.in_body:
+                    piece = b""  # which needs no room any more
+                    break
+            if self.pause or piece is None:
                 return
             self.body.seek(0)  # may be what finds the disk full: a file writes its buffer now
         except OSError as error:
@@ -186,13 +206,14 @@ class Connection(Receiver):
         self._make_ready()
 
     def _make_ready(self) -> None:
+        self._hold(self.codec.size)  # which stays here as long as the application runs
         self.state = READY
         self.deadline = inf
 
     def _discard(self, now: float) -> None:
         """Read what an application left of its body, within bounds, so that the connection can be kept."""
         try:
-            while piece := self.codec.next_body():
+            while piece := self._next_piece():
                 self._discarded += len(piece)
         except Refused as refusal:
             # The request has its answer already, and a second one would be taken for that of the next.
@@ -211,6 +232,7 @@ class Connection(Receiver):
         if self.state is BODY:
             refusal.waited = now - self._body_since
         safely(self.service.refused, self, refusal, response)
+        self.drop_body()  # and not when the client has taken the response
         self.request = None
         self.closing = True
         self.service.answered[refusal.status // 100] += 1
@@ -235,6 +257,7 @@ class Connection(Receiver):
 
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""
+        self.give_back()
         if self.out and not self.broken:
             # Nobody else touches it now, so no lock is needed.
             self.state = FLUSH
@@ -271,6 +294,12 @@ class Connection(Receiver):
     def _answered(self, now: float) -> None:
         """The whole answer is out and the connection is to be kept."""
         if self.codec.in_body:
+            if not self._received and self.request is not None and self.request.length is None:
+                self.service.hint(
+                    "the application has read nothing of a chunked request body. With --stream-request-body such a "
+                    "body has no CONTENT_LENGTH; frameworks that go by it, as Django, Falcon and Bottle do, take it "
+                    "for empty: leave the flag out for them"
+                )
             self.state = DISCARD
             self._discarded = 0
             self.deadline = now + LINGER_TIME
@@ -320,7 +349,10 @@ class Connection(Receiver):
 
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
-        if (self.state is HEAD and self._begun) or self.state is BODY:
+        if self.pause is STARVED and self.state is BODY:
+            wait = ceil(self.service.socket_timeout)
+            self.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no room for its body", wait), now)
+        elif (self.state is HEAD and self._begun) or self.state is BODY:
             refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"{self.state} not complete in time")
             refusal.waited = self.service.header_timeout
             self.refuse(refusal, now)
@@ -389,8 +421,7 @@ class Connection(Receiver):
         self.forget()
         self.state = CLOSED
         self._tell_sent()
-        if self.body is not None:
-            self.release_body()
+        self.drop_body()
         self.sock.close()
 
     # The runner's side.

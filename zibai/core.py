@@ -17,13 +17,14 @@ from .backends import Backend
 from .forks import forget_in_children
 from .health import Health
 from .http1 import FastLane
+from .load import Load
 from .logger import logger
 from .loop import Loop
 from .options import Options, declared, script_name
 from .outgoing import Budget
 from .scoreboard import Row
 from .service import Service
-from .sockets import Listener, describe, is_public, listen
+from .sockets import Listener, describe, descriptors_for_clients, is_public, listen
 from .trust import Trust
 from .wsgi import Application, Gateway
 
@@ -233,6 +234,11 @@ class Server:
             proxy_protocol=options.proxy_protocol == "on",
             queue_timeout=options.queue_timeout or inf,
             max_connections=options.max_connections or inf,
+            load=Load(
+                options.max_bodies_memory,
+                options.max_bodies_disk or inf,
+                inf if options.max_connections else descriptors_for_clients(),
+            ),
         )
         health = Health(
             service,

@@ -1,9 +1,13 @@
 """As many connections as there may be, and more clients that want one.
 
 Nothing is dropped for want of a place: what is too much waits in the backlog, or is accepted by a sibling process. But
-idle kept-alive connections would keep it waiting for a minute. So when somebody waits and goes on waiting for a moment
-(a sibling would have been faster), two things make room: answers say ``Connection: close``, and the connection that
+idle connections would keep it waiting for a minute. So when a client waits and goes on waiting for a moment
+(a sibling would have been faster), two things make room: responses say ``Connection: close``, and the connection that
 has been idle the longest is closed, unless something has just come from it. Then the places go from client to client.
+That holds for kept-alive connections and for those on which nothing has come at all.
+
+Where ``--max-connections`` does not say how many connections there may be, the limit of descriptors does, of which the
+application needs some for itself. Files with request bodies take from the same number.
 
 Everything here is the loop owner's.
 """
@@ -36,7 +40,7 @@ class Crowd:
 
     def __init__(self, service: Service, report: Callable[..., None], limit: float) -> None:
         self.limit = limit
-        self.most = min(limit, service.max_connections)
+        self.most = min(limit, service.max_connections, service.load.descriptors)
         self.again = inf
         self.until = -inf
         self._service = service
@@ -44,16 +48,25 @@ class Crowd:
         self._seen = -inf  # when somebody has waited last
         self._warned = -inf
 
+    @property
+    def places(self) -> float:
+        """How many connections there may be now, beside the files of bodies."""
+        load = self._service.load
+        return min(self.most, max(1, load.descriptors - load.files))
+
     def choose(self, connections: Iterable[Connection], now: float) -> Connection | None:
         """Somebody waits and there is no place: the connection to close for it, if there is one."""
         seen, self._seen = self._seen, now
         if now < self.until or now - seen <= CROWDED:
             self.until = now + CROWDED
             self._warn(now)
-            latest = now - IDLE + self._service.keep_alive_timeout
-            # One without an answer so far has just come, and its request may be on the way.
-            idle = (each for each in connections if each.status and each.idle and each.deadline <= latest)
-            for each in sorted(idle, key=lambda each: each.deadline):
+            service = self._service
+
+            def since(each: Connection) -> float:
+                return each.deadline - (service.keep_alive_timeout if each.status else service.header_timeout)
+
+            idle = (each for each in connections if each.idle and since(each) <= now - IDLE)
+            for each in sorted(idle, key=since):
                 if _is_silent(each):
                     return each
         self.again = now + PAUSE
@@ -63,16 +76,24 @@ class Crowd:
         if now < self._warned + 60:
             return
         self._warned = now
+        if self.most == self.limit:
+            bound = "select() of this system"
+        elif self.most == self._service.max_connections:
+            bound = "--max-connections"
+        else:
+            bound = "the limit of descriptors (ulimit -n)"
         self._report(
             logger.warning,
             "%d connections are open, as many as %s allows, and more want in; the longest idle are closed for them",
-            self.most,
-            "select() of this system" if self.most == self.limit else "--max-connections",
+            self.places,
+            bound,
         )
 
 
 def _is_silent(connection: Connection) -> bool:
     """Whether nothing has come that was not read yet, not even the end."""
+    if connection.pause:
+        return False  # it has something, or its client does not take something, which has a limit of its own
     try:
         connection.receive_raw(1, MSG_PEEK)
     except BlockingIOError:

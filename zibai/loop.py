@@ -27,14 +27,16 @@ from .accepting import Acceptor
 from .backends import Backend
 from .connection import Connection
 from .crowd import Crowd
+from .deferred import Deferred
 from .errors import Refused
 from .handover import Adoption, give
 from .health import SOON, Health
 from .kernel import AT_ONCE, has_given_up
+from .load import TURN
 from .logger import debug_logger, logger
 from .parting import Parting
 from .poller import READ, WRITE
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LINGER, PARTED, PROXY, READY, Service
+from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LATER, LINGER, PARTED, PROXY, READY, Service
 from .sockets import Endpoint, Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
@@ -106,6 +108,8 @@ class Loop:
         self._parting = Parting()
         self._heir: Socket | None = None  # who gets our idle connections when we drain
         self._next_sweep = inf
+        self._load = service.load
+        self._deferred = Deferred(service.load)
         self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
         self._queue_patience = min(BUSY_WARNING, service.queue_timeout)
         self._busy_warned = -inf
@@ -192,6 +196,11 @@ class Loop:
             return
         self._now = now = time.monotonic()
         # Before the poller is asked: an event from before could meet a connection that has moved on meanwhile.
+        self._load.budget = TURN
+        if self._deferred.busy:
+            for each in self._deferred.resumed(now):
+                if WATCH[each.state]:  # else its deadline has been faster
+                    self._step(each, each.resume, now)
         self._receive_handed(now)
         self._watch_listeners(now)
         waited = len(self._ready)
@@ -247,6 +256,9 @@ class Loop:
         if ending or self._handed or self._adoption.coming:
             return 0
         due = min(self._next_sweep, self._health.due, self._acceptor.again, self._crowd.again, self._parting.due)
+        if self._deferred.busy:
+            now = time.monotonic()
+            due = min(due, now + self._deferred.wait(now))
         if self._ready:
             if self._running < self._slots:
                 return 0
@@ -298,6 +310,8 @@ class Loop:
             and not (connection.closing or connection.broken or connection.out or self._draining)
         ):
             # What is left to do where nothing is: most exchanges end here, and the calls would cost as much again.
+            if connection.body_held:
+                connection.give_back()
             connection.request = None
             connection.state = HEAD
             connection.deadline = deadline = self._now + service.keep_alive_timeout
@@ -335,8 +349,11 @@ class Loop:
                 connection.writable(now)
             if connection.state is PROXY:
                 connection.read_proxy_header()
-            elif events & ~WRITE and WATCH[connection.state]:
-                connection.readable(now)
+            elif events & ~WRITE and WATCH[connection.state] and not connection.pause:
+                if self._load.budget <= 0 and (connection.state is BODY or connection.state is DISCARD):
+                    connection.pause = LATER
+                else:
+                    connection.readable(now)
             if connection.state is READY:
                 self._ready.append((connection, now))
             else:
@@ -352,7 +369,7 @@ class Loop:
         for fd in fds:
             if fd in self._others:
                 self._others[fd]()
-        if len(self._connections) >= self._crowd.most and self._acceptor.concerns(fds):
+        if len(self._connections) >= self._crowd.places and self._acceptor.concerns(fds):
             idle = self._crowd.choose(self._connections.values(), now)
             if idle is not None:
                 self._drop(idle)
@@ -367,7 +384,7 @@ class Loop:
         next request there would keep all others out. So what has waited before does not count.
         """
         runnable = self._slots - self._running - (len(self._ready) - waited)
-        return min(max(1, runnable), self._crowd.most - len(self._connections))
+        return min(max(1, runnable), self._crowd.places - len(self._connections))
 
     def _step(self, connection: Connection, step: Callable[[float], None], now: float) -> None:
         try:
@@ -402,6 +419,8 @@ class Loop:
         if self._draining and connection.idle:
             connection.deadline = min(connection.deadline, max(now + GRACE, self._idle_until))
         wanted = WATCH[state]
+        if connection.pause and wanted:
+            wanted = self._deferred.put(connection)
         if connection.out:
             wanted |= WRITE
         if wanted != connection.watched:
@@ -410,8 +429,11 @@ class Loop:
 
     def _drop(self, connection: Connection) -> None:
         self._watch(connection, 0)
+        self._deferred.forget(connection)
         del self._connections[connection.fd]
         connection.close()
+        self._load.connections -= 1
+        self._load.freed = True
 
     def _watch(self, connection: Connection, events: int) -> None:
         watched = connection.watched
@@ -460,7 +482,7 @@ class Loop:
     def _watch_listeners(self, now: float) -> None:
         """Accept only while a slot is free, and leave new connections to sibling processes otherwise."""
         crowd = self._crowd
-        if crowd.again != inf and (now >= crowd.again or len(self._connections) < crowd.most):
+        if crowd.again != inf and (now >= crowd.again or len(self._connections) < crowd.places):
             crowd.again = inf
         free = self._running < self._slots and crowd.again == inf
         if not free:
@@ -482,6 +504,7 @@ class Loop:
     def add(self, connection: Connection, now: float) -> None:
         """A new connection; the owner's."""
         self._connections[connection.fd] = connection
+        self._load.connections += 1
         self._step(connection, _no_step, now)
 
     # Handing connections from worker to worker.
@@ -554,11 +577,13 @@ class Loop:
         self._parting.close()
         for connection in self._connections.values():
             self._watch(connection, 0)
+            self._deferred.forget(connection)
             if connection.state is APP:
                 connection.abort()  # its runner closes it
             else:
                 connection.close()
         self._connections.clear()
+        self._load.connections = 0
 
     def _close_handed(self) -> None:
         while self._handed:

@@ -463,6 +463,27 @@ class Options:
         help="largest body of a request; 0 is no limit",
         embedded=True,
     )
+    max_bodies_memory: Defaulted[int] = option(
+        32 * 1024**2,
+        group=LIMITS,
+        metavar="BYTES",
+        size=True,
+        minimum=0,
+        help="memory for the request bodies of each worker, all together, and for heads that are not complete; beyond "
+        "it bodies go to temporary files, as one over 512K does in any case",
+        embedded=True,
+    )
+    max_bodies_disk: Defaulted[int] = option(
+        0,
+        group=LIMITS,
+        metavar="BYTES",
+        size=True,
+        minimum=0,
+        help="size of the temporary files with request bodies of each worker, all together; beyond it the server reads "
+        "no more of these bodies until there is room, and answers 503 when there is none in --socket-timeout; "
+        "0 is all of the file system but its last tenth, or its last 256M",
+        embedded=True,
+    )
     min_body_rate: Defaulted[float] = option(
         500.0,
         group=LIMITS,
@@ -495,7 +516,8 @@ class Options:
         False,
         group=LIMITS,
         help="call the application before the body is there, and receive it as the application reads; "
-        "a slow client then holds a thread or greenlet",
+        "a slow client then holds a thread or greenlet, and a chunked body has no CONTENT_LENGTH, so Django takes it "
+        "for empty",
         embedded=True,
     )
 

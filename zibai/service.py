@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from .errors import Refused
 from .http1 import MAX_TARGET, FastLane, Request
+from .load import Load
 from .logger import logger
 from .outgoing import Budget
 from .scoreboard import Row
@@ -26,6 +27,11 @@ DISCARD: Final = "discard"  # loop: reads the rest of a body that the applicatio
 LINGER: Final = "linger"  # loop: the last answer is out; reads on for a moment, then closes
 PARTED: Final = "parted"  # loop: the last, small response is out to a client that asked for the end; see parting
 CLOSED: Final = "closed"  # loop: to be closed now
+
+# Why a connection is not read from, though its state would have it so; 0 is no pause.
+LATER: Final = 1  # it goes on in the next turn, and needs no further byte for that
+STARVED: Final = 2  # there is no room for its body
+CHOKED: Final = 3  # its client takes nothing of what TLS answers by itself
 
 RECEIVE: Final = 64 * 1024
 """Bytes of one read; what bounds a complete head that arrives in one piece."""
@@ -54,7 +60,8 @@ class Service:
     second; they and ``max_body`` may be 0, which is no limit. ``unsent`` counts the memory of responses that wait for
     slow clients. ``trust`` are the peers that may say who the client is; with ``proxy_protocol`` each connection has to
     begin with that. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
-    besides the final ones, and the bytes of their bodies in ``sent``.
+    besides the final ones, and the bytes of their bodies in ``sent``. ``load`` counts what all clients of the server,
+    also of its other services, make it hold.
     """
 
     application: Callable[[Any], None]  # of a Connection, as ``lend``
@@ -84,6 +91,7 @@ class Service:
     unsent: Budget = field(default_factory=Budget)
     queue_timeout: float = inf
     max_connections: float = inf
+    load: Load = field(default_factory=Load)
     draining: bool = False
     answered: list[int] = field(default_factory=lambda: [0] * 10)
     sent: int = 0

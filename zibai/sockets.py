@@ -18,7 +18,8 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from math import inf
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from .errors import BindError, UsageError
@@ -291,6 +292,30 @@ def raise_descriptor_limit() -> None:
             return
         except (ValueError, OSError):
             continue
+
+
+RESERVE: Final = 32
+"""Descriptors that are left to the application at least; a tenth of all where that is more."""
+
+
+def descriptors_for_clients() -> float:
+    """How many descriptors of this process connections, and files with their bodies, may take.
+
+    An application that cannot open a file fails, and so does every request then. A limit that is so low that it would
+    not even do for the reserve is somebody's wish, and is used up.
+    """
+    if sys.platform == "win32":
+        return inf
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit < 3 * RESERVE:
+        return inf
+    try:
+        taken = len(os.listdir("/dev/fd"))
+    except OSError:
+        taken = RESERVE
+    return max(1, limit - taken - max(RESERVE, limit // 10))
 
 
 class Endpoint(NamedTuple):

@@ -9,6 +9,11 @@ does not see what lies in here, so nothing does:
    of it. A caller with nothing left to send has nothing left to wait for; until then he comes again with the same bytes
    first, as he does anyway.
 
+OpenSSL gets no more than a few records at a time, so a step takes no longer than that, whatever comes. Then, and when
+the end lies behind the bytes that ``recv`` has returned, ``has_bytes`` says that it is worth asking again. What OpenSSL
+answers by itself, to a client that asks for new keys, waits in here until the client takes it. While that is much the
+socket is ``choked``, and receives nothing.
+
 A write never has to wait for a read, because there is no renegotiation. A runner may receive while the loop sends in
 its stead, and OpenSSL allows no two threads in one connection; so each step takes ``_lock``, and none of them waits.
 """
@@ -16,8 +21,9 @@ its stead, and OpenSSL allows no two threads in one connection; so each step tak
 import _socket
 import ssl
 from _thread import allocate_lock
-from socket import SHUT_RD
 from typing import TYPE_CHECKING, Final
+
+from .tlsrecords import Records
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -33,6 +39,9 @@ RECORD: Final = 16 * 1024
 OVERHEAD: Final = 1024
 """More than the largest record has besides them."""
 
+ANSWERS: Final = 4096
+"""Bytes of OpenSSL's own answers that wait for a client: as many as to a hundred requests for new keys."""
+
 
 class TLSSocket(Socket):
     """Takes over a non-blocking socket. ``begin`` and ``shake`` come first, by one thread, until ``shake`` is True.
@@ -40,7 +49,10 @@ class TLSSocket(Socket):
     ``secured`` is None before ``begin``.
     """
 
-    __slots__ = ("_ended", "_incoming", "_lock", "_outgoing", "_owed", "_plain", "_rest", "_shaken", "secured")
+    __slots__ = (
+        "_answers", "_ended", "_incoming", "_lock", "_outgoing", "_owed", "_plain", "_rest", "_shaken", "records",
+        "secured",
+    )  # fmt: skip
 
     def __init__(self, sock: Socket) -> None:
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
@@ -51,6 +63,8 @@ class TLSSocket(Socket):
         self._plain = b""  # came together with the end of the handshake
         self._ended = False  # the client has said so, or nothing more can be read
         self._rest = memoryview(b"")  # encrypted, and not yet taken by the kernel
+        self._answers = 0  # how much of that OpenSSL has said by itself; its end
+        self.records = Records()
         self._owed = 0  # bytes of plain text that are in it, or went with it, and do not count as sent
 
     def begin(self, context: ssl.SSLContext) -> None:
@@ -66,7 +80,7 @@ class TLSSocket(Socket):
 
     def shake(self, data: bytes) -> bool:
         """Go on with the handshake; whether it is done. SSLError when it has failed. ``said`` is for the client."""
-        self._incoming.write(data)
+        self._incoming.write(self.records.take(data))
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -85,8 +99,13 @@ class TLSSocket(Socket):
 
     @property
     def has_bytes(self) -> bool:
-        """Whether ``recv`` has something that the poller does not know of; only at the end of the handshake."""
-        return bool(self._plain) or self._ended
+        """Whether ``recv``, or ``shake``, has something that the poller does not know of."""
+        return self.records.more or bool(self._plain) or self._ended
+
+    @property
+    def choked(self) -> bool:
+        """Whether the client has to take something before anything is received from it."""
+        return self._answers > ANSWERS
 
     @property
     def is_shaken(self) -> bool:
@@ -104,12 +123,24 @@ class TLSSocket(Socket):
                 return plain
             if self._ended:
                 return b""
-            # Of the record that is not whole yet there may be as much here already.
-            data = super().recv(size - RECORD - OVERHEAD)
-            if not data:
-                return b""
-            self._incoming.write(data)
+            if self._answers > ANSWERS:
+                self._push()
+                if self._answers > ANSWERS:
+                    raise BlockingIOError
+            records, data = self.records, b""
+            if not records.more:
+                # Of the record that is not whole yet there may be as much here already.
+                data = super().recv(size - RECORD - OVERHEAD)
+                if not data:
+                    return b""
+            self._incoming.write(records.take(data))
             return self._decrypt()
+
+    def push_answers(self) -> None:
+        """Send what OpenSSL has said by itself; OSError when there is no room, or nobody there."""
+        with self._lock:
+            if self._rest:
+                self._push()
 
     def _decrypt(self) -> bytes:
         """All the plain text that is there, b"" at the end. BlockingIOError when there is none yet."""
@@ -127,20 +158,15 @@ class TLSSocket(Socket):
             self._ended = True  # whatever it is, it does not come from the client any more
         if self._outgoing.pending:
             self._answer()
-        if not self._ended:
-            if not pieces:
-                raise BlockingIOError
-        elif pieces:
-            # There is an end behind it that the poller knows nothing of. Now it does.
-            try:
-                self.shutdown(SHUT_RD)
-            except OSError:
-                pass  # it knows already
+        if not (pieces or self._ended):
+            raise BlockingIOError
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _answer(self) -> None:
-        """Send what OpenSSL has to say to what was read, an alert. What is not taken goes before the next piece."""
-        self._rest = memoryview(bytes(self._rest) + self._outgoing.read())
+        """Send what OpenSSL has to say to what was read: an alert, new keys. The rest goes before the next piece."""
+        answer = self._outgoing.read()
+        self._answers += len(answer)
+        self._rest = memoryview(bytes(self._rest) + answer)
         try:
             self._push()
         except OSError:
@@ -170,6 +196,8 @@ class TLSSocket(Socket):
         """Give the kernel what it takes; BlockingIOError when that is nothing."""
         taken = super().send(self._rest)
         self._rest = self._rest[taken:]
+        if self._answers:
+            self._answers = min(self._answers, len(self._rest))
         return taken
 
     def say_goodbye(self) -> bytes:

@@ -163,11 +163,13 @@ class Gateway:
         # Each request has an input of its own: what an application sets on it is seen by no other request.
         environ["wsgi.input"] = body = connection.body or io.BytesIO()
         environ.update(connection.facts or self._learn_facts(connection))
-        if request.length is None and not connection.service.stream_body:
-            # The body lies here whole and no longer chunked, so its length is a fact that frameworks can use.
-            environ["CONTENT_LENGTH"] = str(body.seek(0, io.SEEK_END))
-            body.seek(0)
+        if request.length is None:
+            # The server has decoded it, so the field says nothing of what the application reads (PEP 3333).
             environ.pop("HTTP_TRANSFER_ENCODING", None)
+            if not connection.service.stream_body:
+                # The body lies here whole, so its length is a fact that frameworks can use.
+                environ["CONTENT_LENGTH"] = str(body.seek(0, io.SEEK_END))
+                body.seek(0)
         return environ
 
     def _make_environ(self, request: Request) -> Environ:

@@ -7,11 +7,12 @@ of its own, so its state of the other direction does not matter to us.
 
 import re
 from http import HTTPStatus
+from typing import Final
 
 import h11
 
 from ..errors import Refused
-from .request import Head
+from .request import MAX_FIELDS, Head
 
 # chunk-size [chunk-ext] (RFC 9112 7.1), of plain visible characters. 16 digits are 2^64.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?)\r\n")
@@ -20,10 +21,25 @@ _TRAILER_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\x
 _MAX_CHUNK = 2**63 - 1
 """A larger size is sent to overflow somebody's counter, and never for its data."""
 
+# The size line of a chunk that needs no thought: no extension, and no more digits than anybody sends.
+_PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+
 _MAX_LINE = 4096
 _MAX_OVERHEAD = 16 * 1024
-"""Bytes that chunk extensions may cost in a body on top of one byte for each byte of data; nobody uses
+"""Bytes that chunk extensions and trailers may cost in a body, besides as many as there are of data. Nobody uses
 them, and 10 KiB of extension on each one-byte chunk is an attack."""
+
+_MAX_FRAMING = 64 * 1024
+"""The same for the lines that say how long each chunk is: chunks of one byte are six bytes to read for one of data."""
+
+_FOR_CRLF = 4
+"""What the CRLF behind a chunk costs: its two bytes, and two more, since it is counted as data when it comes."""
+
+LINES: Final = 256
+"""Framing lines that one call reads, so that nothing that a client sends takes long at a time: about 0.2 ms."""
+
+ODD: Final = 16
+"""How many plain lines take as long as one that h11 reads."""
 
 
 def parse(head: bytes) -> tuple[Head, h11.Connection]:
@@ -52,36 +68,101 @@ class ChunkedBody:
     h11 takes a bare LF for the end of a trailer, does not look into chunk extensions and does not bound what they
     cost in total; each of these has been a way to smuggle or to starve (waitress, llhttp, Go).
     So the framing lines are looked at here before h11 gets them, one at a time; the data goes through as it is.
+
+    With ``cuts``, chunks that are plain and here whole are cut out and h11 never sees them, which takes a tenth of the
+    time. h11 stands between two chunks then, so it misses nothing. A property test holds both ways against each other.
+
+    ``spent`` says what the last call has cost, in plain framing lines, and ``paused`` that this was as much as one call
+    may cost, so that the next call needs no more bytes.
     """
 
-    def __init__(self, connection: h11.Connection) -> None:
+    def __init__(self, connection: h11.Connection, *, cuts: bool) -> None:
+        self.spent = 0
         self._h11 = connection
+        self._cuts = cuts
         self._inside = 0  # bytes of the current chunk, with its CRLF, that are still to come
         self._trailers = False
+        self._trailer_lines = 0
         self._allowance = _MAX_OVERHEAD
+        self._framing = _MAX_FRAMING
+        self._ended = False
+        self._refusal: Refused | None = None  # for the next call: the data before it goes first
+
+    @property
+    def paused(self) -> bool:
+        return self.spent >= LINES
 
     def decode(self, buffer: bytearray) -> bytes | None:
-        """Take the next piece of the body from the front of ``buffer``.
+        """Take the next piece of the body from the front of ``buffer``: the data of at most ``LINES`` chunks.
 
-        Returns None when more bytes are needed and ``b""`` at the end of the body; raises :class:`Refused`.
+        Returns None when more bytes are needed, or another call if ``paused``, and ``b""`` at the end of the body;
+        raises :class:`Refused`.
         """
-        while True:
+        self.spent = 0
+        pieces: list[bytes | bytearray] = []
+        if not self._ended and self._refusal is None:
+            try:
+                self._read(buffer, pieces)
+            except Refused as refusal:
+                self._refusal = refusal
+        if pieces:
+            return b"".join(pieces)
+        if self._refusal is not None:
+            raise self._refusal
+        return b"" if self._ended else None
+
+    def _read(self, buffer: bytearray, pieces: list[bytes | bytearray]) -> None:
+        while self.spent < LINES or self._trailers:  # they are few
             # h11 comes first: what it still has, the CRLF behind the data, it may refuse.
             event = _next_event(self._h11)
-            if isinstance(event, h11.Data) and event.data:
-                return bytes(event.data)
+            if isinstance(event, h11.Data):
+                pieces.append(event.data)
+                continue
             if isinstance(event, h11.EndOfMessage):
-                return b""
+                self._ended = True
+                return
+            if self._cuts and not (self._inside or self._trailers):
+                self._cut(buffer, pieces)
+                if self.spent >= LINES:
+                    return
             if self._inside:
                 piece = bytes(buffer[: self._inside])
                 self._inside -= len(piece)
                 self._allowance += len(piece)
+                self._framing += len(piece)
             else:
                 piece = self._next_line(buffer)
+                self.spent += ODD
             if not piece:
-                return None
+                return
             del buffer[: len(piece)]
             self._h11.receive_data(piece)
+
+    def _cut(self, buffer: bytearray, pieces: list[bytes | bytearray]) -> None:
+        """Cut plain chunks that are whole from the front of ``buffer``; the first other one is for h11."""
+        end = spent = 0
+        framing = self._framing
+        try:
+            while self.spent + spent < LINES:
+                line = _PLAIN_LINE.match(buffer, end, end + 10)
+                if line is None:
+                    return
+                start = line.end()
+                size = int(line[1], 16)
+                if not size or buffer[start + size : start + size + 2] != b"\r\n":
+                    return
+                framing -= start - end + _FOR_CRLF
+                if framing < 0:
+                    return  # the other way refuses it
+                pieces.append(buffer[start : start + size])
+                spent += 1
+                end = start + size + 2
+                framing += size + 2
+                self._allowance += size + 2
+                self._framing = framing
+        finally:
+            del buffer[:end]
+            self.spent += spent
 
     def _next_line(self, buffer: bytearray) -> bytes:
         """The framing line at the front of ``buffer`` with its CRLF, or ``b""`` when it is not complete."""
@@ -93,13 +174,17 @@ class ChunkedBody:
             raise Refused(HTTPStatus.BAD_REQUEST, "malformed trailer" if self._trailers else "malformed chunk")
         if self._trailers:
             self._allowance -= line.end()
+            self._trailer_lines += 1
+            if self._trailer_lines > MAX_FIELDS + 1:  # the last one is empty
+                raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"over {MAX_FIELDS} trailers")
         else:
             self._allowance -= len(line[2])
+            self._framing -= line.end() + _FOR_CRLF
             size = int(line[1], 16)
             if size > _MAX_CHUNK:
                 raise Refused(HTTPStatus.BAD_REQUEST, "malformed chunk")
             self._trailers = not size
             self._inside = size + 2 if size else 0  # the data and the CRLF behind it
-        if self._allowance < 0:
+        if self._allowance < 0 or self._framing < 0:
             raise Refused(HTTPStatus.BAD_REQUEST, "too much framing in the body")
         return line[0]

@@ -1,0 +1,76 @@
+"""Connections that the server loop does not read from for a while, and when it goes on with them.
+
+A connection says why in ``pause``. One that has more to do than a turn has time for goes on in the next turn; they take
+turns, first come, first served. One without room for its body waits until another connection has made some.
+
+Everything here is the loop owner's.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from math import inf
+from typing import Final
+
+from .connection import Connection
+from .load import Load
+from .poller import WRITE
+from .service import CHOKED, STARVED
+
+AGAIN: Final = 0.5
+"""Seconds until room for bodies is looked for again, since other processes may have made it."""
+
+_LOOK: Final = 16
+"""What it costs of a turn's budget to look whether a body has room."""
+
+
+class Deferred:
+    """``load`` says what is left of this turn, and whether there is room for bodies.
+
+    ``busy`` is False where nobody waits here, which is all that an ordinary turn asks.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self.busy = False
+        self._soon: OrderedDict[Connection, None] = OrderedDict()
+        self._starved: OrderedDict[Connection, None] = OrderedDict()
+        self._again = 0.0  # when to look for room though nobody here has made any
+
+    def put(self, connection: Connection) -> int:
+        """A connection that is paused; what the poller has to look for meanwhile."""
+        if connection.pause is CHOKED:
+            return WRITE
+        self.busy = True
+        (self._starved if connection.pause is STARVED else self._soon)[connection] = None
+        return 0
+
+    def forget(self, connection: Connection) -> None:
+        """It is about to be closed."""
+        self._soon.pop(connection, None)
+        self._starved.pop(connection, None)
+
+    def wait(self, now: float) -> float:
+        """Seconds until a connection may go on."""
+        if self._soon:
+            return 0
+        if self._starved:
+            return 0 if self._load.freed else max(0.0, self._again - now)
+        return inf
+
+    def resumed(self, now: float) -> Iterator[Connection]:
+        """The connections that go on in this turn; none of them twice, and only while the turn has time for them."""
+        load = self._load
+        for _ in range(len(self._soon)):
+            if load.budget <= 0 or not self._soon:
+                return
+            yield self._soon.popitem(last=False)[0]
+        self.busy = bool(self._soon or self._starved)
+        if not self._starved or not (load.freed or now >= self._again):
+            return
+        load.freed = False
+        self._again = now + AGAIN
+        for _ in range(len(self._starved)):
+            if load.budget <= 0 or not self._starved:
+                return
+            load.budget -= _LOOK
+            yield self._starved.popitem(last=False)[0]
