@@ -7,7 +7,7 @@ first; and ``adopt`` and ``reopen``. Up go ``ready``, ``failed``, ``worn``, ``st
 carries death, both ways: its other end is closed by the system, whatever happened to the process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
-``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows). Only what cannot be sent, such as a function
+``multiprocessing`` on POSIX and by :mod:`zibai.sharing` on Windows. Only what cannot be sent, such as a function
 that was typed at a prompt, is forked: then a worker has to let go of what it has inherited (:func:`_forked`), and says
 ``born`` first of all. A fork copies the locks that other threads hold at that moment, and nobody will ever let go of
 the copies: the prompt's thread holds that of the C library's locale while readline begins and ends a line, and the
@@ -34,6 +34,7 @@ from . import machine, output
 from .errors import LoadError
 from .output import Outlet
 from .scoreboard import Row, black_box, clock
+from .sharing import Parcel
 from .usage import Usage, usage
 
 if TYPE_CHECKING and sys.platform == "win32":
@@ -98,6 +99,8 @@ class Child:
         if not self._spawned:
             _relatives.add(self)
             target, args = _forked, (target, *args)
+        elif sys.platform == "win32":
+            target, args = Parcel(target, args), ()
         # Not daemonic: a worker may want children of its own.
         self._process = (make or context.Process)(target=target, args=args, name="zibai worker")
 
