@@ -1,6 +1,6 @@
 """The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the roster.
 
-One call of ``multiprocessing.connection.wait`` waits for all of it, on every system; nothing is polled. The parent
+One call of :func:`zibai.waiting.wait` waits for all of it, on every system; nothing is polled. The parent
 never imports the application.
 """
 
@@ -9,7 +9,6 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from . import logfile
@@ -21,6 +20,7 @@ from .process import Child, Message, Method, Signals, reap_strangers
 from .pulse import Pulse
 from .roster import STARTING, Roster
 from .scoreboard import Row, Scoreboard, clock
+from .waiting import wait
 
 # What each signal wishes for. A system that has not got one cannot send it.
 _WISHES: dict[str, Callable[[Roster], None]] = {
