@@ -19,6 +19,9 @@ from .logger import logger
 from .machine import is_alive
 from .scoreboard import ASIDE, Report, Scoreboard, clock
 
+if sys.platform == "win32":
+    import _winapi
+
 PREFIX, SUFFIX = "zibai-", ".board"
 
 
@@ -48,7 +51,7 @@ def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor:
     old.release()
     if old.pid == predecessor:
         os.replace(path, path + ASIDE)
-    elif old.pid != os.getpid() and is_alive(old.pid):
+    elif old.pid != os.getpid() and is_served(path, old.pid):
         raise OSError(f"{path} is that of process {old.pid}")
     else:
         os.unlink(path)
@@ -66,7 +69,7 @@ def held(
 ) -> Iterator[Scoreboard | None]:
     """A scoreboard in its file, as :func:`create` makes it; None where there can be none.
 
-    It is worth less than a server that runs. Only who ``wanted`` this file has to know why it is not there.
+    A server is worth more than its scoreboard, so it runs without one, and says so.
     """
     try:
         board = create(path, rows, slots, facts, predecessor)
@@ -74,7 +77,9 @@ def held(
         if wanted:
             logger.warning("no file for zibai ps: %s", reason(error))
         else:
-            logger.debug("no file for zibai ps: %s", error)
+            logger.warning(
+                "no file for zibai ps, which cannot show this server; --worker-timeout replaces no worker: %s", error
+            )
         yield None
         return
     try:
@@ -83,13 +88,26 @@ def held(
         board.close()
 
 
+def is_served(path: str, pid: int) -> bool:
+    """Whether the server of a scoreboard, process ``pid``, still runs. This process must not have the file open."""
+    if sys.platform == "win32":
+        # Windows soon gives the id of a dead process to another one. But nobody can remove a file that is open there.
+        try:
+            everybody, existing, delete = 7, 3, 0x10000  # FILE_SHARE_*, OPEN_EXISTING, DELETE
+            _winapi.CloseHandle(_winapi.CreateFile(path, delete, everybody, 0, existing, 0, 0))
+        except OSError:
+            return True
+        return False
+    return is_alive(pid)
+
+
 def tidy() -> None:
     """Remove what servers that were killed have left in the directory."""
     for path in _default_paths():
         try:
             board = Scoreboard.open(path)
             board.release()
-            if not is_alive(board.pid):
+            if not is_served(path, board.pid):
                 os.unlink(path)
         except (OSError, ValueError):
             continue  # somebody else's, or one that is being made
@@ -125,13 +143,13 @@ def _show(args: argparse.Namespace) -> int:
             if args.control:
                 sys.stderr.write(f"zibai ps: error: {reason(error)}\n")
             continue
-        if is_alive(board.pid):
+        server = describe(board)
+        board.release()
+        if is_served(path, board.pid):
             found = True
-            server = describe(board)
             sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
         elif args.control:
             sys.stderr.write(f"zibai ps: error: the server of {path}, process {board.pid}, is gone\n")
-        board.release()
     if not found and not args.control:
         sys.stderr.write(f"zibai ps: error: no server is found in {directory()}; name its file with --control PATH\n")
     return 0 if found else 1
