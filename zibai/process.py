@@ -24,13 +24,14 @@ import sys
 from _thread import allocate_lock, get_ident, interrupt_main
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from weakref import WeakSet
 
-from . import machine, output
+from . import machine, output, terminal
 from .errors import LoadError
 from .output import Outlet
 from .scoreboard import Row, black_box, clock
@@ -95,7 +96,7 @@ class Child:
         self.pipe, self._far = context.Pipe()
         self.speaks = True  # until its end of the pipe is closed
         self.cedes: Callable[[], bool] = lambda: False
-        args = (Parent(self._far, clock(), outlet), *args)
+        args = (Parent(self._far, clock(), outlet, hears_ctrl_c=terminal.hears_ctrl_c()), *args)
         if not self._spawned:
             _relatives.add(self)
             target, args = _forked, (target, *args)
@@ -170,6 +171,9 @@ class Child:
         if code is None:
             # Who could tell is gone; the end of one that was asked to end is taken for an orderly one.
             return Ending("ended, and nobody knows how", True, story)
+        if sys.platform == "win32":
+            reason, clean = machine.windows_exit(code)
+            return Ending(reason, clean, story)
         if code >= 0:
             return Ending(f"ended with exit code {code}", not code, story)
         try:
@@ -269,7 +273,7 @@ class Parent:
     """The worker's end. ``receive`` is the control thread's; what is said, any thread may say.
 
     ``since`` is when the worker was started, by the scoreboard's clock; ``outlet`` where what it prints goes, if that
-    is captured.
+    is captured. ``hears_ctrl_c`` says whether the parent does.
     """
 
     def __init__(
@@ -277,14 +281,22 @@ class Parent:
         pipe: "Connection[Message, Message] | PipeConnection[Message, Message]",
         since: float,
         outlet: Outlet | None = None,
+        *,
+        hears_ctrl_c: bool = True,
     ) -> None:
         self.pipe = pipe
         self.since = since
         self.outlet = outlet
+        self._hears_ctrl_c = hears_ctrl_c
         self._lock = allocate_lock()  # one message after the other
 
     def __reduce__(self) -> Any:
-        return Parent, (self.pipe, self.since, self.outlet)
+        return partial(Parent, hears_ctrl_c=self._hears_ctrl_c), (self.pipe, self.since, self.outlet)
+
+    def hear_ctrl_c(self) -> None:
+        """Hear Ctrl-C from now on, as the parent does; on Windows a worker starts without."""
+        if self._hears_ctrl_c:
+            terminal.hear_ctrl_c()
 
     def born(self) -> None:
         """Say that this worker, a fork, runs."""
@@ -343,12 +355,13 @@ def _signals_held_back(spawning: bool = True) -> Iterator[None]:
     """Hold signals back while a worker is started.
 
     It inherits the mask, so a Ctrl-C at the terminal, which goes to the whole group, does not meet a worker whose
-    handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through.
+    handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through. On Windows this can be
+    had for Ctrl-C alone, and :meth:`Parent.hear_ctrl_c` lets it through.
     """
     if spawning and sys.platform != "win32":
         # The first spawn starts a helper of multiprocessing, which lets the signals through again; so it comes before.
         resource_tracker.ensure_running()
-    with signals_held_back():
+    with signals_held_back(), terminal.ctrl_c_held_back():
         yield
 
 

@@ -129,6 +129,8 @@ def run(
     tell = ties.on_start
     control = Control(parent, end, hub, options.boot_timeout, options.drain, may_end=not guest)
     with Signals(names, interrupting=hub is None, exits=exits) as signals, control.listening(signals):
+        if parent is not None and not options.interactive:
+            parent.hear_ctrl_c()
         site = _begin(options, load(options, app) if preloaded is None else preloaded.site)
 
         def started(loop: Loop) -> None:
