@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from multiprocessing import Pipe, Process, get_context
@@ -13,7 +15,7 @@ import pytest
 from zibai import waiting
 from zibai.waiting import wait, wait_in_batches
 
-from support import DEADLINE, wait_for
+from support import DEADLINE, environment, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,3 +111,25 @@ def test_few_need_no_thread(pipes: list[tuple[Any, Any]], monkeypatch: pytest.Mo
     monkeypatch.setattr(waiting, "wait_in_batches", refuse)
     pipes[3][1].send("something")
     assert wait(ends(pipes)[: waiting.BATCH], 1) == [pipes[3][0]]
+
+
+def test_in_a_program_that_gevent_has_patched_other_greenlets_run_meanwhile() -> None:
+    pytest.importorskip("gevent")
+    script = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, multiprocessing, threading
+from zibai import waiting
+near, far = multiprocessing.Pipe()
+others = [multiprocessing.Pipe() for _ in range(70)]
+for sources in ([near], [*(each for each, _ in others), near]):
+    threading.Timer(0.1, far.send, ["something"]).start()
+    with gevent.Timeout(20):
+        assert waiting.wait(sources, 30) == [near]
+    assert near.recv() == "something"
+    assert waiting.wait(sources, 0.01) == []
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
