@@ -241,3 +241,13 @@ def test_missing_gevent_is_one_line_of_information(tmp_path: Path) -> None:
     with Server("plain:app", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as server:
         assert get(server.port, "/hello").status == 200
     assert len([line for line in server.log if "gevent" in line]) == 1
+
+
+def test_gevent_that_cannot_be_imported_is_a_warning_and_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "gevent").mkdir()
+    (tmp_path / "gevent" / "__init__.py").write_text("raise ImportError('DLL load failed')\n")
+    with Server("plain:app", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as server:
+        assert get(server.port, "/hello").status == 200
+        line = server.wait_for_log("gevent")
+    assert line.endswith("gevent is installed and cannot be imported: DLL load failed; requests run in threads")
+    assert "WARNING" in line

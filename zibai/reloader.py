@@ -42,14 +42,15 @@ def matches(path: str, patterns: Iterable[str], root: str) -> bool:
 class Reloader:
     """Calls ``changed``, from its thread, after files that match ``patterns`` (separated by ``;``) have changed.
 
-    A context manager. Raises :class:`MissingExtra` when watchfiles is not installed.
+    A context manager. Raises :class:`MissingExtra` when watchfiles cannot be imported.
     """
 
     def __init__(self, patterns: str, changed: Callable[[], None]) -> None:
         try:
             from watchfiles import watch
-        except ImportError:
-            raise MissingExtra("--watchfiles needs watchfiles; pip install 'zibai-server[reload]'") from None
+        except ImportError as error:
+            text = "--watchfiles needs watchfiles; pip install 'zibai-server[reload]'"
+            raise MissingExtra.because(error, "watchfiles", text) from None
         self._watch = watch
         self._patterns = [pattern.strip() for pattern in patterns.split(";") if pattern.strip()]
         self._changed = changed

@@ -219,7 +219,10 @@ def _patch() -> ModuleType | None:
     """Let gevent patch, if it is installed; nothing of the application is imported yet."""
     try:
         from .backends import greenlets
-    except MissingExtra:
+    except MissingExtra as error:
+        if error.is_broken:
+            logger.warning("%s; requests run in threads", error)
+            return None
         logger.info(
             "gevent is not installed, so requests run in threads; pip install 'zibai-server[gevent]' for greenlets"
         )

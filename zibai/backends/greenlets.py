@@ -38,8 +38,9 @@ try:
     from gevent import monkey
     from gevent.event import Event
     from gevent.socket import wait_read, wait_write
-except ImportError:
-    raise MissingExtra("gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent") from None
+except ImportError as error:
+    text = "gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent"
+    raise MissingExtra.because(error, "gevent", text) from None
 
 
 SHORTEST = 0.001
