@@ -357,7 +357,7 @@ def test_facts_that_are_too_long_are_left_out_whole(tmp_path: Path, size: int, k
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the scoreboards of this user are."""
-    monkeypatch.setattr(control, "directory", lambda: tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path
 
 
@@ -381,10 +381,10 @@ def dead() -> int:
 
 def test_the_file_of_a_dead_server_is_removed(folder: Path, dead: int) -> None:
     leave(control.default_path(dead), dead)
-    with control.held(control.default_path(1), 1, 1, {}) as board:
-        assert board is not None
-        control.tidy()
-        assert [path.name for path in folder.iterdir()] == ["zibai-1.board"]
+    board = control.create(control.default_path(1), 1, 1, {})
+    control.tidy()
+    assert [path.name for path in folder.iterdir()] == ["zibai-1.board"]
+    board.close()
     assert list(folder.iterdir()) == []
 
 
@@ -392,9 +392,9 @@ def test_a_new_server_takes_the_place_of_a_dead_one(folder: Path, dead: int) -> 
     path = control.default_path("x")
     for pid in (dead, os.getpid()):
         leave(path, pid)
-        with control.held(path, 2, 1, {}) as board:
-            assert board is not None
-            assert board.pid == os.getpid()
+        board = control.create(path, 2, 1, {})
+        assert board.pid == os.getpid()
+        board.close()
         assert list(folder.iterdir()) == []
 
 
@@ -407,8 +407,7 @@ def test_the_file_of_a_dead_server_whose_id_another_process_has(
         leave(path, other.pid)
         assert control.ps([]) == 1, "no server is shown"
         assert "no server is found" in capsys.readouterr().err
-        with control.held(path, 1, 1, {}) as board:
-            assert board is not None
+        control.create(path, 1, 1, {}).close()
         leave(path, other.pid)
         control.tidy()
         assert list(folder.iterdir()) == []
@@ -425,17 +424,6 @@ def test_the_file_of_a_living_server_stays(folder: Path, capsys: pytest.CaptureF
         assert [path.name for path in folder.iterdir()] == ["zibai-x.board"]
     finally:
         board.close()
-
-
-def test_a_server_that_has_no_scoreboard_says_what_that_means(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = control.default_path("x")
-    Path(path).write_bytes(b"my thesis")
-    with control.held(path, 1, 1, {}) as board:
-        assert board is None
-    [record] = caplog.records
-    assert record.levelname == "WARNING"
-    assert "is no scoreboard" in record.getMessage()
-    assert "--worker-timeout" in record.getMessage()
 
 
 # --- in a spawned worker ----------------------------------------------------------------------------

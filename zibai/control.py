@@ -69,7 +69,7 @@ def held(
 ) -> Iterator[Scoreboard | None]:
     """A scoreboard in its file, as :func:`create` makes it; None where there can be none.
 
-    A server is worth more than its scoreboard, so it runs without one, and says so.
+    It is worth less than a server that runs. Only who ``wanted`` this file has to know why it is not there.
     """
     try:
         board = create(path, rows, slots, facts, predecessor)
@@ -77,9 +77,7 @@ def held(
         if wanted:
             logger.warning("no file for zibai ps: %s", reason(error))
         else:
-            logger.warning(
-                "no file for zibai ps, which cannot show this server; --worker-timeout replaces no worker: %s", error
-            )
+            logger.debug("no file for zibai ps: %s", error)
         yield None
         return
     try:
