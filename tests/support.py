@@ -20,6 +20,8 @@ from email.message import Message
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from zibai.machine import is_alive
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -213,9 +215,9 @@ class Server:
 
 
 def child_processes(parent: int) -> list[tuple[int, str]]:
-    """(pid, command line) of every child; nothing on Windows, where no standard tool tells."""
+    """(pid, command line) of every child; on Windows the name of its program."""
     if sys.platform == "win32":
-        return []
+        return _windows_children(parent)
     if sys.platform == "linux":  # not every container has ps
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
@@ -231,10 +233,44 @@ def child_processes(parent: int) -> list[tuple[int, str]]:
     return [(int(pid), command) for pid, ppid, command in fields if int(ppid) == parent]
 
 
+def _windows_children(parent: int) -> list[tuple[int, str]]:
+    """What the list of all processes says (Toolhelp)."""
+    import ctypes
+
+    class Entry(ctypes.Structure):  # PROCESSENTRY32W
+        _fields_ = (
+            ("size", ctypes.c_uint32),
+            ("usage", ctypes.c_uint32),
+            ("pid", ctypes.c_uint32),
+            ("heap", ctypes.c_void_p),
+            ("module", ctypes.c_uint32),
+            ("threads", ctypes.c_uint32),
+            ("parent", ctypes.c_uint32),
+            ("priority", ctypes.c_int32),
+            ("flags", ctypes.c_uint32),
+            ("program", ctypes.c_wchar * 260),
+        )
+
+    if sys.platform != "win32":
+        return []
+    kernel = ctypes.WinDLL("kernel32")
+    kernel.CreateToolhelp32Snapshot.restype = ctypes.c_void_p
+    snapshot = ctypes.c_void_p(kernel.CreateToolhelp32Snapshot(2, 0))  # TH32CS_SNAPPROCESS
+    entry = Entry(size=ctypes.sizeof(Entry))
+    found = []
+    more = kernel.Process32FirstW(snapshot, ctypes.byref(entry))
+    while more:
+        if entry.parent == parent:
+            found.append((entry.pid, entry.program))
+        more = kernel.Process32NextW(snapshot, ctypes.byref(entry))
+    kernel.CloseHandle(snapshot)
+    return found
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     if sys.platform == "win32":
-        return False
+        return is_alive(pid)
     try:
         os.kill(pid, 0)
         return sys.platform != "linux" or "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()

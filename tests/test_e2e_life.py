@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import GRACEFUL, ROOT, Client, Gate, Server, get, run, wait_for
+from support import APPS, GRACEFUL, KILL, ROOT, Client, Gate, Server, get, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,25 +128,67 @@ def test_a_graceful_end_does_not_wait_for_an_idle_connection(backend: tuple[str,
 # --- workers ----------------------------------------------------------------------------------------
 
 
-@posix
 def test_a_worker_that_dies_is_replaced(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "2", *backend) as server:
         # One that dies before it has said that it is ready would end the server: the first start has failed.
         wait_for(lambda: sum("worker ready" in line for line in server.log) == 2)
         victim = int(get(server.port, "/pid").body)
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victim, KILL)
         wait_for(lambda: victim not in (now := server.children()) and len(now) == 2)
         assert get(server.port, "/hello").status == 200
 
 
-@posix
+def test_a_worker_that_dies_holds_up_no_client(backend: tuple[str, ...]) -> None:
+    """While another one starts, those that are left accept as before. On Windows that start blocked them all."""
+    with Server("plain:app", "-p", "3", "--no-access-log", *backend) as server:
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == 3)
+        with Client(server.port) as client:  # dies with its worker
+            os.kill(int(client.get("/pid").body), KILL)
+        starting = 0
+        while sum("worker ready" in line for line in server.log) == 3:
+            starting += 1
+            with Client(server.port, 5) as client:
+                assert client.get("/hello", "Connection: close").status == 200
+        assert starting
+        for _ in range(20):
+            with Client(server.port, 5) as client:
+                assert client.get("/hello", "Connection: close").status == 200
+
+
 def test_workers_end_with_their_parent(backend: tuple[str, ...]) -> None:
     """Nothing to assert: `Server` fails when a worker is left."""
     with Server("plain:app", "-p", "2", *backend) as server:
         wait_for(lambda: len(server.children()) == 2)
         get(server.port, "/hello")
-        server.signal(signal.SIGKILL)
+        server.signal(KILL)
         server.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--watchfiles", "*.py")], ids=["", "two generations"])
+def test_more_workers_than_windows_waits_for_at_once(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """63 things, and each worker is two of them."""
+    count = 17 if flags else 34
+    (tmp_path / "plain.py").write_bytes((APPS / "plain.py").read_bytes())
+    with Server("plain:app", "-p", str(count), "--no-gevent", "--no-access-log", *flags, cwd=tmp_path) as server:
+        for generation in range(1, 3 if flags else 2):
+            wait_for(lambda: sum("worker ready" in line for line in server.log) == generation * count, 120)  # noqa: B023
+            (tmp_path / "plain.py").touch()
+        assert get(server.port, "/hello").status == 200
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
+def test_an_end_leaves_no_file_behind(backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
+    """Although a request still runs that has not finished in time, which has its place in the scoreboard."""
+    folders = dict.fromkeys(("TMP", "TEMP", "TMPDIR", "XDG_RUNTIME_DIR"), str(tmp_path))
+    with Server("plain:app", "--graceful-exit-timeout", "0.2", *processes, *backend, env=folders) as server:
+        with Gate() as gate, Client(server.port) as client:
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            gate.arrival()
+            assert [path.name for path in tmp_path.iterdir()] == [f"zibai-{server.pid}.board"]
+            assert server.stop() == 0
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_the_parent_does_not_import_the_application(backend: tuple[str, ...], tmp_path: Path) -> None:
@@ -241,3 +283,13 @@ def test_missing_gevent_is_one_line_of_information(tmp_path: Path) -> None:
     with Server("plain:app", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as server:
         assert get(server.port, "/hello").status == 200
     assert len([line for line in server.log if "gevent" in line]) == 1
+
+
+def test_gevent_that_cannot_be_imported_is_a_warning_and_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "gevent").mkdir()
+    (tmp_path / "gevent" / "__init__.py").write_text("raise ImportError('DLL load failed')\n")
+    with Server("plain:app", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as server:
+        assert get(server.port, "/hello").status == 200
+        line = server.wait_for_log("gevent")
+    assert line.endswith("gevent is installed and cannot be imported: DLL load failed; requests run in threads")
+    assert "WARNING" in line

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import re
 import socket
 import subprocess
 import sys
@@ -31,11 +33,23 @@ SCENES = [
 ]
 
 
-@pytest.mark.parametrize("scene", SCENES)
-def test_scene(scene: str) -> None:
+# gevent's loop on Windows, which can be had elsewhere, too. It cannot count what is started in it.
+LIBUV = [scene for scene in SCENES if re.search("forgotten|leave|kill|share|block|many", scene)]
+
+
+@pytest.mark.parametrize(
+    ("scene", "loop"),
+    [
+        *(pytest.param(scene, "", id=scene) for scene in SCENES),
+        *(pytest.param(scene, "libuv", id=f"{scene}-libuv") for scene in LIBUV),
+    ],
+)
+def test_scene(scene: str, loop: str) -> None:
+    if loop and importlib.util.find_spec("gevent.libuv._corecffi") is None:
+        pytest.skip("gevent was built without libuv")
     ended = subprocess.run(
         [sys.executable, SCRIPT, scene],
-        env=environment({"PYTHONWARNINGS": "error::ResourceWarning"}),
+        env=environment({"PYTHONWARNINGS": "error::ResourceWarning", **({"GEVENT_LOOP": loop} if loop else {})}),
         capture_output=True,
         text=True,
         timeout=2 * DEADLINE,
@@ -43,6 +57,7 @@ def test_scene(scene: str) -> None:
     )
     assert ended.stdout == "done\n", ended.stderr
     assert ended.returncode == 0
+    assert "Warning" not in ended.stderr
     assert ("Traceback" in ended.stderr) is ("exit" in scene), ended.stderr
 
 
@@ -144,11 +159,38 @@ def test_waiting_has_a_time_limit(pair: Pair) -> None:
     assert waits.wait_readable(ours, DEADLINE)
 
 
+@pytest.mark.parametrize("timeout", [0.0001, 0.0])
+def test_the_shortest_wait_is_no_reason_to_warn(pair: Pair, timeout: float) -> None:
+    """libuv's loop warns of timers under a millisecond, on standard error."""
+    asked: list[float] = []
+
+    def wait(fd: int, timeout: float, timeout_exc: type[Exception]) -> None:
+        asked.append(timeout)
+        raise timeout_exc
+
+    assert not greenlets._wait(wait, pair[0], timeout)
+    assert asked == [timeout and greenlets.SHORTEST]
+
+
 def test_another_timeout_goes_through_a_wait(pair: Pair) -> None:
     """An application's own, around a read of its body."""
     ours, _ = pair
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
         greenlets.Waits().wait_readable(ours, DEADLINE)
+
+
+def test_a_loop_that_counts_nothing_known_gives_each_exchange_a_greenlet_of_its_own() -> None:
+    loop = gevent.get_hub().loop
+    kept = greenlets._Kept(SimpleNamespace())
+    assert kept.activecnt != kept.activecnt
+    counting = greenlets._counting(loop)
+    before = counting.activecnt
+    watcher = loop.timer(60)
+    watcher.start(lambda: None)
+    assert counting.activecnt == before + 1
+    watcher.stop()
+    watcher.close()
+    assert counting.activecnt == before
 
 
 def test_the_test_process_is_not_patched() -> None:

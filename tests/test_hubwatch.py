@@ -322,3 +322,36 @@ def test_it_ends_before_its_limit_without_a_warning(world: World) -> None:
         world.watch.stop()
         assert world.ended.wait(DEADLINE)
     assert world.warnings == []
+
+
+def frames(*modules: str) -> Any:
+    """A stack with a frame of each module, the innermost last."""
+    frame = None
+    for name in modules:
+        frame = SimpleNamespace(f_globals={"__name__": name}, f_back=frame)
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        (["gevent.hub", "gevent.libuv.loop"], True),
+        (["gevent.hub"], True),
+        (["zibai.backends.greenlets", "zibai.exchange", "example"], False),
+        (["gevent.hub", "gevent.libuv.loop", "example"], False),
+        (["example", "gevent.local"], False),
+    ],
+)
+def test_a_hub_that_only_waits_is_told_from_an_application(modules: list[str], expected: bool) -> None:
+    assert hubwatch._only_waits(frames(*modules)) is expected
+
+
+def test_a_hub_that_wakes_late_is_no_reason_to_warn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = {thread: frames("gevent.hub") for thread in [world.watch._hub_thread]}
+    monkeypatch.setattr(hubwatch, "sys", SimpleNamespace(_current_frames=lambda: idle))
+    world.busy = True
+    world.turn()
+    with world.hub.block():
+        wait_for(lambda: world.sign.late)
+    world.more_signs()
+    assert world.warnings == []

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from zibai import machine, output, pipes, process
+from zibai import machine, output, pipes, process, terminal
 from zibai.errors import LoadError
 from zibai.handover import BATCH, NOTE, give, take
 from zibai.process import Child, Message, Parent, Signals, reap_strangers
@@ -28,6 +28,7 @@ from zibai.sockets import Socket
 from support import alive, wait_for
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
+windows = pytest.mark.skipif(sys.platform != "win32", reason="Windows")
 
 
 def worker(parent: Parent, how: str) -> None:
@@ -48,6 +49,10 @@ def worker(parent: Parent, how: str) -> None:
             sys.exit(3)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+        case "ctrl-c":
+            parent._send(Message("at first", str(terminal.hears_ctrl_c())))
+            parent.hear_ctrl_c()
+            parent._send(Message("then", str(terminal.hears_ctrl_c())))
         case "mask":
             with Signals(["SIGTERM"]) as signals:
                 parent.ready()
@@ -87,6 +92,45 @@ def test_a_worker_says_why_it_cannot_serve() -> None:
     child = started("fail")
     assert messages(child) == [Message("failed", "it cannot be", "Traceback\n")]
     assert ended(child) == "ended with exit code 3"
+
+
+@windows
+@pytest.mark.parametrize("hears", [True, False], ids=["a parent that hears it", "a parent that does not"])
+def test_a_worker_hears_ctrl_c_only_once_it_can_deal_with_it(hears: bool) -> None:
+    """Before that it would end with a traceback. And where the parent ignores it (``start /b``), so does the worker."""
+    before = terminal.hears_ctrl_c()
+    try:
+        terminal.hear_ctrl_c() if hears else terminal.leave()
+        child = started("ctrl-c")
+        assert terminal.hears_ctrl_c() is hears, "the start of a worker changes nothing in the parent"
+        assert wait([child.sentinel], 20)
+        assert messages(child) == [Message("at first", "False"), Message("then", str(hears))]
+        child.close()
+    finally:
+        terminal.hear_ctrl_c() if before else terminal.leave()
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "clean"),
+    [
+        (0, "ended with exit code 0", True),
+        (1, "ended with exit code 1", False),
+        (15, "ended with exit code 15", False),
+        (-signal.SIGTERM, "was killed", False),
+        (0xC000013A, "was ended by Ctrl-C or Ctrl-Break", True),
+        (0xC0000005, "ended with exit code 0xC0000005 (access violation)", False),
+        (0xC0000135, "ended with exit code 0xC0000135 (an NTSTATUS)", False),
+    ],
+)
+def test_how_a_worker_ended_on_windows_is_said_in_words(code: int, words: str, clean: bool) -> None:
+    assert machine.windows_exit(code) == (words, clean)
+
+
+@windows
+def test_a_worker_that_is_killed_on_windows_was_not_killed_by_a_signal() -> None:
+    child = started("obey")
+    child.kill()
+    assert ended(child) == "was killed"
 
 
 @posix

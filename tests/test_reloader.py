@@ -113,18 +113,30 @@ def test_a_change_is_one_call_and_an_atomic_save_is_a_change(tmp_path: Path, mon
     assert heard("burst.py") < 10, "a burst is not a storm"  # of more than one where the machine makes a pause in it
 
 
-def test_without_the_extra_it_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'watchfiles'", name="watchfiles"), r"zibai-server\[reload\]"),
+        (ImportError("DLL load failed"), "watchfiles is installed and cannot be imported: DLL load failed$"),
+        (ModuleNotFoundError("No module named 'anyio'", name="anyio"), "cannot be imported: No module named 'anyio'$"),
+    ],
+    ids=["not installed", "broken", "without something it needs"],
+)
+def test_without_the_extra_it_is_one_line_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, error: ImportError, words: str
+) -> None:
     original = builtins.__import__
 
     def without(name: str, *args: Any) -> Any:
         if name == "watchfiles":
-            raise ImportError(name)
+            raise error
         return original(name, *args)
 
     monkeypatch.delitem(sys.modules, "watchfiles", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtra, match=r"zibai-server\[reload\]"):
+    with pytest.raises(MissingExtra, match=words) as raised:
         Reloader("*.py", lambda: None)
+    assert raised.value.is_broken is ("zibai-server" not in words)
 
 
 # --- what cannot be watched -------------------------------------------------------------------------

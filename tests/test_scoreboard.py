@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai import scoreboard
+from zibai import control, scoreboard
 from zibai.scoreboard import (
     CALLED,
     COUNTERS,
@@ -30,7 +32,6 @@ from zibai.scoreboard import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NOTHING = dict.fromkeys(COUNTERS + GAUGES, 0)
 
@@ -39,7 +40,8 @@ NOTHING = dict.fromkeys(COUNTERS + GAUGES, 0)
 def board(tmp_path: Path) -> Iterator[Scoreboard]:
     board = Scoreboard.create(str(tmp_path / "board"), 3, 2, {"app": "example:app"})
     yield board
-    board.close()
+    if not board._map.closed:
+        board.close()
 
 
 def serve(row: Row, slot: int, what: bytes, began: float, ended: float, status: int = 200) -> None:
@@ -225,11 +227,31 @@ def test_the_file_is_for_this_user_only_and_goes_with_its_server(tmp_path: Path)
     assert board.pid == os.getpid()
     assert 0 < board.started <= scoreboard.clock()
     row = board.row(0)
+    row.assign("ready", 1, 1, 1.0)
     board.close()
-    if sys.platform != "win32":
-        assert not path.exists()
-    row.assign("ready", 1, 1, 1.0)  # what is mapped stays
-    assert row.read().state == "ready"
+    assert not path.exists()
+    assert row.read().state == "ready", "the row goes on in memory of its own"
+
+
+def test_the_file_is_closed_although_a_request_still_runs(board: Scoreboard) -> None:
+    """Its thread is left to itself at the end, and still says how it ended. Windows removes no file that is mapped."""
+    row = board.row(1)
+    slot = row.slots[1]
+    row.beat([5] * 14)
+    slot.begin(b"GET /slow", 1.0)
+    board.release()
+    assert board._map.closed
+    slot.phase(SENDING)
+    assert row.running() == [Running(1, "GET /slow", "send", 1.0)]
+    slot.end(200, 1.0, 2.0)
+    row.slots[0].begin(b"GET /next", 3.0)
+    row.beat([6] * 14)
+    report = row.read()
+    assert report.finished == [Finished("GET /slow", 200, 1.0, 2.0)]
+    assert [each.what for each in report.running] == ["GET /next"]
+    assert set(report.counters.values()) == {6}
+    row.clear()
+    assert row.read().finished == []
 
 
 def test_an_existing_file_is_left_as_it_is(tmp_path: Path) -> None:
@@ -298,6 +320,7 @@ def test_only_the_server_removes_its_file(board: Scoreboard, tmp_path: Path) -> 
     assert (tmp_path / "board").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody can remove an open file there")
 def test_the_file_may_have_been_tidied_up(tmp_path: Path) -> None:
     board = Scoreboard.create(str(tmp_path / "board"), 1, 1, {})
     (tmp_path / "board").unlink()
@@ -326,6 +349,81 @@ def test_facts_that_are_too_long_are_left_out_whole(tmp_path: Path, size: int, k
     assert board.facts == other.facts == (facts if kept else {})
     other.release()
     board.close()
+
+
+# --- files that servers have left -------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the scoreboards of this user are."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path
+
+
+def leave(path: str, pid: int) -> None:
+    """The file of a server that was killed."""
+    board = Scoreboard.create(path, 1, 1, {"app": "example:app", "listen": []})
+    board.row(0).assign("ready", pid, 0, 0.0)
+    board.release()
+    content = bytearray(Path(path).read_bytes())
+    content[8:16] = pid.to_bytes(8, sys.byteorder)
+    Path(path).write_bytes(content)
+
+
+@pytest.fixture
+def dead() -> int:
+    """The id of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_the_file_of_a_dead_server_is_removed(folder: Path, dead: int) -> None:
+    leave(control.default_path(dead), dead)
+    board = control.create(control.default_path(1), 1, 1, {})
+    control.tidy()
+    assert [path.name for path in folder.iterdir()] == ["zibai-1.board"]
+    board.close()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_new_server_takes_the_place_of_a_dead_one(folder: Path, dead: int) -> None:
+    path = control.default_path("x")
+    for pid in (dead, os.getpid()):
+        leave(path, pid)
+        board = control.create(path, 2, 1, {})
+        assert board.pid == os.getpid()
+        board.close()
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="process ids return soon there, and open files cannot be removed")
+def test_the_file_of_a_dead_server_whose_id_another_process_has(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = control.default_path("x")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        leave(path, other.pid)
+        assert control.ps([]) == 1, "no server is shown"
+        assert "no server is found" in capsys.readouterr().err
+        control.create(path, 1, 1, {}).close()
+        leave(path, other.pid)
+        control.tidy()
+        assert list(folder.iterdir()) == []
+        other.communicate(b"\n")
+
+
+def test_the_file_of_a_living_server_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That of another process, as far as this one can tell."""
+    board = Scoreboard.create(control.default_path("x"), 1, 1, {"app": "example:app", "listen": []})
+    try:
+        control.tidy()
+        assert control.ps([]) == 0
+        assert "example:app" in capsys.readouterr().out
+        assert [path.name for path in folder.iterdir()] == ["zibai-x.board"]
+    finally:
+        board.close()
 
 
 # --- in a spawned worker ----------------------------------------------------------------------------

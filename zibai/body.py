@@ -32,8 +32,20 @@ class Receiver(Peered):
     """
 
     __slots__ = (
-        "_body_since", "_body_waited", "_continued", "_reader", "_received", "_spooled", "_starved_since", "_since_yield",
-        "body", "body_held", "codec", "interims", "pause", "refusal",
+        "_body_since",
+        "_body_waited",
+        "_continued",
+        "_reader",
+        "_received",
+        "_since_yield",
+        "_spooled",
+        "_starved_since",
+        "body",
+        "body_held",
+        "codec",
+        "interims",
+        "pause",
+        "refusal",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:

@@ -23,6 +23,9 @@ from .logger import logger
 from .machine import is_alive
 from .scoreboard import ASIDE, Report, Scoreboard, clock
 
+if sys.platform == "win32":
+    import _winapi
+
 PREFIX, SUFFIX = "zibai-", ".board"
 
 
@@ -96,7 +99,7 @@ def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor:
     old.release()
     if old.pid == predecessor:
         os.replace(path, path + ASIDE)
-    elif old.pid != os.getpid() and is_alive(old.pid):
+    elif old.pid != os.getpid() and is_served(path, old.pid):
         raise OSError(f"{path} is that of process {old.pid}")
     else:
         os.unlink(path)
@@ -139,13 +142,26 @@ def held(
         board.close()
 
 
+def is_served(path: str, pid: int) -> bool:
+    """Whether the server of a scoreboard, process ``pid``, still runs. This process must not have the file open."""
+    if sys.platform == "win32":
+        # Windows soon gives the id of a dead process to another one. But nobody can remove a file that is open there.
+        try:
+            everybody, existing, delete = 7, 3, 0x10000  # FILE_SHARE_*, OPEN_EXISTING, DELETE
+            _winapi.CloseHandle(_winapi.CreateFile(path, delete, everybody, 0, existing, 0, 0))
+        except OSError:
+            return True
+        return False
+    return is_alive(pid)
+
+
 def tidy() -> None:
     """Remove what servers that were killed have left in the directories."""
     for path in _default_paths():
         try:
             board = Scoreboard.open(path)
             board.release()
-            if not is_alive(board.pid):
+            if not is_served(path, board.pid):
                 os.unlink(path)
         except (OSError, ValueError):
             continue  # somebody else's, or one that is being made
@@ -181,13 +197,13 @@ def _show(args: argparse.Namespace) -> int:
             if args.control:
                 sys.stderr.write(f"zibai ps: error: {reason(error)}\n")
             continue
-        if is_alive(board.pid):
+        server = describe(board)
+        board.release()
+        if is_served(path, board.pid):
             found = True
-            server = describe(board)
             sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
         elif args.control:
             sys.stderr.write(f"zibai ps: error: the server of {path}, process {board.pid}, is gone\n")
-        board.release()
     if not found and not args.control:
         places = " and ".join(map(str, directories())) or "any directory of this user"
         sys.stderr.write(f"zibai ps: error: no server is found in {places}; name its file with --control PATH\n")

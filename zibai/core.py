@@ -64,7 +64,7 @@ def serve(
     :raises TypeError: for an option that there is not, or that is not the server's.
     :raises UsageError: for an option that makes no sense, or a certificate that cannot be used.
     :raises BindError: if a socket cannot listen.
-    :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent is not installed.
+    :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent cannot be imported.
     """
     sockets = [*bind_sockets] if bind_socket is None else [bind_socket, *bind_sockets]
     if not sockets:

@@ -24,8 +24,9 @@ def certified(options: Options, owner: tuple[int, int] | None = None) -> Iterato
     """
     try:
         import trustme
-    except ImportError:
-        raise MissingExtra("--tls-dev needs trustme; pip install 'zibai-server[tls-dev]'") from None
+    except ImportError as error:
+        text = "--tls-dev needs trustme; pip install 'zibai-server[tls-dev]'"
+        raise MissingExtra.because(error, "trustme", text) from None
     authority = trustme.CA(organization_name="zibai --tls-dev")
     made = authority.issue_cert("localhost", "127.0.0.1", "::1", common_name="localhost")
     with TemporaryDirectory(prefix="zibai-tls-dev-", ignore_cleanup_errors=True) as folder:

@@ -8,6 +8,7 @@ bug, ours or the application's, and is shown with its traceback.
 """
 
 from http import HTTPStatus
+from typing import Self
 
 
 class ZibaiError(Exception):
@@ -23,7 +24,21 @@ class UsageError(ZibaiError):
 
 
 class MissingExtra(UsageError):
-    """An optional package is asked for and not installed; the text names the extra to install."""
+    """An optional package is asked for and not installed; the text names the extra to install.
+
+    ``is_broken`` when it is installed and cannot be imported, which another installation would not mend.
+    """
+
+    is_broken = False
+
+    @classmethod
+    def because(cls, error: ImportError, package: str, text: str) -> Self:
+        """Of an ``error`` that importing ``package`` raised; ``text`` is for one that is not installed."""
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package:
+            return cls(text)
+        made = cls(f"{package} is installed and cannot be imported: {error}")
+        made.is_broken = True
+        return made
 
 
 class BindError(ZibaiError):

@@ -88,6 +88,33 @@ def oom_kills() -> int | None:
     return None
 
 
+_NTSTATUS = {
+    0xC0000005: "access violation",
+    0xC0000017: "no memory",
+    0xC000001D: "illegal instruction",
+    0xC00000FD: "stack overflow",
+    0xC0000142: "a DLL failed to start",
+    0xC0000374: "heap corruption",
+    0xC0000409: "abort",
+}
+_CONSOLE_EVENT = 0xC000013A
+
+
+def windows_exit(code: int) -> tuple[str, bool]:
+    """How a process ended on Windows, in words, and whether that was in order.
+
+    A negative ``code`` is what ``multiprocessing`` makes of its own ``kill()``. Windows has no signals; it says by a
+    large code why it has ended a process.
+    """
+    if code < 0:
+        return "was killed", False
+    if code == _CONSOLE_EVENT:
+        return "was ended by Ctrl-C or Ctrl-Break", True
+    if code >= 0xC0000000:
+        return f"ended with exit code {code:#010X} ({_NTSTATUS.get(code, 'an NTSTATUS')})".replace("0X", "0x"), False
+    return f"ended with exit code {code}", not code
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process with this id runs; one that has ended and waits to be reaped does not, where that is told."""
     if sys.platform == "win32":

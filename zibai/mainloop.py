@@ -1,8 +1,8 @@
 """The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the roster.
 
-One call of ``multiprocessing.connection.wait`` waits for all of it, on every system; nothing is polled. Only its own
-clock is looked at every few seconds, since the parent, or all of the server, may have been stopped: a container that
-is paused, a laptop that is closed. The parent never imports the application.
+One call of :func:`zibai.waiting.wait` waits for all of it, on every system; nothing is polled. Only its own clock is
+looked at every few seconds, since the parent, or all of the server, may have been stopped: a container that is paused,
+a laptop that is closed. The parent never imports the application.
 """
 
 import os
@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import inf
-from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from . import lastword, logfile
@@ -23,6 +22,7 @@ from .process import LATE, STEP, Child, Message, Method, Signals, hear_of_childr
 from .pulse import Pulse
 from .roster import STARTING, Roster
 from .scoreboard import Row, Scoreboard, clock
+from .waiting import wait
 
 # What each signal wishes for. A system that has not got one cannot send it.
 _WISHES: dict[str, Callable[[Roster], None]] = {

@@ -33,6 +33,9 @@ from typing import Any, Final
 from .logger import logger, output_logger
 from .standard import make_sure_of, text
 
+if sys.platform == "win32":
+    from .sharing import copied_handle
+
 LONGEST: Final = 8192
 """Characters of a piece of a line."""
 
@@ -69,7 +72,7 @@ class Outlet:
             import msvcrt
 
             write = 0x40000000 | 0x00100000  # GENERIC_WRITE, SYNCHRONIZE
-            return _from_handle, (reduction.DupHandle(msvcrt.get_osfhandle(self._fd), write),)
+            return _from_handle, (copied_handle(msvcrt.get_osfhandle(self._fd), write),)
         return _from_descriptor, (reduction.DupFd(self._fd),)
 
     def fileno(self) -> int:

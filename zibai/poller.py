@@ -6,6 +6,7 @@ costs a fifth of what a whole request does. Elsewhere :class:`Polled` puts the s
 
 import select
 import sys
+import time
 from math import inf
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector, SelectSelector
 from typing import Final, Protocol
@@ -16,6 +17,9 @@ WRITE: Final = 4
 
 SELECT_LIMIT: Final = 500
 """Connections where there is only select(), which takes 512 sockets on Windows; some of them are not connections."""
+
+IDLE: Final = 1.0
+"""Seconds between two looks where there is only select(), nothing is registered, and the wait has no limit."""
 
 
 class Poller(Protocol):
@@ -36,7 +40,8 @@ class Polled:
 
     def __init__(self, selector: BaseSelector) -> None:
         self._selector = selector
-        self.limit = SELECT_LIMIT if isinstance(selector, SelectSelector) else inf
+        self._only_selects = isinstance(selector, SelectSelector)
+        self.limit = SELECT_LIMIT if self._only_selects else inf
 
     def register(self, fd: int, events: int) -> None:
         self._selector.register(fd, _of_selectors(events))
@@ -48,6 +53,10 @@ class Polled:
         self._selector.unregister(fd)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        if self._only_selects and not self._selector.get_map():
+            # On Windows select() refuses to wait for nothing.
+            time.sleep(IDLE if timeout is None else max(0.0, timeout))
+            return []
         return [
             (key.fd, (events & EVENT_READ and READ) | (events & EVENT_WRITE and WRITE))
             for key, events in self._selector.select(timeout)

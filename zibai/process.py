@@ -7,7 +7,7 @@ first; and ``adopt`` and ``reopen``. Up go ``ready``, ``failed``, ``worn``, ``st
 carries death, both ways: its other end is closed by the system, whatever happened to the process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
-``multiprocessing`` (descriptors on POSIX, ``socket.share`` on Windows). Only what cannot be sent, such as a function
+``multiprocessing`` on POSIX and by :mod:`zibai.sharing` on Windows. Only what cannot be sent, such as a function
 that was typed at a prompt, is forked: then a worker has to let go of what it has inherited (:func:`_forked`), and says
 ``born`` first of all. A fork copies the locks that other threads hold at that moment, and nobody will ever let go of
 the copies: the prompt's thread holds that of the C library's locale while readline begins and ends a line, and the
@@ -27,13 +27,14 @@ import warnings
 from _thread import allocate_lock, get_ident, interrupt_main
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 from weakref import WeakSet
 
-from . import machine, output, pipes
+from . import machine, output, pipes, terminal
 from .errors import LoadError
 from .lastword import ENDS, Lookout
 from .logger import logger
@@ -41,6 +42,7 @@ from .output import Outlet
 from .pipes import as_socket
 from .scoreboard import Row, black_box, clock
 from .sentinel import Sentinel, close_for_programs, watch_child
+from .sharing import Parcel
 from .usage import Usage, usage
 
 if TYPE_CHECKING and sys.platform == "win32":
@@ -103,12 +105,14 @@ class Child:
         self._inbox = pipes.Inbox(self.pipe)
         self.speaks = True  # until its end of the pipe is closed
         self.cedes: Callable[[], bool] = lambda: False
-        args = (Parent(self._far, clock(), outlet), *args)
+        args = (Parent(self._far, clock(), outlet, hears_ctrl_c=terminal.hears_ctrl_c()), *args)
         if not self._spawned:
             _relatives.add(self)
             target, args = _forked, (target, *args)
         elif make is None:
             target, args = _in_order, (target, *args)
+        if self._spawned and sys.platform == "win32":
+            target, args = Parcel(target, args), ()
         # Not daemonic: a worker may want children of its own.
         self._process = (make or context.Process)(target=target, args=args, name="zibai worker")
 
@@ -182,6 +186,9 @@ class Child:
         if code is None:
             # The process that could tell is gone, or this process ignores SIGCHLD. Taken for an orderly end.
             return Ending("ended, and nobody knows how", True, story)
+        if sys.platform == "win32":
+            reason, clean = machine.windows_exit(code)
+            return Ending(reason, clean, story)
         if code >= 0:
             return Ending(f"ended with exit code {code}", not code, story)
         try:
@@ -329,7 +336,7 @@ class Parent:
     """The worker's end. ``receive`` is the control thread's; what is said, any thread may say.
 
     ``since`` is when the worker was started, by the scoreboard's clock; ``outlet`` where what it prints goes, if that
-    is captured.
+    is captured. ``hears_ctrl_c`` says whether the parent does.
     """
 
     def __init__(
@@ -337,14 +344,22 @@ class Parent:
         pipe: "Connection[Message, Message] | PipeConnection[Message, Message]",
         since: float,
         outlet: Outlet | None = None,
+        *,
+        hears_ctrl_c: bool = True,
     ) -> None:
         self.pipe = pipe
         self.since = since
         self.outlet = outlet
+        self._hears_ctrl_c = hears_ctrl_c
         self._lock = allocate_lock()  # one message after the other
 
     def __reduce__(self) -> Any:
-        return _arrive, (self.pipe, self.since, self.outlet)
+        return partial(_arrive, hears_ctrl_c=self._hears_ctrl_c), (self.pipe, self.since, self.outlet)
+
+    def hear_ctrl_c(self) -> None:
+        """Hear Ctrl-C from now on, as the parent does; on Windows a worker starts without."""
+        if self._hears_ctrl_c:
+            terminal.hear_ctrl_c()
 
     def born(self) -> None:
         """Say that this worker, a fork, runs."""
@@ -391,12 +406,15 @@ class Parent:
 
 
 def _arrive(
-    pipe: "Connection[Message, Message] | PipeConnection[Message, Message]", since: float, outlet: Outlet | None
+    pipe: "Connection[Message, Message] | PipeConnection[Message, Message]",
+    since: float,
+    outlet: Outlet | None,
+    hears_ctrl_c: bool = True,
 ) -> Parent:
     """Called first of all in a spawned worker or loader, before anything of the application is imported."""
     close_for_programs()
     hear_of_children()
-    return Parent(pipe, since, outlet)
+    return Parent(pipe, since, outlet, hears_ctrl_c=hears_ctrl_c)
 
 
 def hear_of_children() -> None:
@@ -415,9 +433,10 @@ def _signals_held_back(spawning: bool = True) -> Iterator[None]:
     """Hold signals back while a worker is started.
 
     It inherits the mask, so a Ctrl-C at the terminal, which goes to the whole group, does not meet a worker whose
-    handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through.
+    handlers are not there yet and kill it with a traceback; :class:`Signals` lets them through. On Windows this can be
+    had for Ctrl-C alone, and :meth:`Parent.hear_ctrl_c` lets it through.
     """
-    with signals_held_back():
+    with signals_held_back(), terminal.ctrl_c_held_back():
         if spawning:
             start_helper()
         yield

@@ -55,14 +55,15 @@ class Reloader:
 
     They are below ``root``, the current directory by default.
 
-    A context manager. Raises :class:`MissingExtra` when watchfiles is not installed.
+    A context manager. Raises :class:`MissingExtra` when watchfiles cannot be imported.
     """
 
     def __init__(self, patterns: str, changed: Callable[[], None], root: str = "") -> None:
         try:
             from watchfiles import watch
-        except ImportError:
-            raise MissingExtra("--watchfiles needs watchfiles; pip install 'zibai-server[reload]'") from None
+        except ImportError as error:
+            text = "--watchfiles needs watchfiles; pip install 'zibai-server[reload]'"
+            raise MissingExtra.because(error, "watchfiles", text) from None
         self._watch = watch
         self._patterns = [pattern.strip() for pattern in patterns.split(";") if pattern.strip()]
         self._changed = changed

@@ -19,10 +19,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import cycle
 from multiprocessing import reduction
 from struct import Struct
 from typing import Any, Final, NamedTuple, Self
+from weakref import WeakSet
 
 clock = time.perf_counter
 
@@ -95,6 +97,10 @@ class Slot:
         places = [self._at + place * _RECORD.size for place in range(_RECORDS)]
         self._next = cycle(places[1:] + places[:1]).__next__
 
+    def move(self, view: memoryview) -> None:
+        """Write to other memory from now on."""
+        self._view = view
+
     def begin(self, what: bytes, now: float) -> None:
         """The application is called for ``what``, ``b"GET /path"``."""
         self._at = at = self._next()
@@ -113,10 +119,26 @@ class Row:
     """One worker. ``beat`` and ``running`` are the server loop's owner's, the rest the parent's or a reader's."""
 
     def __init__(self, memory: Any, slots: int) -> None:
+        self._use(memory)
+        self.slots = [Slot(self._rest, number) for number in range(slots)]
+
+    def _use(self, memory: Any) -> None:
         self._view = view = memoryview(memory)
         self._rest = view[_SLOTS_AT:]
         self._tally = view[_ROW.size + _BEAT.size : _SLOTS_AT].cast("Q")
-        self.slots = [Slot(self._rest, number) for number in range(slots)]
+
+    def detach(self) -> None:
+        """Go on in memory of its own, with what it has, so that the file can be closed.
+
+        A request that is cut at the end of a server still writes to its slot.
+        """
+        before = self._tally, self._rest, self._view
+        self._use(bytearray(self._view))
+        for slot in self.slots:
+            slot.move(self._rest)
+        for view in before:
+            with suppress(BufferError):  # a thread is writing at this very moment: possible without the GIL
+                view.release()
 
     @classmethod
     def private(cls, slots: int) -> Self:
@@ -198,6 +220,7 @@ class Scoreboard:
     def __init__(self, file: int, path: str) -> None:
         # Absolute, since the application may change the directory; empty for memory without a name.
         self._file, self._path = file, path and os.path.abspath(path)
+        self._given: WeakSet[Row] = WeakSet()
         size = os.fstat(file).st_size
         if size < _HEAD.size:
             raise ValueError(f"{path} is no scoreboard")
@@ -258,7 +281,9 @@ class Scoreboard:
     def row(self, number: int) -> Row:
         size = size_of(self._slots)
         start = _HEAD.size + number * size
-        return Row(memoryview(self._map)[start : start + size], self._slots)
+        row = Row(memoryview(self._map)[start : start + size], self._slots)
+        self._given.add(row)
+        return row
 
     def rows(self) -> Iterator[Row]:
         return map(self.row, range(self._rows))
@@ -269,21 +294,28 @@ class Scoreboard:
             os.fchown(self._file, *owner)
 
     def release(self) -> None:
-        """Close the file. What is mapped stays as long as somebody has a row of it."""
+        """Close the file, in this process. Its rows go on in memory of their own."""
+        for row in list(self._given):
+            row.detach()
+        # The memory is closed, too: on Windows nobody can remove a file that a process has mapped.
+        with suppress(BufferError):  # see Row.detach
+            self._map.close()
         os.close(self._file)
 
     def close(self) -> None:
-        """Remove the file, where it is ours to remove; whoever has mapped it keeps what he has."""
+        """Close the file, and remove it if this process has made it. Other processes keep what they have mapped."""
         path = self.where()
         self.release()
         if path is not None and self.pid == os.getpid():
             try:
                 os.unlink(path)
             except OSError:
-                pass  # somebody tidied up, or (on Windows) a worker that has to be killed has it open
+                pass  # somebody tidied up, or (on Windows) a worker that is being killed still has it open
 
     def where(self) -> str | None:
         """Where the file is: a successor may have moved it aside. None when somebody has removed it."""
+        if sys.platform == "win32":
+            return self._path  # nobody can move or remove a file that is open there
         for path in (self._path, self._path + ASIDE):
             try:
                 if os.path.samestat(os.fstat(self._file), os.stat(path)):

@@ -114,6 +114,8 @@ def main(parent: Parent, job: Job, board: Scoreboard | None, number: int | None)
     names = GRACEFUL + QUICK + IGNORED
     try:
         with Signals(names, interrupting=hub is None, exits=True) as signals, ear.listening(signals):
+            if not job.detached:
+                parent.hear_ctrl_c()
             if not job.says_ready:
                 worker.ready()
             importer.guarded(job.name, job.target, *job.args)

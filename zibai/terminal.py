@@ -8,7 +8,7 @@ from typing import Any
 
 
 def leave() -> None:
-    """Let this process not hear the terminal's Ctrl-C: it is for who sits at a prompt, and not for a worker.
+    """Let this process not hear the terminal's Ctrl-C: it is for the person at the prompt, and not for a worker.
 
     On POSIX it goes to the group of processes in the foreground.
     """
@@ -51,6 +51,44 @@ class Stdin:
 def _saved() -> Stdin:
     """In a spawned process, when its arguments are read: multiprocessing closes descriptor 0 after that."""
     return Stdin(os.dup(0))
+
+
+def hear_ctrl_c() -> None:
+    """Let this process hear Ctrl-C again, when it was started within :func:`ctrl_c_held_back`."""
+    if sys.platform == "win32":
+        import ctypes
+
+        ctypes.windll.kernel32.SetConsoleCtrlHandler(None, False)
+
+
+def hears_ctrl_c() -> bool:
+    """Whether this process hears Ctrl-C. On Windows it does not when its own parent has said so (``start /b``)."""
+    if sys.platform == "win32":
+        import ctypes
+
+        # SetConsoleCtrlHandler(None, ...) sets a flag that no function reads: PEB.ProcessParameters->ConsoleFlags.
+        pointer = ctypes.sizeof(ctypes.c_void_p)
+        block = ctypes.windll.ntdll.RtlGetCurrentPeb
+        block.restype = ctypes.c_void_p
+        parameters = ctypes.c_void_p.from_address(block() + 4 * pointer).value or 0
+        return not ctypes.c_uint32.from_address(parameters + 16 + pointer).value & 1
+    return True
+
+
+@contextmanager
+def ctrl_c_held_back() -> Iterator[None]:
+    """On Windows, a process that is started in here does not hear Ctrl-C, until it calls :func:`hear_ctrl_c`.
+
+    Neither does this process for that moment, which is short.
+    """
+    heard = hears_ctrl_c()
+    if sys.platform == "win32" and heard:
+        leave()
+    try:
+        yield
+    finally:
+        if heard:
+            hear_ctrl_c()
 
 
 @contextmanager

@@ -153,6 +153,8 @@ def run(
     # A worker hears the same wish from the terminal and from its parent, so a second signal says nothing there.
     late = lastword.hurry if ends and parent is None else None
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
+        if parent is not None and not options.interactive:
+            parent.hear_ctrl_c()
         site = _begin(options, load(options, app) if preloaded is None else preloaded.site)
         signals.reassert()
 
@@ -250,7 +252,10 @@ def _patch() -> ModuleType | None:
     """Let gevent patch, if it is installed; nothing of the application is imported yet."""
     try:
         from .backends import greenlets
-    except MissingExtra:
+    except MissingExtra as error:
+        if error.is_broken:
+            logger.warning("%s; requests run in threads", error)
+            return None
         logger.info(
             "gevent is not installed, so requests run in threads; pip install 'zibai-server[gevent]' for greenlets"
         )

@@ -177,12 +177,17 @@ def a_forgotten_timeout_does_not_hit_the_next_request():
         gevent.Timeout(0.05).start()
         gevent.sleep(0)  # which comes back before any timer, however slow the machine is
 
+    def forget_one_that_has_passed():
+        gevent.Timeout(0).start()
+
     def long():
         gevent.sleep(0.15)  # app
 
     with Stage() as stage, stage.client() as client:
-        stage.routes.update({"/forget": forget, "/block": forget_and_block, "/long": long})
-        for path in ("/forget", "/block"):
+        stage.routes.update(
+            {"/forget": forget, "/block": forget_and_block, "/passed": forget_one_that_has_passed, "/long": long}
+        )
+        for path in ("/forget", "/block", "/passed"):
             client.ask(path)
             client.ask("/long")
             assert (client.read(), client.read()) == (b"ok", b"ok")
@@ -212,6 +217,26 @@ def a_kill_is_for_its_own_request():
             client.ask("/")
             assert client.read() == b"ok"
         greenlets.clear()
+
+
+def what_a_request_leaves_for_its_own_greenlet_does_not_hit_the_next_request():
+    """Something else that is to be thrown or switched to later."""
+
+    def kill():
+        gevent.getcurrent().kill(block=False)
+
+    def throw_later():
+        gevent.get_hub().loop.timer(0.05).start(gevent.getcurrent().throw, RuntimeError("of another request"))
+
+    def long():
+        gevent.sleep(0.15)  # app
+
+    with Stage() as stage, stage.client() as client:
+        stage.routes.update({"/kill": kill, "/later": throw_later, "/long": long})
+        for path in ("/kill", "/later"):
+            client.ask(path)
+            client.ask("/long")
+            assert (client.read(), client.read()) == (b"ok", b"ok")
 
 
 def greenlet_exit_and_system_exit_end_nothing():

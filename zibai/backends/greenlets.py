@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,13 @@ try:
     from gevent import monkey
     from gevent.event import Event
     from gevent.socket import wait_read, wait_write
-except ImportError:
-    raise MissingExtra("gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent") from None
+except ImportError as error:
+    text = "gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent"
+    raise MissingExtra.because(error, "gevent", text) from None
+
+
+SHORTEST = 0.001
+"""Seconds of the shortest timer: libuv counts in milliseconds, and warns of a shorter one on standard error."""
 
 
 def patch() -> None:
@@ -63,7 +69,7 @@ class _Late(Exception):
 
 def _wait(wait: Callable[..., None], sock: Socket, timeout: float) -> bool:
     try:
-        wait(sock.fileno(), timeout=timeout, timeout_exc=_Late)
+        wait(sock.fileno(), timeout=timeout and max(timeout, SHORTEST), timeout_exc=_Late)
     except _Late:
         return False
     return True
@@ -97,13 +103,13 @@ class _Worker(_Greenlet):
 
     def _work(self) -> None:
         backend, hub = self._backend, gevent.get_hub()
-        loop = backend.loop
+        loop, pending = backend.loop, backend.pending
         while not backend.stopped:
             connection = self.job
             while connection is not None:
-                watchers = hub.loop.activecnt
+                watchers = pending.activecnt
                 connection.exchange(self.slot, clock())
-                if self.given_away or hub.loop.activecnt != watchers:
+                if self.given_away or pending.activecnt != watchers:
                     backend.retire(self)
                     return
                 loop.finish(connection)
@@ -116,6 +122,40 @@ class _Worker(_Greenlet):
                 continue  # a kill, at the end or by an application that remembers us; there is no exchange to end
 
 
+class _Kept:
+    """Counts what is started in a loop of gevent whose own ``activecnt`` is always 0: libuv's, the only one on Windows.
+
+    It keeps a set of the watchers that are started, and a queue of callbacks. Where a new gevent has not got these,
+    the count is another one each time, so that no greenlet runs a second exchange.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._watchers = getattr(loop, "_keepaliveset", None)
+        self._callbacks = getattr(loop, "_callbacks", None)
+        self._turns = count()
+
+    @property
+    def activecnt(self) -> int:
+        if self._watchers is None or self._callbacks is None:
+            return next(self._turns)
+        return len(self._watchers) + len(self._callbacks)
+
+
+def _counting(loop: Any) -> Any:
+    """What tells by its ``activecnt`` how many watchers and callbacks are started: the loop itself, if it counts."""
+    watcher = loop.timer(60)
+    before = loop.activecnt
+    watcher.start(_do_nothing)
+    counts = loop.activecnt != before
+    watcher.stop()
+    watcher.close()
+    return loop if counts else _Kept(loop)
+
+
+def _do_nothing() -> None:
+    pass
+
+
 class Greenlets:
     """Drives the loop from gevent's hub. ``slots`` is how many exchanges may run at once."""
 
@@ -126,6 +166,7 @@ class Greenlets:
         self._workers: dict[int, _Worker] = {}
         self._hub: Any = gevent.get_hub()
         self._turning = False
+        self.pending = _counting(self._hub.loop)
         self.stopped = False
         self._watch = HubWatch(
             self._hub,
@@ -230,7 +271,7 @@ class Greenlets:
             if self._timer is not None:
                 self._timer.stop()
                 self._timer.close()
-            self._timer = self._hub.loop.timer(timeout)
+            self._timer = self._hub.loop.timer(timeout and max(timeout, SHORTEST))
             self._timer.start(self._turn)
             self._timer_due = due
 

@@ -1,0 +1,73 @@
+"""``python -m tests.wine``: run tests on Windows' Python, under Wine.
+
+Where this machine cannot have it the command says why, and that is no failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from .build import Unavailable, Wine
+
+TESTS = Path(__file__).resolve().parent.parent
+
+# What asks the system in a way that is Windows' own. The rest passes there, too, and takes longer.
+CHOSEN = [
+    *(f"test_{name}.py" for name in ("loop", "mainloop", "poller", "process", "scoreboard", "sharing", "waiting")),
+    "test_greenlets.py::test_scene[a_forgotten_timeout_does_not_hit_the_next_request]",
+    "test_e2e_life.py::test_a_worker_that_dies_holds_up_no_client",
+    "test_e2e_life.py::test_an_end_leaves_no_file_behind",
+    "test_e2e_life.py::test_while_the_end_waits_a_new_connection_is_refused",
+    "test_e2e_life.py::test_workers_end_with_their_parent",
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.wine", description="Run tests on Windows' Python, under Wine."
+    )
+    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "zibai-wine", help="where it is built")
+    parser.add_argument("--python", action="store_true", help="run this Python with the arguments, and no tests")
+    parser.add_argument("arguments", nargs="*", help="of pytest (default: the tests that matter)")
+    args = parser.parse_args()
+    wine = Wine(args.folder)
+    try:
+        wine.build()
+    except Unavailable as reason:
+        print(f"skipped: {reason}")
+        return 0
+    (wine.site / "zibai_tree.pth").write_text("".join(f"Z:{path}\n" for path in (TESTS.parent, TESTS)))
+    tests = [
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "-q",
+        "-o",
+        "timeout=240",
+        "-p",
+        "no:cacheprovider",
+        *(args.arguments or CHOSEN),
+    ]
+    command = wine.command(wine.python, *(args.arguments if args.python else tests))
+    # A pipe and no file: under Wine Python cannot begin with a file that Linux has opened.
+    with subprocess.Popen(
+        command,
+        cwd=TESTS,
+        env=wine.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        while data := process.stdout.read1():
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+    return process.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

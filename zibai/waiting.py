@@ -1,0 +1,73 @@
+"""Waiting for any number of things at once, also on Windows.
+
+``multiprocessing.connection.wait`` takes 63 things there before Python 3.13, and a parent waits for two of each worker.
+More of them are waited for in batches, each in a thread of its own. Such a wait costs a millisecond, and a parent waits
+a few times in a second, or not at all.
+
+In a program that gevent has patched, a thread of the hub's pool waits: gevent cannot patch what Windows is asked by,
+and the wait would block the hub with all greenlets.
+"""
+
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import connection
+from typing import Any, Final
+
+BATCH: Final = 62
+"""Things that one wait takes on Windows, beside the socket that ends it."""
+
+
+def wait(sources: Sequence[Any], timeout: float | None = None) -> list[Any]:
+    """Those of ``sources`` that are ready; none when ``timeout`` seconds have passed."""
+    if sys.platform != "win32":
+        return connection.wait(sources, timeout)
+    pool = _pool_of_hub()
+    if pool is not None:
+        return wait_in_batches(sources, timeout, run=pool.map)
+    if sys.version_info >= (3, 13) or len(sources) <= BATCH:
+        return connection.wait(sources, timeout)
+    return wait_in_batches(sources, timeout)
+
+
+def _pool_of_hub() -> Any:
+    """gevent's pool of threads, where gevent has patched this program; None elsewhere."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return None
+    return sys.modules["gevent"].get_hub().threadpool
+
+
+def wait_in_batches(
+    sources: Sequence[Any], timeout: float | None, size: int = BATCH, run: Callable[..., Any] | None = None
+) -> list[Any]:
+    """The same, with no more than ``size`` of them, and a socket, in one call of the system.
+
+    ``run`` calls a function with each of some arguments in turn, all at once, as the ``map`` of a pool does.
+    """
+    batches = [sources[start : start + size] for start in range(0, len(sources), size)]
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in batches]
+        for pair in pairs:
+            for sock in pair:
+                stack.enter_context(sock)
+
+        def end_all() -> None:
+            for _, ender in pairs:
+                ender.send(b"\0")
+
+        def look(number: int) -> list[Any]:
+            end = pairs[number][0]
+            try:
+                return [source for source in connection.wait([*batches[number], end], timeout) if source is not end]
+            finally:
+                end_all()  # the first batch that has something, or an error, ends the waits of the others
+
+        if run is None:
+            run = stack.enter_context(ThreadPoolExecutor(len(batches), "zibai-waits")).map
+        try:
+            return [source for ready in run(look, range(len(batches))) for source in ready]
+        finally:
+            end_all()  # KeyboardInterrupt in this thread: leaving the block waits for the others
