@@ -529,7 +529,8 @@ def test_a_mistake_is_one_line_before_any_worker(credentials: Credentials, words
 
 
 def test_without_trustme_the_extra_is_named(tmp_path: Path) -> None:
-    (tmp_path / "trustme.py").write_text("raise ImportError", encoding="ascii")
+    missing = "raise ModuleNotFoundError(\"No module named 'trustme'\", name='trustme')"
+    (tmp_path / "trustme.py").write_text(missing, encoding="ascii")
     done = run("plain:app", "--listen", "127.0.0.1:0", "--tls-dev", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert done.returncode == 2
     assert done.stderr.endswith("zibai: error: --tls-dev needs trustme; pip install 'zibai-server[tls-dev]'\n")

@@ -100,22 +100,13 @@ class HubWatch:
     def _warn(self, frame: FrameType | None) -> None:
         now = time.monotonic()
         frame = sys._current_frames().get(self._hub_thread)
-        if now >= self._silent_until and not _only_waits(frame):
+        if now >= self._silent_until:
             self._silent_until = now + MUTE
             logger.warning(
                 "an application has blocked gevent's hub for %g s, so that nothing else runs:\n%s",
                 LIMIT,
                 format_stack(frame),
             )
-
-
-def _only_waits(frame: FrameType | None) -> bool:
-    """Whether nothing but gevent's own code runs: the hub waits for the system, and wakes late on a busy machine."""
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] != "gevent":
-            return False
-        frame = frame.f_back
-    return True
 
 
 def _open(lock: Any) -> None:
