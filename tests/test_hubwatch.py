@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import logging
-import os
 import queue
 import sys
 import threading
@@ -322,24 +321,4 @@ def test_it_ends_before_its_limit_without_a_warning(world: World) -> None:
         wait_for(lambda: world.hub.signs > signs)
         world.watch.stop()
         assert world.ended.wait(DEADLINE)
-    assert world.warnings == []
-
-
-def frames(*modules: str) -> Any:
-    """A stack with a frame of each module, the innermost last."""
-    frame = None
-    for name in modules:
-        code = SimpleNamespace(co_filename=f"/site-packages/{name.replace('.', os.sep)}.py")
-        frame = SimpleNamespace(f_code=code, f_back=frame)
-    return frame
-
-
-def test_a_hub_that_wakes_late_is_no_reason_to_warn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    idle = {thread: frames("gevent.hub") for thread in [world.watch._hub_thread]}
-    monkeypatch.setattr(hubwatch, "sys", SimpleNamespace(_current_frames=lambda: idle))
-    world.busy = True
-    world.turn()
-    with world.hub.block():
-        wait_for(lambda: world.sign.late)
-    world.more_signs()
     assert world.warnings == []

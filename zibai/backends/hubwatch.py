@@ -99,7 +99,6 @@ class HubWatch:
 
     def _warn(self, frame: FrameType | None) -> None:
         now = time.monotonic()
-        frame = sys._current_frames().get(self._hub_thread)
         if now >= self._silent_until:
             self._silent_until = now + MUTE
             logger.warning(
