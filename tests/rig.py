@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zibai import loop as loop_module
 from zibai.backends.threads import Waits
+from zibai.clock import clock
 from zibai.health import Health
 from zibai.loop import Loop
 from zibai.poller import Poller, make_poller
-from zibai.scoreboard import Row, clock
+from zibai.scoreboard import Row
 from zibai.service import Service
 from zibai.sockets import Listener
 

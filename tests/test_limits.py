@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai import body as body_module
+from zibai.clock import clock
 from zibai.crowd import CROWDED, IDLE, PAUSE
 from zibai.loop import RESOLUTION
-from zibai.scoreboard import clock
 from zibai.service import BODY, LINGER
 
 from credentials import Credentials

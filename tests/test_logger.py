@@ -29,14 +29,7 @@ from zibai.errors import UsageError
 from zibai.formatter import Formatter, escape
 from zibai.logconfig import configure
 from zibai.logfile import LogFile
-from zibai.logger import (
-    access_logger,
-    debug_logger,
-    error_logger,
-    log_error,
-    log_exchange,
-    logger,
-)
+from zibai.logger import access_logger, debug_logger, error_logger, log_error, log_exchange, logger
 
 from support import ROOT, environment
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zibai import control, scoreboard
+from zibai.clock import clock
 from zibai.scoreboard import (
     CALLED,
     COUNTERS,
@@ -225,7 +226,7 @@ def test_the_file_is_for_this_user_only_and_goes_with_its_server(tmp_path: Path)
     if sys.platform != "win32":
         assert path.stat().st_mode & 0o777 == 0o600
     assert board.pid == os.getpid()
-    assert 0 < board.started <= scoreboard.clock()
+    assert 0 < board.started <= clock()
     row = board.row(0)
     row.assign("ready", 1, 1, 1.0)
     board.close()
@@ -439,7 +440,7 @@ def work(board: Scoreboard, number: int) -> None:
 def test_a_spawned_worker_writes_where_its_parent_reads(board: Scoreboard, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=work, args=(board, 1))
-    before = scoreboard.clock()
+    before = clock()
     process.start()
     if sys.platform != "win32":
         (tmp_path / "board").unlink()  # it goes by its descriptor
@@ -448,7 +449,7 @@ def test_a_spawned_worker_writes_where_its_parent_reads(board: Scoreboard, tmp_p
     reports = [row.read() for row in board.rows()]
     assert [each.counters["bytes"] for each in reports] == [0, 3, 0]
     assert reports[1].running == [Running(0, "GET /there", "app", 1.0)]
-    assert before < reports[1].beat < scoreboard.clock(), "both processes have the same clock"
+    assert before < reports[1].beat < clock(), "both processes have the same clock"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a file takes of the disk is told in other ways elsewhere")

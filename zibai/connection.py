@@ -17,13 +17,14 @@ from math import ceil, inf
 from typing import Final
 
 from .body import BodyReader, Receiver
+from .clock import clock
 from .errors import Refused
 from .http1 import Request
 from .http1.response import CONTINUE, plain
 from .kernel import unsent
 from .logger import debug_logger, error_logger, safely
 from .parting import SMALL
-from .scoreboard import Slot, clock
+from .scoreboard import Slot
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, RECEIVE, STARVED, Service
 from .sockets import Endpoint, Socket
 

@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .clock import clock
 from .logger import logger
 from .machine import is_alive
-from .scoreboard import ASIDE, Report, Scoreboard, clock
+from .scoreboard import ASIDE, Report, Scoreboard
 
 if sys.platform == "win32":
     import _winapi

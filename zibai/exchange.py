@@ -12,6 +12,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final
 
+from .clock import clock
 from .connection import Connection
 from .errors import Gone, Refused
 from .filewrapper import BLOCK, FileWrapper, open_plain
@@ -20,7 +21,6 @@ from .http1.request import Request
 from .http1.response import Answer, Framing, head_end, interim, prepare
 from .logger import access_logger, debug_logger, error_logger, log_exchange
 from .outgoing import STEP, File, read_at
-from .scoreboard import clock
 from .sending import LOOK, TAIL
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]

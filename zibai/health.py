@@ -14,9 +14,10 @@ from math import inf
 from typing import Final
 
 from .backends import Backend
+from .clock import clock
 from .connection import Connection
 from .logger import logger
-from .scoreboard import Running, clock
+from .scoreboard import Running
 from .service import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, Service
 from .traces import format_stack
 

@@ -14,6 +14,7 @@ from math import inf
 from typing import Any, Protocol
 
 from . import lastword, logfile
+from .clock import clock
 from .errors import LoadError
 from .logger import logger
 from .output import Collector
@@ -21,7 +22,7 @@ from .preload import Preload
 from .process import LATE, STEP, Child, Message, Method, Signals, hear_of_children, reap_strangers
 from .pulse import Pulse
 from .roster import STARTING, Roster
-from .scoreboard import Row, Scoreboard, clock
+from .scoreboard import Row, Scoreboard
 from .waiting import wait
 
 # What each signal wishes for. A system that has not got one cannot send it.

@@ -29,11 +29,12 @@ from multiprocessing.connection import wait
 from typing import Any, Final, NamedTuple, Self
 
 from . import pipes
+from .clock import clock
 from .logger import logger
 from .output import Collector, Outlet
 from .pipes import as_socket
 from .process import Child, Message
-from .scoreboard import Row, clock
+from .scoreboard import Row
 from .sentinel import Sentinel, watch
 
 PATIENCE: Final = 4.0

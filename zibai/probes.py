@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from .accepting import Acceptor
+from .clock import clock
 from .errors import Refused
 from .http1 import Codec, Request
 from .http1.response import head_end
@@ -30,7 +31,6 @@ from .logger import debug_logger, logger
 from .poller import READ, make_poller
 from .pulse import Pulse
 from .roster import DRAINING, Roster
-from .scoreboard import clock
 from .sockets import Endpoint, Listener, Socket
 
 TIME: Final = 5.0

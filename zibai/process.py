@@ -35,12 +35,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 from weakref import WeakSet
 
 from . import machine, output, pipes, terminal
+from .clock import clock
 from .errors import LoadError
 from .lastword import ENDS, Lookout
 from .logger import logger
 from .output import Outlet
 from .pipes import as_socket
-from .scoreboard import Row, black_box, clock
+from .scoreboard import Row, black_box
 from .sentinel import Sentinel, close_for_programs, watch_child
 from .sharing import Parcel
 from .usage import Usage, usage

@@ -26,7 +26,7 @@ from struct import Struct
 from typing import Any, Final, NamedTuple, Self
 from weakref import WeakSet
 
-clock = time.perf_counter
+from .clock import clock
 
 MAGIC: Final = b"zibai 1\n"
 

@@ -30,6 +30,7 @@ from . import (
     worker,
 )
 from . import logconfig as logs
+from .clock import clock
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
 from .devcert import certified
@@ -46,7 +47,7 @@ from .process import Signals, hear_of_children, signals_held_back, start_helper
 from .pulse import Pulse
 from .reloader import Reloader
 from .roster import PATIENCE, READY, SETTLED
-from .scoreboard import Scoreboard, clock
+from .scoreboard import Scoreboard
 from .sockets import describe, give_unix_socket
 from .traces import format_exception
 from .upgrade import Predecessor, Upgrade

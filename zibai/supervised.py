@@ -21,10 +21,11 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from . import importer, terminal
+from .clock import clock
 from .errors import LoadError
 from .logger import logger
 from .process import Parent, Signals, interrupting, wait_in_step
-from .scoreboard import Row, Scoreboard, clock
+from .scoreboard import Row, Scoreboard
 from .traces import format_stack
 
 GRACEFUL: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")

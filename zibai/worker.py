@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 
 from . import importer, lastword, logfile, terminal, title
 from . import logconfig as logs
+from .clock import clock
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
 from .forks import forget_in_children
@@ -42,7 +43,7 @@ from .logger import logger
 from .loop import Loop
 from .options import Options
 from .process import Parent, Signals, interrupting, wait_in_step
-from .scoreboard import Scoreboard, clock
+from .scoreboard import Scoreboard
 from .sockets import raise_descriptor_limit
 from .traces import format_stack
 from .wsgi import Application

@@ -22,12 +22,13 @@ from itertools import count
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ..clock import clock
 from ..connection import Connection
 from ..errors import MissingExtra
 from ..forks import forget_in_children
 from ..logger import logger, safely
 from ..poller import READ, WRITE, Poller
-from ..scoreboard import Row, Slot, clock
+from ..scoreboard import Row, Slot
 from ..service import APP
 from ..sockets import Socket
 from . import Turns

@@ -31,11 +31,12 @@ from math import inf
 from types import FrameType
 from typing import Any
 
+from ..clock import clock
 from ..connection import Connection
 from ..forks import forget_in_children
 from ..logger import logger, safely
 from ..poller import make_poller
-from ..scoreboard import Row, Slot, clock
+from ..scoreboard import Row, Slot
 from ..service import APP
 from ..sockets import Socket
 from . import Turns
