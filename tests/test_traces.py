@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai import traces
-from zibai.errors import LoadError
+from zibai.errors import MOST, LoadError, format_exception, last_line
 from zibai.formatter import Formatter
 from zibai.importer import guarded
-from zibai.traces import MOST, application_frame, format_exception, format_stack, last_line
+from zibai.traces import application_frame, format_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from string import Template
 from typing import Any, Final, Literal
 
-from . import traces
+from .errors import format_exception
 
 MESSAGE: Final = '%s "%s %s %s" %d %d %.1fms'
 """Of an exchange: its client, request line, status, bytes of the body, milliseconds."""
@@ -118,7 +118,7 @@ class Formatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
         """Indented, since the text of an exception may be a client's. Never raises."""
-        return indented(traces.format_exception(ei[1], ei[2]))
+        return indented(format_exception(ei[1], ei[2]))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         fields = record.__dict__

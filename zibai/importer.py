@@ -16,8 +16,7 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
-from .errors import LoadError
-from .traces import format_exception, last_line
+from .errors import LoadError, format_exception, last_line
 
 
 def add_cwd_to_path() -> None:

@@ -18,8 +18,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
-from . import traces
 from .consolelog import ConsoleHandler
+from .errors import format_exception, print_exception
 from .formatter import MESSAGE, Fields, escape, indented
 from .logfile import LogFile
 
@@ -119,7 +119,7 @@ def complain(failing: logging.Logger, error: BaseException, lost: object) -> Non
             raise ValueError("there is no other logger")
         logging.Logger.handle(logger, record)
     except BaseException:
-        traces.print_exception(what, error)
+        print_exception(what, error)
 
 
 _silent_until = 0.0
@@ -129,7 +129,7 @@ def _tell(lost: object) -> str:
     if not isinstance(lost, logging.LogRecord):
         return str(lost)
     cause = lost.exc_info[1] if lost.exc_info else None
-    return lost.getMessage() + ("" if cause is None else "\n" + traces.format_exception(cause, cause.__traceback__))
+    return lost.getMessage() + ("" if cause is None else "\n" + format_exception(cause, cause.__traceback__))
 
 
 def _is_thrown(error: BaseException) -> bool:

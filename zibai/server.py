@@ -34,7 +34,7 @@ from .clock import clock
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
 from .devcert import certified
-from .errors import LoadError, UsageError, ZibaiError
+from .errors import LoadError, UsageError, ZibaiError, format_exception
 from .listeners import Listeners
 from .logger import logger
 from .loop import Loop
@@ -49,7 +49,6 @@ from .reloader import Reloader
 from .roster import PATIENCE, READY, SETTLED
 from .scoreboard import Scoreboard
 from .sockets import describe, give_unix_socket
-from .traces import format_exception
 from .upgrade import Predecessor, Upgrade
 from .usage import NO_LIMITS, Usage, usage
 from .version import __version__

@@ -6,64 +6,9 @@ here has less in it, and the log still has its record.
 """
 
 import os
-import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Final
-
-MOST: Final = 256 * 1024
-"""Characters of one exception. A message may have any size, and nobody reads more."""
-
-
-def format_exception(error: BaseException, frames: TracebackType | None) -> str:
-    """What Python prints of an exception, its causes included, with ``frames`` as its own traceback."""
-    try:
-        text = "".join(traceback.format_exception(type(error), error, frames))
-    except BaseException as failure:  # an import of the user's code may raise SystemExit
-        lines = [
-            "Traceback (most recent call last):",
-            *_plain_lines(frames),
-            plain_line(error),
-            f"(Python could not format this exception: {plain_line(failure)})",
-        ]
-        text = "\n".join(lines) + "\n"
-    if len(text) > MOST:
-        half = MOST // 2
-        text = f"{text[:half]}\n[{len(text) - 2 * half} characters are left out here]\n{text[-half:]}"
-    return text
-
-
-def last_line(error: BaseException) -> str:
-    """The type and the message of an exception, in one line."""
-    try:
-        # A syntax error has its place before that line, and notes come after it.
-        lines = [line for line in traceback.format_exception_only(error) if not line.startswith(" ")]
-        text = "".join(lines).splitlines()[0]
-    except BaseException:  # as above
-        text = plain_line(error)
-    return text if len(text) <= MOST else text[:MOST] + " ..."
-
-
-def plain_line(error: BaseException) -> str:
-    """The same without any help of ``traceback``."""
-    name = "an exception"
-    try:
-        name = str(type(error).__qualname__)
-        lines = str(error).splitlines()
-    except BaseException:  # the user's __str__ may raise anything
-        return f"{name}: <it has no text>"
-    return f"{name}: {lines[0]}" if lines else name
-
-
-def _plain_lines(frames: TracebackType | None) -> Iterator[str]:
-    """The lines of a traceback without source code, which a loader of the user might have to give."""
-    while frames is not None:
-        code = frames.tb_frame.f_code
-        yield f'  File "{code.co_filename}", line {frames.tb_lineno}, in {code.co_name}'
-        frames = frames.tb_next
-
+from types import FrameType
 
 # ----------------------------------------------------------------------------------------------- stacks
 
@@ -118,12 +63,3 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
 
 
 # --------------------------------------------------------------------------------------------- the last way
-
-
-def print_exception(what: str, error: BaseException) -> None:
-    """To standard error, where no log is left that could take it; nothing where that fails too."""
-    try:
-        sys.stderr.write(f"{what}\n{format_exception(error, error.__traceback__)}")
-        sys.stderr.flush()
-    except BaseException:  # noqa: S110 -- there is nobody left to tell
-        pass
