@@ -26,10 +26,11 @@ from zibai import formatter as lines
 from zibai import logger as logs
 from zibai.consolelog import ConsoleHandler
 from zibai.errors import UsageError
-from zibai.formatter import Formatter, escape
+from zibai.formatter import Formatter
 from zibai.logconfig import configure
 from zibai.logfile import LogFile
-from zibai.logger import access_logger, debug_logger, error_logger, log_error, log_exchange, logger
+from zibai.logger import access_logger, debug_logger, error_logger, escape, logger
+from zibai.telemetry.records import NAMED, ExchangeRecord, log_error, log_exchange
 
 from support import ROOT, environment
 
@@ -561,7 +562,7 @@ def test_who_might_look_at_the_record_gets_it(monkeypatch: pytest.MonkeyPatch, n
     handler, _ = printing()
     exchange()
     made: list[object] = []
-    real = logs.ExchangeRecord
+    real = ExchangeRecord
     monkeypatch.setattr(logs, "ExchangeRecord", lambda *args: made.append(args) or real(*args))
     match name:
         case "filter":
@@ -803,7 +804,7 @@ def test_a_filter_may_read_any_key_and_hears_clearly_what_there_is_not() -> None
 
 def test_the_documented_fields_are_those_of_the_documentation() -> None:
     page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
-    for name in logs.NAMED:
+    for name in NAMED:
         assert f"`{name}`" in page
 
 

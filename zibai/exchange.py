@@ -19,9 +19,10 @@ from .filewrapper import BLOCK, FileWrapper, open_plain
 from .http1 import response
 from .http1.request import Request
 from .http1.response import Answer, Framing, head_end, interim, prepare
-from .logger import access_logger, debug_logger, error_logger, log_exchange
+from .logger import access_logger, debug_logger, error_logger
 from .outgoing import STEP, File, read_at
 from .sending import LOOK, TAIL
+from .telemetry.records import log_exchange
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 Environ = dict[str, Any]

@@ -18,29 +18,10 @@ from string import Template
 from typing import Any, Final, Literal
 
 from .errors import format_exception
+from .logger import escape, indented
 
 MESSAGE: Final = '%s "%s %s %s" %d %d %.1fms'
 """Of an exchange: its client, request line, status, bytes of the body, milliseconds."""
-
-# C0, DEL, C1, and what delimits a value; the two separators are line ends to many a viewer.
-_UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u2028\u2029]')
-
-# The same in a traceback, which has line ends, quotes and backslashes of its own.
-_UNSAFE_IN_TRACE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
-
-
-def _escape_match(match: re.Match[str]) -> str:
-    return f"\\x{ord(match[0]):02x}"
-
-
-def escape(text: str) -> str:
-    """``text`` from a client, fit for a log line."""
-    return _UNSAFE.sub(_escape_match, text)
-
-
-def indented(text: str) -> str:
-    """Lines of which none can be taken for a line of the log, whatever a client has put into them."""
-    return "  " + _UNSAFE_IN_TRACE.sub(_escape_match, text.removesuffix("\n")).replace("\n", "\n  ")
 
 
 def _zone() -> tuple[object, ...]:

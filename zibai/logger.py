@@ -12,16 +12,13 @@ formatters are often the user's code, and logging itself lets their exceptions p
 """
 
 import logging
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Final
 
-from .consolelog import ConsoleHandler
 from .errors import format_exception, print_exception
-from .formatter import MESSAGE, Fields, escape, indented
-from .logfile import LogFile
 
 MUTE: Final = 10.0
 """Seconds after the complaint about a failing log in which there is no other."""
@@ -140,118 +137,26 @@ def _is_thrown(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or bool(makers & {"gevent", "greenlet"})
 
 
-ExcInfo = BaseException | tuple[type[BaseException], BaseException, TracebackType | None] | None
-
 # ---------------------------------------------------------------------------------------------- records
 
 
-NAMED: Final = (
-    "REMOTE_ADDR",
-    "REMOTE_USER",
-    "REQUEST_METHOD",
-    "REQUEST_URI",
-    "PATH_INFO",
-    "QUERY_STRING",
-    "SERVER_PROTOCOL",
-    "HTTP_HOST",
-    "HTTP_REFERER",
-    "HTTP_USER_AGENT",
-    "HTTP_X_REQUEST_ID",
-)
-"""Keys of the environ that a record has as fields, where the request has them. No cookie and no password is among
-them."""
+# C0, DEL, C1, and what delimits a value; the two separators are line ends to many a viewer.
+_UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u2028\u2029]')
 
 
-class ExchangeRecord(logging.LogRecord):
-    """A record whose format, and whose filters, may name any key of the environ."""
-
-    def __init__(self, name: str, level: int, msg: str, args: tuple[object, ...], exc_info: ExcInfo) -> None:
-        if isinstance(exc_info, BaseException):
-            exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
-        super().__init__(name, level, __file__, 0, msg, args, exc_info)
-
-    def __getattr__(self, name: str) -> str:
-        value = getattr(self.__dict__, "environ", {}).get(name)
-        if value is None:
-            raise AttributeError(f"this log record has no {name}, and neither has the environ of its request")
-        return escape(value)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        # copy.copy and pickle, which a QueueHandler does, would make a plain dict of the fields.
-        return _restore, (dict(self.__dict__), getattr(self.__dict__, "environ", {}))
+# The same in a traceback, which has line ends, quotes and backslashes of its own.
+_UNSAFE_IN_TRACE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def _restore(fields: Mapping[str, Any], environ: Mapping[str, str]) -> ExchangeRecord:
-    record = ExchangeRecord.__new__(ExchangeRecord)
-    record.__dict__ = Fields(fields, environ)
-    return record
+def _escape_match(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}"
 
 
-def _attach(record: ExchangeRecord, environ: Mapping[str, object], **facts: object) -> ExchangeRecord:
-    # Only text: a record may be kept for long, and must not keep sockets and files with it.
-    texts = {key: value for key, value in environ.items() if isinstance(value, str)}
-    named = {key: escape(texts[key]) for key in NAMED if key in texts}
-    record.__dict__ = Fields(record.__dict__ | named | facts, texts)
-    return record
+def escape(text: str) -> str:
+    """``text`` from a client, fit for a log line."""
+    return _UNSAFE.sub(_escape_match, text)
 
 
-class Seconds(float):
-    """Prints as ``0.001`` and never as ``1e-05``; any other number format works as for a float."""
-
-    def __str__(self) -> str:
-        return f"{self:.3f}"
-
-
-def log_exchange(
-    logger: logging.Logger,
-    level: int,
-    environ: Mapping[str, object],
-    status: int,
-    duration: float,
-    response_length: int,
-    exc_info: ExcInfo = None,
-) -> None:
-    """One record for an exchange: ``duration`` in seconds, ``response_length`` the bytes of the body. Never raises."""
-    try:
-        if not logger.isEnabledFor(level):
-            return
-        get = environ.get
-        what: tuple[Any, ...] = get("REMOTE_ADDR"), get("REQUEST_METHOD"), get("REQUEST_URI"), get("SERVER_PROTOCOL")
-        client, method, target, protocol = what
-        text = f"{client}{method}{target}{protocol}"
-        # All that _UNSAFE looks for is one of the two, or not printable; mostly there is nothing to escape.
-        if not (text.isprintable() and client and method and target and protocol) or '"' in text or "\\" in text:
-            what = tuple(escape(str(value or "-")) for value in what)
-        args = (*what, status, response_length, duration * 1000)
-        if exc_info is None and _write_at_once(logger, level, args):
-            return
-        record = ExchangeRecord(logger.name, level, MESSAGE, args, exc_info)
-        facts = {"status": status, "duration": Seconds(duration), "response_length": response_length}
-        logger.handle(_attach(record, environ, **facts))
-    except BaseException as error:  # the client has its response, and the runner goes on
-        complain(logger, error, "")
-
-
-def _write_at_once(logger: logging.Logger, level: int, args: tuple[object, ...]) -> bool:
-    """Write the line of an exchange without a record; False, and nothing done, where somebody might miss the record.
-
-    The configuration may change at any time, so it is looked at each time.
-    """
-    handlers = logger.handlers
-    if len(handlers) != 1 or logger.propagate or logger.filters:
-        return False
-    handler = handlers[0]
-    # Not of a class that somebody has made from ours, which may do more with a record.
-    if type(handler) is ConsoleHandler or type(handler) is LogFile:
-        return handler.write_at_once(logger.name, level, args)
-    return False
-
-
-def log_error(environ: Mapping[str, object], msg: str, *args: object, exc_info: ExcInfo = None) -> None:
-    """An error of the application within an exchange, with its environ, to ``zibai.error``; text in ``args`` is
-    escaped."""
-    if not error_logger.isEnabledFor(logging.ERROR):
-        return
-    safe = tuple(escape(str(arg)) if isinstance(arg, str | BaseException) else arg for arg in args)
-    record = ExchangeRecord(error_logger.name, logging.ERROR, msg, safe, exc_info)
-    error_logger.handle(_attach(record, environ))
+def indented(text: str) -> str:
+    """Lines of which none can be taken for a line of the log, whatever a client has put into them."""
+    return "  " + _UNSAFE_IN_TRACE.sub(_escape_match, text.removesuffix("\n")).replace("\n", "\n  ")

@@ -24,7 +24,8 @@ from .filewrapper import FileWrapper
 from .http1 import response
 from .http1.fast import MAX_REQUESTS
 from .http1.request import Request
-from .logger import access_logger, debug_logger, error_logger, log_exchange
+from .logger import access_logger, debug_logger, error_logger
+from .telemetry.records import log_exchange
 from .trust import Trust
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
