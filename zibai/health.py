@@ -19,7 +19,7 @@ from .connection import Connection
 from .logger import logger
 from .scoreboard import Running
 from .service import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, Service
-from .traces import format_stack
+from .system.stacks import format_stack
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""

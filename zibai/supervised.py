@@ -26,7 +26,7 @@ from .errors import LoadError
 from .logger import logger
 from .process import Parent, Signals, interrupting, wait_in_step
 from .scoreboard import Row, Scoreboard
-from .traces import format_stack
+from .system.stacks import format_stack
 
 GRACEFUL: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 QUICK: Final = ("SIGINT",)

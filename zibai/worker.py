@@ -45,7 +45,7 @@ from .options import Options
 from .process import Parent, Signals, interrupting, wait_in_step
 from .scoreboard import Scoreboard
 from .sockets import raise_descriptor_limit
-from .traces import format_stack
+from .system.stacks import format_stack
 from .wsgi import Application
 
 GRACEFUL = ("SIGTERM", "SIGQUIT", "SIGBREAK")
