@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from zibai import declaration
+from zibai.config.addresses import Inherited, parse_address
 from zibai.errors import UsageError
-from zibai.options import Inherited, Options, declared, parse_address, script_name
+from zibai.options import Options, declared, script_name
 
 
 def test_defaults() -> None:

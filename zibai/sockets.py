@@ -22,10 +22,10 @@ from math import inf
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+from .config.addresses import Inherited, parse_address
 from .errors import BindError, UsageError
 from .inherited import adopt
 from .logger import logger
-from .options import Inherited, parse_address
 from .privileges import find_group
 from .trust import plain_host, read_address
 
