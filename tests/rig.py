@@ -18,10 +18,10 @@ from zibai.backends.threads import Waits
 from zibai.clock import clock
 from zibai.health import Health
 from zibai.loop import Loop
+from zibai.net.listener import Listener
 from zibai.poller import Poller, make_poller
 from zibai.scoreboard import Row
 from zibai.service import Service
-from zibai.sockets import Listener
 
 from support import DEADLINE, wait_for
 

@@ -21,10 +21,10 @@ from zibai.backends import threads
 from zibai.backends.threads import LATE, LONGEST_SPELL, PATIENCE, SPELL, Threads
 from zibai.health import Health
 from zibai.loop import Loop
+from zibai.net.listener import Listener
 from zibai.poller import READ
 from zibai.scoreboard import Row
 from zibai.service import Service
-from zibai.sockets import Listener
 
 from rig import ANSWER, GET, read
 from support import DEADLINE, wait_for

@@ -21,10 +21,10 @@ from zibai import service as service_module
 from zibai.backends.threads import Waits
 from zibai.connection import Connection
 from zibai.load import TURN
+from zibai.net.listener import Endpoint
 from zibai.scoreboard import Row
 from zibai.sending import TAIL
 from zibai.service import APP, HEAD, READY, Service
-from zibai.sockets import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,9 +21,10 @@ import pytest
 from zibai import machine, output, pipes, process, terminal
 from zibai.errors import LoadError
 from zibai.handover import BATCH, NOTE, give, take
-from zibai.process import Child, Message, Parent, Signals, reap_strangers
+from zibai.net.listener import Socket
+from zibai.process import Child, Message, Parent, reap_strangers
 from zibai.scoreboard import Row
-from zibai.sockets import Socket
+from zibai.system.signals import Signals
 
 from support import alive, wait_for
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai.net.listener import Listener
 from zibai.output import Outlet
 from zibai.process import Child, Message, Parent
 from zibai.sharing import Parcel
-from zibai.sockets import Listener, create_bind_socket, listen
+from zibai.sockets import create_bind_socket, listen
 
 from support import DEADLINE
 

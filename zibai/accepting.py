@@ -14,8 +14,8 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Final
 
 from .logger import debug_logger, logger
+from .net.listener import Endpoint, Listener, Socket
 from .poller import READ, Poller
-from .sockets import Endpoint, Listener, Socket
 
 PAUSE: Final = 1.0
 """Seconds without accepting after the system had no descriptor for us."""

@@ -23,10 +23,10 @@ from .http1 import Request
 from .http1.response import CONTINUE, plain
 from .kernel import unsent
 from .logger import debug_logger, error_logger, safely
+from .net.listener import Endpoint, Socket
 from .parting import SMALL
 from .scoreboard import Slot
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, RECEIVE, STARVED, Service
-from .sockets import Endpoint, Socket
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client

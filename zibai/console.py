@@ -20,8 +20,8 @@ from .errors import UsageError
 from .handle import Handle
 from .mainloop import MainLoop
 from .output import Collector
-from .process import Signals, interrupting
 from .scoreboard import Scoreboard
+from .system.signals import Signals, interrupting
 
 BUSY_FOR = 0.5
 """Seconds that a fork waits for a statement at the prompt; then it is put off."""

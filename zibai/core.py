@@ -20,11 +20,13 @@ from .http1 import FastLane
 from .load import Load
 from .logger import logger
 from .loop import Loop
+from .machine import descriptors_for_clients
+from .net.listener import Listener
 from .options import Options, declared, script_name
 from .outgoing import Budget
 from .scoreboard import Row
 from .service import Service
-from .sockets import Listener, describe, descriptors_for_clients, is_public, listen
+from .sockets import describe, is_public, listen
 from .trust import Trust
 from .wsgi import Application, Gateway
 

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from .net.listener import Socket
 from .poller import READ, Poller
-from .sockets import Socket
 
 BATCH = 100
 """Descriptors of one message; Linux takes 253, macOS 512."""

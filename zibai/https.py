@@ -15,9 +15,9 @@ from .connection import Connection
 from .errors import UsageError
 from .http1 import FastLane
 from .loop import Loop
+from .net.listener import Endpoint, Listener, Socket, is_tcp
 from .options import Options
 from .service import Service
-from .sockets import Endpoint, Listener, Socket, is_tcp
 from .tls import Certificates, make_context
 from .tlsconnection import TLSConnection
 from .wsgi import Gateway

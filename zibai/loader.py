@@ -39,8 +39,9 @@ from .options import Options
 from .output import Outlet
 from .pipes import as_socket
 from .preload import Fact, Order
-from .process import Parent, Signals
+from .process import Parent
 from .scoreboard import Scoreboard
+from .system.signals import Signals
 
 
 def run_loader(

@@ -34,10 +34,10 @@ from .health import SOON, Health
 from .kernel import AT_ONCE, has_given_up
 from .load import TURN
 from .logger import debug_logger, logger
+from .net.listener import Endpoint, Listener, Socket, endpoint_of
 from .parting import Parting
 from .poller import READ, WRITE
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LATER, LINGER, PARTED, PROXY, READY, Service
-from .sockets import Endpoint, Listener, Socket, endpoint_of
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""

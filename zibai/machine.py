@@ -7,7 +7,9 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
@@ -139,3 +141,45 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return True
     return not stat.rpartition(")")[2].startswith(" Z")
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many descriptors as it may: a connection is one, and 256 or 1024 are soon used up."""
+    if sys.platform == "win32":
+        return  # no such limit for sockets
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS reports an infinite hard limit and then refuses it as a soft one; 10240 is its OPEN_MAX, always allowed.
+    for limit in (hard, 10240):
+        if soft == resource.RLIM_INFINITY or (limit <= soft and limit != resource.RLIM_INFINITY):
+            continue
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return
+        except (ValueError, OSError):
+            continue
+
+
+RESERVE: Final = 32
+"""Descriptors that are left to the application at least; a tenth of all where that is more."""
+
+
+def descriptors_for_clients() -> float:
+    """How many descriptors of this process connections, and files with their bodies, may take.
+
+    An application that cannot open a file fails, and so does every request then. A limit that is so low that it would
+    not even do for the reserve is somebody's wish, and is used up.
+    """
+    if sys.platform == "win32":
+        return inf
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit < 3 * RESERVE:
+        return inf
+    try:
+        taken = len(os.listdir("/dev/fd"))
+    except OSError:
+        taken = RESERVE
+    return max(1, limit - taken - max(RESERVE, limit // 10))

@@ -8,10 +8,10 @@ import json
 import socket
 from typing import Final
 
+from .net.listener import Endpoint, Socket
 from .proxyprotocol import SIGNATURE, Malformed, parse
 from .sending import Sender
 from .service import CLOSED, HEAD, PROXY, Service
-from .sockets import Endpoint, Socket
 from .trust import plain_host
 
 PEEK: Final = 4096

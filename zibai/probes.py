@@ -28,10 +28,10 @@ from .errors import Refused
 from .http1 import Codec, Request
 from .http1.response import head_end
 from .logger import debug_logger, logger
+from .net.listener import Endpoint, Listener, Socket
 from .poller import READ, make_poller
 from .pulse import Pulse
 from .roster import DRAINING, Roster
-from .sockets import Endpoint, Listener, Socket
 
 TIME: Final = 5.0
 """Seconds for a client to ask, to get its answer and to close."""

@@ -15,7 +15,6 @@ worker would wait for it at its first OSError, for the text of that.
 """
 
 import _socket
-import atexit
 import errno
 import multiprocessing
 import os
@@ -24,26 +23,25 @@ import socket
 import sys
 import threading
 import warnings
-from _thread import allocate_lock, get_ident, interrupt_main
-from collections.abc import Callable, Iterator, Sequence
+from _thread import allocate_lock
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from weakref import WeakSet
 
 from . import machine, output, pipes, terminal
 from .clock import clock
 from .errors import LoadError
-from .lastword import ENDS, Lookout
 from .logger import logger
 from .output import Outlet
 from .pipes import as_socket
 from .scoreboard import Row, black_box
 from .sentinel import Sentinel, close_for_programs, watch_child
 from .sharing import Parcel
+from .system.signals import hear_of_children, hold_signals_back, signals_held_back
 from .usage import Usage, usage
 
 if TYPE_CHECKING and sys.platform == "win32":
@@ -418,17 +416,6 @@ def _arrive(
     return Parent(pipe, since, outlet, hears_ctrl_c=hears_ctrl_c)
 
 
-def hear_of_children() -> None:
-    """Have the system tell how child processes end, also where the starter of this process ignored SIGCHLD.
-
-    A process keeps an ignored signal through exec. The system then reaps children itself, and nobody learns their exit
-    codes. Only the main thread can change that.
-    """
-    if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        with suppress(ValueError):  # another thread
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
 @contextmanager
 def _signals_held_back(spawning: bool = True) -> Iterator[None]:
     """Hold signals back while a worker is started.
@@ -456,215 +443,3 @@ def start_helper() -> None:
             warnings.simplefilter("ignore")
             resource_tracker.ensure_running()
         hold_signals_back()  # starting it has let two signals through again
-
-
-@contextmanager
-def signals_held_back(lookout: Lookout | None = None) -> Iterator[None]:
-    """Hold signals back until :class:`Signals` listens, or to the end. On Windows there is no such mask.
-
-    Meanwhile ``lookout`` looks for those that are pending.
-    """
-    global _lookout
-    if sys.platform == "win32":
-        yield
-        return
-    old = hold_signals_back()
-    if lookout is not None:
-        lookout.begin()
-        _lookout = lookout
-    try:
-        yield
-    finally:
-        _end_lookout()
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
-_lookout: Lookout | None = None
-
-
-def _end_lookout() -> None:
-    global _lookout
-    if _lookout is not None:
-        _lookout.end()
-        _lookout = None
-
-
-def hold_signals_back() -> set[Any]:
-    """In this thread and its children, until a :class:`Signals` lets them through. Returns the mask of before."""
-    if sys.platform == "win32":
-        return set()
-    return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-
-
-_HELD_BACK = {
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2")
-    if hasattr(signal, name)
-}
-
-
-class Signals:
-    """Turns signals into bytes on a socket, which one can wait for; a context manager of the main thread.
-
-    Python runs a handler between two of its instructions, in the middle of anything, so a handler must not do much;
-    and a main thread that waits for a lock runs none on Windows. But the C part writes the number of the
-    signal to a socket at once (``signal.set_wakeup_fd``). There is only one such descriptor in a process, and an event
-    loop of asyncio that handles signals takes it, and leaves none when it closes. So the handler looks whether it is
-    still ours, and else writes the number itself.
-
-    ``names`` that a system does not have are left out. With ``interrupting``, SIGINT raises KeyboardInterrupt in the
-    main thread besides. ``heard`` is called by the handler, with the name of the signal; it must be quick and must not
-    take a lock. With ``exits``, the process ends soon after. Then a late signal must not change how it ends: it calls
-    ``late`` if it asks for the end, or else is ignored.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        *,
-        interrupting: bool = False,
-        exits: bool = False,
-        late: Callable[[], object] | None = None,
-    ) -> None:
-        self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        self._interrupting = interrupting
-        self._exits = exits
-        self._late = late
-        self.heard: Callable[[str], object] | None = None
-        self._old: dict[int, Any] = {}
-        self.socket, self._writer = socket.socketpair()
-
-    def __enter__(self) -> Self:
-        self.socket.setblocking(False)
-        self._writer.setblocking(False)
-        self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in self._numbers:
-            self._old[number] = signal.signal(number, self._handler(number))
-        if self._exits:
-            # Handlers of atexit run in reverse order, so this one comes after those of the application.
-            atexit.register(self._ignore, os.getpid())
-        if sys.platform != "win32":
-            os.register_at_fork(after_in_child=self._forget)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
-        _end_lookout()
-        return self
-
-    def _handler(self, number: int) -> Any:
-        raises = self._interrupting and number == signal.SIGINT
-        return signal.default_int_handler if raises else self._on_signal
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number not in self._old:
-            return  # it is over, or this is a process that the application has forked
-        ours = self._writer.fileno()
-        before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
-        if before != ours:
-            with suppress(OSError):
-                self._writer.send(bytes([number]))
-            self._give_back(before)
-        if self.heard is not None:
-            self.heard(signal.Signals(number).name)
-
-    def _give_back(self, fd: int) -> None:
-        """Let an event loop that runs keep the descriptor: it needs it, and our handler can do without."""
-        if fd != -1:
-            with suppress(ValueError, OSError):  # it is closed
-                signal.set_wakeup_fd(fd)
-
-    def reassert(self) -> None:
-        """Listen again to signals that the application has taken and given back to the system. The main thread's.
-
-        A handler of the application's own stays, and is called after ours.
-        """
-        for number in self._old:
-            current = signal.getsignal(number)
-            ours = self._handler(number)
-            if current in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None):
-                signal.signal(number, ours)
-            elif current != ours and callable(current):
-                signal.signal(number, _both(self._on_signal, current))
-        ours = self._writer.fileno()
-        before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
-        if before != ours:
-            self._give_back(before)
-
-    def hold_back(self) -> None:
-        """Let signals do nothing any more, in whatever thread they arrive; but not in processes that are forked here.
-
-        What comes there before they have a :class:`Signals` of their own waits for that.
-        """
-        for number in self._old:
-            signal.signal(number, _do_nothing)
-        hold_signals_back()
-
-    def _forget(self) -> None:
-        """In a process that the application forks: a signal to it is none to us, and has to do there what it does."""
-        if self._old:
-            self._restore()
-
-    def _restore(self, *, exiting: bool = False) -> None:
-        for number, handler in self._old.items():
-            # None stands for a handler that was not set by Python; there is no way to put it back.
-            after = signal.SIG_DFL if handler is None else handler
-            signal.signal(number, self._last_handler(number) if exiting and number != _CHILD else after)
-        signal.set_wakeup_fd(self._old_fd)
-        self._old.clear()
-
-    def _last_handler(self, number: int) -> Any:
-        late = self._late
-        if late is None or signal.Signals(number).name not in ENDS:
-            return signal.SIG_IGN
-        return lambda number, frame: late()
-
-    def _ignore(self, pid: int) -> None:
-        """The interpreter is taken apart from now on, and would give signals back to the system."""
-        if os.getpid() == pid:
-            for number in self._numbers:
-                if number != _CHILD:
-                    signal.signal(number, signal.SIG_IGN)
-
-    def __exit__(self, *_: object) -> None:
-        self._restore(exiting=self._exits)
-        self.socket.close()
-        self._writer.close()
-
-    def wake(self) -> None:
-        """Make the socket readable without a signal. Any thread."""
-        # It is readable already, or closed: KeyboardInterrupt in the moment in which the block around it begins lets
-        # what wakes us be cleaned up by the collector, after us.
-        with suppress(OSError):
-            self._writer.send(b"\0")
-
-    def read(self) -> list[str]:
-        """The names of the signals that have come since the last call."""
-        try:
-            # Of others, too, that Python handles: SIGINT, where it is left to who waits at a prompt.
-            return [signal.Signals(number).name for number in self.socket.recv(4096) if number in self._numbers]
-        except BlockingIOError:
-            return []
-
-
-# A system that ignores SIGCHLD reaps children itself, and multiprocessing does not find its own then.
-_CHILD: Any = getattr(signal, "SIGCHLD", None)
-
-
-def _both(first: Callable[..., object], second: Callable[..., object]) -> Callable[..., None]:
-    """One handler of a signal that calls two."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        first(number, frame)
-        second(number, frame)
-
-    return handler
-
-
-def interrupting() -> Callable[[], None]:
-    """What raises KeyboardInterrupt in the calling, the main, thread, from another one."""
-    if sys.platform == "win32":
-        return interrupt_main
-    main = get_ident()
-    return lambda: signal.pthread_kill(main, signal.SIGINT)
-
-
-def _do_nothing(number: int, frame: FrameType | None) -> None:
-    pass

@@ -10,9 +10,9 @@ from .errors import Refused
 from .http1 import MAX_TARGET, FastLane, Request
 from .load import Load
 from .logger import logger
+from .net.listener import Socket
 from .outgoing import Budget
 from .scoreboard import Row
-from .sockets import Socket
 from .trust import Trust
 
 # The states, and who owns the connection in each.

@@ -24,8 +24,9 @@ from . import importer, terminal
 from .clock import clock
 from .errors import LoadError
 from .logger import logger
-from .process import Parent, Signals, interrupting, wait_in_step
+from .process import Parent, wait_in_step
 from .scoreboard import Row, Scoreboard
+from .system.signals import Signals, interrupting
 from .system.stacks import format_stack
 
 GRACEFUL: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")

@@ -26,10 +26,11 @@ from .handle import Handle
 from .logger import logger
 from .mainloop import MainLoop
 from .output import Collector
-from .process import Method, hear_of_children
+from .process import Method
 from .roster import SETTLED
 from .scoreboard import Scoreboard
 from .supervised import Job
+from .system.signals import hear_of_children
 from .usage import NO_LIMITS, Usage, usage
 from .version import __version__
 

@@ -17,9 +17,9 @@ from .connection import LINGER_TIME, Connection
 from .errors import Refused
 from .http1.response import plain
 from .logger import debug_logger, safely
+from .net.listener import Endpoint, Socket
 from .scoreboard import READING
 from .service import BODY, CHOKED, CLOSED, DISCARD, HANDSHAKE, HEAD, LATER, LINGER, RECEIVE, Service
-from .sockets import Endpoint, Socket
 from .tls import Certificates, facts
 from .tlssocket import TLSSocket
 

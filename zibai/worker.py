@@ -41,10 +41,11 @@ from .forks import forget_in_children
 from .lastword import LAST_WORD
 from .logger import logger
 from .loop import Loop
+from .machine import raise_descriptor_limit
 from .options import Options
-from .process import Parent, Signals, interrupting, wait_in_step
+from .process import Parent, wait_in_step
 from .scoreboard import Scoreboard
-from .sockets import raise_descriptor_limit
+from .system.signals import Signals, interrupting
 from .system.stacks import format_stack
 from .wsgi import Application
 
@@ -124,7 +125,7 @@ def run(
 ) -> None:
     """Load the application and serve it until told to end; the main thread's. Raises :class:`LoadError` and others.
 
-    ``exits``: see :class:`zibai.process.Signals`. ``app`` is one that needs no loading, since it was made at a prompt.
+    ``exits``: see :class:`zibai.system.signals.Signals`. ``app`` is one that needs no loading, since it was made at a prompt.
     As a ``guest`` the server is in a process that goes on without it.
     """
 

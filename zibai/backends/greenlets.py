@@ -27,10 +27,10 @@ from ..connection import Connection
 from ..errors import MissingExtra
 from ..forks import forget_in_children
 from ..logger import logger, safely
+from ..net.listener import Socket
 from ..poller import READ, WRITE, Poller
 from ..scoreboard import Row, Slot
 from ..service import APP
-from ..sockets import Socket
 from . import Turns
 from .hubwatch import HubWatch
 

@@ -35,10 +35,10 @@ from ..clock import clock
 from ..connection import Connection
 from ..forks import forget_in_children
 from ..logger import logger, safely
+from ..net.listener import Socket
 from ..poller import make_poller
 from ..scoreboard import Row, Slot
 from ..service import APP
-from ..sockets import Socket
 from . import Turns
 
 PATIENCE = 0.005
