@@ -13,8 +13,9 @@ import pytest
 from zibai import mainloop
 from zibai.logger import logger
 from zibai.mainloop import MainLoop
-from zibai.process import Ending, Message
+from zibai.process import Message
 from zibai.scoreboard import Row, Scoreboard, black_box
+from zibai.supervise.child import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,8 @@ from zibai.logger import logger
 from zibai.options import Options
 from zibai.pipes import as_socket
 from zibai.preload import Fact, Fork, Order, Preload
-from zibai.process import Ending, Message, Parent
+from zibai.process import Message, Parent
+from zibai.supervise.child import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

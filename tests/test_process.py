@@ -22,8 +22,9 @@ from zibai import machine, output, pipes, process, terminal
 from zibai.errors import LoadError
 from zibai.handover import BATCH, NOTE, give, take
 from zibai.net.listener import Socket
-from zibai.process import Child, Message, Parent, reap_strangers
+from zibai.process import Message, Parent
 from zibai.scoreboard import Row
+from zibai.supervise.child import Child, reap_strangers
 from zibai.system.signals import Signals
 
 from support import alive, wait_for

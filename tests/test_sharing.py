@@ -12,9 +12,10 @@ import pytest
 
 from zibai.net.listener import Listener
 from zibai.output import Outlet
-from zibai.process import Child, Message, Parent
+from zibai.process import Message, Parent
 from zibai.sharing import Parcel
 from zibai.sockets import create_bind_socket, listen
+from zibai.supervise.child import Child
 
 from support import DEADLINE
 

@@ -19,10 +19,11 @@ from .errors import LoadError
 from .logger import logger
 from .output import Collector
 from .preload import Preload
-from .process import LATE, STEP, Child, Message, Method, reap_strangers
+from .process import LATE, STEP, Message
 from .pulse import Pulse
 from .roster import STARTING, Roster
 from .scoreboard import Row, Scoreboard
+from .supervise.child import Child, Method, reap_strangers
 from .system.signals import Signals, hear_of_children
 from .waiting import wait
 

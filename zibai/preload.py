@@ -33,9 +33,10 @@ from .clock import clock
 from .logger import logger
 from .output import Collector, Outlet
 from .pipes import as_socket
-from .process import Child, Message
+from .process import Message
 from .scoreboard import Row
 from .sentinel import Sentinel, watch
+from .supervise.child import Child
 
 PATIENCE: Final = 4.0
 """Seconds that a loader has to end before it is killed."""

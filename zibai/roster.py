@@ -22,7 +22,7 @@ from math import inf
 from typing import Any, Final, Protocol
 
 from .logger import logger
-from .process import Ending
+from .supervise.child import Ending
 from .usage import NO_LIMITS, Usage, in_words
 
 STARTING: Final = "starting"
@@ -46,7 +46,7 @@ BETWEEN_SAMPLES: Final = 2.0
 
 
 class Process(Protocol):
-    """What the roster does with a worker; see :class:`zibai.process.Child`."""
+    """What the roster does with a worker; see :class:`zibai.supervise.child.Child`."""
 
     @property
     def pid(self) -> int: ...

@@ -43,12 +43,12 @@ from .options import Options
 from .output import Collector
 from .preload import Preload
 from .probes import Probes
-from .process import start_helper
 from .pulse import Pulse
 from .reloader import Reloader
 from .roster import PATIENCE, READY, SETTLED
 from .scoreboard import Scoreboard
 from .sockets import describe, give_unix_socket
+from .supervise.child import start_helper
 from .system.signals import Signals, hear_of_children, signals_held_back
 from .upgrade import Predecessor, Upgrade
 from .usage import NO_LIMITS, Usage, usage

@@ -26,9 +26,9 @@ from .handle import Handle
 from .logger import logger
 from .mainloop import MainLoop
 from .output import Collector
-from .process import Method
 from .roster import SETTLED
 from .scoreboard import Scoreboard
+from .supervise.child import Method
 from .supervised import Job
 from .system.signals import hear_of_children
 from .usage import NO_LIMITS, Usage, usage
