@@ -11,9 +11,9 @@ import pytest
 
 from zibai import cli
 from zibai.cli import main, make_parser, options_markdown, parse_args
+from zibai.config.options import Options, declared
 from zibai.errors import BindError, LoadError, UsageError
 from zibai.machine import available_cpus
-from zibai.options import Options, declared
 from zibai.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,7 +193,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_new_option_is_one_new_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import dataclass
 
-    from zibai import options as module
+    from zibai.config import options as module
 
     @dataclass
     class More(Options):

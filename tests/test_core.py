@@ -9,10 +9,10 @@ import pytest
 
 import zibai
 from zibai import Options, create_bind_socket, serve
+from zibai.config.options import declared
 from zibai.core import Hooks, Server, Ties
 from zibai.errors import UsageError
 from zibai.loop import Loop
-from zibai.options import declared
 
 from support import DEADLINE, get
 

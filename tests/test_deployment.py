@@ -25,7 +25,7 @@ from test_e2e_proxies import free_ports
 from test_readme import SNIPPETS
 
 from zibai import Options, parse_args
-from zibai.options import declared
+from zibai.config.options import declared
 from zibai.roster import PATIENCE
 
 from support import APPS, DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for

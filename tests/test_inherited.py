@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zibai import inherited
+from zibai.config.options import Options
 from zibai.errors import BindError, UsageError
 from zibai.inherited import Given, adopt, from_environment
 from zibai.listeners import Listeners
 from zibai.logger import logger
-from zibai.options import Options
 from zibai.sockets import create_bind_socket
 
 if TYPE_CHECKING:

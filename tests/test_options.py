@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from zibai import declaration
+from zibai.config import option as declaration
 from zibai.config.addresses import Inherited, parse_address
+from zibai.config.options import Options, declared, script_name
 from zibai.errors import UsageError
-from zibai.options import Options, declared, script_name
 
 
 def test_defaults() -> None:

@@ -18,10 +18,10 @@ import pytest
 
 from zibai import loader as loader_module
 from zibai import preload
+from zibai.config.options import Options
 from zibai.errors import LoadError, UsageError
 from zibai.loader import Nursery, Orders, _begin_process
 from zibai.logger import logger
-from zibai.options import Options
 from zibai.pipes import as_socket
 from zibai.preload import Fact, Fork, Order, Preload
 from zibai.process import Message, Parent

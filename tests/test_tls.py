@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai import serve
+from zibai.config.options import Options
 from zibai.core import Hooks, Server, Ties
 from zibai.errors import UsageError
 from zibai.https import Redirect, check
 from zibai.loop import GRACE
 from zibai.net.listener import Socket
-from zibai.options import Options
 from zibai.poller import READ, WRITE
 from zibai.service import HANDSHAKE, RECEIVE
 from zibai.sockets import create_bind_socket

@@ -11,9 +11,9 @@ import pytest
 from test_tls import TLSRig
 from tlsclient import Records, logging_secrets
 
+from zibai.config.options import Options
 from zibai.load import TURN
 from zibai.loop import RESOLUTION
-from zibai.options import Options
 from zibai.poller import WRITE
 from zibai.service import BODY, CHOKED, HANDSHAKE
 from zibai.tlsrecords import RECORDS

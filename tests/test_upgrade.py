@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai import control, upgrade
+from zibai.config.options import Options
 from zibai.errors import UsageError
 from zibai.listeners import Listeners
-from zibai.options import Options
 from zibai.upgrade import VARIABLE, Predecessor, Upgrade
 
 from support import DEADLINE

@@ -10,9 +10,9 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .cli import parse_args
+    from .config.options import Options
     from .core import serve
     from .importer import import_from_string
-    from .options import Options
     from .repl import run
     from .server import main
     from .sockets import create_bind_socket

@@ -1,4 +1,4 @@
-"""The command ``zibai``, made from the declarations in :mod:`zibai.options`.
+"""The command ``zibai``, made from the declarations in :mod:`zibai.config.options`.
 
 A flag that is left out is not passed on, so the dataclass alone knows the defaults. Wrong usage is one line and
 exit code 2, whether argparse sees it or :meth:`Options.validate` does.
@@ -16,9 +16,9 @@ from functools import partial
 from itertools import groupby
 from typing import Any, NoReturn
 
-from .declaration import Option
+from .config.option import Option
+from .config.options import Options, declared
 from .errors import UsageError
-from .options import Options, declared
 from .version import __version__
 
 

@@ -14,6 +14,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .backends import Backend
+from .config.options import Options, declared, script_name
 from .forks import forget_in_children
 from .health import Health
 from .http1 import FastLane
@@ -22,7 +23,6 @@ from .logger import logger
 from .loop import Loop
 from .machine import descriptors_for_clients
 from .net.listener import Listener
-from .options import Options, declared, script_name
 from .outgoing import Budget
 from .scoreboard import Row
 from .service import Service

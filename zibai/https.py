@@ -11,12 +11,12 @@ from dataclasses import replace
 from socket import socket
 from typing import Any
 
+from .config.options import Options
 from .connection import Connection
 from .errors import UsageError
 from .http1 import FastLane
 from .loop import Loop
 from .net.listener import Endpoint, Listener, Socket, is_tcp
-from .options import Options
 from .service import Service
 from .tls import Certificates, make_context
 from .tlsconnection import TLSConnection

@@ -31,11 +31,11 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 from . import lastword, logfile, terminal, title, worker
 from . import logconfig as logs
+from .config.options import Options
 from .errors import LoadError, ZibaiError
 from .forks import forget_in_children, forking_a_worker
 from .lastword import LAST_WORD
 from .logger import logger
-from .options import Options
 from .output import Outlet
 from .pipes import as_socket
 from .preload import Fact, Order

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import server, terminal
+from .config.options import Options
 from .errors import UsageError
 from .logger import logger
-from .options import Options
 from .supervised import describe
 from .wsgi import Application
 

@@ -31,6 +31,7 @@ from . import (
 )
 from . import logconfig as logs
 from .clock import clock
+from .config.options import Options
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
 from .devcert import certified
@@ -39,7 +40,6 @@ from .listeners import Listeners
 from .logger import logger
 from .loop import Loop
 from .notify import Notifier, Reporter, SingleReporter
-from .options import Options
 from .output import Collector
 from .preload import Preload
 from .probes import Probes

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 from . import importer, lastword, logfile, terminal, title
 from . import logconfig as logs
 from .clock import clock
+from .config.options import Options
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
 from .forks import forget_in_children
@@ -42,7 +43,6 @@ from .lastword import LAST_WORD
 from .logger import logger
 from .loop import Loop
 from .machine import raise_descriptor_limit
-from .options import Options
 from .process import Parent, wait_in_step
 from .scoreboard import Scoreboard
 from .system.signals import Signals, interrupting

@@ -1,4 +1,4 @@
-"""What an option is: the declaration behind each field of :class:`zibai.options.Options`.
+"""What an option is: the declaration behind each field of :class:`zibai.config.options.Options`.
 
 A field's name is the long flag, its annotation the type of the value; an :class:`Option` adds what a type cannot say
 and can read, write and check a value by it. Nothing here knows which options there are.
@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
-from .errors import UsageError
+from ..errors import UsageError
 
 T = TypeVar("T")
 

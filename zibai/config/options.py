@@ -1,7 +1,7 @@
 """Every option of Zibai, declared once.
 
 A field of :class:`Options` is an option. Its name is the long flag, its annotation is the type of the value, and
-:func:`~zibai.declaration.option` adds what a type cannot say: the default, the help, the limits. The command line,
+:func:`~zibai.config.option.option` adds what a type cannot say: the default, the help, the limits. The command line,
 ``docs/options.md`` and :meth:`Options.validate` all read :func:`declared`, so a new option is one new field.
 
 The values are plain (text, numbers, booleans, lists of text), because they travel to spawned workers as a pickle;
@@ -13,11 +13,11 @@ import os
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
-from .config.addresses import parse_address
-from .declaration import LONGEST_WAIT, Defaulted, Option, option, patience, read_declarations, seconds
-from .errors import UsageError
-from .machine import available_cpus
-from .trust import BELIEVED, Trust, check_fields, check_trusted
+from ..errors import UsageError
+from ..machine import available_cpus
+from ..trust import BELIEVED, Trust, check_fields, check_trusted
+from .addresses import parse_address
+from .option import LONGEST_WAIT, Defaulted, Option, option, patience, read_declarations, seconds
 
 # The groups of the help and of docs/options.md, in the order of the fields.
 APPLICATION = "Application"
