@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from zibai.config.addresses import FIELDS, Trust, check_trusted, plain_host
 from zibai.errors import UsageError
 from zibai.forwarded import MAX_HOPS, read
-from zibai.trust import FIELDS, Trust, check_trusted, plain_host
 
 # --- Trust ----------------------------------------------------------------------------------------
 

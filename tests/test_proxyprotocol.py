@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai import create_bind_socket
+from zibai.config.addresses import Trust
 from zibai.proxyprotocol import SIGNATURE, Header, Malformed, parse
 from zibai.service import HEAD, PROXY
-from zibai.trust import Trust
 
 from rig import ANSWER, GET, Rig, ended, read
 from serving import serving

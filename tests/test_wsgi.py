@@ -23,11 +23,11 @@ from wsgiref.util import request_uri
 import pytest
 
 from zibai import create_bind_socket
+from zibai.config.addresses import Trust
 from zibai.errors import BindError
 from zibai.formatter import Formatter
 from zibai.http1 import FastLane
 from zibai.outgoing import STEP
-from zibai.trust import Trust
 from zibai.wsgi import Gateway
 
 from serving import serving

@@ -14,6 +14,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .backends import Backend
+from .config.addresses import Trust
 from .config.options import Options, declared, script_name
 from .forks import forget_in_children
 from .health import Health
@@ -27,7 +28,6 @@ from .outgoing import Budget
 from .scoreboard import Row
 from .service import Service
 from .sockets import describe, is_public, listen
-from .trust import Trust
 from .wsgi import Application, Gateway
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from .config.addresses import Address, Trust, read_address
 from .http1.request import HOST
-from .trust import Address, Trust, read_address
 
 MAX_HOPS: Final = 64
 """Proxies that are walked over; nobody has so many."""

@@ -8,11 +8,11 @@ import json
 import socket
 from typing import Final
 
+from .config.addresses import plain_host
 from .net.listener import Endpoint, Socket
 from .proxyprotocol import SIGNATURE, Malformed, parse
 from .sending import Sender
 from .service import CLOSED, HEAD, PROXY, Service
-from .trust import plain_host
 
 PEEK: Final = 4096
 """Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""

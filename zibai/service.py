@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Protocol
 
+from .config.addresses import Trust
 from .errors import Refused
 from .http1 import MAX_TARGET, FastLane, Request
 from .load import Load
@@ -13,7 +14,6 @@ from .logger import logger
 from .net.listener import Socket
 from .outgoing import Budget
 from .scoreboard import Row
-from .trust import Trust
 
 # The states, and who owns the connection in each.
 PROXY: Final = "proxy"  # loop: waits for the header of the PROXY protocol, before anything else

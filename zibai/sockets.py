@@ -19,12 +19,11 @@ from contextlib import suppress
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from .config.addresses import Inherited, parse_address
+from .config.addresses import Inherited, parse_address, read_address
 from .errors import BindError, UsageError
 from .inherited import adopt
 from .logger import logger
 from .privileges import find_group
-from .trust import read_address
 
 
 class SocketFile(NamedTuple):

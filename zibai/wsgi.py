@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from . import forwarded
+from .config.addresses import Trust
 from .connection import Connection
 from .errors import Gone, Refused
 from .exchange import Complaints, Environ, Exchange
@@ -26,7 +27,6 @@ from .http1.fast import MAX_REQUESTS
 from .http1.request import Request
 from .logger import access_logger, debug_logger, error_logger
 from .telemetry.records import log_exchange
-from .trust import Trust
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
 

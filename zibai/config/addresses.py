@@ -1,7 +1,11 @@
 """What an address is, and which peers are believed."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
 
 from ..errors import UsageError
 
@@ -24,3 +28,132 @@ def parse_address(value: str) -> tuple[str, int] | str | Inherited:
         if match and int(match[3]) <= 65535:
             return match[1] or match[2], int(match[3])
     raise UsageError(f"{value!r} is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N")
+
+
+FIELDS: Final = ("for", "proto", "host", "port", "prefix")
+"""What a proxy may say of a request, by the names in ``X-Forwarded-*``; the first three are in ``Forwarded``, too."""
+
+
+BELIEVED: Final = "for,proto"
+"""What a trusted peer is believed without ``--forwarded-fields``."""
+
+
+Address = IPv4Address | IPv6Address
+
+
+Network = IPv4Network | IPv6Network
+
+
+# Nothing else is an address. ipaddress itself would take anything for the zone of fe80::1%eth0.
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}")
+
+
+_ZONED = re.compile(r"([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)%[0-9A-Za-z._~-]{1,32}")
+
+
+def read_address(text: str) -> Address | None:
+    """The address that ``text`` is, without its zone; None if it is none. IPv4 within IPv6 is IPv4."""
+    if "%" in text:
+        zoned = _ZONED.fullmatch(text)
+        text = "" if zoned is None else zoned[1]
+    return _parse(text) if _ADDRESS.fullmatch(text) else None
+
+
+def plain_host(host: str) -> str:
+    """An address as a socket names it, in the one form that applications, logs and ``--trusted-proxies`` have for it.
+
+    A dual-stack listener names its IPv4 clients ``::ffff:10.0.0.1``, and a link-local address has a zone, which means
+    something on this machine only and which RFC 3875 allows in no variable.
+    """
+    if ":" not in host:
+        return host
+    address = read_address(host)
+    return host if address is None else str(address)
+
+
+@lru_cache(1024)  # the same clients come again, and always the same proxies; each of at most 45 characters
+def _parse(text: str) -> Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+class Trust:
+    """The peers that are believed and what they are believed, from the values of ``--trusted-proxies`` and
+    ``--forwarded-fields``; raises UsageError. Never changed.
+
+    ``variables`` are the CGI variables in which they say it.
+    """
+
+    def __init__(self, values: Iterable[str] = (), fields: str = BELIEVED) -> None:
+        self.words = [word for value in values for word in map(str.strip, value.split(",")) if word not in ("", "none")]
+        self.everybody = "*" in self.words
+        self.unix = self.everybody or "unix" in self.words
+        self.fields = frozenset(_split_fields(fields))
+        variables = [f"HTTP_X_FORWARDED_{name.upper()}" for name in FIELDS if name in self.fields]
+        if not self.fields.isdisjoint(("for", "proto", "host")):
+            variables.append("HTTP_FORWARDED")
+        self.variables = tuple(variables)
+        self._networks = [_read_network(word) for word in self.words if word not in ("*", "unix")]
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+    @property
+    def whole_internet(self) -> bool:
+        """Whether it holds every address there is, of IPv4 or IPv6."""
+        return self.everybody or any(network.prefixlen == 0 for network in self._networks)
+
+    def holds(self, peer: object) -> bool:
+        """Whether to believe a peer as a socket names it: a tuple that begins with its address, or a path."""
+        if not isinstance(peer, tuple):
+            return self.unix
+        address = read_address(peer[0])
+        return address is not None and self.believes(address)
+
+    def believes(self, address: Address) -> bool:
+        return self.everybody or any(address in network for network in self._networks)
+
+    def flag_with(self, peer: object) -> str:
+        """What to write on the command line to believe ``peer``, too."""
+        if isinstance(peer, tuple):
+            address = read_address(peer[0])
+            word = peer[0] if address is None else str(address)
+        else:
+            word = "unix"
+        return "--trusted-proxies " + ",".join([*self.words, word])
+
+
+def check_trusted(value: str) -> None:
+    """Raise UsageError unless ``value`` may be one of ``--trusted-proxies``."""
+    Trust([value])
+
+
+def check_fields(value: str) -> None:
+    """Raise UsageError unless ``value`` may be that of ``--forwarded-fields``."""
+    _split_fields(value)
+
+
+def _split_fields(value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in FIELDS:
+            raise UsageError(f"{name!r} is no field; write one or more of {','.join(FIELDS)}")
+    return names
+
+
+def _read_network(word: str) -> Network:
+    first = word.partition("/")[0]
+    try:
+        network = ip_network(word if _ADDRESS.fullmatch(first) else "", strict=False)
+    except ValueError:
+        raise UsageError(f"{word!r} is no peer; write an address, a network as 10.0.0.0/8, unix, * or none") from None
+    if "/" in word and ip_address(first) != network.network_address:
+        raise UsageError(f"{word!r} has bits behind its mask; write {network}")
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - 96))
+    return network

@@ -15,8 +15,7 @@ from functools import cache
 
 from ..errors import UsageError
 from ..machine import available_cpus
-from ..trust import BELIEVED, Trust, check_fields, check_trusted
-from .addresses import parse_address
+from .addresses import BELIEVED, Trust, check_fields, check_trusted, parse_address
 from .option import LONGEST_WAIT, Defaulted, Option, option, patience, read_declarations, seconds
 
 # The groups of the help and of docs/options.md, in the order of the fields.

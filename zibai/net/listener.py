@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..trust import plain_host
+from ..config.addresses import plain_host
 
 # The C type that both the standard library's and gevent's sockets wrap; see Listener.
 Socket = _socket.socket
