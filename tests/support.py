@@ -20,7 +20,7 @@ from email.message import Message
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from zibai.machine import is_alive
+from zibai.system.machine import is_alive
 
 if TYPE_CHECKING:
     import ssl

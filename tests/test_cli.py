@@ -13,7 +13,7 @@ from zibai import cli
 from zibai.cli import main, make_parser, options_markdown, parse_args
 from zibai.config.options import Options, declared
 from zibai.errors import BindError, LoadError, UsageError
-from zibai.machine import available_cpus
+from zibai.system.machine import available_cpus
 from zibai.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent

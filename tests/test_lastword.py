@@ -82,7 +82,7 @@ def test_pending_signals_are_seen_while_they_are_blocked() -> None:
 
 @posix
 def test_a_main_loop_that_does_not_listen_is_stood_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zibai import lastword
+    from zibai.system import lastword
 
     armed: list[float] = []
     sent: list[tuple[int, int]] = []

@@ -595,7 +595,7 @@ def test_a_tenth_of_the_descriptors_is_the_applications(
     monkeypatch: pytest.MonkeyPatch, limit: int, left: int | None
 ) -> None:
     resource = pytest.importorskip("resource")
-    from zibai.machine import descriptors_for_clients
+    from zibai.system.machine import descriptors_for_clients
 
     if limit == -1:
         limit = resource.RLIM_INFINITY

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import machine
+from zibai.system import machine
 
 if TYPE_CHECKING:
     from pathlib import Path

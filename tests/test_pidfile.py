@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai import pidfile
 from zibai.errors import ZibaiError
+from zibai.system import pidfile
 
 if TYPE_CHECKING:
     from pathlib import Path

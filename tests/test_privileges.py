@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from zibai import daemon, privileges
 from zibai.errors import UsageError, ZibaiError
-from zibai.privileges import Identity, find
+from zibai.system import daemon, privileges
+from zibai.system.privileges import Identity, find
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such users")
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from zibai import machine, output, pipes, process, terminal
+from zibai import output, pipes, process
 from zibai.errors import LoadError
 from zibai.handover import BATCH, NOTE, give, take
 from zibai.net.listener import Socket
 from zibai.process import Message, Parent
 from zibai.scoreboard import Row
 from zibai.supervise.child import Child, reap_strangers
+from zibai.system import machine, terminal
 from zibai.system.signals import Signals
 
 from support import alive, wait_for

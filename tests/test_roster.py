@@ -9,7 +9,7 @@ import pytest
 
 from zibai.roster import BETWEEN_SAMPLES, LAST_WORDS, PATIENCE, Roster, Worker
 from zibai.supervise.child import Ending
-from zibai.usage import Usage
+from zibai.system.usage import Usage
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai.machine import raise_descriptor_limit
+from zibai.system.machine import raise_descriptor_limit
 
 from support import DEADLINE, Client, Server, get, wait_for
 

@@ -290,7 +290,7 @@ def test_no_worker_no_worker() -> None:
 
 
 def test_a_system_that_does_not_tell_what_a_process_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zibai.supervisor.usage", lambda pid: zibai.usage.Usage())
+    monkeypatch.setattr("zibai.supervisor.usage", lambda pid: zibai.system.usage.Usage())
     with pytest.raises(UsageError, match="this system does not tell"):
         Supervisor(jobs.wait, ("",), memory_limit=1).start()
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from zibai import usage as module
-from zibai.usage import NO_LIMITS, Usage, in_words, usage
+from zibai.system import usage as module
+from zibai.system.usage import NO_LIMITS, Usage, in_words, usage
 
 from support import ROOT
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from . import terminal
 from .errors import UsageError
 from .handle import Handle
 from .mainloop import MainLoop
 from .output import Collector
 from .scoreboard import Scoreboard
+from .system import terminal
 from .system.signals import Signals, interrupting
 
 BUSY_FOR = 0.5

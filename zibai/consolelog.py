@@ -7,7 +7,7 @@ import sys
 from typing import Any, TextIO
 
 from .formatter import AtOnce
-from .standard import text
+from .system.standard import text
 
 _COLOURS = {
     logging.DEBUG: "36",

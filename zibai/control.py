@@ -21,8 +21,8 @@ from typing import Any
 
 from .clock import clock
 from .logger import logger
-from .machine import is_alive
 from .scoreboard import ASIDE, Report, Scoreboard
+from .system.machine import is_alive
 
 if sys.platform == "win32":
     import _winapi

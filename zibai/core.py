@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from .backends import Backend
 from .config.addresses import Trust
 from .config.options import Options, declared, script_name
-from .forks import forget_in_children
 from .health import Health
 from .http1 import FastLane
 from .load import Load
 from .logger import logger
 from .loop import Loop
-from .machine import descriptors_for_clients
 from .net.listener import Listener
 from .outgoing import Budget
 from .scoreboard import Row
 from .service import Service
 from .sockets import describe, is_public, listen
+from .system.forks import forget_in_children
+from .system.machine import descriptors_for_clients
 from .wsgi import Application, Gateway
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import Any, Protocol
 
-from . import lastword, logfile
+from . import logfile
 from .clock import clock
 from .errors import LoadError
 from .logger import logger
@@ -24,6 +24,7 @@ from .pulse import Pulse
 from .roster import STARTING, Roster
 from .scoreboard import Row, Scoreboard
 from .supervise.child import Child, Method, reap_strangers
+from .system import lastword
 from .system.signals import Signals, hear_of_children
 from .waiting import wait
 

@@ -31,7 +31,7 @@ from multiprocessing import reduction
 from typing import Any, Final
 
 from .logger import logger, output_logger
-from .standard import make_sure_of, text
+from .system.standard import make_sure_of, text
 
 if sys.platform == "win32":
     from .sharing import copied_handle

@@ -24,12 +24,12 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from . import terminal
 from .clock import clock
 from .errors import LoadError
 from .output import Outlet
 from .pipes import as_socket
 from .sentinel import close_for_programs
+from .system import terminal
 from .system.signals import hear_of_children
 
 if TYPE_CHECKING and sys.platform == "win32":

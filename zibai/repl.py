@@ -11,11 +11,12 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from . import server, terminal
+from . import server
 from .config.options import Options
 from .errors import UsageError
 from .logger import logger
 from .supervised import describe
+from .system import terminal
 from .wsgi import Application
 
 A_MOMENT = 1.0

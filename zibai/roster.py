@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 from .logger import logger
 from .supervise.child import Ending
-from .usage import NO_LIMITS, Usage, in_words
+from .system.usage import NO_LIMITS, Usage, in_words
 
 STARTING: Final = "starting"
 READY: Final = "ready"

@@ -13,22 +13,7 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import (
-    control,
-    daemon,
-    home,
-    inherited,
-    lastword,
-    loader,
-    logfile,
-    mainloop,
-    pidfile,
-    privileges,
-    standard,
-    terminal,
-    title,
-    worker,
-)
+from . import control, inherited, loader, logfile, mainloop, worker
 from . import logconfig as logs
 from .clock import clock
 from .config.options import Options
@@ -49,9 +34,10 @@ from .roster import PATIENCE, READY, SETTLED
 from .scoreboard import Scoreboard
 from .sockets import describe, give_unix_socket
 from .supervise.child import start_helper
+from .system import daemon, home, lastword, pidfile, privileges, standard, terminal, title
 from .system.signals import Signals, hear_of_children, signals_held_back
+from .system.usage import NO_LIMITS, Usage, usage
 from .upgrade import Predecessor, Upgrade
-from .usage import NO_LIMITS, Usage, usage
 from .version import __version__
 from .wsgi import Application
 

@@ -23,7 +23,7 @@ from .config.addresses import Inherited, parse_address, read_address
 from .errors import BindError, UsageError
 from .inherited import adopt
 from .logger import logger
-from .privileges import find_group
+from .system.privileges import find_group
 
 
 class SocketFile(NamedTuple):

@@ -20,12 +20,13 @@ from multiprocessing.connection import wait
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-from . import importer, terminal
+from . import importer
 from .clock import clock
 from .errors import LoadError
 from .logger import logger
 from .process import Parent, wait_in_step
 from .scoreboard import Row, Scoreboard
+from .system import terminal
 from .system.signals import Signals, interrupting
 from .system.stacks import format_stack
 

@@ -19,7 +19,7 @@ from itertools import count
 from math import inf
 from typing import Any, Self
 
-from . import control, mainloop, standard, supervised, terminal
+from . import control, mainloop, supervised
 from .console import Prompt, forking
 from .errors import LoadError, UsageError
 from .handle import Handle
@@ -30,8 +30,9 @@ from .roster import SETTLED
 from .scoreboard import Scoreboard
 from .supervise.child import Method
 from .supervised import Job
+from .system import standard, terminal
 from .system.signals import hear_of_children
-from .usage import NO_LIMITS, Usage, usage
+from .system.usage import NO_LIMITS, Usage, usage
 from .version import __version__
 
 _numbers = count(1)

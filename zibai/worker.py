@@ -7,7 +7,7 @@ Two ways to end arrive, as signals or through the pipe: graceful sets the event 
 KeyboardInterrupt where ``serve`` waits. While the application is imported nothing is in flight, so both ways are quick.
 A thread of its own (:class:`Control`) listens for both, since neither a
 handler of a signal may touch an event (the main thread may be inside its lock) nor the hub of gevent wait for a pipe
-on Windows. It also sets the last moment (:mod:`zibai.lastword`): nothing that hangs, before or after the end of the
+on Windows. It also sets the last moment (:mod:`zibai.system.lastword`): nothing that hangs, before or after the end of the
 server, keeps the process for more than ``LAST_WORD`` seconds beyond the time limit. So this thread writes no log line,
 since nobody may read the log.
 
@@ -32,19 +32,20 @@ from socket import socket
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from . import importer, lastword, logfile, terminal, title
+from . import importer, logfile
 from . import logconfig as logs
 from .clock import clock
 from .config.options import Options
 from .core import Hooks, Server, Ties
 from .errors import LoadError, MissingExtra, ZibaiError
-from .forks import forget_in_children
-from .lastword import LAST_WORD
 from .logger import logger
 from .loop import Loop
-from .machine import raise_descriptor_limit
 from .process import Parent, wait_in_step
 from .scoreboard import Scoreboard
+from .system import lastword, terminal, title
+from .system.forks import forget_in_children
+from .system.lastword import LAST_WORD
+from .system.machine import raise_descriptor_limit
 from .system.signals import Signals, interrupting
 from .system.stacks import format_stack
 from .wsgi import Application

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 from ..clock import clock
 from ..connection import Connection
 from ..errors import MissingExtra
-from ..forks import forget_in_children
 from ..logger import logger, safely
 from ..net.listener import Socket
 from ..poller import READ, WRITE, Poller
 from ..scoreboard import Row, Slot
 from ..service import APP
+from ..system.forks import forget_in_children
 from . import Turns
 from .hubwatch import HubWatch
 

@@ -33,12 +33,12 @@ from typing import Any
 
 from ..clock import clock
 from ..connection import Connection
-from ..forks import forget_in_children
 from ..logger import logger, safely
 from ..net.listener import Socket
 from ..poller import make_poller
 from ..scoreboard import Row, Slot
 from ..service import APP
+from ..system.forks import forget_in_children
 from . import Turns
 
 PATIENCE = 0.005

@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 from ..errors import UsageError
-from ..machine import available_cpus
+from ..system.machine import available_cpus
 from .addresses import BELIEVED, Trust, check_fields, check_trusted, parse_address
 from .option import LONGEST_WAIT, Defaulted, Option, option, patience, read_declarations, seconds
 

@@ -15,15 +15,16 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakSet
 
-from .. import machine, output, pipes, terminal
+from .. import output, pipes
 from ..clock import clock
 from ..logger import logger
 from ..output import Outlet
 from ..scoreboard import Row, black_box
 from ..sentinel import Sentinel, watch_child
 from ..sharing import Parcel
+from ..system import machine, terminal
 from ..system.signals import hold_signals_back, signals_held_back
-from ..usage import Usage, usage
+from ..system.usage import Usage, usage
 
 if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..lastword import ENDS, Lookout
+from .lastword import ENDS, Lookout
 
 if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from .errors import ZibaiError
+from ..errors import ZibaiError
 from .machine import is_alive
 
 

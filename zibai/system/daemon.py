@@ -14,8 +14,8 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from ..errors import UsageError, ZibaiError
 from . import standard
-from .errors import UsageError, ZibaiError
 
 UP = b"up"
 

@@ -20,7 +20,7 @@ from math import inf
 from time import perf_counter as clock
 from typing import Any, Final
 
-from .system.stacks import format_stack
+from .stacks import format_stack
 
 LAST_WORD: Final = 3.0
 """Seconds beyond its time limit that a process has to end. The parent kills a worker one second later."""

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .errors import UsageError, ZibaiError
+from ..errors import UsageError, ZibaiError
 
 
 @dataclass(frozen=True)
