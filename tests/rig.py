@@ -20,8 +20,8 @@ from zibai.health import Health
 from zibai.loop import Loop
 from zibai.net.listener import Listener
 from zibai.poller import Poller, make_poller
-from zibai.scoreboard import Row
 from zibai.service import Service
+from zibai.telemetry.scoreboard import Row
 
 from support import DEADLINE, wait_for
 

@@ -23,8 +23,8 @@ from zibai.health import Health
 from zibai.loop import Loop
 from zibai.net.listener import Listener
 from zibai.poller import READ
-from zibai.scoreboard import Row
 from zibai.service import Service
+from zibai.telemetry.scoreboard import Row
 
 from rig import ANSWER, GET, read
 from support import DEADLINE, wait_for

@@ -22,9 +22,9 @@ from zibai.backends.threads import Waits
 from zibai.connection import Connection
 from zibai.load import TURN
 from zibai.net.listener import Endpoint
-from zibai.scoreboard import Row
 from zibai.sending import TAIL
 from zibai.service import APP, HEAD, READY, Service
+from zibai.telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

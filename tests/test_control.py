@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai import control
-from zibai.scoreboard import Scoreboard
+from zibai.telemetry import board_file as control
+from zibai.telemetry.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from collections.abc import Callable

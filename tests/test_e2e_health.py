@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from test_e2e_restart import deploy, ready, restart, site
 
-from zibai.control import describe
-from zibai.scoreboard import Scoreboard
+from zibai.telemetry.board_view import describe
+from zibai.telemetry.scoreboard import Scoreboard
 
 from support import DEADLINE, ROOT, Client, Gate, Server, alive, environment, get, run, wait_for
 

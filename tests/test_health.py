@@ -12,11 +12,11 @@ import pytest
 
 from zibai import connection as connection_module
 from zibai import health as health_module
-from zibai import scoreboard
 from zibai.health import SOON
 from zibai.logger import logger
-from zibai.scoreboard import GAUGES, SENDING
 from zibai.service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
+from zibai.telemetry import scoreboard
+from zibai.telemetry.scoreboard import GAUGES, SENDING
 
 from rig import ANSWER, GET, Rig, read
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.formatter import Formatter
+from zibai.telemetry.format import Formatter
 
 from rig import Rig
 from support import DEADLINE, Client, Server, prints

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import logfile
 from zibai.errors import UsageError
-from zibai.logfile import LogFile
+from zibai.telemetry import logfile
+from zibai.telemetry.logfile import LogFile
 
 from support import DEADLINE, environment
 
@@ -35,7 +35,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot 
 WRITER = """
 import sys
 from logging import LogRecord
-from zibai.logfile import LogFile
+from zibai.telemetry.logfile import LogFile
 path, name, count, size, backups = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 handler = LogFile(path, size, backups)
 print("ready", flush=True)

@@ -22,15 +22,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zibai import formatter as lines
 from zibai import logger as logs
-from zibai.consolelog import ConsoleHandler
 from zibai.errors import UsageError
-from zibai.formatter import Formatter
-from zibai.logconfig import configure
-from zibai.logfile import LogFile
 from zibai.logger import access_logger, debug_logger, error_logger, escape, logger
+from zibai.telemetry import format as lines
+from zibai.telemetry.console import ConsoleHandler
+from zibai.telemetry.format import Formatter
+from zibai.telemetry.logfile import LogFile
 from zibai.telemetry.records import NAMED, ExchangeRecord, log_error, log_exchange
+from zibai.telemetry.setup import configure
 
 from support import ROOT, environment
 
@@ -752,7 +752,7 @@ def test_loggers_that_a_program_has_made_before() -> None:
 
 DISABLES = """
 import io, logging.config, sys
-from zibai.logconfig import configure
+from zibai.telemetry.setup import configure
 from zibai.logger import access_logger, debug_logger, error_logger, logger, output_logger
 if sys.argv[1:]:
     configure(False, None)

@@ -14,8 +14,8 @@ from zibai import mainloop
 from zibai.logger import logger
 from zibai.mainloop import MainLoop
 from zibai.process import Message
-from zibai.scoreboard import Row, Scoreboard, black_box
 from zibai.supervise.child import Ending
+from zibai.telemetry.scoreboard import Row, Scoreboard, black_box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ import pytest
 from zibai import notify
 from zibai.errors import UsageError
 from zibai.notify import Notifier, Reporter, SingleReporter
-from zibai.scoreboard import Row
+from zibai.telemetry.scoreboard import Row
 
 from support import DEADLINE, KILL, Server, alive, get, wait_for
 

@@ -23,10 +23,10 @@ from zibai.errors import LoadError
 from zibai.handover import BATCH, NOTE, give, take
 from zibai.net.listener import Socket
 from zibai.process import Message, Parent
-from zibai.scoreboard import Row
 from zibai.supervise.child import Child, reap_strangers
 from zibai.system import machine, terminal
 from zibai.system.signals import Signals
+from zibai.telemetry.scoreboard import Row
 
 from support import alive, wait_for
 

@@ -140,7 +140,7 @@ def test_a_named_application_and_what_workers_print() -> None:
     ],
 )
 def test_wrong_usage_is_raised(app: Any, options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zibai.logconfig.configure", lambda *args: None)
+    monkeypatch.setattr("zibai.telemetry.setup.configure", lambda *args: None)
     monkeypatch.setattr("sys.stdin", None)
     monkeypatch.setattr(repl, "_obstacle_to_fork", lambda: "")
     with pytest.raises(UsageError, match=words):

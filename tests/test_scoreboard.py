@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai import control, scoreboard
+from zibai.cli_ps import ps
 from zibai.clock import clock
-from zibai.scoreboard import (
+from zibai.telemetry import board_file as control
+from zibai.telemetry import scoreboard
+from zibai.telemetry.scoreboard import (
     CALLED,
     COUNTERS,
     FREE,
@@ -406,7 +408,7 @@ def test_the_file_of_a_dead_server_whose_id_another_process_has(
     path = control.default_path("x")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         leave(path, other.pid)
-        assert control.ps([]) == 1, "no server is shown"
+        assert ps([]) == 1, "no server is shown"
         assert "no server is found" in capsys.readouterr().err
         control.create(path, 1, 1, {}).close()
         leave(path, other.pid)
@@ -420,7 +422,7 @@ def test_the_file_of_a_living_server_stays(folder: Path, capsys: pytest.CaptureF
     board = Scoreboard.create(control.default_path("x"), 1, 1, {"app": "example:app", "listen": []})
     try:
         control.tidy()
-        assert control.ps([]) == 0
+        assert ps([]) == 0
         assert "example:app" in capsys.readouterr().out
         assert [path.name for path in folder.iterdir()] == ["zibai-x.board"]
     finally:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.errors import MOST, LoadError, format_exception, last_line
-from zibai.formatter import Formatter
 from zibai.importer import guarded
 from zibai.system import stacks as traces
 from zibai.system.stacks import application_frame, format_stack
+from zibai.telemetry.format import Formatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

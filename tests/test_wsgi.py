@@ -25,9 +25,9 @@ import pytest
 from zibai import create_bind_socket
 from zibai.config.addresses import Trust
 from zibai.errors import BindError
-from zibai.formatter import Formatter
 from zibai.http1 import FastLane
 from zibai.outgoing import STEP
+from zibai.telemetry.format import Formatter
 from zibai.wsgi import Gateway
 
 from serving import serving

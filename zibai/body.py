@@ -14,8 +14,8 @@ from .http1.response import CONTINUE
 from .load import TURN, spool
 from .net.listener import Endpoint, Socket
 from .peer import Peered
-from .scoreboard import READING
 from .service import IN_MEMORY, LATER, RECEIVE, STARVED, Service
+from .telemetry.scoreboard import READING
 
 RATE_AFTER: Final = 10.0
 """Seconds that a body may take at any rate; from then on the minimum is asked of it, on average."""

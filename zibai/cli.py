@@ -129,9 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command; ends with SystemExit when its exit code is not 0."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["ps"]:  # no application can be called so: it has no colon
-        from . import control
+        from .cli_ps import ps
 
-        return control.ps(argv[1:])
+        return ps(argv[1:])
     options = parse_args(argv)
     from .server import main as run_main  # not before it is needed: --help and wrong usage answer without the server
 

@@ -25,8 +25,8 @@ from .kernel import unsent
 from .logger import debug_logger, error_logger, safely
 from .net.listener import Endpoint, Socket
 from .parting import SMALL
-from .scoreboard import Slot
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, RECEIVE, STARVED, Service
+from .telemetry.scoreboard import Slot
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client

@@ -19,9 +19,9 @@ from .errors import UsageError
 from .handle import Handle
 from .mainloop import MainLoop
 from .output import Collector
-from .scoreboard import Scoreboard
 from .system import terminal
 from .system.signals import Signals, interrupting
+from .telemetry.scoreboard import Scoreboard
 
 BUSY_FOR = 0.5
 """Seconds that a fork waits for a statement at the prompt; then it is put off."""

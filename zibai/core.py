@@ -23,11 +23,11 @@ from .logger import logger
 from .loop import Loop
 from .net.listener import Listener
 from .outgoing import Budget
-from .scoreboard import Row
 from .service import Service
 from .sockets import describe, is_public, listen
 from .system.forks import forget_in_children
 from .system.machine import descriptors_for_clients
+from .telemetry.scoreboard import Row
 from .wsgi import Application, Gateway
 
 if TYPE_CHECKING:

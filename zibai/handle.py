@@ -7,10 +7,10 @@ and is a moment old.
 import os
 from collections.abc import Callable, Iterator
 
-from . import control
 from .mainloop import MainLoop
 from .roster import Roster
-from .scoreboard import Scoreboard
+from .telemetry.board_view import describe, table
+from .telemetry.scoreboard import Scoreboard
 
 
 class Workers:
@@ -36,7 +36,7 @@ class Workers:
         board = self._supervisor.board
         if board is None or self._supervisor.loop is None:
             return "\n".join(f"worker {pid}, {state}" for pid, state in self) or "no workers"
-        return "\n".join(control.table(control.describe(board)))
+        return "\n".join(table(describe(board)))
 
 
 class Handle:

@@ -17,9 +17,9 @@ from .backends import Backend
 from .clock import clock
 from .connection import Connection
 from .logger import logger
-from .scoreboard import Running
 from .service import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, Service
 from .system.stacks import format_stack
+from .telemetry.scoreboard import Running
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""
@@ -89,7 +89,7 @@ class Health:
 
 
 def _gauges(connections: Iterable[Connection]) -> list[int]:
-    """How many connections do what; see :data:`zibai.scoreboard.GAUGES`."""
+    """How many connections do what; see :data:`zibai.telemetry.scoreboard.GAUGES`."""
     total = idle = head = body = queue = busy = send = 0
     for connection in connections:
         total += 1

@@ -29,8 +29,7 @@ from os import close as close_fd  # gevent's leaves it to a hub that does not tu
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, cast
 
-from . import logconfig as logs
-from . import logfile, worker
+from . import worker
 from .config.options import Options
 from .errors import LoadError, ZibaiError
 from .logger import logger
@@ -38,11 +37,13 @@ from .output import Outlet
 from .pipes import as_socket
 from .preload import Fact, Order
 from .process import Parent
-from .scoreboard import Scoreboard
 from .system import lastword, terminal, title
 from .system.forks import forget_in_children, forking_a_worker
 from .system.lastword import LAST_WORD
 from .system.signals import Signals
+from .telemetry import logfile
+from .telemetry import setup as logs
+from .telemetry.scoreboard import Scoreboard
 
 
 def run_loader(

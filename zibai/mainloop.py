@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import Any, Protocol
 
-from . import logfile
 from .clock import clock
 from .errors import LoadError
 from .logger import logger
@@ -22,10 +21,11 @@ from .preload import Preload
 from .process import LATE, STEP, Message
 from .pulse import Pulse
 from .roster import STARTING, Roster
-from .scoreboard import Row, Scoreboard
 from .supervise.child import Child, Method, reap_strangers
 from .system import lastword
 from .system.signals import Signals, hear_of_children
+from .telemetry import logfile
+from .telemetry.scoreboard import Row, Scoreboard
 from .waiting import wait
 
 # What each signal wishes for. A system that has not got one cannot send it.

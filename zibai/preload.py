@@ -34,9 +34,9 @@ from .logger import logger
 from .output import Collector, Outlet
 from .pipes import as_socket
 from .process import Message
-from .scoreboard import Row
 from .sentinel import Sentinel, watch
 from .supervise.child import Child
+from .telemetry.scoreboard import Row
 
 PATIENCE: Final = 4.0
 """Seconds that a loader has to end before it is killed."""

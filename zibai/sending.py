@@ -25,8 +25,8 @@ from .errors import Gone
 from .kernel import ENDED, RESET, look_for_client, unsent
 from .net.listener import Socket
 from .outgoing import SMALL, STEP, File, FileFault, Outgoing
-from .scoreboard import CALLED, SENDING, Slot
 from .service import APP, FLUSH, HEAD, Service
+from .telemetry.scoreboard import CALLED, SENDING, Slot
 
 TAIL: Final = 1024 * 1024
 """Bytes of a response that may wait here while its application makes more."""

@@ -13,8 +13,7 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import control, inherited, loader, logfile, mainloop, worker
-from . import logconfig as logs
+from . import inherited, loader, mainloop, worker
 from .clock import clock
 from .config.options import Options
 from .console import Prompt, forking
@@ -31,12 +30,15 @@ from .probes import Probes
 from .pulse import Pulse
 from .reloader import Reloader
 from .roster import PATIENCE, READY, SETTLED
-from .scoreboard import Scoreboard
 from .sockets import describe, give_unix_socket
 from .supervise.child import start_helper
 from .system import daemon, home, lastword, pidfile, privileges, standard, terminal, title
 from .system.signals import Signals, hear_of_children, signals_held_back
 from .system.usage import NO_LIMITS, Usage, usage
+from .telemetry import board_file as control
+from .telemetry import logfile
+from .telemetry import setup as logs
+from .telemetry.scoreboard import Scoreboard
 from .upgrade import Predecessor, Upgrade
 from .version import __version__
 from .wsgi import Application

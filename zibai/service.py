@@ -13,7 +13,7 @@ from .load import Load
 from .logger import logger
 from .net.listener import Socket
 from .outgoing import Budget
-from .scoreboard import Row
+from .telemetry.scoreboard import Row
 
 # The states, and who owns the connection in each.
 PROXY: Final = "proxy"  # loop: waits for the header of the PROXY protocol, before anything else

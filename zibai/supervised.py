@@ -25,10 +25,10 @@ from .clock import clock
 from .errors import LoadError
 from .logger import logger
 from .process import Parent, wait_in_step
-from .scoreboard import Row, Scoreboard
 from .system import terminal
 from .system.signals import Signals, interrupting
 from .system.stacks import format_stack
+from .telemetry.scoreboard import Row, Scoreboard
 
 GRACEFUL: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 QUICK: Final = ("SIGINT",)

@@ -19,7 +19,7 @@ from itertools import count
 from math import inf
 from typing import Any, Self
 
-from . import control, mainloop, supervised
+from . import mainloop, supervised
 from .console import Prompt, forking
 from .errors import LoadError, UsageError
 from .handle import Handle
@@ -27,12 +27,13 @@ from .logger import logger
 from .mainloop import MainLoop
 from .output import Collector
 from .roster import SETTLED
-from .scoreboard import Scoreboard
 from .supervise.child import Method
 from .supervised import Job
 from .system import standard, terminal
 from .system.signals import hear_of_children
 from .system.usage import NO_LIMITS, Usage, usage
+from .telemetry import board_file as control
+from .telemetry.scoreboard import Scoreboard
 from .version import __version__
 
 _numbers = count(1)

@@ -18,8 +18,8 @@ from .errors import Refused
 from .http1.response import plain
 from .logger import debug_logger, safely
 from .net.listener import Endpoint, Socket
-from .scoreboard import READING
 from .service import BODY, CHOKED, CLOSED, DISCARD, HANDSHAKE, HEAD, LATER, LINGER, RECEIVE, Service
+from .telemetry.scoreboard import READING
 from .tls import Certificates, facts
 from .tlssocket import TLSSocket
 

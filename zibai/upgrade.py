@@ -20,7 +20,7 @@ from .errors import UsageError
 from .listeners import Handed, Listeners
 from .logger import logger
 from .notify import Notifier
-from .scoreboard import Scoreboard
+from .telemetry.scoreboard import Scoreboard
 
 VARIABLE = "ZIBAI_UPGRADE"
 

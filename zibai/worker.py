@@ -32,8 +32,7 @@ from socket import socket
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from . import importer, logfile
-from . import logconfig as logs
+from . import importer
 from .clock import clock
 from .config.options import Options
 from .core import Hooks, Server, Ties
@@ -41,13 +40,15 @@ from .errors import LoadError, MissingExtra, ZibaiError
 from .logger import logger
 from .loop import Loop
 from .process import Parent, wait_in_step
-from .scoreboard import Scoreboard
 from .system import lastword, terminal, title
 from .system.forks import forget_in_children
 from .system.lastword import LAST_WORD
 from .system.machine import raise_descriptor_limit
 from .system.signals import Signals, interrupting
 from .system.stacks import format_stack
+from .telemetry import logfile
+from .telemetry import setup as logs
+from .telemetry.scoreboard import Scoreboard
 from .wsgi import Application
 
 GRACEFUL = ("SIGTERM", "SIGQUIT", "SIGBREAK")

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from zibai import loop as loop_module
 from zibai.connection import Connection
-from zibai.formatter import Formatter
 from zibai.http1 import FastLane
 from zibai.sending import TAIL
 from zibai.service import BODY, HEAD, IN_MEMORY, RECEIVE
+from zibai.telemetry.format import Formatter
 from zibai.wsgi import Gateway
 
 from rig import Rig

@@ -28,9 +28,9 @@ from ..errors import MissingExtra
 from ..logger import logger, safely
 from ..net.listener import Socket
 from ..poller import READ, WRITE, Poller
-from ..scoreboard import Row, Slot
 from ..service import APP
 from ..system.forks import forget_in_children
+from ..telemetry.scoreboard import Row, Slot
 from . import Turns
 from .hubwatch import HubWatch
 

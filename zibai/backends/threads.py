@@ -36,9 +36,9 @@ from ..connection import Connection
 from ..logger import logger, safely
 from ..net.listener import Socket
 from ..poller import make_poller
-from ..scoreboard import Row, Slot
 from ..service import APP
 from ..system.forks import forget_in_children
+from ..telemetry.scoreboard import Row, Slot
 from . import Turns
 
 PATIENCE = 0.005

@@ -19,12 +19,12 @@ from .. import output, pipes
 from ..clock import clock
 from ..logger import logger
 from ..output import Outlet
-from ..scoreboard import Row, black_box
 from ..sentinel import Sentinel, watch_child
 from ..sharing import Parcel
 from ..system import machine, terminal
 from ..system.signals import hold_signals_back, signals_held_back
 from ..system.usage import Usage, usage
+from ..telemetry.scoreboard import Row, black_box
 
 if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection

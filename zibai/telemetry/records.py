@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-from ..consolelog import ConsoleHandler
-from ..formatter import MESSAGE, Fields
-from ..logfile import LogFile
 from ..logger import complain, error_logger, escape
+from .console import ConsoleHandler
+from .format import MESSAGE, Fields
+from .logfile import LogFile
 
 ExcInfo = BaseException | tuple[type[BaseException], BaseException, TracebackType | None] | None
 

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .config.options import Options
-from .consolelog import ConsoleHandler
-from .errors import UsageError
-from .formatter import Formatter
-from .importer import add_cwd_to_path
+from ..config.options import Options
+from ..errors import UsageError
+from ..importer import add_cwd_to_path
+from ..logger import keep_enabled
+from .console import ConsoleHandler
+from .format import Formatter
 from .logfile import LogFile, remember_handlers
-from .logger import keep_enabled
 
 
 def configure_as(options: Options) -> None:

@@ -17,8 +17,8 @@ from contextlib import nullcontext
 from string import Template
 from typing import Any, Final, Literal
 
-from .errors import format_exception
-from .logger import escape, indented
+from ..errors import format_exception
+from ..logger import escape, indented
 
 MESSAGE: Final = '%s "%s %s %s" %d %d %.1fms'
 """Of an exchange: its client, request line, status, bytes of the body, milliseconds."""

@@ -6,8 +6,8 @@ import os
 import sys
 from typing import Any, TextIO
 
-from .formatter import AtOnce
-from .system.standard import text
+from ..system.standard import text
+from .format import AtOnce
 
 _COLOURS = {
     logging.DEBUG: "36",

@@ -26,8 +26,8 @@ from logging.handlers import MemoryHandler, QueueHandler, QueueListener, Rotatin
 from typing import Any, Final
 from weakref import WeakSet
 
-from .errors import UsageError
-from .formatter import AtOnce
+from ..errors import UsageError
+from .format import AtOnce
 
 if sys.platform == "win32":
     import msvcrt

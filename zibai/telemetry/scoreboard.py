@@ -26,7 +26,7 @@ from struct import Struct
 from typing import Any, Final, NamedTuple, Self
 from weakref import WeakSet
 
-from .clock import clock
+from ..clock import clock
 
 MAGIC: Final = b"zibai 1\n"
 

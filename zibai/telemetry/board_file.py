@@ -8,21 +8,18 @@ A server without such a file goes on, and says so. Its scoreboard is then in mem
 supervision of the workers does not depend on what other users, or a full disk, do.
 """
 
-import argparse
-import json
 import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .clock import clock
-from .logger import logger
-from .scoreboard import ASIDE, Report, Scoreboard
-from .system.machine import is_alive
+from ..logger import logger
+from ..system.machine import is_alive
+from .scoreboard import ASIDE, Scoreboard
 
 if sys.platform == "win32":
     import _winapi
@@ -171,46 +168,6 @@ def tidy() -> None:
 # ------------------------------------------------------------------------------------------------ zibai ps
 
 
-def ps(argv: Sequence[str]) -> int:
-    """The command ``zibai ps``; returns its exit code, 1 when no server is found."""
-    parser = argparse.ArgumentParser(
-        prog="zibai ps", description="What the workers of running servers do.", allow_abbrev=False
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object a server, each on a line")
-    parser.add_argument("--control", metavar="PATH", help="the server with this file (default: all of this user)")
-    args = parser.parse_args(argv)
-    try:
-        code = _show(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Who reads has seen enough, as in `zibai ps | head`; what is left must not be flushed again at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code
-
-
-def _show(args: argparse.Namespace) -> int:
-    found = False
-    for path in [args.control] if args.control else _default_paths():
-        try:
-            board = Scoreboard.open(path)
-        except (OSError, ValueError) as error:
-            if args.control:
-                sys.stderr.write(f"zibai ps: error: {reason(error)}\n")
-            continue
-        server = describe(board)
-        board.release()
-        if is_served(path, board.pid):
-            found = True
-            sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
-        elif args.control:
-            sys.stderr.write(f"zibai ps: error: the server of {path}, process {board.pid}, is gone\n")
-    if not found and not args.control:
-        places = " and ".join(map(str, directories())) or "any directory of this user"
-        sys.stderr.write(f"zibai ps: error: no server is found in {places}; name its file with --control PATH\n")
-    return 0 if found else 1
-
-
 def _default_paths() -> list[str]:
     """The files of this user. What others put there, as links, is not opened."""
     files = (path for folder in directories() for path in folder.glob(f"{PREFIX}*{SUFFIX}"))
@@ -223,74 +180,3 @@ def _is_ours(path: Path) -> bool:
     except OSError:
         return False  # gone since
     return stat.S_ISREG(info.st_mode) and (sys.platform == "win32" or info.st_uid == os.geteuid())
-
-
-def describe(board: Scoreboard) -> dict[str, Any]:
-    """What ``--json`` prints: plain data, times in seconds ago or since."""
-    now = clock()
-    workers = [_worker(report, now) for report in (row.read() for row in board.rows()) if report.state]
-    return {"pid": board.pid, **board.facts, "up": _past(now, board.started), "workers": workers}
-
-
-def _worker(report: Report, now: float) -> dict[str, Any]:
-    return {
-        "pid": report.pid,
-        "state": report.state,
-        "generation": report.generation,
-        "up": _past(now, report.started),
-        "beat": _past(now, report.beat) if report.beat else None,
-        "cpu": round(report.cpu, 3),
-        **report.counters,
-        "running": [
-            {**_request(each.what), "phase": each.phase, "seconds": _past(now, each.since)} for each in report.running
-        ],
-        "finished": [
-            {
-                **_request(each.what),
-                "status": each.status,
-                "seconds": round(each.ended - each.began, 6),
-                "ago": _past(now, each.ended),
-            }
-            for each in report.finished
-        ],
-    }
-
-
-def _past(now: float, then: float) -> float:
-    return round(max(0.0, now - then), 3)
-
-
-def _request(what: str) -> dict[str, str]:
-    method, _, path = what.partition(" ")
-    return {"method": method, "path": path}
-
-
-_COLUMNS = ("pid", "state", "up", "beat", "cpu", "requests", "4xx", "5xx", "open", "idle", "busy", "queue")
-
-
-def table(server: dict[str, Any]) -> Iterator[str]:
-    """For people: a line for the server, one for each worker, and one for each request that runs."""
-    name = f"zibai {server.get('version', '')}, {server.get('app', '')}"
-    yield ", ".join([name, f"process {server['pid']}", f"up {_age(server['up'])}", *server.get("listen", [])])
-    columns = _COLUMNS if server.get("listen") else _COLUMNS[:5]  # a supervised function answers no requests
-    yield "".join(f"{name:>9}" for name in ("worker", *columns[1:]))
-    for worker in server["workers"]:
-        yield "".join(f"{_cell(name, worker[name]):>9}" for name in columns)
-        for each in worker["running"]:
-            yield f"{'':>9}  {each['method']} {each['path']}  {_age(each['seconds'])}, {each['phase']}"
-
-
-def _cell(name: str, value: Any) -> str:
-    if name in ("up", "beat", "cpu"):
-        return "-" if value is None else _age(value)
-    return str(value)
-
-
-def _age(seconds: float) -> str:
-    """A length of time in the largest units that tell enough: 4.2 s, 12 min, 3.5 h, 2.1 d."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    for size, unit in ((60, "min"), (3600, "h"), (86400, "d")):
-        if seconds < 100 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 86400:.0f} d"
