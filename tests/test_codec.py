@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai.errors import Refused
-from zibai.http1 import Codec, Request, codec, fast, reference, request
-from zibai.http1.fast import FastLane
-from zibai.http1.request import MAX_TARGET
+from zibai.protocol.http1 import Codec, Request, codec, fast, reference, request
+from zibai.protocol.http1.fast import FastLane
+from zibai.protocol.http1.request import MAX_TARGET
 
 import requests_table
 from requests_table import GOOD, Case, Seen, chunked, get, head, post

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from zibai import create_bind_socket, serve
 from zibai.errors import Refused, UsageError
-from zibai.http1 import Codec, FastLane, fast, request
+from zibai.protocol.http1 import Codec, FastLane, fast, request
 
 from ordinary_heads import CHROME, ORDINARY, WRK
 from requests_table import GOOD, TABLE, get, head, post
@@ -27,7 +27,7 @@ from support import Client, raw
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from zibai.http1 import Request
+    from zibai.protocol.http1 import Request
 
 MAX_HEAD = 64 * 1024
 

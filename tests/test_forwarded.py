@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zibai.config.addresses import FIELDS, Trust, check_trusted, plain_host
 from zibai.errors import UsageError
-from zibai.forwarded import MAX_HOPS, read
+from zibai.protocol.forwarded import MAX_HOPS, read
 
 # --- Trust ----------------------------------------------------------------------------------------
 

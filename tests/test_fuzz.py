@@ -10,7 +10,7 @@ import pytest
 
 from zibai.connection import Connection
 from zibai.errors import Refused
-from zibai.http1 import fast, response
+from zibai.protocol.http1 import fast, response
 
 from fuzz.inputs import Inputs
 from fuzz.run import fuzz

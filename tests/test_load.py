@@ -20,11 +20,11 @@ from zibai import load as load_module
 from zibai.crowd import IDLE, PAUSE
 from zibai.deferred import AGAIN
 from zibai.errors import Refused
-from zibai.http1 import FastLane, reference
-from zibai.http1.codec import Codec
-from zibai.http1.reference import LINES, ODD
 from zibai.load import TURN, Load, spool
 from zibai.loop import RESOLUTION
+from zibai.protocol.http1 import FastLane, reference
+from zibai.protocol.http1.codec import Codec
+from zibai.protocol.http1.reference import LINES, ODD
 from zibai.service import BODY, DISCARD, IN_MEMORY, LINGER, RECEIVE, STARVED
 from zibai.tlsrecords import RECORDS, Records
 

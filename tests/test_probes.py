@@ -11,9 +11,9 @@ import pytest
 
 from zibai import probes
 from zibai import pulse as pulse_module
-from zibai.http1 import Codec
 from zibai.logger import logger
 from zibai.probes import BYTES, MOST, TIME, Probes
+from zibai.protocol.http1 import Codec
 from zibai.pulse import STALL, Pulse
 from zibai.roster import DRAINING, READY
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.http1 import response
-from zibai.http1.request import Head, Request, check
-from zibai.http1.response import Answer, Framing, head_end, interim, plain, prepare, validate
+from zibai.protocol.http1 import response
+from zibai.protocol.http1.request import Head, Request, check
+from zibai.protocol.http1.response import Answer, Framing, head_end, interim, plain, prepare, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,11 +9,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from .errors import Gone, Refused
-from .http1 import Codec
-from .http1.response import CONTINUE
 from .load import TURN, spool
 from .net.listener import Endpoint, Socket
 from .peer import Peered
+from .protocol.http1 import Codec
+from .protocol.http1.response import CONTINUE
 from .service import IN_MEMORY, LATER, RECEIVE, STARVED, Service
 from .telemetry.scoreboard import READING
 

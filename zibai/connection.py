@@ -19,12 +19,12 @@ from typing import Final
 from .body import BodyReader, Receiver
 from .clock import clock
 from .errors import Refused
-from .http1 import Request
-from .http1.response import CONTINUE, plain
 from .kernel import unsent
 from .logger import debug_logger, error_logger, safely
 from .net.listener import Endpoint, Socket
 from .parting import SMALL
+from .protocol.http1 import Request
+from .protocol.http1.response import CONTINUE, plain
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, RECEIVE, STARVED, Service
 from .telemetry.scoreboard import Slot
 

@@ -17,12 +17,12 @@ from .backends import Backend
 from .config.addresses import Trust
 from .config.options import Options, declared, script_name
 from .health import Health
-from .http1 import FastLane
 from .load import Load
 from .logger import logger
 from .loop import Loop
 from .net.listener import Listener
 from .outgoing import Budget
+from .protocol.http1 import FastLane
 from .service import Service
 from .sockets import describe, is_public, listen
 from .system.forks import forget_in_children

@@ -16,11 +16,11 @@ from .clock import clock
 from .connection import Connection
 from .errors import Gone, Refused
 from .filewrapper import BLOCK, FileWrapper, open_plain
-from .http1 import response
-from .http1.request import Request
-from .http1.response import Answer, Framing, head_end, interim, prepare
 from .logger import access_logger, debug_logger, error_logger
 from .outgoing import STEP, File, read_at
+from .protocol.http1 import response
+from .protocol.http1.request import Request
+from .protocol.http1.response import Answer, Framing, head_end, interim, prepare
 from .sending import LOOK, TAIL
 from .telemetry.records import log_exchange
 

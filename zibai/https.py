@@ -14,9 +14,9 @@ from typing import Any
 from .config.options import Options
 from .connection import Connection
 from .errors import UsageError
-from .http1 import FastLane
 from .loop import Loop
 from .net.listener import Endpoint, Listener, Socket, is_tcp
+from .protocol.http1 import FastLane
 from .service import Service
 from .tls import Certificates, make_context
 from .tlsconnection import TLSConnection

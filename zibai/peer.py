@@ -10,7 +10,7 @@ from typing import Final
 
 from .config.addresses import plain_host
 from .net.listener import Endpoint, Socket
-from .proxyprotocol import SIGNATURE, Malformed, parse
+from .protocol.proxy_header import SIGNATURE, Malformed, parse
 from .sending import Sender
 from .service import CLOSED, HEAD, PROXY, Service
 

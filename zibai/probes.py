@@ -25,11 +25,11 @@ from typing import Final, Self
 from .accepting import Acceptor
 from .clock import clock
 from .errors import Refused
-from .http1 import Codec, Request
-from .http1.response import head_end
 from .logger import debug_logger, logger
 from .net.listener import Endpoint, Listener, Socket
 from .poller import READ, make_poller
+from .protocol.http1 import Codec, Request
+from .protocol.http1.response import head_end
 from .pulse import Pulse
 from .roster import DRAINING, Roster
 

@@ -8,11 +8,11 @@ from typing import Any, Final, Protocol
 
 from .config.addresses import Trust
 from .errors import Refused
-from .http1 import MAX_TARGET, FastLane, Request
 from .load import Load
 from .logger import logger
 from .net.listener import Socket
 from .outgoing import Budget
+from .protocol.http1 import MAX_TARGET, FastLane, Request
 from .telemetry.scoreboard import Row
 
 # The states, and who owns the connection in each.

@@ -15,9 +15,9 @@ from typing import Final
 
 from .connection import LINGER_TIME, Connection
 from .errors import Refused
-from .http1.response import plain
 from .logger import debug_logger, safely
 from .net.listener import Endpoint, Socket
+from .protocol.http1.response import plain
 from .service import BODY, CHOKED, CLOSED, DISCARD, HANDSHAKE, HEAD, LATER, LINGER, RECEIVE, Service
 from .telemetry.scoreboard import READING
 from .tls import Certificates, facts

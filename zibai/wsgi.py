@@ -16,16 +16,16 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from . import forwarded
 from .config.addresses import Trust
 from .connection import Connection
 from .errors import Gone, Refused
 from .exchange import Complaints, Environ, Exchange
 from .filewrapper import FileWrapper
-from .http1 import response
-from .http1.fast import MAX_REQUESTS
-from .http1.request import Request
 from .logger import access_logger, debug_logger, error_logger
+from .protocol import forwarded
+from .protocol.http1 import response
+from .protocol.http1.fast import MAX_REQUESTS
+from .protocol.http1.request import Request
 from .telemetry.records import log_exchange
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
-from zibai.http1.response import CONTINUE
+from zibai.protocol.http1.response import CONTINUE
 
 from .subject import Broken
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.http1.fast import MAX_HOSTS, MAX_REQUESTS
+from zibai.protocol.http1.fast import MAX_HOSTS, MAX_REQUESTS
 
 from .inputs import Inputs
 from .oracle import compare, statuses

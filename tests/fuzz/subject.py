@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zibai import loop as loop_module
 from zibai.connection import Connection
-from zibai.http1 import FastLane
+from zibai.protocol.http1 import FastLane
 from zibai.sending import TAIL
 from zibai.service import BODY, HEAD, IN_MEMORY, RECEIVE
 from zibai.telemetry.format import Formatter

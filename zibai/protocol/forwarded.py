@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from .config.addresses import Address, Trust, read_address
+from ..config.addresses import Address, Trust, read_address
 from .http1.request import HOST
 
 MAX_HOPS: Final = 64

@@ -11,7 +11,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from math import inf
 
-from ..clock import clock
+from ...clock import clock
 from .request import Request
 
 Fields = Iterable[tuple[str, str]]

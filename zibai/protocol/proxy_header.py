@@ -12,7 +12,7 @@ import re
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
-from .config.addresses import read_address
+from ..config.addresses import read_address
 
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 """What version 2 begins with; no request does."""

@@ -11,7 +11,7 @@ from typing import Final
 
 import h11
 
-from ..errors import Refused
+from ...errors import Refused
 from .request import MAX_FIELDS, Head
 
 # chunk-size [chunk-ext] (RFC 9112 7.1), of plain visible characters. 16 digits are 2^64.

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..errors import Refused
+from ...errors import Refused
 
 MAX_FIELDS = 128
 """Fields of one head. Browsers send about 15, proxies add a few; each one costs an entry in the environ."""

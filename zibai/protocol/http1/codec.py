@@ -21,7 +21,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import Refused
+from ...errors import Refused
 from . import reference
 from .fast import FastLane
 from .request import MAX_FIELDS, MAX_TARGET, Request, check
