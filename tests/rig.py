@@ -19,7 +19,7 @@ from zibai.clock import clock
 from zibai.health import Health
 from zibai.loop import Loop
 from zibai.net.listener import Listener
-from zibai.poller import Poller, make_poller
+from zibai.net.poller import Poller, make_poller
 from zibai.service import Service
 from zibai.telemetry.scoreboard import Row
 

@@ -22,7 +22,7 @@ from zibai.backends.threads import LATE, LONGEST_SPELL, PATIENCE, SPELL, Threads
 from zibai.health import Health
 from zibai.loop import Loop
 from zibai.net.listener import Listener
-from zibai.poller import READ
+from zibai.net.poller import READ
 from zibai.service import Service
 from zibai.telemetry.scoreboard import Row
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai import inherited
 from zibai.config.options import Options
 from zibai.errors import BindError, UsageError
-from zibai.inherited import Given, adopt, from_environment
 from zibai.listeners import Listeners
 from zibai.logger import logger
-from zibai.sockets import create_bind_socket
+from zibai.net import inherited
+from zibai.net.bind import create_bind_socket
+from zibai.net.inherited import Given, adopt, from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from zibai.clock import clock
 from zibai.connection import Connection
 from zibai.errors import Gone
 from zibai.loop import BUSY_WARNING, GRACE, RESOLUTION
-from zibai.poller import SELECT_LIMIT, WRITE, Polled
+from zibai.net.poller import SELECT_LIMIT, WRITE, Polled
 from zibai.service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 
 from rig import ANSWER, GET, Rig, ended, read

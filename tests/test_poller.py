@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from zibai import poller
-from zibai.poller import READ, Polled
+from zibai.net import poller
+from zibai.net.poller import READ, Polled
 
 
 class WindowsSelector(selectors.SelectSelector):

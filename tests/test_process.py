@@ -20,7 +20,7 @@ import pytest
 
 from zibai import output, pipes, process
 from zibai.errors import LoadError
-from zibai.handover import BATCH, NOTE, give, take
+from zibai.net.handover import BATCH, NOTE, give, take
 from zibai.net.listener import Socket
 from zibai.process import Message, Parent
 from zibai.supervise.child import Child, reap_strangers

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai.net.bind import create_bind_socket, listen
 from zibai.net.listener import Listener
 from zibai.output import Outlet
 from zibai.process import Message, Parent
 from zibai.sharing import Parcel
-from zibai.sockets import create_bind_socket, listen
 from zibai.supervise.child import Child
 
 from support import DEADLINE

@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from zibai import sockets
 from zibai.errors import BindError, UsageError
+from zibai.net import bind as sockets
+from zibai.net.bind import create_bind_socket, describe, listen, unlink_unix_socket
 from zibai.net.listener import Listener
-from zibai.sockets import create_bind_socket, describe, listen, unlink_unix_socket
 from zibai.system.machine import raise_descriptor_limit
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no unix sockets there")

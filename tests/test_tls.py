@@ -25,10 +25,10 @@ from zibai.core import Hooks, Server, Ties
 from zibai.errors import UsageError
 from zibai.https import Redirect, check
 from zibai.loop import GRACE
+from zibai.net.bind import create_bind_socket
 from zibai.net.listener import Socket
-from zibai.poller import READ, WRITE
+from zibai.net.poller import READ, WRITE
 from zibai.service import HANDSHAKE, RECEIVE
-from zibai.sockets import create_bind_socket
 from zibai.tls import Certificates, distinguished_name, make_context
 from zibai.tlsconnection import NOT_PLAIN, TLSConnection
 from zibai.tlssocket import PIECE, TLSSocket

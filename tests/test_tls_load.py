@@ -14,7 +14,7 @@ from tlsclient import Records, logging_secrets
 from zibai.config.options import Options
 from zibai.load import TURN
 from zibai.loop import RESOLUTION
-from zibai.poller import WRITE
+from zibai.net.poller import WRITE
 from zibai.service import BODY, CHOKED, HANDSHAKE
 from zibai.tlsrecords import RECORDS
 from zibai.tlssocket import ANSWERS

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from .config.options import Options
     from .core import serve
     from .importer import import_from_string
+    from .net.bind import create_bind_socket
     from .repl import run
     from .server import main
-    from .sockets import create_bind_socket
     from .supervised import current_worker
     from .supervisor import Supervisor
 

@@ -19,8 +19,8 @@ from typing import Final
 from .body import BodyReader, Receiver
 from .clock import clock
 from .errors import Refused
-from .kernel import unsent
 from .logger import debug_logger, error_logger, safely
+from .net.kernel import unsent
 from .net.listener import Endpoint, Socket
 from .parting import SMALL
 from .protocol.http1 import Request

@@ -20,11 +20,11 @@ from .health import Health
 from .load import Load
 from .logger import logger
 from .loop import Loop
+from .net.bind import describe, is_public, listen
 from .net.listener import Listener
 from .outgoing import Budget
 from .protocol.http1 import FastLane
 from .service import Service
-from .sockets import describe, is_public, listen
 from .system.forks import forget_in_children
 from .system.machine import descriptors_for_clients
 from .telemetry.scoreboard import Row

@@ -13,7 +13,7 @@ from typing import Final
 
 from .connection import Connection
 from .load import Load
-from .poller import WRITE
+from .net.poller import WRITE
 from .service import CHOKED, STARVED
 
 AGAIN: Final = 0.5

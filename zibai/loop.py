@@ -23,20 +23,20 @@ from http import HTTPStatus
 from math import ceil, inf
 from typing import Final
 
-from .accepting import Acceptor
 from .backends import Backend
 from .connection import Connection
 from .crowd import Crowd
 from .deferred import Deferred
 from .errors import Refused
-from .handover import Adoption, give
 from .health import SOON, Health
-from .kernel import AT_ONCE, has_given_up
 from .load import TURN
 from .logger import debug_logger, logger
+from .net.acceptor import Acceptor
+from .net.handover import Adoption, give
+from .net.kernel import AT_ONCE, has_given_up
 from .net.listener import Endpoint, Listener, Socket, endpoint_of
+from .net.poller import READ, WRITE
 from .parting import Parting
-from .poller import READ, WRITE
 from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LATER, LINGER, PARTED, PROXY, READY, Service
 
 RESOLUTION: Final = 0.1

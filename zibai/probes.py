@@ -22,12 +22,12 @@ from math import inf
 from types import TracebackType
 from typing import Final, Self
 
-from .accepting import Acceptor
 from .clock import clock
 from .errors import Refused
 from .logger import debug_logger, logger
+from .net.acceptor import Acceptor
 from .net.listener import Endpoint, Listener, Socket
-from .poller import READ, make_poller
+from .net.poller import READ, make_poller
 from .protocol.http1 import Codec, Request
 from .protocol.http1.response import head_end
 from .pulse import Pulse

@@ -22,7 +22,7 @@ from math import inf
 from typing import Any, Final
 
 from .errors import Gone
-from .kernel import ENDED, RESET, look_for_client, unsent
+from .net.kernel import ENDED, RESET, look_for_client, unsent
 from .net.listener import Socket
 from .outgoing import SMALL, STEP, File, FileFault, Outgoing
 from .service import APP, FLUSH, HEAD, Service

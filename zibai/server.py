@@ -13,7 +13,7 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import inherited, loader, mainloop, worker
+from . import loader, mainloop, worker
 from .clock import clock
 from .config.options import Options
 from .console import Prompt, forking
@@ -23,6 +23,8 @@ from .errors import LoadError, UsageError, ZibaiError, format_exception
 from .listeners import Listeners
 from .logger import logger
 from .loop import Loop
+from .net import inherited
+from .net.bind import describe, give_unix_socket
 from .notify import Notifier, Reporter, SingleReporter
 from .output import Collector
 from .preload import Preload
@@ -30,7 +32,6 @@ from .probes import Probes
 from .pulse import Pulse
 from .reloader import Reloader
 from .roster import PATIENCE, READY, SETTLED
-from .sockets import describe, give_unix_socket
 from .supervise.child import start_helper
 from .system import daemon, home, lastword, pidfile, privileges, standard, terminal, title
 from .system.signals import Signals, hear_of_children, signals_held_back

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from ..connection import Connection
-from ..poller import Poller
+from ..net.poller import Poller
 from ..service import Waits
 
 

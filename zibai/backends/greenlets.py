@@ -27,7 +27,7 @@ from ..connection import Connection
 from ..errors import MissingExtra
 from ..logger import logger, safely
 from ..net.listener import Socket
-from ..poller import READ, WRITE, Poller
+from ..net.poller import READ, WRITE, Poller
 from ..service import APP
 from ..system.forks import forget_in_children
 from ..telemetry.scoreboard import Row, Slot

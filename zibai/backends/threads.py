@@ -35,7 +35,7 @@ from ..clock import clock
 from ..connection import Connection
 from ..logger import logger, safely
 from ..net.listener import Socket
-from ..poller import make_poller
+from ..net.poller import make_poller
 from ..service import APP
 from ..system.forks import forget_in_children
 from ..telemetry.scoreboard import Row, Slot

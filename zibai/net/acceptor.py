@@ -13,8 +13,8 @@ from math import inf
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Final
 
-from .logger import debug_logger, logger
-from .net.listener import Endpoint, Listener, Socket
+from ..logger import debug_logger, logger
+from .listener import Endpoint, Listener, Socket
 from .poller import READ, Poller
 
 PAUSE: Final = 1.0

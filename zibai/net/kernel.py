@@ -8,7 +8,7 @@ import struct
 import sys
 from typing import Final
 
-from .net.listener import Socket
+from .listener import Socket
 
 HERE: Final = 0
 ENDED: Final = 1

@@ -16,8 +16,8 @@ import sys
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
-from .errors import BindError, UsageError
-from .logger import logger
+from ..errors import BindError, UsageError
+from ..logger import logger
 
 FIRST = 3
 """The first descriptor of systemd; sd_listen_fds(3)."""

@@ -19,11 +19,11 @@ from contextlib import suppress
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from .config.addresses import Inherited, parse_address, read_address
-from .errors import BindError, UsageError
+from ..config.addresses import Inherited, parse_address, read_address
+from ..errors import BindError, UsageError
+from ..logger import logger
+from ..system.privileges import find_group
 from .inherited import adopt
-from .logger import logger
-from .system.privileges import find_group
 
 
 class SocketFile(NamedTuple):

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from .net.listener import Socket
+from .listener import Socket
 from .poller import READ, Poller
 
 BATCH = 100
