@@ -13,14 +13,14 @@ from math import inf
 from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
-from zibai import loop as loop_module
-from zibai.backends.threads import Waits
 from zibai.clock import clock
-from zibai.health import Health
-from zibai.loop import Loop
+from zibai.engine import loop as loop_module
+from zibai.engine.backends.threads import Waits
+from zibai.engine.context import Service
+from zibai.engine.health import Health
+from zibai.engine.loop import Loop
 from zibai.net.listener import Listener
 from zibai.net.poller import Poller, make_poller
-from zibai.service import Service
 from zibai.telemetry.scoreboard import Row
 
 from support import DEADLINE, wait_for
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from zibai.connection import Connection
+    from zibai.engine.connection import Connection
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from zibai.backends import threads
-from zibai.backends.threads import LATE, LONGEST_SPELL, PATIENCE, SPELL, Threads
-from zibai.health import Health
-from zibai.loop import Loop
+from zibai.engine.backends import threads
+from zibai.engine.backends.threads import LATE, LONGEST_SPELL, PATIENCE, SPELL, Threads
+from zibai.engine.context import Service
+from zibai.engine.health import Health
+from zibai.engine.loop import Loop
 from zibai.net.listener import Listener
 from zibai.net.poller import READ
-from zibai.service import Service
 from zibai.telemetry.scoreboard import Row
 
 from rig import ANSWER, GET, read
@@ -32,7 +32,7 @@ from support import DEADLINE, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zibai.connection import Connection
+    from zibai.engine.connection import Connection
 
 NEVER = 3600.0
 

@@ -17,7 +17,7 @@ from support import DEADLINE, Client, Gate, Server, alive, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zibai.connection import Connection
+    from zibai.engine.connection import Connection
 
     from credentials import Credentials
 

@@ -16,14 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zibai import body as module
-from zibai import service as service_module
-from zibai.backends.threads import Waits
-from zibai.connection import Connection
-from zibai.load import TURN
+from zibai.engine import body as module
+from zibai.engine import context as service_module
+from zibai.engine.backends.threads import Waits
+from zibai.engine.connection import Connection
+from zibai.engine.context import Service
+from zibai.engine.load import TURN
+from zibai.engine.sending import TAIL
+from zibai.engine.states import APP, HEAD, READY
 from zibai.net.listener import Endpoint
-from zibai.sending import TAIL
-from zibai.service import APP, HEAD, READY, Service
 from zibai.telemetry.scoreboard import Row
 
 if TYPE_CHECKING:

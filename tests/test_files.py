@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import outgoing
+from zibai.engine import outgoing
 from zibai.filewrapper import FileWrapper, open_plain
 
 from serving import serving

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.connection import Connection
+from zibai.engine.connection import Connection
 from zibai.errors import Refused
 from zibai.protocol.http1 import fast, response
 

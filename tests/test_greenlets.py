@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 gevent = pytest.importorskip("gevent")
 
-from zibai.backends import greenlets  # noqa: E402
+from zibai.engine.backends import greenlets  # noqa: E402
 from zibai.net.poller import READ, WRITE  # noqa: E402
 
 SCRIPT = APPS / "greenlet_scenes.py"

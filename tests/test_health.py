@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai import connection as connection_module
-from zibai import health as health_module
-from zibai.health import SOON
+from zibai.engine import connection as connection_module
+from zibai.engine import health as health_module
+from zibai.engine.health import SOON
+from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.logger import logger
-from zibai.service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.telemetry import scoreboard
 from zibai.telemetry.scoreboard import GAUGES, SENDING
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from zibai.connection import Connection
+    from zibai.engine.connection import Connection
 
 
 class Clock:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from zibai.backends import hubwatch
-from zibai.backends.hubwatch import MUTE, HubWatch
+from zibai.engine.backends import hubwatch
+from zibai.engine.backends.hubwatch import MUTE, HubWatch
 from zibai.logger import logger
 
 from support import DEADLINE, wait_for

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import body as body_module
 from zibai.clock import clock
-from zibai.crowd import CROWDED, IDLE, PAUSE
-from zibai.loop import RESOLUTION
-from zibai.service import BODY, LINGER
+from zibai.engine import body as body_module
+from zibai.engine.capacity import CROWDED, IDLE, PAUSE
+from zibai.engine.loop import RESOLUTION
+from zibai.engine.states import BODY, LINGER
 
 from credentials import Credentials
 from rig import ANSWER, GET, Rig, ended, read

@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zibai import body as body_module
-from zibai import load as load_module
-from zibai.crowd import IDLE, PAUSE
-from zibai.deferred import AGAIN
+from zibai.engine import body as body_module
+from zibai.engine import load as load_module
+from zibai.engine.capacity import IDLE, PAUSE
+from zibai.engine.context import IN_MEMORY, RECEIVE
+from zibai.engine.deferred import AGAIN
+from zibai.engine.load import TURN, Load, spool
+from zibai.engine.loop import RESOLUTION
+from zibai.engine.states import BODY, DISCARD, LINGER, STARVED
 from zibai.errors import Refused
-from zibai.load import TURN, Load, spool
-from zibai.loop import RESOLUTION
 from zibai.protocol.http1 import FastLane, reference
 from zibai.protocol.http1.codec import Codec
 from zibai.protocol.http1.reference import LINES, ODD
-from zibai.service import BODY, DISCARD, IN_MEMORY, LINGER, RECEIVE, STARVED
 from zibai.tlsrecords import RECORDS, Records
 
 from rig import ANSWER, GET, Rig, ended, read
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import socket
     import ssl
 
-    from zibai.connection import Connection
+    from zibai.engine.connection import Connection
 
     from credentials import Credentials
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import sending as sending_module
 from zibai import serve
 from zibai.clock import clock
-from zibai.connection import Connection
+from zibai.engine import sending as sending_module
+from zibai.engine.connection import Connection
+from zibai.engine.loop import BUSY_WARNING, GRACE, RESOLUTION
+from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.errors import Gone
-from zibai.loop import BUSY_WARNING, GRACE, RESOLUTION
 from zibai.net.poller import SELECT_LIMIT, WRITE, Polled
-from zibai.service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 
 from rig import ANSWER, GET, Rig, ended, read
 

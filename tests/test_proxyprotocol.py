@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from zibai import create_bind_socket
 from zibai.config.addresses import Trust
+from zibai.engine.states import HEAD, PROXY
 from zibai.protocol.proxy_header import SIGNATURE, Header, Malformed, parse
-from zibai.service import HEAD, PROXY
 
 from rig import ANSWER, GET, Rig, ended, read
 from serving import serving

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import sending as sending_module
-from zibai.loop import RESOLUTION
-from zibai.outgoing import File, Outgoing
-from zibai.service import FLUSH
+from zibai.engine import sending as sending_module
+from zibai.engine.loop import RESOLUTION
+from zibai.engine.outgoing import File, Outgoing
+from zibai.engine.states import FLUSH
 
 from rig import GET, Rig
 from serving import serving
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from zibai.connection import Connection
+    from zibai.engine.connection import Connection
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="unix sockets, whose buffers are small")
 LATE = RESOLUTION + 0.01  # what a deadline may be late

@@ -22,13 +22,14 @@ import pytest
 from zibai import serve
 from zibai.config.options import Options
 from zibai.core import Hooks, Server, Ties
+from zibai.engine.context import RECEIVE
+from zibai.engine.loop import GRACE
+from zibai.engine.states import HANDSHAKE
 from zibai.errors import UsageError
 from zibai.https import Redirect, check
-from zibai.loop import GRACE
 from zibai.net.bind import create_bind_socket
 from zibai.net.listener import Socket
 from zibai.net.poller import READ, WRITE
-from zibai.service import HANDSHAKE, RECEIVE
 from zibai.tls import Certificates, distinguished_name, make_context
 from zibai.tlsconnection import NOT_PLAIN, TLSConnection
 from zibai.tlssocket import PIECE, TLSSocket
@@ -40,7 +41,7 @@ from support import DEADLINE, Client, get, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zibai.connection import Connection
+    from zibai.engine.connection import Connection
 
     from credentials import Credentials
 

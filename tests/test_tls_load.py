@@ -12,10 +12,10 @@ from test_tls import TLSRig
 from tlsclient import Records, logging_secrets
 
 from zibai.config.options import Options
-from zibai.load import TURN
-from zibai.loop import RESOLUTION
+from zibai.engine.load import TURN
+from zibai.engine.loop import RESOLUTION
+from zibai.engine.states import BODY, CHOKED, HANDSHAKE
 from zibai.net.poller import WRITE
-from zibai.service import BODY, CHOKED, HANDSHAKE
 from zibai.tlsrecords import RECORDS
 from zibai.tlssocket import ANSWERS
 

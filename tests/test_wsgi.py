@@ -24,8 +24,8 @@ import pytest
 
 from zibai import create_bind_socket
 from zibai.config.addresses import Trust
+from zibai.engine.outgoing import STEP
 from zibai.errors import BindError
-from zibai.outgoing import STEP
 from zibai.protocol.http1 import FastLane
 from zibai.telemetry.format import Formatter
 from zibai.wsgi import Gateway

@@ -13,18 +13,18 @@ from math import inf
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from .backends import Backend
 from .config.addresses import Trust
 from .config.options import Options, declared, script_name
-from .health import Health
-from .load import Load
+from .engine.backends import Backend
+from .engine.context import Service
+from .engine.health import Health
+from .engine.load import Load
+from .engine.loop import Loop
+from .engine.outgoing import Budget
 from .logger import logger
-from .loop import Loop
 from .net.bind import describe, is_public, listen
 from .net.listener import Listener
-from .outgoing import Budget
 from .protocol.http1 import FastLane
-from .service import Service
 from .system.forks import forget_in_children
 from .system.machine import descriptors_for_clients
 from .telemetry.scoreboard import Row
@@ -294,11 +294,11 @@ def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
         monkey = sys.modules.get("gevent.monkey")
         name = "greenlets" if monkey is not None and monkey.is_module_patched("threading") else "threads"
     if name == "greenlets":
-        from .backends.greenlets import Greenlets
+        from .engine.backends.greenlets import Greenlets
 
         return Greenlets(slots, row)
     if name == "threads":
-        from .backends.threads import Threads
+        from .engine.backends.threads import Threads
 
         return Threads(slots, row)
     raise ValueError(f'backend must be "threads" or "greenlets", not {name!r}')

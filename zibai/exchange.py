@@ -13,15 +13,15 @@ from types import TracebackType
 from typing import Any, Final
 
 from .clock import clock
-from .connection import Connection
+from .engine.connection import Connection
+from .engine.outgoing import STEP, File, read_at
+from .engine.sending import LOOK, TAIL
 from .errors import Gone, Refused
 from .filewrapper import BLOCK, FileWrapper, open_plain
 from .logger import access_logger, debug_logger, error_logger
-from .outgoing import STEP, File, read_at
 from .protocol.http1 import response
 from .protocol.http1.request import Request
 from .protocol.http1.response import Answer, Framing, head_end, interim, prepare
-from .sending import LOOK, TAIL
 from .telemetry.records import log_exchange
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]

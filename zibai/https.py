@@ -12,12 +12,12 @@ from socket import socket
 from typing import Any
 
 from .config.options import Options
-from .connection import Connection
+from .engine.connection import Connection
+from .engine.context import Service
+from .engine.loop import Loop
 from .errors import UsageError
-from .loop import Loop
 from .net.listener import Endpoint, Listener, Socket, is_tcp
 from .protocol.http1 import FastLane
-from .service import Service
 from .tls import Certificates, make_context
 from .tlsconnection import TLSConnection
 from .wsgi import Gateway

@@ -19,10 +19,10 @@ from .config.options import Options
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
 from .devcert import certified
+from .engine.loop import Loop
 from .errors import LoadError, UsageError, ZibaiError, format_exception
 from .listeners import Listeners
 from .logger import logger
-from .loop import Loop
 from .net import inherited
 from .net.bind import describe, give_unix_socket
 from .notify import Notifier, Reporter, SingleReporter

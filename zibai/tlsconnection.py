@@ -13,12 +13,13 @@ from http import HTTPStatus
 from socket import SHUT_WR
 from typing import Final
 
-from .connection import LINGER_TIME, Connection
+from .engine.connection import LINGER_TIME, Connection
+from .engine.context import RECEIVE, Service
+from .engine.states import BODY, CHOKED, CLOSED, DISCARD, HANDSHAKE, HEAD, LATER, LINGER
 from .errors import Refused
 from .logger import debug_logger, safely
 from .net.listener import Endpoint, Socket
 from .protocol.http1.response import plain
-from .service import BODY, CHOKED, CLOSED, DISCARD, HANDSHAKE, HEAD, LATER, LINGER, RECEIVE, Service
 from .telemetry.scoreboard import READING
 from .tls import Certificates, facts
 from .tlssocket import TLSSocket
@@ -35,7 +36,7 @@ _READS: Final = frozenset((HEAD, BODY, DISCARD))
 """The states in which a client may choke."""
 
 _RECORD: Final = 8
-"""What each further one costs, in the measure of :data:`zibai.load.TURN`: as much as one that asks for new keys."""
+"""What each further one costs, in the measure of :data:`zibai.engine.load.TURN`: as much as one that asks for new keys."""
 
 
 class TLSConnection(Connection):

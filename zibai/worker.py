@@ -36,9 +36,9 @@ from . import importer
 from .clock import clock
 from .config.options import Options
 from .core import Hooks, Server, Ties
+from .engine.loop import Loop
 from .errors import LoadError, MissingExtra, ZibaiError
 from .logger import logger
-from .loop import Loop
 from .process import Parent, wait_in_step
 from .system import lastword, terminal, title
 from .system.forks import forget_in_children
@@ -255,7 +255,7 @@ def _with_jitter(requests: int | None) -> int | None:
 def _patch() -> ModuleType | None:
     """Let gevent patch, if it is installed; nothing of the application is imported yet."""
     try:
-        from .backends import greenlets
+        from .engine.backends import greenlets
     except MissingExtra as error:
         if error.is_broken:
             logger.warning("%s; requests run in threads", error)

@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from .config.addresses import Trust
-from .connection import Connection
+from .engine.connection import Connection
 from .errors import Gone, Refused
 from .exchange import Complaints, Environ, Exchange
 from .filewrapper import FileWrapper

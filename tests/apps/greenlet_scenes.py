@@ -19,7 +19,7 @@ import gevent  # noqa: E402
 from gevent.event import Event  # noqa: E402
 
 from zibai import create_bind_socket, serve  # noqa: E402
-from zibai.backends import greenlets as backend  # noqa: E402
+from zibai.engine.backends import greenlets as backend  # noqa: E402
 
 DEADLINE = 20
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -6,7 +6,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from zibai.connection import Connection
+from zibai.engine.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

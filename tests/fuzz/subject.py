@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zibai import loop as loop_module
-from zibai.connection import Connection
+from zibai.engine import loop as loop_module
+from zibai.engine.connection import Connection
+from zibai.engine.context import IN_MEMORY, RECEIVE
+from zibai.engine.sending import TAIL
+from zibai.engine.states import BODY, HEAD
 from zibai.protocol.http1 import FastLane
-from zibai.sending import TAIL
-from zibai.service import BODY, HEAD, IN_MEMORY, RECEIVE
 from zibai.telemetry.format import Formatter
 from zibai.wsgi import Gateway
 

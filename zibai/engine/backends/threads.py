@@ -31,14 +31,14 @@ from math import inf
 from types import FrameType
 from typing import Any
 
-from ..clock import clock
+from ...clock import clock
+from ...logger import logger, safely
+from ...net.listener import Socket
+from ...net.poller import make_poller
+from ...system.forks import forget_in_children
+from ...telemetry.scoreboard import Row, Slot
 from ..connection import Connection
-from ..logger import logger, safely
-from ..net.listener import Socket
-from ..net.poller import make_poller
-from ..service import APP
-from ..system.forks import forget_in_children
-from ..telemetry.scoreboard import Row, Slot
+from ..states import APP
 from . import Turns
 
 PATIENCE = 0.005

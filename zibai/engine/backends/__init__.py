@@ -14,9 +14,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
+from ...net.poller import Poller
 from ..connection import Connection
-from ..net.poller import Poller
-from ..service import Waits
+from ..context import Waits
 
 
 class Turns(Protocol):

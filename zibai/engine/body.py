@@ -8,21 +8,22 @@ import time
 from http import HTTPStatus
 from typing import Any, Final
 
-from .errors import Gone, Refused
+from ..errors import Gone, Refused
+from ..net.listener import Endpoint, Socket
+from ..protocol.http1 import Codec
+from ..protocol.http1.response import CONTINUE
+from ..telemetry.scoreboard import READING
+from .context import IN_MEMORY, RECEIVE, Service
 from .load import TURN, spool
-from .net.listener import Endpoint, Socket
-from .peer import Peered
-from .protocol.http1 import Codec
-from .protocol.http1.response import CONTINUE
-from .service import IN_MEMORY, LATER, RECEIVE, STARVED, Service
-from .telemetry.scoreboard import READING
+from .preamble import Peered
+from .states import LATER, STARVED
 
 RATE_AFTER: Final = 10.0
 """Seconds that a body may take at any rate; from then on the minimum is asked of it, on average."""
 
 
 _A_READ: Final = 64
-"""What a runner that reads a body at full speed counts for one step of it, see :data:`zibai.load.TURN`."""
+"""What a runner that reads a body at full speed counts for one step of it, see :data:`zibai.engine.load.TURN`."""
 
 
 class Receiver(Peered):

@@ -13,7 +13,7 @@ from collections import deque
 from math import inf
 from typing import Final
 
-from .net.listener import Socket
+from ..net.listener import Socket
 
 WAIT: Final = 2.0
 """Seconds that a socket waits here, or less if more than ``MOST`` wait."""

@@ -6,7 +6,7 @@ The loop's side (``readable``, ``writable``, ``expire``, ``finish``, ``refuse``)
 ``deadline``, and the loop watches the socket accordingly. The runner's side (``exchange`` and what an
 application calls from within: ``send``, ``send_file``, ``read``) may block, and waits only through ``Service.waits``.
 
-One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zibai.sending`.
+One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zibai.engine.sending`.
 """
 
 import io
@@ -16,17 +16,18 @@ from http import HTTPStatus
 from math import ceil, inf
 from typing import Final
 
+from ..clock import clock
+from ..errors import Refused
+from ..logger import debug_logger, error_logger, safely
+from ..net.kernel import unsent
+from ..net.listener import Endpoint, Socket
+from ..protocol.http1 import Request
+from ..protocol.http1.response import CONTINUE, plain
+from ..telemetry.scoreboard import Slot
 from .body import BodyReader, Receiver
-from .clock import clock
-from .errors import Refused
-from .logger import debug_logger, error_logger, safely
-from .net.kernel import unsent
-from .net.listener import Endpoint, Socket
+from .context import RECEIVE, Service
 from .parting import SMALL
-from .protocol.http1 import Request
-from .protocol.http1.response import CONTINUE, plain
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, RECEIVE, STARVED, Service
-from .telemetry.scoreboard import Slot
+from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, STARVED
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client

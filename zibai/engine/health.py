@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Final
 
+from ..clock import clock
+from ..logger import logger
+from ..system.stacks import format_stack
+from ..telemetry.scoreboard import Running
 from .backends import Backend
-from .clock import clock
 from .connection import Connection
-from .logger import logger
-from .service import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, Service
-from .system.stacks import format_stack
-from .telemetry.scoreboard import Running
+from .context import Service
+from .states import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""

@@ -11,7 +11,7 @@ from collections import deque
 from threading import Lock
 from typing import Final, Self
 
-from .net.listener import Socket
+from ..net.listener import Socket
 
 SMALL: Final = 2048
 """Bytes below which a piece is copied behind the piece before it, since an object for each would be larger."""

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from math import inf
 from typing import Final
 
+from ..net.poller import WRITE
 from .connection import Connection
 from .load import Load
-from .net.poller import WRITE
-from .service import CHOKED, STARVED
+from .states import CHOKED, STARVED
 
 AGAIN: Final = 0.5
 """Seconds until room for bodies is looked for again, since other processes may have made it."""

@@ -21,12 +21,13 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final
 
-from .errors import Gone
-from .net.kernel import ENDED, RESET, look_for_client, unsent
-from .net.listener import Socket
+from ..errors import Gone
+from ..net.kernel import ENDED, RESET, look_for_client, unsent
+from ..net.listener import Socket
+from ..telemetry.scoreboard import CALLED, SENDING, Slot
+from .context import Service
 from .outgoing import SMALL, STEP, File, FileFault, Outgoing
-from .service import APP, FLUSH, HEAD, Service
-from .telemetry.scoreboard import CALLED, SENDING, Slot
+from .states import APP, FLUSH, HEAD
 
 TAIL: Final = 1024 * 1024
 """Bytes of a response that may wait here while its application makes more."""
@@ -39,7 +40,7 @@ LOOK: Final = 1.0
 
 
 class Sender:
-    """What a :class:`~zibai.connection.Connection` is made upon. ``state`` and ``deadline`` are explained there.
+    """What a :class:`~zibai.engine.connection.Connection` is made upon. ``state`` and ``deadline`` are explained there.
 
     ``send``, ``drain``, ``send_file``, ``hold``, ``has_left`` and ``cut`` are the runner's.
     """

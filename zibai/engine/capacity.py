@@ -17,9 +17,9 @@ from math import inf
 from socket import MSG_PEEK
 from typing import Final
 
+from ..logger import logger
 from .connection import Connection
-from .logger import logger
-from .service import Service
+from .context import Service
 
 PAUSE: Final = 0.1
 """Seconds until the listeners are looked at again while there is no place: they would say the same all the time."""

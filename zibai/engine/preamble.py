@@ -8,11 +8,12 @@ import json
 import socket
 from typing import Final
 
-from .config.addresses import plain_host
-from .net.listener import Endpoint, Socket
-from .protocol.proxy_header import SIGNATURE, Malformed, parse
+from ..config.addresses import plain_host
+from ..net.listener import Endpoint, Socket
+from ..protocol.proxy_header import SIGNATURE, Malformed, parse
+from .context import Service
 from .sending import Sender
-from .service import CLOSED, HEAD, PROXY, Service
+from .states import CLOSED, HEAD, PROXY
 
 PEEK: Final = 4096
 """Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-from ..logger import logger
-from ..system.stacks import application_frame, format_stack
+from ...logger import logger
+from ...system.stacks import application_frame, format_stack
 
 LIMIT: Final = 0.1
 """Seconds in one call of the application, without a sign of life, that are worth a warning."""

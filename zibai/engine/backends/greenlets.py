@@ -22,15 +22,15 @@ from itertools import count
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ..clock import clock
+from ...clock import clock
+from ...errors import MissingExtra
+from ...logger import logger, safely
+from ...net.listener import Socket
+from ...net.poller import READ, WRITE, Poller
+from ...system.forks import forget_in_children
+from ...telemetry.scoreboard import Row, Slot
 from ..connection import Connection
-from ..errors import MissingExtra
-from ..logger import logger, safely
-from ..net.listener import Socket
-from ..net.poller import READ, WRITE, Poller
-from ..service import APP
-from ..system.forks import forget_in_children
-from ..telemetry.scoreboard import Row, Slot
+from ..states import APP
 from . import Turns
 from .hubwatch import HubWatch
 

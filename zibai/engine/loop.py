@@ -23,21 +23,22 @@ from http import HTTPStatus
 from math import ceil, inf
 from typing import Final
 
+from ..errors import Refused
+from ..logger import debug_logger, logger
+from ..net.acceptor import Acceptor
+from ..net.handover import Adoption, give
+from ..net.kernel import AT_ONCE, has_given_up
+from ..net.listener import Endpoint, Listener, Socket, endpoint_of
+from ..net.poller import READ, WRITE
 from .backends import Backend
+from .capacity import Crowd
 from .connection import Connection
-from .crowd import Crowd
+from .context import Service
 from .deferred import Deferred
-from .errors import Refused
 from .health import SOON, Health
 from .load import TURN
-from .logger import debug_logger, logger
-from .net.acceptor import Acceptor
-from .net.handover import Adoption, give
-from .net.kernel import AT_ONCE, has_given_up
-from .net.listener import Endpoint, Listener, Socket, endpoint_of
-from .net.poller import READ, WRITE
 from .parting import Parting
-from .service import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LATER, LINGER, PARTED, PROXY, READY, Service
+from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LATER, LINGER, PARTED, PROXY, READY
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -174,12 +175,12 @@ class Loop:
     # What a backend drives.
 
     def watch(self, fd: int, callback: Callable[[], object]) -> None:
-        """See :class:`zibai.backends.Turns`."""
+        """See :class:`zibai.engine.backends.Turns`."""
         self._others[fd] = callback
         self.poller.register(fd, READ)
 
     def turn(self, block: bool) -> None:
-        """See :class:`zibai.backends.Turns`."""
+        """See :class:`zibai.engine.backends.Turns`."""
         try:
             self._turn(block)
         except Exception as error:
@@ -267,7 +268,7 @@ class Loop:
         return None if due == inf else max(0.0, due - time.monotonic())
 
     def take(self) -> Connection | None:
-        """See :class:`zibai.backends.Turns`."""
+        """See :class:`zibai.engine.backends.Turns`."""
         while self._quota and self._running < self._slots:
             self._quota -= 1
             connection, since = self._ready.popleft()
@@ -288,12 +289,12 @@ class Loop:
         return left
 
     def give_away(self, connection: Connection) -> None:
-        """See :class:`zibai.backends.Turns`."""
+        """See :class:`zibai.engine.backends.Turns`."""
         self._watch(connection, 0)
         self._running += 1
 
     def finish(self, connection: Connection) -> None:
-        """See :class:`zibai.backends.Turns`."""
+        """See :class:`zibai.engine.backends.Turns`."""
         service = self.service
         service.answered[connection.status // 100] += 1
         service.sent += connection.sent
