@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.engine import outgoing
-from zibai.filewrapper import FileWrapper, open_plain
+from zibai.gateway.filewrapper import FileWrapper, open_plain
 
 from serving import serving
 from support import Client, Response

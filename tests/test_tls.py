@@ -26,7 +26,8 @@ from zibai.engine.context import RECEIVE
 from zibai.engine.loop import GRACE
 from zibai.engine.states import HANDSHAKE
 from zibai.errors import UsageError
-from zibai.https import Redirect, check
+from zibai.gateway.redirect import Redirect
+from zibai.https import check
 from zibai.net.bind import create_bind_socket
 from zibai.net.listener import Socket
 from zibai.net.poller import READ, WRITE

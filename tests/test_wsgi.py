@@ -26,9 +26,9 @@ from zibai import create_bind_socket
 from zibai.config.addresses import Trust
 from zibai.engine.outgoing import STEP
 from zibai.errors import BindError
+from zibai.gateway.wsgi import Gateway
 from zibai.protocol.http1 import FastLane
 from zibai.telemetry.format import Formatter
-from zibai.wsgi import Gateway
 
 from serving import serving
 from support import DEADLINE, Client, Response, get, raw, read_response, wait_for

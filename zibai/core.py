@@ -21,6 +21,7 @@ from .engine.health import Health
 from .engine.load import Load
 from .engine.loop import Loop
 from .engine.outgoing import Budget
+from .gateway.wsgi import Application, Gateway
 from .logger import logger
 from .net.bind import describe, is_public, listen
 from .net.listener import Listener
@@ -28,7 +29,6 @@ from .protocol.http1 import FastLane
 from .system.forks import forget_in_children
 from .system.machine import descriptors_for_clients
 from .telemetry.scoreboard import Row
-from .wsgi import Application, Gateway
 
 if TYPE_CHECKING:
     from .https import Https

@@ -14,10 +14,10 @@ from typing import Any
 from . import server
 from .config.options import Options
 from .errors import UsageError
+from .gateway.wsgi import Application
 from .logger import logger
 from .supervised import describe
 from .system import terminal
-from .wsgi import Application
 
 A_MOMENT = 1.0
 """Seconds for a thread that has been told to end; one that runs the application may take longer."""

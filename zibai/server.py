@@ -21,6 +21,7 @@ from .core import Ties, warn_of_strangers
 from .devcert import certified
 from .engine.loop import Loop
 from .errors import LoadError, UsageError, ZibaiError, format_exception
+from .gateway.wsgi import Application
 from .listeners import Listeners
 from .logger import logger
 from .net import inherited
@@ -42,7 +43,6 @@ from .telemetry import setup as logs
 from .telemetry.scoreboard import Scoreboard
 from .upgrade import Predecessor, Upgrade
 from .version import __version__
-from .wsgi import Application
 
 
 def main(options: Options, *, exits: bool = False) -> None:

@@ -38,6 +38,7 @@ from .config.options import Options
 from .core import Hooks, Server, Ties
 from .engine.loop import Loop
 from .errors import LoadError, MissingExtra, ZibaiError
+from .gateway.wsgi import Application
 from .logger import logger
 from .process import Parent, wait_in_step
 from .system import lastword, terminal, title
@@ -49,7 +50,6 @@ from .system.stacks import format_stack
 from .telemetry import logfile
 from .telemetry import setup as logs
 from .telemetry.scoreboard import Scoreboard
-from .wsgi import Application
 
 GRACEFUL = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 QUICK = ("SIGINT",)

@@ -21,9 +21,9 @@ from zibai.engine.connection import Connection
 from zibai.engine.context import IN_MEMORY, RECEIVE
 from zibai.engine.sending import TAIL
 from zibai.engine.states import BODY, HEAD
+from zibai.gateway.wsgi import Gateway
 from zibai.protocol.http1 import FastLane
 from zibai.telemetry.format import Formatter
-from zibai.wsgi import Gateway
 
 from rig import Rig
 from support import DEADLINE, prints

@@ -2,7 +2,7 @@
 
 :class:`Gateway` belongs to a server and holds what all its exchanges share; it is called by a runner with a
 connection whose request and body are there, and makes the environ of it. What becomes of the answer is the
-:class:`~zibai.exchange.Exchange`'s.
+:class:`~zibai.gateway.exchange.Exchange`'s.
 """
 
 import io
@@ -16,17 +16,17 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from .config.addresses import Trust
-from .engine.connection import Connection
-from .errors import Gone, Refused
+from ..config.addresses import Trust
+from ..engine.connection import Connection
+from ..errors import Gone, Refused
+from ..logger import access_logger, debug_logger, error_logger
+from ..protocol import forwarded
+from ..protocol.http1 import response
+from ..protocol.http1.fast import MAX_REQUESTS
+from ..protocol.http1.request import Request
+from ..telemetry.records import log_exchange
 from .exchange import Complaints, Environ, Exchange
 from .filewrapper import FileWrapper
-from .logger import access_logger, debug_logger, error_logger
-from .protocol import forwarded
-from .protocol.http1 import response
-from .protocol.http1.fast import MAX_REQUESTS
-from .protocol.http1.request import Request
-from .telemetry.records import log_exchange
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
 

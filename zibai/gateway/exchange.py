@@ -12,17 +12,17 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final
 
-from .clock import clock
-from .engine.connection import Connection
-from .engine.outgoing import STEP, File, read_at
-from .engine.sending import LOOK, TAIL
-from .errors import Gone, Refused
+from ..clock import clock
+from ..engine.connection import Connection
+from ..engine.outgoing import STEP, File, read_at
+from ..engine.sending import LOOK, TAIL
+from ..errors import Gone, Refused
+from ..logger import access_logger, debug_logger, error_logger
+from ..protocol.http1 import response
+from ..protocol.http1.request import Request
+from ..protocol.http1.response import Answer, Framing, head_end, interim, prepare
+from ..telemetry.records import log_exchange
 from .filewrapper import BLOCK, FileWrapper, open_plain
-from .logger import access_logger, debug_logger, error_logger
-from .protocol.http1 import response
-from .protocol.http1.request import Request
-from .protocol.http1.response import Answer, Framing, head_end, interim, prepare
-from .telemetry.records import log_exchange
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 Environ = dict[str, Any]

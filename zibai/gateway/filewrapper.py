@@ -9,7 +9,7 @@ import os
 import stat
 from typing import Any, BinaryIO, Final
 
-from .engine.outgoing import File, read_at
+from ..engine.outgoing import File, read_at
 
 BLOCK: Final = 64 * 1024
 """Bytes that are read from a file at once where the kernel cannot send it."""

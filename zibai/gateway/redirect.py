@@ -1,0 +1,36 @@
+"""The application of --redirect-http."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+_PORT = re.compile(r":[0-9]*\Z")
+
+
+# What a target in absolute form has before its path; only at the beginning, since a query may hold other addresses.
+_ORIGIN = re.compile(r"(?i:https?)://[^/?]*+")
+
+
+class Redirect:
+    """A WSGI application that sends its clients to the same address by https, and then closes the connection.
+
+    The host is the one that the client has named, so nobody but this client is sent there; a request without a host is
+    sent to the address that it has reached. 308 keeps the method and the body.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = "" if port == 443 else f":{port}"
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        host = _PORT.sub("", environ.get("HTTP_HOST", "")) or environ["SERVER_NAME"]
+        target = environ["REQUEST_URI"]
+        if origin := _ORIGIN.match(target):
+            # Of the absolute form, only what comes after the host; RFC 9112 3.2.2 has made it the Host.
+            target = target[origin.end() :]
+        if not target.startswith("/"):
+            target = "/" + target.removeprefix("*")
+        location = f"https://{host}{self._port}{target}"
+        text = f"This is {location}\n".encode("latin-1")
+        fields = [("Location", location), ("Content-Type", "text/plain"), ("Connection", "close")]
+        start_response("308 Permanent Redirect", [*fields, ("Content-Length", str(len(text)))])
+        return [text]
