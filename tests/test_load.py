@@ -27,7 +27,7 @@ from zibai.errors import Refused
 from zibai.protocol.http1 import FastLane, reference
 from zibai.protocol.http1.codec import Codec
 from zibai.protocol.http1.reference import LINES, ODD
-from zibai.tlsrecords import RECORDS, Records
+from zibai.tls.records import RECORDS, Records
 
 from rig import ANSWER, GET, Rig, ended, read
 from support import Client, Server

@@ -27,13 +27,13 @@ from zibai.engine.loop import GRACE
 from zibai.engine.states import HANDSHAKE
 from zibai.errors import UsageError
 from zibai.gateway.redirect import Redirect
-from zibai.https import check
 from zibai.net.bind import create_bind_socket
 from zibai.net.listener import Socket
 from zibai.net.poller import READ, WRITE
-from zibai.tls import Certificates, distinguished_name, make_context
-from zibai.tlsconnection import NOT_PLAIN, TLSConnection
-from zibai.tlssocket import PIECE, TLSSocket
+from zibai.tls.certificates import Certificates, distinguished_name, make_context
+from zibai.tls.handshake import NOT_PLAIN, TLSConnection
+from zibai.tls.https import check
+from zibai.tls.sslsocket import PIECE, TLSSocket
 
 from rig import ANSWER, GET, Rig, ended
 from serving import serving

@@ -16,8 +16,8 @@ from zibai.engine.load import TURN
 from zibai.engine.loop import RESOLUTION
 from zibai.engine.states import BODY, CHOKED, HANDSHAKE
 from zibai.net.poller import WRITE
-from zibai.tlsrecords import RECORDS
-from zibai.tlssocket import ANSWERS
+from zibai.tls.records import RECORDS
+from zibai.tls.sslsocket import ANSWERS
 
 from rig import ANSWER, GET
 from support import DEADLINE, Client, Server, get, wait_for

@@ -31,7 +31,7 @@ from .system.machine import descriptors_for_clients
 from .telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
-    from .https import Https
+    from .tls.https import Https
 
 Hook = Callable[[], object]
 
@@ -203,7 +203,7 @@ class Server:
         """None without; a server that speaks no TLS need not have it in memory."""
         if self._options.certfile is None:
             return None
-        from .https import Https
+        from .tls.https import Https
 
         https = Https(self._options, engine.report, self._ties.directory)
         https.load(self._sockets)

@@ -18,7 +18,6 @@ from .clock import clock
 from .config.options import Options
 from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
-from .devcert import certified
 from .engine.loop import Loop
 from .errors import LoadError, UsageError, ZibaiError, format_exception
 from .gateway.wsgi import Application
@@ -41,6 +40,7 @@ from .telemetry import board_file as control
 from .telemetry import logfile
 from .telemetry import setup as logs
 from .telemetry.scoreboard import Scoreboard
+from .tls.devcert import certified
 from .upgrade import Predecessor, Upgrade
 from .version import __version__
 
@@ -365,7 +365,7 @@ def _certified(options: Options, sockets: list[socket], owner: tuple[int, int] |
 
 def _check_tls(options: Options, sockets: list[socket]) -> None:
     if options.certfile:
-        from .https import check  # not in the memory of a server that speaks no TLS
+        from .tls.https import check  # not in the memory of a server that speaks no TLS
 
         check(options, sockets)
 

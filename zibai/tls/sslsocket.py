@@ -23,7 +23,7 @@ import ssl
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Final
 
-from .tlsrecords import Records
+from .records import Records
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .config.options import Options
-from .errors import MissingExtra
-from .logger import logger
+from ..config.options import Options
+from ..errors import MissingExtra
+from ..logger import logger
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-from .config.options import Options
-from .errors import UsageError
-from .logger import logger
+from ..config.options import Options
+from ..errors import UsageError
+from ..logger import logger
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of 1.3 are all good and not ours to choose."""

@@ -1,6 +1,6 @@
 """One client over TLS: a connection with a handshake before it and an orderly end behind it.
 
-Between the two it is a connection like any other, over a :class:`~zibai.tlssocket.TLSSocket`. In ``HANDSHAKE`` and in
+Between the two it is a connection like any other, over a :class:`~zibai.tls.sslsocket.TLSSocket`. In ``HANDSHAKE`` and in
 ``LINGER`` it is TLS itself that talks; then ``out`` has bytes for the wire, and the connection sends them as they are.
 
 The handshake is a state of the server loop with the deadline of a head, so whoever stalls in it holds nobody. OpenSSL
@@ -13,16 +13,16 @@ from http import HTTPStatus
 from socket import SHUT_WR
 from typing import Final
 
-from .engine.connection import LINGER_TIME, Connection
-from .engine.context import RECEIVE, Service
-from .engine.states import BODY, CHOKED, CLOSED, DISCARD, HANDSHAKE, HEAD, LATER, LINGER
-from .errors import Refused
-from .logger import debug_logger, safely
-from .net.listener import Endpoint, Socket
-from .protocol.http1.response import plain
-from .telemetry.scoreboard import READING
-from .tls import Certificates, facts
-from .tlssocket import TLSSocket
+from ..engine.connection import LINGER_TIME, Connection
+from ..engine.context import RECEIVE, Service
+from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HANDSHAKE, HEAD, LATER, LINGER
+from ..errors import Refused
+from ..logger import debug_logger, safely
+from ..net.listener import Endpoint, Socket
+from ..protocol.http1.response import plain
+from ..telemetry.scoreboard import READING
+from .certificates import Certificates, facts
+from .sslsocket import TLSSocket
 
 NOT_PLAIN = "this port speaks TLS; use https"
 

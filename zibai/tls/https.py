@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from socket import socket
 
-from .config.options import Options
-from .engine.connection import Connection
-from .engine.context import Service
-from .engine.loop import Loop
-from .errors import UsageError
-from .gateway.redirect import Redirect
-from .gateway.wsgi import Gateway
-from .net.listener import Endpoint, Listener, Socket, is_tcp
-from .protocol.http1 import FastLane
-from .tls import Certificates, make_context
-from .tlsconnection import TLSConnection
+from ..config.options import Options
+from ..engine.connection import Connection
+from ..engine.context import Service
+from ..engine.loop import Loop
+from ..errors import UsageError
+from ..gateway.redirect import Redirect
+from ..gateway.wsgi import Gateway
+from ..net.listener import Endpoint, Listener, Socket, is_tcp
+from ..protocol.http1 import FastLane
+from .certificates import Certificates, make_context
+from .handshake import TLSConnection
 
 
 def check(options: Options, sockets: Sequence[socket]) -> None:
