@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import mainloop
 from zibai.logger import logger
-from zibai.mainloop import MainLoop
-from zibai.process import Message
+from zibai.supervise import mainloop
 from zibai.supervise.child import Ending
+from zibai.supervise.mainloop import MainLoop
+from zibai.supervise.pipe import Message
 from zibai.telemetry.scoreboard import Row, Scoreboard, black_box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from zibai.roster import Roster
+    from zibai.supervise.roster import Roster
 
 
 class FakeChild:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai import output
 from zibai.logger import output_logger
-from zibai.output import LONGEST, Collector, Lines
+from zibai.supervise import output
+from zibai.supervise.output import LONGEST, Collector, Lines
 
 from support import DEADLINE, Server, alive, environment, get, wait_for
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai import loader as loader_module
-from zibai import preload
 from zibai.config.options import Options
 from zibai.errors import LoadError, UsageError
 from zibai.loader import Nursery, Orders, _begin_process
 from zibai.logger import logger
-from zibai.pipes import as_socket
-from zibai.preload import Fact, Fork, Order, Preload
-from zibai.process import Message, Parent
+from zibai.supervise import preload
 from zibai.supervise.child import Ending
+from zibai.supervise.messages import as_socket
+from zibai.supervise.pipe import Message, Parent
+from zibai.supervise.preload import Fact, Fork, Order, Preload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zibai import probes
-from zibai import pulse as pulse_module
 from zibai.logger import logger
 from zibai.probes import BYTES, MOST, TIME, Probes
 from zibai.protocol.http1 import Codec
-from zibai.pulse import STALL, Pulse
-from zibai.roster import DRAINING, READY
+from zibai.supervise import pulse as pulse_module
+from zibai.supervise.pulse import STALL, Pulse
+from zibai.supervise.roster import DRAINING, READY
 
 from support import Client, get, raw, wait_for
 

@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 
-from zibai import output, pipes, process
 from zibai.errors import LoadError
 from zibai.net.handover import BATCH, NOTE, give, take
 from zibai.net.listener import Socket
-from zibai.process import Message, Parent
+from zibai.supervise import messages as pipes
+from zibai.supervise import output
+from zibai.supervise import pipe as process
 from zibai.supervise.child import Child, reap_strangers
+from zibai.supervise.pipe import Message, Parent
 from zibai.system import machine, terminal
 from zibai.system.signals import Signals
 from zibai.telemetry.scoreboard import Row

@@ -7,8 +7,8 @@ from itertools import count
 
 import pytest
 
-from zibai.roster import BETWEEN_SAMPLES, LAST_WORDS, PATIENCE, Roster, Worker
 from zibai.supervise.child import Ending
+from zibai.supervise.roster import BETWEEN_SAMPLES, LAST_WORDS, PATIENCE, Roster, Worker
 from zibai.system.usage import Usage
 
 

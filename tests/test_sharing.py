@@ -12,10 +12,10 @@ import pytest
 
 from zibai.net.bind import create_bind_socket, listen
 from zibai.net.listener import Listener
-from zibai.output import Outlet
-from zibai.process import Message, Parent
-from zibai.sharing import Parcel
 from zibai.supervise.child import Child
+from zibai.supervise.output import Outlet
+from zibai.supervise.pipe import Message, Parent
+from zibai.supervise.sharing import Parcel
 
 from support import DEADLINE
 

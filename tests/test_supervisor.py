@@ -16,7 +16,7 @@ import pytest
 
 import zibai
 from zibai.errors import LoadError, UsageError
-from zibai.supervisor import Supervisor
+from zibai.supervise.supervisor import Supervisor
 
 from person import CTRL_C, Person
 from support import APPS, DEADLINE, alive, child_processes, environment, wait_for
@@ -267,7 +267,7 @@ def test_one_that_has_beaten_has_to_go_on_and_others_need_not(notes: Notes, capl
 def test_one_that_takes_too_much_is_replaced(
     notes: Notes, limits: dict[str, int], words: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zibai.roster.BETWEEN_SAMPLES", 0.2)
+    monkeypatch.setattr("zibai.supervise.roster.BETWEEN_SAMPLES", 0.2)
     with Supervisor(jobs.eat, (notes.path,), 2, **limits) as supervisor:
         first = notes.wait("begin", 3)[0]
         assert notes.wait("end") == [first]
@@ -290,7 +290,7 @@ def test_no_worker_no_worker() -> None:
 
 
 def test_a_system_that_does_not_tell_what_a_process_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zibai.supervisor.usage", lambda pid: zibai.system.usage.Usage())
+    monkeypatch.setattr("zibai.supervise.supervisor.usage", lambda pid: zibai.system.usage.Usage())
     with pytest.raises(UsageError, match="this system does not tell"):
         Supervisor(jobs.wait, ("",), memory_limit=1).start()
 
@@ -337,7 +337,7 @@ def test_a_program_that_ends_without_stop_ends_its_workers(notes: Notes) -> None
 def test_it_loads_nothing_of_the_server() -> None:
     code = "import sys, zibai; zibai.Supervisor; print([m for m in sys.modules if m.startswith(('h11', 'zibai.'))])"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    assert "zibai.roster" in done.stdout
+    assert "zibai.supervise.roster" in done.stdout
     for name in ("h11", "zibai.core", "zibai.protocol.http1", "zibai.net.bind", "zibai.probes", "zibai.cli"):
         assert name not in done.stdout
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import waiting
-from zibai.waiting import wait, wait_in_batches
+from zibai.supervise import waiting
+from zibai.supervise.waiting import wait, wait_in_batches
 
 from support import DEADLINE, environment, wait_for
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .net.bind import create_bind_socket
     from .repl import run
     from .server import main
-    from .supervised import current_worker
-    from .supervisor import Supervisor
+    from .supervise.supervisor import Supervisor
+    from .supervise.worker import current_worker
 
 __all__ = [
     "Options",

@@ -33,10 +33,10 @@ from . import worker
 from .config.options import Options
 from .errors import LoadError, ZibaiError
 from .logger import logger
-from .output import Outlet
-from .pipes import as_socket
-from .preload import Fact, Order
-from .process import Parent
+from .supervise.messages import as_socket
+from .supervise.output import Outlet
+from .supervise.pipe import Parent
+from .supervise.preload import Fact, Order
 from .system import lastword, terminal, title
 from .system.forks import forget_in_children, forking_a_worker
 from .system.lastword import LAST_WORD

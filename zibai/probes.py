@@ -30,8 +30,8 @@ from .net.listener import Endpoint, Listener, Socket
 from .net.poller import READ, make_poller
 from .protocol.http1 import Codec, Request
 from .protocol.http1.response import head_end
-from .pulse import Pulse
-from .roster import DRAINING, Roster
+from .supervise.pulse import Pulse
+from .supervise.roster import DRAINING, Roster
 
 TIME: Final = 5.0
 """Seconds for a client to ask, to get its answer and to close."""
@@ -61,7 +61,7 @@ class _Client:
 class Probes:
     """Answers on ``sockets``, which listen already, from what ``pulse`` says.
 
-    A context manager and an :class:`~zibai.mainloop.Observer`. Its public methods are the main thread's, and begin and
+    A context manager and an :class:`~zibai.supervise.mainloop.Observer`. Its public methods are the main thread's, and begin and
     end the thread that answers, whose is the rest. ``sockets`` stay the caller's to close. ``has_company`` says whether
     another master may have them, too.
     """

@@ -16,7 +16,7 @@ from .config.options import Options
 from .errors import UsageError
 from .gateway.wsgi import Application
 from .logger import logger
-from .supervised import describe
+from .supervise.worker import describe
 from .system import terminal
 
 A_MOMENT = 1.0

@@ -13,10 +13,9 @@ from math import inf
 from socket import socket
 from typing import NamedTuple, Self
 
-from . import loader, mainloop, worker
+from . import loader, worker
 from .clock import clock
 from .config.options import Options
-from .console import Prompt, forking
 from .core import Ties, warn_of_strangers
 from .engine.loop import Loop
 from .errors import LoadError, UsageError, ZibaiError, format_exception
@@ -26,13 +25,15 @@ from .logger import logger
 from .net import inherited
 from .net.bind import describe, give_unix_socket
 from .notify import Notifier, Reporter, SingleReporter
-from .output import Collector
-from .preload import Preload
 from .probes import Probes
-from .pulse import Pulse
 from .reloader import Reloader
-from .roster import PATIENCE, READY, SETTLED
+from .supervise import mainloop
 from .supervise.child import start_helper
+from .supervise.output import Collector
+from .supervise.preload import Preload
+from .supervise.prompt import Prompt, forking
+from .supervise.pulse import Pulse
+from .supervise.roster import PATIENCE, READY, SETTLED
 from .system import daemon, home, lastword, pidfile, privileges, standard, terminal, title
 from .system.signals import Signals, hear_of_children, signals_held_back
 from .system.usage import NO_LIMITS, Usage, usage

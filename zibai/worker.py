@@ -40,7 +40,7 @@ from .engine.loop import Loop
 from .errors import LoadError, MissingExtra, ZibaiError
 from .gateway.wsgi import Application
 from .logger import logger
-from .process import Parent, wait_in_step
+from .supervise.pipe import Parent, wait_in_step
 from .system import lastword, terminal, title
 from .system.forks import forget_in_children
 from .system.lastword import LAST_WORD
@@ -265,7 +265,7 @@ def _patch() -> ModuleType | None:
         )
         return None
     greenlets.patch()
-    from . import hub
+    from .supervise import hub
 
     return hub
 

@@ -15,22 +15,23 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakSet
 
-from .. import output, pipes
 from ..clock import clock
 from ..logger import logger
-from ..output import Outlet
-from ..sentinel import Sentinel, watch_child
-from ..sharing import Parcel
 from ..system import machine, terminal
 from ..system.signals import hold_signals_back, signals_held_back
 from ..system.usage import Usage, usage
 from ..telemetry.scoreboard import Row, black_box
+from . import messages as pipes
+from . import output
+from .output import Outlet
+from .sentinel import Sentinel, watch_child
+from .sharing import Parcel
 
 if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection
 else:
     PipeConnection = Connection
-from ..process import Message, Parent
+from .pipe import Message, Parent
 
 Method = Literal["spawn", "fork"]
 

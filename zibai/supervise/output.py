@@ -30,8 +30,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing import reduction
 from typing import Any, Final
 
-from .logger import logger, output_logger
-from .system.standard import make_sure_of, text
+from ..logger import logger, output_logger
+from ..system.standard import make_sure_of, text
 
 if sys.platform == "win32":
     from .sharing import copied_handle

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Protocol
 
-from .logger import logger
-from .supervise.child import Ending
-from .system.usage import NO_LIMITS, Usage, in_words
+from ..logger import logger
+from ..system.usage import NO_LIMITS, Usage, in_words
+from .child import Ending
 
 STARTING: Final = "starting"
 READY: Final = "ready"

@@ -7,10 +7,10 @@ and is a moment old.
 import os
 from collections.abc import Callable, Iterator
 
+from ..telemetry.board_view import describe, table
+from ..telemetry.scoreboard import Scoreboard
 from .mainloop import MainLoop
 from .roster import Roster
-from .telemetry.board_view import describe, table
-from .telemetry.scoreboard import Scoreboard
 
 
 class Workers:

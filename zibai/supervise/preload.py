@@ -6,7 +6,7 @@ forked worker (:class:`Forked`) speaks through a pipe of its own and obeys the r
 not know that there are loaders.
 
 A worker that is forked is no child of the parent. Where the system can tell of the end of any process
-(:mod:`zibai.sentinel`), the parent asks the system. Else it hears of the end from another pipe, whose far end nobody
+(:mod:`zibai.supervise.sentinel`), the parent asks the system. Else it hears of the end from another pipe, whose far end nobody
 holds but the worker. The loader, whose child the worker is, tells how it ended. If the loader is dead, its workers
 serve on, the next worker that is needed comes from a fresh one, and how the orphans end is not known.
 
@@ -28,15 +28,15 @@ from itertools import count
 from multiprocessing.connection import wait
 from typing import Any, Final, NamedTuple, Self
 
-from . import pipes
-from .clock import clock
-from .logger import logger
+from ..clock import clock
+from ..logger import logger
+from ..telemetry.scoreboard import Row
+from . import messages as pipes
+from .child import Child
+from .messages import as_socket
 from .output import Collector, Outlet
-from .pipes import as_socket
-from .process import Message
+from .pipe import Message
 from .sentinel import Sentinel, watch
-from .supervise.child import Child
-from .telemetry.scoreboard import Row
 
 PATIENCE: Final = 4.0
 """Seconds that a loader has to end before it is killed."""

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from .errors import UsageError
+from ..errors import UsageError
+from ..system import terminal
+from ..system.signals import Signals, interrupting
+from ..telemetry.scoreboard import Scoreboard
 from .handle import Handle
 from .mainloop import MainLoop
 from .output import Collector
-from .system import terminal
-from .system.signals import Signals, interrupting
-from .telemetry.scoreboard import Scoreboard
 
 BUSY_FOR = 0.5
 """Seconds that a fork waits for a statement at the prompt; then it is put off."""

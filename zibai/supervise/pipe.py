@@ -7,7 +7,7 @@ first; and ``adopt`` and ``reopen``. Up go ``ready``, ``failed``, ``worn``, ``st
 carries death, both ways: its other end is closed by the system, whatever happened to the process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
-``multiprocessing`` on POSIX and by :mod:`zibai.sharing` on Windows. Only what cannot be sent, such as a function
+``multiprocessing`` on POSIX and by :mod:`zibai.supervise.sharing` on Windows. Only what cannot be sent, such as a function
 that was typed at a prompt, is forked: then a worker has to let go of what it has inherited (:func:`_forked`), and says
 ``born`` first of all. A fork copies the locks that other threads hold at that moment, and nobody will ever let go of
 the copies: the prompt's thread holds that of the C library's locale while readline begins and ends a line, and the
@@ -24,13 +24,13 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .clock import clock
-from .errors import LoadError
+from ..clock import clock
+from ..errors import LoadError
+from ..system import terminal
+from ..system.signals import hear_of_children
+from .messages import as_socket
 from .output import Outlet
-from .pipes import as_socket
 from .sentinel import close_for_programs
-from .system import terminal
-from .system.signals import hear_of_children
 
 if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection

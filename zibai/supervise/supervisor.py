@@ -19,22 +19,23 @@ from itertools import count
 from math import inf
 from typing import Any, Self
 
-from . import mainloop, supervised
-from .console import Prompt, forking
-from .errors import LoadError, UsageError
+from ..errors import LoadError, UsageError
+from ..logger import logger
+from ..system import standard, terminal
+from ..system.signals import hear_of_children
+from ..system.usage import NO_LIMITS, Usage, usage
+from ..telemetry import board_file as control
+from ..telemetry.scoreboard import Scoreboard
+from ..version import __version__
+from . import mainloop
+from . import worker as supervised
+from .child import Method
 from .handle import Handle
-from .logger import logger
 from .mainloop import MainLoop
 from .output import Collector
+from .prompt import Prompt, forking
 from .roster import SETTLED
-from .supervise.child import Method
-from .supervised import Job
-from .system import standard, terminal
-from .system.signals import hear_of_children
-from .system.usage import NO_LIMITS, Usage, usage
-from .telemetry import board_file as control
-from .telemetry.scoreboard import Scoreboard
-from .version import __version__
+from .worker import Job
 
 _numbers = count(1)
 

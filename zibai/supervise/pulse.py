@@ -3,7 +3,7 @@
 from math import inf
 from typing import Final
 
-from .clock import clock
+from ..clock import clock
 from .roster import READY
 
 STALL: Final = 5.0

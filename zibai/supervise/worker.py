@@ -20,15 +20,15 @@ from multiprocessing.connection import wait
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-from . import importer
-from .clock import clock
-from .errors import LoadError
-from .logger import logger
-from .process import Parent, wait_in_step
-from .system import terminal
-from .system.signals import Signals, interrupting
-from .system.stacks import format_stack
-from .telemetry.scoreboard import Row, Scoreboard
+from .. import importer
+from ..clock import clock
+from ..errors import LoadError
+from ..logger import logger
+from ..system import terminal
+from ..system.signals import Signals, interrupting
+from ..system.stacks import format_stack
+from ..telemetry.scoreboard import Row, Scoreboard
+from .pipe import Parent, wait_in_step
 
 GRACEFUL: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 QUICK: Final = ("SIGINT",)

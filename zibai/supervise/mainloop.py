@@ -1,6 +1,6 @@
 """The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the roster.
 
-One call of :func:`zibai.waiting.wait` waits for all of it, on every system; nothing is polled. Only its own clock is
+One call of :func:`zibai.supervise.waiting.wait` waits for all of it, on every system; nothing is polled. Only its own clock is
 looked at every few seconds, since the parent, or all of the server, may have been stopped: a container that is paused,
 a laptop that is closed. The parent never imports the application.
 """
@@ -13,19 +13,19 @@ from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import Any, Protocol
 
-from .clock import clock
-from .errors import LoadError
-from .logger import logger
+from ..clock import clock
+from ..errors import LoadError
+from ..logger import logger
+from ..system import lastword
+from ..system.signals import Signals, hear_of_children
+from ..telemetry import logfile
+from ..telemetry.scoreboard import Row, Scoreboard
+from .child import Child, Method, reap_strangers
 from .output import Collector
+from .pipe import LATE, STEP, Message
 from .preload import Preload
-from .process import LATE, STEP, Message
 from .pulse import Pulse
 from .roster import STARTING, Roster
-from .supervise.child import Child, Method, reap_strangers
-from .system import lastword
-from .system.signals import Signals, hear_of_children
-from .telemetry import logfile
-from .telemetry.scoreboard import Row, Scoreboard
 from .waiting import wait
 
 # What each signal wishes for. A system that has not got one cannot send it.
