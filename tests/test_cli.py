@@ -251,7 +251,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> 
         if outcome is not None:
             raise outcome
 
-    monkeypatch.setattr("zibai.server._serve", fake)
+    monkeypatch.setattr("zibai.server.start._serve", fake)
     try:
         return main(["example:app", "-p", "2"]), served
     except SystemExit as end:

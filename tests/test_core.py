@@ -10,9 +10,9 @@ import pytest
 import zibai
 from zibai import Options, create_bind_socket, serve
 from zibai.config.options import declared
-from zibai.core import Hooks, Server, Ties
 from zibai.engine.loop import Loop
 from zibai.errors import UsageError
+from zibai.server.serve import Hooks, Server, Ties
 
 from support import DEADLINE, get
 

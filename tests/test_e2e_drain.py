@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai.probes import TIME
+from zibai.server.probes import TIME
 
 from support import APPS, KILL, ROOT, Client, Gate, Server, alive, get, raw, run, wait_for
 

@@ -13,11 +13,11 @@ import pytest
 
 from zibai.config.options import Options
 from zibai.errors import BindError, UsageError
-from zibai.listeners import Listeners
 from zibai.logger import logger
 from zibai.net import inherited
 from zibai.net.bind import create_bind_socket
 from zibai.net.inherited import Given, adopt, from_environment
+from zibai.server.listeners import Listeners
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import notify
 from zibai.errors import UsageError
-from zibai.notify import Notifier, Reporter, SingleReporter
+from zibai.server import systemd as notify
+from zibai.server.systemd import Notifier, Reporter, SingleReporter
 from zibai.telemetry.scoreboard import Row
 
 from support import DEADLINE, KILL, Server, alive, get, wait_for

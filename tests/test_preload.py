@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import loader as loader_module
 from zibai.config.options import Options
 from zibai.errors import LoadError, UsageError
-from zibai.loader import Nursery, Orders, _begin_process
 from zibai.logger import logger
+from zibai.server import loader as loader_module
+from zibai.server.loader import Nursery, Orders, _begin_process
 from zibai.supervise import preload
 from zibai.supervise.child import Ending
 from zibai.supervise.messages import as_socket

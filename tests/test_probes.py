@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai import probes
 from zibai.logger import logger
-from zibai.probes import BYTES, MOST, TIME, Probes
 from zibai.protocol.http1 import Codec
+from zibai.server import probes
+from zibai.server.probes import BYTES, MOST, TIME, Probes
 from zibai.supervise import pulse as pulse_module
 from zibai.supervise.pulse import STALL, Pulse
 from zibai.supervise.roster import DRAINING, READY

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import reloader
 from zibai.errors import MissingExtra
-from zibai.reloader import IGNORED, Reloader, matches
+from zibai.server import reloader
+from zibai.server.reloader import IGNORED, Reloader, matches
 
 from support import ROOT, environment, wait_for
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from zibai import repl
 from zibai.errors import UsageError
+from zibai.server import guest as repl
 
 from person import CTRL_C, CTRL_D, Person
 from support import ZIBAI, Client, Gate, alive, get, run, wait_for

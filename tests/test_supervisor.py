@@ -338,7 +338,14 @@ def test_it_loads_nothing_of_the_server() -> None:
     code = "import sys, zibai; zibai.Supervisor; print([m for m in sys.modules if m.startswith(('h11', 'zibai.'))])"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert "zibai.supervise.roster" in done.stdout
-    for name in ("h11", "zibai.core", "zibai.protocol.http1", "zibai.net.bind", "zibai.probes", "zibai.cli"):
+    for name in (
+        "h11",
+        "zibai.server.serve",
+        "zibai.protocol.http1",
+        "zibai.net.bind",
+        "zibai.server.probes",
+        "zibai.cli",
+    ):
         assert name not in done.stdout
 
 

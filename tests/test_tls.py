@@ -21,7 +21,6 @@ import pytest
 
 from zibai import serve
 from zibai.config.options import Options
-from zibai.core import Hooks, Server, Ties
 from zibai.engine.context import RECEIVE
 from zibai.engine.loop import GRACE
 from zibai.engine.states import HANDSHAKE
@@ -30,6 +29,7 @@ from zibai.gateway.redirect import Redirect
 from zibai.net.bind import create_bind_socket
 from zibai.net.listener import Socket
 from zibai.net.poller import READ, WRITE
+from zibai.server.serve import Hooks, Server, Ties
 from zibai.tls.certificates import Certificates, distinguished_name, make_context
 from zibai.tls.handshake import NOT_PLAIN, TLSConnection
 from zibai.tls.https import check

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai import upgrade
 from zibai.config.options import Options
 from zibai.errors import UsageError
-from zibai.listeners import Listeners
+from zibai.server import upgrade
+from zibai.server.listeners import Listeners
+from zibai.server.upgrade import VARIABLE, Predecessor, Upgrade
 from zibai.telemetry import board_file as control
-from zibai.upgrade import VARIABLE, Predecessor, Upgrade
 
 from support import DEADLINE
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zibai.worker import Control
+from zibai.server.worker import Control
 
 from support import DEADLINE
 
@@ -92,7 +92,7 @@ def lame_control(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]],
     """A control with 20 s before the end, whose clock stands at ``until`` when all wakes are over; it has listened."""
     script = Script(*wakes)
     times = [0.0] * len(wakes)
-    monkeypatch.setattr("zibai.worker.clock", lambda: until if not script._wakes else times[0])
+    monkeypatch.setattr("zibai.server.worker.clock", lambda: until if not script._wakes else times[0])
     control: Any = Control(script, threading.Event(), None, 60, 20)  # type: ignore[arg-type]
     control._signals, control._wait = script, script.wait
     loop: Any = FakeLoop()
@@ -164,7 +164,7 @@ def test_time_in_which_it_was_stopped_does_not_count_against_its_start(monkeypat
     script.since = 0.0
     now = [0.0]
     monkeypatch.setattr("zibai.supervise.pipe.clock", lambda: now[0])
-    monkeypatch.setattr("zibai.worker.clock", lambda: now[0])
+    monkeypatch.setattr("zibai.server.worker.clock", lambda: now[0])
     control: Any = Control(script, threading.Event(), None, 60)
     steps: list[float] = []
 

@@ -11,11 +11,11 @@ from .version import __version__
 if TYPE_CHECKING:
     from .cli import parse_args
     from .config.options import Options
-    from .core import serve
     from .importer import import_from_string
     from .net.bind import create_bind_socket
-    from .repl import run
-    from .server import main
+    from .server.guest import run
+    from .server.serve import serve
+    from .server.start import main
     from .supervise.supervisor import Supervisor
     from .supervise.worker import current_worker
 

@@ -133,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return ps(argv[1:])
     options = parse_args(argv)
-    from .server import main as run_main  # not before it is needed: --help and wrong usage answer without the server
+    from .server.start import (
+        main as run_main,  # not before it is needed: --help and wrong usage answer without the server
+    )
 
     run_main(options, exits=True)
     return 0

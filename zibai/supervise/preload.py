@@ -1,6 +1,6 @@
 """``--preload``, the parent's side: loaders, and workers that are forked.
 
-The parent never imports the application, preloaded or not. It spawns a *loader* (:mod:`zibai.loader`), which imports
+The parent never imports the application, preloaded or not. It spawns a *loader* (:mod:`zibai.server.loader`), which imports
 it once and forks a worker each time it is asked; so the workers share that memory, and new code is a new loader. A
 forked worker (:class:`Forked`) speaks through a pipe of its own and obeys the rules of any other; the supervisor does
 not know that there are loaders.

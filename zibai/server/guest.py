@@ -11,13 +11,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from . import server
-from .config.options import Options
-from .errors import UsageError
-from .gateway.wsgi import Application
-from .logger import logger
-from .supervise.worker import describe
-from .system import terminal
+from ..config.options import Options
+from ..errors import UsageError
+from ..gateway.wsgi import Application
+from ..logger import logger
+from ..supervise.worker import describe
+from ..system import terminal
+from . import start as server
 
 A_MOMENT = 1.0
 """Seconds for a thread that has been told to end; one that runs the application may take longer."""

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, MutableMapping
 from math import inf
 from typing import Any, Final, Self
 
-from .clock import clock
-from .errors import UsageError
-from .logger import logger
-from .telemetry.scoreboard import Report, Row
+from ..clock import clock
+from ..errors import UsageError
+from ..logger import logger
+from ..telemetry.scoreboard import Report, Row
 
 STATUS_EVERY: Final = 10.0
 """Seconds between two looks at what STATUS says; it is sent when it has changed."""

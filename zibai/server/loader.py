@@ -29,21 +29,21 @@ from os import close as close_fd  # gevent's leaves it to a hub that does not tu
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, cast
 
+from ..config.options import Options
+from ..errors import LoadError, ZibaiError
+from ..logger import logger
+from ..supervise.messages import as_socket
+from ..supervise.output import Outlet
+from ..supervise.pipe import Parent
+from ..supervise.preload import Fact, Order
+from ..system import lastword, terminal, title
+from ..system.forks import forget_in_children, forking_a_worker
+from ..system.lastword import LAST_WORD
+from ..system.signals import Signals
+from ..telemetry import logfile
+from ..telemetry import setup as logs
+from ..telemetry.scoreboard import Scoreboard
 from . import worker
-from .config.options import Options
-from .errors import LoadError, ZibaiError
-from .logger import logger
-from .supervise.messages import as_socket
-from .supervise.output import Outlet
-from .supervise.pipe import Parent
-from .supervise.preload import Fact, Order
-from .system import lastword, terminal, title
-from .system.forks import forget_in_children, forking_a_worker
-from .system.lastword import LAST_WORD
-from .system.signals import Signals
-from .telemetry import logfile
-from .telemetry import setup as logs
-from .telemetry.scoreboard import Scoreboard
 
 
 def run_loader(

@@ -22,16 +22,16 @@ from math import inf
 from types import TracebackType
 from typing import Final, Self
 
-from .clock import clock
-from .errors import Refused
-from .logger import debug_logger, logger
-from .net.acceptor import Acceptor
-from .net.listener import Endpoint, Listener, Socket
-from .net.poller import READ, make_poller
-from .protocol.http1 import Codec, Request
-from .protocol.http1.response import head_end
-from .supervise.pulse import Pulse
-from .supervise.roster import DRAINING, Roster
+from ..clock import clock
+from ..errors import Refused
+from ..logger import debug_logger, logger
+from ..net.acceptor import Acceptor
+from ..net.listener import Endpoint, Listener, Socket
+from ..net.poller import READ, make_poller
+from ..protocol.http1 import Codec, Request
+from ..protocol.http1.response import head_end
+from ..supervise.pulse import Pulse
+from ..supervise.roster import DRAINING, Roster
 
 TIME: Final = 5.0
 """Seconds for a client to ask, to get its answer and to close."""

@@ -32,24 +32,24 @@ from socket import socket
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
 
-from . import importer
-from .clock import clock
-from .config.options import Options
-from .core import Hooks, Server, Ties
-from .engine.loop import Loop
-from .errors import LoadError, MissingExtra, ZibaiError
-from .gateway.wsgi import Application
-from .logger import logger
-from .supervise.pipe import Parent, wait_in_step
-from .system import lastword, terminal, title
-from .system.forks import forget_in_children
-from .system.lastword import LAST_WORD
-from .system.machine import raise_descriptor_limit
-from .system.signals import Signals, interrupting
-from .system.stacks import format_stack
-from .telemetry import logfile
-from .telemetry import setup as logs
-from .telemetry.scoreboard import Scoreboard
+from .. import importer
+from ..clock import clock
+from ..config.options import Options
+from ..engine.loop import Loop
+from ..errors import LoadError, MissingExtra, ZibaiError
+from ..gateway.wsgi import Application
+from ..logger import logger
+from ..supervise.pipe import Parent, wait_in_step
+from ..system import lastword, terminal, title
+from ..system.forks import forget_in_children
+from ..system.lastword import LAST_WORD
+from ..system.machine import raise_descriptor_limit
+from ..system.signals import Signals, interrupting
+from ..system.stacks import format_stack
+from ..telemetry import logfile
+from ..telemetry import setup as logs
+from ..telemetry.scoreboard import Scoreboard
+from .serve import Hooks, Server, Ties
 
 GRACEFUL = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 QUICK = ("SIGINT",)
@@ -255,7 +255,7 @@ def _with_jitter(requests: int | None) -> int | None:
 def _patch() -> ModuleType | None:
     """Let gevent patch, if it is installed; nothing of the application is imported yet."""
     try:
-        from .engine.backends import greenlets
+        from ..engine.backends import greenlets
     except MissingExtra as error:
         if error.is_broken:
             logger.warning("%s; requests run in threads", error)
@@ -265,7 +265,7 @@ def _patch() -> ModuleType | None:
         )
         return None
     greenlets.patch()
-    from .supervise import hub
+    from ..supervise import hub
 
     return hub
 

@@ -13,25 +13,25 @@ from math import inf
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from .config.addresses import Trust
-from .config.options import Options, declared, script_name
-from .engine.backends import Backend
-from .engine.context import Service
-from .engine.health import Health
-from .engine.load import Load
-from .engine.loop import Loop
-from .engine.outgoing import Budget
-from .gateway.wsgi import Application, Gateway
-from .logger import logger
-from .net.bind import describe, is_public, listen
-from .net.listener import Listener
-from .protocol.http1 import FastLane
-from .system.forks import forget_in_children
-from .system.machine import descriptors_for_clients
-from .telemetry.scoreboard import Row
+from ..config.addresses import Trust
+from ..config.options import Options, declared, script_name
+from ..engine.backends import Backend
+from ..engine.context import Service
+from ..engine.health import Health
+from ..engine.load import Load
+from ..engine.loop import Loop
+from ..engine.outgoing import Budget
+from ..gateway.wsgi import Application, Gateway
+from ..logger import logger
+from ..net.bind import describe, is_public, listen
+from ..net.listener import Listener
+from ..protocol.http1 import FastLane
+from ..system.forks import forget_in_children
+from ..system.machine import descriptors_for_clients
+from ..telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
-    from .tls.https import Https
+    from ..tls.https import Https
 
 Hook = Callable[[], object]
 
@@ -203,7 +203,7 @@ class Server:
         """None without; a server that speaks no TLS need not have it in memory."""
         if self._options.certfile is None:
             return None
-        from .tls.https import Https
+        from ..tls.https import Https
 
         https = Https(self._options, engine.report, self._ties.directory)
         https.load(self._sockets)
@@ -294,11 +294,11 @@ def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
         monkey = sys.modules.get("gevent.monkey")
         name = "greenlets" if monkey is not None and monkey.is_module_patched("threading") else "threads"
     if name == "greenlets":
-        from .engine.backends.greenlets import Greenlets
+        from ..engine.backends.greenlets import Greenlets
 
         return Greenlets(slots, row)
     if name == "threads":
-        from .engine.backends.threads import Threads
+        from ..engine.backends.threads import Threads
 
         return Threads(slots, row)
     raise ValueError(f'backend must be "threads" or "greenlets", not {name!r}')

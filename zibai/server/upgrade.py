@@ -16,11 +16,11 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, NamedTuple, Self
 
-from .errors import UsageError
+from ..errors import UsageError
+from ..logger import logger
+from ..telemetry.scoreboard import Scoreboard
 from .listeners import Handed, Listeners
-from .logger import logger
-from .notify import Notifier
-from .telemetry.scoreboard import Scoreboard
+from .systemd import Notifier
 
 VARIABLE = "ZIBAI_UPGRADE"
 

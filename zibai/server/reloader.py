@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from .errors import MissingExtra
-from .logger import logger
+from ..errors import MissingExtra
+from ..logger import logger
 
 IGNORED = frozenset(
     {

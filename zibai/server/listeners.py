@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from socket import socket
 from typing import Any, Self
 
-from .config.addresses import Inherited, parse_address
-from .config.options import LISTEN, Options
-from .errors import UsageError
-from .logger import logger
-from .net.bind import create_bind_socket, listen, socket_file, take_socket_file, unlink_unix_socket
-from .net.inherited import Given, adopt
+from ..config.addresses import Inherited, parse_address
+from ..config.options import LISTEN, Options
+from ..errors import UsageError
+from ..logger import logger
+from ..net.bind import create_bind_socket, listen, socket_file, take_socket_file, unlink_unix_socket
+from ..net.inherited import Given, adopt
 
 # A listener in the hands of a successor: its descriptor; path, device and inode of a file that is to be removed; and
 # whether it is for ``--health-listen``.
