@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from zibai import cli
-from zibai.cli import main, make_parser, options_markdown, parse_args
+from zibai.cli import arguments as cli
+from zibai.cli.arguments import main, make_parser, options_markdown, parse_args
 from zibai.config.options import Options, declared
 from zibai.errors import BindError, LoadError, UsageError
 from zibai.system.machine import available_cpus

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai.cli_ps import ps
+from zibai.cli.ps import ps
 from zibai.clock import clock
 from zibai.telemetry import board_file as control
 from zibai.telemetry import scoreboard

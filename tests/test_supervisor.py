@@ -344,7 +344,7 @@ def test_it_loads_nothing_of_the_server() -> None:
         "zibai.protocol.http1",
         "zibai.net.bind",
         "zibai.server.probes",
-        "zibai.cli",
+        "zibai.cli.arguments",
     ):
         assert name not in done.stdout
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .cli import parse_args
+    from .cli.arguments import parse_args
     from .config.options import Options
     from .importer import import_from_string
     from .net.bind import create_bind_socket

@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .telemetry.board_view import describe, table
-from .telemetry.scoreboard import Scoreboard
+from ..telemetry.board_view import describe, table
+from ..telemetry.scoreboard import Scoreboard
 
 if sys.platform == "win32":
     pass
-from .telemetry.board_file import _default_paths, directories, is_served, reason
+from ..telemetry.board_file import _default_paths, directories, is_served, reason
 
 
 def ps(argv: Sequence[str]) -> int:

@@ -16,10 +16,10 @@ from functools import partial
 from itertools import groupby
 from typing import Any, NoReturn
 
-from .config.option import Option
-from .config.options import Options, declared
-from .errors import UsageError
-from .version import __version__
+from ..config.option import Option
+from ..config.options import Options, declared
+from ..errors import UsageError
+from ..version import __version__
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,13 +129,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command; ends with SystemExit when its exit code is not 0."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["ps"]:  # no application can be called so: it has no colon
-        from .cli_ps import ps
+        from .ps import ps
 
         return ps(argv[1:])
     options = parse_args(argv)
-    from .server.start import (
-        main as run_main,  # not before it is needed: --help and wrong usage answer without the server
-    )
+    from ..server.start import main as run_main
 
     run_main(options, exits=True)
     return 0
