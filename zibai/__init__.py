@@ -33,15 +33,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Options": "options",
-    "Supervisor": "supervisor",
-    "create_bind_socket": "sockets",
-    "current_worker": "supervised",
+    "Options": "config.options",
+    "Supervisor": "supervise.supervisor",
+    "create_bind_socket": "net.bind",
+    "current_worker": "supervise.worker",
     "import_from_string": "importer",
-    "main": "server",
-    "parse_args": "cli",
-    "run": "repl",
-    "serve": "core",
+    "main": "server.start",
+    "parse_args": "cli.arguments",
+    "run": "server.guest",
+    "serve": "server.serve",
 }
 
 

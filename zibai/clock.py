@@ -1,5 +1,29 @@
-"""One clock for the whole package, and the Date of responses."""
+"""One clock for the whole package, and the Date of responses.
+
+All times within the server are of :data:`clock`: those of the loop, of the scoreboard and of the parent can be
+compared.
+"""
 
 import time
+from email.utils import formatdate
+from math import inf
 
 clock = time.perf_counter
+"""Seconds since the system came up: the same in all processes of a machine, and not changed by anybody who sets the
+time."""
+
+day: tuple[float, bytes] = (-inf, b"")
+"""The end of the current second, by :data:`clock`, and what :func:`head_end` returns until then. It is replaced as one
+tuple, so that no thread sees half of it."""
+
+
+def head_end() -> bytes:
+    """The end of a response's head: the Date (RFC 9110 6.6.1), which is made once a second, and the empty line."""
+    global day
+    until, end = day
+    if clock() >= until:
+        now = time.time()
+        second = int(now)
+        end = b"Date: %b\r\n\r\n" % formatdate(second, usegmt=True).encode("ascii")
+        day = (clock() + second + 1 - now, end)
+    return end

@@ -1,1 +1,19 @@
-"""TODO"""
+"""One server: everything that waits, and the runners that call the gateway.
+
+A connection has one owner at a time: the loop, which never blocks, or a runner, which may.
+
+ - states      the states of a connection, and its owner in each
+ - context     limits and collaborators that the connections of one server share
+ - loop        the server loop: deadlines, queue, accepting, the end
+ - connection  one client, from its first byte to its last
+ - sending     the sending side of a connection
+ - outgoing    what waits to be sent: bytes without a copy, and files
+ - load        what all clients together make a server do in a turn, and hold
+ - deferred    connections that are not read from for a while
+ - parting     sockets that are shut down and closed a little later, so that no response is lost
+ - body        request bodies: limits, and those that are read as they come
+ - preamble    who is at the other end, and the PROXY header before a connection
+ - capacity    more clients than connections
+ - health      beats, slow requests, request time limits
+ - backends    threads and greenlets
+"""

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from math import ceil, inf
 from typing import Final
 
-from ..clock import clock
+from ..clock import clock, head_end
 from ..errors import Refused
 from ..logger import debug_logger, error_logger, safely
 from ..net.kernel import unsent
@@ -230,7 +230,7 @@ class Connection(Receiver):
     def refuse(self, refusal: Refused, now: float) -> None:
         """Answer a request that no application sees, once, and let the connection end."""
         self._log_refusal(refusal)
-        response = plain(refusal.status, retry_after=refusal.retry_after)
+        response = plain(refusal.status, head_end(), retry_after=refusal.retry_after)
         if self.state is BODY:
             refusal.waited = now - self._body_since
         safely(self.service.refused, self, refusal, response)

@@ -1,1 +1,9 @@
-"""TODO"""
+"""What calls applications.
+
+WSGI today; each gateway makes its environ of a request, and hands the response to the connection.
+
+ - wsgi         PEP 3333: the environ, and the call
+ - exchange     one call and its response
+ - filewrapper  wsgi.file_wrapper, and which files the kernel can send
+ - redirect     the application of --redirect-http
+"""

@@ -12,15 +12,15 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final
 
-from ..clock import clock
+from .. import clock as clocks
+from ..clock import clock, head_end
 from ..engine.connection import Connection
 from ..engine.outgoing import STEP, File, read_at
 from ..engine.sending import LOOK, TAIL
 from ..errors import Gone, Refused
 from ..logger import access_logger, debug_logger, error_logger
-from ..protocol.http1 import response
 from ..protocol.http1.request import Request
-from ..protocol.http1.response import Answer, Framing, head_end, interim, prepare
+from ..protocol.http1.response import Answer, Framing, interim, prepare
 from ..telemetry.records import log_exchange
 from .filewrapper import BLOCK, FileWrapper, open_plain
 
@@ -148,7 +148,7 @@ class Exchange:
             head = b"%bContent-Length: %d\r\n" % (answer.data, size)
         else:
             return False
-        until, end = response.day
+        until, end = clocks.day
         if clock() >= until:
             end = head_end()
         data = head + end + data

@@ -16,12 +16,12 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from .. import clock as clocks
 from ..config.addresses import Trust
 from ..engine.connection import Connection
 from ..errors import Gone, Refused
 from ..logger import access_logger, debug_logger, error_logger
 from ..protocol import forwarded
-from ..protocol.http1 import response
 from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
 from ..telemetry.records import log_exchange
@@ -122,9 +122,9 @@ class Gateway:
         answer = exchange.answer
         if answer is not None:
             connection.status = answer.code
-        if response.day is not self._looked:
+        if clocks.day is not self._looked:
             # To ask the logger each time would cost 3 % of all that a plain request needs.
-            self._looked, self._logs = response.day, access_logger.isEnabledFor(logging.INFO)
+            self._looked, self._logs = clocks.day, access_logger.isEnabledFor(logging.INFO)
         if self._logs or connection.status >= 500 or exchange._error is not None:
             if connection.out and exchange._error is None:
                 # The rest goes out without this runner, and only then it is known how much of it went, and when.

@@ -1,1 +1,8 @@
-"""TODO"""
+"""Bytes in, facts out. No socket, clock, thread or log.
+
+A rule about requests is here, and tested without a server.
+
+ - http1         HTTP/1.1: codec, two lanes, requests, responses
+ - forwarded     Forwarded and X-Forwarded-*
+ - proxy_header  the PROXY protocol, versions 1 and 2
+"""

@@ -22,14 +22,13 @@ from math import inf
 from types import TracebackType
 from typing import Final, Self
 
-from ..clock import clock
+from ..clock import clock, head_end
 from ..errors import Refused
 from ..logger import debug_logger, logger
 from ..net.acceptor import Acceptor
 from ..net.listener import Endpoint, Listener, Socket
 from ..net.poller import READ, make_poller
 from ..protocol.http1 import Codec, Request
-from ..protocol.http1.response import head_end
 from ..supervise.pulse import Pulse
 from ..supervise.roster import DRAINING, Roster
 
@@ -61,9 +60,9 @@ class _Client:
 class Probes:
     """Answers on ``sockets``, which listen already, from what ``pulse`` says.
 
-    A context manager and an :class:`~zibai.supervise.mainloop.Observer`. Its public methods are the main thread's, and begin and
-    end the thread that answers, whose is the rest. ``sockets`` stay the caller's to close. ``has_company`` says whether
-    another master may have them, too.
+    A context manager and an :class:`~zibai.supervise.mainloop.Observer`. Its public methods are the main thread's, and
+    begin and end the thread that answers, whose is the rest. ``sockets`` stay the caller's to close. ``has_company``
+    says whether another master may have them, too.
     """
 
     def __init__(

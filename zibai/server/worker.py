@@ -5,11 +5,10 @@ there is.
 
 Two ways to end arrive, as signals or through the pipe: graceful sets the event that ``serve`` waits for, quick raises
 KeyboardInterrupt where ``serve`` waits. While the application is imported nothing is in flight, so both ways are quick.
-A thread of its own (:class:`Control`) listens for both, since neither a
-handler of a signal may touch an event (the main thread may be inside its lock) nor the hub of gevent wait for a pipe
-on Windows. It also sets the last moment (:mod:`zibai.system.lastword`): nothing that hangs, before or after the end of the
-server, keeps the process for more than ``LAST_WORD`` seconds beyond the time limit. So this thread writes no log line,
-since nobody may read the log.
+A thread of its own (:class:`Control`) listens for both, since neither a handler of a signal may touch an event (the
+main thread may be inside its lock) nor the hub of gevent wait for a pipe on Windows. It also sets the last moment
+(:mod:`zibai.system.lastword`): nothing that hangs, before or after the end of the server, keeps the process for more
+than ``LAST_WORD`` seconds beyond the time limit. So this thread writes no log line, since nobody may read the log.
 
 With ``--drain`` a signal for a graceful exit first makes a lame duck of the process: it serves on, and says close in
 each answer. :class:`Control` counts the time. But what a parent says goes over that: from its ``lame`` to its ``drain``
@@ -127,8 +126,8 @@ def run(
 ) -> None:
     """Load the application and serve it until told to end; the main thread's. Raises :class:`LoadError` and others.
 
-    ``exits``: see :class:`zibai.system.signals.Signals`. ``app`` is one that needs no loading, since it was made at a prompt.
-    As a ``guest`` the server is in a process that goes on without it.
+    ``exits``: see :class:`zibai.system.signals.Signals`. ``app`` is one that needs no loading, since it was made at a
+    prompt. As a ``guest`` the server is in a process that goes on without it.
     """
 
     def show_title(*state: str) -> None:

@@ -1,8 +1,8 @@
 """The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the roster.
 
-One call of :func:`zibai.supervise.waiting.wait` waits for all of it, on every system; nothing is polled. Only its own clock is
-looked at every few seconds, since the parent, or all of the server, may have been stopped: a container that is paused,
-a laptop that is closed. The parent never imports the application.
+One call of :func:`zibai.supervise.waiting.wait` waits for all of it, on every system; nothing is polled. Only its own
+clock is looked at every few seconds, since the parent, or all of the server, may have been stopped: a container that is
+paused, a laptop that is closed. The parent never imports the application.
 """
 
 import os

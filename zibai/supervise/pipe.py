@@ -7,11 +7,11 @@ first; and ``adopt`` and ``reopen``. Up go ``ready``, ``failed``, ``worn``, ``st
 carries death, both ways: its other end is closed by the system, whatever happened to the process that held it.
 
 Workers are spawned on every system, so they inherit nothing by accident: listeners are handed over by
-``multiprocessing`` on POSIX and by :mod:`zibai.supervise.sharing` on Windows. Only what cannot be sent, such as a function
-that was typed at a prompt, is forked: then a worker has to let go of what it has inherited (:func:`_forked`), and says
-``born`` first of all. A fork copies the locks that other threads hold at that moment, and nobody will ever let go of
-the copies: the prompt's thread holds that of the C library's locale while readline begins and ends a line, and the
-worker would wait for it at its first OSError, for the text of that.
+``multiprocessing`` on POSIX and by :mod:`zibai.supervise.sharing` on Windows. Only what cannot be sent, such as a
+function that was typed at a prompt, is forked: then a worker has to let go of what it has inherited (:func:`_forked`),
+and says ``born`` first of all. A fork copies the locks that other threads hold at that moment, and nobody will ever let
+go of the copies: the prompt's thread holds that of the C library's locale while readline begins and ends a line, and
+the worker would wait for it at its first OSError, for the text of that.
 """
 
 import _socket

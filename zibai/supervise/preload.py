@@ -1,14 +1,14 @@
 """``--preload``, the parent's side: loaders, and workers that are forked.
 
-The parent never imports the application, preloaded or not. It spawns a *loader* (:mod:`zibai.server.loader`), which imports
-it once and forks a worker each time it is asked; so the workers share that memory, and new code is a new loader. A
-forked worker (:class:`Forked`) speaks through a pipe of its own and obeys the rules of any other; the supervisor does
-not know that there are loaders.
+The parent never imports the application, preloaded or not. It spawns a *loader* (:mod:`zibai.server.loader`), which
+imports it once and forks a worker each time it is asked; so the workers share that memory, and new code is a new
+loader. A forked worker (:class:`Forked`) speaks through a pipe of its own and obeys the rules of any other; the
+supervisor does not know that there are loaders.
 
 A worker that is forked is no child of the parent. Where the system can tell of the end of any process
-(:mod:`zibai.supervise.sentinel`), the parent asks the system. Else it hears of the end from another pipe, whose far end nobody
-holds but the worker. The loader, whose child the worker is, tells how it ended. If the loader is dead, its workers
-serve on, the next worker that is needed comes from a fresh one, and how the orphans end is not known.
+(:mod:`zibai.supervise.sentinel`), the parent asks the system. Else it hears of the end from another pipe, whose far end
+nobody holds but the worker. The loader, whose child the worker is, tells how it ended. If the loader is dead, its
+workers serve on, the next worker that is needed comes from a fresh one, and how the orphans end is not known.
 
 A loader is *proven* when a worker of it was ready. Workers come from the latest one, proven or yet to be; if that one
 fails, from the one before, which stays until another one is proven and its own workers are gone. So after a broken

@@ -1,4 +1,5 @@
-"""How the parent is, said by its main loop for who has to tell others while it may hang; see :mod:`zibai.server.probes`."""
+"""How the parent is, said by its main loop for who has to tell others while it may hang; see
+:mod:`zibai.server.probes`."""
 
 from math import inf
 from typing import Final

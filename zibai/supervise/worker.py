@@ -1,8 +1,8 @@
 """The life of a worker that runs a function, and what that function may ask.
 
 The function runs in the main thread. A thread of its own (:class:`_Ear`) listens to the parent and to signals, as in
-:mod:`zibai.server.worker`, and tells it the two ways to end: a graceful one calls ``before_stop`` and then sets the event
-``end``; a quick one raises KeyboardInterrupt where the function is. A graceful end that takes longer than it may
+:mod:`zibai.server.worker`, and tells it the two ways to end: a graceful one calls ``before_stop`` and then sets the
+event ``end``; a quick one raises KeyboardInterrupt where the function is. A graceful end that takes longer than it may
 becomes a quick one, so a function that knows nothing of all this still gets to its ``finally``; and a quick one that
 takes longer than ``LAST_WORD`` ends the process from here.
 

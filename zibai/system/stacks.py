@@ -12,7 +12,7 @@ from types import FrameType
 
 # ----------------------------------------------------------------------------------------------- stacks
 
-_OURS = str(Path(__file__).parent)
+_OURS = str(Path(__file__).parent.parent)
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _BELOW = (
     _OURS,

@@ -1,1 +1,13 @@
-"""TODO"""
+"""What the server says about itself: log records and files, and the scoreboard.
+
+Nothing in here decides anything about a request. A log or a file that fails never costs a response.
+
+ - records     the record of an exchange, and how its line is written without one
+ - format      how a record becomes a line; what clients send is escaped
+ - console     the handler for standard error
+ - logfile     a file that all processes write, rotated and opened anew
+ - setup       the configuration of the loggers
+ - scoreboard  what each worker does, in memory that others can read
+ - board_file  where the scoreboard's file lies
+ - board_view  a scoreboard as plain values, and as a table
+"""

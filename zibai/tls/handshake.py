@@ -1,7 +1,8 @@
 """One client over TLS: a connection with a handshake before it and an orderly end behind it.
 
-Between the two it is a connection like any other, over a :class:`~zibai.tls.sslsocket.TLSSocket`. In ``HANDSHAKE`` and in
-``LINGER`` it is TLS itself that talks; then ``out`` has bytes for the wire, and the connection sends them as they are.
+Between the two it is a connection like any other, over a :class:`~zibai.tls.sslsocket.TLSSocket`. In ``HANDSHAKE`` and
+in ``LINGER`` it is TLS itself that talks; then ``out`` has bytes for the wire, and the connection sends them as they
+are.
 
 The handshake is a state of the server loop with the deadline of a head, so whoever stalls in it holds nobody. OpenSSL
 is asked only when the first byte has come. Who speaks plain HTTP gets an answer in plain HTTP.
@@ -13,6 +14,7 @@ from http import HTTPStatus
 from socket import SHUT_WR
 from typing import Final
 
+from ..clock import head_end
 from ..engine.connection import LINGER_TIME, Connection
 from ..engine.context import RECEIVE, Service
 from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HANDSHAKE, HEAD, LATER, LINGER
@@ -36,7 +38,8 @@ _READS: Final = frozenset((HEAD, BODY, DISCARD))
 """The states in which a client may choke."""
 
 _RECORD: Final = 8
-"""What each further one costs, in the measure of :data:`zibai.engine.load.TURN`: as much as one that asks for new keys."""
+"""What each further one costs, in the measure of :data:`zibai.engine.load.TURN`: as much as one that asks for new
+keys."""
 
 
 class TLSConnection(Connection):
@@ -145,7 +148,7 @@ class TLSConnection(Connection):
         if sock.secured is None:
             if data[:1].isalpha():  # the first byte of a handshake is 22
                 self.service.answered[4] += 1
-                response = plain(HTTPStatus.BAD_REQUEST, NOT_PLAIN)
+                response = plain(HTTPStatus.BAD_REQUEST, head_end(), NOT_PLAIN)
                 safely(self.service.refused, self, Refused(HTTPStatus.BAD_REQUEST, NOT_PLAIN), response)
                 self._fail(NOT_PLAIN, response, now)
                 return

@@ -2,8 +2,8 @@
 
 It is no parser. It takes a head that it knows every byte of, or it declines, and what it declines h11 reads from the
 first byte. It repairs nothing and refuses nothing, so whatever is odd or hostile meets h11. What it takes means the
-same in both lanes: the policy, :func:`~zibai.protocol.http1.request.decide`, is one function for both, and what that refuses is
-declined here.
+same in both lanes: the policy, :func:`~zibai.protocol.http1.request.decide`, is one function for both, and what that
+refuses is declined here.
 
 There are three ways to know a head, each behind the one before it:
 

@@ -5,13 +5,9 @@ the status would let a user of the application write answers of his own (respons
 """
 
 import re
-import time
 from collections.abc import Iterable
-from email.utils import formatdate
 from http import HTTPStatus
-from math import inf
 
-from ...clock import clock
 from .request import Request
 
 Fields = Iterable[tuple[str, str]]
@@ -192,22 +188,6 @@ class Framing:
         self.head = head + (b"\r\n" if answer.dated else end)
 
 
-# Until when, by the scoreboard's clock, the end of heads that was made last is right, and that; set at once.
-day: tuple[float, bytes] = (-inf, b"")
-
-
-def head_end() -> bytes:
-    """The end of a head that has no Date of its own: ours (RFC 9110 6.6.1), made once a second, and the empty line."""
-    global day
-    until, end = day
-    if clock() >= until:
-        now = time.time()
-        second = int(now)
-        end = b"Date: %b\r\n\r\n" % formatdate(second, usegmt=True).encode("ascii")
-        day = (clock() + second + 1 - now, end)
-    return end
-
-
 def _length(value: str, first: int | None) -> int:
     """The value of a Content-Length, which may be said again but not changed."""
     if not _LENGTH.fullmatch(value) or first not in {None, int(value)}:
@@ -215,11 +195,11 @@ def _length(value: str, first: int | None) -> int:
     return int(value)
 
 
-def plain(status: HTTPStatus, more: str = "", retry_after: int | None = None) -> bytes:
+def plain(status: HTTPStatus, end: bytes, more: str = "", retry_after: int | None = None) -> bytes:
     """Our own answer to what never reaches an application; the connection ends with it."""
     body = f"{status.value} {status.phrase}{more and ': '}{more}\n".encode()
     again = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\n{again}Connection: close\r\n"
-    ).encode() + b"%s%s%s" % (SERVER, head_end(), body)
+    ).encode() + b"%s%s%s" % (SERVER, end, body)
