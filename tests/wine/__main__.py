@@ -16,12 +16,15 @@ TESTS = Path(__file__).resolve().parent.parent
 
 # What asks the system in a way that is Windows' own. The rest passes there, too, and takes longer.
 CHOSEN = [
-    *(f"test_{name}.py" for name in ("loop", "mainloop", "poller", "process", "scoreboard", "sharing", "waiting")),
-    "test_greenlets.py::test_scene[a_forgotten_timeout_does_not_hit_the_next_request]",
-    "test_e2e_life.py::test_a_worker_that_dies_holds_up_no_client",
-    "test_e2e_life.py::test_an_end_leaves_no_file_behind",
-    "test_e2e_life.py::test_while_the_end_waits_a_new_connection_is_refused",
-    "test_e2e_life.py::test_workers_end_with_their_parent",
+    "engine/test_loop.py",
+    "net/test_poller.py",
+    *(f"supervise/test_{name}.py" for name in ("mainloop", "process", "sharing", "waiting")),
+    "telemetry/test_scoreboard.py",
+    "engine/test_greenlets.py::test_scene[a_forgotten_timeout_does_not_hit_the_next_request]",
+    "e2e/test_e2e_life.py::test_a_worker_that_dies_holds_up_no_client",
+    "e2e/test_e2e_life.py::test_an_end_leaves_no_file_behind",
+    "e2e/test_e2e_life.py::test_while_the_end_waits_a_new_connection_is_refused",
+    "e2e/test_e2e_life.py::test_workers_end_with_their_parent",
 ]
 
 

@@ -12,20 +12,20 @@ import json
 import socket
 import zlib
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import Client, Server, read_response
+from support import TESTS, Client, Server, read_response
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
+    from pathlib import Path
 
     from credentials import Credentials
 
-WIRE = Path(__file__).parent / "wire"
+WIRE = TESTS / "wire"
 ACCEPT = sorted((WIRE / "accept").glob("*.http"))
 REFUSE = sorted((WIRE / "refuse").glob("*.http"))
 LAST = b"GET /wire-last HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n"

@@ -7,7 +7,6 @@ import logging
 import re
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,12 +14,13 @@ import pytest
 from zibai.telemetry.format import Formatter
 
 from rig import Rig
-from support import DEADLINE, Client, Server, prints
+from support import DEADLINE, TESTS, Client, Server, prints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-WIRE = Path(__file__).parent / "wire"
+WIRE = TESTS / "wire"
 KEYS = [
     *("REMOTE_ADDR", "REQUEST_METHOD", "REQUEST_URI", "RAW_URI", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL"),
     *("HTTP_HOST", "HTTP_USER_AGENT", "HTTP_REFERER", "HTTP_COOKIE", "HTTP_X", "CONTENT_TYPE", "CONTENT_LENGTH"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import Server, alive, child_processes, get, wait_for
+from support import APPS, Server, alive, child_processes, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,8 +75,7 @@ def test_a_pause_does_not_count_against_the_start(mode: tuple[str, ...], tmp_pat
     (tmp_path / "slow.py").write_text(
         "import os, time\nopen('loading', 'w').write(str(os.getpid()))\ntime.sleep(2)  # app\nfrom plain import app\n"
     )
-    apps = str(__file__).rpartition(os.sep)[0] + "/apps"
-    env = {"PYTHONPATH": os.pathsep.join([apps, str(tmp_path)])}
+    env = {"PYTHONPATH": os.pathsep.join([str(APPS), str(tmp_path)])}
     with Server("slow:app", *mode, "--no-gevent", "--boot-timeout", "6", cwd=tmp_path, env=env) as server:
         pid = int(wait_for(lambda: (tmp_path / "loading").exists() and (tmp_path / "loading").read_text()))
         stop_for(9, [pid, server.pid])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from zibai.errors import BindError, LoadError, UsageError
 from zibai.system.machine import available_cpus
 from zibai.version import __version__
 
-ROOT = Path(__file__).resolve().parent.parent
+from support import ROOT
 
 
 def test_flags_left_out_leave_the_defaults() -> None:
