@@ -75,4 +75,4 @@ def test_a_leaf_is_light() -> None:
     """To log does not load the options."""
     code = "import sys, zibai.logger; print(*sorted(name for name in sys.modules if name.startswith('zibai')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["zibai", "zibai.logger", "zibai.version"]
+    assert done.stdout.split() == ["zibai", "zibai.errors", "zibai.logger", "zibai.version"]

@@ -174,7 +174,7 @@ def test_a_worker_that_cannot_be_started_leaves_no_pipe() -> None:
 
 OUTLET = """
 import os, sys
-from zibai.output import Outlet
+from zibai.supervise.output import Outlet
 outlet = Outlet(int(sys.argv[1]))
 print("before")
 outlet.redirect()
@@ -206,7 +206,8 @@ def test_descriptors_of_a_worker(locale: str) -> None:
 def test_closed_descriptors() -> None:
     """As a daemon may have them."""
     reader, writer = os.pipe()
-    code = "import os, sys; from zibai.output import Outlet; o = Outlet(int(sys.argv[1])); os.close(1); os.close(2)\n"
+    code = "import os, sys; from zibai.supervise.output import Outlet; o = Outlet(int(sys.argv[1]))\n"
+    code += "os.close(1); os.close(2)\n"
     code += "o.redirect(); print('here'); o.restore(); print('gone')"
     subprocess.run([sys.executable, "-c", code, str(writer)], pass_fds=[writer], env=environment(), check=True)
     os.close(writer)

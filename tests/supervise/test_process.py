@@ -21,9 +21,9 @@ import pytest
 from zibai.errors import LoadError
 from zibai.net.handover import BATCH, NOTE, give, take
 from zibai.net.listener import Socket
+from zibai.supervise import child as child_module
 from zibai.supervise import messages as pipes
 from zibai.supervise import output
-from zibai.supervise import pipe as process
 from zibai.supervise.child import Child, reap_strangers
 from zibai.supervise.pipe import Message, Parent
 from zibai.system import machine, terminal
@@ -371,7 +371,7 @@ def test_a_worker_without_a_beat_has_none(monkeypatch: pytest.MonkeyPatch) -> No
     row = Row.private(1)
     assert child().beat() is None
     assert child(row=row).beat() is None, "it has a row, and is not up yet"
-    monkeypatch.setattr("zibai.clock.clock", lambda: 77.5)
+    monkeypatch.setattr("zibai.telemetry.scoreboard.clock", lambda: 77.5)
     row.beat([0] * 14)
     assert child(row=row).beat() == 77.5
 
@@ -385,12 +385,12 @@ def test_one_that_burns_has_used_the_processor_since_its_beat(
     monkeypatch: pytest.MonkeyPatch, used: float | None, expected: bool
 ) -> None:
     row = Row.private(1)
-    monkeypatch.setattr("zibai.clock.clock", lambda: 100.0)
+    monkeypatch.setattr("zibai.telemetry.scoreboard.clock", lambda: 100.0)
     monkeypatch.setattr(time, "process_time", lambda: 5.0)
     row.beat([0] * 14)
     asked: list[int] = []
     monkeypatch.setattr(machine, "cpu_time", lambda pid: (asked.append(pid), used)[1])
-    monkeypatch.setattr(process, "clock", lambda: 110.0)
+    monkeypatch.setattr(child_module, "clock", lambda: 110.0)
     assert child(row=row).burns() is expected
     assert child().burns(), "nothing is known of one without a row"
     assert asked == [42, 42]
@@ -617,7 +617,7 @@ def test_forked_workers_hold_nothing_of_their_siblings() -> None:
 def test_a_forked_worker_that_hangs_in_a_lock_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock of the locale was held by a thread that is not in the fork: as good as a call that does not return."""
     with monkeypatch.context() as patch:
-        patch.setattr(process, "BIRTH", 0.1)
+        patch.setattr(child_module, "BIRTH", 0.1)
         patch.setattr(os, "strerror", lambda _: time.sleep(1000))
         hanging = Child(forked, (-1,), method="fork")
         with pytest.raises(OSError, match="hangs"):

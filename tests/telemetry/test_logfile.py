@@ -361,7 +361,7 @@ def test_what_cannot_be_reopened_is_kept_and_told(path: Path, caplog: pytest.Log
 PRINTER = """
 import os, sys
 from logging import LogRecord
-from zibai import logfile
+from zibai.telemetry import logfile
 handler = logfile.LogFile(sys.argv[1], int(sys.argv[2]), 3)
 say = lambda text: handler.handle(LogRecord("x", 20, "", 0, text, (), None))
 say("logged 1")
@@ -545,7 +545,7 @@ def test_they_are_reopened(path: Path, where: str) -> None:
 
 FORGETFUL = """
 import logging.config, os, sys
-from zibai import logfile
+from zibai.telemetry import logfile
 handler = logfile.LogFile(sys.argv[1])
 logging.getLogger("x").addHandler(handler)
 logging.getLogger("x").error("logged 1")
