@@ -46,7 +46,7 @@ def no_rare(patch: pytest.MonkeyPatch) -> None:
 def splitting(patch: pytest.MonkeyPatch) -> None:
     """What an application gives is not looked at."""
     patch.setattr(response, "validate", lambda status, fields: None)
-    patch.setattr(response, "_answers", {})
+    patch.setattr(response, "_heads", {})
 
 
 def leak(patch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from zibai import clock
 from zibai.protocol.http1 import response
 from zibai.protocol.http1.request import Head, Request, check
-from zibai.protocol.http1.response import Answer, Framing, interim, plain, prepare, validate
+from zibai.protocol.http1.response import Framing, ResponseHead, interim, plain, prepare, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +32,7 @@ def request(method: str = "GET", version: str = "1.1", *fields: tuple[bytes, byt
 def framing(
     request: Request, status: str = "200 OK", *fields: tuple[str, str], size: int | None = None, keep_alive: bool = True
 ) -> Framing:
-    return Framing(request, Answer(status, fields), size, request.keep_alive and keep_alive, END)
+    return Framing(request, ResponseHead(status, fields), size, request.keep_alive and keep_alive, END)
 
 
 def lines(framing: Framing) -> list[bytes]:
@@ -156,7 +158,7 @@ TEXTS = ["200 OK", "Content-Type", "text/plain", "Content-Length", "5"]
 def test_a_subclass_of_str_counts_as_the_text_that_it_holds(
     kind: Any, plain_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response, "_answers", {})
+    monkeypatch.setattr(response, "_heads", {})
 
     def answer(status: str, *texts: str) -> tuple[object, ...]:
         made = prepare(status, [(texts[0], texts[1]), (texts[2], texts[3])])
@@ -168,7 +170,7 @@ def test_a_subclass_of_str_counts_as_the_text_that_it_holds(
     assert answer(*map(kind, TEXTS)) == expected
     assert answer(*TEXTS) == expected
     assert answer(*map(kind, TEXTS)) == expected
-    for (status, fields), made in response._answers.items():
+    for (status, fields), made in response._heads.items():
         assert {type(text) for text in (status, *sum(fields, ()))} == {str}, "a key has no methods of its own"
         assert made.data == expected[2]
 
@@ -223,7 +225,7 @@ def test_fields_may_be_repeated_and_keep_their_order() -> None:
 )
 def test_the_fields_of_one_hop_are_removed(field: tuple[str, str]) -> None:
     answer = framing(request(), "200 OK", field, size=0)
-    assert Answer("200 OK", [field]).removed == [field[0]]
+    assert ResponseHead("200 OK", [field]).removed == [field[0]]
     assert named(answer, field[0].encode()) == []
     assert answer.keep_alive
 
@@ -231,7 +233,7 @@ def test_the_fields_of_one_hop_are_removed(field: tuple[str, str]) -> None:
 @pytest.mark.parametrize("value", ["close", "Close", "x, close"])
 def test_an_application_may_close_the_connection(value: str) -> None:
     answer = framing(request(), "200 OK", ("Connection", value), size=0)
-    assert Answer("200 OK", [("Connection", value)]).removed == []
+    assert ResponseHead("200 OK", [("Connection", value)]).removed == []
     assert not answer.keep_alive
     assert named(answer, b"Connection") == [b"Connection: close"]
 
@@ -382,22 +384,27 @@ def test_our_own_answer_is_whole_and_the_last(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(autouse=True)
 def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response, "_answers", {})
+    monkeypatch.setattr(response, "_heads", {})
+    monkeypatch.setattr(response, "_once", set())
+    monkeypatch.setattr(response, "_names", {})
+    monkeypatch.setattr(response, "_statuses", {})
 
 
-def test_the_same_answer_is_made_once_and_another_is_another() -> None:
+def test_a_head_that_comes_for_the_second_time_is_kept_and_another_is_another() -> None:
+    prepare("200 OK", [TEXT])
+    assert response._heads == {}
     first = prepare("200 OK", [TEXT])
     assert prepare("200 OK", [TEXT]) is first
     others = [("201 Created", [TEXT]), ("200 OK", []), ("200 OK", [TEXT, TEXT]), ("200 OK", [("Content-Type", "a/b")])]
     for status, fields in others:
-        assert prepare(status, fields).data == Answer(status, fields).data != first.data
+        assert prepare(status, fields).data == ResponseHead(status, fields).data != first.data
 
 
 def test_what_cannot_be_sent_is_not_remembered() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="forbidden character"):
             prepare("200 OK", [("X", "a\r\nb")])
-    assert response._answers == {}
+    assert response._heads == {}
 
 
 def test_what_changes_in_the_hands_of_the_application_is_another_answer() -> None:
@@ -408,22 +415,73 @@ def test_what_changes_in_the_hands_of_the_application_is_another_answer() -> Non
     assert b"X-More" in prepare("200 OK", fields).data
 
 
-def test_pairs_that_are_lists_are_taken_and_not_remembered() -> None:
+def test_pairs_that_are_lists_are_taken_and_remembered_as_tuples() -> None:
     fields: list[Any] = [["Content-Type", "text/plain"]]
     assert prepare("200 OK", fields).data == prepare("200 OK", [TEXT]).data
-    assert len(response._answers) == 1
+    assert len(response._heads) == 1
 
 
 @pytest.mark.parametrize("name", ["Set-Cookie", "set-cookie", "SET-COOKIE"])
 def test_cookies_are_not_kept(name: str) -> None:
-    assert b"id=secret" in prepare("200 OK", [TEXT, (name, "id=secret")]).data
-    assert response._answers == {}
+    for _ in range(3):
+        assert b"id=secret" in prepare("200 OK", [TEXT, (name, "id=secret")]).data
+    assert response._heads == {}
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    for number in range(3 * response._MAX_ANSWERS):
-        prepare("200 OK", [("ETag", str(number))])
-        assert len(response._answers) <= response._MAX_ANSWERS
+    for number in range(3 * response._MAX_HEADS):
+        for _ in range(2):
+            prepare(f"200 {number}", [(f"X-{number}", "1")])
+        memories = (response._heads, response._once, response._names, response._statuses)
+        assert max(map(len, memories)) <= response._MAX_HEADS
+
+
+def test_heads_that_never_come_again_leave_those_that_do() -> None:
+    for number in range(3 * response._MAX_HEADS):
+        kept = prepare("200 OK", [TEXT])
+        prepare("200 OK", [TEXT, ("ETag", str(number))])
+        assert number < 2 or prepare("200 OK", [TEXT]) is kept
+    assert len(response._heads) == 1
+
+
+def facts(head: ResponseHead) -> dict[str, object]:
+    return {name: getattr(head, name) for name in ResponseHead.__slots__}
+
+
+NAMES = ["Content-Type", "ETag", "content-length", "Content-Length", "Set-Cookie", "Connection", "Upgrade", "Server"]
+TEXTS_OF_FIELDS = st.one_of(
+    st.sampled_from(
+        ["text/plain", "5", "close", "a\tb", "\xe9", "\r\nX: 1", "\x00", "\u2028", "a\nb", "", "\x7f", "\u20ac"]
+    ),
+    st.text(st.characters(max_codepoint=300), max_size=5),
+)
+FIELDS = st.lists(
+    st.tuples(st.sampled_from([*NAMES, "Date", "a b", "X:", ""]) | st.text(max_size=3), TEXTS_OF_FIELDS), max_size=4
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["200 OK", "205 Reset Content", "304 Not Modified", "404 \xe9", "20", "200 a\nb"]), FIELDS)
+def test_what_is_remembered_equals_what_is_new_and_is_checked_like_it(
+    status: str, fields: list[tuple[str, str]]
+) -> None:
+    made = []
+    for _ in range(3):
+        try:
+            made.append(facts(prepare(status, fields)))
+        except ValueError:
+            made.append({})
+    response._names.clear()
+    response._statuses.clear()
+    try:
+        new = facts(ResponseHead(status, fields))
+    except ValueError:
+        new = {}
+    assert made == [new] * 3
+    try:
+        validate(status, fields)
+    except ValueError:
+        assert new == {}
 
 
 @pytest.mark.parametrize("moves", [[0.25, 0.7, 0.3, 5.0], [0.0, -3600.0, 10.0]], ids=["on", "set back"])

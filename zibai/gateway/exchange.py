@@ -20,7 +20,7 @@ from ..engine.sending import LOOK, TAIL
 from ..errors import Gone, Refused
 from ..logger import access_logger, debug_logger, error_logger
 from ..protocol.http1.request import Request
-from ..protocol.http1.response import Answer, Framing, interim, prepare
+from ..protocol.http1.response import Framing, ResponseHead, interim, prepare
 from ..telemetry.records import log_exchange
 from .filewrapper import BLOCK, FileWrapper, open_plain
 
@@ -56,10 +56,10 @@ class Complaints:
             error_logger.warning("%s (said once, at %s)", message, ascii(path))
 
 
-_OUT = Framing(Request("HEAD", "/", "/", "", "HTTP/1.1", {}), Answer("200 OK", ()), 0, True, b"")
+_OUT = Framing(Request("HEAD", "/", "/", "", "HTTP/1.1", {}), ResponseHead("200 OK", ()), 0, True, b"")
 """That of an answer that went out at once, whole; nothing may be sent after it."""
 
-_LENGTH = Framing(Request("GET", "/", "/", "", "HTTP/1.1", {}), Answer("200 OK", ()), 0, True, b"")
+_LENGTH = Framing(Request("GET", "/", "/", "", "HTTP/1.1", {}), ResponseHead("200 OK", ()), 0, True, b"")
 """That of any plain answer with a Content-Length; its head is not in it."""
 
 
@@ -70,7 +70,7 @@ class Exchange:
     # gateway makes it without an __init__, which would cost twice as much.
     _complaints: "Complaints"
     _connection: Connection
-    answer: Answer | None = None  # what start_response was called with
+    answer: ResponseHead | None = None  # what start_response was called with
     sent = 0  # bytes of the body that the application gave and that were sent
     _framing: Framing | None = None  # set when the head is out
     _left: int | None = None  # bytes that Content-Length still promises
@@ -374,7 +374,7 @@ class Exchange:
             self._connection.cut()
 
     def _answer(self, status: HTTPStatus) -> None:
-        """Answer in the application's stead, while the head is not out."""
+        """ResponseHead in the application's stead, while the head is not out."""
         line = f"{status.value} {status.phrase}"
         self.answer = prepare(line, [("Content-Type", "text/plain; charset=utf-8")])
         body = f"{line}\n".encode()
