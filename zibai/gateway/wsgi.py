@@ -25,8 +25,10 @@ from ..protocol import forwarded
 from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
 from ..telemetry.records import log_exchange
-from .exchange import Complaints, Environ, Exchange
+from .complaints import Complaints
+from .exchange import Environ, Exchange
 from .filewrapper import FileWrapper
+from .shortcut import send_at_once
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
 
@@ -60,8 +62,8 @@ class Gateway:
         multiprocess: bool = False,
     ) -> None:
         self.application = application
-        self._logs = True  # whether the access log wants records; looked at once a second
-        self._looked: object = None
+        self._logs = True  # whether the access log wants records
+        self._level_read: object = None  # the second, as clock.day has it, in which that was read
         self.script_name = script_name
         self._default_port = "443" if url_scheme == "https" else "80"
         self._complaints = Complaints()
@@ -102,7 +104,7 @@ class Gateway:
                 self._hear(connection, connection.request, environ)  # type: ignore[arg-type]
             iterable = self.application(environ, exchange.start_response)
             if type(iterable) is list:  # which has nothing to close
-                if not exchange.send_at_once(connection, iterable):
+                if not send_at_once(exchange, connection, iterable):
                     exchange.send_all(iterable)
             else:
                 try:
@@ -119,21 +121,24 @@ class Gateway:
         if connection.out:
             connection.hold()
         connection.sent = exchange.sent
-        answer = exchange.answer
-        if answer is not None:
-            connection.status = answer.code
-        if clocks.day is not self._looked:
-            # To ask the logger each time would cost 3 % of all that a plain request needs.
-            self._looked, self._logs = clocks.day, access_logger.isEnabledFor(logging.INFO)
-        if self._logs or connection.status >= 500 or exchange._error is not None:
-            if connection.out and exchange._error is None:
-                # The rest goes out without this runner, and only then it is known how much of it went, and when.
-                connection.alone = False  # which has the loop look at what is left to be done
+        head = exchange.head
+        if head is not None:
+            connection.status = head.code
+        if clocks.day is not self._level_read:
+            self._read_log_level()
+        if self._logs or connection.status >= 500 or exchange.error is not None:
+            if connection.out and exchange.error is None:
+                # The loop sends the rest without this runner. Only then it is known how much of it went, and when.
+                connection.alone = False  # so that the loop looks at what is left to be done
                 connection.on_sent = partial(exchange.log, environ=environ, by_loop=True)
             else:
                 exchange.log(connection, environ)
         # What an application keeps, write() for one, must not reach into the next exchange of the connection.
         del exchange._connection
+
+    def _read_log_level(self) -> None:
+        """Find out, once a second, whether the access log wants records: for each request it would cost 3 %."""
+        self._level_read, self._logs = clocks.day, access_logger.isEnabledFor(logging.INFO)
 
     def log_refusal(self, connection: Connection, refusal: Refused, data: bytes) -> None:
         """One record for a request that the application never sees, with what is known of it. The server loop's."""

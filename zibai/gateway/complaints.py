@@ -1,0 +1,31 @@
+"""What an application does wrong at each request, logged once."""
+
+from ..engine.connection import Connection
+from ..logger import error_logger
+
+
+class Complaints:
+    """The faults of one application that a gateway has logged: the next request with the same fault logs nothing.
+
+    Any runner may call it. Two runners that meet a new fault at the same time may both log it.
+    """
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Complaints: {sorted(self._said)}>"
+
+    def surplus(self, connection: Connection) -> None:
+        """The application gives more bytes than its Content-Length promises."""
+        self._say_once("more than Content-Length is given; the rest is dropped", connection)
+
+    def removed(self, name: str, connection: Connection) -> None:
+        """The application gives a field of one hop (RFC 9110 7.6.1)."""
+        self._say_once(f"the field {name} is the server's to send; it is removed", connection)
+
+    def _say_once(self, message: str, connection: Connection) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            path = connection.request.path if connection.request is not None else ""
+            error_logger.warning("%s (said once, at %s)", message, ascii(path))

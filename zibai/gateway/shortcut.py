@@ -1,0 +1,63 @@
+"""The short cut for a response of one piece, which most responses are."""
+
+from typing import Final
+
+from .. import clock as clocks
+from ..clock import clock, head_end
+from ..engine.connection import Connection
+from ..protocol.http1.request import Request
+from ..protocol.http1.response import ResponseHead
+from .exchange import Exchange
+from .reply import JOIN, Reply
+
+
+def _make_reply(complete: bool) -> Reply:
+    reply = Reply(ResponseHead("200 OK", ()), Request("HEAD", "/", "/", "", "HTTP/1.1", {}), None, True, b"")
+    reply.finish()
+    reply.complete = complete
+    return reply
+
+
+# What all exchanges have as their reply while such a response is sent, and when it is. Neither has a byte to send.
+_SENDING: Final = _make_reply(complete=False)
+_SENT: Final = _make_reply(complete=True)
+
+
+def send_at_once(exchange: Exchange, connection: Connection, pieces: list[bytes]) -> bool:
+    """Send a response of one piece by one send if nothing about it is special; return whether it was sent.
+
+    It does what :meth:`Exchange.send_all` does with such a response, in a third of the time.
+    """
+    head = exchange.head
+    if head is None or not head.plain or len(pieces) != 1 or exchange.reply is not None:
+        return False
+    data = pieces[0]
+    if (
+        type(data) is not bytes
+        or (size := len(data)) >= JOIN
+        or not connection.request.plain  # type: ignore[union-attr]
+        or connection.closing
+        or connection.service.draining
+    ):
+        return False
+    if head.length == size:
+        start = head.data
+    elif head.length is None:
+        start = b"%bContent-Length: %d\r\n" % (head.data, size)
+    else:
+        return False
+    until, end = clocks.day
+    if clock() >= until:
+        end = head_end()
+    data = start + end + data
+    exchange.sent = size
+    exchange.reply = _SENDING
+    # Sender.send would do the same, at the cost of the call; it does the rest, and finds out what is wrong.
+    try:
+        done = 0 if connection.out else connection.sock.send(data)
+    except OSError:
+        done = 0
+    if done != len(data):
+        connection.send(data[done:])
+    exchange.reply = _SENT
+    return True
