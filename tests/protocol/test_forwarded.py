@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from zibai.config.addresses import FIELDS, Trust, check_trusted, plain_host
 from zibai.errors import UsageError
 from zibai.protocol.forwarded import MAX_HOPS, read
+from zibai.protocol.forwarded_plain import read_plain
 
 # --- Trust ----------------------------------------------------------------------------------------
 
@@ -449,3 +450,83 @@ def test_no_beginning_changes_what_proxies_have_added(made_up: str, kind: str, t
     form = "for={}" if kind == "forwarded" else "{}"
     added = [form.format("1.2.3.4")] + [form.format("10.0.0.1")] * through
     assert said(**{kind: ", ".join([made_up, *added])}) == (addr("1.2.3.4"), [])
+
+
+# --- The short cut --------------------------------------------------------------------------------
+
+NUMBERS = st.sampled_from(["0", "1", "10", "25", "99", "100", "199", "249", "255"])
+ODD_NUMBERS = NUMBERS | st.sampled_from(["", "00", "01", "256", "260", "300", "1000", "\u0661", "a", "-1"])
+ADDRESSES = st.one_of(
+    st.lists(NUMBERS, min_size=4, max_size=4).map(".".join),
+    st.lists(ODD_NUMBERS, min_size=3, max_size=5).map(".".join),
+    st.ip_addresses().map(str),
+    st.ip_addresses(v=6).map(lambda address: address.exploded.upper()),
+    st.sampled_from(
+        [
+            "10.0.0.1",
+            "10.2.3.4",
+            "::ffff:1.2.3.4",
+            "[2001:db8::1]",
+            "fe80::1%eth0",
+            "1.2.3.4:80",
+            "1234567:1",
+            "_a:b",
+            "unknown",
+            "1.2.3.4\n",
+            " 1.2.3.4",
+            "1.2.3.4 ",
+            "::",
+            ":",
+            "1.2.3.4%a",
+            "fe80::1%",
+            "[::1]:80",
+            "",
+            "\xb2",
+        ]
+    ),
+)
+CHAINS = st.builds(str.join, st.sampled_from([",", ", ", ",  ", " , ", ",,", "\t"]), st.lists(ADDRESSES, max_size=3))
+
+
+@settings(max_examples=1000)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "HTTP_HOST": st.sampled_from(["a", "a:81", "", "[::1]", "[::1]:80", "a:"]),
+            "HTTP_X_FORWARDED_FOR": CHAINS,
+            "HTTP_X_FORWARDED_PROTO": st.sampled_from(["http", "https", "HTTPS", "ws", "https, http", " https", ""]),
+            "HTTP_X_FORWARDED_HOST": st.sampled_from(["b", ""]),
+            "HTTP_FORWARDED": st.just("for=1.1.1.1"),
+        },
+    ),
+    st.sampled_from(["for", "proto", "for,proto", "for,host", "for,proto,host,port,prefix"]),
+    st.sampled_from(["", "10.0.0.0/8", "10.0.0.0/8,2000::/3", "*"]),
+    st.sampled_from(["http", "https"]),
+)
+@example({"HTTP_X_FORWARDED_FOR": "1.2.3.4, 10.0.0.1"}, "for", "10.0.0.0/8", "http")
+def test_the_short_cut_says_what_the_parser_says(
+    fields: dict[str, str], believed: str, peers: str, scheme: str
+) -> None:
+    trust = Trust([peers], believed)
+    told = read_plain(fields, trust, scheme)
+    assert told is None or told == read(fields, trust, scheme)
+
+
+@pytest.mark.parametrize("proto", [{}, {"HTTP_X_FORWARDED_PROTO": "http"}, {"HTTP_X_FORWARDED_PROTO": "https"}])
+@pytest.mark.parametrize(
+    ("chain", "client"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("1.2.3.4, 10.0.0.1", "1.2.3.4"),
+        ("1.2.3.4,10.0.0.1", "1.2.3.4"),
+        ("1.2.3.4, 5.6.7.8", "5.6.7.8"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+    ],
+)
+def test_the_usual_form_takes_the_short_cut(chain: str, client: str, proto: dict[str, str]) -> None:
+    told = read_plain({"HTTP_HOST": "a", "HTTP_X_FORWARDED_FOR": chain, **proto}, Trust(["10.0.0.0/8"]), "http")
+    assert told is not None
+    assert told.environ["REMOTE_ADDR"] == client
+    assert told.environ.get("wsgi.url_scheme") == proto.get("HTTP_X_FORWARDED_PROTO")

@@ -32,8 +32,9 @@ def exact(piece: object) -> bytes:
 def joined(pieces: Iterable[object]) -> Iterator[bytes]:
     """The pieces of a body that exist already, the small ones joined to at most ``JOIN`` bytes.
 
-    It is only for a list or a tuple: a piece of a generator must be sent before the next one is made (PEP 3333, "No
-    block is delayed"). With a send for each, 126,000 pieces of 100 bytes hold gevent's hub for 1.3 s; joined, for 0.07 s.
+    It is only for a list or a tuple: a piece of a generator must be sent before the next one is made (PEP 3333,
+    "Buffering and Streaming"). With a send for each, 126,000 pieces of 100 bytes hold gevent's hub for 1.3 s; joined,
+    they hold it for 0.07 s.
     """
     waiting: list[bytes] = []
     size = 0

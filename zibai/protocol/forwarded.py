@@ -98,7 +98,7 @@ def read(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told:
         facts = _merge(_read_forwarded(fields["HTTP_FORWARDED"], trust, notes), facts, notes)
     if facts.address is None and notes.lost:
         facts = facts._replace(address="")
-    environ = _to_environ(facts, fields.get("HTTP_HOST"), scheme)
+    environ = to_environ(facts, fields.get("HTTP_HOST"), scheme)
     return Told(scheme, environ, facts.prefix or "", tuple(notes.complaints), notes.contradiction)
 
 
@@ -114,7 +114,8 @@ def _merge(one: Facts, other: Facts, notes: _Notes) -> Facts:
     return Facts(**merged)
 
 
-def _to_environ(facts: Facts, host: str | None, scheme: str) -> dict[str, str]:
+def to_environ(facts: Facts, host: str | None, scheme: str) -> dict[str, str]:
+    """What ``facts`` change in the environ of a request that was sent to ``host`` by ``scheme``."""
     environ = {}
     if facts.address is not None:
         environ["REMOTE_ADDR"] = facts.address
