@@ -88,27 +88,25 @@ class Reply:
         if self.complete:
             # The close() of an iterable may call write(), and a client would take these bytes for the next response.
             raise RuntimeError("the application called write() after the end of its response")
-        head, left, size = self._head, self.left, len(data)
-        if left is not None:
-            if size > left:
-                self.surplus = self.has_body
-                data, size = data[:left], left
-            self.left = left - size
+        size = len(data)
+        if self._chunked and 0 < size < LARGE_CHUNK:
+            self.given += size
+            if self._head:
+                head, self._head = self._head, b""
+                return (b"%b%x\r\n%b\r\n" % (head, size, data),)
+            return (b"%x\r\n%b\r\n" % (size, data),)
+        left = self.left
+        if left is not None and size > left:
+            self.surplus = self.has_body
+            data, size = data[:left], left
         if not size:
             return self._take_head()
-        if self._chunked:
-            if size >= LARGE_CHUNK:
-                before, behind = self.around(size)
-                return before, data, behind
-            data = b"%b%x\r\n%b\r\n" % (head, size, data)
-        elif head:
-            if size >= JOIN:
-                self.given += size
-                return *self._take_head(), data
-            data = head + data
-        self._head = b""
-        self.given += size
-        return (data,)
+        before, behind = self.around(size)
+        if behind:
+            return before, data, behind
+        if not before:
+            return (data,)
+        return (before + data,) if size < JOIN else (before, data)
 
     def _take_head(self) -> tuple[bytes, ...]:
         """The head, if it has not gone out yet."""
