@@ -986,7 +986,7 @@ def test_what_is_remembered_of_a_head_depends_on_the_scheme_it_came_by() -> None
         facts = {"REMOTE_ADDR": "", "wsgi.url_scheme": scheme}
         connection: Any = SimpleNamespace(request=request, body=None, facts=facts, trusted=True, service=service)
         environ = gateway.environ(connection)
-        gateway._hear(connection, request, environ)
+        gateway._use_forwarded(connection, request, environ)
         assert (environ["HTTP_HOST"], environ["SERVER_PORT"], environ["wsgi.url_scheme"]) == ("b", port, scheme)
 
 
@@ -1077,11 +1077,11 @@ def test_what_a_gateway_remembers_is_bounded() -> None:
             body=None, facts={"REMOTE_ADDR": ""}, trusted=True, service=service,
         )  # fmt: skip
         environ = gateway.environ(connection)
-        gateway._hear(connection, connection.request, environ)
+        gateway._use_forwarded(connection, connection.request, environ)
         assert environ["REMOTE_ADDR"] == f"1.2.{number // 256}.{number % 256}"
-    assert max(len(gateway._templates), len(gateway._heard)) <= 512
-    assert len(gateway._told) <= 1024
-    assert max(sum(len(text or "") for text in key) for key in gateway._told) <= 512
+    assert max(len(gateway._templates), len(gateway._forwarded_by_request)) <= 512
+    assert len(gateway._forwarded_by_fields) <= 1024
+    assert max(sum(len(text or "") for text in key) for key in gateway._forwarded_by_fields) <= 512
 
 
 @pytest.mark.parametrize("stream", [False, True])

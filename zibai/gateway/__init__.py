@@ -1,6 +1,6 @@
 """What calls applications.
 
-WSGI today; each gateway makes its environ of a request, and hands the response to the connection.
+Today that is WSGI. A gateway makes the environ of a request, and gives the response to the connection.
 
  - wsgi         PEP 3333: the environ, and the call
  - exchange     one call and its response

@@ -1,7 +1,7 @@
 """``wsgi.file_wrapper``: a file as an iterable, and which files need no reading in Python.
 
-PEP 3333: the response is what ``read()`` gives. The kernel may send a file only where that is the same, so the file has
-to be a plain one, by its very type: a subclass, or a buffer over another stream, may decode, decrypt, count or cut.
+By PEP 3333 the response is what ``read()`` gives. The kernel may send a file only where its bytes are the same. So the
+file must be of exactly a plain type: a subclass, or a buffer over another stream, may decode, decrypt, count or cut.
 """
 
 import io
@@ -20,7 +20,7 @@ _READS: Final = {"fileno", "peek", "read", "read1", "readall", "readinto", "read
 
 
 class FileWrapper:
-    """``wsgi.file_wrapper``. Frameworks that cut a range out of it look for ``seek``, so it has what its file has."""
+    """``wsgi.file_wrapper``. It has the methods of its file: frameworks that send a range of it look for ``seek``."""
 
     def __init__(self, file: BinaryIO, block_size: int = BLOCK) -> None:
         self.file = file
@@ -39,9 +39,9 @@ class FileWrapper:
 
 
 def open_plain(file: Any, by_kernel: bool) -> File | None:
-    """What is left of a plain file, with a descriptor of its own; None where ``file`` has to be read.
+    """The rest of a plain file, with a descriptor of its own; None where ``file`` must be read.
 
-    Its position stays as it is, so that it can still be read afterwards.
+    The position of ``file`` stays as it is, so that it can still be read afterwards.
     """
     try:
         if not _is_plain(file):
@@ -56,7 +56,7 @@ def open_plain(file: Any, by_kernel: bool) -> File | None:
             return None
         return File(os.dup(fd), offset, size, by_kernel and hasattr(os, "sendfile"))
     except (OSError, ValueError):
-        return None  # closed, detached, without a position, or for writing only: to read it tells what is wrong
+        return None  # closed, detached, without a position, or for writing only: reading it will raise the error
 
 
 def _is_plain(file: Any) -> bool:

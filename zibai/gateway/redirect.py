@@ -5,17 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 _PORT = re.compile(r":[0-9]*\Z")
-
-
-# What a target in absolute form has before its path; only at the beginning, since a query may hold other addresses.
+# Scheme and host of a target in absolute form; only at its beginning, since a query may hold other addresses.
 _ORIGIN = re.compile(r"(?i:https?)://[^/?]*+")
 
 
 class Redirect:
-    """A WSGI application that sends its clients to the same address by https, and then closes the connection.
+    """A WSGI application that redirects its clients to the same address by https, and then closes the connection.
 
-    The host is the one that the client has named, so nobody but this client is sent there; a request without a host is
-    sent to the address that it has reached. 308 keeps the method and the body.
+    The host is the one that the client has named, so only this client is redirected there. A client that has named none
+    is redirected to the address that it has reached. Status 308 keeps the method and the body.
     """
 
     def __init__(self, port: int) -> None:
@@ -25,7 +23,7 @@ class Redirect:
         host = _PORT.sub("", environ.get("HTTP_HOST", "")) or environ["SERVER_NAME"]
         target = environ["REQUEST_URI"]
         if origin := _ORIGIN.match(target):
-            # Of the absolute form, only what comes after the host; RFC 9112 3.2.2 has made it the Host.
+            # The host of a target in absolute form is the Host already (RFC 9112 3.2.2).
             target = target[origin.end() :]
         if not target.startswith("/"):
             target = "/" + target.removeprefix("*")

@@ -1,8 +1,7 @@
-"""The gateway: calls a WSGI application (PEP 3333) for the requests that are there.
+"""The WSGI gateway: it makes the environ of a request and calls the application with it (PEP 3333).
 
-:class:`Gateway` belongs to a server and holds what all its exchanges share; it is called by a runner with a
-connection whose request and body are there, and makes the environ of it. What becomes of the answer is the
-:class:`~zibai.gateway.exchange.Exchange`'s.
+A :class:`Gateway` belongs to a server and holds what all its exchanges share. A runner calls it with a connection whose
+request and body are there. An :class:`~zibai.gateway.exchange.Exchange` sends the response.
 """
 
 import io
@@ -34,11 +33,11 @@ from .shortcut import send_at_once
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
 
 
-_MAX_TOLD: Final = 1024
-"""Sayings of proxies that a gateway remembers: one for each client, mostly."""
+_MAX_FORWARDED: Final = 1024
+"""Results of reading the forwarding fields that a gateway keeps. A client needs one, unless its proxies change."""
 
 _MAX_KEY: Final = 512
-"""Characters of the fields of one that is remembered."""
+"""Characters of the fields whose result is kept, so that a client cannot fill the memory with long ones."""
 
 
 class Gateway:
@@ -47,10 +46,10 @@ class Gateway:
     ``script_name`` is the path prefix the application is mounted at, "" or "/prefix". ``base`` is what each environ
     begins with; the codec puts the fields of a head into a copy of it, so that no second dict has to be made.
 
-    What changes after the start are caches: what was logged already, what was made of requests, and whether the access
-    log is on. Any runner may fill them, without a lock: each step is one operation of a dict or an attribute, and two
-    runners that fill the same place at once put equal things there. They belong to this gateway alone, because another
-    gateway of the same server makes something else of the same request (another prefix, another scheme).
+    Only its caches change after the start: what was logged already, what was made of requests, and whether the access
+    log is on. Any runner may fill them without a lock: each step is one operation of a dict or an attribute, and two
+    runners that fill the same place at once put equal things there. The caches belong to this gateway alone, because
+    another gateway of the same server makes something else of the same request (another prefix, another scheme).
     """
 
     def __init__(
@@ -69,8 +68,8 @@ class Gateway:
         self._default_port = "443" if url_scheme == "https" else "80"
         self._complaints = Complaints()
         self._templates: dict[Request, Environ] = {}
-        self._heard: dict[Request, forwarded.Told] = {}
-        self._told: dict[tuple[str | None, ...], forwarded.Told] = {}
+        self._forwarded_by_request: dict[Request, forwarded.Told] = {}
+        self._forwarded_by_fields: dict[tuple[str | None, ...], forwarded.Told] = {}
         self.base: Environ = {
             "SCRIPT_NAME": script_name,
             "SERVER_SOFTWARE": "zibai",
@@ -84,7 +83,7 @@ class Gateway:
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
-            # So that there is a place for them when a request and its exchange fill them in, and no dict has to grow.
+            # Keys that every request sets: with them in the base, the copied dict never has to grow.
             **dict.fromkeys(
                 ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "RAW_URI", "SERVER_PROTOCOL")
             ),
@@ -93,7 +92,7 @@ class Gateway:
         }
 
     def serve(self, connection: Connection) -> None:
-        """Answer the request of a connection; a runner's."""
+        """Call the application for the request of a connection, and send its response. A runner calls this."""
         exchange = Exchange()
         exchange._complaints, exchange._connection = self._complaints, connection
         environ = self.environ(connection)
@@ -102,7 +101,7 @@ class Gateway:
         environ["zibai.client_disconnected"] = exchange.client_disconnected
         try:
             if connection.request.forwards:  # type: ignore[union-attr]
-                self._hear(connection, connection.request, environ)  # type: ignore[arg-type]
+                self._use_forwarded(connection, connection.request, environ)  # type: ignore[arg-type]
             iterable = self.application(environ, exchange.start_response)
             if type(iterable) is list:  # which has nothing to close
                 if not send_at_once(exchange, connection, iterable):
@@ -134,7 +133,7 @@ class Gateway:
                 connection.on_sent = partial(exchange.log, environ=environ, by_loop=True)
             else:
                 exchange.log(connection, environ)
-        # What an application keeps, write() for one, must not reach into the next exchange of the connection.
+        # An application may keep write(), and must not reach into the next exchange of the connection by it.
         del exchange._connection
 
     def _read_log_level(self) -> None:
@@ -142,10 +141,13 @@ class Gateway:
         self._level_read, self._logs = clocks.day, access_logger.isEnabledFor(logging.INFO)
 
     def log_refusal(self, connection: Connection, refusal: Refused, data: bytes) -> None:
-        """One record for a request that the application never sees, with what is known of it. The server loop's."""
+        """Log a request that the application never sees, with what is known of it. The server loop calls this.
+
+        ``data`` is the response, with its head.
+        """
         logger, level = access_logger, logging.INFO
         if refusal.status >= 500:
-            # Some of these are a client's fault: a method or a version of HTTP that nobody knows.
+            # Some of these are a client's fault: an unknown transfer coding or version of HTTP.
             ours = refusal.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE)
             logger, level = error_logger, logging.ERROR if ours else logging.WARNING
         if not logger.isEnabledFor(level):
@@ -156,13 +158,16 @@ class Gateway:
         environ.update(connection.facts or self._learn_facts(connection))
         if request is not None and request.forwards:
             with suppress(Refused):  # it is refused already
-                self._hear(connection, request, environ)
+                self._use_forwarded(connection, request, environ)
         size = len(data.partition(b"\r\n\r\n")[2])
-        # Where the loop runs, writing a log may not be possible.
+        # The loop must not write a log by itself where that may block.
         connection.service.report(log_exchange, logger, level, environ, refusal.status, refusal.waited, size)
 
     def environ(self, connection: Connection) -> Environ:
-        """The environ of the request at hand, before any proxy is heard: native strings of latin-1 (PEP 3333)."""
+        """The environ of the request of a connection: native strings of latin-1 (PEP 3333).
+
+        The forwarding fields are ordinary fields in it; :meth:`_use_forwarded` comes later.
+        """
         request = connection.request
         assert request is not None
         template = self._templates.get(request)
@@ -180,10 +185,10 @@ class Gateway:
         return environ
 
     def _make_environ(self, request: Request) -> Environ:
-        """The environ of a request, but for what its connection and its exchange add.
+        """The environ of a request, without what its connection and its exchange add.
 
-        That of a request which nobody else has is the dict that came with it. What is made of a remembered one is kept
-        here, and copied each time.
+        The lane gives a remembered request to several exchanges, so its environ is made once, kept here, and copied
+        each time. Any other request belongs to this exchange alone, and its own dict is filled.
         """
         environ = request.environ.copy() if request.remembered else request.environ
         environ["REQUEST_METHOD"] = request.method
@@ -197,10 +202,10 @@ class Gateway:
             self._templates[request] = environ.copy()
         return environ
 
-    def _hear(self, connection: Connection, request: Request, environ: Environ) -> None:
-        """Put in what the forwarding fields of a request say of its client, if a trusted peer says it.
+    def _use_forwarded(self, connection: Connection, request: Request, environ: Environ) -> None:
+        """Change the environ to what the forwarding fields say of the client, if the peer is trusted.
 
-        Raises :class:`Refused` where they contradict each other. Fields that are not believed stay what all fields are.
+        Raises :class:`Refused` where they contradict each other. Fields that are not believed stay ordinary fields.
         """
         service = connection.service
         if connection.trusted is None:
@@ -214,7 +219,7 @@ class Gateway:
                     service.trust.flag_with(connection.peer),
                 )
             return
-        told, scheme = self._heard.get(request), environ["wsgi.url_scheme"]
+        told, scheme = self._forwarded_by_request.get(request), environ["wsgi.url_scheme"]
         if told is None or told.scheme != scheme:
             told = self._read_forwarded(request, service.trust, scheme)
         for complaint in told.complaints:
@@ -236,30 +241,31 @@ class Gateway:
             environ.pop("REMOTE_PORT", None)
         environ.update(told.environ)
         if told.prefix and told.prefix != self.script_name:
-            # What proxies took off comes before what we are mounted at; as there, it may have been left in the path.
+            # The prefix that proxies took off comes before the one that the application is mounted at. Either may have
+            # been left in the path.
             environ["SCRIPT_NAME"] = told.prefix + self.script_name
             environ["PATH_INFO"] = _cut(_cut(_decode(request.path), told.prefix), self.script_name)
 
     def _read_forwarded(self, request: Request, trust: Trust, scheme: str) -> forwarded.Told:
         """What the forwarding fields of a request say.
 
-        Clients come again with other requests, so it is kept by all that it depends on: to find it costs a third of
-        reading the usual form and a twentieth of reading any other. Where the request itself comes again, it is kept by
-        that, which costs less still.
+        Clients come again with other requests, so the result is kept by all that it depends on: to find it costs a
+        third of reading the usual form and a twentieth of reading any other. Where the request itself comes again, the
+        result is also kept by the request, which costs less still.
         """
         fields = request.environ
         key = (scheme, fields.get("HTTP_HOST"), *map(fields.get, trust.variables))
-        told = self._told.get(key)
+        told = self._forwarded_by_fields.get(key)
         if told is None:
             told = read_plain(fields, trust, scheme) or forwarded.read(fields, trust, scheme)
             if len("".join(filter(None, key))) <= _MAX_KEY:
-                if len(self._told) >= _MAX_TOLD:
-                    self._told.clear()
-                self._told[key] = told
+                if len(self._forwarded_by_fields) >= _MAX_FORWARDED:
+                    self._forwarded_by_fields.clear()
+                self._forwarded_by_fields[key] = told
         if request.remembered:
-            if len(self._heard) >= MAX_REQUESTS:
-                self._heard.clear()
-            self._heard[request] = told
+            if len(self._forwarded_by_request) >= MAX_REQUESTS:
+                self._forwarded_by_request.clear()
+            self._forwarded_by_request[request] = told
         return told
 
     def _learn_facts(self, connection: Connection) -> dict[str, str]:
@@ -272,7 +278,7 @@ class Gateway:
             facts["REMOTE_ADDR"] = peer[0]
             facts["REMOTE_PORT"] = str(peer[1])
         else:
-            facts["REMOTE_ADDR"] = ""  # a unix socket has no address to tell
+            facts["REMOTE_ADDR"] = ""  # a unix socket has no address
         facts |= connection.secured()
         connection.facts = facts
         return facts
@@ -283,7 +289,7 @@ def _decode(path: str) -> str:
 
 
 def _cut(path: str, prefix: str) -> str:
-    """``path`` without ``prefix``; a proxy in front may have taken it off already, then it is left as it is."""
+    """``path`` without ``prefix``. It stays as it is if a proxy in front has taken the prefix off already."""
     if prefix and path.startswith(prefix):
         rest = path[len(prefix) :]
         return rest if rest[:1] in ("", "/") else path
