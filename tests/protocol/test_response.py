@@ -407,6 +407,11 @@ def test_what_cannot_be_sent_is_not_remembered() -> None:
     assert response._heads == {}
 
 
+def test_fields_that_can_be_read_only_once_are_checked_too() -> None:
+    with pytest.raises(ValueError, match="forbidden character"):
+        ResponseHead("200 OK", iter([("X", "a\r\nY: b")]))
+
+
 def test_what_changes_in_the_hands_of_the_application_is_another_answer() -> None:
     fields = [TEXT]
     first = prepare("200 OK", fields)

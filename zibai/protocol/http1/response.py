@@ -132,6 +132,7 @@ class ResponseHead:
         What is checked is the same as there, but a status and a name only once, and all values together. Only where
         these hold something other than printable ASCII does :func:`validate` look at each.
         """
+        fields = tuple(fields)  # looked at twice
         code, line = _statuses.get(status) or _learn_status(status)
         self.code = code
         self.bodyless = code in (204, 205, 304)
