@@ -173,7 +173,7 @@ class ResponseHead:
         self.plain = not (self.bodyless or self.close or self.dated or self.removed)
 
     def __repr__(self) -> str:
-        return f"<ResponseHead: {self.data!r}>"
+        return f"<ResponseHead: {self.code}, {len(self.data)} bytes>"  # without its fields: a cookie is a secret
 
 
 # The heads that the applications of this process have given before, and the hashes of those that came once. Any thread
