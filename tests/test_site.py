@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+PICTURES = sorted(path.name for path in (DOCS / "pictures").glob("*.svg"))
 WIDTH = 1280
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
@@ -118,10 +119,31 @@ def test_page(page: str, site: str, browser: Any) -> None:
     expected = [plain(heading) for heading in HEADING.findall(FENCE.sub("", source))]
     assert look["headings"] == expected
     assert "```" not in look["text"], "a code block shows as text"
+    assert "!!!" not in look["text"], "an admonition shows as text"
     assert look["blocks"] == len(fences)
     assert not look["wide"], "wider than the page"
     assert look["page"] <= WIDTH
     assert not look["pictures"], "a picture that does not load"
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_picture(name: str, site: str, browser: Any) -> None:
+    """No text leaves the picture or the box in which it begins."""
+    browser.get(f"{site}pictures/{name}")
+    outside = browser.execute_script(
+        """
+        const svg = document.documentElement, box = svg.viewBox.baseVal;
+        const boxes = [...svg.querySelectorAll("rect")].map(each => each.getBBox());
+        return [...svg.querySelectorAll("text")].filter(each => {
+            const text = each.getBBox();
+            const holds = boxes.filter(each => each.x < text.x && text.x < each.x + each.width
+                && each.y < text.y && text.y < each.y + each.height);
+            return [box, ...holds].some(each => text.x + text.width > each.x + each.width
+                || text.y + text.height > each.y + each.height);
+        }).map(each => each.textContent);
+        """
+    )
+    assert not outside
 
 
 def test_links(site: str, browser: Any) -> None:

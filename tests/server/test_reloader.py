@@ -72,7 +72,7 @@ def test_they_do_not_matter_above_the_directory_that_is_watched(tmp_path: Path) 
 
 
 def test_they_are_all_in_the_docs() -> None:
-    text = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
     section = text.partition("## Watching files")[2].partition("\n## ")[0]
     assert [name for name in sorted(IGNORED) if f"`{name}`" not in section] == []
 

@@ -32,7 +32,7 @@ IGNORED = frozenset(
         "node_modules", "bower_components", ".npm", ".yarn",
     }
 )  # fmt: skip
-"""Names of folders, at any depth; docs/processes.md lists them."""
+"""Names of folders, at any depth; docs/development.md lists them."""
 
 PAUSE: Final = 1.0
 """Seconds between two tries to watch files that cannot be watched, and between two looks at what the directory's name
