@@ -15,7 +15,7 @@ from zibai.server import probes
 from zibai.server.probes import BYTES, MOST, TIME, Probes
 from zibai.supervise import pulse as pulse_module
 from zibai.supervise.pulse import STALL, Pulse
-from zibai.supervise.roster import DRAINING, READY
+from zibai.supervise.record import DRAINING, READY
 
 from support import Client, get, raw, wait_for
 

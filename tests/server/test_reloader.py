@@ -182,7 +182,7 @@ def test_whatever_ends_the_watching_is_said_and_it_begins_again(
         logging.getLogger("zibai").removeHandler(caplog.handler)
     assert [call["force_polling"] for call in watch.calls[:2]] == [None, True]
     told = list(dict.fromkeys(caplog.records))
-    assert "OS file watch limit reached; they are looked at again and again instead" in told[0].getMessage()
+    assert "OS file watch limit reached; polling them instead" in told[0].getMessage()
     assert len(told) == (2 if polls else 1), "each reason once"
 
 
@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_read_hides_nothing_else() -> None:
         code = f"""
 import os, platform, sys, threading, time
 import watchfiles
-from zibai import reloader
+from zibai.server import reloader
 os.setgid(65534); os.setuid(65534); os.chdir({folder!r})
 heard = threading.Event()
 def write(path):

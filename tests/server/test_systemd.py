@@ -120,8 +120,10 @@ def test_the_variables_are_taken(variables: dict[str, str], beat_every: float) -
 def test_variables_of_another_form(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notify.logger, "propagate", True)
     assert Notifier.from_environment({"NOTIFY_SOCKET": "vsock:2:1234"}) is None
-    assert "vsock:2:1234 is no unix socket" in caplog.text
-    with pytest.raises(UsageError, match=r"^environment variable WATCHDOG_USEC: 'soon' is no number of microseconds$"):
+    assert "vsock:2:1234 is not a unix socket" in caplog.text
+    with pytest.raises(
+        UsageError, match=r"^environment variable WATCHDOG_USEC: 'soon' is not a number of microseconds$"
+    ):
         Notifier.from_environment({"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "soon"})
 
 
@@ -143,7 +145,7 @@ def test_nobody_there_and_nobody_who_listens(
     notifier.send("WATCHDOG=1")
     assert caplog.text == ""
     notifier.ready()
-    assert "systemd does not hear that the server is ready" in caplog.text
+    assert "cannot tell systemd that the server is ready" in caplog.text
 
 
 # --- a roster -----------------------------------------------------------------------------------
@@ -321,7 +323,7 @@ def test_an_upgrade_moves_the_service(systemd: Systemd) -> None:
     with Server("plain:app", *flags, env={"NOTIFY_SOCKET": systemd.address}) as server:
         systemd.wait_for("READY=1")
         server.signal(signal.SIGUSR2)
-        line = server.wait_for_log("the new master serves")
+        line = server.wait_for_log("the new server serves")
         (heard,) = systemd.wait_for("MAINPID=")
         new = int(heard.removeprefix("MAINPID="))
         assert f"process {new};" in line

@@ -193,7 +193,7 @@ def test_what_a_dying_worker_writes_late_does_not_reach_the_next(
     world = World(monkeypatch, 1, board)
     (one,) = world.children
     world.say(one, "ready")
-    monkeypatch.setattr(world.loop._roster, "_fill", lambda now: None)
+    monkeypatch.setattr(world.loop._roster, "_start_missing", lambda now: None)
     world.die(one)
     assert world.states == [("", 0)] * 3, "zibai ps does not show the dead"
     monkeypatch.undo()

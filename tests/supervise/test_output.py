@@ -174,7 +174,7 @@ def test_a_worker_that_cannot_be_started_leaves_no_pipe() -> None:
 
 OUTLET = """
 import os, sys
-from zibai.output import Outlet
+from zibai.supervise.output import Outlet
 outlet = Outlet(int(sys.argv[1]))
 print("before")
 outlet.redirect()
@@ -206,8 +206,8 @@ def test_descriptors_of_a_worker(locale: str) -> None:
 def test_closed_descriptors() -> None:
     """As a daemon may have them."""
     reader, writer = os.pipe()
-    code = "import os, sys; from zibai.output import Outlet; o = Outlet(int(sys.argv[1])); os.close(1); os.close(2)\n"
-    code += "o.redirect(); print('here'); o.restore(); print('gone')"
+    code = "import os, sys; from zibai.supervise.output import Outlet; o = Outlet(int(sys.argv[1]))\n"
+    code += "os.close(1); os.close(2)\no.redirect(); print('here'); o.restore(); print('gone')"
     subprocess.run([sys.executable, "-c", code, str(writer)], pass_fds=[writer], env=environment(), check=True)
     os.close(writer)
     with open(reader, "rb") as pipe:
@@ -280,8 +280,8 @@ def test_a_worker_that_takes_too_much_is_replaced(tmp_path: Path, flags: tuple[s
     with Server("greedy:app", "--no-gevent", *flags, cwd=tmp_path) as server:
         server.wait_for_log("worker ready")
         greedy = int(get(server.port, "/eat").body)
-        line = server.wait_for_log(f"worker {greedy} is replaced: it has ")
+        line = server.wait_for_log(f"replacing worker {greedy}: it has ")
         assert ("MiB of memory, and may have 120.0 MiB" if "memory" in flags[0] else "descriptors, and may") in line
         wait_for(lambda: greedy not in server.children())
         assert int(get(server.port).body) != greedy
-        assert sum("is replaced" in line for line in server.log) == 1
+        assert sum("replacing worker" in line for line in server.log) == 1

@@ -17,6 +17,7 @@ from ..gateway.wsgi import Application
 from ..logger import logger
 from ..supervise.worker import describe
 from ..system import terminal
+from ..system.patching import is_patched
 from . import start as server
 
 A_MOMENT = 1.0
@@ -61,7 +62,7 @@ def run(
             raise UsageError(f"{flag} needs worker processes, and {obstacle}; name the application, as 'module:app'")
         logger.warning("%s: this process serves by itself", obstacle)
         settings.subprocess = 0
-    if not _is_patched() and not (named and wants_workers):
+    if not is_patched() and not (named and wants_workers):
         settings.no_gevent = True
     before = set(threading.enumerate())
     with terminal.kept():
@@ -78,13 +79,8 @@ def _obstacle_to_fork() -> str:
     """Why an application that is not named cannot come into another process; empty if it can."""
     if sys.platform == "win32":
         return "Windows cannot fork an application that was typed at a prompt"
-    if _is_patched():
+    if is_patched():
         return "a process that gevent has patched cannot be forked"
     if threading.active_count() > 1:
         return "a process that has threads cannot be forked"
     return ""
-
-
-def _is_patched() -> bool:
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))

@@ -144,10 +144,10 @@ class Listeners:
         return found
 
     def _leave(self, given: Given) -> None:
-        """Of use to the application, perhaps; but clients would wait for ever."""
+        """The application may use it, but clients that connect there would wait for ever."""
         logger.warning(
-            "%s gives descriptor %d%s, which --listen does not name, so nobody accepts there; add fd:%d, or leave "
-            "--listen out to take all that is given",
+            "%s gives descriptor %d%s, which --listen does not name, so no connection is accepted there; add fd:%d, or "
+            "leave --listen out to take all that is given",
             given.teller,
             given.fd,
             f" ({given.name})" if given.name else "",

@@ -30,7 +30,8 @@ from ..net.listener import Endpoint, Listener, Socket
 from ..net.poller import READ, make_poller
 from ..protocol.http1 import Codec, Request
 from ..supervise.pulse import Pulse
-from ..supervise.roster import DRAINING, Roster
+from ..supervise.record import DRAINING
+from ..supervise.roster import Roster
 
 TIME: Final = 5.0
 """Seconds for a client to ask, to get its answer and to close."""
@@ -61,22 +62,22 @@ class Probes:
     """Answers on ``sockets``, which listen already, from what ``pulse`` says.
 
     A context manager and an :class:`~zibai.supervise.mainloop.Observer`. Its public methods are the main thread's, and
-    begin and end the thread that answers, whose is the rest. ``sockets`` stay the caller's to close. ``has_company``
+    begin and end the thread that answers, whose is the rest. ``sockets`` stay the caller's to close. ``is_shared``
     says whether another master may have them, too.
     """
 
     def __init__(
-        self, sockets: list[socket.socket], pulse: Pulse, has_company: Callable[[], bool] = lambda: False
+        self, sockets: list[socket.socket], pulse: Pulse, is_shared: Callable[[], bool] = lambda: False
     ) -> None:
         self._sockets = sockets
         self._pulse = pulse
-        self._has_company = has_company
+        self._is_shared = is_shared
         self._clients: dict[int, _Client] = {}  # the one that came first comes first
         self._thread = threading.Thread(target=self._run, name="zibai-probes", daemon=True)
         self._stop, self._stopped = socket.socketpair()
 
     def __enter__(self) -> Self:
-        if not self._has_company():
+        if not self._is_shared():
             self._thread.start()
         return self
 
@@ -104,7 +105,7 @@ class Probes:
         Of two masters the one that ends falls silent before it would say that it drains, and the one that comes knows
         that it serves before it speaks.
         """
-        draining, company = roster.condition == DRAINING, self._has_company()
+        draining, company = roster.condition == DRAINING, self._is_shared()
         if draining and company:
             self.stop()
             return

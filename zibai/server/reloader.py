@@ -98,7 +98,7 @@ class Reloader:
                 polls = at_once and not polls
                 if str(error) not in told:
                     told.add(str(error))
-                    remedy = "they are looked at again and again instead" if polls else "starting again"
+                    remedy = "polling them instead" if polls else "trying again"
                     logger.warning("--watchfiles: the files cannot be watched: %s; %s", error, remedy)
                 self._stop.wait(PAUSE if at_once else 0)
 

@@ -51,11 +51,11 @@ class Notifier:
         if not address or sys.platform == "win32":
             return None
         if address[0] not in "/@":
-            logger.warning("NOTIFY_SOCKET=%s is no unix socket, so systemd is told nothing", address)
+            logger.warning("NOTIFY_SOCKET=%s is not a unix socket; systemd is not notified", address)
             return None
         text = taken.get(WATCHDOG, "0")
         if not (text.isascii() and text.isdigit()):
-            raise UsageError(f"environment variable {WATCHDOG}: {text!r} is no number of microseconds")
+            raise UsageError(f"environment variable {WATCHDOG}: {text!r} is not a number of microseconds")
         asked = int(text) > 0 and pid in ("", str(os.getpid()))
         if not asked:
             taken.pop(WATCHDOG, None)
@@ -71,7 +71,7 @@ class Notifier:
         """Say that the service is up; who waits for that and does not hear it ends the service."""
         error = self._send("\n".join([*lines, "READY=1"])) if self._speaks else None
         if error is not None:
-            logger.warning("systemd does not hear that the server is ready: %s", error)
+            logger.warning("cannot tell systemd that the server is ready: %s", error)
 
     def stopping(self) -> None:
         """This process ends, and the service with it, unless another one has it again."""

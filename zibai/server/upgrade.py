@@ -60,7 +60,7 @@ class Predecessor(NamedTuple):
 class Upgrade:
     """Starts the new master, and knows what became of it. Everything is the parent's main thread's.
 
-    ``directory`` is where this server was started; the new master is started there. ``hindrance`` says why there can
+    ``directory`` is where this server was started; the new master is started there. ``obstacle`` says why there can
     be none.
     """
 
@@ -71,21 +71,21 @@ class Upgrade:
         listeners: Listeners,
         notifier: Notifier | None,
         board: Scoreboard | None,
-        hindrance: str = "",
+        obstacle: str = "",
     ) -> None:
         self._directory = directory
         self._predecessor = predecessor
         self._listeners = listeners
         self._notifier = notifier
         self._board = board
-        self._why_not = hindrance
+        self._why_not = obstacle
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
         self._successor = 0  # its process id, once it serves
         self._has_told = False
         self._is_ending = False
 
-    def has_company(self) -> bool:
+    def is_shared(self) -> bool:
         """Whether another master serves on the same listeners."""
         return bool(self._successor) or (self._predecessor is not None and self._predecessor.is_alive())
 
@@ -97,14 +97,14 @@ class Upgrade:
         """Any signal; SIGUSR2 is ours."""
         if name != "SIGUSR2" or self._is_ending:
             return
-        why = self._hindrance()
+        why = self._obstacle()
         if why:
-            logger.error("SIGUSR2 starts no new master: %s", why)
+            logger.error("upgrade refused: %s", why)
             return
         try:
             self._start()
         except OSError as error:
-            logger.error("no new master can be started: %s", error)
+            logger.error("upgrade failed: the new server cannot be started: %s", error)
 
     def look(self, roster: Any) -> None:
         """After each turn of the parent."""
@@ -116,7 +116,7 @@ class Upgrade:
         if self._process is not None:
             self._listen(self._process)
 
-    def _hindrance(self) -> str:
+    def _obstacle(self) -> str:
         if self._why_not:
             return self._why_not
         if os.getpid() == 1:
@@ -149,7 +149,7 @@ class Upgrade:
         finally:
             os.close(far)  # the new master's alone from now on, so that its death closes it
         self._pipe = near
-        logger.info("a new master starts, process %d", self._process.pid)
+        logger.info("upgrade: a new server starts, process %d", self._process.pid)
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
         try:
@@ -159,9 +159,10 @@ class Upgrade:
         if said:
             self._successor = int(said)
             logger.info(
-                "the new master serves, process %d; SIGTERM to process %d ends this one, to the new one the upgrade",
+                "upgrade: the new server serves, process %d; send SIGTERM to %d to finish it, to %d to undo it",
                 self._successor,
                 os.getpid(),
+                self._successor,
             )
             if self._notifier is not None:
                 self._notifier.hand_over(self._successor)
@@ -171,13 +172,17 @@ class Upgrade:
             code = process.wait(1)
             how = f"exit code {code}" if code >= 0 else f"signal {-code}"
         except subprocess.TimeoutExpired:
-            how = "the process that was started is there, but is no server"
+            how = "the started process runs, but is not a server"
         if self._successor:
             if self._notifier is not None:
                 self._notifier.take_back()
-            logger.warning("the new master, process %d, has ended (%s); this one serves on", self._successor, how)
+            logger.warning(
+                "upgrade undone: the new server, process %d, has ended (%s); this server keeps serving",
+                self._successor,
+                how,
+            )
         else:
-            logger.error("the new master has not come up (%s); this one serves on", how)
+            logger.error("upgrade failed: the new server has not come up (%s); this server keeps serving", how)
         self._process, self._pipe, self._successor = None, -1, 0
         if self._board is not None:
             try:

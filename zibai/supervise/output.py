@@ -134,7 +134,7 @@ _readers: set[int] = set()
 """The parent's ends of all pipes. Who has a copy of one keeps its worker from noticing that the parent is gone."""
 
 
-def let_go() -> None:
+def close_readers() -> None:
     """Close the parent's ends, in a process that was forked from it."""
     for fd in list(_readers):
         os.close(fd)

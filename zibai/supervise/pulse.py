@@ -5,7 +5,7 @@ from math import inf
 from typing import Final
 
 from ..clock import clock
-from .roster import READY
+from .record import READY
 
 STALL: Final = 5.0
 """Seconds that one round of the main loop may take, or be late, before it counts as dead; a spawn takes 10 ms."""

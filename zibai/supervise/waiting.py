@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from multiprocessing import connection
 from typing import Any, Final
 
+from ..system.patching import is_patched
+
 BATCH: Final = 62
 """Things that one wait takes on Windows, beside the socket that ends it."""
 
@@ -34,8 +36,7 @@ def wait(sources: Sequence[Any], timeout: float | None = None) -> list[Any]:
 
 def _pool_of_hub() -> Any:
     """gevent's pool of threads, where gevent has patched this program; None elsewhere."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
+    if not is_patched():
         return None
     return sys.modules["gevent"].get_hub().threadpool
 
