@@ -208,7 +208,9 @@ def test_a_restart(systemd: Systemd, now: list[float]) -> None:
         assert systemd.hear_all() == []
     site.workers = [worker("draining"), worker("ready", -1), worker("ready", 1)]
     reporter.look(site)
-    assert systemd.hear_all() == [["READY=1"]], "who is worn meanwhile is another matter"
+    assert systemd.hear_all() == [["READY=1"]], (
+        "a worker that reaches its maximum of requests meanwhile is another matter"
+    )
     site.generation = 2
     reporter.look(site)
     assert systemd.hear()[0] == "RELOADING=1"
@@ -252,7 +254,7 @@ def test_another_process_is_the_service_now(systemd: Systemd, now: list[float]) 
     up = roster(worker(), worker())
     reporter.look(up)
     systemd.hear_all()
-    notifier.hand_over(4711)
+    notifier.pass_service_to(4711)
     assert systemd.hear() == ["MAINPID=4711"]
     now[0] += 10
     reporter.look(up)

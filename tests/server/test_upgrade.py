@@ -161,7 +161,7 @@ def test_the_same_command_in_the_same_place(
         "upgrade undone: the new server, process 4711, has ended (exit code 7); this server keeps serving" in log.text
     )
     assert not new.is_shared()
-    assert listeners.are_handed
+    assert listeners.are_shared
 
 
 def test_the_scoreboard_of_a_predecessor_is_moved_aside_and_back(tmp_path: Path) -> None:

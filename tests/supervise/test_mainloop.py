@@ -214,7 +214,7 @@ def test_a_process_that_cannot_be_started_takes_no_row(monkeypatch: pytest.Monke
         world = World(monkeypatch, 2, board)
         assert world.children == []
         assert world.states == [("", 0)] * 3
-    world.loop._roster._spawn_after = 0.0
+    world.loop._roster._backoff.until = 0.0
     world.tick()
     assert world.numbers == [0, 1]
     world.close()

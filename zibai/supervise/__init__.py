@@ -5,6 +5,7 @@ It knows nothing of HTTP, listeners and options; the server is one user of it, z
  - roster      how many workers run and which is next: facts and decisions, with a clock that tests set
  - record      one worker as these decisions see it
  - watch       which workers are late, or take too much
+ - backoff     the pause before the next start of a worker
  - mainloop    the parent's loop: it waits for facts, tells the roster, and starts workers
  - child       a worker as its parent sees it
  - starting    the first moments of a worker process, on both sides

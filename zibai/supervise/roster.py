@@ -25,15 +25,13 @@ from typing import Final
 
 from ..logger import logger
 from ..system.usage import NO_LIMITS, Usage
+from .backoff import Backoff
 from .child import Ending
 from .record import DRAINING, PATIENCE, READY, STARTING, TO_REPLACE, Process, Worker
 from .watch import Watch
 
 LAST_WORDS: Final = 1.0
 """Seconds beyond the boot timeout in which a worker that is not ready reports where it hangs."""
-
-LONGEST_PAUSE: Final = 30.0
-"""Seconds between two tries to start a worker that dies before it is ready; they begin with one second and double."""
 
 SETTLED: Final = 1.0
 """Seconds that a worker has to be ready to be replaced at once when it dies. Without this limit, workers that die at
@@ -80,8 +78,7 @@ class Roster:
         self._ending = ""  # "drain" or "quit"
         self._drain_at = inf  # when an announced shutdown begins
         self.was_up = False  # whether a worker has ever been ready
-        self._pause = 0.0
-        self._spawn_after = -inf
+        self._backoff = Backoff(clock, boot_timeout)
 
     def __repr__(self) -> str:
         return f"<Roster {self.condition}, {len(self.workers)} of {self.wanted} workers, generation {self.generation}>"
@@ -104,7 +101,7 @@ class Roster:
             self._watch.expect_heartbeats(worker)
             self.was_up = True
             if not self._settle:
-                self._pause = 0.0
+                self._backoff.succeed()
 
     def on_heartbeats(self, worker: Worker) -> None:
         """It has sent its first heartbeat after it was ready, and has to send more from now on."""
@@ -137,8 +134,8 @@ class Roster:
         else:
             pause = ""
             if self._clock() - worker.ready_since < self._settle:
-                self._hold_back()
-                pause = f" in {self._pause:g} s"
+                self._backoff.fail()
+                pause = f" in {self._backoff.seconds:g} s"
             level = logging.INFO if ending.clean else logging.ERROR
             text = "worker %d %s; starting another%s%s"
             logger.log(level, text, worker.process.pid, ending.reason, pause, ending.story)
@@ -156,15 +153,7 @@ class Roster:
             for other in self.workers:
                 if other.generation != TO_REPLACE:
                     other.generation = self.generation
-        self._hold_back()
-
-    def _hold_back(self) -> None:
-        """Start no worker for a while, longer each time. Workers that fail together count once, old ones not at all."""
-        now = self._clock()
-        if self._spawn_after <= now:
-            long_ago = now - self._spawn_after > LONGEST_PAUSE + self._boot_timeout
-            self._pause = 1.0 if long_ago else min(LONGEST_PAUSE, self._pause * 2 or 1.0)
-            self._spawn_after = now + self._pause
+        self._backoff.fail()
 
     @property
     def is_up(self) -> bool:
@@ -202,7 +191,7 @@ class Roster:
         if self._ending or self.drain_announced:
             return
         self.generation += 1
-        self._spawn_after = -inf
+        self._backoff.end()
         if self.is_up:
             for worker in self.workers:
                 if worker.state is STARTING:
@@ -252,9 +241,7 @@ class Roster:
             self._start_missing(now)
         due = min((worker.deadline for worker in self.workers), default=inf)
         if not self._ending:
-            due = min(due, self._watch.due(self.workers))
-        if self._spawn_after > now and not self._ending:
-            due = min(due, self._spawn_after)
+            due = min(due, self._watch.due(self.workers), self._backoff.due())
         if self.drain_announced:
             due = min(due, self._drain_at)
         return None if due == inf else max(0.0, due - self._clock())
@@ -271,7 +258,7 @@ class Roster:
 
     def _start_missing(self, now: float) -> None:
         """Start all workers that are missing at once, and a replacement for an old worker while no other one starts."""
-        if now < self._spawn_after:
+        if now < self._backoff.until:
             return
         active = [worker for worker in self.workers if worker.is_active]
         missing = self.wanted - len(active)
@@ -286,8 +273,8 @@ class Roster:
             try:
                 process = self._spawn()
             except OSError as error:
-                self._hold_back()
-                logger.error("cannot start a worker: %s; next try in %g s", error, self._pause)
+                self._backoff.fail()
+                logger.error("cannot start a worker: %s; next try in %g s", error, self._backoff.seconds)
                 return
             if self.drain_announced:
                 process.announce_drain()

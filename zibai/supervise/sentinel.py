@@ -1,9 +1,9 @@
 """How a parent learns that another process has ended: from the process itself, and not from a pipe.
 
 A pipe closes when the last process that holds its other end is gone, and a program that an application leaves behind
-may hold it for hours. So on Linux the parent asks for a descriptor of the process (``pidfd_open(2)``), on macOS and the
-BSDs for an event of the kernel (``kqueue(2)``). An older Linux, or a container that forbids the first call, has
-neither; there a thread waits for each child. Windows needs nothing: there ``multiprocessing`` waits for the process.
+may hold it for hours. So the parent asks Linux for a descriptor of the process (``pidfd_open(2)``), and macOS and the
+BSDs for an event of the kernel (``kqueue(2)``). An older Linux, or a container that forbids ``pidfd_open``, has
+neither; there a thread waits for each child. On Windows ``multiprocessing`` waits for the process itself.
 """
 
 import os
@@ -82,7 +82,7 @@ def _in_thread(pid: int) -> Sentinel | None:
 
 
 def close_for_programs() -> None:
-    """Let no program that is started in this process inherit a descriptor, but for the three standard ones.
+    """Let no program that is started in this process inherit a descriptor, except for the three standard ones.
 
     ``multiprocessing`` makes what it passes to a process inheritable, and so it would go on to each program that is
     started by ``os.system`` or by C code.

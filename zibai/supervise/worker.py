@@ -1,12 +1,11 @@
 """The life of a worker that runs a function, and what that function may ask.
 
-The function runs in the main thread. A thread of its own (:class:`_Ear`) listens to the parent and to signals, as in
-:mod:`zibai.server.worker`, and tells it the two ways to end: a graceful one calls ``before_stop`` and then sets the
-event ``end``; a quick one raises KeyboardInterrupt where the function is. A graceful end that takes longer than it may
-becomes a quick one, so a function that knows nothing of all this still gets to its ``finally``; and a quick one that
-takes longer than ``LAST_WORD`` ends the process from here.
+The function runs in the main thread. The control thread (:mod:`zibai.supervise.control`) tells it the two ways to end.
+A graceful end calls ``before_stop`` and then sets the event ``end``. A quick end raises KeyboardInterrupt in the
+function. A graceful end that takes too long becomes a quick one, so a function that knows nothing of all this still
+reaches its ``finally``. A quick end that takes too long ends the process.
 
-Where gevent has patched the module of the function, the event and the hook are the hub's.
+Where gevent has patched the process, the hub sets the event and runs the hook.
 """
 
 import os
@@ -46,15 +45,15 @@ class Job(NamedTuple):
 
 
 def describe(function: Callable[..., object]) -> str:
-    """``module.function``, as people know it."""
+    """``module.function``, for people."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     return repr(function) if name is None else name if module in (None, "__main__") else f"{module}.{name}"
 
 
 class CurrentWorker:
-    """This process, as the function that is supervised in it sees it; see :func:`current_worker`. Any thread's.
+    """This worker process, as its supervised function sees it; see :func:`current_worker`. Any thread may use it.
 
-    ``end`` is set when the function is to come to its end.
+    ``end`` is set when the function must end.
     """
 
     def __init__(self, parent: Parent, row: Row | None) -> None:
@@ -65,13 +64,13 @@ class CurrentWorker:
         self._has_beaten = False
 
     def ready(self) -> None:
-        """Say that this worker does its work now; with ``says_ready`` that is for the function to say."""
+        """Say that this worker does its work now; called by the function if it has ``says_ready``."""
         if not self.is_ready:
             self.is_ready = True
             self._parent.ready()
 
     def beat(self) -> None:
-        """Say that all is well. Who has once said it has to say it again within ``worker_timeout``, or is replaced."""
+        """Send a heartbeat. Each further one must follow within ``worker_timeout``, or the worker is killed."""
         if self._row is not None:
             self._row.beat([])
             if not self._has_beaten:
@@ -87,7 +86,7 @@ _current: CurrentWorker | None = None
 
 
 def current_worker() -> CurrentWorker:
-    """What a function that runs under a :class:`~zibai.Supervisor` may ask of its worker; RuntimeError elsewhere."""
+    """The worker that the calling function runs in. RuntimeError outside of a :class:`~zibai.Supervisor`."""
     if _current is None:
         raise RuntimeError("this process is no worker of a zibai.Supervisor")
     return _current
