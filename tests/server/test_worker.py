@@ -166,7 +166,7 @@ def test_time_in_which_it_was_stopped_does_not_count_against_its_start(monkeypat
     script: Any = Script(("", []))
     script.since = 0.0
     now = [0.0]
-    monkeypatch.setattr("zibai.supervise.pipe.clock", lambda: now[0])
+    monkeypatch.setattr("zibai.supervise.pauses.clock", lambda: now[0])
     monkeypatch.setattr("zibai.supervise.control.clock", lambda: now[0])
     control: Any = Control(script, threading.Event(), None, boot_timeout=60)
     steps: list[float] = []

@@ -12,6 +12,7 @@ import pytest
 
 from zibai.logger import logger
 from zibai.supervise import mainloop
+from zibai.supervise import pauses as pauses_module
 from zibai.supervise.child import Ending
 from zibai.supervise.mainloop import MainLoop
 from zibai.supervise.pipe import Message
@@ -269,7 +270,8 @@ def test_a_loop_that_was_stopped_itself_tells_the_roster(
 ) -> None:
     """It waits for two seconds at most, and may be a second late."""
     now = [1000.0]
-    monkeypatch.setattr(mainloop, "clock", lambda: now[0])
+    for module in (mainloop, pauses_module):
+        monkeypatch.setattr(module, "clock", lambda: now[0])
     with closing(World(monkeypatch, 1, None)) as world:
         pauses: list[float] = []
         monkeypatch.setattr(world.loop._roster, "on_pause", pauses.append)
@@ -285,7 +287,8 @@ def test_a_loop_that_was_stopped_itself_tells_the_roster(
 
 def test_a_loop_that_is_held_up_between_two_waits_tells_the_roster(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(mainloop, "clock", lambda: now[0])
+    for module in (mainloop, pauses_module):
+        monkeypatch.setattr(module, "clock", lambda: now[0])
     with closing(World(monkeypatch, 1, None)) as world:
         pauses: list[float] = []
         monkeypatch.setattr(world.loop._roster, "on_pause", pauses.append)

@@ -19,6 +19,7 @@ It knows nothing of HTTP, listeners and options; the server is one user of it, z
  - loader      that process, as its parent sees it
  - forked      such a worker, as its parent sees it
  - output      what workers print
+ - pauses      time in which this process did not run
  - pulse       whether the parent itself hangs
  - worker      a supervised function in its process
  - supervisor  zibai.Supervisor

@@ -26,7 +26,8 @@ from ..errors import LoadError
 from ..system.lastword import LAST_WORD
 from ..system.signals import Signals, interrupting
 from ..system.stacks import format_stack
-from .pipe import Parent, wait_in_step
+from .pauses import wait_in_step
+from .pipe import Parent
 
 GRACEFUL: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 """Signals that ask for a graceful shutdown."""

@@ -10,7 +10,6 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from math import inf
 from typing import Any, Protocol
 
 from ..clock import clock
@@ -22,7 +21,8 @@ from ..telemetry import logfile
 from ..telemetry.scoreboard import Row, Scoreboard
 from .child import Child, Method, start_captured
 from .output import Collector, Outlet
-from .pipe import LATE, STEP, Message
+from .pauses import STEP, Pauses
+from .pipe import Message
 from .preload import Preload
 from .pulse import Pulse
 from .record import STARTING
@@ -110,8 +110,7 @@ class MainLoop:
         self._rows = list(board.rows()) if board is not None else []
         self._children: list[Child] = []
         self._roster = Roster(self._spawn, processes, clock, **rules)
-        self._seen = clock()
-        self._expected = inf  # when this loop means to run again
+        self._pauses = Pauses()
         self._error: LoadError | None = None
         # What other threads want done here; a byte on the socket wakes the loop.
         self._asked: deque[Callable[[Roster], object]] = deque()
@@ -186,15 +185,9 @@ class MainLoop:
         return min((each for each in due if each is not None), default=None)
 
     def _look_at_clock(self, timeout: float | None = 0.0) -> None:
-        """Tell the roster if this loop was paused. The loop means to be back here in ``timeout`` seconds.
-
-        The system does not tell when a pause began, so all the time since the last look is taken for it.
-        """
-        now = clock()
-        if now - self._expected > LATE:
-            self._roster.on_pause(now - self._seen)
-        self._seen = now
-        self._expected = inf if timeout is None else now + timeout
+        """Tell the roster if this loop was paused. The loop means to be back here in ``timeout`` seconds."""
+        if paused := self._pauses.look(timeout):
+            self._roster.on_pause(paused)
 
     def _tell_up(self) -> None:
         roster = self._roster

@@ -77,6 +77,6 @@ class Inbox:
             end = 4 + struct.unpack_from("!i", self._rest)[0]
             if len(self._rest) < end:
                 return
-            message = pickle.loads(bytes(self._rest[4:end]))  # noqa: S301 -- from a process of ours
+            message = pickle.loads(bytes(self._rest[4:end]))  # noqa: S301 -- from a worker
             del self._rest[:end]
             yield message

@@ -15,13 +15,11 @@ its first OSError, whose text needs that lock.
 import socket
 import sys
 from _thread import allocate_lock
-from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..clock import clock
 from ..errors import LoadError
 from ..system import terminal
 from ..system.signals import hear_of_children
@@ -59,28 +57,6 @@ class Message(NamedTuple):
     verb: str
     text: str = ""
     trace: str = ""
-
-
-STEP: Final = 2.0
-"""Seconds to wait at most before looking at the clock, with a deadline to keep."""
-
-LATE: Final = 1.0
-"""Seconds that a process may run late on a busy machine before it counts as stopped for that time."""
-
-
-def wait_in_step(wait: Callable[..., list[Any]], sources: list[Any], timeout: float | None) -> tuple[list[Any], float]:
-    """Wait for at most ``STEP`` of ``timeout`` seconds. Returns what is ready, and how long this process was paused.
-
-    A container may be paused, a laptop closed, a process stopped. The clock goes on meanwhile, and no time limit may
-    count that time. The system does not tell when a pause began, so the whole step is taken for it.
-    """
-    if timeout is None:
-        return wait(sources, None), 0.0
-    step = min(timeout, STEP)
-    before = clock()
-    ready = wait(sources, step)
-    taken = clock() - before
-    return ready, taken if taken > step + LATE else 0.0
 
 
 class Parent:
