@@ -207,7 +207,8 @@ def test_closed_descriptors() -> None:
     """As a daemon may have them."""
     reader, writer = os.pipe()
     code = "import os, sys; from zibai.supervise.output import Outlet; o = Outlet(int(sys.argv[1]))\n"
-    code += "os.close(1); os.close(2)\no.redirect(); print('here'); o.restore(); print('gone')"
+    code += "os.close(1); os.close(2)\n"
+    code += "o.redirect(); print('here'); o.restore(); print('gone')"
     subprocess.run([sys.executable, "-c", code, str(writer)], pass_fds=[writer], env=environment(), check=True)
     os.close(writer)
     with open(reader, "rb") as pipe:

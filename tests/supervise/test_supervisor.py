@@ -77,6 +77,11 @@ def pids(supervisor: Supervisor, state: str = "ready") -> list[int]:
     return [pid for pid, its in supervisor.workers if its == state]
 
 
+def test_a_function_sees_no_thread_but_its_own(notes: Notes) -> None:
+    with Supervisor(jobs.count_threads, (notes.path,), 1):
+        assert notes.wait("1 threads")
+
+
 def test_a_function_runs_in_workers_until_the_end(notes: Notes) -> None:
     with Supervisor(jobs.wait, (notes.path,), 2) as supervisor:
         assert len(pids(supervisor)) == 2

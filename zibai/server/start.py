@@ -99,8 +99,8 @@ def serve_as_guest(options: Options, app: Application | None) -> None:
 def needs_parent(options: Options) -> str:
     """The flag of an option that does nothing in a single process; empty if there is none.
 
-    A process cannot replace itself when there is new code, when it has served its maximum of requests, when it hangs or
-    takes too much memory. And while it is busy it cannot answer health checks, read a prompt or log what is printed.
+    A new version of the code, and a process that has served enough, hangs or takes too much, need somebody who starts
+    another one; a question about a process that is busy, a prompt and what is printed need somebody who is not.
     """
     names = (
         "watchfiles",

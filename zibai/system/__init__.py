@@ -13,7 +13,7 @@ Everything that exists on one system only is named in here, behind a check of th
  - standard    descriptors 0 to 2, which a process may start without
  - home        the directory of the server, by the name that the user gave it
  - forks       what a process that the application forks closes first of all
- - patching    whether gevent has patched this process
  - stacks      where a thread or greenlet is, as text
  - lastword    the end of a process that hangs
+ - patching    whether gevent has patched this process
 """
