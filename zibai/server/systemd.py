@@ -19,6 +19,8 @@ from typing import Any, Final, Self
 from ..clock import clock
 from ..errors import UsageError
 from ..logger import logger
+from ..supervise.record import READY, TO_REPLACE
+from ..supervise.roster import Roster
 from ..telemetry.scoreboard import Report, Row
 
 STATUS_EVERY: Final = 10.0
@@ -149,7 +151,7 @@ class Reporter:
     def sources(self) -> list[Any]:
         return []
 
-    def look(self, roster: Any) -> float | None:
+    def look(self, roster: Roster) -> float | None:
         """Send what has changed; return the seconds until the next look, None for never."""
         if roster.is_ending:
             if not self._is_stopping:
@@ -168,21 +170,21 @@ class Reporter:
         self._due = self._due or _Due(self._notifier)
         return self._due.look(lambda: self._status(roster))
 
-    def _status(self, roster: Any) -> str:
+    def _status(self, roster: Roster) -> str:
         reports = [row.read() for row in self._rows]
         counted = {report.pid: report.counters["requests"] for report in reports if report.state}
         self._before += sum(count for pid, count in self._counted.items() if pid not in counted)
         self._counted = counted
-        ready = sum(worker.state == "ready" for worker in roster.workers)
+        ready = sum(worker.state == READY for worker in roster.workers)
         text = f"{ready} of {roster.wanted} workers ready"
         return f"{text}, {_requests(reports, self._before)}" if self._rows else text
 
 
-def _is_settled(roster: Any) -> bool:
+def _is_settled(roster: Roster) -> bool:
     """Whether the last restart is over: done or aborted."""
     active = [worker for worker in roster.workers if worker.is_active]
     return len(active) >= roster.wanted and all(
-        worker.state == "ready" and worker.generation in (-1, roster.generation) for worker in active
+        worker.state == READY and worker.generation in (TO_REPLACE, roster.generation) for worker in active
     )
 
 
