@@ -26,7 +26,7 @@ from test_readme import SNIPPETS
 
 from zibai import Options, parse_args
 from zibai.config.options import declared
-from zibai.supervise.roster import PATIENCE
+from zibai.supervise.record import PATIENCE
 
 from support import APPS, DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for
 

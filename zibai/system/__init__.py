@@ -15,4 +15,5 @@ Everything that exists on one system only is named in here, behind a check of th
  - forks       what a process that the application forks closes first of all
  - stacks      where a thread or greenlet is, as text
  - lastword    the end of a process that hangs
+ - patching    whether gevent has patched this process
 """
