@@ -26,6 +26,7 @@ from zibai import logger as logs
 from zibai.errors import UsageError
 from zibai.logger import access_logger, debug_logger, error_logger, escape, logger
 from zibai.telemetry import format as lines
+from zibai.telemetry import records
 from zibai.telemetry.console import ConsoleHandler
 from zibai.telemetry.format import Formatter
 from zibai.telemetry.logfile import LogFile
@@ -448,7 +449,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, name: str, text: str, reason: st
     with pytest.raises(UsageError) as caught:
         configure(False, str(file))
     message = str(caught.value)
-    assert message.startswith(f"--logging-config-filepath: {str(file)!r} ")
+    assert message.startswith(f"--logging-config: {str(file)!r} ")
     assert reason.replace(", Unknown", ": Unknown") in message
     assert "\n" not in message
 
@@ -500,7 +501,7 @@ def printing() -> tuple[ConsoleHandler, Stream]:
 
 
 def no_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "ExchangeRecord", None)
+    monkeypatch.setattr(records, "ExchangeRecord", None)
 
 
 @given(texts=st.lists(st.text(max_size=8) | st.none(), min_size=4, max_size=4), status=st.integers(200, 499))
@@ -563,7 +564,7 @@ def test_who_might_look_at_the_record_gets_it(monkeypatch: pytest.MonkeyPatch, n
     exchange()
     made: list[object] = []
     real = ExchangeRecord
-    monkeypatch.setattr(logs, "ExchangeRecord", lambda *args: made.append(args) or real(*args))
+    monkeypatch.setattr(records, "ExchangeRecord", lambda *args: made.append(args) or real(*args))
     match name:
         case "filter":
             access_logger.addFilter(logging.Filter())
