@@ -26,13 +26,13 @@ def configure_as(options: Options) -> None:
 
     The file of the user's may name formatters, filters and handlers of the project, as if ``python`` looked for them.
     """
-    if options.logging_config_filepath is not None:
+    if options.logging_config is not None:
         with suppress(OSError):  # somebody has removed the current directory
             add_cwd_to_path()
     file = None
     if options.log_file is not None:
         file = {"filename": options.log_file, "maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
-    configure(options.no_access_log, options.logging_config_filepath, file)
+    configure(options.no_access_log, options.logging_config, file)
 
 
 def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None) -> None:
@@ -155,7 +155,7 @@ def _read(filepath: str) -> dict[str, Any]:
     loads: dict[str, Any] = {".json": json.loads, ".toml": tomllib.loads}
     load = loads.get(Path(filepath).suffix.lower())
     if load is None:
-        raise UsageError(f"--logging-config-filepath: {filepath!r} must end in .json or .toml")
+        raise UsageError(f"--logging-config: {filepath!r} must end in .json or .toml")
     try:
         config = load(Path(filepath).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -173,4 +173,4 @@ def _unusable(filepath: str, error: Exception) -> UsageError:
         text = cause.strerror if isinstance(cause, OSError) else str(cause)
         reasons.append(" ".join((text or repr(cause)).split()))
         cause = cause.__cause__
-    return UsageError(f"--logging-config-filepath: {filepath!r} cannot be used: {': '.join(reasons)}")
+    return UsageError(f"--logging-config: {filepath!r} cannot be used: {': '.join(reasons)}")
