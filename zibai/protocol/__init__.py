@@ -2,7 +2,8 @@
 
 A rule about requests is here, and tested without a server.
 
- - http1         HTTP/1.1: codec, two lanes, requests, responses
- - forwarded     Forwarded and X-Forwarded-*
- - proxy_header  the PROXY protocol, versions 1 and 2
+ - http1             HTTP/1.1: codec, two lanes, requests, responses
+ - forwarded         Forwarded and X-Forwarded-*
+ - forwarded_values  the values of these fields
+ - proxy_header      the PROXY protocol, versions 1 and 2
 """
