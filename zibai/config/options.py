@@ -564,8 +564,8 @@ class Options:
         group=PROCESS,
         metavar="NAME",
         at_prompt=False,
-        help="serve as this user, by name or number, with the groups of that user; must be started by root, as whom "
-        "the server binds its listeners first (not on Windows)",
+        help="serve as this user, by name or number, with the groups of that user; must be started by root, which "
+        "binds the listeners first (not on Windows)",
     )
     group: str | None = option(
         None,
