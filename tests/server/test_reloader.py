@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_read_hides_nothing_else() -> None:
         code = f"""
 import os, platform, sys, threading, time
 import watchfiles
-from zibai import reloader
+from zibai.server import reloader
 os.setgid(65534); os.setuid(65534); os.chdir({folder!r})
 heard = threading.Event()
 def write(path):

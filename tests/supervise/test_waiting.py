@@ -119,7 +119,7 @@ def test_in_a_program_that_gevent_has_patched_other_greenlets_run_meanwhile() ->
 from gevent import monkey
 monkey.patch_all()
 import gevent, multiprocessing, threading
-from zibai import waiting
+from zibai.supervise import waiting
 near, far = multiprocessing.Pipe()
 others = [multiprocessing.Pipe() for _ in range(70)]
 for sources in ([near], [*(each for each, _ in others), near]):
