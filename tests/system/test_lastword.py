@@ -16,7 +16,8 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 def script(*lines: str, patched: bool = False) -> list[str]:
     first = ["import gevent.monkey", "gevent.monkey.patch_all()"] if patched else []
-    return [sys.executable, "-c", "\n".join([*first, "import threading, time", "from zibai.system import lastword", *lines])]
+    imports = ["import threading, time", "from zibai.system import lastword"]
+    return [sys.executable, "-c", "\n".join([*first, *imports, *lines])]
 
 
 def ending(*lines: str, patched: bool = False) -> tuple[int, str, float]:
@@ -72,7 +73,7 @@ def test_a_lock_on_the_interpreter_does_not_keep_it() -> None:
 def test_pending_signals_are_seen_while_they_are_blocked() -> None:
     code, _, _ = ending(
         "import os, signal",
-        "from zibai.supervise.pipe import signals_held_back",
+        "from zibai.system.signals import signals_held_back",
         "with signals_held_back(lastword.Lookout(0.1)):",
         "    os.kill(os.getpid(), signal.SIGTERM)",
         "    time.sleep(1000)",
