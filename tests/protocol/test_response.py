@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai import clock as clock_module
+from zibai.clock import head_end
 from zibai.protocol.http1 import response
 from zibai.protocol.http1.request import Head, Request, check
-from zibai.protocol.http1.response import Answer, Framing, head_end, interim, plain, prepare, validate
+from zibai.protocol.http1.response import Answer, Framing, interim, plain, prepare, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -366,9 +368,8 @@ def test_fields_of_an_interim_answer_are_checked() -> None:
         interim("103 Early Hints", [("X", "a\r\n\r\nHTTP/1.1 200 OK")])
 
 
-def test_our_own_answer_is_whole_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response, "head_end", lambda: END)
-    answer = plain(HTTPStatus.BAD_REQUEST)
+def test_our_own_answer_is_whole_and_the_last() -> None:
+    answer = plain(HTTPStatus.BAD_REQUEST, END)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"\r\nConnection: close\r\n" in head
@@ -429,10 +430,10 @@ def test_what_is_remembered_is_bounded() -> None:
 @pytest.mark.parametrize("moves", [[0.25, 0.7, 0.3, 5.0], [0.0, -3600.0, 10.0]], ids=["on", "set back"])
 def test_the_date_is_that_of_its_second(monkeypatch: pytest.MonkeyPatch, moves: list[float]) -> None:
     now = steady = 1_000_000_000.5
-    monkeypatch.setattr(response, "day", (0.0, b""))
-    monkeypatch.setattr(response, "clock", lambda: steady)
+    monkeypatch.setattr(clock_module, "day", (0.0, b""))
+    monkeypatch.setattr(clock_module, "clock", lambda: steady)
     for move in moves:
         now += move
         steady += move if move > 0 else 1.0  # a clock that is set back is noticed within a second
-        monkeypatch.setattr(response, "time", SimpleNamespace(time=lambda: now))  # noqa: B023 -- called in this round
+        monkeypatch.setattr(clock_module, "time", SimpleNamespace(time=lambda: now))  # noqa: B023 -- called in this round
         assert head_end() == f"Date: {formatdate(int(now), usegmt=True)}\r\n\r\n".encode()
