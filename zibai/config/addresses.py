@@ -94,8 +94,8 @@ class Trust:
 
     def __init__(self, values: Iterable[str] = (), fields: str = BELIEVED) -> None:
         self.words = [word for value in values for word in map(str.strip, value.split(",")) if word not in ("", "none")]
-        self.everybody = "*" in self.words
-        self.unix = self.everybody or "unix" in self.words
+        self.every_peer = "*" in self.words
+        self.unix = self.every_peer or "unix" in self.words
         self.fields = frozenset(_split_fields(fields))
         variables = [f"HTTP_X_FORWARDED_{name.upper()}" for name in FIELDS if name in self.fields]
         if not self.fields.isdisjoint(("for", "proto", "host")):
@@ -109,7 +109,7 @@ class Trust:
     @property
     def whole_internet(self) -> bool:
         """Whether every address of IPv4 or IPv6 is trusted."""
-        return self.everybody or any(network.prefixlen == 0 for network in self._networks)
+        return self.every_peer or any(network.prefixlen == 0 for network in self._networks)
 
     def holds(self, peer: object) -> bool:
         """Whether a peer is trusted; it is named as by a socket: a tuple that begins with its address, or a path."""
@@ -120,7 +120,7 @@ class Trust:
 
     def believes(self, address: Address) -> bool:
         """Whether an address is trusted."""
-        return self.everybody or any(address in network for network in self._networks)
+        return self.every_peer or any(address in network for network in self._networks)
 
     def flag_with(self, peer: object) -> str:
         """The flag that trusts ``peer`` as well."""

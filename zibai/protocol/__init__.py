@@ -1,6 +1,6 @@
 """Bytes in, facts out. No socket, clock, thread or log.
 
-A rule about requests is here, and tested without a server.
+Every rule about requests is here, and is tested without a server.
 
  - http1             HTTP/1.1: codec, two lanes, requests, responses
  - forwarded         Forwarded and X-Forwarded-*

@@ -63,7 +63,7 @@ def _end_lookout() -> None:
 
 
 def hold_signals_back() -> set[Any]:
-    """In this thread and its children, until a :class:`Signals` lets them through. Returns the mask of before."""
+    """Block signals in this thread and its children, until a :class:`Signals` handles them. Returns the former mask."""
     if sys.platform == "win32":
         return set()
     return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
