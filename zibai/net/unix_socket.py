@@ -130,7 +130,8 @@ def unlink_unix_socket(sock: socket.socket, *, shared: bool = False) -> None:
     _socket_files.pop(sock, None)
     if made is None:
         return
-    # It is gone already, or the directory belongs to root, which bound the socket: then the next start replaces the file.
+    # It is gone already, or the directory belongs to root, which bound the socket: then the next start replaces the
+    # file.
     with suppress(FileNotFoundError, PermissionError):
         status = os.lstat(made.path)
         if (status.st_dev, status.st_ino) == (made.device, made.inode) and not (shared and _is_answered(made.path)):
