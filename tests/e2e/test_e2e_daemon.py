@@ -196,7 +196,7 @@ def test_the_pid_file_of_a_server_that_runs_is_refused(folder: Path, processes: 
         assert (folder / "zibai.pid").read_text() == f"{server.pid}\n"
         done = run("plain:app", *flags, "--listen", f"127.0.0.1:{server.port}")
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert f"is that of process {server.pid}, which runs" in done.stderr
+        assert f"belongs to process {server.pid}, which is running" in done.stderr
         assert get(server.port, "/hello").status == 200
     assert not (folder / "zibai.pid").exists()
 

@@ -388,7 +388,7 @@ def test_the_file_of_a_server_that_is_gone_is_replaced_and_that_of_another_is_no
         assert get(first.port, "/pid").status == 200
         assert json.loads(ps("--json", *control))["pid"] == first.pid
         with Server("mortal:app", *control) as second:
-            second.wait_for_log(f"is that of process {first.pid}")
+            second.wait_for_log(f"belongs to process {first.pid}")
             assert get(second.port, "/pid").status == 200, "it serves without"
         assert json.loads(ps("--json", *control))["pid"] == first.pid
     board.write_text("my thesis", encoding="ascii")

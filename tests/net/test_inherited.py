@@ -138,7 +138,7 @@ def test_what_is_no_listener() -> None:
 
 @posix
 def test_a_name_alone_is_nothing() -> None:
-    with pytest.raises(UsageError, match=r"^fd:web: systemd has given no listener of this name$"):
+    with pytest.raises(UsageError, match=r"^fd:web: systemd has passed on no listener of this name$"):
         create_bind_socket("fd:web")
 
 

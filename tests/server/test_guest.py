@@ -135,7 +135,7 @@ def test_a_named_application_and_what_workers_print() -> None:
     [
         (3, {}, "3 cannot be called"),
         (len, {"listen": ["nowhere"]}, "'nowhere' is no address"),
-        (len, {"processes": -1}, "--subprocess must be at least 0"),
+        (len, {"processes": -1}, "--processes must be at least 0"),
         (len, {"interactive": True}, "--interactive needs a terminal"),
     ],
 )

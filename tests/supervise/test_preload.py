@@ -39,7 +39,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="it forks")
 def test_a_system_that_cannot_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork", raising=False)
     Options("example:app").validate()
-    with pytest.raises(UsageError, match=r"^--preload needs fork, which this system has not got; leave it out$"):
+    with pytest.raises(UsageError, match=r"^--preload needs fork, which this system does not have; leave it out$"):
         Options("example:app", preload=True).validate()
 
 

@@ -180,4 +180,4 @@ def _in_own_thread(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def _refuse_upgrade() -> None:
-    logger.error("upgrade refused: a single process cannot start a new server; start this one with --subprocess 1")
+    logger.error("upgrade refused: a single process cannot start a new server; start this one with --processes 1")

@@ -10,7 +10,8 @@ from ..config.options import Options
 from ..errors import UsageError, ZibaiError
 from ..gateway.wsgi import Application
 from ..net import inherited
-from ..net.bind import describe, give_unix_socket
+from ..net.bind import describe
+from ..net.unix_socket import give_unix_socket
 from ..system import home, privileges
 from ..telemetry import board_file as control
 from ..telemetry import logfile

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from ..config.options import Options
+from ..config.options import Options, declared
 from ..errors import UsageError
 from ..gateway.wsgi import Application
 from ..logger import logger
@@ -47,21 +47,21 @@ def run(
     settings = Options(
         app=app if isinstance(app, str) else describe(app),
         listen=[listen] if isinstance(listen, str) else list(listen),
-        subprocess=processes,
+        processes=processes,
         interactive=interactive,
         **options,
     )
     settings.validate()
-    for name in ("daemon", "user", "group", "chdir"):
-        if getattr(settings, name):
-            raise UsageError(f"{name} would change the process of the prompt; use the command zibai")
-    wants_workers = bool(settings.subprocess or server.needs_parent(settings))
+    for each in declared():
+        if not each.at_prompt and getattr(settings, each.name):
+            raise UsageError(f"{each.name} would change the process of the prompt; use the command zibai")
+    wants_workers = bool(settings.processes or server.needs_parent(settings))
     obstacle = None if named or not wants_workers else _obstacle_to_fork()
     if obstacle:
         if flag := server.needs_parent(settings):
             raise UsageError(f"{flag} needs worker processes, and {obstacle}; name the application, as 'module:app'")
         logger.warning("%s: this process serves by itself", obstacle)
-        settings.subprocess = 0
+        settings.processes = 0
     if not is_patched() and not (named and wants_workers):
         settings.no_gevent = True
     before = set(threading.enumerate())

@@ -17,8 +17,9 @@ from ..config.addresses import Inherited, parse_address
 from ..config.options import LISTEN, Options
 from ..errors import UsageError
 from ..logger import logger
-from ..net.bind import create_bind_socket, listen, socket_file, take_socket_file, unlink_unix_socket
+from ..net.bind import create_bind_socket, listen
 from ..net.inherited import Given, adopt
+from ..net.unix_socket import socket_file, take_socket_file, unlink_unix_socket
 
 # A listener on its way to the new server: its descriptor; path, device and inode of a file that is to be removed; and
 # whether it is for ``--health-listen``.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from socket import socket
 
-from ..config.options import Options
+from ..config.options import Options, declared
 from ..errors import LoadError, UsageError, ZibaiError, format_exception
 from ..gateway.wsgi import Application
 from ..logger import logger
@@ -97,29 +97,18 @@ def serve_as_guest(options: Options, app: Application | None) -> None:
 
 
 def needs_parent(options: Options) -> str:
-    """The flag of an option that does nothing in a single process; empty if there is none.
+    """The flag of a given option that does nothing in a single process; empty if there is none.
 
-    A new version of the code, and a process that has served enough, hangs or takes too much, need somebody who starts
-    another one; a question about a process that is busy, a prompt and what is printed need somebody who is not.
+    Restarts, replacements of workers, responses while a worker is busy, the prompt and captured output need a process
+    beside the worker.
     """
-    names = (
-        "watchfiles",
-        "max_request_pre_process",
-        "request_timeout",
-        "max_worker_memory",
-        "max_worker_descriptors",
-        "capture_output",
-        "health_listen",
-        "interactive",
-        "preload",
-    )
-    given = [name for name in names if getattr(options, name)]
-    return "--" + given[0].replace("_", "-") if given else ""
+    given = (each.flag for each in declared() if each.needs_parent and getattr(options, each.name))
+    return next(given, "")
 
 
 def _serve(options: Options, exits: bool, environment: Environment, on_up: Callable[[], object]) -> None:
     """Open the listeners, become the user that serves, and serve in this process or in workers."""
-    processes = options.subprocess or int(bool(needs_parent(options)))
+    processes = options.processes or int(bool(needs_parent(options)))
     limits = Usage(options.max_worker_memory, options.max_worker_descriptors)
     if limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
         raise UsageError(

@@ -1,7 +1,7 @@
-"""Answers: one policy that says which fields go out, how the body is framed and whether the connection stays.
+"""Responses: one policy for the fields that are sent, the framing of the body, and whether the connection is kept.
 
-Everything an application gives is checked before a byte of it is on the wire; a CR or LF in a name, a value or
-the status would let a user of the application write answers of his own (response splitting).
+Everything that an application passes is checked before a byte of it is sent: a CR or LF in a name, a value or the
+status would let a client write a response of its own (response splitting).
 """
 
 import re
@@ -18,7 +18,7 @@ _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(r"[0-9]{1,19}")
-# RFC 9110 7.6.1 and PEP 3333: the fields of one hop are the server's.
+# RFC 9110 7.6.1 and PEP 3333: hop-by-hop fields belong to the server.
 HOP_BY_HOP = frozenset(
     {
         "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
@@ -28,10 +28,10 @@ HOP_BY_HOP = frozenset(
 
 
 def plain_text(status: str, fields: Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The same as plain ``str``; raise ``TypeError``, for the application, when it is no text.
+    """Status and fields as plain ``str``; raises ``TypeError``, for the application, if they are no text.
 
-    A subclass of ``str`` (``Markup``, a member of a ``StrEnum``) counts as the text that it holds. No method of its own
-    is called, because that could say something else than what was checked.
+    A subclass of ``str`` (``Markup``, a member of a ``StrEnum``) counts as the text that it holds. No method of the
+    subclass is called, because it could return another text than the one that was checked.
     """
     pairs = [(_exact(name, "the name of a field"), _exact(value, "the value of a field")) for name, value in fields]
     return _exact(status, "the status"), tuple(pairs)
@@ -46,7 +46,7 @@ def _exact(text: object, what: str) -> str:
 
 
 def validate(status: str, fields: Fields) -> None:
-    """Raise ``ValueError``, for the application, when this plain text cannot be sent."""
+    """Raise ``ValueError``, for the application, if this plain text cannot be sent (RFC 9110 5.1, 5.5)."""
     if not _STATUS.fullmatch(status):
         raise ValueError(f"malformed status {status!r}")
     for name, value in fields:
@@ -57,12 +57,12 @@ def validate(status: str, fields: Fields) -> None:
 
 
 def _status_line(status: str) -> str:
-    # RFC 9112 4: the space is sent also before a reason that is empty.
+    # RFC 9112 4: the space is sent even before an empty reason.
     return f"HTTP/1.1 {status if len(status) > 3 else status + ' '}\r\n"
 
 
 def interim(status: str, fields: Fields) -> tuple[bytes, list[str]]:
-    """An interim answer (1xx), which has no framing fields (RFC 9110 15.2); and the fields of one hop, not sent."""
+    """An interim response (1xx), without framing fields (RFC 9110 15.2), and the hop-by-hop fields that it drops."""
     status, fields = plain_text(status, fields)
     validate(status, fields)
     if status[0] != "1" or status.startswith("101"):
@@ -76,12 +76,11 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Answer:
-    """What an application gave to start_response, checked and written down: all of a head that no request changes.
+    """The arguments of start_response, checked and encoded: the part of a head that does not depend on the request.
 
-    Answers that say the same share one, so nobody changes it. ``data`` is the status line and the fields, ``length``
-    the Content-Length among them; ``close`` says that the application wants the connection closed. ``removed`` are
-    fields of one hop, which are not the application's to send. ``plain`` says that there is nothing in it to think
-    about.
+    Equal responses share one object, so it is never changed. ``data`` is the status line and the fields, ``length``
+    their Content-Length. ``close`` says that the application wants the connection closed. ``removed`` are hop-by-hop
+    fields, which an application may not send. ``plain`` says that nothing in it needs special treatment.
     """
 
     __slots__ = ("bodyless", "close", "code", "data", "dated", "length", "plain", "removed")
@@ -107,13 +106,13 @@ class Answer:
             if key == "content-length":
                 again, self.length = self.length is not None, _length(value, self.length)
                 if again or code in (204, 205):
-                    continue  # RFC 9110 8.6: once, never with 204, and with 205 it is ours
+                    continue  # RFC 9110 8.6: once, and never with 204; with 205 it is set below
             own_server |= key == "server"
             self.dated |= key == "date"
             lines.append(f"{name}: {value}\r\n")
         if code == 205:
-            # RFC 9110 15.3.6: it has no content, and says so. Unlike 204 it is framed as any other answer, so a client
-            # would wait for a body.
+            # RFC 9110 15.3.6: it has no content. Unlike 204 it is framed as any other response, so without a length a
+            # client would wait for a body.
             self.length = 0
             lines.append("Content-Length: 0\r\n")
         data = "".join(lines).encode("latin-1")
@@ -121,31 +120,31 @@ class Answer:
         self.plain = not (self.bodyless or self.close or self.dated or self.removed)
 
 
-# What the applications of this process have given before, at most so many. Any thread may read and change it: each step
-# is one operation of the dict, and who is late only makes the same once more.
+# A bounded cache of what the applications of this process have passed. Any thread may read and change it: each step is
+# one operation of the dict, and at worst two threads make the same object.
 _answers: dict[tuple[str, tuple[tuple[str, str], ...]], Answer] = {}
 _MAX_ANSWERS = 256
 
 
 def prepare(status: str, fields: Fields) -> Answer:
-    """What an application answers with; raises ``TypeError`` or ``ValueError`` when it cannot be sent.
+    """The response of an application; raises ``TypeError`` or ``ValueError`` if it cannot be sent.
 
-    Most answers of an application have the same head, so it is looked for first, by all of it.
+    Most responses of an application have the same head, so the cache is asked first, by all of it.
     """
     key = (status, tuple(fields))
     try:
         answer = _answers.get(key)
     except TypeError:
-        answer = None  # pairs that are lists: allowed by many, and no key of a dict
+        answer = None  # pairs that are lists, which many servers allow, cannot be keys of a dict
     return answer or _prepare(*plain_text(*key))
 
 
 def _prepare(status: str, fields: tuple[tuple[str, str], ...]) -> Answer:
-    """The same for plain text, which alone may be a key: subclasses of ``str`` say by themselves what equals them."""
+    """The same for plain text. Only that may be a key: subclasses of ``str`` may define what equals them."""
     answer = _answers.get((status, fields))
     if answer is None:
         answer = Answer(status, fields)
-        # Applications that set cookies send another one each time, and they are nothing to keep.
+        # Cookies usually differ in each response, and must not be kept in memory.
         if b"\r\nset-cookie:" not in answer.data.lower():
             if len(_answers) >= _MAX_ANSWERS:
                 _answers.clear()
@@ -154,17 +153,17 @@ def _prepare(status: str, fields: tuple[tuple[str, str], ...]) -> Answer:
 
 
 class Framing:
-    """How one answer goes out: its head, and what has to be done to its body.
+    """How one response is sent: its head, and the framing of its body (RFC 9112 6).
 
-    ``bodyless``: nothing of a body may be sent (HEAD, 204, 205, 304). ``chunked``: each piece is a chunk.
-    ``length``: the bytes that were promised, None where the end is marked otherwise. ``keep_alive``: whether the
+    ``bodyless``: no body may be sent (HEAD, 204, 205, 304). ``chunked``: each piece is a chunk.
+    ``length``: the bytes that were announced, None if the end is marked otherwise. ``keep_alive``: whether the
     connection may carry another request.
     """
 
     __slots__ = ("bodyless", "chunked", "head", "keep_alive", "length")
 
     def __init__(self, request: Request, answer: Answer, size: int | None, keep_alive: bool, end: bytes) -> None:
-        """``size`` is that of the whole body in bytes when it is known; ``end`` is the Date and the end of a head."""
+        """``size``: bytes of the whole body, if known; ``end``: the Date and the end of a head."""
         self.bodyless = answer.bodyless or request.method == "HEAD"
         self.chunked = False
         self.length = answer.length
@@ -189,14 +188,14 @@ class Framing:
 
 
 def _length(value: str, first: int | None) -> int:
-    """The value of a Content-Length, which may be said again but not changed."""
+    """The value of a Content-Length; a second one must be equal."""
     if not _LENGTH.fullmatch(value) or first not in {None, int(value)}:
         raise ValueError(f"malformed or second Content-Length {value!r}")
     return int(value)
 
 
 def plain(status: HTTPStatus, end: bytes, more: str = "", retry_after: int | None = None) -> bytes:
-    """Our own answer to what never reaches an application; the connection ends with it."""
+    """A response of the server itself to a request that never reaches an application; it closes the connection."""
     body = f"{status.value} {status.phrase}{more and ': '}{more}\n".encode()
     again = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     return (
