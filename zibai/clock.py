@@ -1,7 +1,6 @@
 """One clock for the whole package, and the Date of responses.
 
-All times within the server are of :data:`clock`: those of the loop, of the scoreboard and of the parent can be
-compared.
+All times within the server are of :data:`clock`, so times of the loop, the scoreboard and the parent can be compared.
 """
 
 import time
@@ -9,8 +8,7 @@ from email.utils import formatdate
 from math import inf
 
 clock = time.perf_counter
-"""Seconds since the system came up: the same in all processes of a machine, and not changed by anybody who sets the
-time."""
+"""Seconds since the system came up: the same in all processes of a machine, and unaffected when the time is set."""
 
 day: tuple[float, bytes] = (-inf, b"")
 """The end of the current second, by :data:`clock`, and what :func:`head_end` returns until then. It is replaced as one

@@ -1,10 +1,9 @@
-"""Errors raised on purpose, each with the answer it stands for.
+"""Errors raised on purpose, each with the status or exit code that it leads to.
 
-An error has one owner. A :class:`Refused` belongs to the client that sent the bytes and carries the HTTP
-status of the answer; a :class:`Gone` means there is nobody left to answer. What ends the program
-carries its exit code: 1 for what the machine denies us, 2 for wrong usage, 3 for an application that cannot
-be loaded. The text of these errors is one line that a user can act on. Anything else that is raised is a
-bug, ours or the application's, and is shown with its traceback.
+A :class:`Refused` is about the bytes of a client and has the HTTP status of the response; a :class:`Gone` means that
+the client has left. An error that ends the program has its exit code: 1 if the machine denies something, 2 for wrong
+usage, 3 for an application that cannot be loaded. The text of these errors is one line that a user can act on. Any
+other exception is a bug, ours or the application's, and is shown with its traceback.
 """
 
 import sys
@@ -22,22 +21,22 @@ class ZibaiError(Exception):
 
 
 class UsageError(ZibaiError):
-    """An option, flag or argument makes no sense, alone or together with another."""
+    """An option, flag or argument is wrong, by itself or together with another one."""
 
     exit_code = 2
 
 
 class MissingExtra(UsageError):
-    """An optional package is asked for and not installed; the text names the extra to install.
+    """An optional package is needed and not installed; the text names the extra to install.
 
-    ``is_broken`` when it is installed and cannot be imported, which another installation would not mend.
+    ``is_broken``: the package is installed and cannot be imported, so that another installation would not help.
     """
 
     is_broken = False
 
     @classmethod
     def because(cls, error: ImportError, package: str, text: str) -> Self:
-        """Of an ``error`` that importing ``package`` raised; ``text`` is for one that is not installed."""
+        """Made from the ``error`` of importing ``package``; ``text`` is used if the package is not installed."""
         if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package:
             return cls(text)
         made = cls(f"{package} is installed and cannot be imported: {error}")
@@ -52,7 +51,7 @@ class BindError(ZibaiError):
 class LoadError(ZibaiError):
     """The application cannot be loaded.
 
-    ``trace`` is the traceback of the user's own code, without our frames, or empty when a line says all.
+    ``trace`` is the traceback of the user's own code, without our frames, or empty if one line is enough.
     """
 
     exit_code = 3
@@ -63,14 +62,14 @@ class LoadError(ZibaiError):
 
 
 class Refused(ZibaiError):
-    """What the client sent is answered by ``status`` and the end of the connection; the application never sees it."""
+    """A request is refused with ``status`` and the end of the connection; the application never sees it."""
 
     def __init__(self, status: HTTPStatus, reason: str, retry_after: int | None = None) -> None:
-        """``retry_after`` are the seconds after which the client may come again."""
+        """``retry_after``: the seconds after which the client may try again."""
         super().__init__(reason)
         self.status = status
         self.retry_after = retry_after
-        self.waited = 0.0  # seconds that the request was waited for, or that it has waited itself
+        self.waited = 0.0  # seconds that the server has waited for the request, or the request for a thread
 
 
 class Gone(ZibaiError, ConnectionError):
@@ -81,11 +80,11 @@ class Gone(ZibaiError, ConnectionError):
 
 
 MOST: Final = 256 * 1024
-"""Characters of one exception. A message may have any size, and nobody reads more."""
+"""Characters of one exception. A message may have any size, and more than that is not read."""
 
 
 def format_exception(error: BaseException, frames: TracebackType | None) -> str:
-    """What Python prints of an exception, its causes included, with ``frames`` as its own traceback."""
+    """The text that Python prints for an exception, causes included, with ``frames`` as its traceback."""
     try:
         text = "".join(traceback.format_exception(type(error), error, frames))
     except BaseException as failure:  # an import of the user's code may raise SystemExit
@@ -105,7 +104,7 @@ def format_exception(error: BaseException, frames: TracebackType | None) -> str:
 def last_line(error: BaseException) -> str:
     """The type and the message of an exception, in one line."""
     try:
-        # A syntax error has its place before that line, and notes come after it.
+        # The lines before it are the place of a syntax error, those after it are notes.
         lines = [line for line in traceback.format_exception_only(error) if not line.startswith(" ")]
         text = "".join(lines).splitlines()[0]
     except BaseException:  # as above
@@ -114,7 +113,7 @@ def last_line(error: BaseException) -> str:
 
 
 def plain_line(error: BaseException) -> str:
-    """The same without any help of ``traceback``."""
+    """The same, without the module ``traceback``."""
     name = "an exception"
     try:
         name = str(type(error).__qualname__)
@@ -125,7 +124,7 @@ def plain_line(error: BaseException) -> str:
 
 
 def _plain_lines(frames: TracebackType | None) -> Iterator[str]:
-    """The lines of a traceback without source code, which a loader of the user might have to give."""
+    """The lines of a traceback without source code, for which Python may call a loader of the user."""
     while frames is not None:
         code = frames.tb_frame.f_code
         yield f'  File "{code.co_filename}", line {frames.tb_lineno}, in {code.co_name}'
@@ -133,9 +132,9 @@ def _plain_lines(frames: TracebackType | None) -> Iterator[str]:
 
 
 def print_exception(what: str, error: BaseException) -> None:
-    """To standard error, where no log is left that could take it; nothing where that fails too."""
+    """Print to standard error, if no log is left; never raises."""
     try:
         sys.stderr.write(f"{what}\n{format_exception(error, error.__traceback__)}")
         sys.stderr.flush()
-    except BaseException:  # noqa: S110 -- there is nobody left to tell
+    except BaseException:  # noqa: S110 -- there is no place left to report it
         pass

@@ -1,11 +1,11 @@
 """From ``"package.module:object.attribute"`` to the object.
 
-What can go wrong is of two kinds, and they want different answers. Either the text names nothing: a module or an
-attribute that is not there, a thing that cannot be called. That is one line, with what to do. Or the user's own code
-fails while it is imported or called: that needs the user's traceback, and only that part of it which is theirs. The
-frames tell which: an import that fails before any foreign frame was entered has found nothing to run.
+There are two kinds of failures. Either the text names nothing: the module or attribute does not exist, or cannot be
+called. Then the error is one line, with advice. Or the user's own code fails while it is imported or called. Then the
+error has the traceback, without the frames of this package. The frames show which kind it is: an import that fails
+before it enters any frame of other code has found nothing to run.
 
-Whatever the code raises, SystemExit included, ends up as a LoadError. Only Ctrl-C passes.
+Every exception of the code, SystemExit included, becomes a LoadError. Only Ctrl-C passes.
 """
 
 import importlib
@@ -64,7 +64,7 @@ def _import(module_name: str, path: str) -> Any:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if _without_our_frames(error.__traceback__) is not None:
-            raise  # it is missing where the user's own code wanted it
+            raise  # the user's own code imports a module that is missing
         advice = "check the name, or start zibai in the directory that holds it"
         if module_name.endswith(".py"):
             advice = f"write {module_name.removesuffix('.py')}:{path}, without the .py"
@@ -72,7 +72,7 @@ def _import(module_name: str, path: str) -> Any:
 
 
 def guarded(doing: str, function: Callable[..., Any], *args: Any) -> Any:
-    """``function(*args)``, where any failure is a LoadError with the traceback of the user's code."""
+    """Call ``function(*args)``; every exception becomes a LoadError with the traceback of the user's code."""
     try:
         return function(*args)
     except (LoadError, KeyboardInterrupt):
@@ -83,7 +83,7 @@ def guarded(doing: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _without_our_frames(frames: TracebackType | None) -> TracebackType | None:
-    """The part of a traceback that begins in foreign code; None if there is none."""
+    """The part of a traceback that begins outside this package; None if there is none."""
     while frames is not None:
         filename = frames.tb_frame.f_code.co_filename
         if filename not in (__file__, importlib.__file__) and not filename.startswith("<frozen importlib"):
@@ -94,7 +94,7 @@ def _without_our_frames(frames: TracebackType | None) -> TracebackType | None:
 
 def _suggestion(name: str, owner: object) -> str:
     names = [each for each in dir(owner) if not each.startswith("__")]
-    # 0.4 is low enough for "application" where "app" was asked for.
+    # 0.4 is low enough to suggest "application" for "app".
     near = get_close_matches(name.removesuffix("()"), names, cutoff=0.4)
     if name.endswith("()"):
         return "; to have a factory called, leave out the parentheses and add --call"

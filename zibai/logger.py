@@ -1,14 +1,8 @@
-"""Five loggers that never fail, and records that know the request that they are about.
+"""Five loggers that never raise.
 
-Code states facts, once, and the format decides what becomes of them. A record of a request has the fields of
-:data:`NAMED` as attributes. Beside them it keeps the text values of the environ, and looks there when a format or a
-filter names a field that the record does not have: ``%(HTTP_COOKIE)s`` prints the value, or ``-``. For formats this
-happens in the record (its ``__dict__`` is a dict with ``__missing__``), so that a plain ``logging.Formatter`` can do it
-too. Not all of the environ becomes fields: a handler that writes all fields, as JSON handlers do, would write cookies
-and passwords.
-
-A log that fails is no matter of the client, and must not end a thread, a worker or the server. Filters, handlers and
-formatters are often the user's code, and logging itself lets their exceptions pass; our loggers do not.
+A log that fails must not cost a response, a thread, a worker or the server. Filters, handlers and formatters are often
+the user's code. ``logging`` lets their exceptions pass; these loggers catch them and complain, at most once in ten
+seconds.
 """
 
 import logging
@@ -21,15 +15,13 @@ from typing import Any, Final
 from .errors import format_exception, print_exception
 
 MUTE: Final = 10.0
-"""Seconds after the complaint about a failing log in which there is no other."""
-
-# --------------------------------------------------------------------------------------------- loggers
+"""Seconds between two complaints about a failing log."""
 
 
 class Logger(logging.Logger):
-    """A logger that never raises what a filter, a handler, a formatter or a record factory raises."""
+    """A logger that raises no exception of a filter, a handler, a formatter or a record factory."""
 
-    kept = False  # whether they stay enabled, whatever the application configures
+    kept = False  # whether all of them stay enabled, whatever the application configures
 
     def _log(  # type: ignore[override]
         self, level: int, msg: object, args: Any, exc_info: Any = None, *, stacklevel: int = 1, **more: Any
@@ -63,29 +55,29 @@ def _get(name: str) -> logging.Logger:
     finally:
         manager.loggerClass = before
     if not isinstance(found, Logger):
-        # It may be there already, and be of a class that the program has set for its loggers.
+        # It may exist already, of a class that the program has set for its loggers.
         base = type(found)
-        with suppress(TypeError):  # a class that takes no other base
+        with suppress(TypeError):  # a class that accepts no other base
             found.__class__ = Logger if base is logging.Logger else type("Logger", (Logger, base), {})
     return found  # type: ignore[no-any-return]
 
 
 #: Starting, ending and the management of processes.
 logger = _get("zibai")
-#: What is wrong with what clients send; off unless its level is set to DEBUG.
+#: Errors in what clients send; off unless its level is set to DEBUG.
 debug_logger = _get("zibai.debug")
-#: One record for each exchange that is not answered with a 5xx.
+#: One record for each request whose response is no 5xx.
 access_logger = _get("zibai.access")
-#: One record for each exchange that is answered with a 5xx, and what the application does wrong.
+#: One record for each request whose response is a 5xx, and errors of the application.
 error_logger = _get("zibai.error")
-#: What workers print, when it is captured; the process of a record is the worker's.
+#: The output of workers, if it is captured; the process of a record is the worker's.
 output_logger = _get("zibai.output")
 
 
 def keep_enabled() -> None:
-    """From now on no configuration disables our loggers: a dictConfig of the application does that by default.
+    """Keep these loggers enabled from now on: a dictConfig of the application disables them by default.
 
-    The level is there to silence one of them.
+    To silence one of them, set its level.
     """
     Logger.kept = True
     for each in (logger, debug_logger, access_logger, error_logger, output_logger):
@@ -93,7 +85,7 @@ def keep_enabled() -> None:
 
 
 def safely(log: Callable[..., object], *args: Any) -> None:
-    """Call a function that logs, where nothing may be raised whatever it is: in a runner, and in the server loop."""
+    """Call a function that logs, and raise nothing: for threads that run requests, and for the server loop."""
     try:
         log(*args)
     except BaseException as error:
@@ -101,7 +93,7 @@ def safely(log: Callable[..., object], *args: Any) -> None:
 
 
 def complain(failing: logging.Logger, error: BaseException, lost: object) -> None:
-    """Say that the log has failed, and what it has lost; not more often than the log can bear."""
+    """Log that the log has failed, with the record that is lost; at most once in ``MUTE`` seconds."""
     global _silent_until
     now = time.monotonic()
     if now < _silent_until:
@@ -130,21 +122,18 @@ def _tell(lost: object) -> str:
 
 
 def _is_thrown(error: BaseException) -> bool:
-    """Whether it was thrown into the log from outside: by Ctrl-C, a kill or a Timeout of gevent."""
+    """Whether it was raised from outside of the log: by Ctrl-C, a kill or a Timeout of gevent."""
     if isinstance(error, Exception):
         return False
     makers = {each.__module__.partition(".")[0] for each in type(error).__mro__}
     return isinstance(error, KeyboardInterrupt) or bool(makers & {"gevent", "greenlet"})
 
 
-# ---------------------------------------------------------------------------------------------- records
-
-
-# C0, DEL, C1, and what delimits a value; the two separators are line ends to many a viewer.
+# C0, DEL, C1, and the delimiters of a value; many viewers take the two separators for line ends.
 _UNSAFE = re.compile('[\x00-\x1f\x7f-\x9f"\\\\\u2028\u2029]')
 
 
-# The same in a traceback, which has line ends, quotes and backslashes of its own.
+# The same for a traceback, which has line ends, quotes and backslashes of its own.
 _UNSAFE_IN_TRACE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -158,5 +147,5 @@ def escape(text: str) -> str:
 
 
 def indented(text: str) -> str:
-    """Lines of which none can be taken for a line of the log, whatever a client has put into them."""
+    """``text`` as indented lines, so that a client cannot forge a line of the log in it."""
     return "  " + _UNSAFE_IN_TRACE.sub(_escape_match, text.removesuffix("\n")).replace("\n", "\n  ")

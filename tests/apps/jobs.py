@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,12 @@ def wait(path: str) -> None:
     note(path, "begin")
     zibai.current_worker().end.wait()
     note(path, "end")
+
+
+def count_threads(path: str) -> None:
+    """The worker's own threads must not be among them, or the function could not fork."""
+    note(path, f"{threading.active_count()} threads")
+    zibai.current_worker().end.wait()
 
 
 def stop() -> None:

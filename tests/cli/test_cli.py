@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from zibai.cli import arguments as cli
-from zibai.cli.arguments import main, make_parser, options_markdown, parse_args
+from zibai.cli.arguments import main, parse_args
+from zibai.cli.texts import long_help, options_markdown
 from zibai.config.options import Options, declared
 from zibai.errors import BindError, LoadError, UsageError
 from zibai.system.machine import available_cpus
@@ -30,11 +32,11 @@ def test_flags_left_out_leave_the_defaults() -> None:
         ("-l :1 [::1]:2 example:app", {"listen": [":1", "[::1]:2"]}),
         ("-l :1 -l :2 example:app", {"listen": [":1", ":2"]}),
         ("-l :1 example:app -l :2 unix:/x", {"listen": [":1", ":2", "unix:/x"]}),
-        ("-l :1 example:app -p 2", {"listen": [":1"], "subprocess": 2}),
-        ("-l :1 -p 2 example:app", {"listen": [":1"], "subprocess": 2}),
+        ("-l :1 example:app -p 2", {"listen": [":1"], "processes": 2}),
+        ("-l :1 -p 2 example:app", {"listen": [":1"], "processes": 2}),
         ("--listen :1 --call -- example:app", {"listen": [":1"], "call": True}),
-        ("-p 2 example:app -l :1 -l unix:/x", {"listen": [":1", "unix:/x"], "subprocess": 2}),
-        ("-p2 -w3 example:app", {"subprocess": 2, "max_workers": 3}),
+        ("-p 2 example:app -l :1 -l unix:/x", {"listen": [":1", "unix:/x"], "processes": 2}),
+        ("-p2 -w3 example:app", {"processes": 2, "max_workers": 3}),
         ("--listen=:1 example:app", {"listen": [":1"]}),
     ],
 )
@@ -69,11 +71,11 @@ def test_every_flag_sets_its_field() -> None:
         "group": (["33"], "33"),
         "pid_file": (["zibai.pid"], "zibai.pid"),
         "daemon": ([], True),
-        "subprocess": (["4"], 4),
+        "processes": (["4"], 4),
         "max_workers": (["5"], 5),
         "no_gevent": ([], True),
         "watchfiles": (["*.py;.env"], "*.py;.env"),
-        "max_request_pre_process": (["100"], 100),
+        "max_requests": (["100"], 100),
         "max_worker_memory": (["512M"], 512 * 2**20),
         "max_worker_descriptors": (["1000"], 1000),
         "capture_output": ([], True),
@@ -84,7 +86,7 @@ def test_every_flag_sets_its_field() -> None:
         "max_keep_alive_requests": (["9"], 9),
         "header_timeout": (["3"], 3.0),
         "socket_timeout": (["4"], 4.0),
-        "h11_max_incomplete_event_size": (["8192"], 8192),
+        "max_header_size": (["8192"], 8192),
         "http": (["h11"], "h11"),
         "max_body_size": (["0"], 0),
         "stream_request_body": ([], True),
@@ -94,7 +96,7 @@ def test_every_flag_sets_its_field() -> None:
         "no_access_log": ([], True),
         "log_file": (["zibai.log"], "zibai.log"),
         "log_backups": (["2"], 2),
-        "logging_config_filepath": (["log.toml"], "log.toml"),
+        "logging_config": (["log.toml"], "log.toml"),
     }
     with_certificate = {"certfile": "c.pem"}
     needs = dict.fromkeys(
@@ -138,7 +140,7 @@ def test_sizes_have_units(text: str, size: int) -> None:
         ("-l :1 example:app -p 1 other:app", "--listen: 'example:app' is no address"),
         ("example:app other:app", "unrecognized arguments: other:app"),
         ("example:app -w 0", "--max-workers must be at least 1, not 0"),
-        ("example:app -p -1", "--subprocess must be at least 0, not -1"),
+        ("example:app -p -1", "--processes must be at least 0, not -1"),
         ("example:app -w many", "argument -w/--max-workers: 'many' is not a whole number"),
         ("example:app --header-timeout soon", "argument --header-timeout: 'soon' is not a number"),
         ("example:app --header-timeout nan", "--header-timeout must be a number, not nan"),
@@ -167,19 +169,82 @@ def test_wrong_usage_is_one_line_and_exit_code_2(line: str, message: str, capsys
     assert err.count("\n") == 1
 
 
-def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flag", "name", "value"),
+    [
+        ("--subprocess", "processes", "4"),
+        ("--max-request-pre-process", "max_requests", "100"),
+        ("--h11-max-incomplete-event-size", "max_header_size", "8192"),
+    ],
+)
+def test_an_older_flag_works(flag: str, name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_args(["a:b", flag, value]) == Options("a:b", **{name: int(value)})
+    with pytest.raises(SystemExit):
+        parse_args(["a:b", flag, "many"])
+    assert f"argument {flag}: 'many' is not a whole number" in capsys.readouterr().err
+
+
+def test_the_older_flag_of_the_logging_configuration() -> None:
+    assert parse_args(["a:b", "--logging-config-filepath", "x.toml"]) == Options("a:b", logging_config="x.toml")
+
+
+def test_the_last_of_two_names_counts() -> None:
+    assert parse_args(["a:b", "--processes", "2", "--subprocess", "3"]).processes == 3
+    assert parse_args(["a:b", "--subprocess", "2", "--processes", "3"]).processes == 3
+
+
+def shown(capsys: pytest.CaptureFixture[str], flag: str) -> str:
     with pytest.raises(SystemExit) as caught:
-        parse_args(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
+        parse_args([flag])
     assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_one_line_for_each_option_that_people_use_first(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, flag)
+    assert max(map(len, text.splitlines())) < 80
+    for option in declared():
+        lines = [line for line in text.splitlines() if re.match(rf"  (-\w, )?{option.flag} ", line)]
+        assert len(lines) == bool(option.brief) or option.positional, option.name
+    assert len([option for option in declared() if option.brief]) == 21
+    assert "-w, --max-workers NUMBER         threads or greenlets of each worker (10)" in text
+    assert "--subprocess" not in text
+
+
+def test_the_groups_are_in_the_order_of_use() -> None:
+    groups = list(dict.fromkeys(option.group for option in declared()))
+    assert groups == [
+        "Application",
+        "Listening",
+        "Workers",
+        "Development",
+        "Proxies",
+        "TLS",
+        "Timeouts and limits",
+        "Logging",
+        "Process",
+        "Hooks",
+    ]
+    assert [line for line in options_markdown().splitlines() if line.startswith("## ")] == [f"## {g}" for g in groups]
+
+
+def test_help_all_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(shown(capsys, "--help-all").split())
     for option in declared():
         assert option.flag in text or option.positional
-        assert option.short is None or option.short in text
+        assert option.short is None or f"{option.short}, {option.flag}" in text
+        assert all(flag in text for flag in option.older_flags)
     assert "or else 127.0.0.1:8000" in text
-    for default in ("0", "10", "600", "75", "65536", "http", "2048"):
+    for default in ("0", "10", "75", "65536", "http", "2048"):
         assert f"(default: {default})" in text
     assert "(default: None)" not in text
     assert "(default: False)" not in text
+
+
+@pytest.mark.parametrize("width", [79, 99])
+def test_help_all_fits_the_terminal(width: int) -> None:
+    assert max(map(len, long_help(width).splitlines())) <= width
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +269,7 @@ def test_a_new_option_is_one_new_declaration(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cli, "Options", More)
     declared.cache_clear()
     try:
-        assert "100% wool (default: 3)" in make_parser().format_help()
+        assert "100% wool (default: 3)" in long_help(79)
         assert "| `--workers-per-sheep` | `3` | 100% wool |" in options_markdown()
         assert parse_args(["a:b", "--workers-per-sheep", "4"]) == More("a:b", workers_per_sheep=4)
         with pytest.raises(UsageError, match="--workers-per-sheep must be at least 2"):
@@ -220,18 +285,18 @@ def test_the_documentation_is_up_to_date() -> None:
 
 
 def test_as_many_processes_as_processors() -> None:
-    assert parse_args(["a:b", "-p", "auto"]).subprocess == available_cpus()
-    assert Options("a:b").subprocess == 0
+    assert parse_args(["a:b", "-p", "auto"]).processes == available_cpus()
+    assert Options("a:b").processes == 0
 
 
 def test_the_environment_counts_when_the_flag_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "3")
-    assert parse_args(["a:b"]).subprocess == 3
-    assert parse_args(["a:b", "-p", "1"]).subprocess == 1
+    assert parse_args(["a:b"]).processes == 3
+    assert parse_args(["a:b", "-p", "1"]).processes == 1
     monkeypatch.setenv("WEB_CONCURRENCY", "auto")
-    assert parse_args(["a:b"]).subprocess == available_cpus()
+    assert parse_args(["a:b"]).processes == available_cpus()
     monkeypatch.setenv("WEB_CONCURRENCY", "many")
     with pytest.raises(SystemExit):
         parse_args(["a:b"])
@@ -258,7 +323,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None) -> 
 
 
 def test_asked_to_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_with(monkeypatch, None) == (0, [Options("example:app", subprocess=2)])
+    assert run_with(monkeypatch, None) == (0, [Options("example:app", processes=2)])
     assert run_with(monkeypatch, KeyboardInterrupt())[0] == 0
     assert capsys.readouterr() == ("", "")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import pickle
 from dataclasses import asdict, dataclass, fields, replace
@@ -44,12 +46,12 @@ def test_defaults() -> None:
         "ciphers": None,
         "redirect_http": None,
         "tls_dev": False,
-        "subprocess": 0,
+        "processes": 0,
         "max_workers": 10,
         "no_gevent": False,
         "preload": False,
         "watchfiles": None,
-        "max_request_pre_process": None,
+        "max_requests": None,
         "max_worker_memory": None,
         "max_worker_descriptors": None,
         "capture_output": False,
@@ -68,7 +70,7 @@ def test_defaults() -> None:
         "socket_timeout": 30.0,
         "queue_timeout": 60.0,
         "max_connections": 0,
-        "h11_max_incomplete_event_size": 65536,
+        "max_header_size": 65536,
         "max_target_size": 8192,
         "http": "auto",
         "max_body_size": 1073741824,
@@ -85,7 +87,7 @@ def test_defaults() -> None:
         "log_file": None,
         "log_max_bytes": 0,
         "log_backups": 5,
-        "logging_config_filepath": None,
+        "logging_config": None,
     }
 
 
@@ -100,9 +102,52 @@ def test_none_is_the_default_of_every_option() -> None:
 
 
 def test_the_defaults_are_valid_and_travel() -> None:
-    options = Options(app="example:app", subprocess=4)
+    options = Options(app="example:app", processes=4)
     options.validate()
     assert pickle.loads(pickle.dumps(options)) == options
+
+
+OLDER_NAMES: list[tuple[str, str, object]] = [
+    ("subprocess", "processes", 4),
+    ("max_request_pre_process", "max_requests", 100),
+    ("h11_max_incomplete_event_size", "max_header_size", 8192),
+    ("logging_config_filepath", "logging_config", "log.toml"),
+]
+
+
+@pytest.mark.parametrize(("older", "name", "value"), OLDER_NAMES)
+def test_an_older_name_is_an_argument_and_an_attribute(older: str, name: str, value: object) -> None:
+    options = Options("a:b", **{older: value})
+    assert options == Options("a:b", **{name: value})
+    assert getattr(options, older) == getattr(options, name) == value
+    setattr(options, older, None)
+    assert getattr(options, name) is None
+    assert older not in repr(options)
+    assert getattr(pickle.loads(pickle.dumps(Options("a:b", **{older: value}))), older) == value
+    assert Options("a:b", **{older: None}) == Options("a:b"), "None is the default, as with every name"
+
+
+@pytest.mark.parametrize(("older", "name", "value"), OLDER_NAMES)
+def test_options_are_replaced_by_either_name(older: str, name: str, value: object) -> None:
+    before = Options("a:b", processes=1, max_requests=1, max_header_size=1, logging_config="x.json")
+    assert replace(before, **{older: value}) == replace(before, **{name: value}) != before
+    assert replace(Options("a:b", **{older: value}), backlog=5) == Options("a:b", backlog=5, **{name: value})
+
+
+def test_type_checkers_see_the_older_names() -> None:
+    """What ``accept_aliases`` adds when the module is imported stands in the class, for type checkers only."""
+    (body,) = ast.parse(inspect.getsource(Options)).body
+    assert isinstance(body, ast.ClassDef)
+    (block,) = (node for node in body.body if isinstance(node, ast.If))
+    annotated = {
+        node.target.id: ast.unparse(node.annotation) for node in ast.walk(body) if isinstance(node, ast.AnnAssign)
+    }  # type: ignore[union-attr]
+    seen = {node.target.id for node in block.body if isinstance(node, ast.AnnAssign)}  # type: ignore[union-attr]
+    assert (
+        seen == {alias for option in declared() for alias in option.aliases} == {older for older, _, _ in OLDER_NAMES}
+    )
+    for older, name, _ in OLDER_NAMES:
+        assert annotated[older] == annotated[name]
 
 
 def test_two_options_do_not_share_a_list() -> None:
@@ -126,11 +171,11 @@ def test_every_field_is_declared_in_full() -> None:
     ("wrong", "message"),
     [
         ({"max_workers": 0}, "--max-workers must be at least 1, not 0"),
-        ({"subprocess": -1}, "--subprocess must be at least 0, not -1"),
+        ({"processes": -1}, "--processes must be at least 0, not -1"),
         ({"backlog": 0}, "--backlog must be at least 1, not 0"),
         ({"backlog": 2**31}, "--backlog must be at most 2147483647, not 2147483648"),
-        ({"max_request_pre_process": 0}, "--max-request-pre-process must be at least 1, not 0"),
-        ({"h11_max_incomplete_event_size": -1}, "--h11-max-incomplete-event-size must be at least 1, not -1"),
+        ({"max_requests": 0}, "--max-requests must be at least 1, not 0"),
+        ({"max_header_size": -1}, "--max-header-size must be at least 1, not -1"),
         ({"max_body_size": -1}, "--max-body-size must be at least 0, not -1"),
         ({"graceful_exit_timeout": 0}, "--graceful-exit-timeout must be more than 0, not 0"),
         ({"keep_alive_timeout": -1.5}, "--keep-alive-timeout must be more than 0, not -1.5"),
@@ -184,7 +229,7 @@ def test_one_line_for_what_makes_no_sense(wrong: dict[str, Any], message: str) -
         {"url_prefix": "/shop/floor"},
         {"max_body_size": 0},
         {"unix_socket_perms": 0},
-        {"max_request_pre_process": 1},
+        {"max_requests": 1},
         {"url_scheme": "https"},
         {"listen": [":0", "unix:/run/x.sock"]},
     ],

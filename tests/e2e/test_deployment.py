@@ -26,7 +26,7 @@ from test_readme import SNIPPETS
 
 from zibai import Options, parse_args
 from zibai.config.options import declared
-from zibai.supervise.roster import PATIENCE
+from zibai.supervise.record import PATIENCE
 
 from support import APPS, DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is about POSIX")
 
 OF_OTHERS = {
-    *("--help", "--version", "--json"),  # of zibai as well, but no options of the server
+    *("--help", "--help-all", "--version", "--json"),  # of zibai as well, but no options of the server
     *("--list", "--quick", "--readme", "--collect-only", "--workloads"),  # of the benchmark, of pytest
     *("--cacert", "--proxy-header"),  # of curl, of gcloud
     *("--path", "--port"),  # of start_server
@@ -252,7 +252,7 @@ def says_close_at(path: Path) -> bool:
 
 
 def test_every_flag_that_is_written_about_is_there() -> None:
-    known = {option.flag for option in declared()}
+    known = {flag for option in declared() for flag in (option.flag, *option.older_flags)}
     flags: dict[str, set[str]] = {}
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         if path.stem != "migrating":
@@ -275,7 +275,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 
 @pytest.mark.parametrize("section", ["gunicorn", "waitress", "uvicorn", "granian", "Starman", "uFork"])
 def test_what_to_migrate_to_is_there(section: str) -> None:
-    known = {option.flag for option in declared()}
+    known = {flag for option in declared() for flag in (option.flag, *option.older_flags)}
     named = {flag for row in rows(section) for cell in row[1:2] for flag in FLAG.findall(cell)}
     assert named <= known, named - known
     assert named

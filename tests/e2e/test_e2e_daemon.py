@@ -196,7 +196,7 @@ def test_the_pid_file_of_a_server_that_runs_is_refused(folder: Path, processes: 
         assert (folder / "zibai.pid").read_text() == f"{server.pid}\n"
         done = run("plain:app", *flags, "--listen", f"127.0.0.1:{server.port}")
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert f"is that of process {server.pid}, which runs" in done.stderr
+        assert f"belongs to process {server.pid}, which is running" in done.stderr
         assert get(server.port, "/hello").status == 200
     assert not (folder / "zibai.pid").exists()
 
@@ -234,7 +234,7 @@ def test_an_upgrade_takes_the_pid_file_or_gives_it_back(folder: Path, ends: str)
     os.kill(old, signal.SIGUSR2)
     new = wait_for(lambda: (pid := int(file.read_text())) != old and pid)
     try:
-        wait_for(lambda: f"the new master serves, process {new}" in log.read_text())
+        wait_for(lambda: f"the new server serves, process {new}" in log.read_text())
         goes, stays = (old, new) if ends == "old" else (new, old)
         os.kill(goes, signal.SIGTERM)
         wait_for(lambda: not alive(goes))
@@ -516,7 +516,7 @@ def test_an_upgrade_needs_no_root(public: Path, python: list[str]) -> None:
     os.kill(old, signal.SIGUSR2)
     new = wait_for(lambda: (pid := int(pid_file.read_text() or old)) != old and pid)
     try:
-        wait_for(lambda: f"the new master serves, process {new}" in log.read_text())
+        wait_for(lambda: f"the new server serves, process {new}" in log.read_text())
         os.kill(old, signal.SIGTERM)
         wait_for(lambda: not alive(old))
         assert ids(new) == [[65534], [65534], [65534]]

@@ -317,7 +317,7 @@ def test_of_two_masters_the_one_that_serves_answers(tmp_path: Path) -> None:
         request = gate.arrival()
         assert all(ask(server, "/readyz") == (200, "ok") for _ in range(20)), "not by the new one"
         request.close()
-        line = server.wait_for_log("the new master serves")
+        line = server.wait_for_log("the new server serves")
         new = int(re.findall(r"process (\d+)", line)[0])
         stack.callback(lambda: alive(new) and os.kill(new, KILL))
         server.signal(signal.SIGTERM)

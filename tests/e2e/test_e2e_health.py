@@ -168,7 +168,7 @@ def test_a_request_that_is_over_its_time_costs_its_worker_and_nobody_else(
         other.send(f"GET /hang?{tmp_path}/other HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         wait_for((tmp_path / "other").exists)
         server.wait_for_log("  # app")
-        server.wait_for_log(f"worker {old.decode()} is replaced, for a request")
+        server.wait_for_log(f"replacing worker {old.decode()}: a request")
         # Until then it is the old one's: it does not drain before its replacement is ready.
         wait_for(lambda: any(idle for pid, idle in idle_connections().items() if pid != int(old)))
         (tmp_path / "other.go").touch()
@@ -226,7 +226,7 @@ def test_a_deploy_that_does_not_come_up_changes_nothing(backend: tuple[str, ...]
         deploy(site, "endless")
         server.signal(signal.SIGHUP)
         server.wait_for_log("cannot serve: not ready in 6 s")
-        server.wait_for_log("the restart is given up")
+        server.wait_for_log("restart aborted")
         assert get(server.port, "/version").body == b"1"
         restart(server, site, "mended")
         assert get(server.port, "/version").body == b"mended"
@@ -388,7 +388,7 @@ def test_the_file_of_a_server_that_is_gone_is_replaced_and_that_of_another_is_no
         assert get(first.port, "/pid").status == 200
         assert json.loads(ps("--json", *control))["pid"] == first.pid
         with Server("mortal:app", *control) as second:
-            second.wait_for_log(f"is that of process {first.pid}")
+            second.wait_for_log(f"belongs to process {first.pid}")
             assert get(second.port, "/pid").status == 200, "it serves without"
         assert json.loads(ps("--json", *control))["pid"] == first.pid
     board.write_text("my thesis", encoding="ascii")
@@ -413,7 +413,7 @@ def test_without_a_file_a_worker_that_stands_still_is_replaced_all_the_same(
     with Server("mortal:app", *flags, *backend) as server, Client(server.port) as client:
         victim = int(client.get("/pid").body)
         os.kill(victim, signal.SIGSTOP)
-        server.wait_for_log(f"worker {victim} has stood still")
+        server.wait_for_log(f"worker {victim} killed: no heartbeat")
         wait_for(lambda: len(ready(server)) == 2)
         assert int(get(server.port, "/pid").body) != victim
 

@@ -172,7 +172,12 @@ def test_a_descriptor(given: socket.socket, processes: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("listen", "env", "code", "complaint"),
     [
-        ("fd:77", {}, 1, "--listen fd:77: descriptor 77 is not open; who starts zibai must open it and pass it on"),
+        (
+            "fd:77",
+            {},
+            1,
+            "--listen fd:77: descriptor 77 is not open; the program that starts zibai must open it and pass it on",
+        ),
         ("fd:0", {}, 1, "--listen fd:0: descriptor 0 is no socket; pass a listening one"),
         ("fd:web", {}, 2, "--listen: fd:web is not given; the environment gives no listener"),
         (None, {"SERVER_STARTER_PORT": "80=78"}, 1, "SERVER_STARTER_PORT: descriptor 78 is not open; "),

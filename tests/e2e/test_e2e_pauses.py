@@ -63,7 +63,7 @@ def test_a_worker_that_alone_is_stopped_is_killed_after_a_pause_too() -> None:
         victim, other = ready(server)
         os.kill(victim, signal.SIGSTOP)
         stop_for(1.5, [other, server.pid])
-        server.wait_for_log(f"worker {victim} has stood still")
+        server.wait_for_log(f"worker {victim} killed: no heartbeat")
         wait_for(lambda: len(ready(server)) == 3)
         assert alive(other)
         assert server.stop() == 0

@@ -374,7 +374,7 @@ def test_trust_of_everybody_on_a_public_listener_is_warned_of(listen: str, trust
 def test_nobody_cannot_send_a_header() -> None:
     done = run("plain:app", "--trusted-proxies", "none", "--proxy-protocol", "on")
     assert done.returncode == 2
-    assert done.stderr.endswith("takes connections of --trusted-proxies only, and that is nobody\n")
+    assert done.stderr.endswith("accepts connections of --trusted-proxies only, and none are trusted; name them\n")
 
 
 def test_a_request_that_comes_too_late_is_explained(backend: tuple[str, ...]) -> None:

@@ -115,7 +115,7 @@ def test_while_there_is_no_release_the_old_workers_serve(site: Path, way: str, m
         (site / "current").unlink()
         shutil.rmtree(site / "releases" / "1")
         server.signal(signal.SIGHUP)
-        line = server.wait_for_log("no worker can be started")
+        line = server.wait_for_log("cannot start a worker")
         assert f"cannot change to the directory '{site / 'current'}': No such file or directory" in line
         answers(server, "1")
         release(site, "2")

@@ -100,7 +100,7 @@ def test_a_broken_deploy_changes_nothing(backend: tuple[str, ...], site: Path, b
             old = set(server.children())
             deploy(site, broken)
             server.signal(signal.SIGHUP)
-            server.wait_for_log("the restart is given up")
+            server.wait_for_log("restart aborted")
             assert any("RuntimeError: this deploy" in line for line in server.log)
             assert set(server.children()) == old
             load.wait_for(100)

@@ -41,7 +41,7 @@ def upgraded(server: Server) -> Iterator[int]:
     """The process id of a new master that serves; it is gone at the end."""
     before = len(server.log)
     server.signal(signal.SIGUSR2)
-    line = server.wait_for_log("the new master serves", after=before)
+    line = server.wait_for_log("the new server serves", after=before)
     pid = int(re.findall(r"process (\d+)", line)[0])
     try:
         yield pid
@@ -87,10 +87,10 @@ def test_the_last_one_removes_the_files(site: Path) -> None:
             assert f"process {new}," in run("ps", "--control", str(board)).stdout
             assert f"process {server.pid}," in run("ps", "--control", f"{board}.old").stdout
             server.signal(signal.SIGUSR2)
-            server.wait_for_log("SIGUSR2 starts no new master: process")
+            server.wait_for_log("upgrade refused: process")
             os.kill(new, signal.SIGUSR2)
             server.wait_for_log("the last upgrade is not finished")
-        server.wait_for_log("has ended (exit code 0); this one serves on")
+        server.wait_for_log("has ended (exit code 0); this server keeps serving")
         assert get(path, "/version").body == b"1"
         assert number.read_text() == f"{server.pid}\n"
         wait_for(lambda: f"process {server.pid}," in run("ps", "--control", str(board)).stdout)
@@ -132,7 +132,7 @@ def test_a_new_master_that_does_not_come_up_changes_nothing(site: Path) -> None:
         server.wait_for_log("worker ready")
         deploy(site, "broken")
         server.signal(signal.SIGUSR2)
-        server.wait_for_log("the new master has not come up (exit code 3); this one serves on")
+        server.wait_for_log("the new server has not come up (exit code 3); this server keeps serving")
         assert get(server.port, "/version").body == b"1"
         deploy(site, "2")
         with upgraded(server):
@@ -144,6 +144,6 @@ def test_a_single_process_says_what_it_needs(backend: tuple[str, ...]) -> None:
     with Server("plain:app", *backend) as server:
         server.wait_for_log("worker ready")
         server.signal(signal.SIGUSR2)
-        assert "--subprocess 1" in server.wait_for_log("SIGUSR2 starts no new master")
+        assert "--subprocess 1" in server.wait_for_log("upgrade refused")
         assert get(server.port, "/hello").status == 200
         assert server.stop() == 0

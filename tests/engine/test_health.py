@@ -15,7 +15,7 @@ from zibai.engine import health as health_module
 from zibai.engine.health import SOON
 from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.logger import logger
-from zibai.telemetry import scoreboard
+from zibai.telemetry import row
 from zibai.telemetry.scoreboard import GAUGES, SENDING
 
 from rig import ANSWER, GET, Rig, read
@@ -40,7 +40,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (scoreboard, health_module, connection_module):
+    for module in (row, health_module, connection_module):
         monkeypatch.setattr(module, "clock", clock)
     return clock
 

@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 import pytest
 
 from zibai.errors import BindError, UsageError
-from zibai.net import bind as sockets
-from zibai.net.bind import create_bind_socket, describe, listen, unlink_unix_socket
+from zibai.net import unix_socket as sockets
+from zibai.net.bind import create_bind_socket, describe, listen
 from zibai.net.listener import Listener
+from zibai.net.unix_socket import unlink_unix_socket
 from zibai.system.machine import raise_descriptor_limit
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no unix sockets there")
@@ -322,7 +323,7 @@ def test_what_is_no_socket_survives(bind: Bind, folder: Path, make: Callable[[Pa
     before = path.stat()
     with pytest.raises(BindError) as caught:
         bind(f"unix:{path}")
-    assert str(caught.value) == f"cannot listen on unix:{path}: there is something that is no socket; move it away"
+    assert str(caught.value) == f"cannot listen on unix:{path}: the path exists and is no socket; move it away"
     assert path.stat() == before
 
 

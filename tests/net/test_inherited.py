@@ -138,7 +138,7 @@ def test_what_is_no_listener() -> None:
 
 @posix
 def test_a_name_alone_is_nothing() -> None:
-    with pytest.raises(UsageError, match=r"^fd:web: systemd has given no listener of this name$"):
+    with pytest.raises(UsageError, match=r"^fd:web: systemd has passed on no listener of this name$"):
         create_bind_socket("fd:web")
 
 
@@ -183,7 +183,7 @@ def test_one_of_them_for_health(given: socket.socket) -> None:
             assert names(listeners) == [given.getsockname()], "all the others"
             assert [sock.getsockname() for sock in listeners.health] == [other.getsockname()]
             assert (listeners.are_kept, listeners.is_health_kept) == (True, True)
-            assert [for_health for *_, for_health in listeners.hand()] == [False, True]
+            assert [for_health for *_, for_health in listeners.pass_on()] == [False, True]
             listeners.stop()
             assert [sock.fileno() >= 0 for sock in (*listeners.sockets, *listeners.health)] == [False, True]
         assert listeners.health[0].fileno() < 0
@@ -225,7 +225,7 @@ def test_the_file_of_a_given_socket_stays() -> None:
         sock.listen()
         environment = [Given(passed(sock), "LISTEN_FDS", "", kept=True)]
         with Listeners(Options("a:b"), environment) as listeners:
-            listeners.hand()
+            listeners.pass_on()
             listeners.stop()
         assert path.exists()
 
@@ -239,7 +239,7 @@ def test_the_file_of_ours_goes_when_the_end_begins_but_for_a_successor() -> None
             listeners.stop()
             assert not path.exists()
         with Listeners(options, []) as listeners:
-            ((fd, file, for_health),) = listeners.hand()
+            ((fd, file, for_health),) = listeners.pass_on()
             handed = [(os.dup(fd), file, for_health)]
             listeners.stop()
             assert path.exists()
@@ -256,7 +256,7 @@ def test_the_listener_of_the_redirect_is_the_last_one_also_of_a_successor(given:
         names = [sock.getsockname() for sock in first.sockets]
         assert names[0] == given.getsockname()
         assert len(set(names)) == 2
-        handed = [(os.dup(fd), *rest) for fd, *rest in first.hand()]
+        handed = [(os.dup(fd), *rest) for fd, *rest in first.pass_on()]
         for number, *_ in handed:
             os.set_inheritable(number, True)
         with Listeners(options, [], handed) as second:  # type: ignore[arg-type]

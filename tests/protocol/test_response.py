@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zibai import clock
+from zibai import clock as clock_module
+from zibai.clock import head_end
 from zibai.protocol.http1 import response
 from zibai.protocol.http1.request import Head, Request, check
 from zibai.protocol.http1.response import Framing, ResponseHead, interim, plain, prepare, validate
@@ -369,7 +370,7 @@ def test_fields_of_an_interim_answer_are_checked() -> None:
         interim("103 Early Hints", [("X", "a\r\n\r\nHTTP/1.1 200 OK")])
 
 
-def test_our_own_answer_is_whole_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_answer_is_whole_and_the_last() -> None:
     answer = plain(HTTPStatus.BAD_REQUEST, END)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -492,10 +493,10 @@ def test_what_is_remembered_equals_what_is_new_and_is_checked_like_it(
 @pytest.mark.parametrize("moves", [[0.25, 0.7, 0.3, 5.0], [0.0, -3600.0, 10.0]], ids=["on", "set back"])
 def test_the_date_is_that_of_its_second(monkeypatch: pytest.MonkeyPatch, moves: list[float]) -> None:
     now = steady = 1_000_000_000.5
-    monkeypatch.setattr(clock, "day", (0.0, b""))
-    monkeypatch.setattr(clock, "clock", lambda: steady)
+    monkeypatch.setattr(clock_module, "day", (0.0, b""))
+    monkeypatch.setattr(clock_module, "clock", lambda: steady)
     for move in moves:
         now += move
         steady += move if move > 0 else 1.0  # a clock that is set back is noticed within a second
-        monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: now))  # noqa: B023 -- called in this round
-        assert clock.head_end() == f"Date: {formatdate(int(now), usegmt=True)}\r\n\r\n".encode()
+        monkeypatch.setattr(clock_module, "time", SimpleNamespace(time=lambda: now))  # noqa: B023 -- called in this round
+        assert head_end() == f"Date: {formatdate(int(now), usegmt=True)}\r\n\r\n".encode()

@@ -135,7 +135,7 @@ def test_a_named_application_and_what_workers_print() -> None:
     [
         (3, {}, "3 cannot be called"),
         (len, {"listen": ["nowhere"]}, "'nowhere' is no address"),
-        (len, {"processes": -1}, "--subprocess must be at least 0"),
+        (len, {"processes": -1}, "--processes must be at least 0"),
         (len, {"interactive": True}, "--interactive needs a terminal"),
     ],
 )
@@ -152,7 +152,7 @@ def test_an_obstacle_to_fork(monkeypatch: pytest.MonkeyPatch, system: str, words
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr("threading.active_count", lambda: 1)
     assert words in repl._obstacle_to_fork()
-    monkeypatch.setattr(repl, "_is_patched", lambda: True)
+    monkeypatch.setattr(repl, "is_patched", lambda: True)
     assert repl._obstacle_to_fork()
 
 
@@ -231,7 +231,7 @@ def test_a_prompt_beside_an_application_of_the_prompt() -> None:
         assert get(port).body.decode().startswith("one ")
         old = person.workers()
         person.type("import time; reload(); time.sleep(2.5); print('sle' 'pt')")
-        person.see("no worker can be started: a statement runs at the prompt")
+        person.see("cannot start a worker: a statement runs at the prompt")
         person.see("slept")
         wait_for(lambda: len(person.workers()) == 2 and not set(old) & set(person.workers()))
         person.type("stop()")

@@ -15,7 +15,7 @@ from zibai.server import probes
 from zibai.server.probes import BYTES, MOST, TIME, Probes
 from zibai.supervise import pulse as pulse_module
 from zibai.supervise.pulse import STALL, Pulse
-from zibai.supervise.roster import DRAINING, READY
+from zibai.supervise.record import DRAINING, READY
 
 from support import Client, get, raw, wait_for
 
@@ -57,7 +57,7 @@ def port(probe: Probes) -> int:
 
 def is_half_asked(probe: Probes) -> bool:
     """Whether the half of a request was read. Who is put out before that is reset, since something of his is unread."""
-    return any(client.left < BYTES and not client.answered for client in list(probe._clients.values()))
+    return any(client.left < BYTES and not client.has_response for client in list(probe._clients.values()))
 
 
 def test_a_main_loop_that_does_not_come_round_is_not_alive(clock: Clock) -> None:

@@ -182,7 +182,7 @@ def test_whatever_ends_the_watching_is_said_and_it_begins_again(
         logging.getLogger("zibai").removeHandler(caplog.handler)
     assert [call["force_polling"] for call in watch.calls[:2]] == [None, True]
     told = list(dict.fromkeys(caplog.records))
-    assert "OS file watch limit reached; they are looked at again and again instead" in told[0].getMessage()
+    assert "OS file watch limit reached; polling them instead" in told[0].getMessage()
     assert len(told) == (2 if polls else 1), "each reason once"
 
 

@@ -120,8 +120,10 @@ def test_the_variables_are_taken(variables: dict[str, str], beat_every: float) -
 def test_variables_of_another_form(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notify.logger, "propagate", True)
     assert Notifier.from_environment({"NOTIFY_SOCKET": "vsock:2:1234"}) is None
-    assert "vsock:2:1234 is no unix socket" in caplog.text
-    with pytest.raises(UsageError, match=r"^environment variable WATCHDOG_USEC: 'soon' is no number of microseconds$"):
+    assert "vsock:2:1234 is not a unix socket" in caplog.text
+    with pytest.raises(
+        UsageError, match=r"^environment variable WATCHDOG_USEC: 'soon' is not a number of microseconds$"
+    ):
         Notifier.from_environment({"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "soon"})
 
 
@@ -143,7 +145,7 @@ def test_nobody_there_and_nobody_who_listens(
     notifier.send("WATCHDOG=1")
     assert caplog.text == ""
     notifier.ready()
-    assert "systemd does not hear that the server is ready" in caplog.text
+    assert "cannot tell systemd that the server is ready" in caplog.text
 
 
 # --- a roster -----------------------------------------------------------------------------------
@@ -206,7 +208,9 @@ def test_a_restart(systemd: Systemd, now: list[float]) -> None:
         assert systemd.hear_all() == []
     site.workers = [worker("draining"), worker("ready", -1), worker("ready", 1)]
     reporter.look(site)
-    assert systemd.hear_all() == [["READY=1"]], "who is worn meanwhile is another matter"
+    assert systemd.hear_all() == [["READY=1"]], (
+        "a worker that reaches its maximum of requests meanwhile is another matter"
+    )
     site.generation = 2
     reporter.look(site)
     assert systemd.hear()[0] == "RELOADING=1"
@@ -250,7 +254,7 @@ def test_another_process_is_the_service_now(systemd: Systemd, now: list[float]) 
     up = roster(worker(), worker())
     reporter.look(up)
     systemd.hear_all()
-    notifier.hand_over(4711)
+    notifier.pass_service_to(4711)
     assert systemd.hear() == ["MAINPID=4711"]
     now[0] += 10
     reporter.look(up)
@@ -321,7 +325,7 @@ def test_an_upgrade_moves_the_service(systemd: Systemd) -> None:
     with Server("plain:app", *flags, env={"NOTIFY_SOCKET": systemd.address}) as server:
         systemd.wait_for("READY=1")
         server.signal(signal.SIGUSR2)
-        line = server.wait_for_log("the new master serves")
+        line = server.wait_for_log("the new server serves")
         (heard,) = systemd.wait_for("MAINPID=")
         new = int(heard.removeprefix("MAINPID="))
         assert f"process {new};" in line

@@ -75,7 +75,7 @@ def test_a_variable_that_is_not_ours(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hindrance", "why"),
+    ("obstacle", "why"),
     [
         ("process 1", "this is process 1, and its container would end with it"),
         ("server_starter", "start_server would not know it; send SIGHUP to start_server"),
@@ -84,14 +84,14 @@ def test_a_variable_that_is_not_ours(text: str) -> None:
     ],
 )
 def test_what_hinders(
-    hindrance: str,
+    obstacle: str,
     why: str,
     listeners: Listeners,
     monkeypatch: pytest.MonkeyPatch,
     log: pytest.LogCaptureFixture,
 ) -> None:
     before = None
-    match hindrance:
+    match obstacle:
         case "process 1":
             monkeypatch.setattr(os, "getpid", lambda: 1)
         case "server_starter":
@@ -101,11 +101,11 @@ def test_what_hinders(
         case "no interpreter":
             monkeypatch.setattr(sys, "executable", "")
     new = Upgrade("/", before, listeners, None, None)
-    assert new.has_company() is (before is not None)
+    assert new.is_shared() is (before is not None)
     new.on_signal("SIGHUP")
     assert log.text == ""
     new.on_signal("SIGUSR2")
-    assert f"SIGUSR2 starts no new master: {why}" in log.text
+    assert f"upgrade refused: {why}" in log.text
     assert new.sources() == []
     monkeypatch.undo()
 
@@ -121,7 +121,7 @@ def test_no_room_for_another_process(
     open_before = len(os.listdir("/dev/fd"))
     new = Upgrade("/", None, listeners, None, None)
     new.on_signal("SIGUSR2")
-    assert "no new master can be started: [Errno 11] Resource temporarily unavailable" in log.text
+    assert "upgrade failed: the new server cannot be started: [Errno 11] Resource temporarily unavailable" in log.text
     assert new.sources() == []
     assert len(os.listdir("/dev/fd")) == open_before
 
@@ -151,15 +151,17 @@ def test_the_same_command_in_the_same_place(
     monkeypatch.setenv("MARK", "kept")
     new = Upgrade(str(tmp_path), None, listeners, None, None)
     new.on_signal("SIGUSR2")
-    assert not new.has_company(), "it does not serve yet"
+    assert not new.is_shared(), "it does not serve yet"
     while new.sources():
         select.select(new.sources(), [], [], DEADLINE)
         new.look(roster())
     assert f'[{os.getpid()}, ["127.0.0.1", ' in (tmp_path / "told").read_text()
     assert (tmp_path / "told").read_text().endswith('["a:b", "-p", "2"], "kept"]')
-    assert "the new master, process 4711, has ended (exit code 7); this one serves on" in log.text
-    assert not new.has_company()
-    assert listeners.are_handed
+    assert (
+        "upgrade undone: the new server, process 4711, has ended (exit code 7); this server keeps serving" in log.text
+    )
+    assert not new.is_shared()
+    assert listeners.are_shared
 
 
 def test_the_scoreboard_of_a_predecessor_is_moved_aside_and_back(tmp_path: Path) -> None:

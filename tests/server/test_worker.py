@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zibai.server.worker import Control
+from zibai.server.control import Control
 
 from support import DEADLINE
 
@@ -45,7 +45,7 @@ class Script:
 def test_a_signal_is_heard_that_comes_together_with_a_channel(name: str) -> None:
     script = Script(("adopt", [name]))
     end = threading.Event()
-    control: Any = Control(script, end, None, 60)  # type: ignore[arg-type]
+    control: Any = Control(script, end, None, boot_timeout=60)  # type: ignore[arg-type]
     control._signals, control._wait, control._loop, control._serves = script, script.wait, script, True
     control._listen()
     assert script.told == ["a channel"]
@@ -55,7 +55,7 @@ def test_a_signal_is_heard_that_comes_together_with_a_channel(name: str) -> None
 def test_a_channel_alone_ends_nothing() -> None:
     script = Script(("adopt", []), ("adopt", []))
     end = threading.Event()
-    control: Any = Control(script, end, None, 60)  # type: ignore[arg-type]
+    control: Any = Control(script, end, None, boot_timeout=60)  # type: ignore[arg-type]
     control._signals, control._wait, control._loop = script, script.wait, script
     control._listen()
     assert script.told == ["a channel"] * 2
@@ -74,7 +74,7 @@ def test_a_quick_exit_has_its_time_in_a_worker_whatever_signals_come_and_a_singl
     monkeypatch.setattr("os._exit", ended.append)
     script = Script(("", ["SIGINT"]))
     parent: Any = script if has_parent else None
-    control: Any = Control(parent, threading.Event(), None, 60, may_end=may_end)
+    control: Any = Control(parent, threading.Event(), None, boot_timeout=60, may_exit=may_end)
     control._signals, control._wait = script, script.wait
     control._insist()
     assert ended == ([0] if may_end and not has_parent else [])
@@ -88,12 +88,13 @@ class FakeLoop:
         self.draining = False
 
 
-def lame_control(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]], until: float = 0.0) -> Any:
+def draining_soon(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]], until: float = 0.0) -> Any:
     """A control with 20 s before the end, whose clock stands at ``until`` when all wakes are over; it has listened."""
     script = Script(*wakes)
     times = [0.0] * len(wakes)
-    monkeypatch.setattr("zibai.server.worker.clock", lambda: until if not script._wakes else times[0])
-    control: Any = Control(script, threading.Event(), None, 60, 20)  # type: ignore[arg-type]
+    for module in ("zibai.supervise.control", "zibai.server.control"):
+        monkeypatch.setattr(f"{module}.clock", lambda: until if not script._wakes else times[0])
+    control: Any = Control(script, threading.Event(), None, boot_timeout=60, drain_delay=20)  # type: ignore[arg-type]
     control._signals, control._wait = script, script.wait
     loop: Any = FakeLoop()
     control.attach(loop)
@@ -109,11 +110,11 @@ def lame_control(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]],
         ([("", ["SIGTERM"]), ("", [])], 20, True, True),
         ([("", ["SIGTERM"]), ("", ["SIGQUIT"])], 0, True, True),
         ([("", ["SIGTERM", "SIGTERM"])], 0, True, True),
-        ([("lame", [])], 0, True, False),
-        ([("lame", []), ("", ["SIGTERM", "SIGTERM"]), ("", [])], 100, True, False),
-        ([("", ["SIGTERM"]), ("lame", []), ("", [])], 100, True, False),
-        ([("lame", ["SIGTERM"]), ("drain", [])], 0, True, True),
-        ([("lame", []), ("gone", [])], 0, True, True),
+        ([("announce_drain", [])], 0, True, False),
+        ([("announce_drain", []), ("", ["SIGTERM", "SIGTERM"]), ("", [])], 100, True, False),
+        ([("", ["SIGTERM"]), ("announce_drain", []), ("", [])], 100, True, False),
+        ([("announce_drain", ["SIGTERM"]), ("drain", [])], 0, True, True),
+        ([("announce_drain", []), ("gone", [])], 0, True, True),
         ([("adopt", [])], 100, False, False),
     ],
 )
@@ -121,14 +122,14 @@ def test_the_time_before_the_end_is_counted_here_unless_the_parent_does(
     monkeypatch: pytest.MonkeyPatch, wakes: list[tuple[str, list[str]]], until: float, draining: bool, ends: bool
 ) -> None:
     monkeypatch.setattr(FakeLoop, "adopt_from", lambda loop, channel: None, raising=False)
-    control = lame_control(monkeypatch, *wakes, until=until)
-    assert (control._loop.draining, control._graceful.__self__.is_set()) == (draining, ends)
+    control = draining_soon(monkeypatch, *wakes, until=until)
+    assert (control._loop.draining, control._set_end.__self__.is_set()) == (draining, ends)
 
 
 @pytest.mark.parametrize("moment", ["prepare", "attach"])
-def test_a_loop_that_comes_later_is_told_that_its_server_is_lame(moment: str) -> None:
-    script = Script(("lame", []))
-    control: Any = Control(script, threading.Event(), None, 60, 20)  # type: ignore[arg-type]
+def test_a_loop_that_comes_later_is_told_that_the_drain_is_announced(moment: str) -> None:
+    script = Script(("announce_drain", []))
+    control: Any = Control(script, threading.Event(), None, boot_timeout=60, drain_delay=20)  # type: ignore[arg-type]
     control._signals, control._wait = script, script.wait
     control._listen()
     loop: Any = FakeLoop()
@@ -136,14 +137,16 @@ def test_a_loop_that_comes_later_is_told_that_its_server_is_lame(moment: str) ->
     assert loop.draining
 
 
-@pytest.mark.parametrize("wake", [("", ["SIGTERM"]), ("", ["SIGQUIT"]), ("drain", []), ("cede", []), ("gone", [])])
+@pytest.mark.parametrize(
+    "wake", [("", ["SIGTERM"]), ("", ["SIGQUIT"]), ("drain", []), ("drain_shared", []), ("gone", [])]
+)
 @pytest.mark.parametrize("serves", [False, True])
 def test_before_it_serves_a_graceful_exit_is_quick(wake: tuple[str, list[str]], serves: bool) -> None:
     script = Script(wake)
     end = threading.Event()
-    control: Any = Control(script, end, None, 60)  # type: ignore[arg-type]
+    control: Any = Control(script, end, None, boot_timeout=60)  # type: ignore[arg-type]
     quick: list[str] = []
-    control._signals, control._wait, control._quick = script, script.wait, lambda: quick.append("quick")
+    control._signals, control._wait, control._interrupt = script, script.wait, lambda: quick.append("quick")
     if serves:
         control.prepare(FakeLoop())
     control._listen()
@@ -151,11 +154,11 @@ def test_before_it_serves_a_graceful_exit_is_quick(wake: tuple[str, list[str]], 
 
 
 def test_signals_in_the_time_before_the_end_are_left_to_the_parent_while_it_starts() -> None:
-    script = Script(("lame", []), ("", ["SIGTERM"]))
-    control: Any = Control(script, threading.Event(), None, 60)  # type: ignore[arg-type]
-    control._signals, control._wait, control._quick = script, script.wait, lambda: pytest.fail("it ends")
+    script = Script(("announce_drain", []), ("", ["SIGTERM"]))
+    control: Any = Control(script, threading.Event(), None, boot_timeout=60)  # type: ignore[arg-type]
+    control._signals, control._wait, control._interrupt = script, script.wait, lambda: pytest.fail("it ends")
     control._listen()
-    assert not control._graceful.__self__.is_set()
+    assert not control._set_end.__self__.is_set()
 
 
 def test_time_in_which_it_was_stopped_does_not_count_against_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,9 +166,9 @@ def test_time_in_which_it_was_stopped_does_not_count_against_its_start(monkeypat
     script: Any = Script(("", []))
     script.since = 0.0
     now = [0.0]
-    monkeypatch.setattr("zibai.supervise.pipe.clock", lambda: now[0])
-    monkeypatch.setattr("zibai.server.worker.clock", lambda: now[0])
-    control: Any = Control(script, threading.Event(), None, 60)
+    monkeypatch.setattr("zibai.supervise.pauses.clock", lambda: now[0])
+    monkeypatch.setattr("zibai.supervise.control.clock", lambda: now[0])
+    control: Any = Control(script, threading.Event(), None, boot_timeout=60)
     steps: list[float] = []
 
     def wait(sources: list[Any], timeout: float) -> list[Any]:
@@ -179,4 +182,4 @@ def test_time_in_which_it_was_stopped_does_not_count_against_its_start(monkeypat
     monkeypatch.setattr(control, "_give_up", lambda: pytest.fail("it gives up"))
     control._signals, control._wait = script, wait
     control._listen()
-    assert control._patience() == pytest.approx(60 - steps[0] - steps[2])
+    assert control._time_left() == pytest.approx(60 - steps[0] - steps[2])

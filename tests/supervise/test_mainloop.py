@@ -12,6 +12,7 @@ import pytest
 
 from zibai.logger import logger
 from zibai.supervise import mainloop
+from zibai.supervise import pauses as pauses_module
 from zibai.supervise.child import Ending
 from zibai.supervise.mainloop import MainLoop
 from zibai.supervise.pipe import Message
@@ -193,7 +194,7 @@ def test_what_a_dying_worker_writes_late_does_not_reach_the_next(
     world = World(monkeypatch, 1, board)
     (one,) = world.children
     world.say(one, "ready")
-    monkeypatch.setattr(world.loop._roster, "_fill", lambda now: None)
+    monkeypatch.setattr(world.loop._roster, "_start_missing", lambda now: None)
     world.die(one)
     assert world.states == [("", 0)] * 3, "zibai ps does not show the dead"
     monkeypatch.undo()
@@ -214,7 +215,7 @@ def test_a_process_that_cannot_be_started_takes_no_row(monkeypatch: pytest.Monke
         world = World(monkeypatch, 2, board)
         assert world.children == []
         assert world.states == [("", 0)] * 3
-    world.loop._roster._spawn_after = 0.0
+    world.loop._roster._backoff.until = 0.0
     world.tick()
     assert world.numbers == [0, 1]
     world.close()
@@ -269,7 +270,8 @@ def test_a_loop_that_was_stopped_itself_tells_the_roster(
 ) -> None:
     """It waits for two seconds at most, and may be a second late."""
     now = [1000.0]
-    monkeypatch.setattr(mainloop, "clock", lambda: now[0])
+    for module in (mainloop, pauses_module):
+        monkeypatch.setattr(module, "clock", lambda: now[0])
     with closing(World(monkeypatch, 1, None)) as world:
         pauses: list[float] = []
         monkeypatch.setattr(world.loop._roster, "on_pause", pauses.append)
@@ -285,7 +287,8 @@ def test_a_loop_that_was_stopped_itself_tells_the_roster(
 
 def test_a_loop_that_is_held_up_between_two_waits_tells_the_roster(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(mainloop, "clock", lambda: now[0])
+    for module in (mainloop, pauses_module):
+        monkeypatch.setattr(module, "clock", lambda: now[0])
     with closing(World(monkeypatch, 1, None)) as world:
         pauses: list[float] = []
         monkeypatch.setattr(world.loop._roster, "on_pause", pauses.append)

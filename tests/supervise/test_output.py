@@ -281,8 +281,8 @@ def test_a_worker_that_takes_too_much_is_replaced(tmp_path: Path, flags: tuple[s
     with Server("greedy:app", "--no-gevent", *flags, cwd=tmp_path) as server:
         server.wait_for_log("worker ready")
         greedy = int(get(server.port, "/eat").body)
-        line = server.wait_for_log(f"worker {greedy} is replaced: it has ")
+        line = server.wait_for_log(f"replacing worker {greedy}: it has ")
         assert ("MiB of memory, and may have 120.0 MiB" if "memory" in flags[0] else "descriptors, and may") in line
         wait_for(lambda: greedy not in server.children())
         assert int(get(server.port).body) != greedy
-        assert sum("is replaced" in line for line in server.log) == 1
+        assert sum("replacing worker" in line for line in server.log) == 1

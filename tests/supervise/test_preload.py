@@ -20,12 +20,15 @@ from zibai.config.options import Options
 from zibai.errors import LoadError, UsageError
 from zibai.logger import logger
 from zibai.server import loader as loader_module
-from zibai.server.loader import Nursery, Orders, _begin_process
+from zibai.server.loader import Forker, _begin_process
+from zibai.server.orders import Orders
 from zibai.supervise import preload
 from zibai.supervise.child import Ending
+from zibai.supervise.forked import Fork
+from zibai.supervise.loader import Fact, Order
 from zibai.supervise.messages import as_socket
 from zibai.supervise.pipe import Message, Parent
-from zibai.supervise.preload import Fact, Fork, Order, Preload
+from zibai.supervise.preload import Preload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +39,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="it forks")
 def test_a_system_that_cannot_fork_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork", raising=False)
     Options("example:app").validate()
-    with pytest.raises(UsageError, match=r"^--preload needs fork, which this system has not got; leave it out$"):
+    with pytest.raises(UsageError, match=r"^--preload needs fork, which this system does not have; leave it out$"):
         Options("example:app", preload=True).validate()
 
 
@@ -54,7 +57,7 @@ class FakeLoader:
         self.pid = self.known_pid = 1000 + serial
         self.forks: dict[int, Any] = {}
         self.speaks = True
-        self.proven = self.leaving = self.mourned = self.closed = False
+        self.proven = self.leaving = self.end_noticed = self.closed = False
         self.orders: list[str] = []
 
     def start(self) -> None:
@@ -157,7 +160,7 @@ def test_after_one_that_was_proven_and_died_nobody_gets_older_code(
     source.look()
     source.look()
     told = [record.getMessage() for record in dict.fromkeys(caplog.records)]  # pytest may have caught one twice
-    assert told == ["the loader, process 1001, was killed by SIGKILL; its workers serve on"]
+    assert told == ["the loader, process 1001, was killed by SIGKILL; its workers keep serving"]
     assert not made[1].closed, "its workers may still ask how it ended"
     assert ask(source, 1) == 2
 
@@ -180,7 +183,7 @@ def test_listeners_are_let_go_of_once(made: list[FakeLoader]) -> None:
     ask(source, 0)
     source.stop_listening()
     source.stop_listening()
-    assert made[0].orders == ["deafen"]
+    assert made[0].orders == ["stop_listening"]
 
 
 # --- a worker, as the parent sees it ----------------------------------------------------------------
@@ -234,7 +237,7 @@ class TestOrders:
     def pipe(self) -> Iterator[None]:
         self.parent, far = Pipe()
         self.orders = Orders(Parent(far, 0.0))
-        self.nursery = Nursery(self.orders, Options("x:y"), [], None, None)  # type: ignore[arg-type]
+        self.forker = Forker(self.orders, Options("x:y"), [], None, None)  # type: ignore[arg-type]
         yield
         self.parent.close()
         self.orders.close()
@@ -288,13 +291,13 @@ class TestOrders:
             raise BlockingIOError(11, "Resource temporarily unavailable")
 
         monkeypatch.setattr(loader_module, "_fork", full)
-        monkeypatch.setattr(Nursery, "_deafen", lambda self: None)
-        self.nursery._preloaded = SimpleNamespace(hub=None)  # type: ignore[assignment]
+        monkeypatch.setattr(Forker, "_stop_listening", lambda self: None)
+        self.forker._preloaded = SimpleNamespace(hub=None)  # type: ignore[assignment]
         pipe, sentinel = self.fork(1)
         self.parent.send(Order("status", 1))
         with closing(as_socket(self.parent)) as sock:
             sock.shutdown(socket.SHUT_WR)
-        self.nursery.serve()
+        self.forker.serve()
         assert "no worker can be forked: [Errno 11]" in pipe.recv().text
         assert self.is_gone(sentinel)
         assert self.parent.recv() == Fact("ended", 1, 0)
@@ -311,21 +314,21 @@ class TestOrders:
         pipe, sentinel = self.fork(1)
         task = self.orders.next()
         assert task is not None
-        self.nursery._fork(task)
+        self.forker._fork(task)
         assert self.is_gone(sentinel)
         assert wait([pipe], 0)
 
     def test_an_application_that_reaps_takes_the_exit_code_with_it(self) -> None:
         with subprocess.Popen([sys.executable, "-c", ""]) as child:
             child.wait()
-        self.nursery._children[9] = child.pid
-        assert self.nursery._reap(9) is None
-        assert self.nursery._reap(9) == 0, "nothing is known of it"
+        self.forker._children[9] = child.pid
+        assert self.forker._reap(9) is None
+        assert self.forker._reap(9) == 0, "nothing is known of it"
 
     def test_a_worker_that_has_closed_everything_is_not_waited_for_in_vain(self) -> None:
         with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]) as child:  # app
-            self.nursery._children[9] = child.pid
-            assert self.nursery._reap(9) == -signal.SIGKILL
+            self.forker._children[9] = child.pid
+            assert self.forker._reap(9) == -signal.SIGKILL
             child.returncode = 0
 
     def test_a_default_timeout_does_not_touch_the_pipe(self) -> None:

@@ -24,8 +24,9 @@ from zibai.net.listener import Socket
 from zibai.supervise import child as child_module
 from zibai.supervise import messages as pipes
 from zibai.supervise import output
-from zibai.supervise.child import Child, reap_strangers
+from zibai.supervise.child import Child
 from zibai.supervise.pipe import Message, Parent
+from zibai.supervise.sentinel import reap_orphans
 from zibai.system import machine, terminal
 from zibai.system.signals import Signals
 from zibai.telemetry.scoreboard import Row
@@ -156,18 +157,18 @@ def test_telling_one_that_is_gone_is_no_error() -> None:
 @posix
 def test_a_worker_that_reads_nothing_holds_nobody_up_and_is_killed_when_it_has_to_end() -> None:
     """It is stopped, so its pipe gets full."""
-    child, heir = started("obey"), started("obey")
-    for each in (child, heir):
+    child, replacement = started("obey"), started("obey")
+    for each in (child, replacement):
         assert messages(each) == [Message("ready")]
-    os.kill(heir.pid, signal.SIGSTOP)
+    os.kill(replacement.pid, signal.SIGSTOP)
     os.kill(child.pid, signal.SIGSTOP)
     for _ in range(3000):
         child.reopen()
-        heir.reopen()
-    heir.lame()
-    child.drain(heir)
-    heir.quit()
-    assert [ended(child), ended(heir)] == ["was killed by SIGKILL"] * 2
+        replacement.reopen()
+    replacement.announce_drain()
+    child.drain(replacement)
+    replacement.quit()
+    assert [ended(child), ended(replacement)] == ["was killed by SIGKILL"] * 2
 
 
 @posix
@@ -181,8 +182,8 @@ def test_half_a_message_is_waited_for_by_nobody() -> None:
         for start in range(0, len(data), 30_000):
             assert list(inbox.receive()) == []
             os.write(far.fileno(), data[start : start + 30_000])
-        far.send(Message("worn"))
-        assert list(inbox.receive()) == [Message("failed", "x", "y" * 100_000), Message("worn")]
+        far.send(Message("max_requests"))
+        assert list(inbox.receive()) == [Message("failed", "x", "y" * 100_000), Message("max_requests")]
         far.send(Message("ready"))
         far.close()
         messages = inbox.receive()
@@ -215,7 +216,7 @@ def test_where_nobody_can_tell_how_a_child_ended() -> None:
     try:
         child = started("fail")
         assert messages(child) == [Message("failed", "it cannot be", "Traceback\n")]
-        assert ended(child) == "ended, and nobody knows how"
+        assert ended(child) == "ended in an unknown way"
     finally:
         signal.signal(signal.SIGCHLD, old)
 
@@ -231,14 +232,14 @@ def test_a_worker_learns_that_its_parent_is_gone() -> None:
 
 @posix
 def test_two_workers_get_the_ends_of_a_channel() -> None:
-    old, heir = started("obey"), started("obey")
-    assert messages(old) == messages(heir) == [Message("ready")]
+    old, replacement = started("obey"), started("obey")
+    assert messages(old) == messages(replacement) == [Message("ready")]
     # They close them; what is looked at here is that the pipe carries verbs again after it has carried a descriptor.
-    old.drain(heir)
+    old.drain(replacement)
     old.quit()
-    heir.drain()
+    replacement.drain()
     assert ended(old) == "ended with exit code 5"
-    assert ended(heir) == "ended with exit code 0"
+    assert ended(replacement) == "ended with exit code 0"
 
 
 @posix
@@ -381,7 +382,7 @@ def test_a_worker_without_a_beat_has_none(monkeypatch: pytest.MonkeyPatch) -> No
     [(5.0, False), (5.4, False), (5.6, True), (15.0, True), (None, True)],
     ids=["idle", "hardly", "a twentieth", "all the time", "unknown"],
 )
-def test_one_that_burns_has_used_the_processor_since_its_beat(
+def test_one_that_works_has_used_the_processor_since_its_beat(
     monkeypatch: pytest.MonkeyPatch, used: float | None, expected: bool
 ) -> None:
     row = Row.private(1)
@@ -391,8 +392,8 @@ def test_one_that_burns_has_used_the_processor_since_its_beat(
     asked: list[int] = []
     monkeypatch.setattr(machine, "cpu_time", lambda pid: (asked.append(pid), used)[1])
     monkeypatch.setattr(child_module, "clock", lambda: 110.0)
-    assert child(row=row).burns() is expected
-    assert child().burns(), "nothing is known of one without a row"
+    assert child(row=row).uses_processor() is expected
+    assert child().uses_processor(), "nothing is known of one without a row"
     assert asked == [42, 42]
 
 
@@ -401,7 +402,7 @@ def test_one_that_burns_has_used_the_processor_since_its_beat(
     [
         (0, "ended with exit code 0", True),
         (3, "ended with exit code 3", False),
-        (None, "ended, and nobody knows how", True),
+        (None, "ended in an unknown way", True),
         (-11, "was killed by SIGSEGV", False),
         (-9, "was killed by SIGKILL", False),
         (-200, "was killed by signal 200", False),
@@ -491,7 +492,7 @@ def test_strangers_are_let_go_of_and_workers_are_left(
     monkeypatch: pytest.MonkeyPatch, dead: list[int], left: list[int], others: bool
 ) -> None:
     world = Dead(monkeypatch, dead.copy(), others=others)
-    reap_strangers({1, 2})
+    reap_orphans({1, 2})
     assert world.pids == left
 
 
@@ -501,7 +502,7 @@ def test_a_stranger_that_somebody_else_lets_go_of_is_no_error(monkeypatch: pytes
 
     world = Dead(monkeypatch, [5])
     monkeypatch.setattr(os, "waitpid", waitpid)
-    reap_strangers(set())
+    reap_orphans(set())
     assert world.pids == [5]
 
 
@@ -509,7 +510,7 @@ def test_a_stranger_that_somebody_else_lets_go_of_is_no_error(monkeypatch: pytes
 def test_where_there_are_no_containers_nobody_is_asked(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
     world = Dead(monkeypatch, [5])
     monkeypatch.setattr(sys, "platform", system)
-    reap_strangers(set())
+    reap_orphans(set())
     assert world.pids == [5]
 
 
@@ -617,7 +618,7 @@ def test_forked_workers_hold_nothing_of_their_siblings() -> None:
 def test_a_forked_worker_that_hangs_in_a_lock_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock of the locale was held by a thread that is not in the fork: as good as a call that does not return."""
     with monkeypatch.context() as patch:
-        patch.setattr(child_module, "BIRTH", 0.1)
+        patch.setattr(child_module, "START_LIMIT", 0.1)
         patch.setattr(os, "strerror", lambda _: time.sleep(1000))
         hanging = Child(forked, (-1,), method="fork")
         with pytest.raises(OSError, match="hangs"):

@@ -8,7 +8,9 @@ from itertools import count
 import pytest
 
 from zibai.supervise.child import Ending
-from zibai.supervise.roster import BETWEEN_SAMPLES, LAST_WORDS, PATIENCE, Roster, Worker
+from zibai.supervise.record import PATIENCE, Worker
+from zibai.supervise.roster import LAST_WORDS, Roster
+from zibai.supervise.watch import BETWEEN_SAMPLES
 from zibai.system.usage import Usage
 
 
@@ -27,7 +29,7 @@ class FakeProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.told: list[str] = []
-        self.heir: FakeProcess | None = None
+        self.replacement: FakeProcess | None = None
         self.beaten: float | None = None
         self.busy = False
         self.used = Usage()
@@ -40,15 +42,15 @@ class FakeProcess:
     def beat(self) -> float | None:
         return self.beaten
 
-    def burns(self) -> bool:
+    def uses_processor(self) -> bool:
         return self.busy
 
-    def lame(self) -> None:
-        self.told.append("lame")
+    def announce_drain(self) -> None:
+        self.told.append("announce_drain")
 
-    def drain(self, heir: FakeProcess | None = None) -> None:
+    def drain(self, replacement: FakeProcess | None = None) -> None:
         self.told.append("drain")
-        self.heir = heir
+        self.replacement = replacement
 
     def quit(self) -> None:
         self.told.append("quit")
@@ -60,7 +62,7 @@ class FakeProcess:
 class World:
     """A roster and what surrounds it."""
 
-    def __init__(self, wanted: int, lame_time: float = 0.0) -> None:
+    def __init__(self, wanted: int, drain_delay: float = 0.0) -> None:
         self.now = 1000.0
         self.started: list[FakeProcess] = []
         self.room = True
@@ -72,7 +74,7 @@ class World:
             graceful_timeout=GRACEFUL,
             boot_timeout=BOOT,
             worker_timeout=SILENCE,
-            lame_time=lambda: lame_time,
+            drain_delay=lambda: drain_delay,
         )
 
     def _spawn(self) -> FakeProcess:
@@ -109,9 +111,9 @@ class World:
         return self.started[pid - 1].told
 
 
-def up(wanted: int, lame_time: float = 0.0) -> World:
+def up(wanted: int, drain_delay: float = 0.0) -> World:
     """A world whose first workers are ready."""
-    world = World(wanted, lame_time)
+    world = World(wanted, drain_delay)
     world.tick()
     world.ready(*range(1, wanted + 1))
     return world
@@ -207,7 +209,7 @@ def test_a_restart_replaces_one_after_the_other_and_the_new_is_ready_before_the_
     world.gone(1)
     world.ready(4)
     assert world.told(2) == ["drain"]
-    assert [process.heir and process.heir.pid for process in world.started[:2]] == [3, 4]
+    assert [process.replacement and process.replacement.pid for process in world.started[:2]] == [3, 4]
     world.gone(2)
     assert world.pids == [3, 4]
     assert world.tick() is None
@@ -293,10 +295,10 @@ def test_the_new_worker_of_a_restart_makes_up_for_an_old_one_that_dies() -> None
     assert world.told(1) == ["drain"]
 
 
-def test_a_worn_worker_is_replaced_first_and_never_two_at_once() -> None:
+def test_a_worker_with_its_maximum_of_requests_is_replaced_first_and_never_two_at_once() -> None:
     world = up(2)
     for pid in (1, 2):
-        world.roster.on_worn(world.worker(pid))
+        world.roster.on_max_requests(world.worker(pid))
     world.tick()
     assert world.pids == [1, 2, 3]
     world.ready(3)
@@ -333,7 +335,7 @@ def test_the_graceful_end_drains_all_and_kills_who_is_late() -> None:
     world = up(2)
     world.roster.end("drain")
     assert world.told(1) == world.told(2) == ["drain"]
-    assert world.started[0].heir is world.started[1].heir is None, "there is nobody to inherit"
+    assert world.started[0].replacement is world.started[1].replacement is None, "there is nobody to inherit"
     assert world.tick() == GRACEFUL + PATIENCE
     world.gone(1)
     assert not world.roster.finished
@@ -426,7 +428,7 @@ def test_a_worker_that_stands_still_is_killed_and_replaced(caplog: pytest.LogCap
     world.started[1].beaten = world.now
     world.tick()
     assert (world.told(1), world.told(2)) == (["kill"], [])
-    assert "worker 1 has stood still for 30 s and is killed" in caplog.text
+    assert "worker 1 killed: no heartbeat for 30 s" in caplog.text
     world.gone(1, reason="was killed by SIGKILL", story="\n  it was serving GET /stuck for 30.0 s (app)")
     assert world.pids == [2, 3]
     assert "worker 1 was killed by SIGKILL; starting another\n  it was serving GET /stuck" in caplog.text
@@ -508,11 +510,11 @@ def test_a_worker_without_a_scoreboard_is_not_judged() -> None:
     assert world.told(1) == []
 
 
-def test_a_worker_with_a_stuck_request_drains_when_its_replacement_is_there() -> None:
+def test_a_worker_with_a_hung_request_drains_when_its_replacement_is_there() -> None:
     world = World(2)
     world.tick()
     world.ready(1, 2)
-    world.roster.on_stuck(world.worker(1))
+    world.roster.on_hung(world.worker(1))
     world.tick()
     assert (world.pids, world.told(1)) == ([1, 2, 3], [])
     world.ready(3)
@@ -532,22 +534,22 @@ def test_a_worker_that_dies_while_it_drains_is_told_of(caplog: pytest.LogCapture
     assert world.roster.finished
 
 
-# --- the lame duck ----------------------------------------------------------------------------------
+# --- the drain delay ----------------------------------------------------------------------------------
 
 
-def test_before_a_graceful_end_the_workers_are_lame_until_the_time_is_over() -> None:
-    world = up(2, lame_time=20)
+def test_before_a_graceful_end_the_workers_announce_it_until_the_time_is_over() -> None:
+    world = up(2, drain_delay=20)
     assert world.roster.condition == "ready"
     world.roster.end("drain")
     assert world.tick() == 20
-    assert world.told(1) == world.told(2) == ["lame"]
+    assert world.told(1) == world.told(2) == ["announce_drain"]
     assert (world.roster.condition, world.roster.is_ending) == ("draining", False)
     world.now += 19.5
     assert world.tick() == 0.5
     assert not world.roster.is_ending
     world.now += 0.5
     world.tick()
-    assert world.told(1) == world.told(2) == ["lame", "drain"]
+    assert world.told(1) == world.told(2) == ["announce_drain", "drain"]
     assert (world.roster.condition, world.roster.is_ending) == ("draining", True)
     world.gone(1, 2)
     assert world.roster.finished
@@ -556,41 +558,41 @@ def test_before_a_graceful_end_the_workers_are_lame_until_the_time_is_over() -> 
 
 @pytest.mark.parametrize("how", ["drain", "quit"])
 def test_a_second_wish_cuts_the_time_short(how: str) -> None:
-    world = up(1, lame_time=20)
+    world = up(1, drain_delay=20)
     world.roster.end("drain")
     world.tick()
     world.roster.end(how)
     world.tick()
-    assert world.told(1) == ["lame", how]
+    assert world.told(1) == ["announce_drain", how]
     assert world.roster.is_ending
 
 
 def test_a_quick_end_has_no_time_before_it() -> None:
-    world = up(1, lame_time=20)
+    world = up(1, drain_delay=20)
     world.roster.end("quit")
     assert world.told(1) == ["quit"]
 
 
-def test_a_server_that_has_never_been_up_is_no_lame_duck() -> None:
-    world = World(1, lame_time=20)
+def test_a_server_that_has_never_been_up_announces_nothing() -> None:
+    world = World(1, drain_delay=20)
     world.tick()
     assert world.roster.condition == "starting"
     world.roster.end("drain")
     assert world.told(1) == ["drain"]
 
 
-def test_a_lame_duck_replaces_a_worker_by_one_that_is_lame_too_and_does_not_restart() -> None:
-    world = up(2, lame_time=20)
+def test_a_server_that_ends_soon_replaces_a_worker_by_one_that_announces_it_too_and_does_not_restart() -> None:
+    world = up(2, drain_delay=20)
     world.roster.end("drain")
     world.roster.restart()
     world.gone(1, reason="was killed by SIGKILL")
     assert world.pids == [2, 3]
     world.ready(3)
-    assert world.told(2) == world.told(3) == ["lame"]
+    assert world.told(2) == world.told(3) == ["announce_drain"]
 
 
-def test_the_lame_duck_of_workers_that_beat_wakes_for_both_deadlines() -> None:
-    world = World(1, lame_time=40)
+def test_a_server_that_ends_soon_wakes_for_both_deadlines() -> None:
+    world = World(1, drain_delay=40)
     world.tick()
     world.started[0].beaten = world.now
     world.ready(1)
@@ -680,7 +682,7 @@ def test_only_one_that_has_beaten_has_to_go_on() -> None:
     world = functions(2)
     assert world.tick() is None
     world.started[0].beaten = world.now
-    world.roster.on_beats(world.worker(1))
+    world.roster.on_heartbeats(world.worker(1))
     assert world.tick() == SILENCE
     world.now += SILENCE
     world.tick()
@@ -690,7 +692,7 @@ def test_only_one_that_has_beaten_has_to_go_on() -> None:
 def test_a_first_beat_before_it_is_ready_changes_nothing() -> None:
     world = World(1)
     world.tick()
-    world.roster.on_beats(world.worker(1))
+    world.roster.on_heartbeats(world.worker(1))
     assert world.tick() == BOOT + LAST_WORDS
 
 
@@ -699,7 +701,7 @@ def test_a_first_beat_before_it_is_ready_changes_nothing() -> None:
 
 def limited(wanted: int, **limits: int) -> World:
     world = up(wanted)
-    world.roster._limits = Usage(**limits)
+    world.roster._watch._limits = Usage(**limits)
     world.tick()
     return world
 
@@ -732,7 +734,7 @@ def test_two_samples_in_a_row_and_then_a_replacement_first(what: str, caplog: py
     for _ in range(3):
         sample(world)
     assert len(caplog.records) == 1
-    assert caplog.records[0].getMessage().startswith("worker 1 is replaced: it has ")
+    assert caplog.records[0].getMessage().startswith("replacing worker 1: it has ")
     world.ready(3)
     assert (world.told(1), world.told(2)) == (["drain"], [])
 

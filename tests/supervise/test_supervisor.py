@@ -77,6 +77,11 @@ def pids(supervisor: Supervisor, state: str = "ready") -> list[int]:
     return [pid for pid, its in supervisor.workers if its == state]
 
 
+def test_a_function_sees_no_thread_but_its_own(notes: Notes) -> None:
+    with Supervisor(jobs.count_threads, (notes.path,), 1):
+        assert notes.wait("1 threads")
+
+
 def test_a_function_runs_in_workers_until_the_end(notes: Notes) -> None:
     with Supervisor(jobs.wait, (notes.path,), 2) as supervisor:
         assert len(pids(supervisor)) == 2
@@ -245,7 +250,7 @@ def test_before_stop_is_called_beside_the_function_and_on_end_here(notes: Notes)
 def test_one_that_has_beaten_has_to_go_on_and_others_need_not(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
     with Supervisor(jobs.beat_once, (notes.path,), 1, worker_timeout=0.3):
         first, _ = notes.wait("begin", 2)[:2]
-        assert f"worker {first} has stood still" in caplog.text
+        assert f"worker {first} killed: no heartbeat" in caplog.text
     other = Notes(Path(notes.path + "2"))
     with Supervisor(jobs.wait, (other.path,), 1, worker_timeout=0.1):
         other.wait("begin")
@@ -267,13 +272,13 @@ def test_one_that_has_beaten_has_to_go_on_and_others_need_not(notes: Notes, capl
 def test_one_that_takes_too_much_is_replaced(
     notes: Notes, limits: dict[str, int], words: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zibai.supervise.roster.BETWEEN_SAMPLES", 0.2)
+    monkeypatch.setattr("zibai.supervise.watch.BETWEEN_SAMPLES", 0.2)
     with Supervisor(jobs.eat, (notes.path,), 2, **limits) as supervisor:
         first = notes.wait("begin", 3)[0]
         assert notes.wait("end") == [first]
         wait_for(lambda: len(pids(supervisor)) == 2)
-        (line,) = [record.getMessage() for record in caplog.records if "is replaced" in record.getMessage()]
-        assert line.startswith(f"worker {first} is replaced: it has ")
+        (line,) = [record.getMessage() for record in caplog.records if "replacing worker" in record.getMessage()]
+        assert line.startswith(f"replacing worker {first}: it has ")
         assert words in line
 
 

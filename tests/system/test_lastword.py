@@ -16,11 +16,8 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 def script(*lines: str, patched: bool = False) -> list[str]:
     first = ["import gevent.monkey", "gevent.monkey.patch_all()"] if patched else []
-    return [
-        sys.executable,
-        "-c",
-        "\n".join([*first, "import threading, time", "from zibai.system import lastword", *lines]),
-    ]
+    imports = ["import threading, time", "from zibai.system import lastword"]
+    return [sys.executable, "-c", "\n".join([*first, *imports, *lines])]
 
 
 def ending(*lines: str, patched: bool = False) -> tuple[int, str, float]:

@@ -53,7 +53,7 @@ def test_a_stale_one_is_replaced(file: Path, gone: int, text: str) -> None:
 
 def test_that_of_a_process_that_runs_is_not(file: Path) -> None:
     file.write_text(f"{os.getppid()}\n")
-    with pytest.raises(ZibaiError, match=rf"is that of process {os.getppid()}, which runs"):
+    with pytest.raises(ZibaiError, match=rf"belongs to process {os.getppid()}, which is running"):
         pidfile.check(str(file), 0)
     with pytest.raises(ZibaiError), pidfile.held(str(file), 0):
         pass

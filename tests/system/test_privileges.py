@@ -118,7 +118,7 @@ def test_a_way_back_is_an_error(system: System, way: str) -> None:
 @pytest.mark.parametrize("name", ["setuid", "setgid", "initgroups"])
 def test_a_step_that_does_nothing_is_an_error(system: System, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, name, lambda *_: None)
-    with pytest.raises(ZibaiError, match="the change to user www was only half done; not serving"):
+    with pytest.raises(ZibaiError, match="the change to user www was incomplete; not serving"):
         WWW.assume()
 
 

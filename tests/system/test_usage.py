@@ -117,6 +117,11 @@ def test_windows() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are asked by it")
 def test_on_linux_no_process_of_a_server_imports_ctypes() -> None:
     """It costs each of them memory and, with some versions of libffi, a descriptor."""
-    code = "import sys, zibai.cli, zibai.cli.ps, zibai.server.guest, zibai.server.loader, zibai.server.probes\n"
-    code += "import zibai.server.reloader, zibai.supervise.supervisor; sys.exit('ctypes' in sys.modules)"
+    code = """
+import sys
+from zibai.cli import arguments, ps
+from zibai.server import guest, loader, probes, reloader, serve, start, worker
+from zibai.supervise import preload, supervisor, worker
+sys.exit("ctypes" in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.errors import UsageError
-from zibai.telemetry import logfile
+from zibai.telemetry import logfile, openfile
 from zibai.telemetry.logfile import LogFile
 
 from support import DEADLINE, environment
@@ -167,11 +167,11 @@ def test_where_it_cannot_be_renamed_it_grows_and_says_so_once(path: Path, monkey
 def test_one_that_stands_still_in_the_middle_of_a_record_holds_nobody(path: Path) -> None:
     """It is not rotated meanwhile, and that is all."""
     with opened(path, 30, 2) as handler, opened(path, 30, 2) as other:
-        assert logfile._lock(other.stream)  # as while it writes
+        assert logfile.lock(other.stream)  # as while it writes
         for number in range(5):
             write(handler, f"record {number}")
         assert len(path.read_text().splitlines()) == 5
-        logfile._unlock(other.stream)
+        logfile.unlock(other.stream)
         write(handler, "the last")
     assert path.read_text() == "the last\n"
 
@@ -181,7 +181,7 @@ def test_a_file_that_was_rotated_while_its_lock_was_waited_for_is_not_written(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be the next to be removed."""
-    lock = logfile._lock
+    lock = logfile.lock
 
     def wait(file: Any, *, alone: bool = False) -> bool:
         if not alone and path.exists() and not path.with_name("zibai.log.1").exists():
@@ -189,7 +189,7 @@ def test_a_file_that_was_rotated_while_its_lock_was_waited_for_is_not_written(
         return lock(file, alone=alone)
 
     with opened(path, 1000, 2) as handler:
-        monkeypatch.setattr(logfile, "_lock", wait)
+        monkeypatch.setattr(logfile, "lock", wait)
         write(handler, "record")
     assert (path.with_name("zibai.log.1").read_text(), path.read_text()) == ("", "record\n")
 
@@ -198,15 +198,15 @@ def test_a_file_that_was_rotated_while_its_lock_was_waited_for_is_not_written(
 def test_a_forked_process_has_a_lock_of_its_own(path: Path) -> None:
     with opened(path, 1000, 2) as handler:
         write(handler, "parent")
-        assert logfile._lock(handler.stream)
+        assert logfile.lock(handler.stream)
         child = os.fork()
         if not child:
             write(handler, "child")  # which locks and unlocks
             os._exit(0)
         os.waitpid(child, 0)
         with open(path) as other:
-            assert not logfile._lock(other, alone=True)
-        logfile._unlock(handler.stream)
+            assert not logfile.lock(other, alone=True)
+        logfile.unlock(handler.stream)
     assert path.read_text() == "parent\nchild\n"
 
 
@@ -238,12 +238,12 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
                 return False
             return True
 
-        monkeypatch.setattr(logfile, "_lock_byte", lock)
+        monkeypatch.setattr(openfile, "_lock_byte", lock)
 
 
 @pytest.mark.usefixtures("windows")
 def test_on_windows_it_is_open_for_a_record_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logfile, "LONGEST_TURN", DEADLINE)
+    monkeypatch.setattr(openfile, "LONGEST_TURN", DEADLINE)
     with opened(path, 30, 100) as one, opened(path, 30, 100) as other:
         assert not path.exists()
         handlers = [one, other] * 2
@@ -286,8 +286,8 @@ def test_on_windows_a_file_that_somebody_reads_grows(path: Path, monkeypatch: py
 
 @pytest.mark.usefixtures("windows")
 def test_on_windows_a_record_does_not_wait_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logfile, "LONGEST_TURN", 0.01)
-    monkeypatch.setattr(logfile, "_lock_byte", lambda file: False)
+    monkeypatch.setattr(openfile, "LONGEST_TURN", 0.01)
+    monkeypatch.setattr(openfile, "_lock_byte", lambda file: False)
     with opened(path, 5, 2) as handler:
         write(handler, "first")
         write(handler, "second")
@@ -448,14 +448,14 @@ def test_a_lock_of_another_user_holds_nobody(path: Path, monkeypatch: pytest.Mon
 @posix
 def test_a_lock_that_is_let_go_in_time_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a process which rotates the file."""
-    real, tries = logfile._lock, []
+    real, tries = logfile.lock, []
 
     def lock(file: Any, *, alone: bool = False) -> bool:
         tries.append(alone)
         return len(tries) > 3 and real(file, alone=alone)
 
     with opened(path, 1000, 2) as handler:
-        monkeypatch.setattr(logfile, "_lock", lock)
+        monkeypatch.setattr(logfile, "lock", lock)
         write(handler, "record")
     assert tries == [False] * 4
     assert path.read_text() == "record\n"

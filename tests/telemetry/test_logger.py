@@ -449,7 +449,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, name: str, text: str, reason: st
     with pytest.raises(UsageError) as caught:
         configure(False, str(file))
     message = str(caught.value)
-    assert message.startswith(f"--logging-config-filepath: {str(file)!r} ")
+    assert message.startswith(f"--logging-config: {str(file)!r} ")
     assert reason.replace(", Unknown", ": Unknown") in message
     assert "\n" not in message
 

@@ -15,8 +15,9 @@ import pytest
 from zibai.cli.ps import ps
 from zibai.clock import clock
 from zibai.telemetry import board_file as control
+from zibai.telemetry import row as row_module
 from zibai.telemetry import scoreboard
-from zibai.telemetry.scoreboard import (
+from zibai.telemetry.row import (
     CALLED,
     COUNTERS,
     FREE,
@@ -28,10 +29,10 @@ from zibai.telemetry.scoreboard import (
     Finished,
     Row,
     Running,
-    Scoreboard,
     black_box,
     size_of,
 )
+from zibai.telemetry.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,8 +72,8 @@ def test_what_the_parent_thinks_of_a_worker() -> None:
 
 def test_a_beat_says_when_and_what_the_connections_are_at(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Row.private(1)
-    monkeypatch.setattr(scoreboard, "clock", lambda: 50.0)
-    monkeypatch.setattr(scoreboard.time, "process_time", lambda: 1.25)
+    monkeypatch.setattr(row_module, "clock", lambda: 50.0)
+    monkeypatch.setattr(row_module.time, "process_time", lambda: 1.25)
     row.beat([0] * 7 + [7, 1, 2, 3, 4, 5, 6])
     report = row.read()
     assert (report.beat, report.cpu) == (50.0, 1.25)
@@ -193,7 +194,7 @@ def test_a_record_that_is_read_halfway_is_no_error() -> None:
 
 
 def test_the_black_box_tells_what_runs_and_what_was_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoreboard, "clock", lambda: 20.0)
+    monkeypatch.setattr(row_module, "clock", lambda: 20.0)
     row = Row.private(2)
     row.slots[0].begin(b"POST /upload", 7.5)
     row.slots[0].phase(READING)

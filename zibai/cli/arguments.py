@@ -1,25 +1,26 @@
 """The command ``zibai``, made from the declarations in :mod:`zibai.config.options`.
 
-A flag that is left out is not passed on, so the dataclass alone knows the defaults. Wrong usage is one line and
-exit code 2, whether argparse sees it or :meth:`Options.validate` does.
+A flag that is left out is not passed on, so that only the dataclass has the defaults. Wrong usage is one line and
+exit code 2, whether argparse finds it or :meth:`Options.validate` does.
 
-A flag that takes several values would swallow the application behind it: ``zibai -l 127.0.0.1:8000 example:app``.
-Each use of such a flag is therefore kept apart until the end, and if no application was given, the last value of one
-of them that its flag cannot use is taken for it. ``example:app`` can be no address, its port is no number.
+A flag with several values would swallow the application behind it: ``zibai -l 127.0.0.1:8000 example:app``. So the
+values of each use of such a flag stay apart until the end. If no application was given, it is the last value of a use
+whose flag refuses that value: ``example:app`` is no address, since its port is no number.
 """
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from typing import Any, NoReturn
 
 from ..config.option import Option
 from ..config.options import Options, declared
 from ..errors import UsageError
 from ..version import __version__
+from .texts import flags_of, long_help, metavar_of, short_help
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,42 +28,47 @@ class Parser(argparse.ArgumentParser):
         """One line, without the usage that argparse puts before it."""
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
 
+    def format_help(self) -> str:
+        return short_help()
+
+
+class _HelpAll(argparse.Action):
+    """``--help-all``, which ends the command as ``--help`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        sys.stdout.write(long_help(min(shutil.get_terminal_size().columns, LONGEST_LINE) - 1))
+        parser.exit()
+
+
+LONGEST_LINE = 100
+"""Columns of ``--help-all`` in a wider terminal."""
+
 
 def make_parser() -> argparse.ArgumentParser:
     # No abbreviations: they would change their meaning with each new option.
-    parser = Parser(
-        prog="zibai",
-        usage="%(prog)s [options] module:attribute\n       %(prog)s ps [--json] [--control PATH]",
-        description="A pure-Python WSGI server.",
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="zibai", allow_abbrev=False)
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"zibai {__version__}")
-    for title, group in groupby(declared(), key=lambda option: option.group):
-        section = parser.add_argument_group(title)
-        for option in group:
-            section.add_argument(*_names(option), **_keywords(option))
+    for option in declared():
+        keywords = _keywords(option)
+        parser.add_argument(*flags_of(option), **keywords)
+        for flag in option.older_flags:
+            # Apart from the others, so that an error message has the flag that the user has typed.
+            parser.add_argument(flag, dest=option.name, **keywords)
     return parser
-
-
-def _names(option: Option) -> list[str]:
-    return [option.flag] if option.short is None else [option.short, option.flag]
 
 
 def _keywords(option: Option) -> dict[str, Any]:
     """The arguments of ``add_argument``."""
-    default = _default(option)
-    text = option.help if default is None else f"{option.help} (default: {default})"
-    keywords: dict[str, Any] = {"help": text.replace("%", "%%"), "default": argparse.SUPPRESS}
+    keywords: dict[str, Any] = {"default": argparse.SUPPRESS}
     if option.kind is bool:
         return keywords | {"action": "store_true"}
     if option.positional:
         # Optional for argparse, so that parse_args can find the application behind a flag.
         return keywords | {"nargs": "?", "metavar": option.metavar}
 
-    keywords |= {"type": partial(_parse, option)}
-    keywords["metavar"] = option.metavar or ("NUMBER" if option.kind is int else None)
-    if option.choices is not None:
-        keywords["metavar"] = "|".join(option.choices)  # that it is one of them, Options.validate says
+    keywords |= {"type": partial(_parse, option), "metavar": metavar_of(option)}
+    # Not argparse's choices: Options.validate checks them, for programs as well.
     if option.kind is list:
         keywords |= {"action": "append", "nargs": "+"}
     return keywords
@@ -77,15 +83,8 @@ def _parse(option: Option, text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join([kind, *option.words])}") from None
 
 
-def _default(option: Option) -> str | None:
-    """The default as text; None where there is nothing to say: no default, off, not set."""
-    if option.default is False or option.default is None or option.positional:
-        return None
-    return option.show(option.default)
-
-
 def parse_args(argv: Sequence[str]) -> Options:
-    """Options from command-line arguments, without the program's name; wrong ones end with SystemExit(2)."""
+    """Options from command-line arguments, without the program's name; raises SystemExit(2) for wrong ones."""
     parser = make_parser()
     given = vars(parser.parse_args(argv))
     lists = [option for option in declared() if option.kind is list and option.name in given]
@@ -126,9 +125,9 @@ def _usable(option: Option, value: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command; ends with SystemExit when its exit code is not 0."""
+    """The console command; raises SystemExit when its exit code is not 0."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["ps"]:  # no application can be called so: it has no colon
+    if argv[:1] == ["ps"]:  # no application has this name: there is a colon in each
         from .ps import ps
 
         return ps(argv[1:])
@@ -137,29 +136,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     run_main(options, exits=True)
     return 0
-
-
-def options_markdown() -> str:
-    """The text of ``docs/options.md``."""
-    lines = [
-        "# Options",
-        "",
-        "<!-- Made from zibai/options.py by docs/generate_options.py: change it there. -->",
-        "",
-        "Each option is a flag of the command `zibai` and a field of `zibai.Options`: `--max-workers 20` is",
-        "`Options(..., max_workers=20)`.",
-    ]
-    for title, group in groupby(declared(), key=lambda option: option.group):
-        lines += ["", f"## {title}", "", "| flag | default | meaning |", "| --- | --- | --- |"]
-        lines += [_row(option) for option in group]
-    embedded = [f"`{option.name}`" for option in declared() if option.embedded]
-    lines += ["", "`serve()` takes those that are not about the process around it: " + ", ".join(embedded) + "."]
-    return "\n".join(lines) + "\n"
-
-
-def _row(option: Option) -> str:
-    flags = ", ".join(f"`{name}`" for name in _names(option))
-    default = _default(option)
-    meaning = option.help if option.choices is None else f"{option.help}; one of {', '.join(option.choices)}"
-    cells = [flags, "" if default is None else f"`{default}`", meaning]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

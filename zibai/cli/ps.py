@@ -6,12 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..telemetry.board_file import _default_paths, directories, is_served, reason
 from ..telemetry.board_view import describe, table
 from ..telemetry.scoreboard import Scoreboard
-
-if sys.platform == "win32":
-    pass
-from ..telemetry.board_file import _default_paths, directories, is_served, reason
 
 
 def ps(argv: Sequence[str]) -> int:
@@ -26,7 +23,7 @@ def ps(argv: Sequence[str]) -> int:
         code = _show(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Who reads has seen enough, as in `zibai ps | head`; what is left must not be flushed again at the exit.
+        # The reader has closed the pipe, as in `zibai ps | head`; the exit must not flush the rest into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code

@@ -1,8 +1,8 @@
 """Options: each is declared once, and everything else (command line, checks, pages) follows from it.
 
-It opens no socket and starts nothing. A value that makes no sense is refused here, before anything runs.
+It opens no socket and starts nothing. A wrong value is refused here, before anything runs.
 
  - options    every option with default, limits and help; plain values that can be pickled
  - option     what an option is: how its value is read, shown and checked
- - addresses  what an address is, and which peers are believed
+ - addresses  addresses, and the peers that are believed
 """

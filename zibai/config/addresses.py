@@ -1,4 +1,4 @@
-"""What an address is, and which peers are believed."""
+"""Addresses, and the peers that are believed."""
 
 import re
 from collections.abc import Iterable
@@ -12,13 +12,17 @@ from ..errors import UsageError
 
 @dataclass(frozen=True)
 class Inherited:
-    """A listener that whoever starts us has opened: its descriptor, or the name that systemd gives to it."""
+    """A listener that the program that starts the server has opened: its descriptor, or its name in systemd."""
 
     name: str
 
 
 def parse_address(value: str) -> tuple[str, int] | str | Inherited:
-    """What to listen on: host and port (an empty host is every interface), the path of a unix socket, a descriptor."""
+    """An address to listen on: host and port (an empty host is every interface), the path of a unix socket, a
+    descriptor.
+
+    Raises UsageError.
+    """
     if "\0" not in value:
         if re.fullmatch(r"fd:([0-9]{1,9}|[^:\s0-9][^:\s]*)", value):
             return Inherited(value.removeprefix("fd:"))
@@ -31,11 +35,12 @@ def parse_address(value: str) -> tuple[str, int] | str | Inherited:
 
 
 FIELDS: Final = ("for", "proto", "host", "port", "prefix")
-"""What a proxy may say of a request, by the names in ``X-Forwarded-*``; the first three are in ``Forwarded``, too."""
+"""What a proxy may say about a request, by the names in ``X-Forwarded-*``; ``Forwarded`` has the first three as
+well."""
 
 
 BELIEVED: Final = "for,proto"
-"""What a trusted peer is believed without ``--forwarded-fields``."""
+"""The fields that a trusted peer is believed by default."""
 
 
 Address = IPv4Address | IPv6Address
@@ -44,7 +49,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-# Nothing else is an address. ipaddress itself would take anything for the zone of fe80::1%eth0.
+# Stricter than ipaddress, which accepts any text as the zone of fe80::1%eth0.
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 
 
@@ -52,7 +57,7 @@ _ZONED = re.compile(r"([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)%[0-9A-Za-z._~-]{1,32}")
 
 
 def read_address(text: str) -> Address | None:
-    """The address that ``text`` is, without its zone; None if it is none. IPv4 within IPv6 is IPv4."""
+    """``text`` as an address, without its zone; None if it is none. IPv4 within IPv6 is IPv4."""
     if "%" in text:
         zoned = _ZONED.fullmatch(text)
         text = "" if zoned is None else zoned[1]
@@ -60,10 +65,10 @@ def read_address(text: str) -> Address | None:
 
 
 def plain_host(host: str) -> str:
-    """An address as a socket names it, in the one form that applications, logs and ``--trusted-proxies`` have for it.
+    """The address of a socket in the one form that applications, logs and ``--trusted-proxies`` use.
 
-    A dual-stack listener names its IPv4 clients ``::ffff:10.0.0.1``, and a link-local address has a zone, which means
-    something on this machine only and which RFC 3875 allows in no variable.
+    A dual-stack listener names its IPv4 clients ``::ffff:10.0.0.1``. A link-local address has a zone, which has a
+    meaning on this machine only, and which RFC 3875 does not allow in variables.
     """
     if ":" not in host:
         return host
@@ -71,7 +76,7 @@ def plain_host(host: str) -> str:
     return host if address is None else str(address)
 
 
-@lru_cache(1024)  # the same clients come again, and always the same proxies; each of at most 45 characters
+@lru_cache(1024)  # the same clients and proxies come again; each entry has at most 45 characters
 def _parse(text: str) -> Address | None:
     try:
         address = ip_address(text)
@@ -81,16 +86,16 @@ def _parse(text: str) -> Address | None:
 
 
 class Trust:
-    """The peers that are believed and what they are believed, from the values of ``--trusted-proxies`` and
-    ``--forwarded-fields``; raises UsageError. Never changed.
+    """The trusted peers and the fields that they are believed; immutable.
 
-    ``variables`` are the CGI variables in which they say it.
+    From the values of ``--trusted-proxies`` and ``--forwarded-fields``; raises UsageError. ``variables`` are the CGI
+    variables of these fields.
     """
 
     def __init__(self, values: Iterable[str] = (), fields: str = BELIEVED) -> None:
         self.words = [word for value in values for word in map(str.strip, value.split(",")) if word not in ("", "none")]
-        self.everybody = "*" in self.words
-        self.unix = self.everybody or "unix" in self.words
+        self.every_peer = "*" in self.words
+        self.unix = self.every_peer or "unix" in self.words
         self.fields = frozenset(_split_fields(fields))
         variables = [f"HTTP_X_FORWARDED_{name.upper()}" for name in FIELDS if name in self.fields]
         if not self.fields.isdisjoint(("for", "proto", "host")):
@@ -103,21 +108,22 @@ class Trust:
 
     @property
     def whole_internet(self) -> bool:
-        """Whether it holds every address there is, of IPv4 or IPv6."""
-        return self.everybody or any(network.prefixlen == 0 for network in self._networks)
+        """Whether every address of IPv4 or IPv6 is trusted."""
+        return self.every_peer or any(network.prefixlen == 0 for network in self._networks)
 
     def holds(self, peer: object) -> bool:
-        """Whether to believe a peer as a socket names it: a tuple that begins with its address, or a path."""
+        """Whether a peer is trusted; it is named as by a socket: a tuple that begins with its address, or a path."""
         if not isinstance(peer, tuple):
             return self.unix
         address = read_address(peer[0])
         return address is not None and self.believes(address)
 
     def believes(self, address: Address) -> bool:
-        return self.everybody or any(address in network for network in self._networks)
+        """Whether an address is trusted."""
+        return self.every_peer or any(address in network for network in self._networks)
 
     def flag_with(self, peer: object) -> str:
-        """What to write on the command line to believe ``peer``, too."""
+        """The flag that trusts ``peer`` as well."""
         if isinstance(peer, tuple):
             address = read_address(peer[0])
             word = peer[0] if address is None else str(address)
@@ -132,7 +138,7 @@ def check_trusted(value: str) -> None:
 
 
 def check_fields(value: str) -> None:
-    """Raise UsageError unless ``value`` may be that of ``--forwarded-fields``."""
+    """Raise UsageError unless ``value`` may be the value of ``--forwarded-fields``."""
     _split_fields(value)
 
 

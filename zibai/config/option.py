@@ -1,12 +1,14 @@
 """What an option is: the declaration behind each field of :class:`zibai.config.options.Options`.
 
-A field's name is the long flag, its annotation the type of the value; an :class:`Option` adds what a type cannot say
-and can read, write and check a value by it. Nothing here knows which options there are.
+A field's name is the long flag, its annotation the type of the value. An :class:`Option` adds what a type cannot say,
+and reads, shows and checks values. This module does not know which options there are.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import wraps
+from operator import attrgetter
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
@@ -19,14 +21,14 @@ LONGEST_WAIT = 1_000_000.0
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
-# What a value has to be, in words for those who set it in code.
+# What a value has to be, in the words of an error message.
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list of text"}
 
 
 class Defaulted(Generic[T]):
-    """The type of a field that is never None, and that may be made from None, which stands for its default.
+    """The type of a field that is never None, and that may be set to None, which stands for its default.
 
-    It is a word for type checkers, which read it as a descriptor. The fields themselves hold plain values.
+    Only type checkers see a descriptor here. The fields themselves hold plain values.
     """
 
     if TYPE_CHECKING:
@@ -38,17 +40,27 @@ class Defaulted(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One declaration. ``check`` raises UsageError for a bad value, and is given each item of a list.
+    """One declaration.
 
-    ``size`` is a number of bytes, which may be written as 512M. ``words`` are what one may write instead of a value on
-    the command line, and what each stands for.
-    ``environment`` is a variable that the command line looks into when the flag is left out. ``embedded`` says that
-    :func:`zibai.serve` takes it, too, since it is not about the process around the server.
+    :ivar help: the long text, for ``zibai --help-all`` and ``docs/options.md``.
+    :ivar brief: the text of the option's line in ``zibai --help``; empty for an option that is not shown there.
+    :ivar aliases: older names of the field, which stay names of a flag, an argument and an attribute.
+    :ivar short: the flag of one letter, such as ``-p``.
+    :ivar octal: the value is written in octal.
+    :ivar size: a number of bytes, which may be written as 512M.
+    :ivar words: words that the command line accepts instead of a value, each with a function that returns its value.
+    :ivar environment: the environment variable that the command line reads when the flag is left out.
+    :ivar check: raises UsageError for a bad value; for a list, it is called with each item.
+    :ivar embedded: :func:`zibai.serve` accepts the option, since it does not concern the process around the server.
+    :ivar needs_parent: the option does nothing in a single process, so it starts a parent with a worker.
+    :ivar at_prompt: :func:`zibai.run` accepts the option, since it does not change the process of the prompt.
     """
 
     help: str
     group: str
+    brief: str = ""
     name: str = ""
+    aliases: tuple[str, ...] = ()
     kind: type = str
     nullable: bool = False
     default: Any = MISSING
@@ -64,19 +76,26 @@ class Option:
     environment: str | None = None
     check: Callable[[str], object] | None = None
     embedded: bool = False
+    needs_parent: bool = False
+    at_prompt: bool = True
 
     @property
     def positional(self) -> bool:
-        """What has no default cannot be left out, and needs no flag."""
+        """An option without a default is a positional argument: it cannot be left out, and needs no flag."""
         return self.default is MISSING
 
     @property
     def flag(self) -> str:
-        """How people call it: the long flag, or the name of a positional argument."""
-        return self.name if self.positional else "--" + self.name.replace("_", "-")
+        """The long flag, or the name of a positional argument."""
+        return self.name if self.positional else _flag(self.name)
+
+    @property
+    def older_flags(self) -> list[str]:
+        """The long flags of the aliases."""
+        return [_flag(name) for name in self.aliases]
 
     def make_default(self) -> Any:
-        """What a field has that is left out, or None; None where there is no such value."""
+        """The value of a field that is left out or None; a list is a new one each time."""
         if self.positional:
             return None
         return self.default.copy() if self.kind is list and self.default else self.default
@@ -92,7 +111,7 @@ class Option:
         return text if self.kind is list else self.kind(text)
 
     def show(self, value: Any) -> str:
-        """``value`` as one would write it on the command line."""
+        """``value`` as the command line accepts it."""
         if self.octal:
             return f"{value:o}"
         if self.kind is float:
@@ -109,7 +128,7 @@ class Option:
             raise UsageError(f"{self.flag} needs at least one value")
         if self.choices is not None and value not in self.choices:
             raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
-        # Said the positive way round: NaN is neither above nor below anything.
+        # Not "value < minimum": NaN is neither above nor below anything, and must be refused.
         if self.minimum is not None and not value >= self.minimum:
             raise UsageError(f"{self.flag} must be at least {self.show(self.minimum)}, not {value}")
         if self.above is not None and not value > self.above:
@@ -128,7 +147,11 @@ class Option:
             return type(value) is list and all(isinstance(item, str) for item in value)
         if self.kind is float:
             return type(value) in (int, float) and not math.isnan(value)
-        return type(value) is self.kind  # exactly: True is an int to isinstance, and no number of workers
+        return type(value) is self.kind  # isinstance would accept True as a number
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def option(default: Any = MISSING, **declaration: Any) -> Any:
@@ -140,11 +163,12 @@ def option(default: Any = MISSING, **declaration: Any) -> Any:
 
 
 def seconds(default: float, **declaration: Any) -> Any:
+    """A field of more than 0 seconds."""
     return option(default, above=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
 
 
 def patience(default: float, **declaration: Any) -> Any:
-    """Seconds, of which 0 are for ever."""
+    """A field of seconds, where 0 is no limit."""
     return option(default, minimum=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
 
 
@@ -152,6 +176,31 @@ def read_declarations(cls: type) -> tuple[Option, ...]:
     """The options of a dataclass, in the order of its fields."""
     hints = get_type_hints(cls)
     return tuple(_complete(item.metadata["option"], item.name, hints[item.name]) for item in fields(cls))
+
+
+def accept_aliases(cls: type[T]) -> type[T]:
+    """Make the aliases of a dataclass of options work: as properties, and as arguments of its constructor.
+
+    If a call has both names, the alias counts: ``dataclasses.replace(options, alias=1)`` adds the current value under
+    the field's own name.
+    """
+    names = {alias: each.name for each in fields(cls) for alias in each.metadata["option"].aliases}  # type: ignore[arg-type]
+    for alias, name in names.items():
+        setattr(cls, alias, property(attrgetter(name), _setter(name), doc=f"The older name of ``{name}``."))
+    construct = cls.__init__
+
+    @wraps(construct)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:  # noqa: N807 (it is that method)
+        for alias in names.keys() & values.keys():
+            values[names[alias]] = values.pop(alias)
+        construct(self, *args, **values)
+
+    cls.__init__ = __init__  # type: ignore[method-assign]
+    return cls
+
+
+def _setter(name: str) -> Callable[[Any, Any], None]:
+    return lambda options, value: setattr(options, name, value)
 
 
 def _complete(declaration: Option, name: str, hint: Any) -> Option:

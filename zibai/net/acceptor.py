@@ -1,10 +1,10 @@
 """Accepting: the listeners of a server loop, and when they are watched.
 
-A listener is watched only while a new connection could be served; otherwise what comes is left to sibling processes, or
-waits in the backlog, where nothing of it is lost. When this process is out of descriptors, accepting pauses for a
-moment, and what is open is served on.
+A listener is watched only while a new connection could be served. Otherwise connections are left to other workers, or
+wait in the backlog, where none is lost. If this process has no descriptor left, accepting pauses for a moment, and open
+connections are served.
 
-Everything here is the loop owner's.
+Only the owner of the loop uses this module.
 """
 
 import errno
@@ -18,10 +18,10 @@ from .listener import Endpoint, Listener, Socket
 from .poller import READ, Poller
 
 PAUSE: Final = 1.0
-"""Seconds without accepting after the system had no descriptor for us."""
+"""Seconds of a pause after the system had no descriptor left."""
 
-# Errors of accept() that mean this process or machine is out of something, or (the last three) that somebody has
-# shut our listener down; the others are about one client.
+# Errors of accept() that mean that this process or machine is out of a resource, or (the last three) that another
+# process has shut the listener down. All other errors are about one client.
 _EXHAUSTED: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
 )
@@ -32,7 +32,7 @@ class Acceptor:
 
     A listener may have an ``opened`` of its own.
 
-    ``report`` is that of a backend. ``again`` is when a pause ends, by the loop's clock; ``inf`` is in none.
+    ``report`` is the method of a backend. ``again`` is the end of a pause, by the clock; ``inf`` without one.
     """
 
     def __init__(
@@ -65,11 +65,12 @@ class Acceptor:
                 self._poller.unregister(listener.fd)
 
     def concerns(self, fds: list[int]) -> bool:
-        """Whether one of them is a listener, so that somebody waits."""
+        """Whether one of them is a listener, so that a client waits."""
         return any(listener.fd in fds for listener in self._listeners)
 
     def accept(self, fds: list[int], now: float, limit: Callable[[], float]) -> None:
-        """Accept from those of ``fds`` that are listeners; ``limit`` is asked before each how many it may be."""
+        """Accept from those of ``fds`` that are listeners; for each, ``limit`` returns how many connections it may
+        be."""
         for listener in self._listeners:
             if listener.fd in fds and self._watching:
                 self._accept(listener, now, limit())
@@ -80,22 +81,22 @@ class Acceptor:
             try:
                 sock, peer = listener.accept()
             except (BlockingIOError, InterruptedError):
-                self._exhausted = False  # not earlier, or each descriptor that comes free would log it again
+                self._exhausted = False  # not earlier, or each descriptor that is closed would lead to another log line
                 return
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
-                    continue  # a client that left before we came (ECONNABORTED and its kin, accept(2))
+                    continue  # a client that has left already (ECONNABORTED and similar, accept(2))
                 self.again = now + PAUSE
                 if not self._exhausted:
                     self._exhausted = True
-                    self._report(logger.error, "accepting pauses: %s; what is open is served on", error)
+                    self._report(logger.error, "accepting pauses: %s; open connections are served", error)
                 return
             self._open(listener, sock, peer, now)
 
     def _open(self, listener: Listener, sock: Socket, peer: object, now: float) -> None:
         try:
             if listener.is_tcp:
-                # An answer is sent whole, so waiting for more of it (Nagle) only delays it.
+                # Responses are sent whole, so to wait for more data (Nagle) would only delay them.
                 sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             endpoint = listener.endpoint_of(sock)
         except OSError as error:
@@ -117,6 +118,6 @@ class Acceptor:
         self.forget()
 
     def forget(self) -> None:
-        """Close the listeners, without a word to the poller."""
+        """Close the listeners, without the poller."""
         for listener in self._listeners:
             listener.close()

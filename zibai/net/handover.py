@@ -1,11 +1,11 @@
 """Open connections, handed from one process to another: descriptors in messages of a unix socket.
 
-A worker that is replaced has kept-alive connections that wait for a next request. Closing them would cost a client
-that is just sending one an error; so the replacement gets them, and their clients notice nothing. What the kernel has
-received and nobody has read yet travels with the descriptor. What was read already and still counts, who the client is
-by the PROXY protocol, goes beside it as a note.
+A worker that is replaced has kept-alive connections that wait for a next request. To close them would be an error for a
+client that is just sending one. So the replacement gets them, and the clients notice nothing. Bytes that the kernel has
+received and the worker has not read travel with the descriptor. What was read already and still counts, the client's
+address by the PROXY protocol, is sent beside it as a note.
 
-POSIX only (``SCM_RIGHTS``); on Windows a worker that drains gives its idle connections a grace instead.
+POSIX only (``SCM_RIGHTS``); on Windows a worker that drains keeps its idle connections for a moment instead.
 """
 
 import array
@@ -22,13 +22,13 @@ BATCH = 100
 """Descriptors of one message; Linux takes 253, macOS 512."""
 
 NOTE = 1024
-"""Bytes of a message. Far from what a socket would take in two parts: a part of a note is none."""
+"""Bytes of a message: few enough that a socket sends it whole, since a part of a note would be useless."""
 
 
 def give(channel: Socket, fds: Sequence[int], notes: Mapping[int, bytes] | None = None) -> int:
-    """Send descriptors, without waiting; return how many went. They stay open here and are to be closed.
+    """Send descriptors, without waiting; return how many were sent. The caller has to close them.
 
-    ``notes`` has what goes beside some of them, each in a message of its own.
+    ``notes`` are sent beside some of the descriptors, each in a message of its own.
     """
     given = 0
     notes = notes or {}
@@ -44,12 +44,12 @@ def give(channel: Socket, fds: Sequence[int], notes: Mapping[int, bytes] | None 
                 channel.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_DONTWAIT)
                 given = end
         except OSError:
-            pass  # no room at the moment, or the other side is gone: the rest stays where it is
+            pass  # no room at the moment, or the other side has ended: the rest stays here
     return given
 
 
 def take(channel: Socket) -> list[tuple[Socket, bytes]] | None:
-    """What has arrived, non-blocking sockets with their notes; None when the other side has closed the channel."""
+    """Non-blocking sockets that have arrived, with their notes; None if the other side has closed the channel."""
     if sys.platform == "win32":
         return None
     size = array.array("i").itemsize
@@ -72,24 +72,24 @@ def take(channel: Socket) -> list[tuple[Socket, bytes]] | None:
 
 
 class Adoption:
-    """The channels through which a worker takes over the connections of others; ``adopt`` is called with each and its
-    note.
+    """The channels through which a worker receives the connections of other workers.
 
-    ``add`` may be called by any thread; everything else is the loop owner's.
+    ``adopt`` is called with each connection and its note. Any thread may call ``add``; everything else is for the owner
+    of the loop.
     """
 
     def __init__(
         self, poller: Poller, others: dict[int, Callable[[], object]], adopt: Callable[[Socket, bytes], None]
     ) -> None:
-        """``others`` is where the loop looks what to call for a descriptor."""
+        """``others``: the functions that the loop calls, by descriptor."""
         self._poller = poller
         self._others = others
         self._adopt = adopt
         self.coming: deque[Socket] = deque()  # channels that are not watched yet
-        self._open: list[Socket] = []  # those that are
+        self._open: list[Socket] = []  # channels that are watched
 
     def add(self, channel: Socket) -> None:
-        """Take over what comes through ``channel``, from the next turn on."""
+        """Receive connections through ``channel``, from the next turn of the loop on."""
         self.coming.append(channel)
 
     def watch(self) -> None:
@@ -101,7 +101,7 @@ class Adoption:
             self._poller.register(channel.fileno(), READ)
 
     def _take(self, channel: Socket) -> bool:
-        """Take what has come through a channel; returns whether there may be more."""
+        """Receive from a channel; returns whether there may be more."""
         sockets = take(channel)
         if sockets is None:
             del self._others[channel.fileno()]
@@ -114,7 +114,7 @@ class Adoption:
         return bool(sockets)
 
     def take_all(self) -> None:
-        """Take what is on its way: it would be lost with the channels."""
+        """Receive what is on its way, which would be lost when the channels are closed."""
         for channel in list(self._open):
             while self._take(channel):
                 pass

@@ -1,11 +1,13 @@
-"""Listeners that somebody else has opened: descriptors, and the variables of the environment that tell of them.
+"""Listeners that another program has opened: descriptors, and the environment variables that announce them.
 
-Who starts servers may open their sockets and keep them, so that servers come and go behind them: server_starter tells
-of them in ``SERVER_STARTER_PORT``, systemd in ``LISTEN_FDS``, and anybody else in the command, ``--listen fd:N``.
+A program that starts servers may open their sockets and keep them, so that servers can be replaced behind them.
+server_starter announces them in ``SERVER_STARTER_PORT``, systemd in ``LISTEN_FDS``, any other program by ``--listen
+fd:N``.
 
-The variables speak to this process alone. They are removed, and the descriptors are closed in whatever it starts:
-there the same numbers would mean something else, and a listener that a stranger holds is never closed. What was given
-remains its giver's: it is closed here, but never shut down, which would be for all, and no file of it is removed.
+The variables are for this process alone. They are removed, and processes that it starts do not inherit the descriptors:
+there, the same numbers would mean something else, and a listener that another program holds would never be closed. A
+listener belongs to the program that has passed it on: it is closed here, but never shut down, which would be for all
+processes, and its file is not removed.
 """
 
 import errno
@@ -26,7 +28,8 @@ _SYSTEMD = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES")
 
 
 class Given(NamedTuple):
-    """One descriptor: who tells of it, by which name, and whether its giver keeps it open for who comes after us."""
+    """One descriptor: what announces it, its name there, and whether the other program keeps it open for later
+    servers."""
 
     fd: int
     teller: str
@@ -35,7 +38,7 @@ class Given(NamedTuple):
 
 
 def from_environment(environ: MutableMapping[str, str]) -> list[Given]:
-    """What the environment gives to this process; the variables are removed from ``environ``."""
+    """The descriptors that the environment announces; its variables are removed from ``environ``."""
     if sys.platform == "win32":
         return []
     return [*_from_server_starter(environ), *_from_systemd(environ)]
@@ -60,7 +63,7 @@ def _from_systemd(environ: MutableMapping[str, str]) -> list[Given]:
     if not (count.isascii() and count.isdigit()):
         raise UsageError(f"environment variable LISTEN_FDS: {count!r} is no number of descriptors")
     if pid != str(os.getpid()):
-        # It is for one of our ancestors, who did not remove it, or whom a wrapper has put between systemd and us.
+        # It is for an ancestor of this process, such as a shell that was put between systemd and the server.
         logger.warning(
             "LISTEN_FDS is for process %s and this is %d, so it is ignored; let systemd start zibai itself, without a "
             "shell or another command between them",
@@ -75,14 +78,14 @@ def _from_systemd(environ: MutableMapping[str, str]) -> list[Given]:
 
 
 def adopt(fd: int, teller: str) -> socket.socket:
-    """The listener with this descriptor, which is its own from now on; BindError, with advice, when it is none."""
+    """The listener with this descriptor, which it owns from now on; raises BindError, with advice, if it is none."""
     if sys.platform == "win32":
         raise UsageError(f"{teller}: descriptors are not inherited on this system; listen on HOST:PORT")
     try:
         os.set_inheritable(fd, False)
         is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
     except (OSError, OverflowError):
-        raise _refusal(fd, teller, "is not open; who starts zibai must open it and pass it on") from None
+        raise _refusal(fd, teller, "is not open; the program that starts zibai must open it and pass it on") from None
     if not is_socket:
         raise _refusal(fd, teller, "is no socket; pass a listening one")
     sock = socket.socket(fileno=fd)
@@ -98,7 +101,7 @@ def _refusal(fd: int, teller: str, problem: str) -> BindError:
 
 
 def _problem(sock: socket.socket) -> str:
-    """Why a socket cannot be listened on; empty when it can. One that is bound and does not listen yet may."""
+    """Why a socket cannot be listened on; empty if it can, also if it is bound and does not listen yet."""
     if sock.type != socket.SOCK_STREAM:
         return "is no stream socket; pass a listening TCP or unix socket (systemd: ListenStream=)"
     if sock.family not in (socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", None)):

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection: whether the client is there, and how much the client has taken.
+"""What the kernel knows about a connection: whether the client is there, and how much the client has taken.
 
 Each of these is one system call, takes nothing from the socket, and never waits.
 """
@@ -30,7 +30,7 @@ def look_for_client(sock: Socket) -> int:
     """:data:`HERE`, :data:`ENDED` or :data:`RESET`."""
     if sys.platform == "linux" and sock.family != socket.AF_UNIX:
         try:
-            # The state is the first byte. It tells of an end also behind bytes that nobody has read.
+            # The state is the first byte. It shows an end even behind bytes that were not read yet.
             state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         except OSError:
             return RESET
@@ -63,7 +63,7 @@ def has_given_up(sock: Socket, silent: bool = True) -> bool:
 
 
 def unsent(sock: Socket) -> int:
-    """The bytes that the kernel has taken from us and the client's system has not taken yet; 0 where nobody tells."""
+    """The bytes that we have written and the client's system has not received yet; 0 if the system does not know."""
     try:
         if sys.platform == "linux":
             from fcntl import ioctl

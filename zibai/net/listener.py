@@ -1,4 +1,4 @@
-"""A listening socket as the acceptor sees it, and the endpoints of what it accepts."""
+"""A listening socket for the acceptor, and the endpoints of the connections that it accepts."""
 
 import _socket
 import socket
@@ -12,14 +12,15 @@ Socket = _socket.socket
 
 
 def is_tcp(sock: socket.socket) -> bool:
+    """Whether it is no unix socket."""
     return sock.family != getattr(socket, "AF_UNIX", None)
 
 
 class Endpoint(NamedTuple):
-    """Where a connection came in, as an application is told: host and port are empty for a unix socket.
+    """Our end of a connection, for the environ: host and port are empty for a unix socket.
 
-    ``plain``: its descriptor carries the very bytes of HTTP, so that the kernel may be told to send a file, and nothing
-    else is to be known of it, so that another worker may be given it.
+    ``plain``: the descriptor carries the bytes of HTTP themselves, without TLS. So the kernel can send a file, and
+    another worker can take the connection over.
     """
 
     host: str
@@ -31,41 +32,42 @@ _Opened = Callable[[Socket, object, Endpoint, float], object]
 
 
 class Listener:
-    """A listening socket as the server loop uses it: non-blocking, and of the kind that nobody patches.
+    """A listening socket as the server loop uses it: non-blocking, and of a type that gevent does not patch.
 
-    gevent's sockets make watchers in their constructor and look whether they may block at each call; the loop
-    needs neither, so it works with the C type that both they and the standard library's wrap. It has a descriptor
-    of its own; the object that it was made from is kept, so that whoever gave it can still ask for its name.
+    gevent's sockets make watchers in their constructor, and check at each call whether they may block. The loop needs
+    neither, so it uses the C type that both gevent's and the standard library's sockets wrap. It has a descriptor of
+    its own. The socket that it was made from is kept, so that its name can still be asked for.
     """
 
     def __init__(self, origin: socket.socket, *, closes_origin: bool = True) -> None:
         self._origin = origin
         self._closes_origin = closes_origin
-        # Not origin.dup(), which makes the copy as blocking as it believes the origin to be. That is a flag of the open
-        # socket itself, which all workers share: for a moment accept() would block, and with it whole server loops.
+        # Not origin.dup(), which sets the blocking mode that Python remembers for the origin. The mode is a flag of the
+        # open socket, which all workers share: for a moment accept() would block, and with it whole server loops.
         self._socket = Socket(origin.family, origin.type, origin.proto, _socket.dup(origin.fileno()))
         self._socket.setblocking(False)
         self.fd = self._socket.fileno()
         self.is_tcp = is_tcp(origin)
-        self.opened: _Opened | None = None  # who gets its connections instead of the acceptor's; before the loop turns
+        # called with its connections instead of the acceptor's; set before the loop turns
+        self.opened: _Opened | None = None
         self._endpoint = None if self._is_wildcard() else endpoint_of(self._socket)
 
     def _is_wildcard(self) -> bool:
         return self.is_tcp and self._socket.getsockname()[0] in ("0.0.0.0", "::")
 
     def accept(self) -> tuple[Socket, object]:
-        """One connection, non-blocking, and the address of its peer; raises what accept(2) does."""
+        """One connection, non-blocking, and the address of its peer; raises the OSError of accept(2)."""
         fd, peer = self._socket._accept()  # type: ignore[attr-defined]
         sock = Socket(self._socket.family, self._socket.type, self._socket.proto, fd)
         sock.setblocking(False)
         return sock, peer
 
     def endpoint_of(self, sock: Socket) -> Endpoint:
-        """Where a connection of this listener came in. OSError if it is gone already."""
+        """Our end of a connection of this listener. Raises OSError if it has ended already."""
         return self._endpoint or endpoint_of(sock)
 
     def close(self) -> None:
-        """Stop listening: ours and mostly the origin, since the kernel goes on accepting while one of them is open."""
+        """Close both sockets, unless the origin is kept: the kernel accepts connections while one of them is open."""
         if self.fd >= 0:
             self.fd = -1
             self._socket.close()
@@ -74,6 +76,6 @@ class Listener:
 
 
 def endpoint_of(sock: Socket) -> Endpoint:
-    """Where a connection came in, as its own name says. OSError if it is gone already."""
+    """Our end of a connection, by its own name. Raises OSError if it has ended already."""
     name = sock.getsockname()
     return Endpoint(plain_host(name[0]), str(name[1])) if isinstance(name, tuple) else Endpoint("", "")

@@ -1,4 +1,4 @@
-"""Which descriptors are ready: the system's own way to ask, behind one small interface.
+"""Which descriptors are ready: the best system call for it, behind one small interface.
 
 On Linux that is ``select.epoll`` itself, without the layer of ``selectors``, which makes an object of each event and
 costs a fifth of what a whole request does. Elsewhere :class:`Polled` puts the same interface before a selector.
@@ -13,13 +13,13 @@ from typing import Final, Protocol
 
 READ: Final = 1
 WRITE: Final = 4
-"""What can be asked for; the numbers are epoll's (EPOLLIN, EPOLLOUT). An answer may have others, for errors."""
+"""Events to register; the numbers are those of epoll (EPOLLIN, EPOLLOUT). ``poll`` may return others, for errors."""
 
 SELECT_LIMIT: Final = 500
-"""Connections where there is only select(), which takes 512 sockets on Windows; some of them are not connections."""
+"""Connections if there is only select(), which takes 512 sockets on Windows; some of them are not connections."""
 
 IDLE: Final = 1.0
-"""Seconds between two looks where there is only select(), nothing is registered, and the wait has no limit."""
+"""Seconds of a wait without limit, if there is only select() and nothing is registered."""
 
 
 class Poller(Protocol):
@@ -30,13 +30,13 @@ class Poller(Protocol):
     def unregister(self, fd: int) -> object: ...
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """The descriptors that are ready, and for what; waits ``timeout`` seconds, None is for ever."""
+        """The descriptors that are ready, and their events; waits at most ``timeout`` seconds, None is no limit."""
 
     def close(self) -> object: ...
 
 
 class Polled:
-    """A selector as a poller. ``limit`` is how many connections it can take."""
+    """A selector as a poller. ``limit`` is the number of connections that it can watch."""
 
     def __init__(self, selector: BaseSelector) -> None:
         self._selector = selector
@@ -54,7 +54,7 @@ class Polled:
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         if self._only_selects and not self._selector.get_map():
-            # On Windows select() refuses to wait for nothing.
+            # On Windows select() raises an error without any socket.
             time.sleep(IDLE if timeout is None else max(0.0, timeout))
             return []
         return [
@@ -71,7 +71,7 @@ def _of_selectors(events: int) -> int:
 
 
 def make_poller() -> Poller:
-    """The best one here, for who may block in it."""
+    """The best poller of this system, for a thread that may block in it."""
     if sys.platform == "linux":
         return select.epoll()
     return Polled(DefaultSelector())

@@ -1,11 +1,11 @@
-"""The PROXY protocol: what a balancer says of a connection before the first byte of it. Bytes in, facts out.
+"""The PROXY protocol: what a load balancer says about a connection before its first byte. Bytes in, facts out.
 
 Version 1 is a line of text, version 2 is binary (the specification is HAProxy's ``proxy-protocol.txt``). Neither has a
 way to be skipped or negotiated, so a listener takes it from every connection or from none.
 
-:func:`parse` looks at the first bytes of a connection and never wants more than the header: as long as it says that the
-header is not complete, all that it was given is part of it. So the reader may take these bytes and leave what follows,
-a request or the greeting of TLS, to whoever comes next. What cannot become a header is refused as early as it shows.
+:func:`parse` reads the first bytes of a connection and never needs more than the header: while the header is not
+complete, all bytes so far are part of it. So its caller can take these bytes and leave the rest, a request or the start
+of TLS, to the next stage. Bytes that cannot become a header are refused as early as possible.
 """
 
 import re
@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 from ..config.addresses import read_address
 
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
-"""What version 2 begins with; no request does."""
+"""The first bytes of version 2; no request begins with them."""
 
 MAX_LINE: Final = 107
-"""Bytes of a line of version 1 with its CRLF: the longest there can be."""
+"""Bytes of the longest possible line of version 1, with its CRLF."""
 
 _LINE = re.compile(
     rb"PROXY (?:UNKNOWN(?: [\x21-\x7e ]*)?|TCP([46]) ([^ ]+) ([^ ]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4}))"
@@ -34,9 +34,9 @@ class Malformed(ValueError):
 
 
 class Header(NamedTuple):
-    """``size`` is how many bytes it has. The rest are the ends of the connection that the balancer took: host and port.
+    """A header of ``size`` bytes, with both ends of the connection to the load balancer: host and port.
 
-    ``source`` is None where the header says nothing of it (``LOCAL``, a health check of the balancer itself, or
+    They are None if the header does not name them (``LOCAL``, a health check of the load balancer itself, or
     ``UNKNOWN``): then the ends of the real connection count. For a unix socket both are empty text.
     """
 
@@ -46,7 +46,7 @@ class Header(NamedTuple):
 
 
 def parse(data: bytes) -> Header | None:
-    """The header that ``data`` begins with, None while it is not complete; raises :class:`Malformed`."""
+    """The header at the beginning of ``data``, None while it is incomplete; raises :class:`Malformed`."""
     if data[:1] == b"P":
         return _parse_line(data)
     if not SIGNATURE.startswith(data[:12]):
@@ -79,7 +79,7 @@ def _end(text: bytes, port: int, ipv6: bool) -> tuple[str, int]:
 
 
 def _parse_binary(data: bytes) -> Header | None:
-    """Once its first 16 bytes are there: signature, version and command, family and transport, size of the rest."""
+    """Parse version 2. The first 16 bytes are there: signature, version and command, family and transport, size."""
     command, family, transport = data[12], data[13] >> 4, data[13] & 15
     if command not in (_LOCAL, _PROXY) or family > _UNIX or transport > 2:
         raise Malformed("a PROXY header of an unknown version, command or family")
@@ -91,7 +91,7 @@ def _parse_binary(data: bytes) -> Header | None:
         raise Malformed("a PROXY header without its addresses")
     if len(data) < size:
         return None
-    # What follows the addresses, the TLVs, says nothing that we want.
+    # The TLVs behind the addresses are ignored.
     if not spoken:
         return Header(size)
     if family == _UNIX:

@@ -1,11 +1,11 @@
-"""The listeners of a server: where they come from, who else has them, and how they go.
+"""The listeners of a server: where they come from, whether another server shares them, and how they are closed.
 
-They are bound here, or given: by the environment, by ``--listen fd:N``, or by the server that this one succeeds.
-Who else accepts from a listener decides what its end means. One that is ours alone takes its last connections with
-it, so they are served, and its file is removed at once. One that another server has as well is only closed, and what
-waits there is the other's.
+They are bound here, or given: by the environment, by ``--listen fd:N``, or by the old server in an upgrade. When a
+listener is not shared, the connections that wait in it would be lost with it, so this server serves them, and removes
+the file of a unix socket at once. A shared listener is only closed: the other server takes the waiting connections.
 
-That of ``--health-listen`` goes the same ways, but beside them: no worker has it, and it is open until the very end.
+The listener of ``--health-listen`` has the same origins, but is kept apart: workers do not get it, and it stays open
+until the very end.
 """
 
 import os
@@ -17,37 +17,38 @@ from ..config.addresses import Inherited, parse_address
 from ..config.options import LISTEN, Options
 from ..errors import UsageError
 from ..logger import logger
-from ..net.bind import create_bind_socket, listen, socket_file, take_socket_file, unlink_unix_socket
+from ..net.bind import create_bind_socket, listen
 from ..net.inherited import Given, adopt
+from ..net.unix_socket import socket_file, take_socket_file, unlink_unix_socket
 
-# A listener in the hands of a successor: its descriptor; path, device and inode of a file that is to be removed; and
+# A listener on its way to the new server: its descriptor; path, device and inode of a file that is to be removed; and
 # whether it is for ``--health-listen``.
-Handed = tuple[int, Sequence[Any] | None, bool]
+Passed = tuple[int, Sequence[Any] | None, bool]
 
 
 class Listeners:
-    """Those of one server, open within the ``with`` block. Everything is the main thread's.
+    """The listeners of one server, open within the ``with`` block. Only the main thread calls it.
 
-    ``given`` is what the environment gives, ``handed`` what the server before this one hands over, which is then all.
-    The last of ``sockets`` is that of ``--redirect-http``, where there is one; ``health`` are for ``--health-listen``.
-    ``are_handed`` is set when another server has been given them, or has given them: from then on it may outlive this.
+    ``given`` come from the environment. ``passed`` come from the old server in an upgrade, and are all that there are
+    then. With ``--redirect-http`` the last of ``sockets`` is for that; ``health`` are for ``--health-listen``.
+    ``are_shared`` is set when this server has passed them on, or got them from an old one, which may live longer.
     """
 
-    def __init__(self, options: Options, given: Sequence[Given], handed: Sequence[Handed] | None = None) -> None:
+    def __init__(self, options: Options, given: Sequence[Given], passed: Sequence[Passed] | None = None) -> None:
         self.sockets: list[socket] = []
         self.health: list[socket] = []
-        self.are_handed = handed is not None
-        self.are_kept = False  # all of them, by whoever has given them
+        self.are_shared = passed is not None
+        self.are_kept = False  # all of them, by the process that has given them
         self.is_health_kept = False
         self._options = options
         self._given = given
-        self._handed = handed
+        self._passed = passed
 
     def __enter__(self) -> Self:
         try:
-            if self._handed is not None:
-                for handed in self._handed:
-                    self._take(*handed)
+            if self._passed is not None:
+                for each in self._passed:
+                    self._take(*each)
             else:
                 self._open()
         except BaseException:
@@ -57,35 +58,35 @@ class Listeners:
 
     def __exit__(self, *_: object) -> None:
         self._close(self.sockets + self.health)
-        if self.are_handed:
+        if self.are_shared:
             for sock in self.sockets + self.health:
                 unlink_unix_socket(sock, shared=True)
 
     def stop(self) -> None:
-        """Listen no more in this process; the kernel would go on to accept what nobody takes. Again is no matter."""
+        """Stop listening here, or the kernel keeps accepting connections that no process serves. Idempotent."""
         self._close(self.sockets)
 
     def _close(self, sockets: list[socket]) -> None:
         for sock in sockets:
-            if not self.are_handed:
+            if not self.are_shared:
                 unlink_unix_socket(sock)
             sock.close()
 
-    def hand(self) -> list[Handed]:
-        """What a successor needs, as plain data, besides the open descriptors. They are shared from now on."""
-        self.are_handed = True
-        handed: list[Handed] = []
+    def pass_on(self) -> list[Passed]:
+        """Describe them for a new server, as plain data; it inherits the descriptors. They are shared from now on."""
+        self.are_shared = True
+        passed: list[Passed] = []
         for sock in self.sockets + self.health:
             file = socket_file(sock)
-            handed.append((sock.fileno(), file and file[:3], sock in self.health))
-        return handed
+            passed.append((sock.fileno(), file and file[:3], sock in self.health))
+        return passed
 
     def _add(self, sock: socket, sockets: list[socket]) -> None:
         sockets.append(sock)
         listen(sock, self._options.backlog)
 
     def _take(self, fd: int, file: Sequence[Any] | None, for_health: bool) -> None:
-        sock = adopt(fd, "the listener of the server before")
+        sock = adopt(fd, "the listener of the old server")
         self._add(sock, self.health if for_health else self.sockets)
         if file is not None:
             take_socket_file(sock, *file)
@@ -102,7 +103,7 @@ class Listeners:
         others = set(used)
         addresses = options.listen
         if addresses is None:
-            # A name would do for several of them, so each is called by its number.
+            # Several may have the same name, so each is called by its number.
             addresses = [f"fd:{each.fd}" for each in self._given if each.fd not in others] or [LISTEN]
         for address in addresses:
             self._get("--listen", address, used, self.sockets)
@@ -116,7 +117,7 @@ class Listeners:
                 self._leave(each)
 
     def _get(self, flag: str, address: str, used: set[int], sockets: list[socket]) -> None:
-        """The listeners of one address; ``used`` are the descriptors that are taken."""
+        """Add the listeners of one address; ``used`` are the descriptors that are taken."""
         parsed = parse_address(address)
         if isinstance(parsed, Inherited):
             for given in self._find(flag, address, parsed.name):
@@ -144,10 +145,10 @@ class Listeners:
         return found
 
     def _leave(self, given: Given) -> None:
-        """Of use to the application, perhaps; but clients would wait for ever."""
+        """The application may use it, but clients that connect there would wait for ever."""
         logger.warning(
-            "%s gives descriptor %d%s, which --listen does not name, so nobody accepts there; add fd:%d, or leave "
-            "--listen out to take all that is given",
+            "%s gives descriptor %d%s, which --listen does not name, so no connection is accepted there; add fd:%d, or "
+            "leave --listen out to take all that is given",
             given.teller,
             given.fd,
             f" ({given.name})" if given.name else "",
@@ -156,4 +157,4 @@ class Listeners:
         try:
             os.set_inheritable(given.fd, False)
         except OSError:
-            pass  # it is not even open
+            pass  # it is not open

@@ -1,14 +1,14 @@
-"""The loader of ``--preload``: a process that imports the application and forks a worker each time its parent asks.
+"""The loader of ``--preload``: a process that imports the application and forks a worker for each order of its parent.
 
-It is spawned, and begins like a worker: while the application loads it can be ended in the same ways, and gives up
-after the boot timeout. Then everything that is there is taken out of sight of the garbage collector, which would write
-to each object that it looks at, and the loader does nothing but wait for orders. It has no thread of ours, turns no
-hub, and holds signals back, since it is there for as long as its parent wants it.
+It is spawned, and starts like a worker: while the application loads it can be ended in the same ways, and it gives up
+after the boot timeout. Then all objects are frozen, since the garbage collector would write to each object that it
+visits, and every such write copies a page of the shared memory. From then on the loader only waits for orders. It has
+no thread of zibai, runs no hub, and holds signals back, since the parent decides how long it lives.
 
-A forked worker is the loader's memory as it was, so it lets go of what is not its own: the loader's pipe, and those of
-siblings that are yet to be forked. What must differ between processes is made new by Python itself (``random``, the
-locks of ``logging`` and ``threading``) or here (``multiprocessing``, numpy, gevent's hub). In the end both do what an
-interpreter does that exits, up to taking its memory apart: that would copy what is shared, in all workers at once.
+A forked worker is a copy of the loader's memory, so it closes what belongs to others: the loader's pipe, and the pipes
+of siblings that are still to be forked. What must differ between processes is made new by Python itself (``random``,
+the locks of ``logging`` and ``threading``) or here (``multiprocessing``, numpy, gevent's hub). At the end both do what
+an exiting interpreter does, except for freeing its memory: that would copy the shared pages, in all workers at once.
 """
 
 import atexit
@@ -20,22 +20,18 @@ import socket
 import sys
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable
-from contextlib import closing, nullcontext, suppress
+from contextlib import suppress
 from multiprocessing import util
-from multiprocessing.connection import Connection
-from os import close as close_fd  # gevent's leaves it to a hub that does not turn here
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NoReturn
 
 from ..config.options import Options
 from ..errors import LoadError, ZibaiError
 from ..logger import logger
-from ..supervise.messages import as_socket
-from ..supervise.output import Outlet
+from ..supervise.control import FOR_PARENT, GRACEFUL, QUICK, REOPEN
+from ..supervise.loader import Fact
 from ..supervise.pipe import Parent
-from ..supervise.preload import Fact, Order
 from ..system import lastword, terminal, title
 from ..system.forks import forget_in_children, forking_a_worker
 from ..system.lastword import LAST_WORD
@@ -43,7 +39,9 @@ from ..system.signals import Signals
 from ..telemetry import logfile
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
-from . import worker
+from . import application, worker
+from .control import Control
+from .orders import Orders, Task
 
 
 def run_loader(
@@ -54,29 +52,26 @@ def run_loader(
     stdin: terminal.Stdin | None = None,
 ) -> None:
     """The main function of a loader process; ends it."""
-    if stdin is not None:
-        stdin.restore()
-    if parent.outlet is not None:
-        parent.outlet.redirect()
+    parent.set_up_process(stdin=stdin)
     orders = Orders(parent)
     _call_in_forks(orders.close)
     forget_in_children(*sockets)
     _finish(lambda: _load_and_fork(orders, options, sockets, board))
 
 
-def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.socket], board: Scoreboard | None) -> None:
+def _load_and_fork(orders: Orders, options: Options, sockets: list[socket.socket], board: Scoreboard | None) -> None:
     try:
-        with nullcontext() if orders.outlet is None else orders.outlet.uncaptured():
+        with orders.uncaptured():
             logs.configure_as(options)
         title.show("loader", options.app)
         hub = worker.prepare(options)
-        names = (*worker.GRACEFUL, *worker.QUICK, *worker.IGNORED, worker.REOPEN)
+        names = (*GRACEFUL, *QUICK, *FOR_PARENT, REOPEN)
         with Signals(names, interrupting=hub is None) as signals:
             preloaded = _load(orders, options, signals, hub)
             logger.info("application loaded; workers are forked from here")
             gc.collect()
             gc.freeze()
-            Nursery(orders, options, sockets, board, preloaded).serve()
+            Forker(orders, options, sockets, board, preloaded).serve()
     except ZibaiError as error:
         orders.catch_up()
         orders.failed(error if isinstance(error, LoadError) else LoadError(str(error)))
@@ -85,16 +80,16 @@ def _load_and_fork(orders: "Orders", options: Options, sockets: list[socket.sock
         pass  # asked to end before it had loaded
 
 
-def _load(orders: "Orders", options: Options, signals: Signals, hub: ModuleType | None) -> worker.Preloaded:
-    control = worker.Control(orders, threading.Event(), hub, options.boot_timeout)
+def _load(orders: Orders, options: Options, signals: Signals, hub: ModuleType | None) -> worker.Preloaded:
+    control = Control(orders, threading.Event(), hub, boot_timeout=options.boot_timeout)
     try:
         with control.listening(signals):
             directory = worker.directory()
-            site = worker.load(options)
+            site = application.load(options)
     finally:
         control.join()
         signals.hold_back()
-    # gevent's threads are greenlets, which are memory like everything else.
+    # gevent's threads are greenlets, which a fork copies like all memory.
     threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if threads and hub is None:
         logger.warning(
@@ -105,99 +100,8 @@ def _load(orders: "Orders", options: Options, signals: Signals, hub: ModuleType 
     return worker.Preloaded(site, hub, directory)
 
 
-class Task(NamedTuple):
-    """An order and the descriptors that came with it, as long as they are nobody else's."""
-
-    order: Order
-    fds: list[int]
-
-    def parent(self) -> Parent:
-        """What the worker is given, which takes all descriptors but the second."""
-        outlet = Outlet(self.fds.pop(2)) if len(self.fds) > 2 else None
-        return Parent(Connection(self.fds.pop(0)), self.order.since, outlet)
-
-    def close(self) -> None:
-        while self.fds:
-            close_fd(self.fds.pop())
-
-
-class Orders(Parent):
-    """The loader's end of its pipe: a parent that gives orders.
-
-    The control thread receives while the application loads, and the main thread when that thread has ended.
-    """
-
-    def __init__(self, parent: Parent) -> None:
-        super().__init__(parent.pipe, parent.since, parent.outlet)
-        self._begun = parent.since
-        self._tasks: deque[Task] = deque()
-
-    @property
-    def stopped(self) -> float:
-        """Seconds of the start in which this process was stopped, which do not count against its workers either."""
-        return self.since - self._begun
-
-    def receive(self) -> tuple[str, None]:
-        """For the control thread: "quit" when no worker that was ordered is wanted any more."""
-        try:
-            task = self._read()
-        except (EOFError, OSError):
-            return "quit", None
-        if task.order.verb == "status":
-            self.say(Fact("ended", task.order.serial, 0))  # it was cancelled
-            return "", None
-        if task.order.verb != "cancel":
-            self._tasks.append(task)
-            return "", None
-        for cancelled in [each for each in self._tasks if each.order.serial == task.order.serial]:
-            self._tasks.remove(cancelled)
-            cancelled.close()
-        return "" if self._tasks else "quit", None
-
-    def next(self) -> Task | None:
-        """For the main thread: waits for what is to be done; None when the parent is gone, or wants nothing more."""
-        if self._tasks:
-            return self._tasks.popleft()
-        try:
-            return self._read()
-        except (EOFError, OSError):
-            return None
-
-    def _read(self) -> Task:
-        order = Order._make(cast("Any", self.pipe.recv()))
-        fds: list[int] = []
-        if order.verb == "fork" and sys.platform != "win32":
-            with closing(as_socket(self.pipe)) as sock:
-                fds = list(socket.recv_fds(sock, 1, 3)[1])
-            for fd in fds:
-                os.set_inheritable(fd, False)
-        return Task(order, fds)
-
-    def catch_up(self) -> None:
-        """For the main thread: take what has already been ordered."""
-        with suppress(EOFError, OSError):
-            while self.pipe.poll():
-                self._tasks.append(self._read())
-
-    def failed(self, error: LoadError) -> None:
-        """Say it to the parent in the stead of each worker that was to be forked."""
-        for task in self._tasks:
-            if task.fds:
-                task.parent().failed(error)
-
-    def say(self, fact: Fact) -> None:
-        with suppress(OSError):  # the parent is gone; next() says so
-            self.pipe.send(cast("Any", fact))
-
-    def close(self) -> None:
-        """In a process that is forked here, by us or by the application: these are the loader's and the siblings'."""
-        self.pipe.close()
-        while self._tasks:
-            self._tasks.pop().close()
-
-
-class Nursery:
-    """Carries out orders, one after the other; the main thread's."""
+class Forker:
+    """Carries out orders, one after the other. Only the main thread calls it."""
 
     def __init__(
         self,
@@ -212,36 +116,37 @@ class Nursery:
         self._sockets = sockets
         self._board = board
         self._preloaded = preloaded
-        self._children: dict[int, int] = {}  # pids by the serials of orders, until somebody asks how they ended
+        self._children: dict[int, int] = {}  # pids by the serials of orders, until the parent asks how they ended
 
     def serve(self) -> None:
+        """Until the parent is gone or closes the pipe; then wait for all workers."""
         while (task := self._orders.next()) is not None:
             match task.order.verb:
                 case "fork":
                     self._fork(task)
                 case "status":
                     self._orders.say(Fact("ended", task.order.serial, self._reap(task.order.serial)))
-                case "deafen":
-                    # The end of the server has begun, and whatever hangs here must not make it longer.
+                case "stop_listening":
+                    # The end of the server has begun, and code that hangs here must not delay it.
                     lastword.arm(self._options.graceful_exit_timeout + LAST_WORD)
-                    self._deafen()
+                    self._stop_listening()
                 case "reopen":
                     logfile.reopen()
-                # One that is cancelled has been forked, and hears the same from its own pipe.
-        self._deafen()
+                # "cancel" comes too late here: the worker has been forked, and learns it from its own pipe.
+        self._stop_listening()
         for pid in self._children.values():
             with suppress(ChildProcessError):
                 os.waitpid(pid, 0)
 
-    def _deafen(self) -> None:
+    def _stop_listening(self) -> None:
         for sock in self._sockets:
             sock.close()
 
     def _fork(self, task: Task) -> None:
         if len(task.fds) < 2:
-            task.close()  # there was no room for them here; the parent sees that nothing has come of it
+            task.close()  # this process has no free descriptors; the parent sees the pipes close
             return
-        util._flush_std_streams()  # type: ignore[attr-defined]  # or both would print what is in them
+        util._flush_std_streams()  # type: ignore[attr-defined]  # or both processes would print what is in the buffers
         try:
             pid = _fork(self._preloaded.hub)
         except OSError as error:
@@ -255,7 +160,7 @@ class Nursery:
         self._orders.say(Fact("forked", task.order.serial, pid))
 
     def _work(self, task: Task) -> None:
-        """In the worker. The second descriptor stays open until the process ends, and is its alone."""
+        """In the worker. Its second descriptor stays open until the process ends, and no other process has it."""
         parent = task.parent()
         parent.since += self._orders.stopped
         _call_in_forks(task.close)
@@ -265,7 +170,7 @@ class Nursery:
         )
 
     def _reap(self, serial: int) -> int | None:
-        """The exit code of a worker that is gone; 0 for one that never was."""
+        """The exit code of a worker that is gone; 0 for one that was never forked."""
         pid = self._children.pop(serial, None)
         if pid is None:
             return 0
@@ -274,16 +179,16 @@ class Nursery:
         try:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if not ended:
-                # It has closed every descriptor it had, and so cut itself off. It would be waited for in vain.
+                # It lives, but has closed all its descriptors, its pipe to the parent too. It would never end.
                 os.kill(pid, signal.SIGKILL)
                 _, status = os.waitpid(pid, 0)
             return os.waitstatus_to_exitcode(status)
         except (ProcessLookupError, ChildProcessError):
-            return None  # the application reaps, or has the system do it
+            return None  # the application reaps child processes, or ignores SIGCHLD
 
 
 def _fork(hub: ModuleType | None) -> int:
-    """Fork; nobody needs to be warned of threads who has been told their names."""
+    """Fork without Python's warning about threads: :func:`_load` has logged their names already."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         if sys.platform == "win32":
@@ -293,13 +198,13 @@ def _fork(hub: ModuleType | None) -> int:
 
 
 def _call_in_forks(function: Callable[[], None]) -> None:
-    """In each process that is forked here from now on, and once more in those that are forked there."""
+    """Call it in each process that is forked from now on, here or in a forked process."""
     if sys.platform != "win32":
         os.register_at_fork(after_in_child=function)
 
 
 def _begin_process() -> None:
-    """What ``multiprocessing`` does in a process that it forks itself; and numpy, whose state is not Python's."""
+    """Do what ``multiprocessing`` does in a process that it forks itself, and seed numpy, which does not do it."""
     multiprocessing.process._children.clear()  # type: ignore[attr-defined]
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
     util._run_after_forkers()  # type: ignore[attr-defined]
@@ -309,7 +214,7 @@ def _begin_process() -> None:
 
 
 def _finish(work: Callable[[], None]) -> NoReturn:
-    """Do it, and end the process, also when threads or exit handlers of the application hang."""
+    """Do the work and end the process, even if threads or exit handlers of the application hang."""
     code = 1
     try:
         try:
@@ -319,7 +224,7 @@ def _finish(work: Callable[[], None]) -> NoReturn:
             code = error.code if isinstance(error.code, int) else 1
         except BaseException:
             lastword.exit_code = 1
-            _arm()  # the log may be a pipe that nobody reads
+            _arm()  # the log may be a full pipe that is never read
             sys.excepthook(*sys.exc_info())
         lastword.exit_code = code
         _arm()
@@ -331,6 +236,6 @@ def _finish(work: Callable[[], None]) -> NoReturn:
 
 
 def _arm() -> None:
-    """A worker that was asked to end has its last moment already."""
+    """Set the last moment, unless the process has been asked to end and has one already."""
     if not lastword.is_armed():
         lastword.arm(LAST_WORD)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from math import inf
+from typing import Any
 
 from ..config.options import Options
 from ..supervise import mainloop
@@ -12,47 +13,38 @@ from ..supervise.output import Collector
 from ..supervise.preload import Preload
 from ..supervise.prompt import Prompt, forking
 from ..supervise.pulse import Pulse
-from ..supervise.roster import PATIENCE, SETTLED
+from ..supervise.record import PATIENCE
+from ..supervise.roster import SETTLED
 from ..system import home, lastword, terminal, title
 from ..system.signals import Signals
 from ..system.usage import Usage
 from . import loader, worker
+from .environment import Prepared
+from .listeners import Listeners
 from .probes import Probes
 from .reloader import Reloader
-from .surroundings import _Ground
 from .systemd import Reporter
 from .upgrade import Upgrade
 
 
-def _serve_as_parent(
-    ground: _Ground, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None, exits: bool
+def serve_as_parent(
+    prepared: Prepared, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None, exits: bool
 ) -> None:
-    """With workers, and with all that watches them."""
-    options, surroundings, listeners, board, on_up = ground
-    app = surroundings.app
-    if not surroundings.guest:
+    """Run the main loop, with workers and with everything that watches them, until told to end."""
+    options, environment, listeners, board, on_up = prepared
+    app = environment.app
+    if not environment.guest:
         title.show("master", options.app)
-    hindrance = "a prompt has the terminal" if prompt is not None or surroundings.guest else ""
-    upgrade = Upgrade(surroundings.directory, surroundings.before, listeners, surroundings.notifier, board, hindrance)
-    observers: list[mainloop.Observer] = [upgrade]
-    if surroundings.notifier is not None:
-        observers.append(Reporter(surroundings.notifier, board.rows() if board is not None else ()))
+    obstacle = "a prompt has the terminal" if prompt is not None or environment.guest else ""
+    upgrade = Upgrade(environment.directory, environment.predecessor, listeners, environment.notifier, board, obstacle)
     pulse = Pulse()
     collector = Collector() if options.capture_output else None
     is_debugged = processes == 1 or options.watchfiles is not None
-    stdin = terminal.Stdin.of_this_process() if is_debugged and not hindrance and not options.daemon else None
-    preload: Preload | None = None
-
-    def stop_listening() -> None:
-        listeners.stop()
-        if preload is not None:
-            preload.stop_listening()
-
+    stdin = terminal.Stdin.of_this_process() if is_debugged and not obstacle and not options.daemon else None
     with ExitStack() as stack:
-        if listeners.health:
-            probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.has_company())
-            observers.insert(0, stack.enter_context(probes))
-        if options.preload and app is None:  # else the workers are forked from here in any case
+        observers = _observers(stack, prepared, upgrade, pulse)
+        preload: Preload | None = None
+        if options.preload and app is None:  # an application from a prompt is forked from this process anyway
             preload = Preload(partial(loader.run_loader, stdin=stdin), (options, listeners.sockets, board), collector)
             stack.enter_context(preload)
         loop = mainloop.MainLoop(
@@ -61,46 +53,72 @@ def _serve_as_parent(
             processes,
             board,
             method="spawn" if app is None else "fork",
-            starting=_starting(ground, prompt, collector),
+            starting=_starting(prepared, prompt, collector),
             collector=collector,
-            limits=limits,
-            graceful_timeout=options.graceful_exit_timeout,
-            boot_timeout=options.boot_timeout,
-            # A prompt of a debugger blocks the hub of gevent for as long as a developer thinks.
-            worker_timeout=inf if options.watchfiles is not None else options.worker_timeout or inf,
-            settle=SETTLED,
-            lame_time=lambda: 0.0 if upgrade.has_company() else options.drain,
-            eager=options.watchfiles is not None,
             on_up=on_up,
-            on_end=stop_listening,
-            cedes=lambda: listeners.are_kept or upgrade.has_company(),
+            on_end=partial(_stop_listening, listeners, preload),
+            shares_listeners=lambda: listeners.are_kept or upgrade.is_shared(),
             observers=observers,
             pulse=pulse,
             preload=preload,
+            limits=limits,
+            drain_delay=lambda: 0.0 if upgrade.is_shared() else options.drain,
+            **_rules(options),
         )
-        if exits and not surroundings.guest:
+        if exits and not environment.guest:
             signals.heard = _overseer(options, loop, preload).heard
         if options.watchfiles is not None:
-            stack.enter_context(Reloader(options.watchfiles, loop.restart_soon, _directory(ground)))
+            stack.enter_context(Reloader(options.watchfiles, loop.restart_soon, _directory(prepared)))
         if prompt is None:
             loop.run(signals)
         else:
             prompt.run(loop, signals, board)
 
 
+def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pulse) -> list[mainloop.Observer]:
+    """What looks at the roster after each turn. The probes come first, before load balancers can learn from others."""
+    listeners, notifier, board = prepared.listeners, prepared.environment.notifier, prepared.board
+    observers: list[mainloop.Observer] = []
+    if listeners.health:
+        probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.is_shared())
+        observers.append(stack.enter_context(probes))
+    observers.append(upgrade)
+    if notifier is not None:
+        observers.append(Reporter(notifier, board.rows() if board is not None else ()))
+    return observers
+
+
+def _rules(options: Options) -> dict[str, Any]:
+    """The time limits of the roster."""
+    return {
+        "graceful_timeout": options.graceful_exit_timeout,
+        "boot_timeout": options.boot_timeout,
+        # A debugger's prompt blocks gevent's hub, and with it the heartbeat, for as long as a developer thinks.
+        "worker_timeout": inf if options.watchfiles is not None else options.worker_timeout or inf,
+        "settle": SETTLED,
+        "eager": options.watchfiles is not None,
+    }
+
+
+def _stop_listening(listeners: Listeners, preload: Preload | None) -> None:
+    listeners.stop()
+    if preload is not None:
+        preload.stop_listening()
+
+
 def _starting(
-    ground: _Ground, prompt: Prompt | None, collector: Collector | None
+    prepared: Prepared, prompt: Prompt | None, collector: Collector | None
 ) -> Callable[[], AbstractContextManager[None]]:
-    """What is around the start of each worker."""
-    if ground.surroundings.app is not None:
+    """The context in which each worker is started."""
+    if prepared.environment.app is not None:
         return partial(forking, prompt, collector)
-    directory = _directory(ground)
+    directory = _directory(prepared)
     return partial(home.entered, directory) if directory else nullcontext
 
 
-def _directory(ground: _Ground) -> str:
-    """Where the application is, by name. Empty in the process of a prompt: there the directory is the user's."""
-    directory, chdir = ground.surroundings.directory, ground.options.chdir
+def _directory(prepared: Prepared) -> str:
+    """The name of the application's directory. Empty at a prompt, where the current directory is the user's."""
+    directory, chdir = prepared.environment.directory, prepared.options.chdir
     return os.path.join(directory, chdir) if directory and chdir else directory
 
 
@@ -109,7 +127,7 @@ BEYOND = 0.25
 
 
 def _overseer(options: Options, loop: mainloop.MainLoop, preload: Preload | None) -> lastword.Overseer:
-    """What ends this parent and its workers when the main loop does not."""
+    """It ends this parent and its workers when the main loop does not."""
 
     def children() -> list[int]:
         return [*loop.pids, *([] if preload is None else preload.pids)]

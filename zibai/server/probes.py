@@ -1,17 +1,17 @@
-"""``--health-listen``: ``/livez`` and ``/readyz``, answered by the parent, also when every worker is busy.
+"""``--health-listen``: the parent serves ``/livez`` and ``/readyz``, also when every worker is busy.
 
-They are two questions. ``/livez`` asks whether somebody outside has to start the server anew: 503 only when the
-parent's main loop does not come round, since a worker that hangs or dies is the parent's matter. ``/readyz`` asks
-whether new requests should be sent here: 503 while no worker has come up, when there is none, and from the moment that
-the end is asked for. The body is the reason, in one word.
+``/livez`` tells whether the server must be restarted from outside. The response is 503 only when the parent's main loop
+hangs, since the parent itself replaces workers that hang or die. ``/readyz`` tells whether new requests should be sent
+here. The response is 503 while no worker is ready, and from the moment that the end is asked for. The body is the
+reason, in one word.
 
-A thread of its own answers (:class:`Probes`), so that nobody who connects costs the main loop a step; and it asks the
-main loop nothing, but reads what that has written down (:class:`Pulse`), so that it can also tell when it hangs. The
-heads are read by the same codec as all others. A client can do no harm: each has ``TIME`` and ``BYTES``, and if there
-are too many, the one that came first goes, so a hundred that say nothing do not keep out the one that asks.
+A thread of its own (:class:`Probes`) responds, so that clients cost the main loop nothing. It does not ask the main
+loop, but reads what the loop has written down (:class:`Pulse`), so it can also tell that the loop hangs. The same codec
+as elsewhere reads the heads. A client can do no harm: each has ``TIME`` and ``BYTES``, and when there are too many, the
+oldest is closed, so a hundred silent clients do not keep out one that sends a request.
 
-Two masters may have the same listener, when one succeeds the other. Then the one that serves answers: the new one not
-before it has come up, the old one not after its end was asked for.
+During an upgrade two servers have the same listener. Then only the serving one responds: the new server from the moment
+that it is up, the old one until its end is asked for.
 """
 
 import socket
@@ -30,53 +30,54 @@ from ..net.listener import Endpoint, Listener, Socket
 from ..net.poller import READ, make_poller
 from ..protocol.http1 import Codec, Request
 from ..supervise.pulse import Pulse
-from ..supervise.roster import DRAINING, Roster
+from ..supervise.record import DRAINING
+from ..supervise.roster import Roster
 
 TIME: Final = 5.0
-"""Seconds for a client to ask, to get its answer and to close."""
+"""Seconds that a client has to send its request, to get the response and to close."""
 
 HEAD: Final = 8 * 1024
 BYTES: Final = 64 * 1024
-"""Bytes of a head, and all that are taken from one client."""
+"""Bytes of a head, and of everything that one client may send."""
 
 LAST: Final = 0.5
-"""Seconds in which who is connected when we stop can still ask; more would hold up the main loop."""
+"""Seconds in which connected clients can still send a request at the end; more would delay the main loop."""
 
 MOST: Final = 64
 """Clients at the same time."""
 
 
 class _Client:
-    """One connection. Every answer is its last; after it, we wait for the other side to close."""
+    """One connection. It gets one response; then the server waits for the client to close."""
 
     def __init__(self, sock: Socket, deadline: float) -> None:
         self.sock = sock
         self.deadline = deadline
         self.codec = Codec(HEAD)
         self.left = BYTES
-        self.answered = False
+        self.has_response = False
 
 
 class Probes:
-    """Answers on ``sockets``, which listen already, from what ``pulse`` says.
+    """Responds on ``sockets``, which listen already, with what ``pulse`` says.
 
-    A context manager and an :class:`~zibai.supervise.mainloop.Observer`. Its public methods are the main thread's, and
-    begin and end the thread that answers, whose is the rest. ``sockets`` stay the caller's to close. ``has_company``
-    says whether another master may have them, too.
+    A context manager and an :class:`~zibai.supervise.mainloop.Observer`. The main thread calls the public methods,
+    which start and stop the thread that responds; the rest belongs to that thread. The caller closes ``sockets``.
+    ``is_shared`` tells whether another server may have them too.
     """
 
     def __init__(
-        self, sockets: list[socket.socket], pulse: Pulse, has_company: Callable[[], bool] = lambda: False
+        self, sockets: list[socket.socket], pulse: Pulse, is_shared: Callable[[], bool] = lambda: False
     ) -> None:
         self._sockets = sockets
         self._pulse = pulse
-        self._has_company = has_company
-        self._clients: dict[int, _Client] = {}  # the one that came first comes first
+        self._is_shared = is_shared
+        self._clients: dict[int, _Client] = {}  # the oldest first
         self._thread = threading.Thread(target=self._run, name="zibai-probes", daemon=True)
         self._stop, self._stopped = socket.socketpair()
 
     def __enter__(self) -> Self:
-        if not self._has_company():
+        if not self._is_shared():
             self._thread.start()
         return self
 
@@ -86,10 +87,10 @@ class Probes:
         self.stop()
 
     def stop(self) -> None:
-        """Answer no more. Again is no matter."""
-        self._stop.close()  # which its other end is woken by
+        """Stop responding. Idempotent."""
+        self._stop.close()  # wakes the thread at the other end
         if self._thread.ident is not None:
-            self._thread.join(TIME)  # it blocks nowhere, unless a log does, and that must not hold the end
+            self._thread.join(TIME)  # it never blocks, except in a log, and that must not delay the end
         self._stopped.close()
 
     def sources(self) -> list[int]:
@@ -99,17 +100,17 @@ class Probes:
         pass
 
     def look(self, roster: Roster) -> None:
-        """After each turn of the parent, and before anybody else is told of it, who may send others to ask.
+        """Take note of the roster after each turn of the main loop, before the other observers announce anything.
 
-        Of two masters the one that ends falls silent before it would say that it drains, and the one that comes knows
-        that it serves before it speaks.
+        Of two servers the old one stops responding before it would say that it drains, and the new one is ready before
+        it begins to respond.
         """
-        draining, company = roster.condition == DRAINING, self._has_company()
-        if draining and company:
+        draining, shared = roster.condition == DRAINING, self._is_shared()
+        if draining and shared:
             self.stop()
             return
         self._pulse.finds(roster.condition)
-        if not draining and self._thread.ident is None and (roster.was_up or not company):
+        if not draining and self._thread.ident is None and (roster.was_up or not shared):
             self._thread.start()
 
     def _run(self) -> None:
@@ -120,9 +121,9 @@ class Probes:
         try:
             while self._turn(acceptor):
                 pass
-            self._answer_the_last(acceptor)
+            self._finish(acceptor)
         except Exception:
-            logger.exception("--health-listen does not answer any more")
+            logger.exception("health checks stopped: --health-listen does not respond any more")
         finally:
             for client in self._clients.values():
                 client.sock.close()
@@ -130,11 +131,11 @@ class Probes:
             self._poller.close()
 
     def _turn(self, acceptor: Acceptor) -> bool:
-        """Whether there is to be another one."""
+        """One turn. Returns whether there is to be another one."""
         now = clock()
         for client in list(self._clients.values()):
             if client.deadline > now:
-                break  # all have the same time, so those behind it have more left
+                break  # all clients have the same time, so the next ones have more left
             self._close(client)
         acceptor.watch(True, now)
         due = min(acceptor.again, *(client.deadline for client in self._clients.values()), inf)
@@ -147,12 +148,12 @@ class Probes:
         acceptor.accept(fds, clock(), lambda: MOST)
         return True
 
-    def _answer_the_last(self, acceptor: Acceptor) -> None:
-        """Who was accepted here is answered by nobody else, and its question may be on the way."""
+    def _finish(self, acceptor: Acceptor) -> None:
+        """Respond to the clients that are connected: no other process can, and their requests may be on the way."""
         acceptor.watch(False, clock())
         self._poller.unregister(self._stopped.fileno())
         until = clock() + LAST
-        while not all(client.answered for client in self._clients.values()) and clock() < until:
+        while not all(client.has_response for client in self._clients.values()) and clock() < until:
             fds = [fd for fd, _ in self._poller.poll(LAST)]
             if not fds:
                 return
@@ -164,7 +165,7 @@ class Probes:
             self._close(next(iter(self._clients.values())))
         client = self._clients[sock.fileno()] = _Client(sock, now + TIME)
         self._poller.register(sock.fileno(), READ)
-        self._step(client)  # now, so that nobody is put out who has asked already
+        self._step(client)  # read now: a client that has sent its request must not be evicted by the next one
 
     def _close(self, client: _Client) -> None:
         fd = client.sock.fileno()
@@ -173,21 +174,21 @@ class Probes:
         client.sock.close()
 
     def _step(self, client: _Client) -> None:
-        """Its socket did something."""
+        """Its socket is readable."""
         try:
             data = client.sock.recv(client.left)
             client.left -= len(data)
             if not data or not client.left:
                 self._close(client)
-            elif not client.answered:
+            elif not client.has_response:
                 self._read(client, data)
         except BlockingIOError:
-            pass  # the poller was wrong, which it may be
+            pass  # a poller may be wrong
         except OSError as error:
             debug_logger.debug("--health-listen: a client has left: %s", error)
             self._close(client)
         except Exception:
-            logger.exception("--health-listen: closing a client")  # a bug of ours; it costs this client
+            logger.exception("--health-listen: closing a client")  # a bug, which costs only this client
             self._close(client)
 
     def _read(self, client: _Client, data: bytes) -> None:
@@ -195,32 +196,32 @@ class Probes:
         try:
             request = client.codec.next_request()
         except Refused as error:
-            self._answer(client, _answer(error.status, str(error)))
+            self._respond(client, _response(error.status, str(error)))
             return
         if request is not None:
-            self._answer(client, self._answer_to(request))
+            self._respond(client, self._response_to(request))
 
-    def _answer_to(self, request: Request) -> bytes:
+    def _response_to(self, request: Request) -> bytes:
         bodyless = request.method == "HEAD"
         words = {"/livez": self._pulse.live, "/readyz": self._pulse.ready}
         if request.path not in words:
-            return _answer(HTTPStatus.NOT_FOUND, "there are /livez and /readyz", bodyless)
+            return _response(HTTPStatus.NOT_FOUND, "there are /livez and /readyz", bodyless)
         if request.method not in ("GET", "HEAD"):
-            return _answer(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD", fields=b"Allow: GET, HEAD\r\n")
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD", fields=b"Allow: GET, HEAD\r\n")
         word = words[request.path]
-        return _answer(HTTPStatus.OK if word == "ok" else HTTPStatus.SERVICE_UNAVAILABLE, word, bodyless)
+        return _response(HTTPStatus.OK if word == "ok" else HTTPStatus.SERVICE_UNAVAILABLE, word, bodyless)
 
-    def _answer(self, client: _Client, answer: bytes) -> None:
-        """Send it, whole: a socket that has sent nothing yet has room for it. Then wait for the end of the other side.
+    def _respond(self, client: _Client, response: bytes) -> None:
+        """Send the response, then wait for the client to close. The empty buffer of the socket has room for all of it.
 
-        Closing at once would reset the connection where the client still sends, and could cost it the answer.
+        Closing at once would reset the connection if the client still sends, and the response could be lost.
         """
-        client.sock.send(answer)
+        client.sock.send(response)
         client.sock.shutdown(socket.SHUT_WR)
-        client.answered = True
+        client.has_response = True
 
 
-def _answer(status: HTTPStatus, text: str, bodyless: bool = False, fields: bytes = b"") -> bytes:
+def _response(status: HTTPStatus, text: str, bodyless: bool = False, fields: bytes = b"") -> bytes:
     body = text.encode("latin-1", "replace") + b"\n"
     head = b"HTTP/1.1 %d %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%bCache-Control: no-store\r\n" % (
         status, status.phrase.encode(), len(body), fields,

@@ -1,7 +1,7 @@
-"""Watches files, by watchfiles, in a thread; one callback when something that matters has changed.
+"""Watches files with watchfiles, in a thread; one callback when a file that matters has changed.
 
-What matters is said by patterns, ``"*.py;.env"``, against the name of a file or its path below the directory that is
-watched. Folders that no source lives in, and which change all the time, are never looked at.
+Patterns, ``"*.py;.env"``, are matched against the name of a file and its path below the watched directory. Folders that
+hold no sources and change all the time are ignored.
 """
 
 import os
@@ -35,11 +35,11 @@ IGNORED = frozenset(
 """Names of folders, at any depth; docs/development.md lists them."""
 
 PAUSE: Final = 1.0
-"""Seconds between two tries to watch files that cannot be watched, and between two looks at what the directory's name
-means: nothing tells when a link is switched."""
+"""Seconds between two tries to watch files that cannot be watched, and between two looks at the target of the
+directory's name: the system does not tell when a link is switched."""
 
 CLOCK: Final = 1.0
-"""Seconds by which the time of a file may be behind."""
+"""Seconds by which the time of a file may lag behind the clock."""
 
 
 def matches(path: str, patterns: Iterable[str], root: str) -> bool:
@@ -53,7 +53,7 @@ def matches(path: str, patterns: Iterable[str], root: str) -> bool:
 class Reloader:
     """Calls ``changed``, from its thread, after files that match ``patterns`` (separated by ``;``) have changed.
 
-    They are below ``root``, the current directory by default.
+    The files are below ``root``, by default the current directory.
 
     A context manager. Raises :class:`MissingExtra` when watchfiles cannot be imported.
     """
@@ -69,8 +69,8 @@ class Reloader:
         self._changed = changed
         self._root = root or os.getcwd()
         self._stop = threading.Event()
-        self._known: set[str] = set()  # the folders that were watched the last time
-        self._ended: float | None = None  # and until when
+        self._known: set[str] = set()  # the folders that were watched last
+        self._ended: float | None = None  # when that watch ended
         self._thread = threading.Thread(target=self._run, name="zibai-reloader", daemon=True)
 
     def __enter__(self) -> Self:
@@ -81,10 +81,10 @@ class Reloader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(PAUSE)  # a file system that does not answer must not hold up the end
+        self._thread.join(PAUSE)  # a file system that hangs must not delay the end
 
     def _run(self) -> None:
-        """Watch until the end, whatever goes wrong: a developer waits for their changes to be seen."""
+        """Watch until the end, whatever goes wrong: developers expect that their changes are noticed."""
         polls = False
         told: set[str] = set()
         while not self._stop.is_set():
@@ -98,21 +98,20 @@ class Reloader:
                 polls = at_once and not polls
                 if str(error) not in told:
                     told.add(str(error))
-                    remedy = "they are looked at again and again instead" if polls else "starting again"
+                    remedy = "polling them instead" if polls else "trying again"
                     logger.warning("--watchfiles: the files cannot be watched: %s; %s", error, remedy)
                 self._stop.wait(PAUSE if at_once else 0)
 
     def _watch_once(self, root: str, polls: bool) -> None:
-        """Until the end, or until the directory is another one, or a folder is new that has to be named to be watched.
-
-        The directory is another one when the symbolic link that names it was switched.
+        """Watch until the end, until the symbolic link to the directory is switched, or until a new folder appears that
+        must be named to be watched.
         """
         folders, whole = tree(root)
         if self._ended is not None and self._has_changed(root, folders, self._ended):
             self._changed()
         known = set(folders)
         try:
-            # An editor that saves a burst of files is done when nothing has changed for 50 ms (`step`).
+            # A burst of saved files is over when no file has changed for 50 ms (`step`).
             for changes in self._watch(
                 *([root] if whole else folders),
                 watch_filter=lambda _, path: self._matters(path, root) or (not whole and os.path.isdir(path)),
@@ -135,7 +134,7 @@ class Reloader:
         return matches(path, self._patterns, root)
 
     def _has_changed(self, root: str, folders: list[str], since: float) -> bool:
-        """Whether a file has changed while nobody has watched, or is in a folder that is new."""
+        """Whether a file has changed between two watches, or is in a new folder."""
         for folder in folders:
             with suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
@@ -148,8 +147,8 @@ class Reloader:
 def tree(root: str) -> tuple[list[str], bool]:
     """The folders below ``root`` that can be read and that matter, and whether ``root`` can be watched as a whole.
 
-    Linux watches single folders, and watchfiles goes through all of them. At one that this user may not read it gives
-    up, and does not watch those that it would have come to later. Then they have to be named one by one.
+    Linux watches single folders, and watchfiles walks through all of them. At a folder that this user may not read it
+    gives up, and does not watch the folders after it. Then the folders must be named one by one.
     """
     if sys.platform != "linux":
         return [root], True
@@ -160,7 +159,7 @@ def tree(root: str) -> tuple[list[str], bool]:
         with suppress(OSError):
             info = os.stat(folder)
             if (info.st_dev, info.st_ino) in seen:
-                names.clear()  # a link that leads back
+                names.clear()  # a link to a folder that is known
                 continue
             seen.add((info.st_dev, info.st_ino))
         if not IGNORED.intersection(Path(os.path.relpath(folder, root)).parts):

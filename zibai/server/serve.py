@@ -71,7 +71,7 @@ def serve(
     sockets = [*bind_sockets] if bind_socket is None else [bind_socket, *bind_sockets]
     if not sockets:
         raise ValueError("serve() needs a bind_socket or bind_sockets")
-    known = {each.name for each in declared() if each.embedded}
+    known = {name for each in declared() if each.embedded for name in (each.name, *each.aliases)}
     for name in options.keys() - known:
         raise TypeError(f"serve() takes no option {name!r}")
     # Never None, or the environment variable would count, and that is the process', too.

@@ -4,17 +4,17 @@ import os
 
 from ..clock import clock
 from ..engine.loop import Loop
-from ..supervise.roster import READY
+from ..supervise.record import READY
 from . import worker
+from .environment import Prepared
 from .serve import Ties
-from .surroundings import _Ground
 from .systemd import SingleReporter
 
 
-def _serve_alone(ground: _Ground, exits: bool) -> None:
-    """Without a parent."""
-    options, surroundings, listeners, board, on_up = ground
-    before, notifier = surroundings.before, surroundings.notifier
+def serve_alone(prepared: Prepared, exits: bool) -> None:
+    """Load the application and serve it until told to end."""
+    options, environment, listeners, board, on_up = prepared
+    predecessor, notifier = environment.predecessor, environment.notifier
     ties = Ties(row=None if board is None else board.row(0))
     if ties.row is not None:
         ties.row.assign(READY, os.getpid(), 0, clock())
@@ -23,13 +23,13 @@ def _serve_alone(ground: _Ground, exits: bool) -> None:
         ties.beat_every, ties.on_beat, ties.on_end = reporter.beat_every, reporter.beat, reporter.stopping
 
     def started(loop: Loop) -> None:
-        loop.cedes = lambda: listeners.are_kept or (before is not None and before.is_alive())
+        loop.cedes = lambda: listeners.are_kept or (predecessor is not None and predecessor.is_alive())
         if reporter is not None:
             reporter.started()
-        if before is not None:
-            before.tell()
+        if predecessor is not None:
+            predecessor.tell()
         on_up()
 
     ties.on_start = started
-    guest, app = surroundings.guest, surroundings.app
+    guest, app = environment.guest, environment.app
     worker.run(options, listeners.sockets, ties=ties, exits=exits, app=app, guest=guest)

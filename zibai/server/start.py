@@ -1,8 +1,8 @@
 """``main(options)``: a server as the command line starts it, in one process or under a parent.
 
-The listeners are opened here, once, before anything else can fail, and what they are is said. What a user did wrong
-ends as one line and an exit code. What the environment says of listeners, systemd and a master before this one is taken
-out of it here, so that nobody else takes it for his.
+The listeners are opened and announced here, once, before anything else can fail. An error of the user ends as one line
+and an exit code. The variables of listeners, systemd and a server that is being upgraded are removed from the
+environment here, so that no child process takes them for its own.
 """
 
 import os
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from socket import socket
 
-from ..config.options import Options
+from ..config.options import Options, declared
 from ..errors import LoadError, UsageError, ZibaiError, format_exception
 from ..gateway.wsgi import Application
 from ..logger import logger
 from ..net.bind import describe
 from ..supervise import mainloop
-from ..supervise.child import start_helper
 from ..supervise.prompt import Prompt
+from ..supervise.starting import start_helper
 from ..system import daemon, home, lastword, pidfile, standard
 from ..system.signals import hear_of_children, signals_held_back
 from ..system.usage import NO_LIMITS, Usage, usage
@@ -25,44 +25,45 @@ from ..telemetry import logfile
 from ..telemetry import setup as logs
 from ..tls.devcert import certified
 from ..version import __version__
+from . import environment as around
+from .environment import Environment, Prepared
 from .listeners import Listeners
-from .parent import _serve_as_parent
+from .parent import serve_as_parent
 from .serve import warn_of_strangers
-from .single import _serve_alone
-from .surroundings import Surroundings, _become, _change_directory, _check_tls, _Ground, _names, _scoreboard
+from .single import serve_alone
 
 
 def main(options: Options, *, exits: bool = False) -> None:
-    """Serve until told to end; the main thread's. Raises SystemExit with the exit code when that is not 0.
+    """Serve until told to end; only for the main thread. Raises SystemExit with the exit code when that is not 0.
 
-    ``exits`` says that the process ends with it; then a signal that comes late does not change the exit code.
-    0: asked to end. 1: an error of ours or of the machine. 2: wrong usage. 3: the application cannot be loaded.
+    ``exits`` says that the process ends afterwards; then a late signal does not change the exit code.
+    0: asked to end. 1: an error of zibai or of the machine. 2: wrong usage. 3: the application cannot be loaded.
     """
     launcher: daemon.Launcher | None = None
     standard.make_sure()
     hear_of_children()
     try:
         options.validate()
-        # Before anything moves, to another directory or into another process.
-        surroundings = Surroundings.take(options)
-        identity = surroundings.identity
-        if surroundings.directory:
-            home.keep(surroundings.directory)
+        # Before this process changes its directory, or its id with --daemon.
+        environment = Environment.take(options)
+        identity = environment.identity
+        if environment.directory:
+            home.keep(environment.directory)
         if options.chdir is not None:
-            _change_directory(options.chdir)
+            around.change_directory(options.chdir)
         if options.pid_file is not None:
-            pidfile.check(options.pid_file, surroundings.parent)
+            pidfile.check(options.pid_file, environment.parent)
         if identity is not None:
             identity.adapt_environment()
         if options.log_file is not None:
             logfile.prepare(options.log_file, bool(options.log_max_bytes), None if identity is None else identity.owner)
-        if options.daemon and surroundings.before is None:  # a successor is in the background already
+        if options.daemon and environment.predecessor is None:  # a successor is in the background already
             launcher = daemon.detach()
         if identity is None:
             logs.configure_as(options)
         else:
             logs.hold()
-        _serve(options, exits, surroundings, _do_nothing if launcher is None else launcher.is_up)
+        _serve(options, exits, environment, (lambda: None) if launcher is None else launcher.is_up)
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
@@ -84,50 +85,42 @@ def main(options: Options, *, exits: bool = False) -> None:
 
 
 def serve_as_guest(options: Options, app: Application | None) -> None:
-    """For :func:`zibai.run`: like ``main``, but what goes wrong is raised, and the environment is not for us."""
+    """For :func:`zibai.run`: like ``main``, but errors are raised, and the environment belongs to the prompt."""
     if options.log_file is not None:
         logfile.prepare(options.log_file, bool(options.log_max_bytes))
     logs.configure_as(options)
     try:
-        surroundings = Surroundings("", os.getppid(), None, None, [], None, guest=True, app=app)
-        _serve(options, False, surroundings, _do_nothing)
+        environment = Environment("", os.getppid(), None, None, [], None, guest=True, app=app)
+        _serve(options, False, environment, lambda: None)
     except KeyboardInterrupt:
         pass  # the quick exit
 
 
 def needs_parent(options: Options) -> str:
-    """The flag of an option that does nothing in a single process; empty if there is none.
+    """The flag of a given option that does nothing in a single process; empty if there is none.
 
-    A new version of the code, and a process that has served enough, hangs or takes too much, need somebody who starts
-    another one; a question about a process that is busy, a prompt and what is printed need somebody who is not.
+    Restarts, replacements of workers, responses while a worker is busy, the prompt and captured output need a process
+    beside the worker.
     """
-    names = (
-        "watchfiles",
-        "max_request_pre_process",
-        "request_timeout",
-        "max_worker_memory",
-        "max_worker_descriptors",
-        "capture_output",
-        "health_listen",
-        "interactive",
-        "preload",
-    )
-    given = [name for name in names if getattr(options, name)]
-    return "--" + given[0].replace("_", "-") if given else ""
+    given = (each.flag for each in declared() if each.needs_parent and getattr(options, each.name))
+    return next(given, "")
 
 
-def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Callable[[], object]) -> None:
-    """Open and say what there is to be opened, become who is to serve, and serve."""
-    processes = options.subprocess or int(bool(needs_parent(options)))
+def _serve(options: Options, exits: bool, environment: Environment, on_up: Callable[[], object]) -> None:
+    """Open the listeners, become the user that serves, and serve in this process or in workers."""
+    processes = options.processes or int(bool(needs_parent(options)))
     limits = Usage(options.max_worker_memory, options.max_worker_descriptors)
     if limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
         raise UsageError(
             "--max-worker-memory, --max-worker-descriptors: this system does not tell what a process takes"
         )
     prompt = Prompt() if options.interactive else None
-    before, identity = surroundings.before, surroundings.identity
-    with Listeners(options, surroundings.given, before and before.listeners) as listeners, ExitStack() as stack:
-        # First of all: KeyboardInterrupt would come in the middle of anything, and in some of that it gets lost.
+    predecessor, identity = environment.predecessor, environment.identity
+    with (
+        Listeners(options, environment.given, predecessor and predecessor.listeners) as listeners,
+        ExitStack() as stack,
+    ):
+        # First: until then KeyboardInterrupt may come in the middle of anything, and in some places it gets lost.
         signals = stack.enter_context(mainloop.signals(exits=exits, prompt=prompt is not None)) if processes else None
         limit = options.graceful_exit_timeout + lastword.LAST_WORD
         if signals is None:
@@ -137,27 +130,27 @@ def _serve(options: Options, exits: bool, surroundings: Surroundings, on_up: Cal
         logger.info("zibai %s, process %d", __version__, os.getpid())
         owner = None if identity is None else identity.owner
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
-        names = _names(options, listeners.sockets)
+        names = around.names(options, listeners.sockets)
         _announce(options, listeners, names)
         if options.pid_file is not None:
-            stack.enter_context(pidfile.held(options.pid_file, surroundings.parent, owner))
-        scoreboard = _scoreboard(options, processes, names, before.pid if before else 0)
-        # Root may have to make the file of --control. The other one is in a directory of the user that serves.
+            stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
+        scoreboard = around.scoreboard(options, processes, names, predecessor.pid if predecessor else 0)
+        # Only root may be able to make the file of --control. By default it is in a directory of the serving user.
         board = stack.enter_context(scoreboard) if options.control else None
         if identity is not None:
-            _become(identity, options, [*listeners.sockets, *listeners.health], board)
-            _check_tls(options, listeners.sockets)  # once more: root may read what this user may not
+            around.become(identity, options, [*listeners.sockets, *listeners.health], board)
+            around.check_tls(options, listeners.sockets)  # once more: root may read what this user may not
         if not options.control:
             board = stack.enter_context(scoreboard)
         if options.daemon and options.log_file is not None:
             if processes:
-                start_helper()  # it would keep that very file open for as long as the server runs
+                start_helper()  # before, or it would keep the log file open for as long as the server runs
             daemon.print_to(options.log_file)
-        ground = _Ground(options, surroundings, listeners, board, on_up)
+        prepared = Prepared(options, environment, listeners, board, on_up)
         if signals is None:
-            _serve_alone(ground, exits)
+            serve_alone(prepared, exits)
         else:
-            _serve_as_parent(ground, processes, limits, signals, prompt, exits)
+            serve_as_parent(prepared, processes, limits, signals, prompt, exits)
 
 
 def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
@@ -172,13 +165,9 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
 
 @contextmanager
 def _certified(options: Options, sockets: list[socket], owner: tuple[int, int] | None) -> Iterator[Options]:
-    """Options whose certificate can be used, if they want one; UsageError else, before any worker is started."""
+    """The options, with a certificate that is known to work. Raises UsageError before any worker is started."""
     with ExitStack() as stack:
         if options.tls_dev:
             options = stack.enter_context(certified(options, owner))
-        _check_tls(options, sockets)
+        around.check_tls(options, sockets)
         yield options
-
-
-def _do_nothing() -> None:
-    pass

@@ -1,11 +1,11 @@
-"""What systemd is told: that the server is ready, reloads, stops; how it fares; that it lives. sd_notify(3).
+"""Notifications of systemd, sd_notify(3): the server is ready, reloads, stops; its status; the watchdog's heartbeat.
 
-One datagram to the unix socket that ``NOTIFY_SOCKET`` names, which is all there is to the protocol. Nothing waits for
-systemd: what it does not take at once is not said.
+The protocol is one datagram to the unix socket that ``NOTIFY_SOCKET`` names. The server never waits for systemd: a
+datagram that it does not take at once is dropped.
 
-Facts are looked at and compared with what was said last, so nobody has to call in the right moment. :class:`Reporter`
-looks at a roster, :class:`SingleReporter` is told by the only process. Without ``NOTIFY_SOCKET`` there is neither,
-and nobody wakes up. The variables are removed, since only this process may speak for the service.
+Facts are compared with what was sent last, so no caller has to find the right moment. :class:`Reporter` looks at a
+roster, :class:`SingleReporter` is called by a process that serves alone. Without ``NOTIFY_SOCKET`` there is neither,
+and no process wakes up for it. The variables are removed, since only this process may speak for the service.
 """
 
 import _socket
@@ -19,20 +19,23 @@ from typing import Any, Final, Self
 from ..clock import clock
 from ..errors import UsageError
 from ..logger import logger
+from ..supervise.record import READY, TO_REPLACE
+from ..supervise.roster import Roster
 from ..telemetry.scoreboard import Report, Row
 
 STATUS_EVERY: Final = 10.0
-"""Seconds between two looks at what STATUS says; it is sent when it has changed."""
+"""Seconds between two looks at the text of STATUS, which is sent when it has changed."""
 
 SOCKET: Final = "NOTIFY_SOCKET"
 WATCHDOG: Final = "WATCHDOG_USEC"
 
 
 class Notifier:
-    """Speaks to systemd. ``beat_every`` is when the watchdog wants a sign of life, in seconds, or ``inf``.
+    """Notifies systemd. ``beat_every`` is the interval of the watchdog's heartbeats in seconds, or ``inf``.
 
-    ``environment`` is what was taken, for a successor. After ``hand_over`` somebody else speaks, until ``take_back``.
-    ``predecessor`` gives the process to which the service goes back when this one ends, or 0.
+    ``environment`` are the removed variables, for a new server in an upgrade. After ``pass_service_to`` the new server
+    notifies systemd, until ``take_back``. ``predecessor`` returns the process that gets the service back when this one
+    ends, or 0.
     """
 
     def __init__(self, address: str, beat_every: float = inf, environment: dict[str, str] | None = None) -> None:
@@ -44,18 +47,18 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Self | None:
-        """None when nobody listens. The variables are removed from ``environ``."""
+        """None without ``NOTIFY_SOCKET``. The variables are removed from ``environ``."""
         taken = {name: environ.pop(name) for name in (SOCKET, WATCHDOG) if name in environ}
         pid = environ.pop("WATCHDOG_PID", "")
         address = taken.get(SOCKET, "")
         if not address or sys.platform == "win32":
             return None
         if address[0] not in "/@":
-            logger.warning("NOTIFY_SOCKET=%s is no unix socket, so systemd is told nothing", address)
+            logger.warning("NOTIFY_SOCKET=%s is not a unix socket; systemd is not notified", address)
             return None
         text = taken.get(WATCHDOG, "0")
         if not (text.isascii() and text.isdigit()):
-            raise UsageError(f"environment variable {WATCHDOG}: {text!r} is no number of microseconds")
+            raise UsageError(f"environment variable {WATCHDOG}: {text!r} is not a number of microseconds")
         asked = int(text) > 0 and pid in ("", str(os.getpid()))
         if not asked:
             taken.pop(WATCHDOG, None)
@@ -63,51 +66,51 @@ class Notifier:
         return cls(address, int(text) / 2_000_000 if asked else inf, taken)
 
     def send(self, *lines: str) -> None:
-        """Say it, if it is us who speaks."""
+        """Send it, unless another process notifies systemd."""
         if self._speaks:
             self._send("\n".join(lines))
 
     def ready(self, *lines: str) -> None:
-        """Say that the service is up; who waits for that and does not hear it ends the service."""
+        """Say that the service is up. systemd ends a service that does not say so in time."""
         error = self._send("\n".join([*lines, "READY=1"])) if self._speaks else None
         if error is not None:
-            logger.warning("systemd does not hear that the server is ready: %s", error)
+            logger.warning("cannot tell systemd that the server is ready: %s", error)
 
     def stopping(self) -> None:
-        """This process ends, and the service with it, unless another one has it again."""
+        """Say that this process ends, and the service with it, unless the old server gets the service back."""
         pid = self.predecessor()
         if pid:
-            self.hand_over(pid)
+            self.pass_service_to(pid)
         else:
             self.send("STOPPING=1")
 
-    def hand_over(self, pid: int) -> None:
-        """Process ``pid`` is the service from now on; only who is, can say so (``NotifyAccess=main``)."""
+    def pass_service_to(self, pid: int) -> None:
+        """Make process ``pid`` the service. systemd accepts this only from the service (``NotifyAccess=main``)."""
         self.send(f"MAINPID={pid}")
         self._speaks = False
 
     def take_back(self) -> None:
-        """That process is gone, or going, and this one is the service again."""
+        """Make this process the service again: the other one has ended, or is ending."""
         self._speaks = True
         self.ready(f"MAINPID={os.getpid()}")
 
     def _send(self, text: str) -> OSError | None:
         if sys.platform == "win32":
             return None
-        # Of the C type, since gevent's would want its hub. Made each time: what systemd does meanwhile is no matter.
+        # The C type, since gevent's class needs a hub. Made each time, so a restart of systemd does not matter.
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
             sock.sendto(text.encode(), self._address)
         except OSError as error:
-            return error  # which is no matter, but for READY: a server does not depend on who looks at it
+            return error  # only ready() reports it: a server does not depend on systemd
         finally:
             sock.close()
         return None
 
 
 class _Due:
-    """The watchdog and the status: when to say them next."""
+    """The watchdog and the status: when to send them next."""
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
@@ -116,7 +119,7 @@ class _Due:
         self._status = ""
 
     def look(self, status: Callable[[], str]) -> float:
-        """Say what is due; ``status()`` is its text. Returns the seconds until the next is."""
+        """Send what is due; ``status()`` is the text. Returns the seconds until the next is due."""
         now = clock()
         if now >= self._beat_at:
             self._beat_at = now + self._notifier.beat_every
@@ -130,17 +133,17 @@ class _Due:
 
 
 class Reporter:
-    """Tells of a roster and its workers. Everything is the parent's main thread's."""
+    """Reports a roster and its workers. Only the parent's main thread calls it."""
 
     def __init__(self, notifier: Notifier, rows: Iterable[Row] = ()) -> None:
         self._notifier = notifier
         self._rows = list(rows)
         self._due: _Due | None = None
         self._generation = 0
-        self._is_busy = True  # it starts, or reloads
+        self._is_busy = True  # starting, or reloading
         self._is_stopping = False
-        self._counted: dict[int, int] = {}  # pid of a worker to its requests, as of the last look
-        self._before = 0  # requests of those that are gone
+        self._counted: dict[int, int] = {}  # requests by the pid of the worker, at the last look
+        self._before = 0  # requests of workers that are gone
 
     def on_signal(self, name: str) -> None:
         pass
@@ -148,8 +151,8 @@ class Reporter:
     def sources(self) -> list[Any]:
         return []
 
-    def look(self, roster: Any) -> float | None:
-        """Say what has changed; return the seconds until the next look, None for no hurry."""
+    def look(self, roster: Roster) -> float | None:
+        """Send what has changed; return the seconds until the next look, None for never."""
         if roster.is_ending:
             if not self._is_stopping:
                 self._is_stopping = True
@@ -163,25 +166,25 @@ class Reporter:
                 self._is_busy = False
                 self._notifier.ready()
         if not roster.was_up:
-            return None  # nobody waits for signs of life of what is not ready
+            return None  # the watchdog begins when the service is ready
         self._due = self._due or _Due(self._notifier)
         return self._due.look(lambda: self._status(roster))
 
-    def _status(self, roster: Any) -> str:
+    def _status(self, roster: Roster) -> str:
         reports = [row.read() for row in self._rows]
         counted = {report.pid: report.counters["requests"] for report in reports if report.state}
         self._before += sum(count for pid, count in self._counted.items() if pid not in counted)
         self._counted = counted
-        ready = sum(worker.state == "ready" for worker in roster.workers)
+        ready = sum(worker.state == READY for worker in roster.workers)
         text = f"{ready} of {roster.wanted} workers ready"
         return f"{text}, {_requests(reports, self._before)}" if self._rows else text
 
 
-def _is_settled(roster: Any) -> bool:
-    """Whether the last restart is over: done or given up."""
+def _is_settled(roster: Roster) -> bool:
+    """Whether the last restart is over: done or aborted."""
     active = [worker for worker in roster.workers if worker.is_active]
     return len(active) >= roster.wanted and all(
-        worker.state == "ready" and worker.generation in (-1, roster.generation) for worker in active
+        worker.state == READY and worker.generation in (TO_REPLACE, roster.generation) for worker in active
     )
 
 
@@ -191,8 +194,8 @@ def _requests(reports: list[Report], before: int = 0) -> str:
 
 
 class SingleReporter:
-    """Tells of a process that serves alone; ``beat`` is called by whoever runs its server loop, the rest by the main
-    thread, the first before there are beats to tell of."""
+    """Reports a process that serves alone. The thread that runs the server loop calls ``beat``, the main thread the
+    rest, and ``started`` before the first ``beat``."""
 
     def __init__(self, notifier: Notifier, row: Row | None) -> None:
         self.beat_every = min(notifier.beat_every, STATUS_EVERY)

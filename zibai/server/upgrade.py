@@ -1,12 +1,12 @@
 """SIGUSR2: the same command again, as a new server on the same listeners, so that Python and Zibai can be upgraded too.
 
-The old master starts the new one as its child, with the descriptors of the listeners, and tells it of them in one
-variable of the environment. Both serve until somebody ends one of them: the old one, and the upgrade is done, or the
-new one, and nothing has happened. Neither ends the other.
+The old parent starts the new one as its child process. It passes the descriptors of the listeners, and describes them
+in one variable of the environment. Both serve until the operator ends one of them: the old one to finish the upgrade,
+or the new one to undo it. Neither ends the other.
 
-A pipe goes with it, of which the new master alone holds the far end, as long as it lives. Its process id comes
-through the pipe when it serves; and the end of the pipe is its death, however it died. So the old master waits for the
-pipe like for anything else, and it is no matter whether its child or a descendant of that became the new master.
+Only the new parent holds the far end of a pipe, as long as it lives. It sends its process id through the pipe when it
+serves, and the pipe closes when it dies. So the old parent waits for the pipe as for everything else, and it does not
+matter whether its child process or a descendant of that becomes the new parent.
 """
 
 import json
@@ -14,27 +14,28 @@ import os
 import subprocess
 import sys
 from collections.abc import MutableMapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from ..errors import UsageError
 from ..logger import logger
+from ..supervise.roster import Roster
 from ..telemetry.scoreboard import Scoreboard
-from .listeners import Handed, Listeners
+from .listeners import Listeners, Passed
 from .systemd import Notifier
 
 VARIABLE = "ZIBAI_UPGRADE"
 
 
 class Predecessor(NamedTuple):
-    """The master before this one: its process id, the pipe that it listens to, and the listeners that it hands over."""
+    """The old parent: its process id, the pipe to it, and the listeners that it passes on."""
 
     pid: int
     pipe: int
-    listeners: list[Handed]
+    listeners: list[Passed]
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Self | None:
-        """None for a server that is the first. The variable is removed from ``environ``."""
+        """None if there is no old parent. The variable is removed from ``environ``."""
         text = environ.pop(VARIABLE, "")
         if not text:
             return None
@@ -46,22 +47,21 @@ class Predecessor(NamedTuple):
         return found
 
     def is_alive(self) -> bool:
-        """Whether it is there still, as our parent."""
+        """Whether it still runs, as the parent of this process."""
         return os.getppid() == self.pid
 
     def tell(self) -> None:
-        """Say that this server serves."""
+        """Tell it that this server serves."""
         try:
             os.write(self.pipe, b"%d\n" % os.getpid())
         except OSError:
-            pass  # it has not waited for us
+            pass  # it has ended already
 
 
 class Upgrade:
-    """Starts the new master, and knows what became of it. Everything is the parent's main thread's.
+    """Starts the new server, and knows what became of it. Only the parent's main thread calls it.
 
-    ``directory`` is where this server was started; the new master is started there. ``hindrance`` says why there can
-    be none.
+    The new server is started in ``directory``, as this one was. ``obstacle`` tells why an upgrade is impossible.
     """
 
     def __init__(
@@ -71,22 +71,22 @@ class Upgrade:
         listeners: Listeners,
         notifier: Notifier | None,
         board: Scoreboard | None,
-        hindrance: str = "",
+        obstacle: str = "",
     ) -> None:
         self._directory = directory
         self._predecessor = predecessor
         self._listeners = listeners
         self._notifier = notifier
         self._board = board
-        self._why_not = hindrance
+        self._why_not = obstacle
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
         self._successor = 0  # its process id, once it serves
         self._has_told = False
         self._is_ending = False
 
-    def has_company(self) -> bool:
-        """Whether another master serves on the same listeners."""
+    def is_shared(self) -> bool:
+        """Whether another server accepts from the same listeners."""
         return bool(self._successor) or (self._predecessor is not None and self._predecessor.is_alive())
 
     def sources(self) -> list[int]:
@@ -94,20 +94,20 @@ class Upgrade:
         return [self._pipe] if self._process is not None else []
 
     def on_signal(self, name: str) -> None:
-        """Any signal; SIGUSR2 is ours."""
+        """Start the new server at SIGUSR2."""
         if name != "SIGUSR2" or self._is_ending:
             return
-        why = self._hindrance()
+        why = self._obstacle()
         if why:
-            logger.error("SIGUSR2 starts no new master: %s", why)
+            logger.error("upgrade refused: %s", why)
             return
         try:
             self._start()
         except OSError as error:
-            logger.error("no new master can be started: %s", error)
+            logger.error("upgrade failed: the new server cannot be started: %s", error)
 
-    def look(self, roster: Any) -> None:
-        """After each turn of the parent."""
+    def look(self, roster: Roster) -> None:
+        """After each turn of the main loop."""
         self._is_ending = roster.is_ending
         if roster.was_up and not self._has_told:
             self._has_told = True
@@ -116,7 +116,7 @@ class Upgrade:
         if self._process is not None:
             self._listen(self._process)
 
-    def _hindrance(self) -> str:
+    def _obstacle(self) -> str:
         if self._why_not:
             return self._why_not
         if os.getpid() == 1:
@@ -124,7 +124,7 @@ class Upgrade:
         if "SERVER_STARTER_GENERATION" in os.environ:
             return "start_server would not know it; send SIGHUP to start_server"
         if self._process is not None:
-            return f"process {self._process.pid} is one already; end it, or this one, first"
+            return f"process {self._process.pid} is a new server already; end it, or this one, first"
         if self._predecessor is not None and self._predecessor.is_alive():
             return f"the last upgrade is not finished; end process {self._predecessor.pid} first"
         return "" if sys.executable else "the path of the Python interpreter is not known"
@@ -132,24 +132,24 @@ class Upgrade:
     def _start(self) -> None:
         near, far = os.pipe()
         try:
-            if sys.platform != "win32":  # where nobody sends SIGUSR2
+            if sys.platform != "win32":  # which has no SIGUSR2
                 os.set_blocking(near, False)
-            handed = self._listeners.hand()
-            told = json.dumps(Predecessor(os.getpid(), far, handed))
-            self._process = subprocess.Popen(  # noqa: S603 -- what was run to start this one
-                # Not argv[0], which may be a name to be looked up, or a link that leads out of a virtual environment.
+            passed = self._listeners.pass_on()
+            told = json.dumps(Predecessor(os.getpid(), far, passed))
+            self._process = subprocess.Popen(  # noqa: S603 -- the command that has started this process
+                # Not argv[0]: it may have to be looked up in PATH, or be a link out of a virtual environment.
                 [sys.executable, *sys.orig_argv[1:]],
                 cwd=self._directory or None,
                 env={**os.environ, **(self._notifier.environment if self._notifier else {}), VARIABLE: told},
-                pass_fds=[far, *(fd for fd, *_ in handed)],
+                pass_fds=[far, *(fd for fd, *_ in passed)],
             )
         except BaseException:
             os.close(near)
             raise
         finally:
-            os.close(far)  # the new master's alone from now on, so that its death closes it
+            os.close(far)  # only the new server has it from now on, so that its death closes it
         self._pipe = near
-        logger.info("a new master starts, process %d", self._process.pid)
+        logger.info("upgrade: a new server starts, process %d", self._process.pid)
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:
         try:
@@ -159,28 +159,33 @@ class Upgrade:
         if said:
             self._successor = int(said)
             logger.info(
-                "the new master serves, process %d; SIGTERM to process %d ends this one, to the new one the upgrade",
+                "upgrade: the new server serves, process %d; send SIGTERM to %d to finish it, to %d to undo it",
                 self._successor,
                 os.getpid(),
+                self._successor,
             )
             if self._notifier is not None:
-                self._notifier.hand_over(self._successor)
+                self._notifier.pass_service_to(self._successor)
             return
         os.close(self._pipe)
         try:
             code = process.wait(1)
             how = f"exit code {code}" if code >= 0 else f"signal {-code}"
         except subprocess.TimeoutExpired:
-            how = "the process that was started is there, but is no server"
+            how = "the started process runs, but is not a server"
         if self._successor:
             if self._notifier is not None:
                 self._notifier.take_back()
-            logger.warning("the new master, process %d, has ended (%s); this one serves on", self._successor, how)
+            logger.warning(
+                "upgrade undone: the new server, process %d, has ended (%s); this server keeps serving",
+                self._successor,
+                how,
+            )
         else:
-            logger.error("the new master has not come up (%s); this one serves on", how)
+            logger.error("upgrade failed: the new server has not come up (%s); this server keeps serving", how)
         self._process, self._pipe, self._successor = None, -1, 0
         if self._board is not None:
             try:
                 self._board.move_back()
             except OSError as error:
-                logger.warning("zibai ps does not find this server any more: %s", error)
+                logger.warning("zibai ps cannot find this server any more: %s", error)

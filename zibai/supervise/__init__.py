@@ -2,20 +2,28 @@
 
 It knows nothing of HTTP, listeners and options; the server is one user of it, zibai.Supervisor another.
 
- - roster      how many workers, which is next, which is late: facts and decisions, with a clock that tests set
- - mainloop    the parent's loop: waits for facts, tells the roster, does what it decides
+ - roster      how many workers run and which is next: facts and decisions, with a clock that tests set
+ - record      one worker as these decisions see it
+ - watch       which workers are late, or take too much
+ - backoff     the pause before the next start of a worker
+ - mainloop    the parent's loop: it waits for facts, tells the roster, and starts workers
  - child       a worker as its parent sees it
+ - starting    the first moments of a worker process, on both sides
  - pipe        the parent as its worker sees it, and the words between them
+ - control     the thread of a worker that listens to the parent and to signals
  - messages    messages through a pipe, without waiting for the other side
- - sentinel    the end of another process as something that can be waited for
+ - sentinel    a descriptor that tells of the end of another process
  - sharing     sockets and handles for a process that is spawned on Windows
  - waiting     waiting for any number of things, also on Windows
  - preload     workers that are forked from a process with the application in it
+ - loader      that process, as its parent sees it
+ - forked      such a worker, as its parent sees it
  - output      what workers print
- - pulse       whether the parent itself stands still
+ - pauses      time in which this process did not run
+ - pulse       whether the parent itself hangs
  - worker      a supervised function in its process
  - supervisor  zibai.Supervisor
- - handle      what a program may do with a supervisor that runs
+ - handle      what a program may do with a running supervisor
  - prompt      the prompt zibai>>
  - hub         threads of the system in a program that gevent has patched
 """

@@ -1,7 +1,7 @@
-"""What programs and people may do with a parent's main loop while it turns, from any thread.
+"""What programs and people may do with a parent's main loop while it runs, from any thread.
 
-What they ask goes to the loop as a wish; what they see is read from the scoreboard, or from the loop's list of workers,
-and is a moment old.
+Their requests are queued for the loop. What they see is read from the scoreboard, or from the loop's list of workers,
+and may be a moment old.
 """
 
 import os
@@ -14,8 +14,7 @@ from .roster import Roster
 
 
 class Workers:
-    """The workers of a supervisor: shown as a table, iterated over as (process id, state), and called with a number to
-    have so many."""
+    """The workers of a supervisor: a table to show, (process id, state) to iterate over; a call sets their number."""
 
     def __init__(self, supervisor: "Handle") -> None:
         self._supervisor = supervisor
@@ -40,7 +39,7 @@ class Workers:
 
 
 class Handle:
-    """What one may do with a supervisor that runs; any thread."""
+    """What a program may do with a running supervisor; any thread."""
 
     loop: MainLoop | None = None
     board: Scoreboard | None = None
@@ -49,10 +48,11 @@ class Handle:
         self.loop, self.board = loop, board
         self.workers = Workers(self)
 
-    def ask(self, wish: Callable[[Roster], object]) -> None:
+    def ask(self, request: Callable[[Roster], object]) -> None:
+        """Have the loop call ``request`` soon; does nothing when no loop runs."""
         loop = self.loop
         if loop is not None:
-            loop.ask(wish)
+            loop.ask(request)
 
     def reload(self) -> None:
         """Replace every worker, one after the other."""

@@ -1,4 +1,4 @@
-"""gevent's hub, and threads of the system beside it that wait where the hub cannot, and tell it.
+"""gevent's hub, and threads of the system beside it, which wait where the hub cannot and wake it.
 
 Imported only where gevent is in use.
 """
@@ -15,9 +15,9 @@ from gevent import monkey
 
 
 def fork() -> int:
-    """``os.fork``, whose child goes on with a hub that is its own.
+    """``os.fork``, with a new hub in the child.
 
-    Not the one that gevent puts into ``os``: that makes a hub in the parent, which would watch the children.
+    It is not the fork that gevent puts into ``os``: that one makes a hub in the parent, which would watch the children.
     """
     if sys.platform == "win32":
         raise OSError("no fork")
@@ -30,9 +30,9 @@ def start_thread(function: Callable[[], None]) -> None:
 
 
 def wait_as_thread(sources: list[Any], timeout: float | None = None) -> list[Any]:
-    """``multiprocessing.connection.wait`` for a thread of the system, where that function would make a hub for it."""
+    """``multiprocessing.connection.wait`` for a thread of the system, for which the patched one would make a hub."""
     if sys.platform == "win32":
-        return connection.wait(sources, timeout)  # asks the system without what gevent patches
+        return connection.wait(sources, timeout)  # uses nothing that gevent patches
     poll = monkey.get_original("select", "poll")()
     for source in sources:
         poll.register(source, select.POLLIN)
@@ -41,19 +41,19 @@ def wait_as_thread(sources: list[Any], timeout: float | None = None) -> list[Any
 
 
 def current() -> Any:
-    """The greenlet that calls."""
+    """The calling greenlet."""
     return gevent.getcurrent()
 
 
 def calling_from_threads(function: Callable[[], None]) -> Callable[[], None]:
-    """What makes the hub of this thread call ``function`` soon; it may be called by any thread of the system."""
+    """A function that makes the hub of this thread call ``function`` soon. Any thread of the system may call it."""
     watcher = gevent.get_hub().loop.async_()
     watcher.start(function)
     return watcher.send
 
 
 def spawning_from_threads(function: Callable[[], object]) -> Callable[[], None]:
-    """The same, for a ``function`` that may block: it runs in a greenlet of its own."""
+    """The same for a ``function`` that may block: it runs in a greenlet of its own."""
 
     def spawn() -> None:
         gevent.spawn(function)
@@ -62,9 +62,9 @@ def spawning_from_threads(function: Callable[[], object]) -> Callable[[], None]:
 
 
 def interrupting(is_over: Callable[[], bool]) -> Callable[[], None]:
-    """What raises KeyboardInterrupt in the calling greenlet, where it waits; it may be called by any thread.
+    """A function that raises KeyboardInterrupt in the calling greenlet, where it waits. Any thread may call it.
 
-    Not any more when ``is_over`` says so, in the hub: the greenlet would meet it wherever it has got to since.
+    It does nothing once ``is_over`` returns true in the hub: the exception would hit the greenlet at a later place.
     """
     greenlet = gevent.getcurrent()
     return calling_from_threads(lambda: None if is_over() else greenlet.throw(KeyboardInterrupt))

@@ -1,8 +1,8 @@
-"""The parent waits: for signals, for what workers say, for their ends, for changed files. And tells the roster.
+"""The parent's main loop: it waits for signals, messages and ends of workers, and changed files, and tells the roster.
 
-One call of :func:`zibai.supervise.waiting.wait` waits for all of it, on every system; nothing is polled. Only its own
-clock is looked at every few seconds, since the parent, or all of the server, may have been stopped: a container that is
-paused, a laptop that is closed. The parent never imports the application.
+One call of :func:`zibai.supervise.waiting.wait` waits for all of that, on every system; nothing is polled. While
+a time limit runs the loop wakes every few seconds, only to notice by the clock that it was paused: the parent, or the
+whole server, may have been stopped, in a paused container or a closed laptop. The parent never imports the application.
 """
 
 import os
@@ -10,7 +10,6 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from math import inf
 from typing import Any, Protocol
 
 from ..clock import clock
@@ -20,16 +19,19 @@ from ..system import lastword
 from ..system.signals import Signals, hear_of_children
 from ..telemetry import logfile
 from ..telemetry.scoreboard import Row, Scoreboard
-from .child import Child, Method, reap_strangers
-from .output import Collector
-from .pipe import LATE, STEP, Message
+from .child import Child, Method, start_captured
+from .output import Collector, Outlet
+from .pauses import STEP, Pauses
+from .pipe import Message
 from .preload import Preload
 from .pulse import Pulse
-from .roster import STARTING, Roster
+from .record import STARTING
+from .roster import Roster
+from .sentinel import reap_orphans
 from .waiting import wait
 
-# What each signal wishes for. A system that has not got one cannot send it.
-_WISHES: dict[str, Callable[[Roster], None]] = {
+# What each signal asks for. Signals that a system does not have are never sent.
+_ASKS_FOR: dict[str, Callable[[Roster], None]] = {
     "SIGINT": lambda roster: roster.end("quit"),
     "SIGTERM": lambda roster: roster.end("drain"),
     "SIGBREAK": lambda roster: roster.end("drain"),
@@ -41,10 +43,10 @@ _WISHES: dict[str, Callable[[Roster], None]] = {
 
 
 class Observer(Protocol):
-    """Looks at the roster after each turn of the parent, and has things of its own to wait for.
+    """Looks at the roster after each turn of the main loop, and has things of its own to wait for.
 
-    ``look`` returns the seconds until it wants to be called again, None for never. ``on_signal`` gets the name of any
-    signal, first. All are called by the main thread.
+    ``look`` returns the seconds until it wants to be called again, None for never. ``on_signal`` gets the name of each
+    signal before the roster does. The main thread calls them all.
     """
 
     def sources(self) -> Sequence[Any]: ...
@@ -53,13 +55,13 @@ class Observer(Protocol):
 
 
 def signals(*, exits: bool, prompt: bool = False) -> Signals:
-    """Those that the parent listens to, to be entered before anybody is told that there is a server.
+    """The signals of the parent, to be entered before the server announces itself.
 
-    Ctrl-C at a ``prompt`` is for the prompt.
+    With a ``prompt`` Ctrl-C is left to the prompt.
     """
     hear_of_children()
-    names = [name for name in _WISHES if not (prompt and name == "SIGINT")]
-    # Strangers have no sentinel, so their ends have to wake us.
+    names = [name for name in _ASKS_FOR if not (prompt and name == "SIGINT")]
+    # Orphans that process 1 has adopted have no sentinel, so SIGCHLD has to wake the loop.
     names += ["SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])]
     return Signals(names, exits=exits, late=lastword.hurry if exits else None)
 
@@ -67,12 +69,12 @@ def signals(*, exits: bool, prompt: bool = False) -> Signals:
 class MainLoop:
     """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end.
 
-    It is the thread's that calls ``run``; any other one may only ``ask``. ``board`` may be None, and so may ``row``,
-    the number of the worker's row, when there is none left for it. ``method`` is how workers come into being, within
-    ``starting()``; with ``preload``, its loaders fork them. ``collector`` takes what they print. ``on_up`` is called,
-    once, when no worker of the first is starting any more and one at least is ready, ``on_end`` when the end begins,
-    perhaps more than once; ``cedes`` is every :class:`Child`'s; ``pulse`` is told how the server is. The other keywords
-    are those of :class:`Roster`.
+    The thread that calls ``run`` owns it; other threads may only ``ask``. ``board`` may be None, and so may ``row``,
+    the number of the worker's row, when all rows are taken. ``method`` is how a worker is made, within ``starting()``;
+    with ``preload`` its loaders fork the workers. ``collector`` takes what workers print. ``on_up`` is called once,
+    when at least one worker is ready and none is starting. ``on_end`` is called when the end begins, perhaps more than
+    once. ``shares_listeners`` is passed to every :class:`Child`. ``pulse`` learns how the server is. The other
+    keywords are those of :class:`Roster`.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class MainLoop:
         collector: Collector | None = None,
         on_up: Callable[[], object] = lambda: None,
         on_end: Callable[[], object] = lambda: None,
-        cedes: Callable[[], bool] = lambda: False,
+        shares_listeners: Callable[[], bool] = lambda: False,
         observers: Sequence[Observer] = (),
         pulse: Pulse | None = None,
         preload: Preload | None = None,
@@ -99,7 +101,7 @@ class MainLoop:
         self._collector = collector
         self._on_up: Callable[[], object] | None = on_up
         self._on_end = on_end
-        self._cedes = cedes
+        self._shares_listeners = shares_listeners
         self._observers = observers
         self._pulse = Pulse() if pulse is None else pulse
         self._preload = preload
@@ -108,11 +110,10 @@ class MainLoop:
         self._rows = list(board.rows()) if board is not None else []
         self._children: list[Child] = []
         self._roster = Roster(self._spawn, processes, clock, **rules)
-        self._seen = clock()
-        self._expected = inf  # when this loop means to run again
+        self._pauses = Pauses()
         self._error: LoadError | None = None
-        # What other threads want done here; a byte on the socket says that there is something.
-        self._wishes: deque[Callable[[Roster], object]] = deque()
+        # What other threads want done here; a byte on the socket wakes the loop.
+        self._asked: deque[Callable[[Roster], object]] = deque()
         self._changes, self._changed = socket.socketpair()
         self._changed.setblocking(False)
 
@@ -120,33 +121,33 @@ class MainLoop:
         """Ask for a restart. Any thread."""
         self.ask(Roster.restart)
 
-    def ask(self, wish: Callable[[Roster], object]) -> None:
+    def ask(self, request: Callable[[Roster], object]) -> None:
         """Have something done with the roster, soon. Any thread."""
-        self._wishes.append(wish)
+        self._asked.append(request)
         try:
             self._changed.send(b"\0")
         except OSError:
-            pass  # many have asked already, or all is over
+            pass  # the loop has many requests already, or has ended
 
     @property
     def workers(self) -> list[tuple[int, str]]:
-        """Process id and state of each. Any thread: what it sees is a moment old in any case."""
+        """Process id and state of each worker. Any thread; what it sees may be a moment old."""
         return [(worker.process.pid, worker.state) for worker in list(self._roster.workers)]
 
     @property
     def pids(self) -> list[int]:
-        """The process ids of all workers. Any thread: unlike ``workers`` it listens to no loader."""
+        """The process ids of all workers. Any thread: unlike ``workers`` it does not receive from a loader."""
         return [child.known_pid for child in list(self._children)]
 
     @property
     def is_ending(self) -> bool:
-        """Whether the end has been asked for, and this loop has taken note of it. Any thread."""
-        return self._roster.is_ending or self._roster.is_lame
+        """Whether this loop has noticed that the end was asked for. Any thread."""
+        return self._roster.is_ending or self._roster.drain_announced
 
     def run(self, signals: Signals | None) -> None:
         """Raises the :class:`LoadError` of a worker when the server has never come up.
 
-        Without ``signals``, which only a main thread can have, it is ended by who asks for it.
+        Only a main thread can have ``signals``. Without them the loop ends when another thread asks for it.
         """
         roster = self._roster
         with self._changes, self._changed:
@@ -160,19 +161,19 @@ class MainLoop:
                     self._pulse.waits(timeout)
                     self._wait(signals, timeout)
             except BaseException:
-                # A bug of ours: the workers go with us, or nobody would end them.
+                # A bug: no other process would end the workers.
                 for child in self._children:
                     child.kill()
                 raise
             finally:
-                self._board, self._rows = None, []  # a file stays open as long as somebody has a row of it
+                self._board, self._rows = None, []  # the file stays open as long as a row of it is referenced
                 if self._collector is not None:
                     self._collector.close()
         if roster.failure:
             raise self._error or LoadError("no worker has come up")
 
     def _decide(self) -> float | None:
-        """Have the roster decide, then tell of it; in how many seconds to come again, None is never."""
+        """Have the roster decide, then publish it. Returns the seconds until the next call, None for never."""
         roster = self._roster
         self._look_at_clock()
         timeout = roster.tick()
@@ -184,15 +185,9 @@ class MainLoop:
         return min((each for each in due if each is not None), default=None)
 
     def _look_at_clock(self, timeout: float | None = 0.0) -> None:
-        """Tell the roster if this loop was away for longer than it meant to be; it means to be back in ``timeout``.
-
-        Nothing tells when a pause began, so all the time since the last look is taken for it.
-        """
-        now = clock()
-        if now - self._expected > LATE:
-            self._roster.on_pause(now - self._seen)
-        self._seen = now
-        self._expected = inf if timeout is None else now + timeout
+        """Tell the roster if this loop was paused. The loop means to be back here in ``timeout`` seconds."""
+        if paused := self._pauses.look(timeout):
+            self._roster.on_pause(paused)
 
     def _tell_up(self) -> None:
         roster = self._roster
@@ -220,24 +215,18 @@ class MainLoop:
         return child
 
     def _start(self, args: tuple[Any, ...], row: Row | None) -> Child:
-        reader, outlet = (-1, None) if self._collector is None else self._collector.open()
-        try:
+        def make(outlet: Outlet | None) -> Child:
             if self._preload is None:
                 child = Child(self._target, args, row, method=self._method, outlet=outlet)
             else:
                 child = self._preload.child(self._roster.generation, self._target, args, row, outlet)
-            child.cedes = self._cedes
-            child.start()
-        except BaseException:
-            if self._collector is not None and outlet is not None:
-                self._collector.discard(reader, outlet)
-            raise
-        if self._collector is not None:
-            self._collector.attach(reader, lambda: child.known_pid)
-        return child
+            child.shares_listeners = self._shares_listeners
+            return child
+
+        return start_captured(make, self._collector)
 
     def _publish(self) -> None:
-        """Say in the scoreboard what the workers are thought to be at."""
+        """Write the states of the workers into the scoreboard."""
         for worker in self._roster.workers:
             if worker.process.row is not None:
                 worker.process.row.assign(worker.state, worker.process.pid, worker.generation, worker.started)
@@ -254,12 +243,12 @@ class MainLoop:
         ready = set(wait(sources, timeout))
         self._look_at_clock()
         self._pulse.wakes()
-        # Signals come first: a Ctrl-C at the terminal reaches the workers, too, and who ends by it needs no successor.
+        # Signals come first: Ctrl-C at the terminal ends the workers too, and they need no replacements then.
         for name in [] if signals is None else signals.read():
             for observer in self._observers:
                 observer.on_signal(name)
-            if name in _WISHES:
-                _WISHES[name](self._roster)
+            if name in _ASKS_FOR:
+                _ASKS_FOR[name](self._roster)
             elif name == "SIGUSR1":
                 self._reopen_logs()
         for child in list(self._children):
@@ -274,28 +263,28 @@ class MainLoop:
                 child.close()
         if self._changes in ready:
             self._changes.recv(4096)
-            while self._wishes:
-                self._wishes.popleft()(self._roster)
+            while self._asked:
+                self._asked.popleft()(self._roster)
         if self._preload is not None:
             self._preload.look()
         if os.getpid() == 1:
             loaders = self._preload.pids if self._preload is not None else set()
-            reap_strangers({child.pid for child in self._children} | loaders)
+            reap_orphans({child.pid for child in self._children} | loaders)
 
     def _hear(self, child: Child, message: Message) -> None:
         worker = self._roster.find(child)
         match message.verb:
             case "ready":
                 self._roster.on_ready(worker)
-            case "beats":
-                self._roster.on_beats(worker)
-            case "worn":
-                self._roster.on_worn(worker)
-            case "stuck":
-                self._roster.on_stuck(worker)
+            case "heartbeats":
+                self._roster.on_heartbeats(worker)
+            case "max_requests":
+                self._roster.on_max_requests(worker)
+            case "hung":
+                self._roster.on_hung(worker)
             case "failed":
                 self._roster.on_failed(worker)
                 self._error = LoadError(message.text, message.trace)
                 if self._roster.was_up:
-                    # At the first start it is raised, once for all workers that failed alike.
+                    # At the first start run() raises it, once for all workers that failed alike.
                     logger.error("worker %d cannot serve: %s\n%s", child.pid, message.text, message.trace)

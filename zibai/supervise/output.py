@@ -1,21 +1,21 @@
 """What workers print, line by line in the log of their parent.
 
-A worker's descriptors 1 and 2 become the end of a pipe, so all that writes there is caught: Python, C code, child
-processes. There is one pipe for both, which keeps the order. The parent reads each pipe in a thread of its own, and
-another thread logs, so that neither the parent's main thread nor a worker has to wait for a log that takes nothing.
+A worker's descriptors 1 and 2 become the end of a pipe, which catches everything that writes there: Python, C code,
+child processes. One pipe for both keeps the order. The parent reads each pipe in a thread of its own, and another
+thread logs. So neither the parent's main thread nor a worker waits for a log that is blocked.
 
-A pipe that is full blocks who writes, so it has to be drained whatever happens:
+A full pipe blocks the worker, so it must be drained whatever happens:
 
-- The log is slow: the readers wait for it, and so, in the end, does the worker; nothing is lost.
-- The log takes nothing for ``PATIENCE``: then lines are dropped, and their number is logged when it goes on.
-- The parent is gone: what is written fails, and the worker, which learns of it, goes back to what 1 and 2 were before.
-- The parent is stopped (SIGSTOP): then a worker waits, as soon as the pipe is full, until the parent is continued. It
-  cannot help itself: what drains the pipe in its own process would need the GIL, which may be what waits.
+- The log is slow: the readers wait for it, and in the end the worker does too. Nothing is lost.
+- The log is blocked for ``PATIENCE``: lines are dropped, and their number is logged when the log goes on.
+- The parent is gone: writing fails. The worker's control thread notices it and restores descriptors 1 and 2.
+- The parent is stopped (SIGSTOP): a worker blocks when the pipe is full, until the parent is continued. A thread of the
+  worker could not drain the pipe: it would need the GIL, which the blocked thread may hold.
 
-A worker's own log does not go round: its handlers keep the standard error of before (:meth:`Outlet.uncaptured`).
+A worker's own log takes no detour: its handlers keep the original standard error (:meth:`Outlet.uncaptured`).
 
-What is printed is not trusted: what is no UTF-8 and what controls a terminal is escaped, and a long line is cut into
-pieces, so that nothing printed can look like a line of the log.
+Printed text is not trusted. Bytes that are not UTF-8 and characters that control a terminal are escaped, and a long
+line is cut into pieces, so that nothing printed can look like a line of the log.
 """
 
 import codecs
@@ -43,9 +43,9 @@ ROOM: Final = 4 * 1024 * 1024
 """Characters that may wait for the log."""
 
 PATIENCE: Final = 1.0
-"""Seconds in which the log has to take a line while others wait, and that the end waits for the last of them."""
+"""Seconds that the log has to take a line while others wait; and that the end waits for the last lines."""
 
-# C0 without the tab, DEL, C1, what ends a line to some viewers, and what turns the direction of writing.
+# C0 except the tab, DEL, C1, characters that end a line in some viewers, and those that turn the writing direction.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -57,10 +57,10 @@ def _escape(text: str) -> str:
 
 
 class Outlet:
-    """The end of the pipe that a worker writes to; it travels to a spawned worker as an argument.
+    """The end of the pipe that a worker writes to; a spawned worker gets it as an argument.
 
-    The parent's until the worker is started, and then the worker's: its main thread's, and ``restore`` its control
-    thread's, when nobody takes anything any more.
+    The parent owns it until the worker is started. Then the worker's main thread owns it, and its control thread calls
+    ``restore`` when the parent is gone.
     """
 
     def __init__(self, fd: int) -> None:
@@ -76,16 +76,17 @@ class Outlet:
         return _from_descriptor, (reduction.DupFd(self._fd),)
 
     def fileno(self) -> int:
+        """The descriptor."""
         return self._fd
 
     def close(self) -> None:
-        """The parent has passed it on, or could not."""
+        """Close it in the parent, which has passed it on, or could not."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
 
     def redirect(self) -> None:
-        """From now on, what this process and its children print goes to the parent."""
+        """Send what this process and its children print to the parent from now on."""
         self._flush()
         for fd in (1, 2):
             make_sure_of(fd)
@@ -97,7 +98,7 @@ class Outlet:
 
     @contextmanager
     def uncaptured(self) -> Iterator[None]:
-        """Who takes ``sys.stderr`` in here, to keep it, gets that of before: handlers of the log."""
+        """Within the block ``sys.stderr`` is the original one, for log handlers, which keep it."""
         captured = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = map(text, self._before)
         try:
@@ -106,7 +107,7 @@ class Outlet:
             sys.stdout, sys.stderr = captured
 
     def restore(self) -> None:
-        """The parent is gone: print to where it would have gone without all this."""
+        """Print to the original descriptors again, since the parent is gone."""
         for fd, before in zip((1, 2), self._before, strict=False):
             os.dup2(before, fd)
 
@@ -131,27 +132,27 @@ def _from_handle(handle: Any) -> Outlet:
 # ---------------------------------------------------------------------------------------------- the parent's side
 
 _readers: set[int] = set()
-"""The parent's ends of all pipes. Who has a copy of one keeps its worker from noticing that the parent is gone."""
+"""The parent's ends of all pipes. If another process has a copy, a worker cannot notice that the parent is gone."""
 
 
-def let_go() -> None:
-    """Close the parent's ends, in a process that was forked from it."""
+def close_readers() -> None:
+    """Close the parent's ends, in a process that was forked from the parent."""
     for fd in list(_readers):
         os.close(fd)
     _readers.clear()
 
 
 class Lines:
-    """Cuts the bytes of one worker into lines that are fit for a log."""
+    """Cuts the bytes of one worker into lines that are safe in a log."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._rest = ""
 
     def feed(self, data: bytes) -> list[str]:
-        """The lines that ``data`` completes; none at all says that it was the last."""
+        """The lines that ``data`` completes. Empty ``data`` ends the last line."""
         *lines, self._rest = (self._rest + self._decoder.decode(data, not data)).split("\n")
-        # A rest is bounded, too: a line may never end.
+        # The rest is bounded too, since a line may never end.
         keep = 0 if not data else (len(self._rest) - 1) % LONGEST + 1
         if len(self._rest) > keep:
             lines.append(self._rest[: len(self._rest) - keep])
@@ -164,9 +165,9 @@ def _pieces(line: str) -> list[str]:
 
 
 class Collector:
-    """The pipes of all workers, and the log. ``open``, ``attach`` and ``close`` are the parent's main thread's.
+    """The pipes of all workers, and the log. Only the parent's main thread calls ``open``, ``attach`` and ``close``.
 
-    All fields are under the lock of ``_news``: readers put lines into ``_waiting``, the writer takes them out.
+    The lock of ``_news`` protects all fields. Readers put lines into ``_waiting``, the writer takes them out.
     """
 
     def __init__(self) -> None:
@@ -174,20 +175,20 @@ class Collector:
         self._waiting: deque[tuple[int, str]] = deque()
         self._size = 0
         self._dropped = 0
-        self._stuck = False
+        self._blocked = False
         self._over = False
         self._logging = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._writer = threading.Thread(target=self._write, name="zibai-output", daemon=True)
 
     def open(self) -> tuple[int, Outlet]:
-        """A pipe for one more worker: what to attach when it is started, and what it gets."""
+        """A pipe for one more worker: the end to ``attach`` after the start, and the end that the worker gets."""
         reader, writer = os.pipe()
         _readers.add(reader)
         return reader, Outlet(writer)
 
     def attach(self, reader: int, pid: Callable[[], int]) -> None:
-        """Log what comes until the worker is gone, and the last of its children with it."""
+        """Log the output until the worker and the last of its children are gone."""
         if self._writer.ident is None:
             self._writer.start()
         self._threads = [thread for thread in self._threads if thread.is_alive()]
@@ -203,13 +204,13 @@ class Collector:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Around a fork: nobody is in the middle of logging, so the new process finds no lock of a stream taken."""
+        """Around a fork: no thread here is logging, so the new process finds no lock of a stream taken."""
         with self._logging:
             yield
 
     def close(self) -> None:
-        """All workers are gone: log their last words. A log that takes nothing, or a child of a worker that lives on,
-        is not waited for."""
+        """Log the last lines, since all workers are gone. A blocked log, or a surviving child of a worker, gets
+        ``PATIENCE`` seconds."""
         for thread in self._threads:
             thread.join(PATIENCE)
         with self._news:
@@ -233,8 +234,8 @@ class Collector:
 
     def _put(self, pid: int, line: str) -> None:
         with self._news:
-            while self._size >= ROOM and not self._stuck and not self._over:
-                self._stuck = not self._news.wait(PATIENCE)  # the writer notifies after each line that it takes
+            while self._size >= ROOM and not self._blocked and not self._over:
+                self._blocked = not self._news.wait(PATIENCE)  # the writer notifies after each line that it takes
             if self._size >= ROOM or self._over:
                 self._dropped += 1
                 return
@@ -250,7 +251,7 @@ class Collector:
                 pid, line = self._waiting.popleft() if self._waiting else (0, None)
                 self._size -= 0 if line is None else len(line) + 1
                 over = line is None and self._over
-                self._stuck = False
+                self._blocked = False
                 dropped, self._dropped = self._dropped, 0
                 self._news.notify_all()
             with self._logging:
@@ -263,5 +264,5 @@ class Collector:
 def _log(pid: int, line: str) -> None:
     if output_logger.isEnabledFor(logging.INFO):
         record = output_logger.makeRecord(output_logger.name, logging.INFO, __file__, 0, "%s", (line,), None)
-        record.process = pid  # who has said it, and not who has heard it
+        record.process = pid  # the worker that has printed it
         output_logger.handle(record)

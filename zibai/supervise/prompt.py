@@ -1,11 +1,11 @@
-"""The prompt ``zibai>>``, at which somebody sits while the server serves.
+"""The prompt ``zibai>>``, which reads commands while the server serves.
 
-The prompt has the main thread, since only that one is interrupted by Ctrl-C; the parent's loop turns in another. When
-the loop ends by itself, or by a signal, it interrupts the prompt. When the prompt ends, it asks the loop for the end.
+The prompt has the main thread, since Ctrl-C interrupts only that one. The parent's loop runs in another thread. When
+the loop ends by itself, or by a signal, it interrupts the prompt. When the prompt ends, it asks the loop to end.
 
 Workers with an application that was typed are forked from the loop's thread. A fork copies the memory of the main
-thread in the middle of whatever that does, with the locks it holds; so it has to wait until the main thread waits for a
-line, which ``_busy`` tells: it is the main thread's at all other times.
+thread in the middle of its work, with the locks that it holds. So the fork waits until the main thread reads a line:
+the main thread holds the lock ``_busy`` at all other times.
 """
 
 import code
@@ -24,13 +24,13 @@ from .mainloop import MainLoop
 from .output import Collector
 
 BUSY_FOR = 0.5
-"""Seconds that a fork waits for a statement at the prompt; then it is put off."""
+"""Seconds that a fork waits for a statement at the prompt; then it is tried again later."""
 
 _BANNER = "supervisor, workers, workers(n), reload(), stop(); Ctrl-D ends, too"
 
 
 class Prompt(code.InteractiveConsole):
-    """What is typed is run here, with the supervisor at hand. The main thread's, but for ``waiting``."""
+    """Runs what is typed, with the supervisor at hand. Only the main thread calls it, except for ``waiting``."""
 
     def __init__(self) -> None:
         if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
@@ -39,12 +39,12 @@ class Prompt(code.InteractiveConsole):
         self._how = "drain"
         self._busy = threading.Lock()
         self._lock = threading.Lock()
-        self._leaving = False  # under the lock: nothing is left to be interrupted
+        self._leaving = False  # under the lock: the prompt must not be interrupted any more
         self._over = False  # the loop has ended
         self._error: BaseException | None = None
 
     def run(self, loop: MainLoop, signals: Signals | None, board: Scoreboard | None) -> None:
-        """Turn the loop until it ends, or the prompt."""
+        """Run the loop until the loop or the prompt ends."""
         self._supervisor = supervisor = Handle(loop, board)
         self.locals = {
             "__name__": "__console__",
@@ -87,7 +87,7 @@ class Prompt(code.InteractiveConsole):
             raise
 
     def _take_over(self) -> None:
-        """No fork from here on; while one is going on, Ctrl-C waits for it, too."""
+        """Let no fork begin from here on; Ctrl-C waits for a fork that is going on."""
         while True:
             try:
                 self._busy.acquire()
@@ -97,7 +97,7 @@ class Prompt(code.InteractiveConsole):
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While it waits for a line, or is over; OSError if it does not. The loop's."""
+        """The loop may fork within the block: the prompt reads a line, or has ended. Raises OSError if it does not."""
         if not self._busy.acquire(timeout=BUSY_FOR):
             raise OSError("a statement runs at the prompt, and cannot be forked in the middle")
         try:
@@ -123,7 +123,7 @@ class Prompt(code.InteractiveConsole):
 
 @contextmanager
 def forking(prompt: Prompt | None, collector: Collector | None) -> Iterator[None]:
-    """Around the fork of a worker: no thread of ours holds a lock that the worker would find taken for ever."""
+    """Around the fork of a worker: no thread of zibai holds a lock that the worker would find taken for ever."""
     with ExitStack() as stack:
         if prompt is not None:
             stack.enter_context(prompt.waiting())
@@ -134,7 +134,7 @@ def forking(prompt: Prompt | None, collector: Collector | None) -> Iterator[None
 
 @contextmanager
 def _completion(names: dict[str, Any]) -> Iterator[None]:
-    """The tabulator completes these names, where there is readline."""
+    """The tabulator completes these names, on systems with readline."""
     if sys.platform == "win32":
         yield
         return

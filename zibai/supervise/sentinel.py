@@ -1,9 +1,9 @@
 """How a parent learns that another process has ended: from the process itself, and not from a pipe.
 
 A pipe closes when the last process that holds its other end is gone, and a program that an application leaves behind
-may hold it for hours. So on Linux the parent asks for a descriptor of the process (``pidfd_open(2)``), on macOS and the
-BSDs for an event of the kernel (``kqueue(2)``). An older Linux, or a container that forbids the first call, has
-neither; there a thread waits for each child. Windows needs nothing: there ``multiprocessing`` waits for the process.
+may hold it for hours. So the parent asks Linux for a descriptor of the process (``pidfd_open(2)``), and macOS and the
+BSDs for an event of the kernel (``kqueue(2)``). An older Linux, or a container that forbids ``pidfd_open``, has
+neither; there a thread waits for each child. On Windows ``multiprocessing`` waits for the process itself.
 """
 
 import os
@@ -29,7 +29,7 @@ class Sentinel:
 
 
 def watch_child(pid: int) -> Sentinel | None:
-    """The sentinel of a child of this process that nobody has waited for yet; None where the system has no means."""
+    """The sentinel of a child of this process that has not been waited for yet; None where the system has no means."""
     if sys.platform == "win32":
         return None
     return watch(pid) or _in_thread(pid)
@@ -70,7 +70,7 @@ def _in_thread(pid: int) -> Sentinel | None:
     reading, writing = os.pipe()
 
     def wait() -> None:
-        with suppress(ChildProcessError):  # somebody has waited for it already
+        with suppress(ChildProcessError):  # it has been waited for already
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         # A byte, and not only the end: processes that were forked since have a copy of this descriptor.
         with suppress(OSError):
@@ -82,7 +82,7 @@ def _in_thread(pid: int) -> Sentinel | None:
 
 
 def close_for_programs() -> None:
-    """Let no program that is started in this process inherit a descriptor, but for the three standard ones.
+    """Let no program that is started in this process inherit a descriptor, except for the three standard ones.
 
     ``multiprocessing`` makes what it passes to a process inheritable, and so it would go on to each program that is
     started by ``os.system`` or by C code.
@@ -97,3 +97,20 @@ def close_for_programs() -> None:
         if fd > 2:
             with suppress(OSError):  # the listing itself had one, which is closed
                 os.set_inheritable(fd, False)
+
+
+def reap_orphans(workers: set[int]) -> None:
+    """Reap the dead child processes that are not workers; process 1 inherits the orphans of its whole container.
+
+    A worker is not reaped: the parent asks how it ended when its sentinel is ready. Containers are Linux.
+    """
+    if sys.platform != "linux":
+        return
+    while True:
+        try:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if dead is None or dead.si_pid in workers:
+                return  # the kernel names the others when this worker has been reaped
+            os.waitpid(dead.si_pid, os.WNOHANG)
+        except ChildProcessError:
+            return

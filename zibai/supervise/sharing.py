@@ -1,12 +1,12 @@
-"""How a worker on Windows gets the sockets and pipes that stand among its arguments.
+"""How a worker on Windows gets the sockets and pipes among its arguments.
 
-There ``multiprocessing`` keeps a copy of each in the parent until the new process fetches it, and this harms in two
-ways. A process that dies before it fetches leaves the copy open: a listener that nobody accepts from goes on taking
-connections. And the copy of a socket is made by ``socket.dup()``, which makes it blocking. All workers share that
-flag, so each start of a worker made ``accept()`` block in all others, and with it their server loops.
+On Windows ``multiprocessing`` keeps a copy of each in the parent until the new process fetches it. This does harm in
+two ways. A process that dies before it fetches leaves the copy open, and the kernel goes on to accept connections that
+no process serves. And ``socket.dup()``, which makes the copy, makes it blocking. All workers share that flag, so each
+start of a worker would make ``accept()`` block in all others, and with it their server loops.
 
-The new process exists by the time that its arguments are pickled. So :class:`Parcel` copies straight into that
-process: Windows closes the copies when the process ends, whenever that is, and no flag is touched.
+The new process exists when its arguments are pickled. So :class:`Parcel` copies straight into that process. Windows
+closes the copies when the process ends, and no flag changes.
 """
 
 import io
@@ -44,7 +44,7 @@ if sys.platform == "win32":
         return int(popen.pid)
 
     def copied_handle(handle: int, access: int) -> Any:
-        """A copy of a handle in the process that is being started; ``detach()`` over there gives the number."""
+        """A copy of a handle in the process that is being started; ``detach()`` gives its number there."""
         return reduction.DupHandle(handle, access, _new_process())
 
 

@@ -1,9 +1,9 @@
 """``zibai.Supervisor``: any Python function, kept running in worker processes. It knows nothing of HTTP and sockets.
 
-It is the face of the parent's main loop for programs and for people at a prompt. ``run`` turns the loop in the calling
-thread; ``start`` in one of its own, and then nothing here may wait for that thread but ``start`` itself and ``stop``.
+It is the parent's main loop for programs and for people at a prompt. ``run`` runs the loop in the calling thread;
+``start`` runs it in a thread of its own, and only ``start`` itself and ``stop`` may wait for that thread.
 
-Workers are spawned, so the function has to be importable. What was typed at a prompt is not, and is forked
+Workers are spawned, so the function must be importable. A function that was typed at a prompt is not, and is forked
 where that is possible: not on Windows, and not from a process with threads, whose locks the new process would inherit.
 """
 
@@ -24,7 +24,7 @@ from ..logger import logger
 from ..system import standard, terminal
 from ..system.signals import hear_of_children
 from ..system.usage import NO_LIMITS, Usage, usage
-from ..telemetry import board_file as control
+from ..telemetry import board_file
 from ..telemetry.scoreboard import Scoreboard
 from ..version import __version__
 from . import mainloop
@@ -88,14 +88,14 @@ class Supervisor(Handle):
         self._worker_timeout = worker_timeout or inf
         self._resources = ExitStack()
         self._thread: threading.Thread | None = None
-        self._runs_in = 0  # the thread that turns the loop
-        self._is_settled = threading.Event()  # all have come up, or all is over
+        self._runs_in = 0  # the thread that runs the loop
+        self._is_settled = threading.Event()  # all workers are ready, or all have ended
         self._is_over = threading.Event()
         self._is_over.set()
         self._error: BaseException | None = None
 
     def run(self, interactive: bool = False) -> None:
-        """Keep the workers running until somebody asks for the end.
+        """Keep the workers running until the end is asked for.
 
         In the main thread the signals do what they do with the server: Ctrl-C ends the workers, and this returns.
         ``interactive`` gives a prompt meanwhile, ``zibai>>``; then Ctrl-C is for the prompt. Raises LoadError when no
@@ -116,7 +116,7 @@ class Supervisor(Handle):
         hear_of_children()
         self._begin("spawn", detached=True)
         self._thread = threading.Thread(target=self._run_in_thread, name="zibai-supervisor", daemon=True)
-        atexit.register(self.stop)  # a program that ends would wait for its workers for ever
+        atexit.register(self.stop)  # or a program that ends would wait for its workers for ever
         self._thread.start()
         try:
             self._is_settled.wait()
@@ -146,12 +146,12 @@ class Supervisor(Handle):
         self.stop()
 
     def _begin(self, method: Method, detached: bool, prompt: Prompt | None = None) -> None:
-        """Make what the workers need."""
+        """Prepare what the workers need."""
         if not self._is_over.is_set():
             raise RuntimeError("this supervisor runs already")
         if self._limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
             raise UsageError("memory_limit, descriptor_limit: this system does not tell what a process takes")
-        standard.make_sure()  # workers inherit what stands there
+        standard.make_sure()  # workers inherit these descriptors
         self._is_over.clear()
         self._is_settled.clear()
         self._error = None
@@ -198,7 +198,7 @@ class Supervisor(Handle):
             self._run()
         except BaseException as error:
             if self._is_settled.is_set():
-                raise  # nobody waits for it
+                raise  # start() has returned already
             self._error = error
         finally:
             self._is_settled.set()
@@ -208,7 +208,7 @@ _ADVICE = "put it into a module that can be imported"
 
 
 def _method(job: Job) -> Method:
-    """How its workers come into being."""
+    """How its workers are made."""
     functions = [job.target] if job.before_stop is None else [job.target, job.before_stop]
     if all(map(_is_importable, functions)):
         return "spawn"
@@ -245,5 +245,5 @@ def _once(hook: Callable[[], object] | None) -> Callable[[], None]:
 def _scoreboard(job: Job, processes: int) -> AbstractContextManager[Scoreboard | None]:
     """In a file of its own, so that ``zibai ps`` shows the workers."""
     facts = {"version": __version__, "app": job.name, "listen": [], "processes": processes}
-    # Twice as many rows as workers, since a restart has both generations; and some for those that are added.
-    return control.held(None, f"{os.getpid()}-{next(_numbers)}", 2 * processes + 30, 0, facts)
+    # A restart has workers of both generations, so there are twice as many rows; 30 more are for workers(n).
+    return board_file.held(None, f"{os.getpid()}-{next(_numbers)}", 2 * processes + 30, 0, facts)

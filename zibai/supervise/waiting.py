@@ -1,11 +1,11 @@
 """Waiting for any number of things at once, also on Windows.
 
-``multiprocessing.connection.wait`` takes 63 things there before Python 3.13, and a parent waits for two of each worker.
-More of them are waited for in batches, each in a thread of its own. Such a wait costs a millisecond, and a parent waits
-a few times in a second, or not at all.
+On Windows ``multiprocessing.connection.wait`` takes 63 objects before Python 3.13, and a parent waits for two of each
+worker. A longer list is waited for in batches, each in a thread of its own. Such a wait costs a millisecond, and a
+parent waits a few times a second at most.
 
-In a program that gevent has patched, a thread of the hub's pool waits: gevent cannot patch what Windows is asked by,
-and the wait would block the hub with all greenlets.
+In a program that gevent has patched, a thread of the hub's pool waits: gevent does not patch the waiting functions of
+Windows, and the wait would block the hub with all greenlets.
 """
 
 import socket
@@ -16,12 +16,14 @@ from contextlib import ExitStack
 from multiprocessing import connection
 from typing import Any, Final
 
+from ..system.patching import is_patched
+
 BATCH: Final = 62
-"""Things that one wait takes on Windows, beside the socket that ends it."""
+"""Objects that one wait takes on Windows, beside the socket that ends it."""
 
 
 def wait(sources: Sequence[Any], timeout: float | None = None) -> list[Any]:
-    """Those of ``sources`` that are ready; none when ``timeout`` seconds have passed."""
+    """The ``sources`` that are ready; none when ``timeout`` seconds have passed."""
     if sys.platform != "win32":
         return connection.wait(sources, timeout)
     pool = _pool_of_hub()
@@ -33,9 +35,8 @@ def wait(sources: Sequence[Any], timeout: float | None = None) -> list[Any]:
 
 
 def _pool_of_hub() -> Any:
-    """gevent's pool of threads, where gevent has patched this program; None elsewhere."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
+    """gevent's pool of threads, if gevent has patched this program; else None."""
+    if not is_patched():
         return None
     return sys.modules["gevent"].get_hub().threadpool
 
@@ -43,9 +44,9 @@ def _pool_of_hub() -> Any:
 def wait_in_batches(
     sources: Sequence[Any], timeout: float | None, size: int = BATCH, run: Callable[..., Any] | None = None
 ) -> list[Any]:
-    """The same, with no more than ``size`` of them, and a socket, in one call of the system.
+    """The same, with at most ``size`` sources and a socket in one system call.
 
-    ``run`` calls a function with each of some arguments in turn, all at once, as the ``map`` of a pool does.
+    ``run`` calls a function with each of some arguments at the same time, as the ``map`` of a pool does.
     """
     batches = [sources[start : start + size] for start in range(0, len(sources), size)]
     with ExitStack() as stack:
@@ -63,7 +64,7 @@ def wait_in_batches(
             try:
                 return [source for source in connection.wait([*batches[number], end], timeout) if source is not end]
             finally:
-                end_all()  # the first batch that has something, or an error, ends the waits of the others
+                end_all()  # the first batch with a result, or an error, ends the waits of the others
 
         if run is None:
             run = stack.enter_context(ThreadPoolExecutor(len(batches), "zibai-waits")).map

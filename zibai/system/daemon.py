@@ -1,11 +1,11 @@
 """``--daemon``: the server in the background, and the command that waits until it is up.
 
 The command is the *launcher*. It forks a process that begins a session, which forks the *daemon*: not the leader of its
-session, so that it can never get a terminal. A pipe leads back, to which the daemon writes its process id, and then
-that it is up, or the error that it ends with. What it prints goes elsewhere from the start, since the workers, which it
-starts before it is up, inherit its outputs and must not keep the launcher's open. The launcher ends with what it
-hears, and when it hears nothing because the daemon is gone, it says that. The daemon stays in the directory in which it
-was started: ``--chdir`` is there to choose another.
+session, so that it can never get a terminal. A pipe leads back: the daemon writes its process id, and then that
+it is up, or the error that it ends with. Its output is redirected from the start, since the workers, which it starts
+before it is up, inherit its outputs and must not keep those of the launcher open. The launcher ends with the exit code
+that the daemon reports, or with an error if the daemon has ended without a report. The daemon stays in the directory in
+which it was started, unless ``--chdir`` names another.
 """
 
 import os
@@ -28,18 +28,18 @@ class Launcher:
         self._tell(b"%d\n" % os.getpid())
 
     def is_up(self) -> None:
-        """The server serves; the launcher may end."""
+        """Report that the server serves, so that the launcher ends."""
         self._tell(UP)
         self._close()
 
     def has_failed(self, text: str, code: int) -> None:
-        """The server ends with ``code``, and with ``text`` for the user. Means nothing once it was up."""
+        """Report that the server ends with ``code``, and ``text`` for the user; ignored after :meth:`is_up`."""
         self._tell(f"{code}\n{text}".encode("utf-8", "backslashreplace"))
         self._close()
 
     def _tell(self, data: bytes) -> None:
         if self._pipe >= 0:
-            with suppress(OSError):  # nobody waits any more
+            with suppress(OSError):  # the launcher has ended
                 while data:
                     data = data[os.write(self._pipe, data) :]
 
@@ -50,13 +50,13 @@ class Launcher:
 
 
 def detach() -> Launcher:
-    """Go on in the background, with nothing to read and nowhere to print; in the launcher, raise SystemExit."""
+    """Continue in the background, with the null device as input and output; in the launcher, raise SystemExit."""
     if sys.platform == "win32":
         raise UsageError("--daemon: not on this system; let a service manager start the server")
     import fcntl
 
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # or both processes would write it
+        stream.flush()  # otherwise both processes would write the buffer
     reading, writing = os.pipe()
     child = os.fork()
     if child:
@@ -67,7 +67,7 @@ def detach() -> Launcher:
     os.setsid()
     if os.fork():
         os._exit(0)
-    # Not one of the three, which it may be if they were closed.
+    # Its number may be 0 to 2 if these were closed.
     pipe = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(writing)
     _redirect(os.devnull, os.O_RDWR, 0, 1, 2)
@@ -75,7 +75,7 @@ def detach() -> Launcher:
 
 
 def print_to(path: str) -> None:
-    """Let what is printed, by workers too, go to the log file."""
+    """Redirect the output, also of workers, to the log file."""
     _redirect(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 1, 2)
 
 
@@ -90,13 +90,13 @@ def _redirect(path: str, flags: int, *targets: int) -> None:
 
 
 def _launch(pipe: int) -> NoReturn:
-    """Wait for what the daemon says, and end as it says."""
+    """Wait for the report of the daemon, and end with its exit code."""
     said = b""
     while True:
         try:
             piece = os.read(pipe, 65536)
         except KeyboardInterrupt:
-            # It is in a session of its own, so it has not heard of it.
+            # The daemon has a session of its own, so the terminal has not sent it the signal.
             if b"\n" in said:
                 os.kill(int(said.split(b"\n")[0]), signal.SIGINT)
             continue

@@ -1,11 +1,12 @@
-"""Children that the application forks: they keep nothing of the server.
+"""Child processes that the application forks: they keep nothing of the server.
 
-A forked child has copies of all descriptors. While it lives, a connection that is closed here goes on for its client,
-a reset does not come, and the kernel accepts connections on a listener that nobody serves. So each child closes its
-copies first of all. Programs that are started (``exec``) have none, since the descriptors are not inheritable.
+A forked child has copies of all descriptors. While it lives, a connection that the server closes stays
+open for its client, a reset is not sent, and the kernel accepts connections on a listener that no process serves. So
+each child closes its copies first. Programs that are started (``exec``) have none, since the descriptors are not
+inheritable.
 
-What :func:`forget_in_children` is given has a method ``close`` or ``forget``; that is called in the child, in the only
-thread that it has. Locks that other threads held at the fork are taken there for ever, so no lock may be used.
+The objects of :func:`forget_in_children` have a method ``close`` or ``forget``, which is called in the child, in its
+only thread. Locks that other threads held at the fork stay locked there for ever, so the method must not use a lock.
 """
 
 import os
@@ -15,17 +16,17 @@ from typing import Any
 from weakref import WeakSet
 
 _ours: WeakSet[Any] = WeakSet()
-_is_worker = False  # whether what is being forked is a process of the server
+_is_worker = False  # whether the server itself forks at this moment
 
 
 def forget_in_children(*objects: Any) -> None:
-    """Have these closed or forgotten in each child from now on, as long as they exist."""
+    """Close or forget these objects in each child from now on, as long as they exist."""
     _ours.update(objects)
 
 
 @contextmanager
 def forking_a_worker() -> Iterator[None]:
-    """Around a fork of the server's own: the child keeps everything. One thread at a time."""
+    """Around a fork by the server itself, whose child keeps everything. One thread at a time."""
     global _is_worker
     _is_worker = True
     try:
@@ -40,7 +41,7 @@ def _forget_all() -> None:
     while _ours:
         each = _ours.pop()
         forget: Callable[[], object] = getattr(each, "forget", None) or each.close
-        with suppress(Exception):  # the rest has to be closed all the same
+        with suppress(Exception):  # the rest must still be closed
             forget()
 
 

@@ -1,9 +1,9 @@
-"""The directory of a server, by the name by which the user knows it.
+"""The directory of a server, by the name that the user gave it.
 
 Deploy tools put each release into a directory of its own, switch a symbolic link, ``current -> releases/2``, and
-restart the server. But the system resolves links: a process that was started in ``current`` is in ``releases/1`` for
-good, and so are its workers and its import path, also when ``releases/1`` has been removed. Shells keep the name, in
-``PWD``. So the parent changes to that name again each time before it starts a worker.
+restart the server. But the system resolves links: a process that was started in ``current`` stays in
+``releases/1``, and so do its workers and its import path, even after ``releases/1`` was removed. Shells keep the name,
+in ``PWD``. So the parent changes to that name again before it starts a worker.
 """
 
 import os
@@ -24,8 +24,9 @@ def current() -> str:
 
 
 def keep(name: str) -> None:
-    """Let the processes that are started from here on import from below ``name`` what this one would import from below
-    the directory that ``name`` means now. To be called there.
+    """Let the processes that this one starts import from ``name``, whatever directory that is by then.
+
+    This process must be in the directory that ``name`` means now.
     """
     if not name or os.getcwd() == name:
         return
@@ -47,7 +48,7 @@ def keep(name: str) -> None:
 
 @contextmanager
 def entered(name: str) -> Iterator[None]:
-    """Around the start of a worker: in the directory that ``name`` means now. OSError, with the name, without one."""
+    """Start a worker within this block, in the directory that ``name`` means now; raises OSError with the name."""
     try:
         os.chdir(name)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""A process that was told to end does end, whatever hangs in it: :func:`arm` sets the last moment.
+"""A process that was told to end does end, whatever hangs in it: :func:`arm` sets the deadline.
 
 An application can keep its process in many ways: a thread that is no daemon, an ``atexit`` handler or a hook that does
-not return, a log that nobody reads. So the end depends on none of that. A thread of the system waits, takes no lock of
-anybody, says on descriptor 2 what still runs, and ends the process. If it cannot run, because C code holds the GIL or
-the interpreter is already being taken apart, a thread of :mod:`faulthandler` follows, which needs no interpreter; it
-can only end with exit code 1.
+not return, a log into a pipe that is not read. So the end depends on none of these. A thread of the system waits, takes
+no shared lock, writes to descriptor 2 what still runs, and ends the process. If it cannot run, because C code holds the
+GIL or the interpreter is already being taken apart, a thread of :mod:`faulthandler` follows, which needs no
+interpreter; it can only end with exit code 1.
 
 Only processes that end after serving arm it. A program that calls ``serve()`` is never ended.
 """
@@ -23,19 +23,19 @@ from typing import Any, Final
 from .stacks import format_stack
 
 LAST_WORD: Final = 3.0
-"""Seconds beyond its time limit that a process has to end. The parent kills a worker one second later."""
+"""Seconds that a process has to end after its time limit. The parent kills a worker one second later."""
 
 HURRY: Final = 0.5
-"""Seconds that are left when a signal comes while the interpreter ends: enough for what does not hang."""
+"""Seconds that are left if a signal comes while the interpreter ends: enough for an end that does not hang."""
 
 BEYOND: Final = 0.5
-"""Seconds that :mod:`faulthandler` comes later."""
+"""Seconds after which :mod:`faulthandler` follows."""
 
 STUCK: Final = 1.0
-"""Seconds in which a main loop that is not stuck has taken note of a signal."""
+"""Seconds in which a main loop that does not hang has noticed a signal."""
 
 exit_code = 0
-"""What the process ends with. Whoever knows of a failure sets it."""
+"""The exit code of the process. The code that notices a failure sets it."""
 
 _deadline = inf
 _silent_file: Any = None  # faulthandler needs its file for as long as it waits
@@ -56,19 +56,19 @@ def arm(seconds: float, before: Callable[[], object] = lambda: None) -> None:
 
 
 def is_armed() -> bool:
-    """Whether the last moment is set."""
+    """Whether the deadline is set."""
     return _deadline < inf
 
 
 def hurry() -> None:
-    """The user has asked again, while the interpreter ends."""
+    """End soon: the user has asked again while the interpreter ends."""
     arm(HURRY)
 
 
 def _arm_faulthandler(seconds: float) -> None:
     global _silent_file
-    with suppress(OSError, RuntimeError, ValueError, OverflowError):  # there is no descriptor or no thread left
-        # A terminal or a pipe that nobody reads would hold it up, so what it prints goes nowhere.
+    with suppress(OSError, RuntimeError, ValueError, OverflowError):  # no descriptor or thread is left
+        # A terminal or a pipe that is not read would block it, so its output is discarded.
         _silent_file = _silent_file or open(os.devnull, "wb")  # noqa: SIM115 -- it stays open
         faulthandler.dump_traceback_later(seconds, exit=True, file=_silent_file)
 
@@ -91,12 +91,12 @@ def _end(seconds: float, before: Callable[[], object]) -> None:
     told = original("_thread", "allocate_lock")()
     told.acquire()
     start_thread(lambda: _tell(told.release))
-    told.acquire(timeout=BEYOND / 2)  # descriptor 2 may be a pipe that nobody reads
+    told.acquire(timeout=BEYOND / 2)  # descriptor 2 may be a pipe that is not read
     os._exit(exit_code)
 
 
 def _tell(done: Callable[[], None]) -> None:
-    """Say what still runs: without ``logging``, whose locks somebody may hold."""
+    """Write what still runs: without ``logging``, whose locks may be held."""
     text = f"zibai: process {os.getpid()} has not ended in time and ends now; it was here:\n{_stacks()}\n"
     with suppress(OSError):
         original("os", "write")(2, text.encode("utf-8", "backslashreplace"))
@@ -117,9 +117,9 @@ def _stacks() -> str:
 
 
 class Lookout:
-    """Looks for signals that are blocked and pending, which ask for the end while nobody can hear them.
+    """Looks for pending signals that ask for the end, while they are blocked.
 
-    That is while a server starts, when it may stand in its first log line. ``limit`` is the time for the end.
+    They are blocked while a server starts, when its first log line may hang. ``limit`` is the time for the end.
     """
 
     def __init__(self, limit: float) -> None:
@@ -131,7 +131,7 @@ class Lookout:
         start_thread(self._look)
 
     def end(self) -> None:
-        """The signals are not blocked any more."""
+        """Stop looking: the signals are not blocked any more."""
         if self._lock.locked():
             self._lock.release()
 
@@ -145,11 +145,11 @@ class Lookout:
 
 
 class Overseer:
-    """Ends a parent whose main loop cannot: it may stand in a write to a log that nobody reads, for example.
+    """Ends a parent whose main loop hangs, for example in a write to a log that is not read.
 
-    ``workers`` gives the process ids of all children. ``takes_note`` says whether the main loop has begun the end, and
-    ``limit`` how many seconds all of it may take, by the name of the signal. ``heard`` is called in the handler of each
-    signal.
+    ``workers`` gives the process ids of all children. ``takes_note`` returns whether the main loop has begun the end,
+    and ``limit`` how many seconds the whole end may take, by the name of the signal. ``heard`` is called in the handler
+    of each signal.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Overseer:
                 start_thread(lambda: self._stand_in(name))
 
     def _stand_in(self, name: str) -> None:
-        """Pass the signal on to the workers, if the main loop does not tell them anything."""
+        """Pass the signal on to the workers if the main loop does not."""
         original("time", "sleep")(STUCK)
         if not self._takes_note():
             self._send(getattr(signal, name))

@@ -1,6 +1,6 @@
-"""What the machine tells: the processors this process may use, and what became of other processes.
+"""Facts about the machine: the processors that this process may use, and how other processes have ended.
 
-What a system does not tell is None.
+A fact that the system does not have is None.
 """
 
 import math
@@ -66,7 +66,7 @@ def _groups(controller: str) -> Iterator[Path]:
 
 
 def cpu_time(pid: int) -> float | None:
-    """Seconds that all threads of a process have run so far (proc(5)); only Linux tells without more libraries."""
+    """Seconds that all threads of a process have run so far (proc(5)); only Linux has it without more libraries."""
     if sys.platform == "win32":
         return None
     try:
@@ -78,7 +78,8 @@ def cpu_time(pid: int) -> float | None:
 
 
 def oom_kills() -> int | None:
-    """How many processes the kernel has killed for want of memory: in our cgroup if that counts, or at all."""
+    """How many processes the kernel has killed because memory ran out: in our cgroup if it counts them, or on the whole
+    machine."""
     counters = [group / name for group in _groups("memory") for name in ("memory.events", "memory.oom_control")]
     for file in [*counters, PROC / "vmstat"]:
         try:
@@ -103,10 +104,10 @@ _CONSOLE_EVENT = 0xC000013A
 
 
 def windows_exit(code: int) -> tuple[str, bool]:
-    """How a process ended on Windows, in words, and whether that was in order.
+    """How a process ended on Windows, in words, and whether it ended well.
 
-    A negative ``code`` is what ``multiprocessing`` makes of its own ``kill()``. Windows has no signals; it says by a
-    large code why it has ended a process.
+    ``multiprocessing`` reports its own ``kill()`` as a negative ``code``. Windows has no signals: if it ends a process,
+    a large code has the reason.
     """
     if code < 0:
         return "was killed", False
@@ -118,11 +119,12 @@ def windows_exit(code: int) -> tuple[str, bool]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process with this id runs; one that has ended and waits to be reaped does not, where that is told."""
+    """Whether a process with this id runs. A process that has ended and waits to be reaped does not, as far as
+    known."""
     if sys.platform == "win32":
         import ctypes
 
-        # os.kill(pid, 0) would end it there.
+        # On Windows os.kill(pid, 0) would end the process.
         kernel = ctypes.windll.kernel32
         handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
         code = ctypes.c_ulong()
@@ -134,9 +136,9 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # it belongs to another user
     try:
-        # In a container the first process may be one that reaps nobody.
+        # In a container the first process may not reap others.
         stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True
@@ -144,9 +146,9 @@ def is_alive(pid: int) -> bool:
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process open as many descriptors as it may: a connection is one, and 256 or 1024 are soon used up."""
+    """Raise the limit of descriptors as far as possible: a connection is one, and 256 or 1024 are soon used up."""
     if sys.platform == "win32":
-        return  # no such limit for sockets
+        return  # there is no such limit for sockets
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -162,14 +164,14 @@ def raise_descriptor_limit() -> None:
 
 
 RESERVE: Final = 32
-"""Descriptors that are left to the application at least; a tenth of all where that is more."""
+"""Descriptors that are left to the application; a tenth of all if that is more."""
 
 
 def descriptors_for_clients() -> float:
-    """How many descriptors of this process connections, and files with their bodies, may take.
+    """The number of descriptors for connections, and for files with their bodies.
 
-    An application that cannot open a file fails, and so does every request then. A limit that is so low that it would
-    not even do for the reserve is somebody's wish, and is used up.
+    If the application cannot open a file, every request fails. A limit that is too low even for the reserve was set on
+    purpose, and is used up.
     """
     if sys.platform == "win32":
         return inf

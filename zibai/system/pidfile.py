@@ -1,11 +1,12 @@
-"""``--pid-file``: where the process id of the server stands, for those who send it signals.
+"""``--pid-file``: a file with the process id of the server, to which signals are sent.
 
-Another server that runs keeps its file. :func:`check` looks before anything is bound, so that its process id is what
-the user hears of; :func:`held` looks again, and writes when the addresses are ours, which two servers cannot both say.
-A file is taken over when its process is gone, when it is ourselves (in a container the numbers come again), and when it
-is our parent: a server that was started by the one that it replaces. Should it end first, it gives the file back.
+A file of another server that runs is kept. :func:`check` looks before any address is bound, so that the error message
+names that process. :func:`held` looks again, and writes once the addresses are bound, which only one server can do. A
+file is taken over if its process has ended, if it is this process (in a container the ids come again), and if it is the
+parent of this process: a server that an upgrade replaces. If this process ends first, it writes the old id again.
 
-The directory may be closed to the user who serves; then the file, which is his, is emptied in the end and not removed.
+The user of the server may be unable to write to the directory. Then the file, which belongs to that user, is emptied at
+the end and not removed.
 """
 
 import os
@@ -18,12 +19,13 @@ from .machine import is_alive
 
 
 def check(path: str, predecessor: int) -> int | None:
-    """The process id in the file, if any; :class:`ZibaiError` when the file has to stay as it is.
+    """The process id in the file, or None; raises :class:`ZibaiError` if the file must not be overwritten.
 
     ``predecessor`` is the process that may be replaced: the parent of the command.
     """
     try:
-        # As bytes: who has become a user that may not read Python's own files finds no module for an encoding.
+        # As bytes: the present user may be unable to read Python's own files, and so to import the module of an
+        # encoding.
         with open(path, "rb") as file:
             text = file.read(100).strip()
     except FileNotFoundError:
@@ -33,16 +35,19 @@ def check(path: str, predecessor: int) -> int | None:
     if not text:
         return None
     if not text.isdigit():
-        raise ZibaiError(f"--pid-file: {path!r} is something else than a file with a process id; move it away")
+        raise ZibaiError(f"--pid-file: {path!r} is not a file with a process id; move it away")
     pid = int(text)
     if pid not in (os.getpid(), predecessor) and 0 < pid < 2**31 and is_alive(pid):
-        raise ZibaiError(f"--pid-file: {path!r} is that of process {pid}, which runs; end it, or name another file")
+        raise ZibaiError(
+            f"--pid-file: {path!r} belongs to process {pid}, which is running; end it, or name another file"
+        )
     return pid
 
 
 @contextmanager
 def held(path: str, predecessor: int, owner: tuple[int, int] | None = None) -> Iterator[None]:
-    """Write the file, and remove it in the end if it is still ours; ``owner`` is who will be allowed to."""
+    """Write the file, and remove it at the end if it is still ours; ``owner`` is the user and group that will do
+    that."""
     replaced = check(path, predecessor)
     path = os.path.abspath(path)
     try:
@@ -52,9 +57,9 @@ def held(path: str, predecessor: int, owner: tuple[int, int] | None = None) -> I
     try:
         yield
     finally:
-        with suppress(ZibaiError, OSError):  # somebody has made something else of it
+        with suppress(ZibaiError, OSError):  # another program has replaced it
             if check(path, os.getpid()) == os.getpid():
-                # As long as it is our parent it is the process that it was, and no other with its number.
+                # While it is our parent, the id still belongs to the same process.
                 if replaced is not None and replaced == predecessor == os.getppid():
                     _write(path, replaced, None)
                 else:
@@ -62,15 +67,15 @@ def held(path: str, predecessor: int, owner: tuple[int, int] | None = None) -> I
 
 
 def _write(path: str, pid: int, owner: tuple[int, int] | None) -> None:
-    """At once, so that nobody reads half of a number."""
+    """Write the file in one step, so that no reader sees half of a number."""
     text = f"{pid}\n".encode()
     draft = f"{path}.{os.getpid()}"
     try:
         with suppress(FileNotFoundError):
-            os.unlink(draft)  # of one that had our number and was killed
+            os.unlink(draft)  # left by a process that had our id and was killed
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except PermissionError:
-        # A directory of root's: what can be written there is the file itself, if it is ours.
+        # The directory belongs to root: only the file itself can be written, if it is ours.
         if not os.path.exists(path):
             raise
         with open(path, "r+b", buffering=0) as there:

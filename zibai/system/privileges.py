@@ -1,9 +1,8 @@
-"""From root to the user who serves: after the listeners are bound, and before anything of the application is there.
+"""From root to the user of the server: after the listeners are bound, and before the application is imported.
 
-Parent and workers all change: an application that is taken over must not find somebody with the rights of root beside
-it. The order of the steps is that of what each needs, since groups are only changed by root. Afterwards it is tried to
-go back, because a system has more ways of keeping a right (saved ids, capabilities) than one thinks of; when that
-works, the server does not run.
+Parent and workers all change: an attacker who takes over the application must not find a process with the rights of
+root beside it. Groups are changed first, since only root can do that. Afterwards the process tries to become root
+again, because a system has many ways to keep a right (saved ids, capabilities). If that works, the server does not run.
 """
 
 import os
@@ -16,7 +15,8 @@ from ..errors import UsageError, ZibaiError
 
 @dataclass(frozen=True)
 class Identity:
-    """Who is to serve. ``login`` and ``home`` are empty for a number that the system knows no user for."""
+    """The user and group of the server. ``login`` and ``home`` are empty for a number without an entry in the
+    system."""
 
     name: str
     uid: int
@@ -26,17 +26,18 @@ class Identity:
 
     @property
     def owner(self) -> tuple[int, int]:
+        """User and group, as numbers."""
         return self.uid, self.gid
 
     def adapt_environment(self) -> None:
-        """Point to what is the user's: root's home and runtime directory are closed to him."""
+        """Set HOME and so on to those of the user, who cannot use root's home and runtime directory."""
         if sys.platform != "win32" and self.uid != os.geteuid():
             os.environ.pop("XDG_RUNTIME_DIR", None)
             if self.login:
                 os.environ.update(HOME=self.home, USER=self.login, LOGNAME=self.login)
 
     def assume(self) -> None:
-        """Become it, for good. :class:`ZibaiError` when that fails, and then the process has to end."""
+        """Become this user and group for good. Raises :class:`ZibaiError`; then the process must end."""
         if sys.platform == "win32":
             return
         uid, gid = os.getuid(), os.getgid()
@@ -50,22 +51,22 @@ class Identity:
         except OSError as error:
             raise ZibaiError(f"cannot become {self.name}: {error.strerror}") from error
         self._verify(uid, gid)
-        # Workers are started with it, and a single process still has to import what lies around it.
+        # Workers are started with it, and a single process still has to import modules from beside it.
         if sys.executable and not os.access(sys.executable, os.X_OK):
             raise ZibaiError(
                 f"{self.name} may not run {sys.executable}; install Python and zibai where that is possible"
             )
 
     def _verify(self, uid: int, gid: int) -> None:
-        """``uid`` and ``gid`` are those of before."""
+        """Check that nothing leads back to the former ``uid`` and ``gid``."""
         if sys.platform == "win32":
             return
         groups = {self.gid, *(os.getgrouplist(self.login, self.gid) if self.login else [])}
         changed = {os.getuid(), os.geteuid()} == {self.uid} and {os.getgid(), os.getegid()} == {self.gid}
         if not changed or not groups.issuperset(os.getgroups()):
-            raise ZibaiError(f"the change to {self.name} was only half done; not serving")
+            raise ZibaiError(f"the change to {self.name} was incomplete; not serving")
         if self.uid == 0:
-            return  # only the group was asked for
+            return  # only the group was to change
         ways = [
             *((way, old) for way in (os.setuid, os.seteuid) for old in {0, uid} - {self.uid}),
             *((way, old) for way in (os.setgid, os.setegid) for old in {0, gid} - {self.gid}),
@@ -79,12 +80,12 @@ class Identity:
 
 
 def find(user: str | None, group: str | None) -> Identity | None:
-    """Who ``--user`` and ``--group`` name; None when nobody, or who we are already. Raises :class:`ZibaiError`."""
+    """The identity of ``--user`` and ``--group``; None without them, or if it is the present one. Raises ZibaiError."""
     if user is None and group is None:
         return None
     if sys.platform == "win32":
         flag = "--user" if user is not None else "--group"
-        raise UsageError(f"{flag}: not on this system; start the server as the user who is to run it")
+        raise UsageError(f"{flag}: not on this system; start the server as that user")
     import pwd
 
     uid, gid, login, home = os.geteuid(), -1, "", ""
@@ -113,7 +114,7 @@ def find(user: str | None, group: str | None) -> Identity | None:
 
 
 def find_group(group: str, flag: str) -> int:
-    """The number of a group, by its name or number; UsageError, which names the flag, where there is none."""
+    """The number of a group, by its name or number; raises UsageError, which names the flag."""
     if sys.platform == "win32":
         return -1
     import grp
@@ -127,5 +128,5 @@ def find_group(group: str, flag: str) -> int:
 
 
 def _is_number(name: str) -> bool:
-    """Whether it may be the number of a user or group; the highest one means nobody to system calls."""
+    """Whether it may be the number of a user or group; the highest number is no user to system calls."""
     return name.isascii() and name.isdecimal() and int(name[:20]) < 2**32 - 1

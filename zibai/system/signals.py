@@ -21,10 +21,10 @@ else:
 
 
 def hear_of_children() -> None:
-    """Have the system tell how child processes end, also where the starter of this process ignored SIGCHLD.
+    """Let this process learn how its children end, even if it was started with SIGCHLD ignored.
 
-    A process keeps an ignored signal through exec. The system then reaps children itself, and nobody learns their exit
-    codes. Only the main thread can change that.
+    A process keeps an ignored signal through exec. The system then reaps children itself, and their exit codes
+    are lost. Only the main thread can change that.
     """
     if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         with suppress(ValueError):  # another thread
@@ -63,7 +63,7 @@ def _end_lookout() -> None:
 
 
 def hold_signals_back() -> set[Any]:
-    """In this thread and its children, until a :class:`Signals` lets them through. Returns the mask of before."""
+    """Block signals in this thread and its children, until a :class:`Signals` handles them. Returns the former mask."""
     if sys.platform == "win32":
         return set()
     return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
@@ -128,7 +128,7 @@ class Signals:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number not in self._old:
-            return  # it is over, or this is a process that the application has forked
+            return  # the block has ended, or the application has forked this process
         ours = self._writer.fileno()
         before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         if before != ours:
@@ -139,13 +139,13 @@ class Signals:
             self.heard(signal.Signals(number).name)
 
     def _give_back(self, fd: int) -> None:
-        """Let an event loop that runs keep the descriptor: it needs it, and our handler can do without."""
+        """Let a running event loop keep the wakeup descriptor: it needs it, and our handler does not."""
         if fd != -1:
             with suppress(ValueError, OSError):  # it is closed
                 signal.set_wakeup_fd(fd)
 
     def reassert(self) -> None:
-        """Listen again to signals that the application has taken and given back to the system. The main thread's.
+        """Handle signals again whose handlers the application has set and reset. Only in the main thread.
 
         A handler of the application's own stays, and is called after ours.
         """
@@ -162,22 +162,22 @@ class Signals:
             self._give_back(before)
 
     def hold_back(self) -> None:
-        """Let signals do nothing any more, in whatever thread they arrive; but not in processes that are forked here.
+        """Ignore signals from now on, in every thread, but not in processes that are forked here.
 
-        What comes there before they have a :class:`Signals` of their own waits for that.
+        There, signals wait until the process has a :class:`Signals` of its own.
         """
         for number in self._old:
             signal.signal(number, _do_nothing)
         hold_signals_back()
 
     def _forget(self) -> None:
-        """In a process that the application forks: a signal to it is none to us, and has to do there what it does."""
+        """In a process that the application has forked: a signal to it has its default effect again."""
         if self._old:
             self._restore()
 
     def _restore(self, *, exiting: bool = False) -> None:
         for number, handler in self._old.items():
-            # None stands for a handler that was not set by Python; there is no way to put it back.
+            # None is a handler that was not set by Python, which cannot be restored.
             after = signal.SIG_DFL if handler is None else handler
             signal.signal(number, self._last_handler(number) if exiting and number != _CHILD else after)
         signal.set_wakeup_fd(self._old_fd)
@@ -190,7 +190,7 @@ class Signals:
         return lambda number, frame: late()
 
     def _ignore(self, pid: int) -> None:
-        """The interpreter is taken apart from now on, and would give signals back to the system."""
+        """Ignore signals while the interpreter ends, which would reset them to their default effect."""
         if os.getpid() == pid:
             for number in self._numbers:
                 if number != _CHILD:
@@ -203,21 +203,21 @@ class Signals:
 
     def wake(self) -> None:
         """Make the socket readable without a signal. Any thread."""
-        # It is readable already, or closed: KeyboardInterrupt in the moment in which the block around it begins lets
-        # what wakes us be cleaned up by the collector, after us.
+        # It is readable already, or closed: after a KeyboardInterrupt at the start of the block, the garbage collector
+        # closes this object before the one that wakes it.
         with suppress(OSError):
             self._writer.send(b"\0")
 
     def read(self) -> list[str]:
-        """The names of the signals that have come since the last call."""
+        """The names of the signals since the last call."""
         try:
-            # Of others, too, that Python handles: SIGINT, where it is left to who waits at a prompt.
+            # The socket also gets other signals that Python handles: SIGINT, while a person at a prompt is asked.
             return [signal.Signals(number).name for number in self.socket.recv(4096) if number in self._numbers]
         except BlockingIOError:
             return []
 
 
-# A system that ignores SIGCHLD reaps children itself, and multiprocessing does not find its own then.
+# If SIGCHLD is ignored, the system reaps children itself, and multiprocessing does not find its own.
 _CHILD: Any = getattr(signal, "SIGCHLD", None)
 
 
@@ -232,7 +232,7 @@ def _both(first: Callable[..., object], second: Callable[..., object]) -> Callab
 
 
 def interrupting() -> Callable[[], None]:
-    """What raises KeyboardInterrupt in the calling, the main, thread, from another one."""
+    """A function that raises KeyboardInterrupt in the main thread, which calls this one, from any other thread."""
     if sys.platform == "win32":
         return interrupt_main
     main = get_ident()

@@ -2,7 +2,7 @@
 
 Python's ``traceback`` looks at the exception and at the modules of its frames: it calls their code for a message, a
 hint or a source line, and since Python 3.15 it may import a package of the user. Any of that can fail. Then the text
-here has less in it, and the log still has its record.
+is shorter, and the log still has its record.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Standard input, output and error, where the program that starts the server has closed them.
+"""Standard input, output and error, if the program that starts the server has closed them.
 
-The next file or socket that is opened would get the number of a closed one. Then a client would read what the
-application prints, and a worker would inherit the socket as its standard error.
+The next file or socket that is opened would get the number of a closed one. Then a client would receive what the
+application prints, and a worker would inherit a socket as its standard error.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def make_sure() -> None:
-    """Open the null device for descriptors 0 to 2 that are closed, and give Python the streams that it has not got."""
+    """Open the null device for descriptors 0 to 2 that are closed, and give Python the streams that it lacks."""
     for fd in (0, 1, 2):
         make_sure_of(fd)
     module: Any = sys
@@ -23,7 +23,7 @@ def make_sure() -> None:
 
 
 def make_sure_of(fd: int) -> None:
-    """Child processes inherit what is opened here, as they do with any of the three."""
+    """Open the null device as ``fd`` if it is closed; child processes inherit it, like any of the three."""
     try:
         os.fstat(fd)
     except OSError:
@@ -36,7 +36,7 @@ def make_sure_of(fd: int) -> None:
 
 
 def text(fd: int, mode: str = "w") -> Any:
-    """By lines, since somebody may be watching; and in UTF-8, whatever the locale."""
+    """A text stream on a descriptor: flushed line by line for people who watch, in UTF-8 whatever the locale."""
     return open(fd, mode, buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
@@ -46,6 +46,6 @@ def say(words: str) -> None:
         sys.stderr.write(words)
         sys.stderr.flush()
     except (AttributeError, OSError, ValueError):
-        # The application has closed it, or put something else in its place.
+        # The application has closed or replaced it.
         with suppress(OSError):
             os.write(2, words.encode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""The terminal, when a person sits at it: what it is set to, and to whom its Ctrl-C goes."""
+"""The terminal of a person at a prompt: its settings, and which processes hear its Ctrl-C."""
 
 import os
 import sys
@@ -8,10 +8,7 @@ from typing import Any
 
 
 def leave() -> None:
-    """Let this process not hear the terminal's Ctrl-C: it is for the person at the prompt, and not for a worker.
-
-    On POSIX it goes to the group of processes in the foreground.
-    """
+    """Leave the foreground group of the terminal, so that Ctrl-C reaches the prompt and not this worker."""
     if sys.platform == "win32":
         import ctypes
 
@@ -21,10 +18,10 @@ def leave() -> None:
 
 
 class Stdin:
-    """The terminal of a parent, on its way to a worker: multiprocessing gives a worker /dev/null to read from.
+    """The terminal of a parent, as an argument for a worker: multiprocessing gives workers /dev/null as standard input.
 
-    A developer who calls ``breakpoint()`` in the application has to be read. Made in the parent; in the worker
-    ``restore`` puts it back.
+    ``breakpoint()`` in the application needs the terminal. The parent makes the object; in the worker, ``restore`` puts
+    the terminal back.
     """
 
     def __init__(self, file: int = 0) -> None:
@@ -32,10 +29,10 @@ class Stdin:
 
     @classmethod
     def of_this_process(cls) -> "Stdin | None":
-        """None where nobody sits at it, and on Windows."""
+        """None if standard input is no terminal, and on Windows."""
         try:
             is_terminal = sys.platform != "win32" and sys.stdin.isatty() and sys.stdin.fileno() == 0
-        except (AttributeError, OSError, ValueError):  # it is closed, or something else
+        except (AttributeError, OSError, ValueError):  # closed, or replaced by another object
             return None
         return cls() if is_terminal else None
 
@@ -49,12 +46,12 @@ class Stdin:
 
 
 def _saved() -> Stdin:
-    """In a spawned process, when its arguments are read: multiprocessing closes descriptor 0 after that."""
+    """Called in a spawned process when it reads its arguments: multiprocessing closes descriptor 0 after that."""
     return Stdin(os.dup(0))
 
 
 def hear_ctrl_c() -> None:
-    """Let this process hear Ctrl-C again, when it was started within :func:`ctrl_c_held_back`."""
+    """Let this process hear Ctrl-C again, if it was started within :func:`ctrl_c_held_back`."""
     if sys.platform == "win32":
         import ctypes
 
@@ -62,11 +59,12 @@ def hear_ctrl_c() -> None:
 
 
 def hears_ctrl_c() -> bool:
-    """Whether this process hears Ctrl-C. On Windows it does not when its own parent has said so (``start /b``)."""
+    """Whether this process hears Ctrl-C. On Windows its own parent may have prevented that (``start /b``)."""
     if sys.platform == "win32":
         import ctypes
 
-        # SetConsoleCtrlHandler(None, ...) sets a flag that no function reads: PEB.ProcessParameters->ConsoleFlags.
+        # SetConsoleCtrlHandler(None, ...) sets a flag for which there is no function that reads it:
+        # PEB.ProcessParameters->ConsoleFlags.
         pointer = ctypes.sizeof(ctypes.c_void_p)
         block = ctypes.windll.ntdll.RtlGetCurrentPeb
         block.restype = ctypes.c_void_p
@@ -77,9 +75,9 @@ def hears_ctrl_c() -> bool:
 
 @contextmanager
 def ctrl_c_held_back() -> Iterator[None]:
-    """On Windows, a process that is started in here does not hear Ctrl-C, until it calls :func:`hear_ctrl_c`.
+    """On Windows, start processes within this block that do not hear Ctrl-C until they call :func:`hear_ctrl_c`.
 
-    Neither does this process for that moment, which is short.
+    This process does not hear it for that short time either.
     """
     heard = hears_ctrl_c()
     if sys.platform == "win32" and heard:
@@ -93,7 +91,7 @@ def ctrl_c_held_back() -> Iterator[None]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Afterwards the terminal is set as before, whatever a process has done to it that was ended in the middle."""
+    """Restore the settings of the terminal at the end, whatever a process that was killed has left there."""
     if sys.platform == "win32":
         yield
         return
@@ -103,12 +101,12 @@ def kept() -> Iterator[None]:
         fd = sys.stdin.fileno()
         before = termios.tcgetattr(fd)
     except (AttributeError, OSError, ValueError, termios.error):
-        yield  # there is none
+        yield  # no terminal
         return
     try:
         yield
     finally:
-        # Who sets it from the background is stopped.
+        # The system stops a background process that changes the terminal.
         with suppress(OSError, termios.error):  # it has been hung up
             if os.tcgetpgrp(fd) == os.getpgrp():
                 termios.tcsetattr(fd, termios.TCSANOW, before)

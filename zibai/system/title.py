@@ -1,8 +1,8 @@
-"""What ``ps`` shows of a process, where setproctitle is installed. It is for the eye alone, so it may be missing."""
+"""The title of a process in ``ps``, if setproctitle is installed. Only people read it, so it may be missing."""
 
 
 def show(role: str, app: str, state: str = "") -> None:
-    """``zibai: worker [example:app] draining``; without a state where there is nothing to say of it."""
+    """``zibai: worker [example:app] draining``; ``state`` may be empty."""
     try:
         from setproctitle import setproctitle
     except ImportError:

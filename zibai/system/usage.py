@@ -1,10 +1,10 @@
-"""What a process takes of the machine: memory and descriptors, looked at from outside.
+"""The memory and the descriptors of a process, measured from outside.
 
-Its own figures would come too late from a process that hangs, so its parent asks the system: ``/proc`` on Linux, two
-calls of the C library on macOS, two of the kernel on Windows. What a system does not tell is None. Memory is what is
-resident, with the pages that it shares with others. Descriptors are handles on Windows.
+A process that hangs cannot report its own figures, so its parent asks the system: ``/proc`` on Linux, two
+calls of the C library on macOS, two of the kernel on Windows. A figure that the system does not have is None. Memory is
+resident memory, shared pages included. Descriptors are handles on Windows.
 
-``ctypes`` is imported where it is used: on Linux nobody needs it, and it costs each process 300 KiB.
+``ctypes`` is imported where it is used: Linux does not need it, and it costs each process 300 KiB.
 """
 
 import os
@@ -18,7 +18,7 @@ PROC = Path("/proc")
 
 
 class Usage(NamedTuple):
-    """Bytes and numbers; as limits, None is no limit."""
+    """Bytes of memory and number of descriptors; as limits, None is no limit."""
 
     memory: int | None = None
     descriptors: int | None = None
@@ -28,7 +28,7 @@ NO_LIMITS = Usage()
 
 
 def usage(pid: int) -> Usage:
-    """What a process takes now; nothing is known of one that is gone."""
+    """What a process uses now; both are None if it has ended."""
     if sys.platform == "linux":
         return _from_proc(pid)
     if sys.platform == "darwin":
@@ -43,7 +43,7 @@ def usage(pid: int) -> Usage:
 
 
 def in_words(used: Usage, limits: Usage) -> str:
-    """By how much a limit is exceeded; empty when none is."""
+    """Which limits are exceeded, and by how much; empty if none is."""
     excess = []
     if (used.memory or 0) > (inf if limits.memory is None else limits.memory):
         excess.append(f"{_mebibytes(used.memory)} of memory, and may have {_mebibytes(limits.memory)}")
@@ -65,7 +65,7 @@ def _from_proc(pid: int) -> Usage:
         memory = int((PROC / str(pid) / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
         descriptors = len(os.listdir(PROC / str(pid) / "fd"))
     except (OSError, ValueError, IndexError):
-        pass  # it is gone
+        pass  # it has ended
     return Usage(memory, descriptors)
 
 

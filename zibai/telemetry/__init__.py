@@ -5,9 +5,11 @@ Nothing in here decides anything about a request. A log or a file that fails nev
  - records     the record of an exchange, and how its line is written without one
  - format      how a record becomes a line; what clients send is escaped
  - console     the handler for standard error
- - logfile     a file that all processes write, rotated and opened anew
+ - logfile     a file that all processes write, rotated, and reopened after it was moved
+ - openfile    an open log file: its locks, and whether its path still names it
  - setup       the configuration of the loggers
- - scoreboard  what each worker does, in memory that others can read
+ - scoreboard  what each worker does, in memory that others can read: the file
+ - row         the row of one worker in it, with a slot for each thread or greenlet
  - board_file  where the scoreboard's file lies
  - board_view  a scoreboard as plain values, and as a table
 """

@@ -1,11 +1,12 @@
-"""Where a running server's scoreboard lies, and ``zibai ps``, which reads it.
+"""Where the scoreboard of a running server lies, for ``zibai ps``.
 
-The file is found by its path, ``--control``, or else by its name in a directory that only its user may write to: the
-runtime directory of the user, or a private one below that for temporary files, where anybody could take the name before
-us. Nobody is asked: the figures are there also when the server hangs. A file whose server is gone is passed over.
+The file is found by its path, ``--control``, or by its name in a directory that only its user may write to: the runtime
+directory of the user, or a private directory below the one for temporary files, where any user could take the name
+first. A reader needs no reply from the server, so it works even while the server hangs. A file whose server has ended
+is ignored.
 
-A server without such a file goes on, and says so. Its scoreboard is then in memory that has no name, so that the
-supervision of the workers does not depend on what other users, or a full disk, do.
+If the file cannot be made, the server logs that and runs. Its scoreboard is then in memory without a name, so that the
+supervision of workers does not depend on other users or on a full disk.
 """
 
 import os
@@ -36,24 +37,24 @@ def directories() -> list[Path]:
     except OSError:
         return []  # a read-only system without a directory for temporary files
     if sys.platform == "win32":
-        return [common]  # it is this user's
+        return [common]  # it belongs to this user
     return list(_private_directories(common, os.geteuid()))
 
 
 def _runtime() -> Path | None:
-    """The runtime directory, if there is one and it is this user's to write to."""
+    """The runtime directory, if there is one and this user may write to it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     return Path(runtime) if os.path.isdir(runtime) and os.access(runtime, os.W_OK) else None
 
 
 def _private_directories(common: Path, uid: int) -> Iterator[Path]:
-    """Those of this user there, the one without a random name first."""
+    """The private directories of this user in it, the one without a random name first."""
     names = [common / f"{PREFIX}{uid}", *sorted(common.glob(f"{PREFIX}{uid}-*"))]
     return (path for path in names if _is_private(path, uid))
 
 
 def _is_private(path: Path, uid: int) -> bool:
-    """Whether it is a directory, and no link to one, to which only this user may write."""
+    """Whether it is a directory, not a link, to which only this user may write."""
     try:
         info = path.lstat()
     except OSError:
@@ -62,12 +63,12 @@ def _is_private(path: Path, uid: int) -> bool:
 
 
 def default_path(name: int | str) -> str:
-    """Where the server puts its scoreboard; OSError when there is no place. ``name`` is its process id."""
+    """The path of a server's scoreboard; raises OSError without a directory for it. ``name`` is its process id."""
     return os.path.join(_runtime() or _private_directory(), f"{PREFIX}{name}{SUFFIX}")
 
 
 def _private_directory() -> str:
-    """A directory for the files of this user. Where another user has taken its name, it gets a random one."""
+    """A directory for the files of this user. If another user has taken its name, it gets a random one."""
     common = tempfile.gettempdir()
     if sys.platform == "win32":
         return common
@@ -83,9 +84,9 @@ def _private_directory() -> str:
 
 
 def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor: int = 0) -> Scoreboard:
-    """Make the scoreboard's file, in place of one whose server is gone; OSError, in words, when it cannot be.
+    """Make the file of the scoreboard, and replace one whose server has ended; raises OSError, in words.
 
-    That of ``predecessor``, a process whose work this one takes over, is moved aside.
+    The file of ``predecessor``, a process that this one replaces, is moved aside.
     """
     try:
         return Scoreboard.create(path, rows, slots, facts)
@@ -98,14 +99,14 @@ def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor:
     if old.pid == predecessor:
         os.replace(path, path + ASIDE)
     elif old.pid != os.getpid() and is_served(path, old.pid):
-        raise OSError(f"{path} is that of process {old.pid}")
+        raise OSError(f"{path} belongs to process {old.pid}")
     else:
         os.unlink(path)
     return Scoreboard.create(path, rows, slots, facts)
 
 
 def reason(error: OSError | ValueError) -> str:
-    """What is wrong with ``--control``, without the path that the system's own errors repeat, however long it is."""
+    """What is wrong with ``--control``, without the path that errors of the system repeat."""
     return f"--control: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
 
 
@@ -118,10 +119,10 @@ def held(
     facts: dict[str, Any],
     predecessor: int = 0,
 ) -> Iterator[Scoreboard | None]:
-    """A scoreboard in its file, as :func:`create` makes it: at ``path``, or else by its ``name``.
+    """A scoreboard in the file that :func:`create` makes: at ``path``, or by its ``name``.
 
-    Where there can be no file it is in memory without a name, and None on a system that has none. A server that runs is
-    worth more than ``zibai ps``.
+    If there can be no file, it is in memory without a name, or None on a system that does not have that: to serve is
+    more important than ``zibai ps``.
     """
     try:
         if path is None:
@@ -143,10 +144,10 @@ def held(
 def is_served(path: str, pid: int) -> bool:
     """Whether the server of a scoreboard, process ``pid``, still runs. This process must not have the file open."""
     if sys.platform == "win32":
-        # Windows soon gives the id of a dead process to another one. But nobody can remove a file that is open there.
+        # Windows soon gives the id of a dead process to another one. But an open file cannot be removed there.
         try:
-            everybody, existing, delete = 7, 3, 0x10000  # FILE_SHARE_*, OPEN_EXISTING, DELETE
-            _winapi.CloseHandle(_winapi.CreateFile(path, delete, everybody, 0, existing, 0, 0))
+            shared, existing, delete = 7, 3, 0x10000  # FILE_SHARE_*, OPEN_EXISTING, DELETE
+            _winapi.CloseHandle(_winapi.CreateFile(path, delete, shared, 0, existing, 0, 0))
         except OSError:
             return True
         return False
@@ -154,7 +155,7 @@ def is_served(path: str, pid: int) -> bool:
 
 
 def tidy() -> None:
-    """Remove what servers that were killed have left in the directories."""
+    """Remove the files that killed servers have left."""
     for path in _default_paths():
         try:
             board = Scoreboard.open(path)
@@ -162,14 +163,14 @@ def tidy() -> None:
             if not is_served(path, board.pid):
                 os.unlink(path)
         except (OSError, ValueError):
-            continue  # somebody else's, or one that is being made
+            continue  # it belongs to another user, or is being made
 
 
 # ------------------------------------------------------------------------------------------------ zibai ps
 
 
 def _default_paths() -> list[str]:
-    """The files of this user. What others put there, as links, is not opened."""
+    """The files of this user. Files and links of other users are not opened."""
     files = (path for folder in directories() for path in folder.glob(f"{PREFIX}*{SUFFIX}"))
     return sorted(str(path) for path in files if _is_ours(path))
 
@@ -178,5 +179,5 @@ def _is_ours(path: Path) -> bool:
     try:
         info = path.lstat()
     except OSError:
-        return False  # gone since
+        return False  # removed since
     return stat.S_ISREG(info.st_mode) and (sys.platform == "win32" or info.st_uid == os.geteuid())

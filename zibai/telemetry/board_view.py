@@ -1,18 +1,14 @@
 """A scoreboard as plain values, and as a table for people."""
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from ..clock import clock
 from .scoreboard import Report, Scoreboard
 
-if sys.platform == "win32":
-    pass
-
 
 def describe(board: Scoreboard) -> dict[str, Any]:
-    """What ``--json`` prints: plain data, times in seconds ago or since."""
+    """The data of ``--json``: plain values, times as seconds until now."""
     now = clock()
     workers = [_worker(report, now) for report in (row.read() for row in board.rows()) if report.state]
     return {"pid": board.pid, **board.facts, "up": _past(now, board.started), "workers": workers}
@@ -55,10 +51,10 @@ _COLUMNS = ("pid", "state", "up", "beat", "cpu", "requests", "4xx", "5xx", "open
 
 
 def table(server: dict[str, Any]) -> Iterator[str]:
-    """For people: a line for the server, one for each worker, and one for each request that runs."""
+    """Lines for people: one for the server, one for each worker, and one for each request that runs."""
     name = f"zibai {server.get('version', '')}, {server.get('app', '')}"
     yield ", ".join([name, f"process {server['pid']}", f"up {_age(server['up'])}", *server.get("listen", [])])
-    columns = _COLUMNS if server.get("listen") else _COLUMNS[:5]  # a supervised function answers no requests
+    columns = _COLUMNS if server.get("listen") else _COLUMNS[:5]  # a supervised function has no requests
     yield "".join(f"{name:>9}" for name in ("worker", *columns[1:]))
     for worker in server["workers"]:
         yield "".join(f"{_cell(name, worker[name]):>9}" for name in columns)
@@ -73,7 +69,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _age(seconds: float) -> str:
-    """A length of time in the largest units that tell enough: 4.2 s, 12 min, 3.5 h, 2.1 d."""
+    """A duration in a unit that is easy to read: 4.2 s, 12.0 min, 3.5 h, 2.1 d."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     for size, unit in ((60, "min"), (3600, "h"), (86400, "d")):

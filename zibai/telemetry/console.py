@@ -19,12 +19,12 @@ _COLOURS = {
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
-    """To stderr, the level in colour if that is a terminal.
+    """Writes to standard error, with the level in colour on a terminal.
 
-    The handler colours, not the formatter, because only the handler knows where the line goes.
+    The handler colours, not the formatter, because only the handler knows its stream.
     """
 
-    stream: Any  # None where the process has no standard error
+    stream: Any  # None if the process has no standard error
 
     def is_plain(self) -> bool:
         return not _takes_colour(self.stream)
@@ -51,7 +51,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
         stream.flush()
 
     def _open_again(self) -> Any:
-        """The application has closed ``sys.stderr``. That leaves the descriptor open, and the log can go on."""
+        """Open descriptor 2 again: the application has closed ``sys.stderr``, which leaves the descriptor open."""
         if self.stream is not sys.__stderr__:
             raise ValueError("the stream of this handler is closed")
         self.stream = stream = text(2)
@@ -60,7 +60,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
     def format(self, record: logging.LogRecord) -> str:
         colour = _COLOURS.get(record.levelno)
         if colour is not None and _takes_colour(self.stream):
-            record = copy.copy(record)  # the other handlers get it plain
+            record = copy.copy(record)  # other handlers get it without colour
             record.levelname = f"\x1b[{colour}m{record.levelname}\x1b[0m"
         return super().format(record)
 
@@ -72,7 +72,7 @@ def _takes_colour(stream: TextIO | None) -> bool:
         if not stream.isatty():
             return False
     except (AttributeError, OSError, ValueError):
-        return False  # the stream is closed, or the application has put something else in its place
-    # The old Windows console prints escape sequences as they are; Windows Terminal and the terminals of
-    # Unix shells, which set TERM, know them.
+        return False  # the application has closed or replaced the stream
+    # The old Windows console prints escape sequences as text; Windows Terminal and the terminals of Unix shells, which
+    # set TERM, interpret them.
     return sys.platform != "win32" or bool(os.environ.keys() & {"WT_SESSION", "TERM"})

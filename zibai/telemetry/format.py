@@ -1,11 +1,12 @@
-"""Lines of the log: how a record becomes one, and how an exchange does without a record.
+"""Lines of the log: made from a record, or for a plain request without one.
 
-What a client sends ends up in these lines, so it is escaped on the way: no control character, quote or backslash
-of theirs can end a line, begin another or colour a terminal.
+Text of clients is part of these lines, so it is escaped: no control character, quote or backslash of a client can end a
+line, begin another one or colour a terminal.
 
-A record costs twice as much as all else that a plain request does. So the access log does not make one where nobody
-could tell: where one handler of ours (:class:`AtOnce`) writes a format that ends with the message and begins with what
-stays the same for a second. Then that beginning is made once a second, by ``logging``, and the line is written.
+A record costs twice as much as everything else in a plain request. So the access log makes none if that makes no
+difference: if the only handler is one of ours (:class:`AtOnce`), and its format ends with the message and begins with
+fields that stay the same for a second. Then ``logging`` makes the beginning of the line once a second, and the handler
+writes the line.
 """
 
 import logging
@@ -21,15 +22,15 @@ from ..errors import format_exception
 from ..logger import escape, indented
 
 MESSAGE: Final = '%s "%s %s %s" %d %d %.1fms'
-"""Of an exchange: its client, request line, status, bytes of the body, milliseconds."""
+"""The message of a request: client, request line, status, bytes of the body, milliseconds."""
 
 
 def _zone() -> tuple[object, ...]:
-    """Differs as soon as the application has changed the time zone of the process."""
+    """The time zone of the process, which the application may change."""
     return time.timezone, time.altzone, time.tzname
 
 
-# This module is imported before anything of the user's.
+# This module is imported before the user's code.
 _zone_at_start, _at_start = _zone(), time.localtime()
 
 
@@ -37,13 +38,13 @@ def local_time(created: float) -> time.struct_time:
     """The local time of the process as it started, with its offset for ``%z``."""
     if _zone() == _zone_at_start:
         return time.localtime(created)
-    # The rules for summer time are gone with the zone, so this is the offset of the start.
+    # The rules for summer time are lost with the zone, so this is the offset at the start.
     date = time.gmtime(created + _at_start.tm_gmtoff)
     return time.struct_time((*date[:9], _at_start.tm_zone, _at_start.tm_gmtoff))
 
 
 class Fields(dict[str, Any]):
-    """The fields of a record, and behind them the environ; what neither has is ``-``."""
+    """The fields of a record, then those of the environ; a field that neither has is ``-``."""
 
     def __init__(self, fields: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         super().__init__(fields)
@@ -83,7 +84,7 @@ class Formatter(logging.Formatter):
         self._text = self._fmt or ""
         self._write = _STYLES[style]
         self._defaults = dict(defaults or {})
-        # Whether what stands before the message is the same for a whole second.
+        # Whether the text before the message is the same for a whole second.
         fields = re.findall(r"%\((\w+)\)", self._text) if style == "%" and not defaults and datefmt else []
         self.is_steady = (
             fields[-1:] == ["message"]
@@ -98,7 +99,7 @@ class Formatter(logging.Formatter):
         return local_time(time.time() if created is None else created)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
-        """Indented, since the text of an exception may be a client's. Never raises."""
+        """Indented, since a client may have sent the text of an exception. Never raises."""
         return indented(format_exception(ei[1], ei[2]))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
@@ -109,16 +110,17 @@ class Formatter(logging.Formatter):
 
 
 class AtOnce(logging.Handler, ABC):
-    """A handler that can write the line of an exchange without a record."""
+    """A handler that can write the line of a request without a record."""
 
     stream: Any
     terminator: str
 
-    # From when until when the beginning of a line is right, for whom it was made, and that. Set at once, by any thread.
+    # Cached beginning of a line: (valid from, valid until, key, text). Replaced as one tuple, so any thread may do it.
     _beginning: tuple[float, float, object, str | None] = (0.0, 0.0, None, None)
 
     def write_at_once(self, name: str, level: int, args: tuple[object, ...]) -> bool:
-        """What a record of ``MESSAGE`` for this logger would come to; False, and nothing done, where it might not."""
+        """Write the line of a record of ``MESSAGE`` for this logger; False, with nothing written, if it might
+        differ."""
         formatter, stream, now = self.formatter, self.stream, time.time()
         if self.filters or level < self.level or type(formatter) is not Formatter or not formatter.is_steady:
             return False
@@ -127,7 +129,7 @@ class AtOnce(logging.Handler, ABC):
             beginning = None
             if self.is_plain():
                 record = logging.LogRecord(name, level, __file__, 0, "", (), None)
-                record.created = now  # not a moment later, which may be the next second
+                record.created = now  # not a moment later, which may be in the next second
                 beginning = formatter.format(record)
             since = float(int(now))
             self._beginning = since, since + 1, (formatter, stream, name, level), beginning
@@ -138,13 +140,13 @@ class AtOnce(logging.Handler, ABC):
             with self.lock or nullcontext():
                 self.write_line(line)
         except Exception:
-            return False  # the record that is made then fails too, and logging tells why
+            return False  # the record that is made then fails as well, and logging reports why
         return True
 
     def is_plain(self) -> bool:
-        """Whether it writes what its formatter makes, and nothing else; may change from second to second."""
+        """Whether it writes the text of its formatter unchanged; may differ from second to second."""
         return True
 
     @abstractmethod
     def write_line(self, line: str) -> None:
-        """Write a line with its end; raises what writing does. The handler's lock is held."""
+        """Write a line with its end; may raise any error of writing. The handler's lock is held."""

@@ -1,4 +1,10 @@
-"""The records of exchanges: which fields they have, and how a line is written without one."""
+"""The records of requests: their fields, and how a line is written without one.
+
+A record has the fields of :data:`NAMED` as attributes. Beside them it keeps the text values of the environ, for a
+format or a filter that names another field: ``%(HTTP_COOKIE)s`` prints the value, or ``-``. The ``__dict__`` of the
+record is a dict with ``__missing__``, so that this works with a plain ``logging.Formatter`` as well. The other values
+are no fields: a handler that writes all fields, as JSON handlers do, would write cookies and passwords.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -26,12 +32,11 @@ NAMED: Final = (
     "HTTP_USER_AGENT",
     "HTTP_X_REQUEST_ID",
 )
-"""Keys of the environ that a record has as fields, where the request has them. No cookie and no password is among
-them."""
+"""Keys of the environ that become fields of a record, if the request has them: no cookies and no passwords."""
 
 
 class ExchangeRecord(logging.LogRecord):
-    """A record whose format, and whose filters, may name any key of the environ."""
+    """A record whose formats and filters may name any key of the environ."""
 
     def __init__(self, name: str, level: int, msg: str, args: tuple[object, ...], exc_info: ExcInfo) -> None:
         if isinstance(exc_info, BaseException):
@@ -45,7 +50,7 @@ class ExchangeRecord(logging.LogRecord):
         return escape(value)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        # copy.copy and pickle, which a QueueHandler does, would make a plain dict of the fields.
+        # copy.copy and pickle, which a QueueHandler uses, would make a plain dict of the fields.
         return _restore, (dict(self.__dict__), getattr(self.__dict__, "environ", {}))
 
 
@@ -79,7 +84,7 @@ def log_exchange(
     response_length: int,
     exc_info: ExcInfo = None,
 ) -> None:
-    """One record for an exchange: ``duration`` in seconds, ``response_length`` the bytes of the body. Never raises."""
+    """Log one request: ``duration`` in seconds, ``response_length`` the bytes of the body. Never raises."""
     try:
         if not logger.isEnabledFor(level):
             return
@@ -87,7 +92,7 @@ def log_exchange(
         what: tuple[Any, ...] = get("REMOTE_ADDR"), get("REQUEST_METHOD"), get("REQUEST_URI"), get("SERVER_PROTOCOL")
         client, method, target, protocol = what
         text = f"{client}{method}{target}{protocol}"
-        # All that _UNSAFE looks for is one of the two, or not printable; mostly there is nothing to escape.
+        # A quick check for what _UNSAFE finds: usually there is nothing to escape.
         if not (text.isprintable() and client and method and target and protocol) or '"' in text or "\\" in text:
             what = tuple(escape(str(value or "-")) for value in what)
         args = (*what, status, response_length, duration * 1000)
@@ -96,27 +101,27 @@ def log_exchange(
         record = ExchangeRecord(logger.name, level, MESSAGE, args, exc_info)
         facts = {"status": status, "duration": Seconds(duration), "response_length": response_length}
         logger.handle(_attach(record, environ, **facts))
-    except BaseException as error:  # the client has its response, and the runner goes on
+    except BaseException as error:  # the client has its response, and the thread or greenlet continues
         complain(logger, error, "")
 
 
 def _write_at_once(logger: logging.Logger, level: int, args: tuple[object, ...]) -> bool:
-    """Write the line of an exchange without a record; False, and nothing done, where somebody might miss the record.
+    """Write the line of a request without a record; False, with nothing written, if the record might be needed.
 
-    The configuration may change at any time, so it is looked at each time.
+    The configuration may change at any time, so it is checked each time.
     """
     handlers = logger.handlers
     if len(handlers) != 1 or logger.propagate or logger.filters:
         return False
     handler = handlers[0]
-    # Not of a class that somebody has made from ours, which may do more with a record.
+    # Not for a subclass, which may do more with a record.
     if type(handler) is ConsoleHandler or type(handler) is LogFile:
         return handler.write_at_once(logger.name, level, args)
     return False
 
 
 def log_error(environ: Mapping[str, object], msg: str, *args: object, exc_info: ExcInfo = None) -> None:
-    """An error of the application within an exchange, with its environ, to ``zibai.error``; text in ``args`` is
+    """Log an error of the application in a request to ``zibai.error``, with the environ; text in ``args`` is
     escaped."""
     if not error_logger.isEnabledFor(logging.ERROR):
         return

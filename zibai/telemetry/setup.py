@@ -1,7 +1,7 @@
-"""How the log is set up, in the processes of the command: by default, or by a file of the user's.
+"""The configuration of the log in the processes of the command: the default, or a file of the user.
 
-While the server is root and going to be another user, it opens no file of the log and imports nothing for it: links and
-modules could be that user's. So what is logged meanwhile is held back, until :func:`configure`.
+While the server is root and going to be another user, it opens no log file and imports nothing for the log: that user
+could have put links and modules there. So records are held back until :func:`configure`.
 """
 
 import json
@@ -22,25 +22,25 @@ from .logfile import LogFile, remember_handlers
 
 
 def configure_as(options: Options) -> None:
-    """:func:`configure` by what the command line says.
+    """Call :func:`configure` with the options of the command line.
 
-    The file of the user's may name formatters, filters and handlers of the project, as if ``python`` looked for them.
+    The user's file may name formatters, filters and handlers of the project, which are imported as ``python`` would.
     """
-    if options.logging_config_filepath is not None:
-        with suppress(OSError):  # somebody has removed the current directory
+    if options.logging_config is not None:
+        with suppress(OSError):  # the current directory has been removed
             add_cwd_to_path()
     file = None
     if options.log_file is not None:
         file = {"filename": options.log_file, "maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
-    configure(options.no_access_log, options.logging_config_filepath, file)
+    configure(options.no_access_log, options.logging_config, file)
 
 
 def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None) -> None:
     """Set up the five loggers, for a process of our own: parent or worker, never within ``serve``.
 
     They write to stderr, or to the :class:`LogFile` with the arguments ``file``. The file ``config_filepath``, JSON or
-    TOML by its ending, is merged over :func:`default_config`, so it need only say what differs. Raises UsageError, in
-    one line that names it, when it cannot be used.
+    TOML by its ending, is merged over :func:`default_config`, so it needs only the differences. Raises UsageError, in
+    one line that names the file, if it cannot be used.
     """
     config = default_config(file)
     if config_filepath is not None:
@@ -50,9 +50,9 @@ def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, 
             silent = {"level": logging.CRITICAL + 1, "handlers": [], "propagate": False}
             config["loggers"]["zibai.access"] = silent
         logging.config.dictConfig(config)
-    except Exception as error:  # dictConfig promises four kinds, and factories named in a file can raise anything
+    except Exception as error:  # dictConfig documents four types, and factories named in a file can raise any
         if config_filepath is None:
-            raise  # nobody's fault but ours
+            raise  # our own fault
         raise _unusable(config_filepath, error) from error
     keep_enabled()
     remember_handlers()
@@ -60,7 +60,7 @@ def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, 
 
 
 class _Held(logging.Handler):
-    """Keeps records until somebody is there who may write them."""
+    """Keeps records until handlers may write them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Held(logging.Handler):
         self._records.append(record)
 
     def pass_on(self) -> None:
-        """Give them to the handlers that their loggers have now."""
+        """Pass the records to the handlers that their loggers have now."""
         records, self._records = self._records, []
         for record in records:
             logger = logging.getLogger(record.name)
@@ -94,18 +94,18 @@ def hold() -> None:
 
 
 def let_go() -> None:
-    """The start has failed: what is held back goes to standard error."""
+    """After a failed start: write the records that are held back to standard error."""
     if not _held.is_empty:
         configure(False, None)
 
 
 def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A new dict for ``logging.config.dictConfig``, which takes its argument apart.
+    """A new dict for ``logging.config.dictConfig``, which changes its argument.
 
     Each logger with its own handler and formatter, all by the same short name, so that a file can change one alone.
-    No ``stream`` for the handlers: it would be in the way of a file that makes one of them a FileHandler.
+    The handlers have no ``stream``, which a FileHandler would refuse if a file makes one of them that.
     """
-    # A bar before what workers print, or one could print what looks like a line of the server.
+    # A bar before the output of workers, or a worker could print what looks like a line of the server.
     formats = dict.fromkeys(("default", "access", "error"), "%(asctime)s [%(process)d] %(levelname)s %(message)s")
     formats["output"] = "%(asctime)s [%(process)d] | %(message)s"
     handler = (
@@ -136,14 +136,14 @@ def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, dict by dict; anything else is replaced, lists too."""
+    """``base`` with ``changes``, dict by dict; any other value, lists included, is replaced."""
     merged = dict(base)
     for key, value in changes.items():
         below = base.get(key)
-        # "()" names a factory that is called with all the other keys: ours would be strange to it.
+        # "()" names a factory that is called with all other keys: it does not know the keys of ours.
         if isinstance(below, dict) and isinstance(value, dict) and "()" not in value:
             if value.get("class", below.get("class")) != below.get("class"):
-                # Another class does not know the arguments of ours either.
+                # Another class does not know the arguments of our class.
                 below = {name: below[name] for name in ("formatter", "level", "filters") if name in below}
             merged[key] = _merge(below, value)
         else:
@@ -155,7 +155,7 @@ def _read(filepath: str) -> dict[str, Any]:
     loads: dict[str, Any] = {".json": json.loads, ".toml": tomllib.loads}
     load = loads.get(Path(filepath).suffix.lower())
     if load is None:
-        raise UsageError(f"--logging-config-filepath: {filepath!r} must end in .json or .toml")
+        raise UsageError(f"--logging-config: {filepath!r} must end in .json or .toml")
     try:
         config = load(Path(filepath).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -166,11 +166,11 @@ def _read(filepath: str) -> dict[str, Any]:
 
 
 def _unusable(filepath: str, error: Exception) -> UsageError:
-    """The reason in one line; dictConfig wraps the true one, so the causes are told as well."""
+    """The reason in one line, with its causes: dictConfig wraps the true reason."""
     reasons = []
     cause: BaseException | None = error
     while cause is not None:
         text = cause.strerror if isinstance(cause, OSError) else str(cause)
         reasons.append(" ".join((text or repr(cause)).split()))
         cause = cause.__cause__
-    return UsageError(f"--logging-config-filepath: {filepath!r} cannot be used: {': '.join(reasons)}")
+    return UsageError(f"--logging-config: {filepath!r} cannot be used: {': '.join(reasons)}")

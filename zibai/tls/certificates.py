@@ -1,10 +1,10 @@
-"""TLS by the standard library: from options to a context, and from a handshake to what the application is told.
+"""TLS by the standard library: from options to a context, and from a handshake to the environ.
 
-A context is made whole or not at all, so a renewed certificate is another context: connections that are open keep
-theirs, and a file that is broken, or half written, changes nothing. Only AEAD ciphers with forward secrecy are offered
-by default; there is no compression and no renegotiation.
+A context is made whole or not at all. A renewed certificate gets a new context: open connections keep the old one, and
+a broken or half-written file changes nothing. Only AEAD ciphers with forward secrecy are offered by default; there is
+no compression and no renegotiation.
 
-Password prompts of OpenSSL are never reached: a server that asks its terminal stands still.
+OpenSSL never prompts for a password: a server that waits for its terminal would hang.
 """
 
 import os
@@ -17,17 +17,17 @@ from ..errors import UsageError
 from ..logger import logger
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""Of TLS 1.2; those of 1.3 are all good and not ours to choose."""
+"""Ciphers of TLS 1.2; those of TLS 1.3 are all safe, and Python cannot choose among them."""
 
 LOOK: Final = 1.0
-"""Seconds for which the files of a certificate are believed not to have changed."""
+"""Seconds between two checks whether the files of a certificate have changed."""
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _REQUIREMENTS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
 def make_context(options: Options, directory: str = "") -> ssl.SSLContext:
-    """The context for what ``options`` say. UsageError, in one line, for what cannot be used.
+    """The context for ``options``. Raises UsageError, in one line, for files and ciphers that cannot be used.
 
     Relative paths start in ``directory``. Messages name them as they were typed.
     """
@@ -83,7 +83,7 @@ def _load_chain(context: ssl.SSLContext, options: Options, directory: str) -> No
 
 
 def _read(flag: str, path: str, directory: str) -> bytes:
-    """What is in a file, since OpenSSL does not say which one it could not read."""
+    """The contents of a file: OpenSSL does not report which file it could not read."""
     try:
         with open(os.path.join(directory, path), "rb") as file:
             return file.read()
@@ -98,11 +98,11 @@ def _reason(error: Exception) -> str:
 
 
 class Certificates:
-    """The context of new connections, made again when a file of it has changed. Everything is the loop owner's.
+    """The context of new connections, made again after one of its files has changed. Used by the owner of the loop.
 
-    It is looked whether they have when a handshake begins, at most once in ``LOOK``. As long as the new files cannot be
-    used the old context is, and each reason for it is logged once; a certificate and its key are seldom replaced in the
-    same moment. ``report`` is that of a backend.
+    A handshake checks the files, at most once in ``LOOK`` seconds. While the new files cannot be used, the old context
+    is, and each reason is logged once: a certificate and its key are seldom replaced at the same moment. ``report`` is
+    the method of a backend.
     """
 
     def __init__(self, options: Options, report: Callable[..., None], directory: str = "") -> None:
@@ -118,12 +118,12 @@ class Certificates:
         self._complaint = ""
 
     def load(self) -> None:
-        """The first time; UsageError for what cannot be used."""
-        self._used = self._stamps()  # before they are read, so that a change meanwhile is seen the next time
+        """Make the first context; raises UsageError for files and ciphers that cannot be used."""
+        self._used = self._stamps()  # before they are read, so that the next check sees a change in between
         self._context = make_context(self._options, self._directory)
 
     def context(self, now: float) -> ssl.SSLContext:
-        """For a handshake that begins now."""
+        """The context for a handshake that begins now."""
         if now >= self._look_at:
             self._look_at = now + LOOK
             stamps = self._stamps()
@@ -153,7 +153,7 @@ class Certificates:
         return stamps
 
 
-# What the application is told, in the words of Apache's mod_ssl.
+# The variables for the application have the names of Apache's mod_ssl.
 
 
 def facts(secured: ssl.SSLObject) -> dict[str, str]:
@@ -168,7 +168,7 @@ def facts(secured: ssl.SSLObject) -> dict[str, str]:
     }
     der = secured.getpeercert(binary_form=True)
     certificate: Any = secured.getpeercert()
-    if der and certificate:  # which is empty where it was not verified
+    if der and certificate:  # empty if it was not verified
         found |= {
             "SSL_CLIENT_VERIFY": "SUCCESS",
             "SSL_CLIENT_CERT": ssl.DER_cert_to_PEM_cert(der),

@@ -1,6 +1,6 @@
 """``--tls-dev``: a certificate for localhost, made at each start and gone at the end.
 
-It is signed by an authority that is made with it, so that a client can be told to trust that; browsers ask.
+It is signed by an authority that is made with it. Clients can be told to trust that authority; browsers ask.
 """
 
 import os
@@ -18,9 +18,9 @@ from ..logger import logger
 
 @contextmanager
 def certified(options: Options, owner: tuple[int, int] | None = None) -> Iterator[Options]:
-    """``options`` with the files of a certificate, which all workers can read, and nobody else.
+    """``options`` with the files of a certificate, which only the workers can read.
 
-    ``owner`` is the user and the group that the server is going to be.
+    ``owner`` is the user and the group that the server is going to be. Raises MissingExtra without trustme.
     """
     try:
         import trustme

@@ -1,33 +1,33 @@
 """The bytes of one client, given to OpenSSL a few records at a time.
 
-OpenSSL reads all that it is given in one call. A client that sends records of one byte, or 27 bytes that ask for new
-keys again and again, would make 64 KiB of them cost as much as thousands of requests, in one step of the server loop.
+OpenSSL reads all of its input in one call. If a client sends records of one byte, or 27 bytes that ask for new keys
+again and again, 64 KiB of them cost as much as thousands of requests, in one step of the server loop.
 
-Bytes in, bytes out. Only the length in the head of a record is looked at (RFC 8446 5.1), which is never encrypted; what
-makes no sense OpenSSL refuses.
+Bytes in, bytes out. Only the length in the head of a record (RFC 8446 5.1) is read, which is never encrypted. OpenSSL
+refuses malformed records.
 """
 
 from typing import Final
 
 RECORDS: Final = 128
-"""Records that OpenSSL gets at once: about 1 ms, if each of them asks for new keys."""
+"""Records that OpenSSL gets in one call: about 1 ms, if each of them asks for new keys."""
 
 _HEAD: Final = 5
 
 
 class Records:
-    """``more`` says that there are records that did not go in the last :meth:`take`; ``taken`` how many went."""
+    """Cuts the bytes of a client. ``more``: the last :meth:`take` left records behind; ``taken``: how many it took."""
 
     __slots__ = ("_inside", "_rest", "more", "taken")
 
     def __init__(self) -> None:
-        self._inside = 0  # bytes of a record, of which OpenSSL has the beginning, that are still to come
+        self._inside = 0  # missing bytes of a record whose beginning OpenSSL has
         self._rest = b""
         self.more = False
         self.taken = 0
 
     def take(self, data: bytes) -> bytes:
-        """What OpenSSL is to get now, with ``data`` behind all that has come before."""
+        """The bytes for OpenSSL: ``data``, after the bytes that were left behind."""
         if self._rest:
             data = self._rest + data
         size, end, taken = len(data), self._inside, 0

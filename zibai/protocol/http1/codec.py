@@ -1,18 +1,18 @@
 """The stream of one connection, cut into requests and bodies.
 
-The bytes that arrived and are not yet used lie in one buffer. But a piece that arrives when the buffer is empty stays
-as it is and is used from its front: usually it is one whole head, or a part of a body, and then it is never copied.
-The fast lane takes heads from there as long as it can; what it leaves goes to the buffer.
+Bytes that have arrived and are not used yet are in one buffer. But a piece that arrives while the buffer is empty stays
+as it is and is used from its front: usually it is one whole head, or a part of a body, and then it is never copied. The
+fast lane parses heads there as long as it can; the rest goes to the buffer.
 
-A head in the buffer is looked for by its empty line, each byte once however it is split (so one byte a packet costs
-linear time), bounded while it is incomplete, and looked at raw: control characters, bare CR or LF and folded lines are
-refused here for every lane, because a lenient reader of line ends is how requests are smuggled past a strict one
-(RFC 9112 2.2, 5.2). The fast lane takes nothing that would be refused here.
+The codec searches a head in the buffer for its empty line. Each byte is searched once, however the head is split (so
+one byte a packet costs linear time). An incomplete head is bounded. The raw bytes are checked: control characters, bare
+CR or LF and folded lines are refused here for both lanes, because requests are smuggled past a strict parser by a
+lenient one (RFC 9112 2.2, 5.2). The fast lane accepts nothing that would be refused here.
 
-What is read does not depend on how the bytes were cut: each check sees to it that what it refuses in a part, it
-refuses in the whole, and with the same answer. So what comes first in the bytes is looked at first.
+The result does not depend on how the bytes were split: what a check refuses in a part of a head, it refuses in the
+whole, with the same status. So the bytes are checked in their order.
 
-A codec that has refused once is dead: nothing more of that connection is ever read as a request.
+A codec that has refused once is dead: no more bytes of that connection are parsed as a request.
 """
 
 import re
@@ -28,7 +28,7 @@ from .request import MAX_FIELDS, MAX_TARGET, Request, check
 
 # Control characters, CR without LF, LF without CR, and a line that begins with white space (obs-fold).
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
-# What a request line may begin with: a method that is a token. The longest one registered has 17 characters.
+# The beginning of a request line: a method, which is a token. The longest registered one has 17 characters.
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)")
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [\x21-\x7e]+ HTTP/[0-9]\.[0-9]\r\n")
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
@@ -37,8 +37,8 @@ END = b"\r\n\r\n"
 
 class Codec:
     """Bytes in, requests and bodies out. ``max_head`` bounds a head and ``max_target`` its request target, in bytes;
-    without ``lane``, which keeps to the same limit of a target, h11 reads them all. The environ of each request begins
-    with ``base``, which has to be that of the lane.
+    without ``lane``, which has the same limit of a target, h11 parses them all. The environ of each request begins with
+    ``base``, which must be that of the lane.
     """
 
     __slots__ = (
@@ -57,18 +57,19 @@ class Codec:
         self._max_head = max_head
         self._max_target = max_target
         self._lane = lane
-        self._piece = b""  # what arrived last, while the buffer is empty; empty itself when it is used up
-        self._at = 0  # how much of it is used
+        self._piece = b""  # the last bytes, while the buffer is empty; empty once they are used
+        self._at = 0  # how many bytes of it are used
         self._buffer = bytearray()
         self._scanned = 0
-        self._line_seen = False  # whether the request line of an incomplete head has come, and was looked at
-        self._left = 0  # bytes of a body with a declared length that are still to come
+        self._line_seen = False  # whether the request line of an incomplete head was checked
+        self._left = 0  # missing bytes of a body with a declared length
         self._chunked: reference.ChunkedBody | None = None
         self._dead = False
         self.spent = 0
         self.paused = False
 
     def feed(self, data: bytes) -> None:
+        """Add bytes of the client."""
         if self._buffer or self._piece:
             self._settle()
             self._buffer += data
@@ -76,10 +77,10 @@ class Codec:
             self._piece = data
 
     def receive(self, data: bytes, limit: int) -> tuple[Request, bytes] | None:
-        """Feed, where the next request is waited for.
+        """Add bytes while the next request is awaited.
 
-        Returns it with its body, of at most ``limit`` bytes, when these bytes are all of it and nothing else; most
-        requests come like that. None says that :meth:`next_request` shall look.
+        Returns the request with its body, of at most ``limit`` bytes, if ``data`` is exactly that; most requests arrive
+        like that. None means that the caller must call :meth:`next_request`.
         """
         if self._lane is not None and not (self._piece or self._buffer):
             end = len(data) if data.endswith(END) else data.find(END) + 4
@@ -91,7 +92,7 @@ class Codec:
         return None
 
     def _settle(self) -> None:
-        """Put what is left of the piece into the buffer."""
+        """Move the rest of the piece to the buffer."""
         if self._piece:
             self._buffer += self._piece[self._at :] if self._at else self._piece
             self._piece = b""
@@ -99,12 +100,12 @@ class Codec:
 
     @property
     def has_bytes(self) -> bool:
-        """Whether bytes lie here: of a head that has begun, of a body, or of the next request."""
+        """Whether there are unused bytes: of a head that has begun, of a body, or of the next request."""
         return bool(self._piece or self._buffer)
 
     @property
     def size(self) -> int:
-        """How many bytes lie here."""
+        """The number of unused bytes."""
         return len(self._buffer) + len(self._piece) - self._at
 
     @property
@@ -113,10 +114,10 @@ class Codec:
         return self._left > 0 or self._chunked is not None
 
     def next_request(self) -> Request | None:
-        """The next request, None when its head is not complete; raises :class:`Refused`. Only once its body is read."""
+        """The next request, None while its head is incomplete; raises :class:`Refused`. Call it after the last body."""
         if self._dead:
             return None
-        declined = False  # whether the fast lane has seen what comes next, and need not again
+        declined = False  # whether the fast lane has declined this head
         if self._piece:
             if self._lane is not None:
                 request = self._recognise(self._lane)
@@ -151,11 +152,11 @@ class Codec:
         return request
 
     def _recognise(self, lane: FastLane) -> Request | None:
-        """The request at the front of the piece, if it is for the fast lane."""
+        """The request at the front of the piece, if the fast lane accepts it."""
         piece, start = self._piece, self._at
         request, end = None, len(piece)
         if not start and end <= self._max_head and piece.endswith(END):
-            # Most likely this is one head and nothing else, which the lane can tell without a search for its end.
+            # Most likely exactly one head, which the lane can recognise without a search for its end.
             request = lane.recognise(piece)
         if request is None:
             end = piece.find(END, start) + 4
@@ -169,7 +170,7 @@ class Codec:
         return request
 
     def _use(self, size: int) -> None:
-        """Go on behind ``size`` bytes of the piece."""
+        """Skip ``size`` bytes of the piece."""
         self._at += size
         if self._at == len(self._piece):
             self._piece = b""
@@ -181,13 +182,13 @@ class Codec:
         if request is None:
             parsed, connection = reference.parse(head)
             request = check(parsed, self._base)
-            # Without the fast lane h11 reads all of a body, too.
+            # Without the fast lane h11 also parses all of a body.
             cuts = self._lane is not None
             self._chunked = reference.ChunkedBody(connection, cuts=cuts) if request.chunked else None
         return request
 
     def _inspect(self, end: int) -> None:
-        """Refuse a head for its raw bytes, as early as they show it. ``end`` is below 4 when it is incomplete."""
+        """Refuse a head for its raw bytes, as early as possible. ``end`` is below 4 if the head is incomplete."""
         buffer = self._buffer
         size = end if end >= 4 else len(buffer)
         stop = min(size, self._max_head)
@@ -204,22 +205,22 @@ class Codec:
         if endless and buffer.find(b" ", target, target + self._max_target + 1) < 0:
             raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"target of over {self._max_target} bytes")
         if not self._line_seen:
-            # What can never become a request is not waited for.
+            # The rest of bytes that cannot become a request is not awaited.
             self._line_seen = buffer.find(b"\n", self._scanned, stop) >= 0
             if not target or endless or (self._line_seen and not _REQUEST_LINE.match(buffer)):
                 raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line")
         if size > self._max_head:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if self._line_seen else HTTPStatus.REQUEST_URI_TOO_LONG
             raise Refused(status, f"head of over {self._max_head} bytes")
-        # h11 would read them all first, which takes 40 ms for the most that there may be.
+        # h11 would first parse all of them, which takes up to 40 ms.
         if end >= 4 and (fields := buffer.count(b"\n", 0, end) - 2) > MAX_FIELDS:
             raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{fields} fields")
 
     def next_body(self) -> bytes | None:
         """The next piece of the body, ``b""`` at its end, None when more bytes are needed; raises :class:`Refused`.
 
-        One call does not take long, whatever the client sends: None and ``paused`` say to call again. ``spent`` is what
-        it has cost, in framing lines.
+        One call does not take long, whatever the client sends: after None with ``paused``, call it again. ``spent`` is
+        the cost of the call, in framing lines.
         """
         self.spent = 0
         self.paused = False

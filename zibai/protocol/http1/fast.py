@@ -1,22 +1,22 @@
 """The fast lane: a recogniser of the heads that nearly every client sends.
 
-It is no parser. It takes a head that it knows every byte of, or it declines, and what it declines h11 reads from the
-first byte. It repairs nothing and refuses nothing, so whatever is odd or hostile meets h11. What it takes means the
-same in both lanes: the policy, :func:`~zibai.protocol.http1.request.decide`, is one function for both, and what that
-refuses is declined here.
+It is no parser. It accepts a head of which it knows every byte, or it declines the head, which h11 then parses from the
+first byte. It repairs nothing and refuses nothing, so odd and hostile heads meet h11. A head means the same in both
+lanes: the policy, :func:`~zibai.protocol.http1.request.decide`, is one function for both, and a head that it refuses is
+declined here.
 
-There are three ways to know a head, each behind the one before it:
+There are three ways to recognise a head, tried in this order:
 
- - whole: a head that has come before, byte for byte, costs one look into a dict. Polls, health checks and load
+ - whole: a head that has come before, byte for byte, costs one lookup in a dict. Polls, health checks and load
    generators send the same head again and again. It is remembered when it comes for the second time, so a head that
-   never comes again costs a look and leaves nothing behind;
+   never comes again costs a lookup and no memory;
  - by lines: visible ASCII, each line a known name, a colon, one space and a value. Clients differ in values and not in
-   names, so a name is what is remembered, and a new value is taken as it is. Nearly all heads are like that;
- - by one strict expression: what is plain but spelled another way (no space behind the colon, tabs, obs-text, a name
-   for the second time), whose lines are then read by the policy as h11's are.
+   names, so names are remembered, and values are accepted as they are. Nearly all heads are like that;
+ - by one strict expression: plain heads that are spelled in another way (no space behind the colon, tabs, obs-text, a
+   name for the second time); the policy then reads their lines as it reads those of h11.
 
-The expression matches in one way or not at all: what stands behind a repetition begins with a character that it cannot
-match, and no repetition gives anything back. So the time is linear in the bytes, whatever they are.
+The expression matches in one way or not at all: a repetition is followed by a character that it cannot match, and no
+repetition backtracks. So the time is linear in the bytes, whatever they are.
 """
 
 import re
@@ -40,42 +40,42 @@ from .request import (
     read_fields,
 )
 
-# Origin-form only, without a fragment (RFC 9112 3.2.1); CONNECT is no method that we serve.
+# Origin-form only, without a fragment (RFC 9112 3.2.1); CONNECT is not served.
 _METHOD = re.compile(r"(?!CONNECT\Z)[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}+").fullmatch
 _TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*+").fullmatch
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++").fullmatch
-# Field lines, each of a token, a colon, and visible characters, obs-text, spaces and tabs, but none of these two at
-# the end, where hardly anybody has them; then the empty line.
+# Field lines, each of a token, a colon, and visible characters, obs-text, spaces and tabs, but without space or tab at
+# the end, which is rare; then the empty line.
 _FIELDS = re.compile(
     rb"(?:[!#$%%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+(?<![\t ])\r\n){0,%d}\r\n" % MAX_FIELDS
 ).fullmatch
-# Name and value of each line; only for what the expression above has matched.
+# Name and value of each line; only for text that the expression above matches.
 _PAIRS = re.compile(rb"([^:\r]++):[\t ]*+([^\r]*+)\r\n").findall
 
-# What a client may be asking for with these, h11 shall read.
+# Heads with these fields are left to h11.
 _RARE = frozenset({"HTTP_EXPECT", "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE"})
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _VERSIONS: Final = frozenset({"HTTP/1.1", "HTTP/1.0"})
 
 MAX_REQUESTS: Final = 512
-"""Whole heads that are remembered, and as many hashes of heads that have come once."""
+"""Whole heads that are remembered, and hashes of heads that have come once."""
 
 MAX_KNOWN: Final = 1536
-"""Bytes of a head that is remembered. With what is made of it, it takes several times as much memory."""
+"""Bytes of a head that may be remembered. With its request, it takes several times as much memory."""
 
 MAX_HOSTS: Final = 256
 """Hosts that are known to be well-formed."""
 
 
 class FastLane:
-    """The heads that one server knows; for all its connections.
+    """The heads that one server knows, for all its connections.
 
-    ``base`` is what each environ begins with; it is never changed. Any thread may call it, without a lock: a request is
-    complete before it is put into the dict and is not changed afterwards, and each look, store and clearing is a single
-    operation of a dict or set. Two threads may both learn the same head; then the later one stays, and they are equal.
-    Threads that find a dict full together may clear it twice or leave one entry more in it; neither is wrong. What a
-    hostile client fills the dicts with is dropped when they are full, and costs others nothing but a look that fails.
+    ``base`` is the beginning of each environ; it is never changed. Any thread may call the lane, without a lock: a
+    request is complete before it is stored and is not changed afterwards, and each lookup, store and clearing is a
+    single operation of a dict or set. Two threads may both learn the same head; then the later one stays, and they are
+    equal. Threads that find a dict full at the same time may clear it twice or store one entry more, which is harmless.
+    Entries of a hostile client are dropped when a dict is full, and cost other clients a lookup that fails.
     """
 
     __slots__ = ("_base", "_hosts", "_max_target", "_once", "known")
@@ -88,7 +88,7 @@ class FastLane:
         self._hosts: set[str] = set()
 
     def recognise(self, head: bytes) -> Request | None:
-        """The request of ``head``, None when it is for h11 to read: any other bytes than one whole plain head."""
+        """The request of ``head``, None if the lane declines it: any other bytes than one whole plain head."""
         request = self.known.get(head)
         if request is not None:
             return request
@@ -98,9 +98,9 @@ class FastLane:
         return request
 
     def _remember(self, head: bytes, request: Request) -> None:
-        """Keep what comes for the second time.
+        """Keep a head that comes for the second time.
 
-        Both memories are emptied when they are full, and not by age: what is sent often is soon there again, and a look
+        Both caches are cleared when they are full, and not by age: frequent heads are soon there again, and a lookup
         writes nothing.
         """
         once = self._once
@@ -115,14 +115,15 @@ class FastLane:
         self.known[head] = request
 
     def _read_lines(self, head: bytes) -> Request | None:
-        """By lines, the quick way: None where a head is spelled in any other way than nearly all are.
+        """By lines, the quick way: None for a head that is spelled in an unusual way.
 
-        What every request pays is in this one function. For a head of eight lines it takes 4 µs, where the expression
-        and the policy take 8 and h11 over 30. :meth:`_read_fields` is the plain way; a test holds both against h11.
+        One function on purpose, since every request pays for it. For a head of eight lines it takes 4 µs, where the
+        expression and the policy take 8 and h11 over 30. :meth:`_read_fields` is the plain way; a test holds both
+        against h11.
         """
         text = head.decode("latin-1")
         lines = text.split("\r\n")
-        # Three searches in C for what is not visible ASCII and for values that begin or end with a space.
+        # Three searches in C: for bytes that are not visible ASCII, and for values that begin or end with a space.
         if not ("".join(lines).isprintable() and text.isascii()) or " \r\n" in text or ":  " in text:
             return None
         method, _, rest = lines[0].partition(" ")
@@ -159,7 +160,7 @@ class FastLane:
         return request
 
     def _learn_host(self, host: str) -> bool:
-        """Whether it is well-formed; then it need not be looked at again."""
+        """Whether it is well-formed; then it is remembered."""
         if not HOST.fullmatch(host):
             return False
         if len(self._hosts) >= MAX_HOSTS:
@@ -168,7 +169,7 @@ class FastLane:
         return True
 
     def _read_fields(self, head: bytes) -> Request | None:
-        """By the expression, and by the policy as h11's."""
+        """By the expression, and by the policy, as for h11."""
         line, _, fields = head.partition(b"\r\n")
         parts = line.decode("latin-1").split(" ")
         if len(parts) != 3:
@@ -192,7 +193,7 @@ class FastLane:
 
 
 def _decided(request: Request) -> Request | None:
-    """The request, if the policy takes it and nothing rare is asked for."""
+    """The request, if the policy accepts it and it has no rare field."""
     try:
         decide(request)
     except Refused:
@@ -201,5 +202,5 @@ def _decided(request: Request) -> Request | None:
 
 
 def _learn(name: str) -> tuple[str, int]:
-    """What a name means that has not come before; what is no token must not be known."""
+    """The key and the meaning of a new name; a name that is no token must not be remembered."""
     return learn_name(name) if _NAME(name) else ("", DROPPED)

@@ -1,8 +1,8 @@
-"""The reference lane: h11 reads whatever comes.
+"""The reference lane: h11 parses any head.
 
-h11 reads one head, and the body when it is chunked. A body with a declared length is only counted, by
-the codec, for every lane alike. We never tell h11 what we answer: each request gets an h11 connection
-of its own, so its state of the other direction does not matter to us.
+h11 parses one head, and the body if it is chunked. The codec itself counts a body with a declared length, for both
+lanes. h11 never sees the response: each request gets an h11 connection of its own, so the state of the other direction
+does not matter.
 """
 
 import re
@@ -19,15 +19,15 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:[ \t]*;[\t\x20-\x7e\x80-\xff]*
 # A trailer line, or the empty line that ends the body. No line folding, no control characters.
 _TRAILER_LINE = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _MAX_CHUNK = 2**63 - 1
-"""A larger size is sent to overflow somebody's counter, and never for its data."""
+"""A larger size is an attempt to overflow a counter."""
 
-# The size line of a chunk that needs no thought: no extension, and no more digits than anybody sends.
+# The size line of a plain chunk: no extension, and no more digits than clients send.
 _PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
 _MAX_LINE = 4096
 _MAX_OVERHEAD = 16 * 1024
-"""Bytes that chunk extensions and trailers may cost in a body, besides as many as there are of data. Nobody uses
-them, and 10 KiB of extension on each one-byte chunk is an attack."""
+"""Bytes of chunk extensions and trailers in a body, beyond as many as there are of data. No client uses them, and
+10 KiB of extension on each one-byte chunk is an attack."""
 
 _MAX_FRAMING = 64 * 1024
 """The same for the lines that say how long each chunk is: chunks of one byte are six bytes to read for one of data."""
@@ -43,8 +43,8 @@ ODD: Final = 16
 
 
 def parse(head: bytes) -> tuple[Head, h11.Connection]:
-    """Read one complete head, up to and with its empty line; the connection goes on with a chunked body."""
-    # The head is complete, so what this bounds are the trailers of a chunked body.
+    """Parse one complete head, with its empty line; the connection then decodes a chunked body."""
+    # The head is complete, so this bounds the trailers of a chunked body.
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + _MAX_LINE)
     connection.receive_data(head)
     event = _next_event(connection)
@@ -63,7 +63,7 @@ def _next_event(connection: h11.Connection) -> object:
 
 
 class ChunkedBody:
-    """Decodes a chunked body by h11, and refuses what h11 lets pass.
+    """Decodes a chunked body by h11, and refuses what h11 accepts.
 
     h11 takes a bare LF for the end of a trailer, does not look into chunk extensions and does not bound what they
     cost in total; each of these has been a way to smuggle or to starve (waitress, llhttp, Go).

@@ -1,11 +1,10 @@
 """A request, and the policy that decides which ones an application may see.
 
-A lane says what the bytes mean (:class:`Head`); :func:`check` says whether we take it, the same for every lane, and
-makes the :class:`Request`. The greater part of it is :func:`decide`, which says what the fields mean; the fast lane
-calls it where anything has to be decided. Everything that h11 lets pass and a server has to refuse
-(RFC 9112, and the advisories of other servers) stands here or, where it needs the raw bytes, in
-``codec``. It refuses and never repairs: two readers of the same bytes that repair differently are
-how requests are smuggled.
+A lane parses the bytes (:class:`Head`). :func:`check` accepts or refuses the head, in the same way for both lanes, and
+makes the :class:`Request`. Most of it is :func:`decide`, which interprets the fields; the fast lane calls it if there
+is anything to decide. Everything that h11 accepts and a server must refuse (RFC 9112, and the advisories of other
+servers) is refused here or, if it needs the raw bytes, in ``codec``. Nothing is repaired: requests are smuggled past
+two parsers that repair the same bytes differently.
 """
 
 import re
@@ -20,35 +19,35 @@ MAX_FIELDS = 128
 """Fields of one head. Browsers send about 15, proxies add a few; each one costs an entry in the environ."""
 
 MAX_TARGET = 8 * 1024
-"""Bytes of a request target, unless somebody says otherwise: what proxies take, and RFC 9112 3 asks for at least."""
+"""Bytes of a request target by default: what proxies accept, and what RFC 9112 3 recommends at least."""
 
 # uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2; with a name in it.
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
-# No repetition gives anything back: with a "#" at the end, that would take quadratic time.
+# Possessive repetitions: with backtracking, a "#" at the end would take quadratic time.
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*+)([^#]*+)")
-# What proxies say of the client that they have a request from (RFC 7239, and what there was before it).
+# The fields in which proxies describe their client (RFC 7239, and the older ones).
 FORWARDING = frozenset(
     {"HTTP_FORWARDED"} | {f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PORT", "PREFIX")}
 )
 # Not int() on raw text: it takes signs, underscores, spaces and other scripts' digits.
 _LENGTH = re.compile(r"[0-9]{1,19}")
 
-# What a field name is in an environ, "" for what no application may see, and what it means besides. Names are few and
-# come again with every request; the bounds are against clients that make them up. Several threads may use it without a
-# lock: each step is one operation of a dict, and a thread that is late only learns a name once more.
+# A cache of field names: the key in an environ ("" if no application may see the field) and the meaning. Names are few
+# and come again with every request; the bounds are against clients that invent names. Several threads may use it
+# without a lock: each step is one operation of a dict, and at worst two threads learn the same name.
 names: dict[str, tuple[str, int]] = {}
 _MAX_NAMES = 1024
 _LONG_NAME = 64  # characters
 
 DROPPED, HOST_FIELD, FORWARDS, FRAMES = 1, 2, 4, 8
-"""What a name means: no application may see it, it is Host, a proxy may say who the client is, or it has to be read for
-how the body is framed and what becomes of the connection."""
+"""The meaning of a name: hidden from applications, Host, a field in which a proxy describes the client, or a field that
+decides about the framing of the body or the connection."""
 
 _FRAMING = frozenset({"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_CONNECTION", "HTTP_UPGRADE"})
 
 
 class Head(NamedTuple):
-    """What a lane read from the bytes of one head; values without outer white space."""
+    """The parsed bytes of one head; values have no outer white space."""
 
     method: str
     target: str
@@ -60,15 +59,16 @@ class Request:
     """One request, checked.
 
     ``environ`` has its fields as CGI variables (RFC 3875 4.1.18), "HTTP_HOST", with native strings of latin-1 (PEP
-    3333), on top of what the caller wants every environ to begin with. ``length`` is the declared size of the body in
+    3333), on top of the environ that the caller passes. ``length`` is the declared size of the body in
     bytes, 0 without a body, None when it is chunked. ``keep_alive`` is whether the client wants the connection kept,
     ``expects_continue`` whether it waits for 100 Continue. ``forwards`` says that there are fields in which a proxy
-    tells who the client is, from a proxy or not. ``plain`` says that its response needs no thought: HTTP/1.1, kept
-    alive, nothing waits for 100 Continue, and it has a body. ``summary`` is method and path, for the scoreboard.
+    describes its client, whether a proxy has sent them or not. ``plain`` says that the response needs no special
+    treatment: HTTP/1.1, kept alive, no 100 Continue, and it has a body. ``summary`` is method and path, for the
+    scoreboard.
 
     ``remembered`` says that a lane keeps this object and returns it again, also to several exchanges at the same time.
-    Then it is not changed, nor its environ, and a caller may keep what it has made of it. Any other request belongs to
-    its caller alone.
+    Then neither it nor its environ may be changed, and a caller may cache what it derives from it. Any other request
+    belongs to its caller alone.
     """
 
     __slots__ = (
@@ -77,7 +77,7 @@ class Request:
     )  # fmt: skip
 
     def __init__(self, method: str, target: str, path: str, query: str, version: str, environ: dict[str, Any]) -> None:
-        """A plain request without a body; :func:`decide` finds out what else it may be."""
+        """A plain request without a body; :func:`decide` sets the rest by the fields."""
         self.method = method
         self.target = target
         self.path = path
@@ -92,11 +92,12 @@ class Request:
 
     @property
     def is_http11(self) -> bool:
-        """Whether the client knows chunked bodies, interim responses and connections kept by default."""
+        """Whether the client supports chunked bodies, interim responses and connections that are kept by default."""
         return self.version != "HTTP/1.0"
 
     @property
     def has_body(self) -> bool:
+        """Whether a body follows, which may be empty if it is chunked."""
         return self.length != 0
 
 
@@ -116,7 +117,7 @@ def check(head: Head, base: Mapping[str, Any] = MappingProxyType({})) -> Request
     request = Request(method, target, path, query, f"HTTP/{version}", environ)
     decide(request)
     if host is not None:
-        # RFC 9112 3.2.2: the authority of an absolute target replaces whatever Host says.
+        # RFC 9112 3.2.2: the authority of an absolute target replaces Host.
         environ["HTTP_HOST"] = host
     return request
 
@@ -136,7 +137,7 @@ def read_fields(fields: Iterable[tuple[bytes, bytes]], environ: dict[str, Any]) 
 
 
 def decide(request: Request) -> None:
-    """Find out what the fields of a request mean, after they were joined; raises :class:`Refused`."""
+    """Interpret the fields of a request, after they were joined; raises :class:`Refused`."""
     environ, http11 = request.environ, request.is_http11
     _read_framing(request, http11)
     _read_connection(request, http11)
@@ -145,15 +146,14 @@ def decide(request: Request) -> None:
         if http11:
             raise _bad("no Host")
     elif host and not HOST.fullmatch(host):
-        # An empty one is served: a client whose target names no host has to send that (RFC 9112 3.2), and health checks
-        # do.
+        # An empty Host is accepted: clients send it if their target has no host (RFC 9112 3.2), and health checks do.
         raise _bad("malformed Host")
     request.plain = http11 and request.keep_alive and not request.expects_continue and request.method != "HEAD"
     request.forwards = not environ.keys().isdisjoint(FORWARDING)
 
 
 def learn_name(spelled: str) -> tuple[str, int]:
-    """What a field name means; it is a token."""
+    """The key and the meaning of a field name, which is a token."""
     key = spelled.upper().replace("-", "_")
     meaning = 0
     if "_" in spelled or key == "PROXY":
@@ -178,7 +178,7 @@ def learn_name(spelled: str) -> tuple[str, int]:
 def _join(key: str, first: str, second: str) -> str:
     """The value of two fields of one name."""
     if key == "HTTP_HOST":
-        # Joined they could be one again: a comma may stand in a host. In a length or a coding it is refused.
+        # Joined they could be valid: a host may contain a comma. In a length or a coding, a comma is refused later.
         raise _bad("two Hosts")
     return first + ("; " if key == "HTTP_COOKIE" else ",") + second
 
@@ -191,7 +191,7 @@ def _read_framing(request: Request, http11: bool) -> None:
         if coding.lower() != "chunked":
             raise Refused(HTTPStatus.NOT_IMPLEMENTED, "unknown transfer coding")
         if length is not None or not http11:
-            # RFC 9112 6.1 lets us refuse, and whoever sends both may be smuggling.
+            # RFC 9112 6.1 allows to refuse it, and a client that sends both may be smuggling.
             raise _bad("Transfer-Encoding with Content-Length or in HTTP/1.0")
         request.chunked = True
         request.length = None
@@ -199,11 +199,11 @@ def _read_framing(request: Request, http11: bool) -> None:
         if not _LENGTH.fullmatch(length):
             raise _bad("malformed Content-Length")
         request.length = int(length)
-        request.environ["CONTENT_LENGTH"] = str(request.length)  # without zeros before
+        request.environ["CONTENT_LENGTH"] = str(request.length)  # without leading zeros
 
 
 def _read_connection(request: Request, http11: bool) -> None:
-    """Find out what the client wants of the connection."""
+    """Read Expect and Connection."""
     expected = request.environ.get("HTTP_EXPECT")
     if expected is not None:
         if _options(expected) != {"100-continue"}:
@@ -227,7 +227,7 @@ def _read_target(method: str, target: str) -> tuple[str, str, str | None]:
     """Split the target (RFC 9112 3.2) into path and query; the third is the host of an absolute one."""
     host = None
     if method == "CONNECT":
-        # A tunnel is not for an origin server, and what follows must never be read as a request.
+        # An origin server opens no tunnel, and the bytes that follow must never be parsed as a request.
         raise _bad("CONNECT")
     if target == "*" and method == "OPTIONS":
         return "", "", None

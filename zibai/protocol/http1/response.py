@@ -1,7 +1,7 @@
-"""Responses: one policy that says which fields go out, how the body is framed and whether the connection stays.
+"""Responses: one policy for the fields that are sent, the framing of the body, and whether the connection is kept.
 
-Everything an application gives is checked before a byte of it is on the wire: with a CR or LF in a name, a value or
-the status, a user of the application could write responses of their own (response splitting).
+Everything that an application passes is checked before a byte of it is sent: a CR or LF in a name, a value or the
+status would let a client write a response of its own (response splitting).
 """
 
 import re
@@ -18,7 +18,7 @@ _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(r"[0-9]{1,19}")
-# RFC 9110 7.6.1 and PEP 3333: the fields of one hop are the server's.
+# RFC 9110 7.6.1 and PEP 3333: hop-by-hop fields belong to the server.
 HOP_BY_HOP = frozenset(
     {
         "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
@@ -28,10 +28,10 @@ HOP_BY_HOP = frozenset(
 
 
 def plain_text(status: str, fields: Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The same as plain ``str``; raise ``TypeError``, for the application, when it is no text.
+    """Status and fields as plain ``str``; raises ``TypeError``, for the application, if they are no text.
 
-    A subclass of ``str`` (``Markup``, a member of a ``StrEnum``) counts as the text that it holds. No method of its own
-    is called, because that could say something else than what was checked.
+    A subclass of ``str`` (``Markup``, a member of a ``StrEnum``) counts as the text that it holds. No method of the
+    subclass is called, because it could return another text than the one that was checked.
     """
     pairs = []
     for name, value in fields:
@@ -51,7 +51,7 @@ def _exact(text: object, what: str) -> str:
 
 
 def validate(status: str, fields: Fields) -> None:
-    """Raise ``ValueError``, for the application, when this plain text cannot be sent."""
+    """Raise ``ValueError``, for the application, if this plain text cannot be sent (RFC 9110 5.1, 5.5)."""
     if not _STATUS.fullmatch(status):
         raise ValueError(f"malformed status {status!r}")
     for name, value in fields:
@@ -62,12 +62,12 @@ def validate(status: str, fields: Fields) -> None:
 
 
 def _status_line(status: str) -> str:
-    # RFC 9112 4: the space is sent also before a reason that is empty.
+    # RFC 9112 4: the space is sent even before an empty reason.
     return f"HTTP/1.1 {status if len(status) > 3 else status + ' '}\r\n"
 
 
 def interim(status: str, fields: Fields) -> tuple[bytes, list[str]]:
-    """An interim response (1xx), which has no framing fields (RFC 9110 15.2); and the fields of one hop, not sent."""
+    """An interim response (1xx), without framing fields (RFC 9110 15.2), and the hop-by-hop fields that it drops."""
     status, fields = plain_text(status, fields)
     validate(status, fields)
     if status[0] != "1" or status.startswith("101"):
@@ -116,12 +116,12 @@ def _learn_status(status: str) -> tuple[int, str]:
 
 
 class ResponseHead:
-    """What an application gave to start_response, checked and encoded: all of a head that no request changes.
+    """The arguments of start_response, checked and encoded: the part of a head that does not depend on the request.
 
-    Equal heads share one object, so it is never changed. ``data`` is the status line and the fields, ``length`` the
-    Content-Length among them; ``close`` says that the application wants the connection closed. ``removed`` are fields
-    of one hop, which are not the application's to send. ``plain`` says that nothing in it is special. ``has_cookie``
-    says that it sets a cookie.
+    Equal heads share one object, so it is never changed. ``data`` is the status line and the fields, ``length`` their
+    Content-Length. ``close`` says that the application wants the connection closed. ``removed`` are hop-by-hop fields,
+    which an application may not send. ``plain`` says that nothing in it needs special treatment, ``has_cookie`` that it
+    sets a cookie.
     """
 
     __slots__ = ("bodyless", "close", "code", "data", "dated", "has_cookie", "length", "plain", "removed")
@@ -155,7 +155,7 @@ class ResponseHead:
                 if meaning == _LENGTH_FIELD:
                     again, self.length = self.length is not None, _length(value, self.length)
                     if again or code in (204, 205):
-                        continue  # RFC 9110 8.6: once, never with 204, and with 205 it is ours
+                        continue  # RFC 9110 8.6: once, and never with 204; with 205 it is set below
                 own_server |= meaning == _SERVER_FIELD
                 self.dated |= meaning == _DATE_FIELD
                 self.has_cookie |= meaning == _COOKIE
@@ -164,7 +164,7 @@ class ResponseHead:
         if self.removed or self.close or not (text.isascii() and text.isprintable()):
             validate(status, fields)
         if code == 205:
-            # RFC 9110 15.3.6: it has no content, and says so. Unlike 204 it is framed as any other response, so a
+            # RFC 9110 15.3.6: it has no content. Unlike 204 it is framed as any other response, so without a length a
             # client would wait for a body.
             self.length = 0
             lines.append("Content-Length: 0")
@@ -193,12 +193,12 @@ def prepare(status: str, fields: Fields) -> ResponseHead:
     try:
         head = _heads.get(key)
     except TypeError:
-        head = None  # pairs that are lists: allowed by many, and no key of a dict
+        head = None  # pairs that are lists, which many servers allow, cannot be keys of a dict
     return head or _prepare(*plain_text(*key))
 
 
 def _prepare(status: str, fields: tuple[tuple[str, str], ...]) -> ResponseHead:
-    """The same for plain text, which alone may be a key: subclasses of ``str`` say by themselves what equals them.
+    """The same for plain text. Only that may be a key: subclasses of ``str`` may define what equals them.
 
     A head is kept when it comes for the second time. An application that sends another ETag or Location each time
     would fill the cache with heads that never come again, and each time the cache is emptied the heads that do come
@@ -211,7 +211,7 @@ def _prepare(status: str, fields: tuple[tuple[str, str], ...]) -> ResponseHead:
     if head is None:
         head = ResponseHead(status, fields)
         if head.has_cookie:
-            pass  # it is another one each time, and a secret
+            pass  # cookies usually differ in each response, and must not be kept in memory
         elif seen:
             if len(_heads) >= _MAX_HEADS:
                 _heads.clear()
@@ -224,17 +224,17 @@ def _prepare(status: str, fields: tuple[tuple[str, str], ...]) -> ResponseHead:
 
 
 class Framing:
-    """How one response goes out: its head, and what is done to its body.
+    """How one response is sent: its head, and the framing of its body (RFC 9112 6).
 
-    ``bodyless``: nothing of a body may be sent (HEAD, 204, 205, 304). ``chunked``: each piece is a chunk.
-    ``length``: the bytes that were promised, None where the end is marked otherwise. ``keep_alive``: whether the
+    ``bodyless``: no body may be sent (HEAD, 204, 205, 304). ``chunked``: each piece is a chunk.
+    ``length``: the bytes that were announced, None if the end is marked otherwise. ``keep_alive``: whether the
     connection may carry another request.
     """
 
     __slots__ = ("bodyless", "chunked", "head", "keep_alive", "length")
 
     def __init__(self, request: Request, head: ResponseHead, size: int | None, keep_alive: bool, end: bytes) -> None:
-        """``size`` is that of the whole body in bytes when it is known; ``end`` is the Date and the end of a head."""
+        """``size``: bytes of the whole body, if known; ``end``: the Date and the end of a head."""
         self.bodyless = head.bodyless or request.method == "HEAD"
         self.chunked = False
         self.length = head.length
@@ -259,14 +259,14 @@ class Framing:
 
 
 def _length(value: str, first: int | None) -> int:
-    """The value of a Content-Length, which may be said again but not changed."""
+    """The value of a Content-Length; a second one must be equal."""
     if not _LENGTH.fullmatch(value) or first not in {None, int(value)}:
         raise ValueError(f"malformed or second Content-Length {value!r}")
     return int(value)
 
 
 def plain(status: HTTPStatus, end: bytes, more: str = "", retry_after: int | None = None) -> bytes:
-    """The server's own response to what never reaches an application; the connection ends with it."""
+    """A response of the server itself to a request that never reaches an application; it closes the connection."""
     body = f"{status.value} {status.phrase}{more and ': '}{more}\n".encode()
     again = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     return (

@@ -1,4 +1,4 @@
-"""What a server needs around it before it serves."""
+"""What a server finds around it when it starts, and what it prepares before it serves."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from ..config.options import Options
 from ..errors import UsageError, ZibaiError
 from ..gateway.wsgi import Application
 from ..net import inherited
-from ..net.bind import describe, give_unix_socket
+from ..net.bind import describe
+from ..net.unix_socket import give_unix_socket
 from ..system import home, privileges
 from ..telemetry import board_file as control
 from ..telemetry import logfile
@@ -22,18 +23,18 @@ from .systemd import Notifier
 from .upgrade import Predecessor
 
 
-class Surroundings(NamedTuple):
-    """What whoever starts this server says to it, and nobody else is to hear: the variables are removed.
+class Environment(NamedTuple):
+    """What the process that starts this server passes to it. The variables are removed: they are for this process only.
 
-    Relative paths of the command start in ``directory``, also when it is given again. ``parent`` is the process that
-    has started this one, ``before`` what it hands over if it is a server, too. ``identity`` is who is to serve. As a
-    ``guest`` the server is in a process that goes on without it, somebody's prompt; ``app`` is an application that was
-    typed there, and has no name by which another process could find it.
+    Relative paths of the command start in ``directory``, also when an upgrade repeats the command. ``parent`` is the
+    process that has started this one; if it is a server that is being upgraded, it is the ``predecessor``. ``identity``
+    is the user that the server becomes. As a ``guest`` the server runs in a process that goes on without it, at a
+    prompt; ``app`` is an application that was typed there, and has no name by which another process could find it.
     """
 
     directory: str
     parent: int
-    before: Predecessor | None
+    predecessor: Predecessor | None
     notifier: Notifier | None
     given: list[inherited.Given]
     identity: privileges.Identity | None
@@ -42,63 +43,66 @@ class Surroundings(NamedTuple):
 
     @classmethod
     def take(cls, options: Options) -> Self:
-        """To be called before the directory or the process is another one: the variables speak to this process id."""
-        before = Predecessor.from_environment(os.environ)
+        """Read the variables; called before the directory or the process id changes, since they name this id."""
+        predecessor = Predecessor.from_environment(os.environ)
         notifier = Notifier.from_environment(os.environ)
-        if notifier is not None and before is not None:
-            notifier.predecessor = lambda: before.pid if before.is_alive() else 0
+        if notifier is not None and predecessor is not None:
+            notifier.predecessor = lambda: predecessor.pid if predecessor.is_alive() else 0
         directory = home.current()
         given = inherited.from_environment(os.environ)
         identity = privileges.find(options.user, options.group)
-        return cls(directory, os.getppid(), before, notifier, given, identity)
+        return cls(directory, os.getppid(), predecessor, notifier, given, identity)
 
 
-def _change_directory(path: str) -> None:
+def change_directory(path: str) -> None:
+    """``--chdir``. Raises :class:`UsageError`."""
     try:
         os.chdir(path)
     except OSError as error:
         raise UsageError(f"--chdir: cannot change to {path!r}: {error.strerror}") from error
 
 
-class _Ground(NamedTuple):
-    """What was prepared, and both ways to serve stand on. ``on_up`` is called when the first worker is ready."""
+class Prepared(NamedTuple):
+    """What both ways to serve need. ``on_up`` is called when the server is up."""
 
     options: Options
-    surroundings: Surroundings
+    environment: Environment
     listeners: Listeners
     board: Scoreboard | None
     on_up: Callable[[], object]
 
 
-def _check_tls(options: Options, sockets: list[socket]) -> None:
+def check_tls(options: Options, sockets: list[socket]) -> None:
+    """Raises :class:`UsageError` if the certificate cannot be used."""
     if options.certfile:
         from ..tls.https import check  # not in the memory of a server that speaks no TLS
 
         check(options, sockets)
 
 
-def _names(options: Options, sockets: list[socket]) -> list[str]:
-    """Where the server listens, with the scheme that it speaks there; that of ``--url-scheme`` may be a proxy's."""
+def names(options: Options, sockets: list[socket]) -> list[str]:
+    """Where the server listens, with the scheme that it speaks there; ``--url-scheme`` may be a proxy's scheme."""
     sockets = sockets[:-1] if options.redirect_http else sockets
     return [describe(sock, "https" if options.certfile else "http") for sock in sockets]
 
 
-def _scoreboard(
+def scoreboard(
     options: Options, processes: int, names: list[str], predecessor: int
 ) -> AbstractContextManager[Scoreboard | None]:
+    """The scoreboard of ``--control``, or one in the directory of this user."""
     facts = {
         "version": __version__,
         "app": options.app,
         "listen": names,
         "processes": processes,
     }
-    # Twice as many rows as workers, since a restart has both generations; and some for SIGTTIN.
+    # A restart has workers of both generations, so there are twice as many rows; 30 more are for SIGTTIN.
     rows = 2 * processes + 30 if processes else 1
     return control.held(options.control, os.getpid(), rows, options.max_workers + 1, facts, predecessor)
 
 
-def _become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:
-    """Go on as another user, who has to be able to use and to remove what was made for them."""
+def become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:
+    """Go on as another user, who must be able to use and to remove the files that were made for them."""
     group = identity.gid if options.unix_socket_group is None else -1
     try:
         for sock in sockets:

@@ -1,0 +1,62 @@
+"""The user's code in a worker: the application and its hooks, or the page that shows why they fail."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .. import importer
+from ..config.options import Options
+from ..errors import LoadError
+from ..gateway.wsgi import Application
+from ..logger import logger
+from .serve import Hooks
+
+
+class Site(NamedTuple):
+    """The application and its hooks."""
+
+    app: Application
+    hooks: Hooks = Hooks()
+
+
+def load(options: Options, app: Application | None = None) -> Site:
+    """Import the application, unless ``app`` is it already, and the hooks. Raises :class:`LoadError`."""
+    try:
+        if app is None:
+            importer.add_cwd_to_path()
+            app = importer.load_app(options.app, options.call)
+        hooks = (
+            importer.import_from_string(spec) if spec else None
+            for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
+        )
+        return Site(app, Hooks(*hooks))
+    except LoadError as error:
+        return _failed(options, error)
+
+
+def begin(options: Options, site: Site) -> Site:
+    """Call the hook that comes before serving. Raises :class:`LoadError`."""
+    try:
+        if site.hooks.before_serve is not None:
+            importer.guarded("the hook before_serve", site.hooks.before_serve)
+        return site
+    except LoadError as error:
+        return _failed(options, error)
+
+
+def _failed(options: Options, error: LoadError) -> Site:
+    """A worker whose code fails must not serve. With ``--watchfiles`` it serves the failure until the next change."""
+    if options.watchfiles is None:
+        raise error
+    logger.error("%s\n%s", error, error.trace)
+    return Site(_failure_page(error))
+
+
+def _failure_page(error: LoadError) -> Application:
+    """An application that shows why the real one cannot be loaded; for developers only."""
+    text = f"{error}\n\n{error.trace}".encode("utf-8", "backslashreplace")
+
+    def app(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        start_response("500 Internal Server Error", [("Content-Type", "text/plain; charset=utf-8")])
+        return [text]
+
+    return app

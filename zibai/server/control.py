@@ -1,0 +1,183 @@
+"""How a process that serves HTTP is told to stop, by its parent or by signals.
+
+A graceful shutdown sets the event that the server waits for. While the application is imported no request is in
+flight, so a graceful shutdown is a quick exit then.
+
+``drain`` from the parent may come with a channel to the replacement, which takes over the idle connections.
+``drain_shared`` says that another server accepts from the same listeners. ``adopt`` brings the channel from which this
+worker takes over connections.
+
+With ``--drain`` the first signal for a graceful shutdown only announces it: the process serves on, with
+``Connection: close`` in each response, and :class:`Control` counts the time. In a worker the parent decides: from its
+``announce_drain`` to its ``drain`` signals mean nothing, since systemd, which sends them to the whole group, has told
+the parent too.
+
+This thread writes no log line, since the log may be a full pipe that is never read. It also sets the last moment
+(:mod:`zibai.system.lastword`): nothing that hangs, before or after the end of the server, keeps the process for more
+than ``LAST_WORD`` seconds beyond the time limit.
+"""
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
+from types import ModuleType
+from typing import Any, ClassVar
+
+from ..clock import clock
+from ..engine.loop import Loop
+from ..errors import LoadError
+from ..logger import logger
+from ..supervise import control
+from ..supervise.control import GRACEFUL, QUICK, REOPEN, UPGRADE
+from ..supervise.pipe import Parent
+from ..system import lastword
+from ..telemetry import logfile
+
+
+class Control(control.Control):
+    """Obeys the parent and signals for one server loop; the other arguments are those of the base class.
+
+    Messages may come before there is a loop. Channels wait in ``_channels`` then. The thread that comes second, this
+    one with a channel or the main thread with the loop, gives them to the loop. The same holds for
+    ``_drain_announced``. ``drain_delay`` is ``--drain``, in seconds.
+    """
+
+    BOOT_EXIT_CODE: ClassVar[int] = LoadError.exit_code
+
+    def __init__(
+        self,
+        parent: Parent | None,
+        end: threading.Event,
+        hub: ModuleType | None,
+        *,
+        boot_timeout: float,
+        graceful_timeout: float = 0.0,
+        drain_delay: float = 0.0,
+        **rest: Any,
+    ) -> None:
+        super().__init__(parent, end, hub, boot_timeout=boot_timeout, graceful_timeout=graceful_timeout, **rest)
+        self._drain_delay = drain_delay
+        self._drain_announced = False
+        self._drain_at = inf  # when the graceful shutdown begins, if this process counts the time
+        self._is_booting = parent is not None
+        self._serves = False  # whether clients have been let in
+        self._loop: Loop | None = None
+        self._replacement: Any = None  # the channel to it
+        self._shares_listeners = False
+        self._channels: deque[Any] = deque()
+        if hub is None:
+            # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
+            self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)
+            self._reopen: Callable[[], object] = _in_own_thread(logfile.reopen)
+            if sys.platform == "win32":
+                self._interrupt = _interrupting_and_setting(self._interrupt, end)
+        else:
+            # The locks of handlers are gevent's, and a thread of the system must not wait for them.
+            self._refuse_upgrade = hub.spawning_from_threads(_refuse_upgrade)
+            self._reopen = hub.spawning_from_threads(logfile.reopen)
+
+    def prepare(self, loop: Loop) -> None:
+        """Called by the main thread before the loop takes its first client."""
+        self._serves = True
+        if self._drain_announced:
+            loop.service.draining = True
+
+    def attach(self, loop: Loop) -> None:
+        """Called by the main thread when the loop runs."""
+        self._is_booting = False
+        self._loop = loop
+        self.prepare(loop)  # again: a message may have come in between
+        self._tell_successors(loop)
+        self._adopt()
+
+    def _tell_successors(self, loop: Loop) -> None:
+        """Tell the loop, before it drains, which process takes over."""
+        if self._replacement is not None:
+            loop.hand_over_to(self._replacement)
+        if self._shares_listeners:
+            loop.cedes = lambda: True
+
+    def _adopt(self) -> None:
+        while self._loop is not None and self._channels:
+            with suppress(IndexError):  # the other thread has just taken it
+                self._loop.adopt_from(self._channels.popleft())
+
+    def _obey(self, verb: str, channel: Any, names: Sequence[str]) -> None:
+        if verb == "adopt":
+            self._channels.append(channel)
+            self._adopt()
+            channel = None  # a replacement gives nothing back through it
+        if self._parent is None and UPGRADE in names:
+            self._refuse_upgrade()
+        if verb == "reopen" or REOPEN in names:
+            self._reopen()
+        if verb == "announce_drain":
+            self._announce_drain(until=inf)
+        interrupted = any(name in QUICK for name in names)
+        if verb == "quit" or interrupted or self._ends_early(verb, names):
+            self._quit(by_sigint=interrupted and verb != "quit")
+        elif verb in {"drain", "drain_shared", "gone"} or self._shall_drain(sum(name in GRACEFUL for name in names)):
+            self._arm(self._graceful_timeout + lastword.LAST_WORD)
+            self._replacement = channel
+            self._shares_listeners = verb == "drain_shared"
+            if self._loop is not None:
+                self._tell_successors(self._loop)
+            self._set_end()
+
+    def _ends_early(self, verb: str, names: Sequence[str]) -> bool:
+        """Whether the end is asked for before anything was served: then there is nothing to finish.
+
+        After the parent has announced the drain, a worker leaves signals to the parent.
+        """
+        if self._serves:
+            return False
+        asked = verb in {"drain", "drain_shared", "gone"}
+        return asked or (not self._drain_announced and any(name in GRACEFUL for name in names))
+
+    def _shall_drain(self, signals: int) -> bool:
+        """Whether the graceful shutdown begins now: after so many signals for it, or after the announced time."""
+        if self._loop is None:
+            return signals > 0 and not self._drain_announced
+        if not self._drain_delay:
+            return signals > 0
+        if signals and not self._drain_announced:
+            self._announce_drain(until=clock() + self._drain_delay)
+            signals -= 1
+        if self._drain_at == inf or not (signals or clock() >= self._drain_at):
+            return False
+        self._drain_at = inf
+        return True
+
+    def _announce_drain(self, until: float) -> None:
+        self._drain_announced = True
+        self._drain_at = until
+        if self._loop is not None:
+            self._loop.service.draining = True
+
+    def _is_starting(self) -> bool:
+        return self._is_booting
+
+    def _due(self) -> float:
+        return self._drain_at if self._drain_at < inf else super()._due()
+
+
+def _interrupting_and_setting(interrupt: Callable[[], object], end: threading.Event) -> Callable[[], None]:
+    """On Windows nothing interrupts a thread that waits for a lock, so the event that it waits for is set as well."""
+
+    def both() -> None:
+        interrupt()
+        end.set()
+
+    return both
+
+
+def _in_own_thread(function: Callable[[], None]) -> Callable[[], None]:
+    """A function that runs ``function`` in a new thread, so that its caller never waits."""
+    return lambda: lastword.start_thread(function)
+
+
+def _refuse_upgrade() -> None:
+    logger.error("upgrade refused: a single process cannot start a new server; start this one with --processes 1")

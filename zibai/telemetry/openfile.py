@@ -1,0 +1,73 @@
+"""An open log file: its locks, whether its path still names it, and the outputs that follow it.
+
+On POSIX the lock is on the file itself (``flock``). On Windows it is on a file beside it.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+LONGEST_TURN: Final = 1.0
+"""Seconds that a record waits on Windows while another record is written; then it is written without the lock."""
+
+
+def let_outputs_follow(old: os.stat_result, new: Any) -> None:
+    """Redirect the outputs of this process that went to the old file to the new one: a daemon prints into its log."""
+    for output in (1, 2):
+        with suppress(OSError):  # it is closed
+            if os.path.samestat(os.fstat(output), old):
+                os.dup2(new.fileno(), output)
+
+
+def is_named(path: str, file: Any) -> bool:
+    """Whether ``path`` still names the open file, which may have been moved."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file if isinstance(file, int) else file.fileno()))
+    except OSError:
+        return False
+
+
+def lock(file: Any, *, alone: bool = False) -> bool:
+    """Try to lock an open file, exclusively (``alone``) or shared; raises OSError where the system has no locks."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def unlock(file: Any) -> None:
+    """Release the lock of an open file."""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def turn_beside(path: str) -> Iterator[bool]:
+    """Hold a lock on a file beside ``path``, for Windows. Yields False if that took too long."""
+    with open(path + ".lock", "ab") as file:
+        until = time.monotonic() + LONGEST_TURN
+        while not (alone := _lock_byte(file.fileno())) and time.monotonic() < until:
+            time.sleep(0.001)  # msvcrt.LK_LOCK would try only once a second
+        yield alone  # closing the file ends the lock
+
+
+def _lock_byte(file: int) -> bool:
+    if sys.platform == "win32":
+        try:
+            os.lseek(file, 0, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    return lock(file, alone=True)

@@ -1,0 +1,194 @@
+"""What one worker is doing: a row of the scoreboard, with a slot for each of its threads or greenlets.
+
+A row holds what the parent knows about the worker, its heartbeat, its counters, and its slots. A slot keeps a few
+records in turn: the request that the thread or greenlet runs, and those that it has finished before.
+
+Nothing is locked, since each byte has one writer: the parent writes the first fields of a row, the owner of the server
+loop writes heartbeat, gauges and counters, and each thread or greenlet writes its slot. A reader may see a write
+halfway, so its result is for people and for time limits. A path is kept without its query, which may hold secrets.
+"""
+
+import time
+from contextlib import suppress
+from itertools import cycle
+from struct import Struct
+from typing import Any, Final, NamedTuple, Self
+
+from ..clock import clock
+
+FREE, CALLED, READING, SENDING = range(4)
+PHASES: Final = ("free", "app", "body", "send")
+"""What a thread or greenlet does: nothing, run the application, wait for a request body, or wait until the client takes
+the response."""
+
+COUNTERS: Final = ("requests", "1xx", "2xx", "3xx", "4xx", "5xx", "bytes")
+GAUGES: Final = ("open", "idle", "head", "body", "queue", "busy", "send")
+"""Connections: all, and those that wait for a request, a head, a body, or a thread or greenlet (queue); those that have
+one (busy), and those whose client has to take the response (send)."""
+
+TEXT: Final = 112
+"""Bytes that are kept of method and path."""
+
+_ROW: Final = Struct("=16sqId")  # written by the parent: state, pid, generation, start of the worker
+_BEAT: Final = Struct("=dd")  # last heartbeat, CPU time of the worker then
+_TALLY: Final = len(COUNTERS) + len(GAUGES)
+_RECORD: Final = Struct(f"=BHdd{TEXT}s")  # phase, status, when it began and ended, "METHOD /path"
+_END: Final = Struct("=BHdd")
+_RECORDS: Final = 4
+_begin, _end = _RECORD.pack_into, _END.pack_into
+_SLOT: Final = _RECORD.size * _RECORDS
+_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * _TALLY
+
+
+class Running(NamedTuple):
+    """A request that a thread or greenlet runs. ``since`` is the time of the call of the application."""
+
+    slot: int
+    what: str
+    phase: str
+    since: float
+
+
+class Finished(NamedTuple):
+    """A request with its response; status 499 is a client that left before the response began."""
+
+    what: str
+    status: int
+    began: float
+    ended: float
+
+
+class Report(NamedTuple):
+    """One row, read. ``state`` is empty for a row without a worker; ``beat`` is 0 until the worker serves."""
+
+    state: str
+    pid: int
+    generation: int
+    started: float
+    beat: float
+    cpu: float
+    counters: dict[str, int]
+    running: list[Running]  # the longest first
+    finished: list[Finished]  # the latest first
+
+
+class Slot:
+    """What one thread or greenlet runs. It alone writes; ``begin`` and ``end`` are paid by every request."""
+
+    __slots__ = ("_at", "_next", "_view", "number")
+
+    def __init__(self, view: memoryview, number: int) -> None:
+        self.number = number
+        self._view = view
+        self._at = number * _SLOT
+        places = [self._at + place * _RECORD.size for place in range(_RECORDS)]
+        self._next = cycle(places[1:] + places[:1]).__next__
+
+    def move(self, view: memoryview) -> None:
+        """Write to other memory from now on."""
+        self._view = view
+
+    def begin(self, what: bytes, now: float) -> None:
+        """Note that the application is called for ``what``, such as ``b"GET /path"``."""
+        self._at = at = self._next()
+        _begin(self._view, at, CALLED, 0, now, 0.0, what)
+
+    def phase(self, phase: int) -> None:
+        """Note that the request waits, or runs again."""
+        self._view[self._at] = phase
+
+    def end(self, status: int, began: float, now: float) -> None:
+        """Note that the thread or greenlet is done with the request."""
+        _end(self._view, self._at, FREE, status, began, now)
+
+
+class Row:
+    """One worker. The owner of the server loop calls ``beat`` and ``running``, the parent or a reader the rest."""
+
+    def __init__(self, memory: Any, slots: int) -> None:
+        self._use(memory)
+        self.slots = [Slot(self._rest, number) for number in range(slots)]
+
+    def _use(self, memory: Any) -> None:
+        self._view = view = memoryview(memory)
+        self._rest = view[_SLOTS_AT:]
+        self._tally = view[_ROW.size + _BEAT.size : _SLOTS_AT].cast("Q")
+
+    def detach(self) -> None:
+        """Continue in private memory, with the same contents, so that the file can be closed.
+
+        A request that is cut at the end of a server still writes to its slot.
+        """
+        before = self._tally, self._rest, self._view
+        self._use(bytearray(self._view))
+        for slot in self.slots:
+            slot.move(self._rest)
+        for view in before:
+            with suppress(BufferError):  # a thread writes at this moment, which is possible without the GIL
+                view.release()
+
+    @classmethod
+    def private(cls, slots: int) -> Self:
+        """A row that no other process sees."""
+        return cls(bytearray(size_of(slots)), slots)
+
+    def assign(self, state: str, pid: int, generation: int, started: float) -> None:
+        """Write what the parent knows about the worker."""
+        _ROW.pack_into(self._view, 0, state.encode(), pid, max(0, generation), started)
+
+    def clear(self) -> None:
+        """Forget the worker."""
+        self._view[:] = bytes(len(self._view))
+
+    def beat(self, tally: list[int]) -> None:
+        """Write a heartbeat of the server loop; ``tally`` has its ``COUNTERS`` and ``GAUGES``."""
+        for place, value in enumerate(tally):
+            self._tally[place] = value
+        _BEAT.pack_into(self._view, _ROW.size, clock(), time.process_time())
+
+    def running(self) -> list[Running]:
+        """The requests that run, the longest first."""
+        running, _ = self._read_slots(bytes(self._rest))
+        return running
+
+    def read(self) -> Report:
+        """Read all of it; any process may."""
+        state, pid, generation, started = _ROW.unpack_from(self._view)
+        beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
+        counters = dict(zip(COUNTERS + GAUGES, self._tally, strict=True))
+        running, finished = self._read_slots(bytes(self._rest))
+        state = state.rstrip(b"\0").decode("ascii", "replace")
+        return Report(state, pid, generation, started, beat, cpu, counters, running, finished)
+
+    def _read_slots(self, data: bytes) -> tuple[list[Running], list[Finished]]:
+        running, finished = [], []
+        for place in range(len(self.slots) * _RECORDS):
+            phase, status, began, ended, raw = _RECORD.unpack_from(data, place * _RECORD.size)
+            what = raw.rstrip(b"\0").decode("ascii", "backslashreplace")
+            if 0 < phase < len(PHASES):
+                running.append(Running(place // _RECORDS, what, PHASES[phase], began))
+            elif ended:
+                finished.append(Finished(what, status, began, ended))
+        running.sort(key=lambda each: each.since)
+        finished.sort(key=lambda each: -each.ended)
+        return running, finished
+
+
+def black_box(report: Report) -> str:
+    """The last requests of a worker, in lines for the log message about its end; empty if there were none."""
+    now = clock()
+    lines = [f"it was serving {each.what} for {now - each.since:.1f} s ({each.phase})" for each in report.running]
+    lines += [
+        f"{now - each.ended:.1f} s ago it answered {each.what} with {each.status} after {each.ended - each.began:.3f} s"
+        for each in report.finished[:LAST]
+    ]
+    return "".join(f"\n  {line}" for line in lines)
+
+
+LAST: Final = 8
+"""The number of finished requests in a black box."""
+
+
+def size_of(slots: int) -> int:
+    """Bytes of a row with so many slots."""
+    return _SLOTS_AT + slots * _SLOT
