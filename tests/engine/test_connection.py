@@ -231,7 +231,8 @@ def pair() -> Iterator[tuple[Connection, socket.socket, list[Connection]]]:
         made = service(Waits(), socket_timeout=10.0)
         made.lend = told.append
         connection = Connection(ours, None, ENDPOINT, made, 0.0)
-        connection.state, connection.deadline = APP, inf
+        connection.state, connection.deadline = READY, inf
+        connection.state = APP
         yield connection, client, told
 
 

@@ -2,7 +2,7 @@
 
 A connection has one owner at a time: the loop, which never blocks, or a runner, which may.
 
- - states      the states of a connection, and its owner in each
+ - states      the states of a connection: owner, what is watched, and which state may follow
  - context     limits and collaborators that the connections of one server share
  - loop        the server loop: deadlines, queue, accepting, the end
  - connection  one client, from its first byte to its last

@@ -38,7 +38,7 @@ from .deferred import Deferred
 from .health import SOON, Health
 from .load import TURN
 from .parting import Parting
-from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HANDSHAKE, HEAD, LATER, LINGER, PARTED, PROXY, READY
+from .states import APP, BODY, CLOSED, DISCARD, HEAD, LATER, PARTED, PROXY, READY, WATCH
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -51,21 +51,6 @@ BACKLOG: Final = 5.0
 
 BUSY_WARNING: Final = 1.0
 """Seconds that requests wait for a runner before a warning says so; then at most one a minute."""
-
-# What the poller is asked for in each state; WRITE is added while something waits to be sent.
-WATCH: Final = {
-    PROXY: READ,
-    HANDSHAKE: READ,
-    HEAD: READ,
-    BODY: READ,
-    DISCARD: READ,
-    LINGER: READ,
-    FLUSH: 0,
-    READY: 0,
-    APP: 0,
-    PARTED: 0,
-    CLOSED: 0,
-}
 
 
 class Loop:
