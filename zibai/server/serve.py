@@ -18,16 +18,12 @@ from ..config.options import Options, declared, script_name
 from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
-from ..engine.load import Load
 from ..engine.loop import Loop
-from ..engine.outgoing import Budget
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
 from ..net.bind import describe, is_public, listen
 from ..net.listener import Listener
-from ..protocol.http1 import FastLane
 from ..system.forks import forget_in_children
-from ..system.machine import descriptors_for_clients
 from ..telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
@@ -211,7 +207,8 @@ class Server:
 
     def _make_loop(self, engine: Backend, listeners: list[Listener]) -> Loop:
         options, ties = self._options, self._ties
-        service = Service(
+        service = Service.from_options(
+            options,
             application=self._gateway.serve,
             # Of the context that called serve(), after the hook before_serve: each request begins with a copy of it.
             new_context=copy_context().copy,
@@ -219,28 +216,7 @@ class Server:
             report=engine.report,
             refused=self._gateway.log_refusal,
             row=self._row,
-            lane=FastLane(options.max_target_size, self._gateway.base) if options.http == "auto" else None,
             base=self._gateway.base,
-            header_timeout=options.header_timeout,
-            keep_alive_timeout=options.keep_alive_timeout,
-            keep_alive_requests=1 if options.disable_keep_alive else options.max_keep_alive_requests,
-            socket_timeout=options.socket_timeout,
-            max_head=options.h11_max_incomplete_event_size,
-            max_target=options.max_target_size,
-            max_body=options.max_body_size,
-            min_body_rate=options.min_body_rate,
-            min_send_rate=options.min_send_rate,
-            unsent=Budget(options.max_unsent_memory),
-            stream_body=options.stream_request_body,
-            trust=Trust(options.trusted_proxies, options.forwarded_fields),
-            proxy_protocol=options.proxy_protocol == "on",
-            queue_timeout=options.queue_timeout or inf,
-            max_connections=options.max_connections or inf,
-            load=Load(
-                options.max_bodies_memory,
-                options.max_bodies_disk or inf,
-                inf if options.max_connections else descriptors_for_clients(),
-            ),
         )
         health = Health(
             service,
