@@ -163,7 +163,7 @@ class Rig:
 
     @property
     def connections(self) -> list[Connection]:
-        return list(self.loop._connections.values())
+        return list(self.loop._table.connections.values())
 
     @property
     def accepting(self) -> bool:

@@ -22,8 +22,8 @@ import pytest
 from zibai import serve
 from zibai.config.options import Options
 from zibai.engine.context import RECEIVE
-from zibai.engine.loop import GRACE
 from zibai.engine.states import HANDSHAKE
+from zibai.engine.table import GRACE
 from zibai.errors import UsageError
 from zibai.gateway.redirect import Redirect
 from zibai.net.bind import create_bind_socket
@@ -336,7 +336,7 @@ class TLSRig(Rig):
         certificates.load()
 
         def opened(sock: Socket, peer: object, endpoint: Any, now: float) -> None:
-            self.loop.add(TLSConnection(certificates, self.service, sock, peer, endpoint, now), now)
+            self.loop._table.add(TLSConnection(certificates, self.service, sock, peer, endpoint, now), now)
 
         self.listener.opened = opened
 

@@ -5,6 +5,8 @@ A connection has one owner at a time: the loop, which never blocks, or a runner,
  - states      the states of a connection: owner, what is watched, and which state may follow
  - context     limits and collaborators that the connections of one server share
  - loop        the server loop: deadlines, queue, accepting, the end
+ - table       the connections of a loop: what the poller watches for each
+ - queueing    requests that wait for a runner for too long
  - connection  one client, from its first byte to its last
  - sending     the sending side of a connection
  - outgoing    what waits to be sent: bytes without a copy, and files

@@ -20,6 +20,7 @@ from typing import Final
 from ..logger import logger
 from .connection import Connection
 from .context import Service
+from .table import Table
 
 PAUSE: Final = 0.1
 """Seconds until the listeners are looked at again while there is no place: they would say the same all the time."""
@@ -53,6 +54,18 @@ class Crowd:
         """How many connections there may be now, beside the files of bodies."""
         load = self._service.load
         return min(self.most, max(1, load.descriptors - load.files))
+
+    def is_open(self, now: float, connections: int) -> bool:
+        """Whether to look at the listeners, with so many connections open."""
+        if self.again != inf and (now >= self.again or connections < self.places):
+            self.again = inf
+        return self.again == inf
+
+    def make_room(self, table: Table, now: float) -> None:
+        """A client waits and there is no place: close the longest idle connection for it, if there is one."""
+        idle = self.choose(table.connections.values(), now)
+        if idle is not None:
+            table.drop(idle)
 
     def choose(self, connections: Iterable[Connection], now: float) -> Connection | None:
         """Somebody waits and there is no place: the connection to close for it, if there is one."""
