@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.clock import clock
-from zibai.engine import body as body_module
+from zibai.engine import stream as body_module
 from zibai.engine.capacity import CROWDED, IDLE, PAUSE
 from zibai.engine.states import BODY, LINGER
 from zibai.engine.table import RESOLUTION

@@ -7,13 +7,14 @@ A connection has one owner at a time: the loop, which never blocks, or a runner,
  - loop        the server loop: deadlines, queue, accepting, the end
  - table       the connections of a loop: what the poller watches for each
  - queueing    requests that wait for a runner for too long
- - connection  one client, from its first byte to its last
- - sending     the sending side of a connection
+ - connection  one client, from its first byte to its last: the loop's side
+ - stream      the runner's side of a connection, which may block
+ - sending     what both sides share: the bytes on their way out, and their lock
  - outgoing    what waits to be sent: bytes without a copy, and files
  - load        what all clients together make a server do in a turn, and hold
  - deferred    connections that are not read from for a while
  - parting     sockets that are shut down and closed a little later, so that no response is lost
- - body        request bodies: limits, and those that are read as they come
+ - body        the loop's side of request bodies: memory, files, and room
  - preamble    who is at the other end, and the PROXY header before a connection
  - capacity    more clients than connections
  - health      beats, slow requests, request time limits

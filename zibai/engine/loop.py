@@ -178,8 +178,8 @@ class Loop:
             connection = find(fd)
             if connection is None:
                 rest.append(fd)
-            # Short cut: most events are requests, and react() would do the same for them. Its call costs 2 % of a
-            # remembered request. test_shortcuts.py holds both ways against each other.
+            # Short cut: most events are requests, and react() would do the same for them. Its call costs 0.2 us,
+            # 1 % of a plain request. test_shortcuts.py holds both ways against each other.
             elif mask == READ and connection.state is HEAD:
                 try:
                     connection.readable(now)
@@ -266,7 +266,7 @@ class Loop:
             if not self._requests_left and self._on_max_requests is not None:
                 self._on_max_requests()
         # Short cut: what the last line comes to where nothing is left to be sent, read or watched. Most exchanges end
-        # so, and its calls cost 6 % of a remembered request. test_shortcuts.py holds both ways against each other.
+        # so, and its calls cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
         if (
             connection.alone
             and connection.watched == READ

@@ -12,14 +12,14 @@ from ..config.addresses import plain_host
 from ..net.listener import Endpoint, Socket
 from ..protocol.proxy_header import SIGNATURE, Malformed, parse
 from .context import Service
-from .sending import Sender
 from .states import CLOSED, HEAD, PROXY
+from .stream import Stream
 
 PEEK: Final = 4096
 """Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""
 
 
-class Peered(Sender):
+class Peered(Stream):
     """A connection that knows its ``peer``, as the socket gives it or as the PROXY protocol does. The loop's side."""
 
     __slots__ = ("_header", "endpoint", "note", "peer")
