@@ -165,6 +165,10 @@ class Rig:
     def connections(self) -> list[Connection]:
         return list(self.loop._table.connections.values())
 
+    def current(self, connection: Connection) -> Connection:
+        """What has taken the place of a stage before a connection."""
+        return self.loop._table.connections[connection.fd]
+
     @property
     def accepting(self) -> bool:
         return self.listener.fd in self.backend.poller.asked

@@ -31,7 +31,7 @@ from zibai.net.listener import Socket
 from zibai.net.poller import READ, WRITE
 from zibai.server.serve import Hooks, Server, Ties
 from zibai.tls.certificates import Certificates, distinguished_name, make_context
-from zibai.tls.handshake import NOT_PLAIN, TLSConnection
+from zibai.tls.handshake import NOT_PLAIN, Handshake
 from zibai.tls.https import check
 from zibai.tls.sslsocket import PIECE, TLSSocket
 
@@ -336,7 +336,7 @@ class TLSRig(Rig):
         certificates.load()
 
         def opened(sock: Socket, peer: object, endpoint: Any, now: float) -> None:
-            self.loop._table.add(TLSConnection(certificates, self.service, sock, peer, endpoint, now), now)
+            self.loop._table.add(Handshake(certificates, self.service, sock, peer, endpoint, now), now)
 
         self.listener.opened = opened
 
@@ -345,6 +345,7 @@ class TLSRig(Rig):
         peer = Peer(client, context)
         if shaken:
             self.until(lambda: (peer.step(), peer.done and connection.state is not HANDSHAKE)[1])
+            connection = self.current(connection)
         return peer, connection
 
     def answered(self, peer: Peer, count: int = 1) -> None:
@@ -493,6 +494,7 @@ def test_a_handshake_waits_for_a_client_that_does_not_take_it(
         return peer.done and connection.state is not HANDSHAKE
 
     wait_for(more)
+    connection = tls_rig.current(connection)
     assert tls_rig.watched(connection) == READ
     peer.send(GET)
     tls_rig.answered(peer)

@@ -15,7 +15,7 @@ A connection has one owner at a time: the loop, which never blocks, or a runner,
  - deferred    connections that are not read from for a while
  - parting     sockets that are shut down and closed a little later, so that no response is lost
  - body        the loop's side of request bodies: memory, files, and room
- - preamble    who is at the other end, and the PROXY header before a connection
+ - preamble    stages before a connection that wait by themselves, and the PROXY header
  - capacity    more clients than connections
  - health      beats, slow requests, request time limits
  - backends    threads and greenlets

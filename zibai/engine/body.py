@@ -9,14 +9,14 @@ from math import inf
 
 from ..errors import Refused
 from ..logger import error_logger
-from ..net.listener import Endpoint, Socket
+from ..net.listener import Socket
 from .context import IN_MEMORY, RECEIVE, Service
 from .load import spool
-from .preamble import Peered
 from .states import LATER, READY, STARVED
+from .stream import Stream
 
 
-class Receiver(Peered):
+class Receiver(Stream):
     """What the loop does with the body of a request that is to be whole before its application runs.
 
     ``pause`` says why the loop does not read from the connection. ``body_held`` is how many bytes of memory count for
@@ -25,8 +25,8 @@ class Receiver(Peered):
 
     __slots__ = ("_body_since", "_spooled", "_starved_since", "body_held", "pause")
 
-    def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:
-        super().__init__(sock, peer, endpoint, service)
+    def __init__(self, sock: Socket, service: Service) -> None:
+        super().__init__(sock, service)
         self.pause = 0
         self._body_since = 0.0  # when the loop began to wait for the body
         self._starved_since = 0.0  # when there was no more room for it; 0 while there is

@@ -24,7 +24,8 @@ from ..protocol.http1.response import CONTINUE, plain
 from .body import Receiver
 from .context import RECEIVE, Service
 from .parting import SMALL
-from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, STARVED
+from .preamble import hint_at_proxy_header, name_of, tidy, write_note
+from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, STARVED
 from .stream import BodyReader
 
 LINGER_TIME: Final = 2.0
@@ -42,11 +43,12 @@ class Connection(Receiver):
     """One client. Everything here is the loop owner's."""
 
     __slots__ = (
-        "_begun", "_discarded", "_timed_out", "_unsent", "alone", "facts", "trusted", "watched",
+        "_begun", "_discarded", "_timed_out", "_unsent", "alone", "endpoint", "facts", "peer", "trusted", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
-        super().__init__(sock, peer, endpoint, service)
+        super().__init__(sock, service)
+        self.peer, self.endpoint = tidy(peer), endpoint
         self.deadline = now + service.header_timeout
         self.watched = 0  # what the loop has asked its poller for; the loop's alone
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
@@ -62,11 +64,19 @@ class Connection(Receiver):
     @property
     def idle(self) -> bool:
         """Whether it waits for a request of which not a byte has come."""
-        return (self.state is HEAD and not self._begun) or (self.state is PROXY and not self._header)
+        return self.state is HEAD and not self._begun
+
+    @property
+    def note(self) -> bytes:
+        """What a worker that takes the connection over has to know of it."""
+        return write_note(self.peer, self.endpoint) if self.service.proxy_protocol else b""
 
     def secured(self) -> dict[str, str]:
         """What TLS adds to the environ of each of its requests."""
         return {}
+
+    def begin(self, now: float) -> None:
+        """It has just taken its place in the loop's table."""
 
     def readable(self, now: float) -> None:
         """The socket has bytes, its end or an error; read once."""
@@ -93,7 +103,7 @@ class Connection(Receiver):
             if whole is None:
                 self._advance(now)
                 if self.closing:
-                    self._hint_at_proxy_header(data)
+                    hint_at_proxy_header(self.service, self.peer, data)
                 return
             request, body = whole
             if body:
@@ -114,7 +124,7 @@ class Connection(Receiver):
             self.service.hint(
                 "a request of %s was lost: it came on a connection that was being closed for being idle. If that is "
                 "your proxy, it keeps idle connections for longer than %g s: raise --keep-alive-timeout above its time",
-                self._peer_name,
+                name_of(self.peer),
                 self.service.keep_alive_timeout,
             )
 
@@ -363,16 +373,6 @@ class Connection(Receiver):
             self._timed_out = True
         else:
             self.state = CLOSED
-
-    def abort(self) -> None:
-        """Cut the connection under a runner; the socket stays open until the loop closes it."""
-        with self.lock:
-            self.broken = True
-            self.forget()
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the client was faster
 
     def close(self) -> None:
         """End the connection and release everything.

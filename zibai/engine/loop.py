@@ -28,6 +28,7 @@ from .connection import Connection
 from .context import Service
 from .health import SOON, Health
 from .load import TURN
+from .preamble import Stage, begin, read_note
 from .queueing import Queue
 from .states import APP, HEAD, READY
 from .table import GRACE, Table
@@ -68,9 +69,9 @@ class Loop:
         self._table = Table(self.poller, service.load, backend.report, self._ready)
         self._others: dict[int, Callable[[], object]] = {}  # what else the poller has, except listeners
         self._handed: deque[tuple[Connection, bool]] = deque()  # by runners; True when the exchange is over
-        self._asleep = False
-        self._drain = self._quit = False  # what was asked for
+        self._asleep = self._drain = self._quit = False  # whether the owner sleeps; what was asked for
         self._graceful_timeout = GRACE
+        self._first = begin(service, self._connect)  # makes what a client begins with
         self._acceptor = Acceptor(listeners, self.poller, backend.report, self._opened)
         self._adoption = Adoption(self.poller, self._others, self._adopt)
         self._replacement: Socket | None = None  # the channel to the worker that gets our idle connections
@@ -169,8 +170,7 @@ class Loop:
         self._asleep = True
         if self._adoption.coming:
             self._adoption.watch()
-        timeout = self.timeout() if block else 0
-        events = self.poller.poll(timeout)
+        events = self.poller.poll(self.timeout() if block else 0)
         self._asleep = False
         self._now = now = time.monotonic()
         find, ready, rest = table.connections.get, self._ready, []
@@ -201,8 +201,7 @@ class Loop:
         """All events are dealt with: do what is due. ``stirred`` says whether there were any."""
         table, health, ready = self._table, self._health, self._ready
         if self._handed:
-            # Mostly it has woken the poller. To wait for the next turn would cost a runner's slot as long.
-            self._receive_handed(now)
+            self._receive_handed(now)  # mostly it has woken the poller; a turn later would cost a runner's slot as long
         if self._drain and not table.draining:
             self._begin_drain(now)
         if now >= table.next_sweep:
@@ -283,7 +282,7 @@ class Loop:
         table.step(connection, connection.finish, self._now)
 
     def _receive_handed(self, now: float) -> None:
-        """What runners have handed over: for good, or to have something sent."""
+        """Take what runners have handed over: for good, or to have something sent."""
         while self._handed:
             connection, done = self._handed.popleft()
             if done:
@@ -295,14 +294,12 @@ class Loop:
     # New connections.
 
     def _react_to_others(self, fds: list[int], waited: int, now: float) -> None:
-        """What is no connection did something. ``waited`` is how many requests were ready before this turn.
-
-        Accepting comes last, when it is known how many slots the others have filled.
-        """
+        """What is no connection did something. ``waited`` is how many requests were ready before this turn."""
+        table = self._table
         for fd in fds:
             if fd in self._others:
                 self._others[fd]()
-        table = self._table
+        # Accepting comes last, when it is known how many slots the others have filled.
         if len(table.connections) >= self._crowd.places and self._acceptor.concerns(fds):
             self._crowd.make_room(table, now)
         self._acceptor.accept(fds, now, lambda: self._room(waited))
@@ -325,16 +322,17 @@ class Loop:
             self._full_at = now
         self._acceptor.watch(free and not self._table.draining, now)
 
-    def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-        self.open(Connection(sock, peer, endpoint, self.service, now), now)
+    def _connect(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> Connection:
+        return Connection(sock, peer, endpoint, self.service, now)
 
-    def open(self, connection: Connection, now: float) -> None:
-        """Take a connection that has just been accepted."""
+    def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
+        self.open(self._first(sock, peer, endpoint, now), now)
+
+    def open(self, connection: Connection | Stage, now: float) -> None:
+        """Take a client that has just been accepted: its connection, or the first stage before it."""
         if now - self._full_at < BACKLOG and self._table.has_given_up(connection):
             connection.close()
             return
-        if connection.service.proxy_protocol:
-            connection.expect_proxy_header()
         self._table.add(connection, now)
 
     def _adopt(self, sock: Socket, note: bytes) -> None:
@@ -348,7 +346,9 @@ class Loop:
         if self.service.proxy_protocol and not note:
             self._opened(sock, peer, endpoint, now)  # it has not said a word
             return
-        self._table.adopt(Connection(sock, peer, endpoint, self.service, now), note, now)
+        if note:
+            peer, endpoint = read_note(note, endpoint)
+        self._table.adopt(self._connect(sock, peer, endpoint, now), now)
 
     # The end.
 

@@ -73,10 +73,24 @@ class Sender:
         self._account()
         return new
 
+    def receive_raw(self, size: int, flags: int = 0) -> bytes:
+        """What the kernel has, below TLS."""
+        return self.sock.recv(size, flags)
+
     def cut(self) -> None:
         """End the exchange so that the client sees that its response is not whole."""
         with self.lock:
             self._cut()
+
+    def abort(self) -> None:
+        """Cut the connection under a runner; the socket stays open until the loop closes it."""
+        with self.lock:
+            self.broken = True
+            self.forget()
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the client was faster
 
     def _cut(self) -> None:
         self.closing = self.broken = True

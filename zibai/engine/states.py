@@ -18,6 +18,9 @@ PROXY: Final = "proxy"
 HANDSHAKE: Final = "handshake"
 """Waits for the client in the TLS handshake."""
 
+PASSED: Final = "passed"
+"""A stage before the connection is done; what follows takes its place. See :mod:`.preamble`."""
+
 HEAD: Final = "head"
 """Waits for a request, or for the rest of its head."""
 
@@ -61,9 +64,10 @@ def _rule(owner: str, watch: int, *after: str) -> Rule:
 
 
 RULES: Final = {
-    PROXY: _rule("loop", READ, HANDSHAKE, HEAD),
-    HANDSHAKE: _rule("loop", READ, PROXY, HEAD, LINGER),
-    HEAD: _rule("loop", READ, PROXY, HANDSHAKE, BODY, READY, FLUSH, LINGER),
+    PROXY: _rule("loop", READ, PASSED),
+    HANDSHAKE: _rule("loop", READ, PASSED, LINGER),
+    PASSED: _rule("loop", 0),
+    HEAD: _rule("loop", READ, BODY, READY, FLUSH, LINGER),
     BODY: _rule("loop", READ, READY, FLUSH),
     READY: _rule("loop", 0, APP, FLUSH),
     APP: _rule("runner", 0, FLUSH, DISCARD, HEAD, LINGER, PARTED),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from ..logger import debug_logger, logger
 from ..net.handover import give
@@ -26,7 +26,8 @@ from .connection import Connection
 from .deferred import Deferred
 from .load import Load
 from .parting import Parting
-from .states import APP, BODY, CLOSED, DISCARD, LATER, PARTED, PROXY, READY, WATCH
+from .preamble import Stage
+from .states import APP, BODY, CLOSED, DISCARD, LATER, PARTED, PASSED, READY, WATCH
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -46,7 +47,7 @@ class Table:
     def __init__(
         self, poller: Poller, load: Load, report: Callable[..., None], ready: deque[tuple[Connection, float]]
     ) -> None:
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, Any] = {}  # a Connection each, or a Stage before it
         self.next_sweep = inf
         self.deferred = Deferred(load)
         self.parting = Parting()
@@ -60,28 +61,26 @@ class Table:
     def __repr__(self) -> str:
         return f"<{len(self.connections)} connections, {len(self._ready)} of them ready>"
 
-    def add(self, connection: Connection, now: float) -> None:
+    def add(self, connection: Connection | Stage, now: float) -> None:
         """Take a new connection."""
         self.connections[connection.fd] = connection
         self._load.connections += 1
-        self.step(connection, _no_step, now)
+        self.step(connection, connection.begin, now)
 
-    def adopt(self, connection: Connection, note: bytes, now: float) -> None:
+    def adopt(self, connection: Connection, now: float) -> None:
         """Take a connection of another worker. It has had responses, though not from here."""
         connection.deadline = now + connection.service.keep_alive_timeout
         connection.status = HTTPStatus.OK
-        if note:
-            connection.recall(note)
         self.add(connection, now)
 
-    def has_given_up(self, connection: Connection) -> bool:
+    def has_given_up(self, connection: Connection | Stage) -> bool:
         """Whether the client has left while its request waited, here or in the backlog."""
         left = has_given_up(connection.sock, silent=connection.alone or not connection.started)
         if left:
             self._report(debug_logger.debug, "%s has left while its request waited", connection.peer)
         return left
 
-    def react(self, connection: Connection, events: int, now: float) -> None:
+    def react(self, connection: Connection | Stage, events: int, now: float) -> None:
         """The socket of a connection did something. Events beside READ and WRITE are errors, which both find."""
         if connection.state is READY:
             # More than its request has come, or its end, or the client takes the rest of a 100 Continue, which
@@ -91,9 +90,7 @@ class Table:
         try:
             if events & ~READ:
                 connection.writable(now)
-            if connection.state is PROXY:
-                connection.read_proxy_header()
-            elif events & ~WRITE and WATCH[connection.state] and not connection.pause:
+            if events & ~WRITE and WATCH[connection.state] and not connection.pause:
                 if self._load.budget <= 0 and (connection.state is BODY or connection.state is DISCARD):
                     connection.pause = LATER
                 else:
@@ -102,7 +99,7 @@ class Table:
         except Exception as error:
             self.fault(connection, error)
 
-    def step(self, connection: Connection, step: Callable[[float], None], now: float) -> None:
+    def step(self, connection: Connection | Stage, step: Callable[[float], None], now: float) -> None:
         """Let a connection take a step, and settle it."""
         try:
             step(now)
@@ -116,20 +113,20 @@ class Table:
             if WATCH[each.state]:  # else its deadline has been faster
                 self.step(each, each.resume, now)
 
-    def fault(self, connection: Connection, error: Exception) -> None:
+    def fault(self, connection: Connection | Stage, error: Exception) -> None:
         """A bug of ours, or the poller is out of memory. It costs this connection, and not the server."""
         self._report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
         if connection.state is APP:
             self.watch(connection, 0)
-            connection.abort()  # its runner gives it back
+            connection.abort()  # type: ignore[union-attr]  # its runner gives it back
         else:
             self.drop(connection)
 
-    def settle(self, connection: Connection, now: float) -> None:
+    def settle(self, connection: Connection | Stage, now: float) -> None:
         """Watch a connection for what its state waits for; queue it, or close it."""
         state = connection.state
         if state is READY:
-            self._ready.append((connection, now))
+            self._ready.append((connection, now))  # type: ignore[arg-type]  # a stage is never READY
             return
         if state is PARTED:
             self.watch(connection, 0)
@@ -138,6 +135,9 @@ class Table:
             return
         if state is CLOSED:
             self.drop(connection)
+            return
+        if state is PASSED:
+            self._pass_on(connection, now)
             return
         if self.draining and connection.idle:
             connection.deadline = min(connection.deadline, max(now + GRACE, self.idle_until))
@@ -150,7 +150,15 @@ class Table:
             self.watch(connection, wanted)
         self.next_sweep = min(self.next_sweep, connection.deadline)
 
-    def drop(self, connection: Connection) -> None:
+    def _pass_on(self, stage: Any, now: float) -> None:
+        """A stage before a connection is done: what follows takes its place."""
+        self.deferred.forget(stage)
+        follower = stage.follower
+        follower.watched = stage.watched
+        self.connections[stage.fd] = follower
+        self.step(follower, follower.begin, now)
+
+    def drop(self, connection: Connection | Stage) -> None:
         """Close a connection."""
         self.watch(connection, 0)
         self.deferred.forget(connection)
@@ -159,7 +167,7 @@ class Table:
         self._load.connections -= 1
         self._load.freed = True
 
-    def watch(self, connection: Connection, events: int) -> None:
+    def watch(self, connection: Connection | Stage, events: int) -> None:
         """Ask the poller for ``events`` of a connection, and for nothing else."""
         watched = connection.watched
         if events == watched:
@@ -216,7 +224,3 @@ class Table:
         for connection in self.connections.values():
             connection.watched = 0
             connection.sock.close()
-
-
-def _no_step(now: float) -> None:
-    """A connection that only has to be settled."""
