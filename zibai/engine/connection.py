@@ -87,7 +87,7 @@ class Connection(Receiver):
         except OSError:
             data = b""
         if not data:
-            # The end before a whole request, or after the last one: there is nobody left to answer.
+            # The end before a whole request, or after the last one: no client is left that waits for a response.
             self.state = CLOSED
         elif self.state is HEAD:
             # What came before was all of it, so nothing waits in the codec, which need not be asked then.
@@ -199,7 +199,7 @@ class Connection(Receiver):
             while piece := self._next_piece():
                 self._discarded += len(piece)
         except Refused as refusal:
-            # The request has its answer already, and a second one would be taken for that of the next.
+            # The request has its response already. The client would take a second one for that of its next request.
             self._log_refusal(refusal)
             self._linger(now)
             return
@@ -209,7 +209,7 @@ class Connection(Receiver):
             self._linger(now)
 
     def refuse(self, refusal: Refused, now: float) -> None:
-        """Answer a request that no application sees, once, and let the connection end."""
+        """Send the response to a request that no application sees, once, and let the connection end."""
         self._log_refusal(refusal)
         response = plain(refusal.status, head_end(), retry_after=refusal.retry_after)
         if self.state is BODY:
@@ -242,14 +242,14 @@ class Connection(Receiver):
         """The runner is done. Send the rest, then read the next request or close."""
         self.give_back()
         if self.out and not self.broken:
-            # Nobody else touches it now, so no lock is needed.
+            # No runner touches it now, so no lock is needed.
             self.state = FLUSH
             self.start_clock(now)
         else:
             self._flushed(now)
 
     def _flushed(self, now: float) -> None:
-        """Nothing is left to be sent of the last answer."""
+        """Nothing is left to be sent of the last response."""
         self.lent = False
         self._tell_sent()
         if self.broken:
@@ -275,7 +275,7 @@ class Connection(Receiver):
                 error_logger.exception("an exchange cannot be logged")
 
     def _answered(self, now: float) -> None:
-        """The whole answer is out and the connection is to be kept."""
+        """The whole response is out and the connection is to be kept."""
         if self.codec.in_body:
             if not self._received and self.request is not None and self.request.length is None:
                 self.service.hint(
@@ -361,8 +361,8 @@ class Connection(Receiver):
     def _end_idle(self, now: float) -> None:
         """It has waited long enough for a request. One that came this very moment is served.
 
-        What comes after our end is lost. But we stay to see it: whoever sends it does not know of the end yet, so its
-        time for idle connections is longer than ours, and nobody else can tell.
+        What comes after our end is lost. But the loop stays to see it: a client that sends it does not know of the end
+        yet, so its time for idle connections is longer than ours, and nothing else shows that.
         """
         self.readable(now)
         if self.state is not HEAD or self._begun:

@@ -35,7 +35,7 @@ class Deferred:
         self.busy = False
         self._soon: OrderedDict[Connection | Stage, None] = OrderedDict()
         self._starved: OrderedDict[Connection | Stage, None] = OrderedDict()
-        self._again = 0.0  # when to look for room though nobody here has made any
+        self._again = 0.0  # when to look for room although no connection here has made any
 
     def put(self, connection: Connection | Stage) -> int:
         """Take a connection that is paused. Returns what the poller has to watch meanwhile."""

@@ -45,7 +45,7 @@ class Load:
         self.max_memory, self.max_disk = max_memory, max_disk
         self.descriptors = descriptors
         self.connections = 0
-        self.freed = False  # whether there may be room since somebody has looked
+        self.freed = False  # whether there may be room since the last look
         self.budget = TURN
         self.memory = 0  # bytes of bodies in memory
         self.disk = 0  # and in files

@@ -195,7 +195,7 @@ class Loop:
             self._react_to_others(rest, waited, now)
         self._end_turn(now, bool(events))
         self._quota = len(ready)
-        self._asleep = not block  # who does not block here waits elsewhere, and has to be woken, too
+        self._asleep = not block  # a backend that does not block here waits elsewhere, and has to be woken, too
 
     def _end_turn(self, now: float, stirred: bool) -> None:
         """All events are dealt with: do what is due. ``stirred`` says whether there were any."""

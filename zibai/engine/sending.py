@@ -33,7 +33,7 @@ RATE_AFTER: Final = 10.0
 """Seconds that a client may take for a part of a response at any rate; from then on the minimum rate counts."""
 
 LOOK: Final = 1.0
-"""Seconds between two looks at something that nobody tells us of."""
+"""Seconds between two looks at something that no event reports."""
 
 
 class Sender:

@@ -117,7 +117,7 @@ class Stream(Sender):
             type(body).close(body)
         except BaseException:  # noqa: S110
             # The application keeps a view of it, or has detached its raw side, or the disk is full and a file writes
-            # its buffer now. The response is out, and nobody reads the body any more.
+            # its buffer now. The response is out, and nothing reads the body any more.
             pass
 
     # Sending.
@@ -233,7 +233,7 @@ class Stream(Sender):
     # Reading a streamed body.
 
     def forbid_continue(self) -> None:
-        """The final answer begins: no 100 Continue from now on.
+        """The final response begins: no 100 Continue from now on.
 
         A client that still waits for one may or may not send its body then, so the connection ends (RFC 9110 10.1.1).
         """

@@ -1,6 +1,6 @@
 """``serve()``: one application on one or more listening sockets, in this process, until it is told to end.
 
-It puts the parts together: a backend (who runs), the server loop (what waits), the gateway (what is called). It may be
+It puts the parts together: a backend (what runs), the server loop (what waits), the gateway (what is called). It may be
 called from any thread of any program: it installs no signal handler, configures no logging, patches nothing.
 """
 
@@ -44,13 +44,13 @@ def serve(
     before_died_hook: Hook | None = None,
     **options: Any,
 ) -> None:
-    """Serve ``app`` until ``graceful_exit`` is set and what is in flight has been answered.
+    """Serve ``app`` until ``graceful_exit`` is set and every request in flight has its response.
 
     :param app: a WSGI application (PEP 3333).
     :param bind_socket: a bound socket, see :func:`~zibai.create_bind_socket`; or several as ``bind_sockets``.
         They are taken over: made to listen, and closed when the end begins.
-    :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched. It
-        is set by the server itself after ``max_request_pre_process`` requests.
+    :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched.
+        The server sets it after ``max_request_pre_process`` requests.
     :param backend: ``"threads"`` or ``"greenlets"``; None is greenlets in a program that gevent has patched.
     :param before_serve_hook: called before the first request; what it raises ends ``serve``.
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
@@ -67,23 +67,16 @@ def serve(
     sockets = [*bind_sockets] if bind_socket is None else [bind_socket, *bind_sockets]
     if not sockets:
         raise ValueError("serve() needs a bind_socket or bind_sockets")
-    known = {each.name for each in declared() if each.embedded}
-    for name in options.keys() - known:
+    for name in options.keys() - {each.name for each in declared() if each.embedded}:
         raise TypeError(f"serve() takes no option {name!r}")
     # Never None, or the environment variable would count, and that is the process', too.
     options["url_prefix"] = (options.get("url_prefix") or "").rstrip("/")
     settings = Options("", **options)
     settings.validate()
     warn_of_strangers(settings, sockets)
-    Server(
-        app,
-        sockets,
-        settings,
-        end=threading.Event() if graceful_exit is None else graceful_exit,
-        backend=backend,
-        hooks=Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook),
-        ties=Ties(),
-    ).run()
+    hooks = Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook)
+    end = threading.Event() if graceful_exit is None else graceful_exit
+    Server(app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=Ties()).run()
 
 
 class Hooks(NamedTuple):
@@ -101,9 +94,10 @@ class Ties:
     ``row`` is where the server says what it does, with a slot more than ``max_workers``; ``beat_every`` the seconds
     between two beats in it of an idle server. Relative paths of ``options`` start in ``directory``, by default the
     current one, which the application may have changed. ``on_worn`` is called after ``max_request_pre_process``
-    requests and ``on_stuck`` for ``request_timeout``, instead of the end of the server, by whoever runs the server
-    loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server loop
-    before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its kind.
+    requests and ``on_stuck`` for ``request_timeout``, instead of the end of the server, by the thread that runs the
+    server loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server
+    loop before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its
+    kind.
     ``multiprocess`` is ``wsgi.multiprocess``.
     """
 
@@ -180,7 +174,7 @@ class Server:
                 self._ties.on_end()
             if loop.failure is not None:
                 raise loop.failure
-            loop.service.draining = True  # every answer says close from now on, also while the hook runs
+            loop.service.draining = True  # every response says close from now on, also while the hook runs
             _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
             timeout = self._options.graceful_exit_timeout
             loop.drain(timeout)
@@ -236,7 +230,7 @@ class Server:
 
 
 def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
-    """Say so when anybody may connect and may say to be anybody else."""
+    """Warn when every client of the internet may connect, and may say that it is another client."""
     public = [describe(sock) for sock in sockets if is_public(sock)]
     if public and Trust(options.trusted_proxies).whole_internet:
         logger.warning(
@@ -266,7 +260,7 @@ application that never lets go of the GIL; then the process has to end without i
 
 def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
     if name is None:
-        # Whoever patched has imported it, so gevent is asked only where it is in use.
+        # A program that has patched has imported it, so gevent is asked only where it is in use.
         monkey = sys.modules.get("gevent.monkey")
         name = "greenlets" if monkey is not None and monkey.is_module_patched("threading") else "threads"
     if name == "greenlets":

@@ -102,7 +102,7 @@ class TLSConnection(Connection):
 
     def expire(self, now: float) -> None:
         if self.pause is CHOKED and self.state in _READS:
-            self.service.report(debug_logger.debug, "%s does not take what TLS answers", self.peer)
+            self.service.report(debug_logger.debug, "%s does not take what TLS sends by itself", self.peer)
             self.state = CLOSED
         else:
             super().expire(now)
@@ -136,7 +136,7 @@ class TLSConnection(Connection):
             super()._linger(now)
 
     def close(self) -> None:
-        if not (self.out or self.broken):  # else the answer is not whole, and must not look like it
+        if not (self.out or self.broken):  # else the response is not whole, and must not look like it
             self.sock.say_goodbye()
         super().close()
 

@@ -1,8 +1,8 @@
 """HTTPS on the listeners of a server: which of them speak TLS, and which one sends clients there.
 
-TLS is for the TCP listeners. A unix socket stays plain: its permissions say who may connect, and what connects is a
-proxy of this machine that has done TLS itself. ``--redirect-http`` is the last of the listeners; its only application
-is :class:`Redirect`, behind a service of its own.
+TLS is for the TCP listeners. A unix socket stays plain: its permissions say which users may connect, and what connects
+is a proxy of this machine that has done TLS itself. ``--redirect-http`` is the last of the listeners; its only
+application is :class:`Redirect`, behind a service of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,8 +85,8 @@ def _redirect_to(service: Service, loop: Loop) -> Callable[[Socket, object, Endp
 def _make_service(loop: Loop, gateway: Gateway) -> Service:
     """The service of ``--redirect-http``, beside the one of the application in the same loop.
 
-    The two share what the loop itself counts and the limits of heads. Anybody can reach this one, by plain HTTP, so
-    nothing that it remembers may be seen by the other: it has a gateway and a lane of its own. It answers at the head,
+    The two share what the loop itself counts and the limits of heads. Any client can reach this one, by plain HTTP, so
+    nothing that it remembers may be seen by the other: it has a gateway and a lane of its own. It responds at the head,
     because no body can change where the client has to go: the rest of a body is thrown away for a moment, then the
     connection is closed. So a body has no limit here either, as none of it is kept.
     """

@@ -174,7 +174,7 @@ class Greenlets:
             lambda: len(self._free) + (self.idle is not None) <= slots,
             partial(monkey.get_original, "_thread"),
         )
-        self.idle: _Worker | None = None  # one is enough: while it runs without blocking nobody else does
+        self.idle: _Worker | None = None  # one is enough: while it runs without blocking no other does
         self._done = Event()
         self._turn_soon = self._hub.loop.async_()  # the one watcher that other threads may touch
         self._timer: Any = None
@@ -247,7 +247,7 @@ class Greenlets:
         """One turn of the loop and what it made ready; never blocks."""
         loop = self.loop
         if loop.finished or self.stopped:
-            return  # somebody rang before the watchers were closed
+            return  # it was woken before the watchers were closed
         watch = self._watch
         watch.turns += 1
         if watch.asleep:
