@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import shutil
@@ -392,6 +393,18 @@ def test_a_request_in_one_piece_with_the_end_of_the_handshake(tls_rig: TLSRig, c
     assert connection.state is HANDSHAKE
     peer.sock.sendall(wire + peer.encrypt(GET))
     tls_rig.answered(peer)
+
+
+def test_nothing_of_a_handshake_that_is_done_stays(tls_rig: TLSRig, credentials: Credentials) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        peer, _ = tls_rig.peer(credentials.context())
+        peer.send(GET)
+        tls_rig.answered(peer)
+        assert not [each for each in gc.get_objects() if type(each) is Handshake]
+    finally:
+        gc.enable()
 
 
 def test_who_stalls_in_the_handshake_has_the_time_of_a_head(tls_rig: TLSRig, credentials: Credentials) -> None:
