@@ -54,7 +54,7 @@ def serve(
     :param bind_socket: a bound socket, see :func:`~zibai.create_bind_socket`; or several as ``bind_sockets``.
         They are taken over: made to listen, and closed when the end begins.
     :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched. It
-        is set by the server itself after ``max_request_pre_process`` requests.
+        is set by the server itself after ``max_requests`` requests.
     :param backend: ``"threads"`` or ``"greenlets"``; None is greenlets in a program that gevent has patched.
     :param before_serve_hook: called before the first request; what it raises ends ``serve``.
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.

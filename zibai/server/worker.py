@@ -527,4 +527,4 @@ def _do_nothing(*_: object) -> None:
 
 
 def _refuse_upgrade() -> None:
-    logger.error("SIGUSR2 starts no new master: there is none in a single process; start it with --subprocess 1")
+    logger.error("SIGUSR2 starts no new master: there is none in a single process; start it with --processes 1")
