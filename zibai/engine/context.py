@@ -99,7 +99,7 @@ class Service:
             "keep_alive_timeout": options.keep_alive_timeout,
             "keep_alive_requests": 1 if options.disable_keep_alive else options.max_keep_alive_requests,
             "socket_timeout": options.socket_timeout,
-            "max_head": options.h11_max_incomplete_event_size,
+            "max_head": options.max_header_size,
             "max_target": options.max_target_size,
             "max_body": options.max_body_size,
             "min_body_rate": options.min_body_rate,

@@ -50,7 +50,7 @@ def serve(
     :param bind_socket: a bound socket, see :func:`~zibai.create_bind_socket`; or several as ``bind_sockets``.
         They are taken over: made to listen, and closed when the end begins.
     :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched.
-        The server sets it after ``max_request_pre_process`` requests.
+        The server sets it after ``max_requests`` requests.
     :param backend: ``"threads"`` or ``"greenlets"``; None is greenlets in a program that gevent has patched.
     :param before_serve_hook: called before the first request; what it raises ends ``serve``.
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
@@ -223,7 +223,7 @@ class Server:
             on_beat=ties.on_beat,
         )
         worn = ties.on_worn or self._end.set
-        loop = Loop(service, engine, listeners, health, options.max_workers, options.max_request_pre_process, worn)
+        loop = Loop(service, engine, listeners, health, options.max_workers, options.max_requests, worn)
         service.lend = loop.lend
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
