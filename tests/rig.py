@@ -14,10 +14,12 @@ from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 from zibai.clock import clock
+from zibai.config.options import Options
 from zibai.engine import loop as loop_module
 from zibai.engine.backends.threads import Waits
 from zibai.engine.context import Service
 from zibai.engine.health import Health
+from zibai.engine.load import Load
 from zibai.engine.loop import Loop
 from zibai.net.listener import Listener
 from zibai.net.poller import Poller, make_poller
@@ -78,6 +80,12 @@ class Backend:
         return f"runner {slot}", sys._getframe()
 
 
+def make_service(**fields: Any) -> Service:
+    """A service with the limits of the options, but that requests wait for ever and that no proxy is trusted."""
+    options = Options("", queue_timeout=0, trusted_proxies=["none"])
+    return Service.from_options(options, **{"load": Load(options.max_bodies_memory), **fields})
+
+
 HEALTH = {"slow_request", "request_timeout", "beat_every", "on_stuck"}
 
 
@@ -113,7 +121,7 @@ class Rig:
         health_limits = {name: limits.pop(name) for name in HEALTH & limits.keys()}
         if not health_limits:
             patch.setattr(loop_module, "SOON", inf)  # no look at itself wakes a loop that is not asked to
-        self.service = Service(
+        self.service = make_service(
             application=self._serve, waits=self.backend.waits, report=self.backend.report, row=self.row, **limits
         )
         self.health = Health(self.service, self.backend, **health_limits)  # type: ignore[arg-type]
@@ -155,7 +163,11 @@ class Rig:
 
     @property
     def connections(self) -> list[Connection]:
-        return list(self.loop._connections.values())
+        return list(self.loop._table.connections.values())
+
+    def current(self, connection: Connection) -> Connection:
+        """What has taken the place of a stage before a connection."""
+        return self.loop._table.connections[connection.fd]
 
     @property
     def accepting(self) -> bool:

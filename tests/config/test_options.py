@@ -150,6 +150,21 @@ def test_type_checkers_see_the_older_names() -> None:
         assert annotated[older] == annotated[name]
 
 
+def test_what_needs_a_parent_and_what_a_prompt_refuses_is_declared() -> None:
+    assert {option.flag for option in declared() if option.needs_parent} == {
+        "--health-listen",
+        "--preload",
+        "--max-requests",
+        "--max-worker-memory",
+        "--max-worker-descriptors",
+        "--watchfiles",
+        "--interactive",
+        "--request-timeout",
+        "--capture-output",
+    }
+    assert {option.name for option in declared() if not option.at_prompt} == {"daemon", "user", "group", "chdir"}
+
+
 def test_two_options_do_not_share_a_list() -> None:
     @dataclass
     class Some:

@@ -144,6 +144,6 @@ def test_a_single_process_says_what_it_needs(backend: tuple[str, ...]) -> None:
     with Server("plain:app", *backend) as server:
         server.wait_for_log("worker ready")
         server.signal(signal.SIGUSR2)
-        assert "--subprocess 1" in server.wait_for_log("upgrade refused")
+        assert "--processes 1" in server.wait_for_log("upgrade refused")
         assert get(server.port, "/hello").status == 200
         assert server.stop() == 0

@@ -19,14 +19,13 @@ import pytest
 
 from zibai.engine.backends import threads
 from zibai.engine.backends.threads import LATE, LONGEST_SPELL, PATIENCE, SPELL, Threads
-from zibai.engine.context import Service
 from zibai.engine.health import Health
 from zibai.engine.loop import Loop
 from zibai.net.listener import Listener
 from zibai.net.poller import READ
 from zibai.telemetry.scoreboard import Row
 
-from rig import ANSWER, GET, read
+from rig import ANSWER, GET, make_service, read
 from support import DEADLINE, wait_for
 
 if TYPE_CHECKING:
@@ -583,7 +582,7 @@ class Theatre:
         self.port = origin.getsockname()[1]
         row = Row.private(slots + 1)
         self.backend = Threads(slots, row)
-        service = Service(application=self._run, waits=self.backend.waits, report=self.backend.report, row=row)
+        service = make_service(application=self._run, waits=self.backend.waits, report=self.backend.report, row=row)
         self.loop = Loop(service, self.backend, [Listener(origin)], Health(service, self.backend), slots)
         service.lend = self.loop.lend
         # Whether the poller no longer had it when it was given away.

@@ -98,12 +98,12 @@ def test_a_small_response_is_closed_in_stages(monkeypatch: pytest.MonkeyPatch) -
         assert rig.loop.timeout() is not None
         rig.turn(2.2)
         assert sock.fileno() < 0
-        assert rig.loop._parting.due == float("inf")
+        assert rig.loop._table.parting.due == float("inf")
 
 
 def test_those_that_part_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with Rig(monkeypatch, app=last) as rig:
-        rig.loop._parting._most = 3
+        rig.loop._table.parting._most = 3
         socks = []
         for _ in range(5):
             client, connection = rig.connect()

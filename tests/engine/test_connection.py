@@ -20,15 +20,18 @@ from zibai.engine import body as module
 from zibai.engine import context as service_module
 from zibai.engine.backends.threads import Waits
 from zibai.engine.connection import Connection
-from zibai.engine.context import Service
 from zibai.engine.load import TURN
 from zibai.engine.sending import TAIL
 from zibai.engine.states import APP, HEAD, READY
 from zibai.net.listener import Endpoint
 from zibai.telemetry.scoreboard import Row
 
+from rig import make_service
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from zibai.engine.context import Service
 
 ENDPOINT = Endpoint("127.0.0.1", "80")
 
@@ -67,7 +70,7 @@ class Script:
 
 
 def service(waits: Any, **options: Any) -> Service:
-    made = Service(
+    made = make_service(
         application=lambda connection: None,
         waits=waits,
         report=lambda log, *args: log(*args),
@@ -231,7 +234,8 @@ def pair() -> Iterator[tuple[Connection, socket.socket, list[Connection]]]:
         made = service(Waits(), socket_timeout=10.0)
         made.lend = told.append
         connection = Connection(ours, None, ENDPOINT, made, 0.0)
-        connection.state, connection.deadline = APP, inf
+        connection.state, connection.deadline = READY, inf
+        connection.state = APP
         yield connection, client, told
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai.engine import connection as connection_module
 from zibai.engine import health as health_module
+from zibai.engine import stream as stream_module
 from zibai.engine.health import SOON
 from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.logger import logger
@@ -40,7 +40,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (row, health_module, connection_module):
+    for module in (row, health_module, stream_module):
         monkeypatch.setattr(module, "clock", clock)
     return clock
 

@@ -21,8 +21,8 @@ from zibai.engine.capacity import IDLE, PAUSE
 from zibai.engine.context import IN_MEMORY, RECEIVE
 from zibai.engine.deferred import AGAIN
 from zibai.engine.load import TURN, Load, spool
-from zibai.engine.loop import RESOLUTION
 from zibai.engine.states import BODY, DISCARD, LINGER, STARVED
+from zibai.engine.table import RESOLUTION
 from zibai.errors import Refused
 from zibai.protocol.http1 import FastLane, reference
 from zibai.protocol.http1.codec import Codec
@@ -176,7 +176,7 @@ def test_one_byte_chunks_take_turns(monkeypatch: pytest.MonkeyPatch, clients: in
             spent = lines.turn(rig)
             most = max(most, spent)
             assert spent <= TURN + LINES
-            assert rig.loop.timeout() == 0 or not rig.loop._deferred._soon
+            assert rig.loop.timeout() == 0 or not rig.loop._table.deferred._soon
             rig.run()
             turns += 1
             assert rig.served or turns <= 2
@@ -205,7 +205,7 @@ def test_an_ordinary_upload_goes_on_beside_many_that_use_up_each_turn(monkeypatc
         for _ in range(30):
             client, _ = rig.connect()
             client.sendall(CHUNKED + ONE_BYTE * 9_000)
-        rig.until(lambda: rig.loop._deferred._soon)
+        rig.until(lambda: rig.loop._table.deferred._soon)
         other, connection = rig.connect()
         other.sendall(CHUNKED)
         rig.until(lambda: connection.state is BODY)
@@ -214,7 +214,7 @@ def test_an_ordinary_upload_goes_on_beside_many_that_use_up_each_turn(monkeypatc
             rig.turn()
         rig.run()
         assert read(other) == ANSWER
-        assert rig.loop._deferred._soon
+        assert rig.loop._table.deferred._soon
 
 
 def test_the_rest_of_a_body_takes_turns_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,10 +238,10 @@ def test_a_paused_connection_that_goes_is_forgotten(monkeypatch: pytest.MonkeyPa
     with Rig(monkeypatch, socket_timeout=5) as rig:
         client, connection = rig.connect()
         client.sendall(CHUNKED + ONE_BYTE * 5_000)
-        rig.until(lambda: rig.loop._deferred._soon)
+        rig.until(lambda: rig.loop._table.deferred._soon)
         client.close()
         rig.until(lambda: connection not in rig.connections)
-        assert not rig.loop._deferred._soon
+        assert not rig.loop._table.deferred._soon
         assert rig.loop.timeout() != 0
 
 

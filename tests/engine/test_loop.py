@@ -17,8 +17,9 @@ from zibai import serve
 from zibai.clock import clock
 from zibai.engine import sending as sending_module
 from zibai.engine.connection import Connection
-from zibai.engine.loop import BUSY_WARNING, GRACE, RESOLUTION
+from zibai.engine.queueing import BUSY_WARNING
 from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
+from zibai.engine.table import GRACE, RESOLUTION
 from zibai.errors import Gone
 from zibai.net.poller import SELECT_LIMIT, WRITE, Polled
 
@@ -120,7 +121,7 @@ def test_a_request_that_comes_as_an_idle_connection_expires_is_served(monkeypatc
         client.send(GET)
         rig.arrived(connection)
         # As a sweep does that comes after the poller was asked.
-        rig.loop._step(connection, connection.expire, rig.now + 75)
+        rig.loop._table.step(connection, connection.expire, rig.now + 75)
         rig.until(rig.run)
         assert read(client) == ANSWER
 
@@ -418,7 +419,7 @@ def test_all_busy_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch, caplog:
         rig.turn()
         rig.turn(1)
         assert [record.getMessage() for record in caplog.records] == [
-            "all 1 workers are busy and 1 requests have waited for 1.0 s; --max-workers may be too small"
+            "all 1 runners are busy and 1 requests have waited for 1.0 s; --max-workers may be too small"
         ]
         rig.turn(59.1)
         assert len(caplog.records) == 2
@@ -623,7 +624,7 @@ def test_a_bug_costs_one_connection(
         if runs:
             assert rig.take() is connection
             monkeypatch.setattr(Connection, "writable", bug)
-            rig.loop._react(connection, WRITE, rig.now)
+            rig.loop._table.react(connection, WRITE, rig.now)
             assert connection.fd == connection.sock.fileno()  # its runner has it still
             assert connection.broken
             rig.loop.give_back(connection)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.engine import sending as sending_module
-from zibai.engine.loop import RESOLUTION
 from zibai.engine.outgoing import File, Outgoing
 from zibai.engine.states import FLUSH
+from zibai.engine.table import RESOLUTION
 
 from rig import GET, Rig
 from serving import serving

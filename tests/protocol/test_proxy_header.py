@@ -151,6 +151,7 @@ def test_a_connection_takes_its_header_and_not_a_byte_more(
         assert connection.state is PROXY
         client.sendall(data + GET)
         served.until(lambda: connection.state is not PROXY)
+        connection = served.current(connection)
         assert connection.state is HEAD
         served.until(served.run)
         assert read(client) == ANSWER
@@ -168,13 +169,13 @@ def test_a_header_may_come_byte_by_byte(monkeypatch: pytest.MonkeyPatch, data: b
         client, connection = served.connect()
         for number in range(1, len(data)):
             client.sendall(data[number - 1 : number])
-            served.until(lambda number=number: len(connection._header) == number)
+            served.until(lambda number=number: len(connection.header) == number)
             timeout = served.loop.timeout()
             assert timeout is None or timeout > 1, "an incomplete header does not keep the loop awake"
         client.sendall(data[-1:] + GET)
         served.until(served.run)
         assert read(client) == ANSWER
-        assert connection.peer == ("1.2.3.4", 567)
+        assert served.current(connection).peer == ("1.2.3.4", 567)
 
 
 @pytest.mark.parametrize("sent", [b"", b"PROXY TC"])
@@ -182,7 +183,7 @@ def test_a_header_has_its_time(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> 
     with rig(monkeypatch, header_timeout=10) as served:
         client, connection = served.connect()
         client.sendall(sent)
-        served.until(lambda: len(connection._header) == len(sent))
+        served.until(lambda: len(connection.header) == len(sent))
         served.turn(9.8)
         assert served.connections
         served.turn(0.4)

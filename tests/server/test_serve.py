@@ -81,6 +81,16 @@ def test_serve_is_called_as_its_readme_has_always_shown() -> None:
     serve(app=app, bind_socket=create_bind_socket("127.0.0.1:0"), graceful_exit=exit_event, **embedded)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"max_requests": 5, "max_header_size": 9}, {"max_request_pre_process": 5, "h11_max_incomplete_event_size": 9}],
+)
+def test_options_are_accepted_by_their_older_names_as_well(options: dict[str, int]) -> None:
+    end = threading.Event()
+    end.set()
+    serve(app=lambda *_: [], bind_socket=create_bind_socket("127.0.0.1:0"), graceful_exit=end, **options)
+
+
 def test_a_wrong_option_is_told_by_its_flag() -> None:
     with create_bind_socket("127.0.0.1:0") as sock, pytest.raises(UsageError, match="--max-workers must be at least 1"):
         serve(app=lambda *_: [], bind_socket=sock, max_workers=0)

@@ -37,7 +37,7 @@ def test_it_is_in_a_directory_that_only_its_user_may_write_to(common: Path) -> N
         assert board is not None
         assert board.where() == str(own(common) / "zibai-7.board")
         assert stat.S_IMODE(own(common).stat().st_mode) == 0o700
-        assert [path for path in control._default_paths() if path == board.where()]
+        assert [path for path in control.default_paths() if path == board.where()]
     assert list(own(common).iterdir()) == []
     assert Path(control.default_path("8")).parent == own(common), "it is used again"
 
@@ -70,7 +70,7 @@ def test_one_that_somebody_has_taken_gets_another_name(common: Path, taken: Call
         assert board is not None
         where = Path(board.where() or "")
         assert where.parent.name.startswith(f"zibai-{os.geteuid()}-")
-        assert control._default_paths() == [str(where)]
+        assert control.default_paths() == [str(where)]
         assert Path(control.default_path("8")).parent == where.parent, "one is enough"
 
 
@@ -84,7 +84,7 @@ def test_without_a_place_it_is_in_memory(common: Path, monkeypatch: pytest.Monke
         board.row(0).assign("ready", 5, 0, 1.0)
         assert [row.read().pid for row in board.rows()] == [5]
     monkeypatch.setattr(tempfile, "gettempdir", none)
-    assert control._default_paths() == []
+    assert control.default_paths() == []
     if sys.platform == "linux":
         with control.held(None, "7", 1, 1, {}) as board:
             assert board is not None

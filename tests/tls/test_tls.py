@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import shutil
@@ -22,8 +23,8 @@ import pytest
 from zibai import serve
 from zibai.config.options import Options
 from zibai.engine.context import RECEIVE
-from zibai.engine.loop import GRACE
 from zibai.engine.states import HANDSHAKE
+from zibai.engine.table import GRACE
 from zibai.errors import UsageError
 from zibai.gateway.redirect import Redirect
 from zibai.net.bind import create_bind_socket
@@ -31,7 +32,7 @@ from zibai.net.listener import Socket
 from zibai.net.poller import READ, WRITE
 from zibai.server.serve import Hooks, Server, Ties
 from zibai.tls.certificates import Certificates, distinguished_name, make_context
-from zibai.tls.handshake import NOT_PLAIN, TLSConnection
+from zibai.tls.handshake import NOT_PLAIN, Handshake
 from zibai.tls.https import check
 from zibai.tls.sslsocket import PIECE, TLSSocket
 
@@ -336,7 +337,7 @@ class TLSRig(Rig):
         certificates.load()
 
         def opened(sock: Socket, peer: object, endpoint: Any, now: float) -> None:
-            self.loop.add(TLSConnection(certificates, self.service, sock, peer, endpoint, now), now)
+            self.loop._table.add(Handshake(certificates, self.service, sock, peer, endpoint, now), now)
 
         self.listener.opened = opened
 
@@ -345,6 +346,7 @@ class TLSRig(Rig):
         peer = Peer(client, context)
         if shaken:
             self.until(lambda: (peer.step(), peer.done and connection.state is not HANDSHAKE)[1])
+            connection = self.current(connection)
         return peer, connection
 
     def answered(self, peer: Peer, count: int = 1) -> None:
@@ -391,6 +393,18 @@ def test_a_request_in_one_piece_with_the_end_of_the_handshake(tls_rig: TLSRig, c
     assert connection.state is HANDSHAKE
     peer.sock.sendall(wire + peer.encrypt(GET))
     tls_rig.answered(peer)
+
+
+def test_nothing_of_a_handshake_that_is_done_stays(tls_rig: TLSRig, credentials: Credentials) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        peer, _ = tls_rig.peer(credentials.context())
+        peer.send(GET)
+        tls_rig.answered(peer)
+        assert not [each for each in gc.get_objects() if type(each) is Handshake]
+    finally:
+        gc.enable()
 
 
 def test_who_stalls_in_the_handshake_has_the_time_of_a_head(tls_rig: TLSRig, credentials: Credentials) -> None:
@@ -493,6 +507,7 @@ def test_a_handshake_waits_for_a_client_that_does_not_take_it(
         return peer.done and connection.state is not HANDSHAKE
 
     wait_for(more)
+    connection = tls_rig.current(connection)
     assert tls_rig.watched(connection) == READ
     peer.send(GET)
     tls_rig.answered(peer)

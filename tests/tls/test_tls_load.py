@@ -13,8 +13,8 @@ from tlsclient import Records, logging_secrets
 
 from zibai.config.options import Options
 from zibai.engine.load import TURN
-from zibai.engine.loop import RESOLUTION
 from zibai.engine.states import BODY, CHOKED, HANDSHAKE
+from zibai.engine.table import RESOLUTION
 from zibai.net.poller import WRITE
 from zibai.tls.records import RECORDS
 from zibai.tls.sslsocket import ANSWERS

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..telemetry.board_file import _default_paths, directories, is_served, reason
+from ..telemetry.board_file import default_paths, directories, is_served, reason
 from ..telemetry.board_view import describe, table
 from ..telemetry.scoreboard import Scoreboard
 
@@ -31,7 +31,7 @@ def ps(argv: Sequence[str]) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     found = False
-    for path in [args.control] if args.control else _default_paths():
+    for path in [args.control] if args.control else default_paths():
         try:
             board = Scoreboard.open(path)
         except (OSError, ValueError) as error:

@@ -2,17 +2,20 @@
 
 A connection has one owner at a time: the loop, which never blocks, or a runner, which may.
 
- - states      the states of a connection, and its owner in each
+ - states      the states of a connection: owner, what is watched, and which state may follow
  - context     limits and collaborators that the connections of one server share
  - loop        the server loop: deadlines, queue, accepting, the end
- - connection  one client, from its first byte to its last
- - sending     the sending side of a connection
+ - table       the connections of a loop: what the poller watches for each
+ - queueing    requests that wait for a runner for too long
+ - connection  one client, from its first byte to its last: the loop's side
+ - stream      the runner's side of a connection, which may block
+ - sending     what both sides share: the bytes on their way out, and their lock
  - outgoing    what waits to be sent: bytes without a copy, and files
  - load        what all clients together make a server do in a turn, and hold
  - deferred    connections that are not read from for a while
  - parting     sockets that are shut down and closed a little later, so that no response is lost
- - body        request bodies: limits, and those that are read as they come
- - preamble    who is at the other end, and the PROXY header before a connection
+ - body        the loop's side of request bodies: memory, files, and room
+ - preamble    stages before a connection that wait by themselves, and the PROXY header
  - capacity    more clients than connections
  - health      beats, slow requests, request time limits
  - backends    threads and greenlets

@@ -1,105 +1,36 @@
-"""Request bodies: those that wait whole, and those that an application reads while they arrive.
+"""The loop's side of request bodies: where they are kept, and when there is no room for more.
 
-A body has a limit of size and a minimum of speed, whoever waits for it.
+A body has a limit of size and a minimum of speed, whether the loop or a runner waits for it.
 """
 
 import io
-import time
 from http import HTTPStatus
-from typing import Any, Final
+from math import inf
 
-from ..errors import Gone, Refused
-from ..net.listener import Endpoint, Socket
-from ..protocol.http1 import Codec
-from ..protocol.http1.response import CONTINUE
-from ..telemetry.scoreboard import READING
+from ..errors import Refused
+from ..logger import error_logger
+from ..net.listener import Socket
 from .context import IN_MEMORY, RECEIVE, Service
-from .load import TURN, spool
-from .preamble import Peered
-from .states import LATER, STARVED
-
-RATE_AFTER: Final = 10.0
-"""Seconds that a body may take at any rate; from then on the minimum is asked of it, on average."""
+from .load import spool
+from .states import LATER, READY, STARVED
+from .stream import Stream
 
 
-_A_READ: Final = 64
-"""What a runner that reads a body at full speed counts for one step of it, see :data:`zibai.engine.load.TURN`."""
+class Receiver(Stream):
+    """What the loop does with the body of a request that is to be whole before its application runs.
 
-
-class Receiver(Peered):
-    """What a connection has and does of the body of its request. ``read`` and what it calls are the runner's.
-
-    ``pause`` says why the loop does not read from it. ``body_held`` is how many bytes of memory the body counts for.
+    ``pause`` says why the loop does not read from the connection. ``body_held`` is how many bytes of memory count for
+    it: of its body, or of what lies in its codec.
     """
 
-    __slots__ = (
-        "_body_since",
-        "_body_waited",
-        "_continued",
-        "_reader",
-        "_received",
-        "_since_yield",
-        "_spooled",
-        "_starved_since",
-        "body",
-        "body_held",
-        "codec",
-        "interims",
-        "pause",
-        "refusal",
-    )  # fmt: skip
+    __slots__ = ("_body_since", "_spooled", "_starved_since", "body_held", "pause")
 
-    def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:
-        super().__init__(sock, peer, endpoint, service)
-        self.codec = Codec(service.max_head, service.lane, service.max_target, service.base)
-        self.body: Any = None  # a BinaryIO, of the request at hand; None for a request without a body
-        self.refusal: Refused | None = None  # what is wrong with a streamed body
-        self.interims = 0  # interim answers before the answer
-        self._reader: BodyReader | None = None  # what reads a streamed body from the client
-        self._received = 0
-        self._body_waited = 0.0  # seconds that a runner has waited for it
-        self._continued = False  # whether 100 Continue went out, or is no longer allowed
+    def __init__(self, sock: Socket, service: Service) -> None:
+        super().__init__(sock, service)
         self.pause = 0
         self._body_since = 0.0  # when the loop began to wait for the body
         self._starved_since = 0.0  # when there was no more room for it; 0 while there is
         self.body_held = self._spooled = 0  # bytes of the body that count as in memory, or in a file
-        self._since_yield = 0  # what a runner has read since it last let others run
-
-    def release_body(self) -> None:
-        """End the body of a request whose application has returned. Never raises.
-
-        A runner calls this, and not the loop: the application has had the body in its hands, so closing it may raise
-        any error and may block.
-        """
-        body, self.body = self.body, None
-        reader, self._reader = self._reader, None
-        try:
-            if reader is not None:
-                BodyReader.let_go(reader)
-            # Not body.close(), which an application may have replaced.
-            type(body).close(body)
-        except BaseException:  # noqa: S110
-            # The application keeps a view of it, or has detached its raw side, or the disk is full and a file writes
-            # its buffer now. The response is out, and nobody reads the body any more.
-            pass
-
-    def _count(self, size: int) -> None:
-        """Count bytes of the body against the limit, which a chunked one meets only here."""
-        self._received += size
-        if 0 < self.service.max_body < self._received:
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a chunked body")
-
-    def _patience(self, waited: float) -> float:
-        """Seconds that the next piece of the body may take, after so many in which it was waited for.
-
-        That is until the average would fall below the minimum rate, if no more came: so nothing has to be measured.
-        """
-        service = self.service
-        if not service.min_body_rate:
-            return service.socket_timeout
-        return min(service.socket_timeout, max(RATE_AFTER, self._received / service.min_body_rate) - waited)
-
-    # The loop's side.
 
     def _next_piece(self) -> bytes | None:
         """The next piece of the body, ``b""`` at its end. None when more bytes are needed, or a ``pause`` is.
@@ -175,103 +106,26 @@ class Receiver(Peered):
         load.freed = True
         self.body_held = self._spooled = 0
 
-    # The runner's side.
+    def _read_body(self, now: float) -> None:
+        """Take what has come of the body. Raises :class:`Refused`."""
+        try:
+            while not self._starve(now) and (piece := self._next_piece()):
+                self._count(len(piece))
+                self.deadline = now + self._patience(now - self._body_since)
+                self._store(piece)
+                if not self.codec.in_body:
+                    piece = b""  # which needs no room any more
+                    break
+            if self.pause or piece is None:
+                return
+            self.body.seek(0)  # may be what finds the disk full: a file writes its buffer now
+        except OSError as error:
+            self.service.report(error_logger.error, "a request body cannot be spooled: %s", error)
+            raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
+        self._make_ready()
 
-    def forbid_continue(self) -> None:
-        """The final answer begins: no 100 Continue from now on.
-
-        A client that still waits for one may or may not send its body then, so the connection ends (RFC 9110 10.1.1).
-        """
-        if not self._continued:
-            self._continued = self.closing = True
-
-    def read(self) -> bytes:
-        """The next piece of a streamed body, ``b""`` at its end. Raises :class:`Gone` when it does not come whole."""
-        if not self._continued:
-            self._continued = True
-            self.interims += 1
-            self.send(CONTINUE)
-        if self.refusal is not None:
-            raise self._stop_reading(self.refusal)
-        while True:
-            try:
-                piece = self.codec.next_body()
-                if piece is not None:
-                    self._count(len(piece))
-                    self._let_others_run(self.codec.spent + _A_READ)
-                    return piece
-            except Refused as refusal:
-                raise self._stop_reading(refusal) from None
-            if not self.codec.paused:
-                self.codec.feed(self._receive())
-
-    def _let_others_run(self, taken: int) -> None:
-        """A client that always has the next bytes there would never let a greenlet wait, and all others would."""
-        self._since_yield += taken
-        if self._since_yield > TURN:
-            self._since_yield = 0
-            self.service.waits.wait_readable(self.sock, 0)
-
-    def _receive(self) -> bytes:
-        while True:
-            try:
-                data = self.sock.recv(RECEIVE)
-            except (BlockingIOError, InterruptedError):
-                # Only what is waited for here counts, not what the application does between two reads.
-                before = time.monotonic()
-                timeout = max(0.0, self._patience(self._body_waited))
-                if not self._await_bytes(timeout):
-                    refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"it comes too slowly, or not: {timeout:g} s")
-                    raise self._stop_reading(refusal) from None
-                self._body_waited += time.monotonic() - before
-            except OSError as error:
-                self.broken = True
-                raise Gone(f"the client has left: {error}") from None
-            else:
-                if not data:
-                    raise self._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
-                return data
-
-    def _await_bytes(self, timeout: float) -> bool:
-        """Wait until it makes sense to receive again; False when that took too long."""
-        return self._wait(self.service.waits.wait_readable, READING, timeout)
-
-    def _stop_reading(self, refusal: Refused) -> Gone:
-        self.closing = True
-        self.refusal = refusal
-        return Gone(f"the request body cannot be read: {refusal}")
-
-
-class BodyReader(io.RawIOBase):
-    """The raw side of a streamed ``wsgi.input``; an ``io.BufferedReader`` stands before it."""
-
-    def __init__(self, connection: Receiver) -> None:
-        self._connection = connection
-        self._piece = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "io.WriteableBuffer") -> int:  # type: ignore[name-defined]
-        if not self._piece:
-            connection: Receiver | None = self.__dict__.get("_connection")
-            if connection is None:
-                raise ValueError("the request is over, and wsgi.input with it")
-            self._piece = memoryview(connection.read())
-        target = memoryview(buffer).cast("B")
-        size = min(len(target), len(self._piece))
-        target[:size] = self._piece[:size]
-        self._piece = self._piece[size:]
-        return size
-
-    def close(self) -> None:
-        self.let_go()
-        super().close()
-
-    def let_go(self) -> None:
-        """Read no more from the connection: its next bytes may be another request's.
-
-        Also, the connection refers to this object, and a cycle would keep its buffers until a collection.
-        """
-        self.__dict__.pop("_connection", None)
-        self._piece = memoryview(b"")
+    def _make_ready(self) -> None:
+        """The request is there: it waits for a runner."""
+        self._hold(self.codec.size)  # which stays here as long as the application runs
+        self.state = READY
+        self.deadline = inf

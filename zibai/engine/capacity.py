@@ -20,22 +20,23 @@ from typing import Final
 from ..logger import logger
 from .connection import Connection
 from .context import Service
+from .table import Table
 
 PAUSE: Final = 0.1
 """Seconds until the listeners are looked at again while there is no place: they would say the same all the time."""
 
 CROWDED: Final = 1.0
-"""Seconds that answers say close after somebody has waited."""
+"""Seconds that responses say close after a client has waited."""
 
 IDLE: Final = 1.0
-"""Seconds that a connection has to be idle to be closed; whoever has just been answered may be sending already."""
+"""Seconds that a connection has to be idle to be closed. A client that has just got a response may be sending."""
 
 
 class Crowd:
     """``most`` is how many connections there may be, ``limit`` how many the poller can take.
 
-    ``again`` is when to look at the listeners again, ``inf`` while they are looked at; ``until`` is how long answers
-    say close. Both are by the loop's clock.
+    ``again`` is when to look at the listeners again, ``inf`` while they are looked at; ``until`` is how long
+    responses say close. Both are by the loop's clock.
     """
 
     def __init__(self, service: Service, report: Callable[..., None], limit: float) -> None:
@@ -45,7 +46,7 @@ class Crowd:
         self.until = -inf
         self._service = service
         self._report = report
-        self._seen = -inf  # when somebody has waited last
+        self._seen = -inf  # when a client has waited last
         self._warned = -inf
 
     @property
@@ -54,8 +55,20 @@ class Crowd:
         load = self._service.load
         return min(self.most, max(1, load.descriptors - load.files))
 
+    def is_open(self, now: float, connections: int) -> bool:
+        """Whether to look at the listeners, with so many connections open."""
+        if self.again != inf and (now >= self.again or connections < self.places):
+            self.again = inf
+        return self.again == inf
+
+    def make_room(self, table: Table, now: float) -> None:
+        """A client waits and there is no place: close the longest idle connection for it, if there is one."""
+        idle = self.choose(table.connections.values(), now)
+        if idle is not None:
+            table.drop(idle)
+
     def choose(self, connections: Iterable[Connection], now: float) -> Connection | None:
-        """Somebody waits and there is no place: the connection to close for it, if there is one."""
+        """A client waits and there is no place: the connection to close for it, if there is one."""
         seen, self._seen = self._seen, now
         if now < self.until or now - seen <= CROWDED:
             self.until = now + CROWDED

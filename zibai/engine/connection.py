@@ -1,12 +1,10 @@
-"""One client, from its first byte to its last.
+"""One client, from its first byte to its last: the loop's side.
 
-A connection has one owner at a time. It is the *server loop* while it waits: for a head, a body, the client to
-take an answer, or a lingering close. It is a *runner*, a thread or greenlet, while its application runs.
-The loop's side (``readable``, ``writable``, ``expire``, ``finish``, ``refuse``) never blocks; it moves ``state`` and
-``deadline``, and the loop watches the socket accordingly. The runner's side (``exchange`` and what an
-application calls from within: ``send``, ``send_file``, ``read``) may block, and waits only through ``Service.waits``.
-
-One thing is shared: what a runner has lent to the loop to be sent; see :mod:`zibai.engine.sending`.
+A connection has one owner at a time. It is the *server loop* while the connection waits: for a head, a body, the client
+to take a response, or a lingering close. It is a *runner* (a thread or greenlet) while the application runs. The loop's
+side (``readable``, ``writable``, ``expire``, ``finish``, ``refuse``) never blocks. It moves ``state`` and ``deadline``,
+and the loop watches the socket accordingly. The runner's side, which may block, is :mod:`zibai.engine.stream`. Both
+share what the runner has lent to the loop to be sent: :mod:`zibai.engine.sending`.
 """
 
 import io
@@ -16,18 +14,19 @@ from http import HTTPStatus
 from math import ceil, inf
 from typing import Final
 
-from ..clock import clock, head_end
+from ..clock import head_end
 from ..errors import Refused
 from ..logger import debug_logger, error_logger, safely
 from ..net.kernel import unsent
 from ..net.listener import Endpoint, Socket
 from ..protocol.http1 import Request
 from ..protocol.http1.response import CONTINUE, plain
-from ..telemetry.scoreboard import Slot
-from .body import BodyReader, Receiver
+from .body import Receiver
 from .context import RECEIVE, Service
 from .parting import SMALL
-from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, PROXY, READY, STARVED
+from .preamble import hint_at_proxy_header, name_of, tidy, write_note
+from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, STARVED
+from .stream import BodyReader
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client
@@ -41,39 +40,43 @@ USUAL_HEAD: Final = 8 * 1024
 
 
 class Connection(Receiver):
-    """One client. See the module for who may call what."""
+    """One client. Everything here is the loop owner's."""
 
     __slots__ = (
-        "_begun", "_discarded", "_exchanges", "_timed_out", "_unsent", "alone", "facts", "request",
-        "sent", "started", "status", "trusted", "watched",
+        "_begun", "_discarded", "_timed_out", "_unsent", "alone", "endpoint", "facts", "peer", "trusted", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
-        super().__init__(sock, peer, endpoint, service)
+        super().__init__(sock, service)
+        self.peer, self.endpoint = tidy(peer), endpoint
         self.deadline = now + service.header_timeout
         self.watched = 0  # what the loop has asked its poller for; the loop's alone
-        self.request: Request | None = None
-        self.started = 0.0  # when the runner began, by the scoreboard's clock
-        self.status = 0  # of the last answer; 499 is nginx's word for a client that left before it began
-        self.sent = 0  # bytes of its body
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
         self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
-        self._exchanges = 0  # where their number is limited
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
         self._discarded = 0
         self._begun = False  # whether a head has begun, so that its deadline runs
         self._timed_out = False  # whether it is closed for having been idle too long
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.peer}: {self.state}>"
+
     @property
     def idle(self) -> bool:
         """Whether it waits for a request of which not a byte has come."""
-        return (self.state is HEAD and not self._begun) or (self.state is PROXY and not self._header)
+        return self.state is HEAD and not self._begun
+
+    @property
+    def note(self) -> bytes:
+        """What a worker that takes the connection over has to know of it."""
+        return write_note(self.peer, self.endpoint) if self.service.proxy_protocol else b""
 
     def secured(self) -> dict[str, str]:
         """What TLS adds to the environ of each of its requests."""
         return {}
 
-    # The loop's side.
+    def begin(self, now: float) -> None:
+        """It has just taken its place in the loop's table."""
 
     def readable(self, now: float) -> None:
         """The socket has bytes, its end or an error; read once."""
@@ -84,7 +87,7 @@ class Connection(Receiver):
         except OSError:
             data = b""
         if not data:
-            # The end before a whole request, or after the last one: there is nobody left to answer.
+            # The end before a whole request, or after the last one: no client is left that waits for a response.
             self.state = CLOSED
         elif self.state is HEAD:
             # What came before was all of it, so nothing waits in the codec, which need not be asked then.
@@ -100,7 +103,7 @@ class Connection(Receiver):
             if whole is None:
                 self._advance(now)
                 if self.closing:
-                    self._hint_at_proxy_header(data)
+                    hint_at_proxy_header(self.service, self.peer, data)
                 return
             request, body = whole
             if body:
@@ -121,7 +124,7 @@ class Connection(Receiver):
             self.service.hint(
                 "a request of %s was lost: it came on a connection that was being closed for being idle. If that is "
                 "your proxy, it keeps idle connections for longer than %g s: raise --keep-alive-timeout above its time",
-                self._peer_name,
+                name_of(self.peer),
                 self.service.keep_alive_timeout,
             )
 
@@ -190,35 +193,13 @@ class Connection(Receiver):
             return
         self._make_ready()
 
-    def _read_body(self, now: float) -> None:
-        try:
-            while not self._starve(now) and (piece := self._next_piece()):
-                self._count(len(piece))
-                self.deadline = now + self._patience(now - self._body_since)
-                self._store(piece)
-                if not self.codec.in_body:
-                    piece = b""  # which needs no room any more
-                    break
-            if self.pause or piece is None:
-                return
-            self.body.seek(0)  # may be what finds the disk full: a file writes its buffer now
-        except OSError as error:
-            self.service.report(error_logger.error, "a request body cannot be spooled: %s", error)
-            raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
-        self._make_ready()
-
-    def _make_ready(self) -> None:
-        self._hold(self.codec.size)  # which stays here as long as the application runs
-        self.state = READY
-        self.deadline = inf
-
     def _discard(self, now: float) -> None:
         """Read what an application left of its body, within bounds, so that the connection can be kept."""
         try:
             while piece := self._next_piece():
                 self._discarded += len(piece)
         except Refused as refusal:
-            # The request has its answer already, and a second one would be taken for that of the next.
+            # The request has its response already. The client would take a second one for that of its next request.
             self._log_refusal(refusal)
             self._linger(now)
             return
@@ -228,7 +209,7 @@ class Connection(Receiver):
             self._linger(now)
 
     def refuse(self, refusal: Refused, now: float) -> None:
-        """Answer a request that no application sees, once, and let the connection end."""
+        """Send the response to a request that no application sees, once, and let the connection end."""
         self._log_refusal(refusal)
         response = plain(refusal.status, head_end(), retry_after=refusal.retry_after)
         if self.state is BODY:
@@ -261,14 +242,14 @@ class Connection(Receiver):
         """The runner is done. Send the rest, then read the next request or close."""
         self.give_back()
         if self.out and not self.broken:
-            # Nobody else touches it now, so no lock is needed.
+            # No runner touches it now, so no lock is needed.
             self.state = FLUSH
             self.start_clock(now)
         else:
             self._flushed(now)
 
     def _flushed(self, now: float) -> None:
-        """Nothing is left to be sent of the last answer."""
+        """Nothing is left to be sent of the last response."""
         self.lent = False
         self._tell_sent()
         if self.broken:
@@ -294,7 +275,7 @@ class Connection(Receiver):
                 error_logger.exception("an exchange cannot be logged")
 
     def _answered(self, now: float) -> None:
-        """The whole answer is out and the connection is to be kept."""
+        """The whole response is out and the connection is to be kept."""
         if self.codec.in_body:
             if not self._received and self.request is not None and self.request.length is None:
                 self.service.hint(
@@ -380,8 +361,8 @@ class Connection(Receiver):
     def _end_idle(self, now: float) -> None:
         """It has waited long enough for a request. One that came this very moment is served.
 
-        What comes after our end is lost. But we stay to see it: whoever sends it does not know of the end yet, so its
-        time for idle connections is longer than ours, and nobody else can tell.
+        What comes after our end is lost. But the loop stays to see it: a client that sends it does not know of the end
+        yet, so its time for idle connections is longer than ours, and nothing else shows that.
         """
         self.readable(now)
         if self.state is not HEAD or self._begun:
@@ -392,16 +373,6 @@ class Connection(Receiver):
             self._timed_out = True
         else:
             self.state = CLOSED
-
-    def abort(self) -> None:
-        """Cut the connection under a runner; the socket stays open until the loop closes it."""
-        with self.lock:
-            self.broken = True
-            self.forget()
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the client was faster
 
     def close(self) -> None:
         """End the connection and release everything.
@@ -425,41 +396,3 @@ class Connection(Receiver):
         self._tell_sent()
         self.drop_body()
         self.sock.close()
-
-    # The runner's side.
-
-    def exchange(self, slot: Slot, now: float) -> None:
-        """Run the application for the request at hand. Never raises; leaves the connection to be finished.
-
-        ``now`` is of the scoreboard's clock.
-        """
-        self.started = now
-        self.status = 499
-        self.sent = 0
-        self._slot = slot
-        slot.begin(self.request.summary, now)  # type: ignore[union-attr]
-        if self.service.keep_alive_requests:
-            self._exchanges += 1
-            self.closing |= self._exchanges >= self.service.keep_alive_requests
-        try:
-            self.service.new_context().run(self.service.application, self)
-        except BaseException:
-            # The gateway catches what applications raise, so this is a bug of ours; the runner must live on.
-            safely(error_logger.exception, "the gateway failed")
-            self.status = HTTPStatus.INTERNAL_SERVER_ERROR
-            self.cut()
-        if self.body is not None:
-            self.release_body()
-        slot.end(self.status, now, clock())
-
-    def give_up(self, slot: Slot) -> None:
-        """End an exchange that was left by an error, as if ``exchange`` had returned. Never raises.
-
-        Such an error can come from outside: a program may raise one in any of its threads
-        (``PyThreadState_SetAsyncExc``), and it may hit the server's own code.
-        """
-        self.status = HTTPStatus.INTERNAL_SERVER_ERROR
-        self.cut()
-        if self.body is not None:
-            self.release_body()
-        slot.end(self.status, self.started, clock())

@@ -1,16 +1,19 @@
-"""What the connections of one server share: the states they go through, their limits, and those they ask."""
+"""What the connections of one server share: their limits, and the objects that they call."""
 
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol, Self
 
 from ..config.addresses import Trust
+from ..config.options import Options
 from ..errors import Refused
 from ..logger import logger
 from ..net.listener import Socket
-from ..protocol.http1 import MAX_TARGET, FastLane, Request
+from ..protocol.http1 import FastLane, Request
+from ..system.machine import descriptors_for_clients
 from ..telemetry.scoreboard import Row
 from .load import Load
 from .outgoing import Budget
@@ -31,53 +34,89 @@ class Waits(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Service:
-    """What the connections of one ``serve()`` share.
+    """What the connections of one ``serve()`` share: their limits, and the objects that they call.
 
-    ``draining`` is set once, when the end begins, and read by anyone. ``application`` is called by a runner with the
-    connection, in a context (of contextvars) that ``new_context`` makes for each request. ``lend`` tells the loop, from
-    any thread, that a runner's connection has something to send.
-    ``report`` runs a logging call where logging may block, which is not everywhere the loop runs. ``row`` is where the
-    server says what it does. ``lane`` None leaves every head to h11; the environ of each request begins with ``base``,
-    the gateway's, in either case. Timeouts are seconds, sizes bytes, ``min_body_rate`` and ``min_send_rate`` bytes a
-    second; they and ``max_body`` may be 0, which is no limit. ``unsent`` counts the memory of responses that wait for
-    slow clients. ``trust`` are the peers that may say who the client is; with ``proxy_protocol`` each connection has to
-    begin with that. The loop's owner counts answers by the first digit of their status in ``answered``, interim ones
-    besides the final ones, and the bytes of their bodies in ``sent``. ``load`` counts what all clients of the server,
-    also of its other services, make it hold.
+    Timeouts are seconds, sizes bytes, ``min_body_rate`` and ``min_send_rate`` bytes a second. ``max_body`` and the two
+    rates may be 0, which is no limit. No limit has a default here: :meth:`from_options` takes them from the options.
     """
 
-    application: Callable[[Any], None]  # of a Connection, as ``lend``
+    application: Callable[[Any], None]
+    """Called by a runner with the connection, in a context (of contextvars) that ``new_context`` makes."""
     waits: Waits
+    """How the runners of the backend wait."""
     report: Callable[..., None]
+    """Runs a logging call where logging may block, which is not everywhere the loop runs."""
     row: Row
-    # Told of a connection whose request the application never sees, why, and what the response is.
+    """Where the server says what it does."""
     refused: Callable[[Any, Refused, bytes], object] = lambda connection, refusal, response: None
+    """Called with a connection whose request the application never sees, the reason and the response."""
     new_context: Callable[[], Context] = Context
     lend: Callable[[Any], None] = field(init=False)
-    lane: FastLane | None = field(default_factory=FastLane)
-    base: Mapping[str, Any] = field(default_factory=dict)
-    known: Callable[[bytes], Request | None] = field(init=False)  # whole heads that were seen before
-    whole_body: int = field(init=False)  # bytes of a body that may be taken together with its head
-    header_timeout: float = 10.0
-    keep_alive_timeout: float = 75.0
-    keep_alive_requests: int = 0  # on one connection; 0 is no limit
-    socket_timeout: float = 30.0
-    max_head: int = 64 * 1024
-    max_target: int = MAX_TARGET
-    max_body: int = 1024**3
-    stream_body: bool = False
-    trust: Trust = field(default_factory=Trust)
-    proxy_protocol: bool = False
-    min_body_rate: float = 500.0
-    min_send_rate: float = 500.0
-    unsent: Budget = field(default_factory=Budget)
-    queue_timeout: float = inf
-    max_connections: float = inf
-    load: Load = field(default_factory=Load)
+    """Tells the loop, from any thread, that the connection of a runner has something to send."""
+    lane: FastLane | None
+    """None leaves every head to h11."""
+    base: Mapping[str, Any]
+    """What the environ of each request begins with; the gateway's."""
+    known: Callable[[bytes], Request | None] = field(init=False)
+    """Finds the request of a whole head that was seen before."""
+    whole_body: int = field(init=False)
+    """Bytes of a body that may be taken together with its head."""
+    header_timeout: float
+    keep_alive_timeout: float
+    keep_alive_requests: int
+    """Requests on one connection; 0 is no limit."""
+    socket_timeout: float
+    max_head: int
+    max_target: int
+    max_body: int
+    stream_body: bool
+    trust: Trust
+    """The peers that may say who the client is."""
+    proxy_protocol: bool
+    """Whether each connection has to begin with a PROXY header."""
+    min_body_rate: float
+    min_send_rate: float
+    unsent: Budget
+    """Counts the memory of responses that wait for slow clients."""
+    queue_timeout: float
+    max_connections: float
+    load: Load
+    """Counts what all clients of the server, also of its other services, make it hold."""
     draining: bool = False
+    """Set once, when the graceful shutdown begins; any thread reads it."""
     answered: list[int] = field(default_factory=lambda: [0] * 10)
+    """Responses by the first digit of their status, interim ones, too; the loop counts."""
     sent: int = 0
+    """Bytes of the bodies of responses; the loop counts."""
     _hinted: set[str] = field(default_factory=set)
+
+    @classmethod
+    def from_options(cls, options: Options, *, base: Mapping[str, Any] = MappingProxyType({}), **others: Any) -> Self:
+        """The limits that valid options set. ``others`` are all the other fields, or limits that count instead."""
+        limits = {
+            "lane": FastLane(options.max_target_size, base) if options.http == "auto" else None,
+            "header_timeout": options.header_timeout,
+            "keep_alive_timeout": options.keep_alive_timeout,
+            "keep_alive_requests": 1 if options.disable_keep_alive else options.max_keep_alive_requests,
+            "socket_timeout": options.socket_timeout,
+            "max_head": options.max_header_size,
+            "max_target": options.max_target_size,
+            "max_body": options.max_body_size,
+            "min_body_rate": options.min_body_rate,
+            "min_send_rate": options.min_send_rate,
+            "unsent": Budget(options.max_unsent_memory),
+            "stream_body": options.stream_request_body,
+            "trust": Trust(options.trusted_proxies, options.forwarded_fields),
+            "proxy_protocol": options.proxy_protocol == "on",
+            "queue_timeout": options.queue_timeout or inf,
+            "max_connections": options.max_connections or inf,
+            "load": Load(
+                options.max_bodies_memory,
+                options.max_bodies_disk or inf,
+                inf if options.max_connections else descriptors_for_clients(),
+            ),
+        }
+        return cls(base=base, **{**limits, **others})
 
     def __post_init__(self) -> None:
         self.whole_body = 0 if self.stream_body else min(self.max_body or RECEIVE, IN_MEMORY)
@@ -86,7 +125,9 @@ class Service:
         self.known = remembered.get
 
     def hint(self, message: str, *args: object) -> None:
-        """Say, once, how the server or what is before it is set up wrong; loop or runner. Two may both be the first."""
+        """Log, once, that the server or the proxy before it is set up wrong. The loop and runners may call it, and two
+        at the same moment may both log.
+        """
         if message not in self._hinted:
             self._hinted.add(message)
             self.report(logger.warning, message, *args)

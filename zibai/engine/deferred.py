@@ -14,6 +14,7 @@ from typing import Final
 from ..net.poller import WRITE
 from .connection import Connection
 from .load import Load
+from .preamble import Stage
 from .states import CHOKED, STARVED
 
 AGAIN: Final = 0.5
@@ -26,25 +27,25 @@ _LOOK: Final = 16
 class Deferred:
     """``load`` says what is left of this turn, and whether there is room for bodies.
 
-    ``busy`` is False where nobody waits here, which is all that an ordinary turn asks.
+    ``busy`` is False where no connection waits here, which is all that an ordinary turn asks.
     """
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self.busy = False
-        self._soon: OrderedDict[Connection, None] = OrderedDict()
-        self._starved: OrderedDict[Connection, None] = OrderedDict()
-        self._again = 0.0  # when to look for room though nobody here has made any
+        self._soon: OrderedDict[Connection | Stage, None] = OrderedDict()
+        self._starved: OrderedDict[Connection | Stage, None] = OrderedDict()
+        self._again = 0.0  # when to look for room although no connection here has made any
 
-    def put(self, connection: Connection) -> int:
-        """A connection that is paused; what the poller has to look for meanwhile."""
+    def put(self, connection: Connection | Stage) -> int:
+        """Take a connection that is paused. Returns what the poller has to watch meanwhile."""
         if connection.pause is CHOKED:
             return WRITE
         self.busy = True
         (self._starved if connection.pause is STARVED else self._soon)[connection] = None
         return 0
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection | Stage) -> None:
         """It is about to be closed."""
         self._soon.pop(connection, None)
         self._starved.pop(connection, None)
@@ -57,7 +58,7 @@ class Deferred:
             return 0 if self._load.freed else max(0.0, self._again - now)
         return inf
 
-    def resumed(self, now: float) -> Iterator[Connection]:
+    def resumed(self, now: float) -> Iterator[Connection | Stage]:
         """The connections that go on in this turn; none of them twice, and only while the turn has time for them."""
         load = self._load
         for _ in range(len(self._soon)):

@@ -1,12 +1,12 @@
-"""A worker's look at itself: it beats, counts its connections, and says which request hangs, and where.
+"""A worker's look at itself: its heartbeat, what its connections do, and which request hangs, and where.
 
 The server loop looks when it turns, at most once a second and only after something happened; and, for the parent
 that listens for its beats, every few seconds even if nothing did. So a beat says that the loop turns, not that a
-process exists. A request that runs too long harms nobody else's, and its worker is not ill:
+process exists. A request that runs too long harms no other request, and its worker is healthy:
 
  - after ``slow_request`` it is logged, once, while it runs, with the stack of its thread or greenlet;
- - after ``request_timeout`` all stacks are logged and ``on_stuck`` is called, once, so that somebody replaces the
-   worker, lets the other requests finish, and ends what does not.
+ - after ``request_timeout`` all stacks are logged and ``on_stuck`` is called, once, so that the parent
+   replaces the worker, lets the other requests finish, and ends what does not.
 """
 
 from collections.abc import Callable, Iterable

@@ -21,9 +21,6 @@ from typing import BinaryIO, Final, cast
 TURN: Final = 2048
 """The budget of a turn, in plain framing lines of a chunked body: about 2 ms."""
 
-MAX_MEMORY: Final = 32 * 1024**2
-"""Bytes of all bodies that are kept in memory, unless somebody says otherwise."""
-
 RESERVE: Final = 256 * 1024**2
 """Bytes of the file system of temporary files that are left to others, or a tenth of it where that is less."""
 
@@ -44,11 +41,11 @@ class Load:
         "max_memory", "memory",
     )  # fmt: skip
 
-    def __init__(self, max_memory: float = MAX_MEMORY, max_disk: float = inf, descriptors: float = inf) -> None:
+    def __init__(self, max_memory: float = inf, max_disk: float = inf, descriptors: float = inf) -> None:
         self.max_memory, self.max_disk = max_memory, max_disk
         self.descriptors = descriptors
         self.connections = 0
-        self.freed = False  # whether there may be room since somebody has looked
+        self.freed = False  # whether there may be room since the last look
         self.budget = TURN
         self.memory = 0  # bytes of bodies in memory
         self.disk = 0  # and in files

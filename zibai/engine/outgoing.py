@@ -8,6 +8,7 @@ a position. So the server loop can send a response of any size without a thread 
 import os
 import sys
 from collections import deque
+from math import inf
 from threading import Lock
 from typing import Final, Self
 
@@ -22,8 +23,6 @@ JOIN: Final = 64 * 1024
 STEP: Final = 256 * 1024
 """Bytes that one step sends, so that a fast client does not keep the server loop from the other clients."""
 
-BUDGET: Final = 256 * 1024 * 1024
-
 
 class FileFault(Exception):
     """A file cannot be read, or it ends too early: the fault is on the server's side, and not the client's."""
@@ -35,7 +34,7 @@ class Budget:
     Nothing fails at the ``limit``: the responses that come then keep their runners, so no further one is made.
     """
 
-    def __init__(self, limit: float = BUDGET) -> None:
+    def __init__(self, limit: float = inf) -> None:
         self.limit = limit
         self.held = 0
         self._lock = Lock()

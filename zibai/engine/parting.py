@@ -1,7 +1,7 @@
 """Sockets of clients that asked for the end of their connection and have the whole, small response on its way.
 
-To close such a socket at once would lose responses: what the client sends after its request, be it an empty line too
-many, makes the kernel reset the connection, and the client's system may drop what the client has not read yet (RFC 9112
+To close such a socket at once would lose responses. What the client sends after its request (be it an empty line too
+many) makes the kernel reset the connection, and the client's system may drop what the client has not read yet (RFC 9112
 9.6). Reading until the client closes costs a third of what a short connection costs in all. So these sockets are shut
 down for sending, which the client sees at once, and then they only wait here before they are closed. Nothing is read.
 

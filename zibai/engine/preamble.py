@@ -1,53 +1,148 @@
-"""Who is at the other end of a connection: what the socket says of it, or a proxy before us that speaks first.
+"""What comes before a connection: stages that wait in the loop by themselves, and the PROXY header as one of them.
 
-With ``--proxy-protocol`` a header of a trusted peer comes before anything else, and says who its client is. It is read
-below TLS, by the loop, under the deadline of a head.
+A :class:`Stage` has a descriptor, a state and a deadline, as a connection has, and the loop's
+:class:`~zibai.engine.table.Table` calls the same steps of it. When it is done, it makes what follows with the socket,
+the peer and the endpoint that it has learned, and the table puts that in its place. So a client of a server with
+``--proxy-protocol`` and TLS is a :class:`ProxyHeader`, then a handshake, then a connection.
+
+Everything here is the loop owner's.
 """
 
 import json
 import socket
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, Final
 
 from ..config.addresses import plain_host
 from ..net.listener import Endpoint, Socket
 from ..protocol.proxy_header import SIGNATURE, Malformed, parse
 from .context import Service
-from .sending import Sender
-from .states import CLOSED, HEAD, PROXY
+from .states import CLOSED, PASSED, PROXY
 
 PEEK: Final = 4096
 """Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""
 
+Next = Callable[[Socket, object, Endpoint, float], Any]
+"""Makes the next stage, or the connection, of a socket, its peer, its endpoint and the time by the loop's clock."""
 
-class Peered(Sender):
-    """A connection that knows its ``peer``, as the socket gives it or as the PROXY protocol does. The loop's side."""
 
-    __slots__ = ("_header", "endpoint", "note", "peer")
+def begin(service: Service, then: Next) -> Next:
+    """What the clients of a listener begin with: a PROXY header where the service wants one, else ``then``."""
+    return partial(ProxyHeader, service, then) if service.proxy_protocol else then
 
-    first = HEAD  # the state that it begins with, but for the PROXY protocol
 
-    def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service) -> None:
-        super().__init__(sock, service)
-        self.peer, self.endpoint = _tidy(peer), endpoint
-        self.note = b""  # what the PROXY protocol has said, for whoever takes the connection over
-        self._header = b""  # the part of a PROXY header that has come
+class Stage:
+    """A client before its first request. ``then`` makes what follows; see :meth:`done`."""
 
-    def expect_proxy_header(self) -> None:
-        """Before anything else, whatever comes next: the header of the PROXY protocol, from a trusted peer."""
-        self.state = PROXY
-        if not self.service.trust.holds(self.peer):
-            self.service.hint(
+    __slots__ = (
+        "deadline", "endpoint", "facts", "fd", "follower", "out", "pause", "peer", "service", "sock", "state", "then",
+        "watched",
+    )  # fmt: skip
+
+    # What else is asked of a connection, and is always the same of a client that has sent no request.
+    request: ClassVar[None] = None
+    status: ClassVar[int] = 0
+    started: ClassVar[float] = 0.0
+    alone: ClassVar[bool] = False
+    note: ClassVar[bytes] = b""
+
+    def __init__(
+        self, service: Service, then: Next, state: str, sock: Socket, peer: object, endpoint: Endpoint, now: float
+    ) -> None:
+        self.service = service
+        self.then = then
+        self.sock, self.fd = sock, sock.fileno()
+        self.peer, self.endpoint = tidy(peer), endpoint
+        self.state = state
+        self.deadline = now + service.header_timeout
+        self.pause = 0
+        self.watched = 0  # what the poller watches; the table's
+        self.out = bytearray()  # what waits to be sent
+        self.facts: dict[str, str] = {}  # the gateway's
+        self.follower: Any = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.peer}: {self.state}>"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is lost when it is closed for another client."""
+        return True
+
+    def secured(self) -> dict[str, str]:
+        """What TLS adds to the environ of a request."""
+        return {}
+
+    def begin(self, now: float) -> None:
+        """It has just taken its place in the table."""
+
+    def readable(self, now: float) -> None:
+        """The socket has bytes, its end or an error."""
+        raise NotImplementedError
+
+    def writable(self, now: float) -> None:
+        """The socket takes bytes."""
+
+    def resume(self, now: float) -> None:
+        """A pause is over."""
+        self.pause = 0
+
+    def done(self, now: float) -> Any:
+        """Make what follows, which the table puts in the place of this stage."""
+        self.follower = follower = self.then(self.sock, self.peer, self.endpoint, now)
+        self.state = PASSED
+        return follower
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        self.state = CLOSED
+
+    def receive_raw(self, size: int, flags: int = 0) -> bytes:
+        """What the kernel has, below TLS."""
+        return self.sock.recv(size, flags)
+
+    def close(self) -> None:
+        """End it, also for a child process that has a copy of the socket."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the client was faster
+        self.release()
+
+    def release(self) -> None:
+        """Leave the client to another process, which has the socket, too."""
+        self.state = CLOSED
+        self.sock.close()
+
+
+class ProxyHeader(Stage):
+    """With ``--proxy-protocol`` the header of a trusted peer comes first, and says who its client is.
+
+    It is read below TLS, under the deadline of a head.
+    """
+
+    __slots__ = ("header",)
+
+    def __init__(
+        self, service: Service, then: Next, sock: Socket, peer: object, endpoint: Endpoint, now: float
+    ) -> None:
+        super().__init__(service, then, PROXY, sock, peer, endpoint, now)
+        self.header = b""  # the part that has come
+        if not service.trust.holds(self.peer):
+            service.hint(
                 "--proxy-protocol on takes trusted peers only; one from %s was closed. If that is your proxy: %s",
-                self._peer_name,
-                self.service.trust.flag_with(self.peer),
+                name_of(self.peer),
+                service.trust.flag_with(self.peer),
             )
             self.state = CLOSED
 
-    def read_proxy_header(self) -> None:
-        """The socket has bytes, its end or an error, in the state PROXY.
+    @property
+    def idle(self) -> bool:
+        return self.state is PROXY and not self.header
 
-        The bytes of the header are taken and not one more: what follows may be for TLS, which reads for itself.
-        """
+    def readable(self, now: float) -> None:
+        """Take the bytes of the header and not one more: what follows may be for TLS, which reads for itself."""
         try:
             data = self.receive_raw(PEEK, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -55,12 +150,12 @@ class Peered(Sender):
         except OSError:
             data = b""
         try:
-            header = parse(self._header + data) if data else None
+            header = parse(self.header + data) if data else None
         except Malformed as error:
             self.service.hint(
                 "--proxy-protocol is on, but a connection of %s began with %s and was closed; have your proxy send it "
                 "(send-proxy-v2 of haproxy, proxy_protocol on of nginx), or set --proxy-protocol off",
-                self._peer_name,
+                name_of(self.peer),
                 error,
             )
             data = b""
@@ -68,44 +163,43 @@ class Peered(Sender):
             self.state = CLOSED
             return
         # While it is not complete all of it belongs to the header, which grows; else it would wake us again at once.
-        size = len(data) if header is None else header.size - len(self._header)
-        self._header += self.receive_raw(size)
+        size = len(data) if header is None else header.size - len(self.header)
+        self.header += self.receive_raw(size)
         if header is None:
             return
-        self._header = b""
         if header.source is not None:
             host, port = header.destination if isinstance(header.destination, tuple) else ("", "")
-            self.peer = _tidy(header.source)
+            self.peer = tidy(header.source)
             self.endpoint = self.endpoint._replace(host=host, port=str(port))
-        self.note = json.dumps([self.peer, self.endpoint.host, self.endpoint.port]).encode()
-        self.state = self.first
-
-    def receive_raw(self, size: int, flags: int = 0) -> bytes:
-        """From the socket itself, below TLS."""
-        return self.sock.recv(size, flags)
-
-    def recall(self, note: bytes) -> None:
-        """What was known of this connection in the process that it comes from."""
-        peer, host, port = json.loads(note)
-        self.peer = _tidy(tuple(peer) if isinstance(peer, list) else peer)
-        self.endpoint = self.endpoint._replace(host=host, port=port)
-        self.note = note
-
-    @property
-    def _peer_name(self) -> str:
-        return self.peer[0] if isinstance(self.peer, tuple) else "a unix socket"
-
-    def _hint_at_proxy_header(self, data: bytes) -> None:
-        """Somebody began with ``data``, and was refused."""
-        if data.startswith((b"PROXY ", SIGNATURE)):
-            self.service.hint(
-                "a connection of %s began with a PROXY header and was refused; if that is your proxy: "
-                "--proxy-protocol on",
-                self._peer_name,
-            )
+        self.done(now).deadline = self.deadline
 
 
-def _tidy(peer: object) -> object:
+def write_note(peer: object, endpoint: Endpoint) -> bytes:
+    """What the PROXY protocol has said of a connection, for the worker that takes it over."""
+    return json.dumps([peer, endpoint.host, endpoint.port]).encode()
+
+
+def read_note(note: bytes, endpoint: Endpoint) -> tuple[object, Endpoint]:
+    """The peer and the endpoint of a connection of another worker."""
+    peer, host, port = json.loads(note)
+    return tidy(tuple(peer) if isinstance(peer, list) else peer), endpoint._replace(host=host, port=port)
+
+
+def name_of(peer: object) -> str:
+    """A peer in a log line: without its port, which is another one each time."""
+    return peer[0] if isinstance(peer, tuple) else "a unix socket"
+
+
+def hint_at_proxy_header(service: Service, peer: object, data: bytes) -> None:
+    """A client began with ``data``, and was refused."""
+    if data.startswith((b"PROXY ", SIGNATURE)):
+        service.hint(
+            "a connection of %s began with a PROXY header and was refused; if that is your proxy: --proxy-protocol on",
+            name_of(peer),
+        )
+
+
+def tidy(peer: object) -> object:
     """A peer as the rest of the server has it: the address of a TCP client in one form, the name of a unix socket fit
     for a log. It may have been bound to any name, and one that ends a line would forge the next."""
     if isinstance(peer, tuple):

@@ -1,12 +1,9 @@
-"""The sending side of a connection: the runner's, and what the loop does in its stead.
+"""The sending side of a connection: what the runner and the loop share.
 
-What a client does not take at once is lent to the loop, which sends it while the application goes on, and after the
+What a client does not take at once is lent to the loop. The loop sends it while the application goes on, and after the
 application is done: PEP 3333 wants no block delayed, and a slow client must not hold a thread for it. From then on
-``out`` is touched under ``lock``, by the runner or the loop, as either finds the socket writable; the bytes stay in one
+``out`` is touched under ``lock``, by the runner or the loop, as either finds the socket writable. The bytes stay in one
 queue, so their order cannot change. A runner that has lent nothing takes no lock.
-
-``send`` never waits. A runner that is to send one more piece of a response that goes on waits by ``drain`` first. That
-bounds what lies here, and nothing else lets a slow client hold a runner.
 
 A client has to take something within ``socket_timeout``, and ``min_send_rate`` on average. The kernel takes bytes in
 lumps, up to some MiB at a time, so at the deadline it is asked what the client has really taken meanwhile.
@@ -17,17 +14,17 @@ import struct
 import sys
 import time
 from _thread import allocate_lock
-from collections.abc import Callable
 from math import inf
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import Gone
-from ..net.kernel import ENDED, RESET, look_for_client, unsent
+from ..net.kernel import unsent
 from ..net.listener import Socket
-from ..telemetry.scoreboard import CALLED, SENDING, Slot
 from .context import Service
-from .outgoing import SMALL, STEP, File, FileFault, Outgoing
+from .outgoing import FileFault
 from .states import APP, FLUSH, HEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TAIL: Final = 1024 * 1024
 """Bytes of a response that may wait here while its application makes more."""
@@ -36,18 +33,17 @@ RATE_AFTER: Final = 10.0
 """Seconds that a client may take for a part of a response at any rate; from then on the minimum rate counts."""
 
 LOOK: Final = 1.0
-"""Seconds between two looks at something that nobody tells us of."""
+"""Seconds between two looks at something that no event reports."""
 
 
 class Sender:
-    """What a :class:`~zibai.engine.connection.Connection` is made upon. ``state`` and ``deadline`` are explained there.
-
-    ``send``, ``drain``, ``send_file``, ``hold``, ``has_left`` and ``cut`` are the runner's.
+    """The state, the socket and the bytes that wait for the client. Whatever changes ``out`` holds the ``lock``, except
+    the loop when no runner has the connection.
     """
 
     __slots__ = (
-        "_backlog", "_given", "_held", "_seen", "_since", "_slot", "broken", "closing", "deadline", "ended", "fault",
-        "fd", "lent", "lock", "lost", "on_sent", "out", "service", "sock", "state",
+        "_backlog", "_given", "_held", "_seen", "_since", "broken", "closing", "deadline", "fault", "fd",
+        "lent", "lock", "lost", "on_sent", "out", "service", "sock", "state",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, service: Service) -> None:
@@ -63,53 +59,11 @@ class Sender:
         self.lost = 0  # bytes of a response that could not be sent
         self.fault: FileFault | None = None  # why the rest of it could not be read
         self.on_sent: Callable[[Any], object] | None = None  # called by the loop when the response is out, or lost
-        self.ended = inf  # when the client was first seen to have ended its side
-        self._slot: Slot = service.row.slots[0]  # the runner's, while there is one
         self._held = 0  # bytes of memory that the budget of the service knows of
         # Since when something waits; the bytes that the kernel was given since then, and those that it had before; and
         # how many of both the client had taken at the last look.
         self._since = 0.0
         self._given = self._backlog = self._seen = 0
-
-    def send(self, data: bytes | memoryview) -> None:
-        """Send, or lend what the client does not take at once. Never waits. Raises :class:`Gone`."""
-        if self.out:
-            self._lend(data)
-            return
-        # Only the runner adds to `out`, so it stays empty and no lock is needed.
-        view = data
-        while view:
-            if self.broken:
-                self.lost += len(view)
-                raise Gone("the client has left")
-            try:
-                sent = self.sock.send(view)
-                if sent == len(view):
-                    return
-                view = memoryview(view)[sent:]
-            except (BlockingIOError, InterruptedError):
-                self._lend(view)
-                return
-            except OSError as error:
-                self.broken = True
-                self.lost += len(view)
-                raise Gone(f"the client has left: {error}") from None
-
-    def _lend(self, data: bytes | memoryview) -> None:
-        with self.lock:
-            if self.broken:
-                self.lost += len(data)
-            self._check()
-            if type(self.out) is bytearray and len(data) >= SMALL:
-                self.out = Outgoing(self.out)
-            self.out += data
-            new = self._note_lent()
-        if new:
-            self.service.lend(self)
-
-    def _check(self) -> None:
-        if self.broken:
-            raise Gone("the client has left")
 
     def _note_lent(self) -> bool:
         """Something waits, under the lock; return whether the loop does not know yet."""
@@ -119,66 +73,24 @@ class Sender:
         self._account()
         return new
 
-    def send_file(self, file: File) -> None:
-        """Send a file behind all else; never waits. The file is ours from now on. Raises Gone and FileFault."""
-        new = False
-        with self.lock:
-            if self.broken:
-                self.lost += file.left
-                file.close()
-            self._check()
-            if type(self.out) is bytearray:
-                self.out = Outgoing(self.out)
-            self.out.add_file(file)
-            now = time.monotonic()
-            if not self.lent:
-                self.start_clock(now)
-            # As much as the kernel is likely to take goes at once; a client as fast as the file must not hold us.
-            for _ in range(TAIL // STEP):
-                if not (self.out and self._push(now)):
-                    break
-            if self.out:
-                new = self._note_lent()
-        if new:
-            self.service.lend(self)
-        if self.fault is not None:
-            fault, self.fault = self.fault, None
-            raise fault
-        self._check()
-
-    def drain(self, size: int = 0) -> None:
-        """Wait until no more than ``size`` bytes wait to be sent. Raises :class:`Gone`."""
-        while len(self.out) > size:
-            if not self._wait_writable(self.service.socket_timeout):
-                with self.lock:
-                    slow = bool(self.out) and self.is_too_slow(time.monotonic())
-                    self.broken |= slow
-                if slow:
-                    raise Gone(f"the client took nothing for {self.service.socket_timeout:g} s, or too little")
-            with self.lock:
-                self._push(time.monotonic())
-        self._check()
-
-    def hold(self) -> None:
-        """The application has given all. Keep its runner as long as too much memory waits for slow clients in all."""
-        while self.service.unsent.exceeded and self._held > TAIL and not self.broken:
-            self._wait(self.service.waits.wait_writable, SENDING, LOOK)
-            with self.lock:
-                self._push(time.monotonic())
-
-    def has_left(self, patience: float = 0.0) -> bool:
-        """Whether the client has reset the connection, or ended its side, ``patience`` seconds ago or before."""
-        found = RESET if self.broken else look_for_client(self.sock)
-        if found == ENDED:
-            now = time.monotonic()
-            self.ended = min(self.ended, now)
-            return now - self.ended >= patience
-        return found == RESET
+    def receive_raw(self, size: int, flags: int = 0) -> bytes:
+        """What the kernel has, below TLS."""
+        return self.sock.recv(size, flags)
 
     def cut(self) -> None:
         """End the exchange so that the client sees that its response is not whole."""
         with self.lock:
             self._cut()
+
+    def abort(self) -> None:
+        """Cut the connection under a runner; the socket stays open until the loop closes it."""
+        with self.lock:
+            self.broken = True
+            self.forget()
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the client was faster
 
     def _cut(self) -> None:
         self.closing = self.broken = True
@@ -269,18 +181,6 @@ class Sender:
         self._seen = taken
         self.deadline = now + patience
         return False
-
-    def _wait_writable(self, timeout: float) -> bool:
-        self._check()
-        return self._wait(self.service.waits.wait_writable, SENDING, timeout)
-
-    def _wait(self, wait: Callable[[Socket, float], bool], phase: int, timeout: float) -> bool:
-        """Wait for the client as the backend does; the scoreboard tells that it is not the application that is slow."""
-        self._slot.phase(phase)
-        try:
-            return wait(self.sock, timeout)
-        finally:
-            self._slot.phase(CALLED)
 
 
 _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)

@@ -1,6 +1,6 @@
 """``serve()``: one application on one or more listening sockets, in this process, until it is told to end.
 
-It puts the parts together: a backend (who runs), the server loop (what waits), the gateway (what is called). It may be
+It puts the parts together: a backend (what runs), the server loop (what waits), the gateway (what is called). It may be
 called from any thread of any program: it installs no signal handler, configures no logging, patches nothing.
 """
 
@@ -18,16 +18,12 @@ from ..config.options import Options, declared, script_name
 from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
-from ..engine.load import Load
 from ..engine.loop import Loop
-from ..engine.outgoing import Budget
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
 from ..net.bind import describe, is_public, listen
 from ..net.listener import Listener
-from ..protocol.http1 import FastLane
 from ..system.forks import forget_in_children
-from ..system.machine import descriptors_for_clients
 from ..telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
@@ -48,13 +44,13 @@ def serve(
     before_died_hook: Hook | None = None,
     **options: Any,
 ) -> None:
-    """Serve ``app`` until ``graceful_exit`` is set and what is in flight has been answered.
+    """Serve ``app`` until ``graceful_exit`` is set and every request in flight has its response.
 
     :param app: a WSGI application (PEP 3333).
     :param bind_socket: a bound socket, see :func:`~zibai.create_bind_socket`; or several as ``bind_sockets``.
         They are taken over: made to listen, and closed when the end begins.
-    :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched. It
-        is set by the server itself after ``max_request_pre_process`` requests.
+    :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched.
+        The server sets it after ``max_requests`` requests.
     :param backend: ``"threads"`` or ``"greenlets"``; None is greenlets in a program that gevent has patched.
     :param before_serve_hook: called before the first request; what it raises ends ``serve``.
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
@@ -79,15 +75,9 @@ def serve(
     settings = Options("", **options)
     settings.validate()
     warn_of_strangers(settings, sockets)
-    Server(
-        app,
-        sockets,
-        settings,
-        end=threading.Event() if graceful_exit is None else graceful_exit,
-        backend=backend,
-        hooks=Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook),
-        ties=Ties(),
-    ).run()
+    hooks = Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook)
+    end = threading.Event() if graceful_exit is None else graceful_exit
+    Server(app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=Ties()).run()
 
 
 class Hooks(NamedTuple):
@@ -105,9 +95,10 @@ class Ties:
     ``row`` is where the server says what it does, with a slot more than ``max_workers``; ``beat_every`` the seconds
     between two beats in it of an idle server. Relative paths of ``options`` start in ``directory``, by default the
     current one, which the application may have changed. ``on_worn`` is called after ``max_request_pre_process``
-    requests and ``on_stuck`` for ``request_timeout``, instead of the end of the server, by whoever runs the server
-    loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server loop
-    before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its kind.
+    requests and ``on_stuck`` for ``request_timeout``, instead of the end of the server, by the thread that runs the
+    server loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server
+    loop before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its
+    kind.
     ``multiprocess`` is ``wsgi.multiprocess``.
     """
 
@@ -184,7 +175,7 @@ class Server:
                 self._ties.on_end()
             if loop.failure is not None:
                 raise loop.failure
-            loop.service.draining = True  # every answer says close from now on, also while the hook runs
+            loop.service.draining = True  # every response says close from now on, also while the hook runs
             _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
             timeout = self._options.graceful_exit_timeout
             loop.drain(timeout)
@@ -211,7 +202,8 @@ class Server:
 
     def _make_loop(self, engine: Backend, listeners: list[Listener]) -> Loop:
         options, ties = self._options, self._ties
-        service = Service(
+        service = Service.from_options(
+            options,
             application=self._gateway.serve,
             # Of the context that called serve(), after the hook before_serve: each request begins with a copy of it.
             new_context=copy_context().copy,
@@ -219,28 +211,7 @@ class Server:
             report=engine.report,
             refused=self._gateway.log_refusal,
             row=self._row,
-            lane=FastLane(options.max_target_size, self._gateway.base) if options.http == "auto" else None,
             base=self._gateway.base,
-            header_timeout=options.header_timeout,
-            keep_alive_timeout=options.keep_alive_timeout,
-            keep_alive_requests=1 if options.disable_keep_alive else options.max_keep_alive_requests,
-            socket_timeout=options.socket_timeout,
-            max_head=options.h11_max_incomplete_event_size,
-            max_target=options.max_target_size,
-            max_body=options.max_body_size,
-            min_body_rate=options.min_body_rate,
-            min_send_rate=options.min_send_rate,
-            unsent=Budget(options.max_unsent_memory),
-            stream_body=options.stream_request_body,
-            trust=Trust(options.trusted_proxies, options.forwarded_fields),
-            proxy_protocol=options.proxy_protocol == "on",
-            queue_timeout=options.queue_timeout or inf,
-            max_connections=options.max_connections or inf,
-            load=Load(
-                options.max_bodies_memory,
-                options.max_bodies_disk or inf,
-                inf if options.max_connections else descriptors_for_clients(),
-            ),
         )
         health = Health(
             service,
@@ -252,7 +223,7 @@ class Server:
             on_beat=ties.on_beat,
         )
         worn = ties.on_worn or self._end.set
-        loop = Loop(service, engine, listeners, health, options.max_workers, options.max_request_pre_process, worn)
+        loop = Loop(service, engine, listeners, health, options.max_workers, options.max_requests, worn)
         service.lend = loop.lend
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
@@ -260,7 +231,7 @@ class Server:
 
 
 def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
-    """Say so when anybody may connect and may say to be anybody else."""
+    """Warn when every client of the internet may connect, and may say that it is another client."""
     public = [describe(sock) for sock in sockets if is_public(sock)]
     if public and Trust(options.trusted_proxies).whole_internet:
         logger.warning(
@@ -290,7 +261,7 @@ application that never lets go of the GIL; then the process has to end without i
 
 def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
     if name is None:
-        # Whoever patched has imported it, so gevent is asked only where it is in use.
+        # A program that has patched has imported it, so gevent is asked only where it is in use.
         monkey = sys.modules.get("gevent.monkey")
         name = "greenlets" if monkey is not None and monkey.is_module_patched("threading") else "threads"
     if name == "greenlets":

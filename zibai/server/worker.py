@@ -117,7 +117,7 @@ def run(
         signals.reassert()
         backend = "greenlets" if hub else "threads"
         _tie(ties, control, parent, options, show_title, backend)
-        options = replace(options, max_request_pre_process=_with_jitter(options.max_request_pre_process))
+        options = replace(options, max_request_pre_process=_with_jitter(options.max_requests))
         hooks = _hooks(site, show_title)
         Server(site.app, sockets, options, end=end, backend=backend, hooks=hooks, ties=ties).run()
 

@@ -33,9 +33,9 @@ def hear_of_children() -> None:
 
 @contextmanager
 def signals_held_back(lookout: Lookout | None = None) -> Iterator[None]:
-    """Hold signals back until :class:`Signals` listens, or to the end. On Windows there is no such mask.
+    """Block signals until :class:`Signals` handles them, or to the end of the block. Windows has no such mask.
 
-    Meanwhile ``lookout`` looks for those that are pending.
+    Meanwhile ``lookout`` looks for pending signals.
     """
     global _lookout
     if sys.platform == "win32":
@@ -82,11 +82,11 @@ class Signals:
     Python runs a handler between two of its instructions, in the middle of anything, so a handler must not do much;
     and a main thread that waits for a lock runs none on Windows. But the C part writes the number of the
     signal to a socket at once (``signal.set_wakeup_fd``). There is only one such descriptor in a process, and an event
-    loop of asyncio that handles signals takes it, and leaves none when it closes. So the handler looks whether it is
-    still ours, and else writes the number itself.
+    loop of asyncio that handles signals takes it, and leaves none when it closes. So the handler checks whether it is
+    still ours, and otherwise writes the number itself.
 
     ``names`` that a system does not have are left out. With ``interrupting``, SIGINT raises KeyboardInterrupt in the
-    main thread besides. ``heard`` is called by the handler, with the name of the signal; it must be quick and must not
+    main thread as well. ``heard`` is called by the handler, with the name of the signal; it must be quick and must not
     take a lock. With ``exits``, the process ends soon after. Then a late signal must not change how it ends: it calls
     ``late`` if it asks for the end, or else is ignored.
     """

@@ -156,7 +156,7 @@ def is_served(path: str, pid: int) -> bool:
 
 def tidy() -> None:
     """Remove the files that killed servers have left."""
-    for path in _default_paths():
+    for path in default_paths():
         try:
             board = Scoreboard.open(path)
             board.release()
@@ -166,11 +166,8 @@ def tidy() -> None:
             continue  # it belongs to another user, or is being made
 
 
-# ------------------------------------------------------------------------------------------------ zibai ps
-
-
-def _default_paths() -> list[str]:
-    """The files of this user. Files and links of other users are not opened."""
+def default_paths() -> list[str]:
+    """The scoreboards of this user, for ``zibai ps``. Files and links of other users are not opened."""
     files = (path for folder in directories() for path in folder.glob(f"{PREFIX}*{SUFFIX}"))
     return sorted(str(path) for path in files if _is_ours(path))
 

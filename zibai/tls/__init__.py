@@ -5,7 +5,8 @@ A server without a certificate imports nothing of it.
  - certificates  contexts, made whole or not at all; renewal
  - sslsocket     a socket with the few methods that a connection uses, over OpenSSL in memory
  - records       TLS records, as many at a time as a turn of the loop can bear
- - handshake     the handshake, and the end of a connection over TLS
+ - handshake     the handshake: a stage before the connection
+ - connection    a connection over TLS, and its orderly end
  - https         which listeners speak TLS
  - devcert       --tls-dev
 """

@@ -18,7 +18,7 @@ from ..logger import logger
 
 @contextmanager
 def certified(options: Options, owner: tuple[int, int] | None = None) -> Iterator[Options]:
-    """``options`` with the files of a certificate, which only the workers can read.
+    """``options`` with the files of a certificate, which all workers can read, and no other user.
 
     ``owner`` is the user and the group that the server is going to be. Raises MissingExtra without trustme.
     """

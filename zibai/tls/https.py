@@ -1,25 +1,27 @@
 """HTTPS on the listeners of a server: which of them speak TLS, and which one sends clients there.
 
-TLS is for the TCP listeners. A unix socket stays plain: its permissions say who may connect, and what connects is a
-proxy of this machine that has done TLS itself. ``--redirect-http`` is the last of the listeners; its only application
-is :class:`Redirect`, behind a service of its own.
+TLS is for the TCP listeners. A unix socket stays plain: its permissions say which users may connect, and what connects
+is a proxy of this machine that has done TLS itself. ``--redirect-http`` is the last of the listeners; its only
+application is :class:`Redirect`, behind a service of its own.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from socket import socket
 
 from ..config.options import Options
 from ..engine.connection import Connection
 from ..engine.context import Service
 from ..engine.loop import Loop
+from ..engine.preamble import begin
 from ..errors import UsageError
 from ..gateway.redirect import Redirect
 from ..gateway.wsgi import Gateway
 from ..net.listener import Endpoint, Listener, Socket, is_tcp
 from ..protocol.http1 import FastLane
 from .certificates import Certificates, make_context
-from .handshake import TLSConnection
+from .handshake import Handshake
 
 
 def check(options: Options, sockets: Sequence[socket]) -> None:
@@ -52,27 +54,39 @@ class Https:
     def attach(self, loop: Loop, listeners: Sequence[Listener], multithread: bool, multiprocess: bool) -> None:
         """Let the listeners, in the order of the sockets, do what they are for."""
 
-        def secure(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-            loop.open(TLSConnection(self._certificates, loop.service, sock, peer, endpoint, now), now)
+        handshake = begin(loop.service, partial(Handshake, self._certificates, loop.service))
 
-        def redirect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-            # Not plain: no other worker may take it for one of the application's.
-            loop.open(Connection(sock, peer, endpoint._replace(plain=False), elsewhere, now), now)
+        def secure(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
+            loop.open(handshake(sock, peer, endpoint, now), now)
 
         for listener in listeners:
             if listener.is_tcp:
                 listener.opened = secure
         if self._options.redirect_http:
             gateway = Gateway(Redirect(self._port), multithread=multithread, multiprocess=multiprocess)
-            elsewhere = _make_service(loop, gateway)
-            listeners[-1].opened = redirect
+            listeners[-1].opened = _redirect_to(_make_service(loop, gateway), loop)
+
+
+def _redirect_to(service: Service, loop: Loop) -> Callable[[Socket, object, Endpoint, float], None]:
+    """What the listener of ``--redirect-http`` does with its clients."""
+
+    def connect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> Connection:
+        return Connection(sock, peer, endpoint, service, now)
+
+    first = begin(service, connect)
+
+    def redirect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
+        # Not plain: no other worker may take it for one of the application's.
+        loop.open(first(sock, peer, endpoint._replace(plain=False), now), now)
+
+    return redirect
 
 
 def _make_service(loop: Loop, gateway: Gateway) -> Service:
     """The service of ``--redirect-http``, beside the one of the application in the same loop.
 
-    The two share what the loop itself counts and the limits of heads. Anybody can reach this one, by plain HTTP, so
-    nothing that it remembers may be seen by the other: it has a gateway and a lane of its own. It answers at the head,
+    The two share what the loop itself counts and the limits of heads. Any client can reach this one, by plain HTTP, so
+    nothing that it remembers may be seen by the other: it has a gateway and a lane of its own. It responds at the head,
     because no body can change where the client has to go: the rest of a body is thrown away for a moment, then the
     connection is closed. So a body has no limit here either, as none of it is kept.
     """

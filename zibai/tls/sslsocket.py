@@ -6,8 +6,8 @@ does not see what lies in here, so nothing does:
 
  - ``recv`` returns all the plain text that is there.
  - ``send`` encrypts a piece, once, and its last byte does not count as sent before the kernel has taken all that became
-   of it. A caller with nothing left to send has nothing left to wait for; until then he comes again with the same bytes
-   first, as he does anyway.
+   of it. A caller with nothing left to send has nothing left to wait for; until then it comes again with the same bytes
+   first, as it does anyway.
 
 OpenSSL gets no more than a few records at a time, so a step takes no longer than that, whatever comes. Then, and when
 the end lies behind the bytes that ``recv`` has returned, ``has_bytes`` says that it is worth asking again. What OpenSSL
@@ -137,7 +137,7 @@ class TLSSocket(Socket):
             return self._decrypt()
 
     def push_answers(self) -> None:
-        """Send what OpenSSL has said by itself; OSError when there is no room, or nobody there."""
+        """Send what OpenSSL has said by itself; OSError when there is no room, or the client has left."""
         with self._lock:
             if self._rest:
                 self._push()
@@ -170,7 +170,7 @@ class TLSSocket(Socket):
         try:
             self._push()
         except OSError:
-            pass  # no room, or nobody there: who sends next finds out
+            pass  # no room, or the client has left: the next to send finds out
 
     def send(self, data: "ReadableBuffer", flags: int = 0) -> int:
         with self._lock:
@@ -183,7 +183,7 @@ class TLSSocket(Socket):
                 self._rest = memoryview(self._outgoing.read())
             taken = self._push()
             if self._rest:
-                # So that somebody slow is seen to take something.
+                # So that a slow client is seen to take something.
                 sent = min(taken, self._owed - 1)
                 if not sent:
                     raise BlockingIOError
@@ -214,5 +214,5 @@ class TLSSocket(Socket):
                 try:
                     self._push()
                 except OSError:
-                    pass  # no room, or nobody there: what is left is returned
+                    pass  # no room, or the client has left: what is left is returned
             return bytes(self._rest)

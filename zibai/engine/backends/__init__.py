@@ -1,12 +1,12 @@
-"""Who waits and who runs: the two backends, threads and greenlets, behind one interface.
+"""What drives the loop and runs the requests: the two backends, threads and greenlets, behind one interface.
 
 A backend drives the server loop (:class:`Turns`): it turns it, takes the connections whose requests are ready, and
 runs them in a thread or greenlet. Nothing in this package knows HTTP, and what both backends would share
 belongs into the loop or the connection.
 
-Whoever drives the loop *owns* it: one thread at a time, or the hub. All of :class:`Turns` is the owner's, but
+The thread that drives the loop *owns* it (one at a time), or the hub does. All of :class:`Turns` is the owner's, except
 ``give_back`` and ``lend``, which any thread may call. A connection runs *inline* while the loop waits for it, still
-armed in the poller. As soon as somebody else is to drive the loop meanwhile, the owner *gives it
+armed in the poller. As soon as another thread or greenlet is to drive the loop meanwhile, the owner *gives it
 away*, which disarms it first; the runner then *gives it back* when it is done.
 """
 
@@ -42,7 +42,7 @@ class Turns(Protocol):
         """A connection that ran inline is done."""
 
     def give_away(self, connection: Connection) -> None:
-        """A connection that was taken is somebody else's from now on; it occupies a slot."""
+        """A connection that was taken belongs to another runner from now on; it occupies a slot."""
 
     def give_back(self, connection: Connection) -> None:
         """A connection that was given away is done. Any thread."""

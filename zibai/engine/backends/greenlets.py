@@ -11,7 +11,7 @@ hub's callback must not block, and logging may (a handler's lock, a socket), so 
 a greenlet of their own.
 
 On Linux all connections sit in one epoll object, and its descriptor is the only thing that the hub watches. Elsewhere
-an object like that cannot be watched in turn, and each socket has a watcher of its own (:class:`HubPoller`).
+an object like that cannot be watched in turn, and each socket has a watcher of its own (``hubpoller``).
 """
 
 import sys
@@ -26,12 +26,12 @@ from ...clock import clock
 from ...errors import MissingExtra
 from ...logger import logger, safely
 from ...net.listener import Socket
-from ...net.poller import READ, WRITE, Poller
 from ...system.forks import forget_in_children
 from ...telemetry.scoreboard import Row, Slot
 from ..connection import Connection
 from ..states import APP
 from . import Turns
+from .hubpoller import HubPoller
 from .hubwatch import HubWatch
 
 try:
@@ -77,6 +77,8 @@ def _wait(wait: Callable[..., None], sock: Socket, timeout: float) -> bool:
 
 
 if TYPE_CHECKING:
+    from ...net.poller import Poller
+
     _Greenlet = gevent.Greenlet[[], None]  # generic for type checkers only
 else:
     _Greenlet = gevent.Greenlet
@@ -174,7 +176,7 @@ class Greenlets:
             lambda: len(self._free) + (self.idle is not None) <= slots,
             partial(monkey.get_original, "_thread"),
         )
-        self.idle: _Worker | None = None  # one is enough: while it runs without blocking nobody else does
+        self.idle: _Worker | None = None  # one is enough: while it runs without blocking no other does
         self._done = Event()
         self._turn_soon = self._hub.loop.async_()  # the one watcher that other threads may touch
         self._timer: Any = None
@@ -247,7 +249,7 @@ class Greenlets:
         """One turn of the loop and what it made ready; never blocks."""
         loop = self.loop
         if loop.finished or self.stopped:
-            return  # somebody rang before the watchers were closed
+            return  # it was woken before the watchers were closed
         watch = self._watch
         watch.turns += 1
         if watch.asleep:
@@ -320,43 +322,3 @@ class Greenlets:
         else:
             self.loop.finish(connection)
         self._free.append(worker.slot)
-
-
-class HubPoller:
-    """A poller of gevent's watchers, where a system's own cannot be watched by the hub (Windows, macOS).
-
-    Watchers report into ``_ready`` and ask for a turn, whose ``poll`` takes what is there. A watcher reports again
-    as long as its socket stays ready, so it is level-triggered.
-    """
-
-    def __init__(self, loop: Any, turn_soon: Callable[[], None]) -> None:
-        self._loop = loop
-        self._turn_soon = turn_soon
-        self._watchers: dict[int, Any] = {}
-        self._ready: dict[int, int] = {}
-
-    def register(self, fd: int, events: int) -> None:
-        watcher = self._watchers[fd] = self._loop.io(fd, (events & READ and 1) | (events & WRITE and 2))
-        watcher.start(self._report, fd, pass_events=True)
-
-    def modify(self, fd: int, events: int) -> None:
-        self.unregister(fd)
-        self.register(fd, events)
-
-    def _report(self, events: int, fd: int) -> None:
-        self._ready[fd] = self._ready.get(fd, 0) | (events & 1 and READ) | (events & 2 and WRITE)
-        self._turn_soon()
-
-    def unregister(self, fd: int) -> None:
-        watcher = self._watchers.pop(fd)
-        watcher.stop()
-        watcher.close()
-        self._ready.pop(fd, None)
-
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        ready, self._ready = self._ready, {}
-        return list(ready.items())
-
-    def close(self) -> None:
-        for fd in list(self._watchers):
-            self.unregister(fd)

@@ -74,7 +74,7 @@ _Stake = tuple[Connection, float]  # what a leader runs inline, and since when
 
 
 class _Runner(threading.Thread):
-    """A thread, and the gate at which it waits until somebody rings.
+    """A thread, and the gate at which it waits until it is rung.
 
     ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton.
     """
@@ -104,7 +104,7 @@ class Threads:
         self._loop: Turns
         self._lock = threading.Lock()
         self._leader: _Runner | None = None
-        self._parked: deque[_Runner] = deque()  # who waits for the baton; the first is the deputy
+        self._parked: deque[_Runner] = deque()  # the runners that wait for the baton; the first is the deputy
         self._threads = 0
         self._coming: _Runner | None = None  # has been started and has not parked yet
         self._spared = -inf  # when the exchange began that gets twice the time; it is not held by that
@@ -239,7 +239,7 @@ class Threads:
             if self._coming is me:
                 self._coming = None
         while True:
-            timeout: float | None = -1.0  # until somebody rings
+            timeout: float | None = -1.0  # until it is rung
             with self._lock:
                 leader = self._leader
                 if leader is None:
@@ -255,7 +255,7 @@ class Threads:
             me.gate.acquire(timeout=timeout)
 
     def _promote(self, runner: _Runner | None) -> None:
-        """Give the baton to one that is parked, or lay it down for whoever parks next. Under the lock."""
+        """Give the baton to one that is parked, or lay it down for the runner that parks next. Under the lock."""
         self._leader = runner
         self._watching = False  # there is another deputy now, and it sleeps
         if runner is not None:
@@ -275,7 +275,8 @@ class Threads:
         if left > 0:
             return left
         if left < -LATE and inline[1] != self._spared:
-            # We are late ourselves, so somebody had the GIL, or the processor: the leader may be waiting for it, too.
+            # The deputy itself is late: another thread had the GIL, or another process the processor. The leader may be
+            # waiting for it, too.
             self._spared = inline[1]
             return PATIENCE
         try:
@@ -300,11 +301,11 @@ class Threads:
 
         Under the lock.
         """
-        heir = self._parked[0] if self._parked else None
-        self._promote(heir)
-        if heir is not None:
-            heir.ring()
-        return heir is not None
+        deputy = self._parked[0] if self._parked else None
+        self._promote(deputy)
+        if deputy is not None:
+            deputy.ring()
+        return deputy is not None
 
     # The leader.
 
@@ -351,7 +352,7 @@ class Threads:
         self._add_runner()
 
     def _run_passed(self, me: _Runner, connection: Connection) -> None:
-        """Pass the baton on, then run as anybody."""
+        """Pass the baton on, then run as a thread of a plain pool does."""
         self._loop.give_away(connection)
         with self._lock:
             is_led = self._pass_on()

@@ -1,0 +1,21 @@
+"""The engine's tests run with the table of states checked at every change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zibai.engine.sending import Sender
+from zibai.engine.states import Checked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    faults: list[str] = []
+    monkeypatch.setattr(Sender, "state", Checked(Sender.state, faults.append))
+    yield
+    assert not faults

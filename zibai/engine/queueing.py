@@ -1,0 +1,65 @@
+"""Requests that wait for a runner for longer than is good: they are refused in time, and the log says so.
+
+Everything here is the loop owner's.
+"""
+
+from collections import deque
+from functools import partial
+from http import HTTPStatus
+from math import ceil, inf
+from typing import TYPE_CHECKING, Final
+
+from ..errors import Refused
+from ..logger import logger
+from .context import Service
+from .table import Table
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+BUSY_WARNING: Final = 1.0
+"""Seconds that requests wait for a runner before a warning says so; then at most one a minute."""
+
+
+class Queue:
+    """Looks after ``ready``: the connections that wait for a runner, oldest first, and since when each waits.
+
+    ``patience`` is how many seconds the first may wait until there is something to do.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.ready: deque[tuple[Connection, float]] = deque()
+        self.patience = min(BUSY_WARNING, service.queue_timeout)
+        self._timeout = service.queue_timeout
+        self._report = service.report
+        self._warned = -inf
+
+    def __repr__(self) -> str:
+        return f"<{len(self.ready)} requests wait for a runner>"
+
+    def due(self) -> float:
+        """When to look next while all runners are busy and something waits."""
+        since = self.ready[0][1]
+        return min(max(since + BUSY_WARNING, self._warned + 60), since + self._timeout)
+
+    def look(self, now: float, table: Table, slots: int, busy: bool) -> None:
+        """Refuse the requests that have waited for too long. ``busy`` says that all ``slots`` are taken."""
+        ready, timeout = self.ready, self._timeout
+        waiting, waited = len(ready), now - ready[0][1]
+        late = 0
+        while ready and now - ready[0][1] >= timeout:
+            connection, since = ready.popleft()
+            refusal = Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"no runner for {timeout:g} s", ceil(timeout))
+            refusal.waited = now - since
+            table.step(connection, partial(connection.refuse, refusal), now)
+            late += 1
+        if (late or busy) and now >= self._warned + 60:
+            self._warned = now
+            self._report(
+                logger.warning,
+                "all %d runners are busy and %d requests have waited for %.1f s%s; --max-workers may be too small",
+                slots,
+                waiting,
+                waited,
+                f", of which {late} got a 503 (--queue-timeout)" if late else "",
+            )

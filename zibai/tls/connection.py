@@ -1,0 +1,156 @@
+"""One client over TLS, after the handshake: a connection with an orderly end.
+
+It is a connection like any other, over a :class:`~zibai.tls.sslsocket.TLSSocket`. In ``LINGER`` it is TLS itself that
+talks; then ``out`` has bytes for the wire, and they are sent as they are.
+"""
+
+from contextlib import suppress
+from socket import SHUT_WR
+from typing import Final
+
+from ..engine.connection import LINGER_TIME, Connection
+from ..engine.context import RECEIVE, Service
+from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HEAD, LATER, LINGER
+from ..logger import debug_logger
+from ..net.listener import Endpoint
+from ..telemetry.scoreboard import READING
+from .certificates import facts
+from .sslsocket import TLSSocket
+
+_USUAL: Final = 4
+"""Records of one read that cost nothing of a turn's budget, since all clients send as many."""
+
+_RECORD: Final = 8
+"""What each further one costs, in the measure of :data:`zibai.engine.load.TURN`: as much as one that asks for new
+keys."""
+
+_READS: Final = frozenset((HEAD, BODY, DISCARD))
+"""The states in which a client may choke."""
+
+
+class TLSConnection(Connection):
+    """See the module. The loop's side; a runner does not know the difference."""
+
+    __slots__ = ("_deadline_before",)
+
+    sock: TLSSocket
+
+    def __init__(self, sock: TLSSocket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
+        super().__init__(sock, peer, endpoint, service, now)
+        self._deadline_before = 0.0  # what the deadline was before the client choked
+
+    def secured(self) -> dict[str, str]:
+        return facts(self.sock.secured) if self.sock.secured is not None else {}
+
+    def begin(self, now: float) -> None:
+        if self.sock.has_bytes:  # they came together with the end of the handshake
+            self.readable(now)
+
+    def readable(self, now: float) -> None:
+        if self.service.load.budget <= 0 and self.state is not LINGER:
+            self.pause = LATER
+            return
+        if self.state is not LINGER:
+            super().readable(now)
+            self._look_at_socket(now)
+            return
+        try:
+            data = self.sock.receive_raw(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.state = CLOSED
+
+    def _look_at_socket(self, now: float) -> None:
+        """What the last read has cost, and whether there is something that the poller does not know of."""
+        sock = self.sock
+        if sock.records.taken > _USUAL:
+            self.service.load.budget -= (sock.records.taken - _USUAL) * _RECORD
+            sock.records.taken = 0
+        if sock.choked and self.state in _READS:
+            if self.pause is not CHOKED:
+                self._deadline_before = self.deadline
+                self.deadline = min(self.deadline, now + self.service.socket_timeout)
+            self.pause = CHOKED
+        elif sock.choked or sock.has_bytes:
+            self.alone = False
+            self.pause = self.pause or LATER
+
+    def resume(self, now: float) -> None:
+        if self.state is LINGER:
+            self.pause = 0
+            self.readable(now)
+            return
+        super().resume(now)
+        if self.state is HEAD and not self.pause:
+            self.readable(now)
+
+    def _breathe(self, now: float) -> None:
+        """The client takes something again."""
+        try:
+            self.sock.push_answers()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.state = CLOSED
+            return
+        if not self.sock.choked:
+            self.pause = LATER
+            self.deadline = self._deadline_before
+
+    def expire(self, now: float) -> None:
+        if self.pause is CHOKED and self.state in _READS:
+            self.service.report(debug_logger.debug, "%s does not take what TLS sends by itself", self.peer)
+            self.state = CLOSED
+        else:
+            super().expire(now)
+
+    def receive_raw(self, size: int, flags: int = 0) -> bytes:
+        return self.sock.receive_raw(size, flags)
+
+    def writable(self, now: float) -> None:
+        if self.state is not LINGER:
+            super().writable(now)
+            if self.pause is CHOKED and self.state in _READS:
+                self._breathe(now)
+            return
+        try:
+            while self.out:
+                del self.out[: self.sock.send_raw(self.out)]
+            self.sock.shutdown(SHUT_WR)
+        except (BlockingIOError, InterruptedError):
+            pass  # the rest goes when the client has taken some
+        except OSError:
+            self.out.clear()
+            self.state = CLOSED
+
+    def _linger(self, now: float) -> None:
+        """Say goodbye first. It is seldom that the kernel has no room for it now."""
+        self.out += self.sock.say_goodbye()
+        if self.out:
+            self.state = LINGER
+            self.deadline = now + LINGER_TIME
+        else:
+            super()._linger(now)
+
+    def close(self) -> None:
+        if not (self.out or self.broken):  # else the response is not whole, and must not look like it
+            self.sock.say_goodbye()
+        super().close()
+
+    # The runner's side.
+
+    def _await_bytes(self, timeout: float) -> bool:
+        if self.sock.choked:
+            if not self._wait(self.service.waits.wait_writable, READING, timeout):
+                return False
+            with suppress(OSError):  # to receive will say what is wrong
+                self.sock.push_answers()
+            return True
+        if self.sock.has_bytes:
+            # They are here, and yet no plain text. There may be more of that kind, so others run in between.
+            self.service.waits.wait_readable(self.sock, 0)
+            return True
+        return super()._await_bytes(timeout)
