@@ -192,6 +192,18 @@ class Rig:
         """Let time go by, then one turn, as of a backend that does not wait in it."""
         self.now += after
         self.loop.turn(block=False)
+        self.check_load()
+
+    def check_load(self) -> None:
+        """What all connections count for is what each of them holds, at any time: else a bound would close in."""
+        load = self.service.load
+        held = {*self.connections, *(each for each in self._taken if each.sock.fileno() >= 0)}
+        if not self.loop.finished:
+            assert load.connections == len(self.connections)
+        assert load.memory == sum(each.body_held for each in held)
+        assert load.disk == sum(each._spooled for each in held)
+        assert load.files == sum(bool(each._spooled) for each in held)
+        assert self.service.unsent.held == sum(each._held for each in held)
 
     def run(self) -> int:
         """Run what is ready, inline."""

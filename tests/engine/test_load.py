@@ -572,6 +572,25 @@ def test_files_of_bodies_and_connections_share_the_descriptors(
         assert read(extra) == ANSWER
 
 
+def test_connections_that_ended_leave_room_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that only wait for the client's end; with a limit of 256, two hundred of these stopped all uploads."""
+
+    def app(connection: Connection) -> None:
+        connection.closing = True
+        connection.send(ANSWER)
+
+    with Rig(monkeypatch, load=Load(descriptors=4), app=app) as rig:
+        for last in (b"GET / HTTP/1.0\r\n\r\n", GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) * 3:
+            client, _ = rig.connect()
+            client.send(last)
+            rig.until(rig.run)
+            rig.turn()
+            assert b" 200 OK" in ended(client)
+        assert not rig.connections
+        assert rig.service.load.connections == 0
+        assert rig.service.load.has_room(new=True)
+
+
 def test_without_a_descriptor_for_its_file_a_body_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Load(max_memory=0, descriptors=3)
     with Rig(monkeypatch, slots=20, load=load) as rig:

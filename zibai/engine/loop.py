@@ -412,6 +412,7 @@ class Loop:
         if state is PARTED:
             self._watch(connection, 0)
             del self._connections[connection.fd]
+            self._load.connections -= 1
             self._parting.add(connection.sock, now)
             return
         if state is CLOSED:
@@ -536,6 +537,7 @@ class Loop:
         for connection in idle[:given]:
             self._watch(connection, 0)
             del self._connections[connection.fd]
+            self._load.connections -= 1
             connection.release()
         if given < len(idle):
             self._next_sweep = min(self._next_sweep, now + RESOLUTION)
