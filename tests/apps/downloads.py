@@ -85,6 +85,14 @@ def app(environ, start_response):
         case "silent":
             log.append([path, -1])
             body = Closing(path, forever(b"", 0.02))
+        case "mute":
+            log.append([path, -1])
+            write = start_response("200 OK", fields)
+            try:
+                for steps, piece in enumerate(forever(b"", 0.02)):  # noqa: B007
+                    write(piece)
+            finally:
+                log.append([path, steps])
         case "half":
             fields.append(("Content-Length", "5"))
             body = Closing(path, forever(b"hello", 0.02))

@@ -254,11 +254,12 @@ def test_an_application_that_gives_nothing_hears_of_the_end(
     backend: tuple[str, ...], secured: bool, credentials: Credentials, end: Callable[[socket.socket], None]
 ) -> None:
     with serving("-w", "4", *backend, credentials=credentials if secured else None, size=256) as here:
-        clients = [here.ask("/silent") for _ in range(3)]
-        wait_for(lambda: here.log().count(["/silent", -1]) == 3)
-        for client in clients:
-            end(client)
-        wait_for(lambda: [name for name, steps in here.log() if steps > 0].count("/silent") == 3)
+        for target in ("/silent", "/mute"):  # one iterates, one calls write()
+            clients = [here.ask(target) for _ in range(3)]
+            wait_for(lambda target=target: here.log().count([target, -1]) == 3)
+            for client in clients:
+                end(client)
+            wait_for(lambda target=target: [name for name, steps in here.log() if steps > 0].count(target) == 3)
 
 
 @pytest.mark.daily("threads-closed-plain", "greenlets-reset-tls")

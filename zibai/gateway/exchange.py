@@ -99,7 +99,7 @@ class Exchange:
     def write(self, data: bytes) -> None:
         """PEP 3333's write callable: ``data`` is on its way when it returns."""
         self._send(data if type(data) is bytes else _exact(data), None)
-        if self._is_satisfied():
+        if not data or self._is_satisfied():
             self._look_for_client()
 
     def early_hints(self, headers: Headers) -> None:
