@@ -394,12 +394,19 @@ class Connection(Receiver):
             self.state = CLOSED
 
     def abort(self) -> None:
-        """Cut the connection under a runner; the socket stays open until the loop closes it."""
+        """Cut the connection under a runner; the socket stays open until the loop closes it.
+
+        In HTTP/1.0 the end of the connection may mark the end of the body, so an orderly end would hide the cut. To
+        close the socket resets the connection then, and the shutdown only wakes a runner that waits for a body.
+        """
+        orderly = self.request is None or self.request.is_http11
         with self.lock:
             self.broken = True
             self.forget()
+        if not orderly:
+            self.cut()
         try:
-            self.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR if orderly else socket.SHUT_RD)
         except OSError:
             pass  # the client was faster
 

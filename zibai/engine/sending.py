@@ -149,7 +149,8 @@ class Sender:
     def drain(self, size: int = 0) -> None:
         """Wait until no more than ``size`` bytes wait to be sent. Raises :class:`Gone`."""
         while len(self.out) > size:
-            if not self._wait_writable(self.service.socket_timeout):
+            # By and by, since the loop may cut the connection meanwhile.
+            if not self._wait_writable(min(LOOK, self.service.socket_timeout)):
                 with self.lock:
                     slow = bool(self.out) and self.is_too_slow(time.monotonic())
                     self.broken |= slow
