@@ -203,6 +203,7 @@ class Rig:
         assert load.memory == sum(each.body_held for each in held)
         assert load.disk == sum(each._spooled for each in held)
         assert load.files == sum(bool(each._spooled) for each in held)
+        assert self.service.unsent.files == sum(each._files for each in held)
         assert self.service.unsent.held == sum(each._held for each in held)
 
     def run(self) -> int:

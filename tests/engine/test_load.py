@@ -22,6 +22,7 @@ from zibai.engine.context import IN_MEMORY, RECEIVE
 from zibai.engine.deferred import AGAIN
 from zibai.engine.load import TURN, Load, spool
 from zibai.engine.loop import RESOLUTION
+from zibai.engine.outgoing import File
 from zibai.engine.states import BODY, DISCARD, LINGER, STARVED
 from zibai.errors import Refused
 from zibai.protocol.http1 import FastLane, reference
@@ -570,6 +571,32 @@ def test_files_of_bodies_and_connections_share_the_descriptors(
         rig.until(lambda: (rig.run(), len(rig.served) == 1)[1])
         rig.until(lambda: (rig.run(), len(rig.served) == 2)[1] or rig.turn(PAUSE))
         assert read(extra) == ANSWER
+
+
+def test_files_that_slow_clients_are_sent_share_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit of 256 a hundred downloads took all of them, and then nobody was accepted and no file opened."""
+    size = 64 * 1024 * 1024
+    with tempfile.TemporaryFile() as sparse:
+        sparse.truncate(size)
+
+        def app(connection: Connection) -> None:
+            if len(rig.served) <= 3:
+                connection.send_file(File(os.dup(sparse.fileno()), 0, size, True))
+            else:
+                connection.send(ANSWER)
+
+        with Rig(monkeypatch, slots=20, load=Load(descriptors=6), app=app) as rig:
+            slow = [rig.connect()[0] for _ in range(3)]
+            for client in slow:
+                client.send(GET)
+            rig.until(lambda: (rig.run(), rig.service.unsent.files == 3)[1])
+            extra = rig.client()
+            extra.send(GET)
+            rig.until(lambda: not rig.accepting)
+            slow[0].close()
+            rig.until(lambda: (rig.run(), len(rig.served) == 4)[1] or rig.turn(PAUSE))
+            assert read(extra) == ANSWER
+            assert rig.service.unsent.files == 2
 
 
 def test_connections_that_ended_leave_room_for_files(monkeypatch: pytest.MonkeyPatch) -> None:

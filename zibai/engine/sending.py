@@ -46,8 +46,8 @@ class Sender:
     """
 
     __slots__ = (
-        "_backlog", "_given", "_held", "_seen", "_since", "_slot", "broken", "closing", "deadline", "ended", "fault",
-        "fd", "lent", "lock", "lost", "on_sent", "out", "service", "sock", "state",
+        "_backlog", "_files", "_given", "_held", "_seen", "_since", "_slot", "broken", "closing", "deadline", "ended",
+        "fault", "fd", "lent", "lock", "lost", "on_sent", "out", "service", "sock", "state",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, service: Service) -> None:
@@ -65,7 +65,7 @@ class Sender:
         self.on_sent: Callable[[Any], object] | None = None  # called by the loop when the response is out, or lost
         self.ended = inf  # when the client was first seen to have ended its side
         self._slot: Slot = service.row.slots[0]  # the runner's, while there is one
-        self._held = 0  # bytes of memory that the budget of the service knows of
+        self._held = self._files = 0  # bytes of memory, and open files, that the budget of the service knows of
         # Since when something waits; the bytes that the kernel was given since then, and those that it had before; and
         # how many of both the client had taken at the last look.
         self._since = 0.0
@@ -200,10 +200,10 @@ class Sender:
 
     def _account(self) -> None:
         out = self.out
-        held = len(out) if type(out) is bytearray else out.memory
-        if held != self._held:
-            self.service.unsent.change(held - self._held)
-            self._held = held
+        held, files = (len(out), 0) if type(out) is bytearray else (out.memory, out.files)
+        if held != self._held or files != self._files:
+            self.service.unsent.change(held - self._held, files - self._files)
+            self._held, self._files = held, files
 
     def _push(self, now: float) -> int:
         """Send from the front of ``out``; return how much. When it is empty nothing is lent any more."""
