@@ -17,6 +17,7 @@ from zibai.clock import clock
 from zibai.config.options import Options
 from zibai.engine import loop as loop_module
 from zibai.engine.backends.threads import Waits
+from zibai.engine.connection import Connection
 from zibai.engine.context import Service
 from zibai.engine.health import Health
 from zibai.engine.load import Load
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from zibai.engine.connection import Connection
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -204,6 +204,20 @@ class Rig:
         """Let time go by, then one turn, as of a backend that does not wait in it."""
         self.now += after
         self.loop.turn(block=False)
+        self.check_load()
+
+    def check_load(self) -> None:
+        """What all connections count for is what each of them holds, at any time: else a bound would close in."""
+        load = self.service.load
+        open_ = {*self.connections, *(each for each in self._taken if each.sock.fileno() >= 0)}
+        held = [each for each in open_ if isinstance(each, Connection)]  # the stages before one hold nothing
+        if not self.loop.finished:
+            assert load.connections == len(self.connections)
+        assert load.memory == sum(each.body_held for each in held)
+        assert load.disk == sum(each._spooled for each in held)
+        assert load.files == sum(bool(each._spooled) for each in held)
+        assert self.service.unsent.files == sum(each._files for each in held)
+        assert self.service.unsent.held == sum(each._held for each in held)
 
     def run(self) -> int:
         """Run what is ready, inline."""

@@ -3,6 +3,7 @@
 `SIZE` is in the environment; `/log` tells which paths were closed, and what an application was told of its client.
 """
 
+import itertools
 import json
 import os
 import tempfile
@@ -85,6 +86,16 @@ def app(environ, start_response):
         case "silent":
             log.append([path, -1])
             body = Closing(path, forever(b"", 0.02))
+        case "more":
+            body = itertools.chain([CONTENT], (threading.Event().wait(3600) for _ in range(1)))
+        case "mute":
+            log.append([path, -1])
+            write = start_response("200 OK", fields)
+            try:
+                for steps, piece in enumerate(forever(b"", 0.02)):  # noqa: B007
+                    write(piece)
+            finally:
+                log.append([path, steps])
         case "half":
             fields.append(("Content-Length", "5"))
             body = Closing(path, forever(b"hello", 0.02))

@@ -21,6 +21,7 @@ from zibai.engine.capacity import IDLE, PAUSE
 from zibai.engine.context import IN_MEMORY, RECEIVE
 from zibai.engine.deferred import AGAIN
 from zibai.engine.load import TURN, Load, spool
+from zibai.engine.outgoing import File
 from zibai.engine.states import BODY, DISCARD, LINGER, STARVED
 from zibai.engine.table import RESOLUTION
 from zibai.errors import Refused
@@ -570,6 +571,51 @@ def test_files_of_bodies_and_connections_share_the_descriptors(
         rig.until(lambda: (rig.run(), len(rig.served) == 1)[1])
         rig.until(lambda: (rig.run(), len(rig.served) == 2)[1] or rig.turn(PAUSE))
         assert read(extra) == ANSWER
+
+
+def test_files_that_slow_clients_are_sent_share_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit of 256 a hundred downloads took all of them, and then nobody was accepted and no file opened."""
+    size = 64 * 1024 * 1024
+    with tempfile.TemporaryFile() as sparse:
+        sparse.truncate(size)
+
+        def app(connection: Connection) -> None:
+            if len(rig.served) <= 3:
+                connection.send_file(File(os.dup(sparse.fileno()), 0, size, True))
+            else:
+                connection.send(ANSWER)
+
+        with Rig(monkeypatch, slots=20, load=Load(descriptors=6), app=app) as rig:
+            slow = [rig.connect()[0] for _ in range(3)]
+            for client in slow:
+                client.send(GET)
+            rig.until(lambda: (rig.run(), rig.service.unsent.files == 3)[1])
+            extra = rig.client()
+            extra.send(GET)
+            rig.until(lambda: not rig.accepting)
+            slow[0].close()
+            rig.until(lambda: (rig.run(), len(rig.served) == 4)[1] or rig.turn(PAUSE))
+            assert read(extra) == ANSWER
+            assert rig.service.unsent.files == 2
+
+
+def test_connections_that_ended_leave_room_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that only wait for the client's end; with a limit of 256, two hundred of these stopped all uploads."""
+
+    def app(connection: Connection) -> None:
+        connection.closing = True
+        connection.send(ANSWER)
+
+    with Rig(monkeypatch, load=Load(descriptors=4), app=app) as rig:
+        for last in (b"GET / HTTP/1.0\r\n\r\n", GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) * 3:
+            client, _ = rig.connect()
+            client.send(last)
+            rig.until(rig.run)
+            rig.turn()
+            assert b" 200 OK" in ended(client)
+        assert not rig.connections
+        assert rig.service.load.connections == 0
+        assert rig.service.load.has_room(new=True)
 
 
 def test_without_a_descriptor_for_its_file_a_body_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import struct
 import sys
@@ -225,11 +226,21 @@ def test_a_graceful_exit_cuts_what_clients_do_not_take(
     assert all(0 < size < SIZE for size in sizes), "what is logged is what was sent"
 
 
+def test_a_graceful_exit_shows_that_a_response_without_a_length_is_cut(backend: tuple[str, ...]) -> None:
+    """In HTTP/1.0 its end is the end of the connection, which has to be a reset: the application has more to give."""
+    with (
+        serving("-w", "2", "--graceful-exit-timeout", "0.5", *backend) as here,
+        socket.create_connection(("127.0.0.1", here.server.port), DEADLINE) as client,
+    ):
+        client.sendall(b"GET /more HTTP/1.0\r\n\r\n")
+        assert client.recv(1) == b"H"
+        here.server.signal(GRACEFUL)
+        read_to_the_cut(client)
+
+
 def test_a_restart_finishes_what_clients_take(backend: tuple[str, ...]) -> None:
     if sys.platform == "win32":
         pytest.skip("no signal restarts there")
-    import signal
-
     with serving("-p", "1", "-w", "2", *backend) as here:
         clients = [here.ask(way) for way in ("/file", "/list")]
         assert all(client.recv(1, socket.MSG_PEEK) == b"H" for client in clients)
@@ -254,11 +265,12 @@ def test_an_application_that_gives_nothing_hears_of_the_end(
     backend: tuple[str, ...], secured: bool, credentials: Credentials, end: Callable[[socket.socket], None]
 ) -> None:
     with serving("-w", "4", *backend, credentials=credentials if secured else None, size=256) as here:
-        clients = [here.ask("/silent") for _ in range(3)]
-        wait_for(lambda: here.log().count(["/silent", -1]) == 3)
-        for client in clients:
-            end(client)
-        wait_for(lambda: [name for name, steps in here.log() if steps > 0].count("/silent") == 3)
+        for target in ("/silent", "/mute"):  # one iterates, one calls write()
+            clients = [here.ask(target) for _ in range(3)]
+            wait_for(lambda target=target: here.log().count([target, -1]) == 3)
+            for client in clients:
+                end(client)
+            wait_for(lambda target=target: [name for name, steps in here.log() if steps > 0].count(target) == 3)
 
 
 @pytest.mark.daily("threads-closed-plain", "greenlets-reset-tls")

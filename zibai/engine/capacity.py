@@ -7,7 +7,8 @@ has been idle the longest is closed, unless something has just come from it. The
 That holds for kept-alive connections and for those on which nothing has come at all.
 
 Where ``--max-connections`` does not say how many connections there may be, the limit of descriptors does, of which the
-application needs some for itself. Files with request bodies take from the same number.
+application needs some for itself. Files with request bodies, and those that slow clients are sent, take from the same
+number.
 
 Everything here is the loop owner's.
 """
@@ -51,9 +52,9 @@ class Crowd:
 
     @property
     def places(self) -> float:
-        """How many connections there may be now, beside the files of bodies."""
-        load = self._service.load
-        return min(self.most, max(1, load.descriptors - load.files))
+        """How many connections there may be now, beside the files of bodies and of responses."""
+        service, load = self._service, self._service.load
+        return min(self.most, max(1, load.descriptors - load.files - service.unsent.files))
 
     def is_open(self, now: float, connections: int) -> bool:
         """Whether to look at the listeners, with so many connections open."""

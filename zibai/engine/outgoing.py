@@ -37,11 +37,13 @@ class Budget:
     def __init__(self, limit: float = inf) -> None:
         self.limit = limit
         self.held = 0
+        self.files = 0  # that are open for slow clients
         self._lock = Lock()
 
-    def change(self, difference: int) -> None:
+    def change(self, difference: int, files: int = 0) -> None:
         with self._lock:
             self.held += difference
+            self.files += files
 
     @property
     def exceeded(self) -> bool:
@@ -114,12 +116,13 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
 class Outgoing:
     """A queue of bytes and files. Its length is the bytes that are left; the owner of the connection's lock uses it."""
 
-    __slots__ = ("_in_files", "_items", "_size")
+    __slots__ = ("_in_files", "_items", "_size", "files")
 
     def __init__(self, first: bytearray) -> None:
         self._items: deque[bytearray | memoryview | File] = deque([first] if first else ())
         self._size = len(first)
         self._in_files = 0
+        self.files = 0  # how many of them are in it, and open
 
     def __len__(self) -> int:
         return self._size
@@ -144,6 +147,7 @@ class Outgoing:
     def add_file(self, file: File) -> None:
         """Take the file; it is closed when it has been sent, and by ``clear``."""
         self._items.append(file)
+        self.files += 1
         self._size += file.left
         self._in_files += file.left
 
@@ -161,6 +165,7 @@ class Outgoing:
             self._in_files -= left - front.left
             if not front.left:
                 self._items.popleft().close()  # type: ignore[union-attr]
+                self.files -= 1
             if sent:
                 self._size -= sent
                 return sent
@@ -196,4 +201,4 @@ class Outgoing:
             if isinstance(item, File):
                 item.close()
         self._items.clear()
-        self._size = self._in_files = 0
+        self._size = self._in_files = self.files = 0

@@ -42,7 +42,7 @@ class Sender:
     """
 
     __slots__ = (
-        "_backlog", "_given", "_held", "_seen", "_since", "broken", "closing", "deadline", "fault", "fd",
+        "_backlog", "_files", "_given", "_held", "_seen", "_since", "broken", "closing", "deadline", "fault", "fd",
         "lent", "lock", "lost", "on_sent", "out", "service", "sock", "state",
     )  # fmt: skip
 
@@ -59,7 +59,7 @@ class Sender:
         self.lost = 0  # bytes of a response that could not be sent
         self.fault: FileFault | None = None  # why the rest of it could not be read
         self.on_sent: Callable[[Any], object] | None = None  # called by the loop when the response is out, or lost
-        self._held = 0  # bytes of memory that the budget of the service knows of
+        self._held = self._files = 0  # bytes of memory, and open files, that the budget of the service knows of
         # Since when something waits; the bytes that the kernel was given since then, and those that it had before; and
         # how many of both the client had taken at the last look.
         self._since = 0.0
@@ -82,16 +82,6 @@ class Sender:
         with self.lock:
             self._cut()
 
-    def abort(self) -> None:
-        """Cut the connection under a runner; the socket stays open until the loop closes it."""
-        with self.lock:
-            self.broken = True
-            self.forget()
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the client was faster
-
     def _cut(self) -> None:
         self.closing = self.broken = True
         self.forget()
@@ -111,10 +101,10 @@ class Sender:
 
     def _account(self) -> None:
         out = self.out
-        held = len(out) if type(out) is bytearray else out.memory
-        if held != self._held:
-            self.service.unsent.change(held - self._held)
-            self._held = held
+        held, files = (len(out), 0) if type(out) is bytearray else (out.memory, out.files)
+        if held != self._held or files != self._files:
+            self.service.unsent.change(held - self._held, files - self._files)
+            self._held, self._files = held, files
 
     def _push(self, now: float) -> int:
         """Send from the front of ``out``; return how much. When it is empty nothing is lent any more."""

@@ -9,6 +9,7 @@ bounds what lies in memory, and nothing else lets a slow client hold a runner.
 """
 
 import io
+import socket
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -189,10 +190,28 @@ class Stream(Sender):
             raise fault
         self._check()
 
+    def abort(self) -> None:
+        """Cut the connection under a runner; the socket stays open until the loop closes it.
+
+        In HTTP/1.0 the end of the connection may mark the end of the body, so an orderly end would hide the cut. To
+        close the socket resets the connection then, and the shutdown only wakes a runner that waits for a body.
+        """
+        orderly = self.request is None or self.request.is_http11
+        with self.lock:
+            self.broken = True
+            self.forget()
+        if not orderly:
+            self.cut()
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR if orderly else socket.SHUT_RD)
+        except OSError:
+            pass  # the client was faster
+
     def drain(self, size: int = 0) -> None:
         """Wait until no more than ``size`` bytes wait to be sent. Raises :class:`Gone`."""
         while len(self.out) > size:
-            if not self._wait_writable(self.service.socket_timeout):
+            # By and by, since the loop may cut the connection meanwhile.
+            if not self._wait_writable(min(LOOK, self.service.socket_timeout)):
                 with self.lock:
                     slow = bool(self.out) and self.is_too_slow(time.monotonic())
                     self.broken |= slow

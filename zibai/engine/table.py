@@ -131,6 +131,7 @@ class Table:
         if state is PARTED:
             self.watch(connection, 0)
             del self.connections[connection.fd]
+            self._load.connections -= 1
             self.parting.add(connection.sock, now)
             return
         if state is CLOSED:
@@ -201,6 +202,7 @@ class Table:
         for connection in idle[:given]:
             self.watch(connection, 0)
             del self.connections[connection.fd]
+            self._load.connections -= 1
             connection.release()
         if given < len(idle):
             self.next_sweep = min(self.next_sweep, now + RESOLUTION)

@@ -73,7 +73,8 @@ class Exchange:
 
     def write(self, data: bytes) -> None:
         """PEP 3333's write callable: ``data`` is on its way when it returns."""
-        if self._send(data if type(data) is bytes else exact(data)):
+        done = self._send(data if type(data) is bytes else exact(data))
+        if not data or done:
             self._look_for_client()
 
     def early_hints(self, headers: Headers) -> None:
