@@ -146,7 +146,7 @@ def test_what_is_left_behind_hides_no_death_and_no_end(
         assert server.wait(10) == 0
         assert alive(orphan)
         if way != "fork_in_c":  # nothing tells Python of that one
-            assert is_free(server.port)
+            wait_for(lambda: is_free(server.port))
 
 
 @pytest.mark.daily("fork-worker", "system-worker")
@@ -159,7 +159,7 @@ def test_what_is_left_behind_at_import_does_not_keep_the_port(site: Path, way: s
         server.signal(GRACEFUL)
         assert server.wait(10) == 0
         assert alive(orphan)
-        assert is_free(server.port)
+        wait_for(lambda: is_free(server.port))
 
 
 @pytest.mark.parametrize("way", ["system", "fork"])
@@ -170,7 +170,7 @@ def test_a_single_process_leaves_no_port_to_what_it_started(backend: tuple[str, 
         server.signal(GRACEFUL)
         assert server.wait(10) == 0
         assert alive(orphan)
-        assert is_free(server.port)
+        wait_for(lambda: is_free(server.port))
 
 
 @linux

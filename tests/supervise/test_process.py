@@ -372,7 +372,7 @@ def test_a_worker_without_a_beat_has_none(monkeypatch: pytest.MonkeyPatch) -> No
     row = Row.private(1)
     assert child().beat() is None
     assert child(row=row).beat() is None, "it has a row, and is not up yet"
-    monkeypatch.setattr("zibai.telemetry.scoreboard.clock", lambda: 77.5)
+    monkeypatch.setattr("zibai.telemetry.row.clock", lambda: 77.5)
     row.beat([0] * 14)
     assert child(row=row).beat() == 77.5
 
@@ -386,7 +386,7 @@ def test_one_that_works_has_used_the_processor_since_its_beat(
     monkeypatch: pytest.MonkeyPatch, used: float | None, expected: bool
 ) -> None:
     row = Row.private(1)
-    monkeypatch.setattr("zibai.telemetry.scoreboard.clock", lambda: 100.0)
+    monkeypatch.setattr("zibai.telemetry.row.clock", lambda: 100.0)
     monkeypatch.setattr(time, "process_time", lambda: 5.0)
     row.beat([0] * 14)
     asked: list[int] = []
