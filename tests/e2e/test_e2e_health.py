@@ -215,8 +215,9 @@ def test_an_application_that_does_not_come_up_says_where_it_stands(backend: tupl
     deploy(site, "endless")
     done = run("versioned:app", "-l", "127.0.0.1:0", "-p", "2", "--boot-timeout", "6", *backend, cwd=site)
     assert done.returncode == 3
-    assert done.stderr.count("not ready in 6 s") == 1
-    assert done.stderr.count("time.sleep(1000)  # app") == 1
+    told = done.stderr.count("not ready in 6 s")
+    assert told in (1, 2), "the first ends all, unless the time of both has passed by then"
+    assert done.stderr.count("time.sleep(1000)  # app") == told
 
 
 @pytest.mark.daily("threads")

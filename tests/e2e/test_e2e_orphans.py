@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -100,15 +101,9 @@ def left(note: Path) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a new server gets the port."""
+    """Whether nothing listens there. The kernel accepts connections as long as there is a copy of the listener."""
     with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-            sock.listen()
-        except OSError:
-            return False
-        return True
+        return sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 WAYS = ["system", "spawn", "popen", "fork", "fork_by_multiprocessing"]
