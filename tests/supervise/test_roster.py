@@ -240,7 +240,7 @@ def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
     world.roster.restart()
     world.tick()
     assert world.pids == [1, 2, 3, 4]
-    assert world.told(4) == ["quit"], "it has not served yet, and its code is old"
+    assert world.told(4) == ["drain"], "its code is old; it may serve already, and its message be on the way"
     world.gone(1, 4)
     assert world.pids == [2, 3, 5]
     world.ready(5)

@@ -195,7 +195,8 @@ class Roster:
         if self.is_up:
             for worker in self.workers:
                 if worker.state is STARTING:
-                    self._stop(worker, "quit")  # a replacement whose code is already old
+                    # A replacement whose code is already old. It may serve since a moment ago, so it drains.
+                    self._stop(worker, "drain")
 
     def change_wanted(self, by: int) -> None:
         """More workers, or fewer; never below one."""
