@@ -123,6 +123,11 @@ class Leaving(Server):
         self._workers.discard(left(self._left))
         return children
 
+    def end(self) -> int:
+        """The exit code. The log may go on: multiprocessing's helper process has it as long as the orphan lives."""
+        self.signal(GRACEFUL)
+        return self._process.wait(10)
+
 
 @pytest.mark.daily("fork-worker", "system-worker", "fork-preload", "system-preload")
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
@@ -137,8 +142,7 @@ def test_what_is_left_behind_hides_no_death_and_no_end(
         os.kill(victim, signal.SIGKILL)
         server.wait_for_log(f"worker {victim} was killed by SIGKILL; starting another")
         assert get(server.port, "/").status == 200
-        server.signal(GRACEFUL)
-        assert server.wait(10) == 0
+        assert server.end() == 0
         assert alive(orphan)
         if way != "fork_in_c":  # nothing tells Python of that one
             wait_for(lambda: is_free(server.port))
@@ -151,8 +155,7 @@ def test_what_is_left_behind_at_import_does_not_keep_the_port(site: Path, way: s
     with Leaving(site, *mode, "--no-gevent", env={"AT_IMPORT": way}) as server:
         assert get(server.port, "/").status == 200
         orphan = left(site / "left")
-        server.signal(GRACEFUL)
-        assert server.wait(10) == 0
+        assert server.end() == 0
         assert alive(orphan)
         wait_for(lambda: is_free(server.port))
 
@@ -162,8 +165,7 @@ def test_a_single_process_leaves_no_port_to_what_it_started(backend: tuple[str, 
     with Leaving(site, *backend) as server:
         assert get(server.port, f"/{way}").status == 200
         orphan = left(site / "left")
-        server.signal(GRACEFUL)
-        assert server.wait(10) == 0
+        assert server.end() == 0
         assert alive(orphan)
         wait_for(lambda: is_free(server.port))
 
@@ -176,8 +178,7 @@ def test_a_worker_that_closes_all_descriptors_does_not_hold_the_parent(site: Pat
         with suppress(ConnectionError, EOFError):
             get(server.port, "/close_all")
         left(site / "left")
-        server.signal(GRACEFUL)
-        assert server.wait(10) == 0
+        assert server.end() == 0
 
 
 @linux

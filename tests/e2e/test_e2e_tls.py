@@ -456,7 +456,8 @@ def test_a_graceful_end_finishes_what_runs(flags: list[str], context: ssl.SSLCon
 
 @pytest.mark.daily("greenlets")
 def test_plain_http_is_redirected(flags: list[str], context: ssl.SSLContext) -> None:
-    with Server("plain:app", *flags, "-p", "1", "--redirect-http", "127.0.0.1:0") as server:
+    flags = [*flags, "-p", "1", "--redirect-http", "127.0.0.1:0", "--graceful-exit-timeout", "1"]
+    with Server("plain:app", *flags) as server:
         line = server.wait_for_log("redirecting http://")
         found = re.search(r"http://127.0.0.1:(\d+) to https", line)
         assert found

@@ -153,6 +153,19 @@ def test_before_it_serves_a_graceful_exit_is_quick(wake: tuple[str, list[str]], 
     assert (quick, end.is_set()) == ([], True) if serves else (["quick"], False)
 
 
+def test_a_worker_that_ends_before_it_serves_passes_on_the_connections_it_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed: list[tuple[object, object]] = []
+    monkeypatch.setattr("zibai.server.control.pass_on", lambda *channels: passed.append(channels))
+    script = Script(("adopt", []), ("adopt", []), ("drain", []))
+    monkeypatch.setattr(script, "receive", lambda: (script._verb, f"the channel of {script._verb}"))
+    control: Any = Control(script, threading.Event(), None, boot_timeout=60)  # type: ignore[arg-type]
+    control._signals, control._wait, control._interrupt = script, script.wait, lambda: None
+    control._listen()
+    assert passed == [("the channel of adopt", "the channel of drain")] * 2
+
+
 def test_signals_in_the_time_before_the_end_are_left_to_the_parent_while_it_starts() -> None:
     script = Script(("announce_drain", []), ("", ["SIGTERM"]))
     control: Any = Control(script, threading.Event(), None, boot_timeout=60)  # type: ignore[arg-type]

@@ -359,7 +359,7 @@ class Loop:
         Where another server accepts, too, no more than can run at once, since that one could take the rest sooner.
         """
         table = self._table
-        self._adoption.take_all()
+        self._adoption.end()
         table.draining = True
         if self._replacement is not None:
             # A restart: nothing waits for the end of this process. An idle TLS connection cannot be handed over, and

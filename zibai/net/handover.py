@@ -13,6 +13,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from .listener import Socket
@@ -71,6 +72,23 @@ def take(channel: Socket) -> list[tuple[Socket, bytes]] | None:
     return [(sock, data[1:]) for sock in sockets]
 
 
+def refuse_more(channel: Socket) -> None:
+    """From now on ``give`` fails at the other side, which keeps its connections."""
+    with suppress(OSError):  # the other side has closed the channel, or this one has
+        channel.shutdown(socket.SHUT_RD)
+
+
+def pass_on(channel: Socket, replacement: Socket) -> None:
+    """Give what has arrived, and is not ours to serve any more, to the replacement; close the channel."""
+    for _ in range(2):  # see Adoption.end
+        while arrived := take(channel):
+            for sock, note in arrived:
+                give(replacement, [sock.fileno()], {sock.fileno(): note} if note else None)
+                sock.close()
+        refuse_more(channel)
+    channel.close()
+
+
 class Adoption:
     """The channels through which a worker receives the connections of other workers.
 
@@ -113,11 +131,14 @@ class Adoption:
             self._adopt(sock, note)
         return bool(sockets)
 
-    def take_all(self) -> None:
-        """Receive what is on its way, which would be lost when the channels are closed."""
+    def end(self) -> None:
+        """Receive what is on its way, which would be lost when the channels are closed, and nothing after that."""
+        self.watch()
         for channel in list(self._open):
-            while self._take(channel):
-                pass
+            for _ in range(2):  # macOS forgets at the shutdown what has arrived, so it is received before, too
+                while channel in self._open and self._take(channel):
+                    pass
+                refuse_more(channel)
 
     def close(self) -> None:
         for channel in (*self.coming, *self._open):

@@ -30,6 +30,7 @@ from ..clock import clock
 from ..engine.loop import Loop
 from ..errors import LoadError
 from ..logger import logger
+from ..net.handover import pass_on
 from ..supervise import control
 from ..supervise.control import GRACEFUL, QUICK, REOPEN, UPGRADE
 from ..supervise.pipe import Parent
@@ -105,6 +106,12 @@ class Control(control.Control):
             with suppress(IndexError):  # the other thread has just taken it
                 self._loop.adopt_from(self._channels.popleft())
 
+    def _pass_on(self, replacement: Any) -> None:
+        """Give the replacement the connections that this process has been given and will not serve."""
+        while self._channels:
+            with suppress(IndexError):  # the other thread has just taken it
+                pass_on(self._channels.popleft(), replacement)
+
     def _obey(self, verb: str, channel: Any, names: Sequence[str]) -> None:
         if verb == "adopt":
             self._channels.append(channel)
@@ -118,6 +125,8 @@ class Control(control.Control):
             self._announce_drain(until=inf)
         interrupted = any(name in QUICK for name in names)
         if verb == "quit" or interrupted or self._ends_early(verb, names):
+            if channel is not None:
+                self._pass_on(channel)
             self._quit(by_sigint=interrupted and verb != "quit")
         elif verb in {"drain", "drain_shared", "gone"} or self._shall_drain(sum(name in GRACEFUL for name in names)):
             self._arm(self._graceful_timeout + lastword.LAST_WORD)
