@@ -73,17 +73,29 @@ class Person:
     def press(self, keys: str) -> None:
         os.write(self.terminal, keys.encode())
 
-    def interrupt(self) -> None:
-        """Ctrl-C at a prompt, until it is heard: Python misses one that comes just before it waits for a key."""
+    def interrupt(self, beside: str = "") -> None:
+        """Ctrl-C at a prompt, until it is heard: Python misses one that comes just before it waits for a key.
+
+        ``beside`` is another signal that arrives in the same moment, since the process is stopped meanwhile.
+        """
         self._interrupted = True
         for _ in range(10):
-            self.press(CTRL_C)
+            if beside:
+                self._send_at_once(getattr(signal, beside), signal.SIGINT)
+            else:
+                self.press(CTRL_C)
             try:
                 self.see("KeyboardInterrupt\n", DEADLINE / 10)
                 return
             except TimeoutError:
                 continue
         raise TimeoutError("Ctrl-C is not heard")
+
+    def _send_at_once(self, *signals: int) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        for each in (*signals, signal.SIGCONT):
+            self.process.send_signal(each)
 
     def see(self, text: str, timeout: float = DEADLINE) -> str:
         """Waits until ``text``, a regular expression, is on the screen, after what was seen before; gives the match."""

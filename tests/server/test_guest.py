@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from zibai.errors import UsageError
 from zibai.server import guest as repl
+from zibai.supervise.prompt import Prompt
 
 from person import CTRL_C, CTRL_D, Person
 from support import ZIBAI, Client, Gate, alive, get, run, wait_for
@@ -29,6 +31,11 @@ LEFT = (
     "[signal.getsignal(n) for n in (1, 2, 15)] == handlers); "
     "print([os.readlink(f'/proc/self/fd/{n}') for n in range(40) if os.path.exists(f'/proc/self/fd/{n}')])"
 )
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def at_prompt(person: Person) -> None:
@@ -208,6 +215,38 @@ def test_ways_to_end_a_prompt(how: str) -> None:
                 person.process.send_signal(signal.SIGTERM)
             case _:
                 person.type(how)
+        assert person.process.wait(20) == 0
+        assert "Traceback" not in person.screen
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_input_that_fails_because_two_signals_came_together_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch, over: bool
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("sys.stdout", Terminal())
+    prompt: Any = Prompt()
+    prompt._busy.acquire()
+
+    def interrupted(text: str) -> str:
+        prompt._over = over
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    with pytest.raises(EOFError if over else KeyboardInterrupt):
+        prompt.raw_input()
+
+
+def test_ctrl_c_at_a_prompt_together_with_another_signal() -> None:
+    """It has to come while the prompt waits for a key, so it is tried more than once."""
+    with Person(*INTERACTIVE) as person:
+        serving(person, 1)
+        person.type("print('he' 're')")
+        person.see("here")
+        for _ in range(3):
+            person.see("zibai>> ")
+            person.interrupt(beside="SIGUSR1")
+        person.type("stop()")
         assert person.process.wait(20) == 0
         assert "Traceback" not in person.screen
 

@@ -81,10 +81,14 @@ class Prompt(code.InteractiveConsole):
                 return input("zibai>> " if not self.buffer else "     .. ")
             finally:
                 self._take_over()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemError) as error:
+            # Where another signal comes together with SIGINT, CPython's input() runs the other handler while the
+            # KeyboardInterrupt is set already, which the handler's first call turns into a SystemError.
+            if isinstance(error, SystemError) and not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
             if self._over:
                 raise EOFError from None
-            raise
+            raise KeyboardInterrupt from None
 
     def _take_over(self) -> None:
         """Let no fork begin from here on; Ctrl-C waits for a fork that is going on."""
