@@ -51,6 +51,7 @@ def splitting(patch: pytest.MonkeyPatch) -> None:
 
 def leak(patch: pytest.MonkeyPatch) -> None:
     """Connections of clients that have left stay."""
+    patch.setattr("fuzz.subject.DEADLINE", 1.0)
     patch.setattr(Connection, "readable", leaking(Connection.readable))
 
 

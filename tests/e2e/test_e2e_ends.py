@@ -103,6 +103,7 @@ def test_loaders_that_nobody_needs_end_with_their_threads(tmp_path: Path) -> Non
         assert timed(server) < LIMIT
 
 
+@pytest.mark.daily("threads")
 def test_a_worker_that_is_stopped_ends_as_well(backend: tuple[str, ...]) -> None:
     with Server("hanging:app", "-p", "1", *SOON, *backend) as server:
         ready(server)
@@ -204,7 +205,7 @@ def silenced(path: Path, *flags: str, room: bool) -> Iterator[Any]:
         server.close()
 
 
-@pytest.mark.daily("threads-SIGTERM-single", "greenlets-SIGTERM-workers")
+@pytest.mark.daily("greenlets-SIGTERM-workers")
 @PROCESSES
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.skipif(sys.platform != "linux", reason="makes a pipe small")

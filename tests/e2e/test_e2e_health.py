@@ -110,6 +110,7 @@ def test_a_killed_worker_says_what_it_was_serving(duo: tuple[Server, Workers], t
     assert client.get("/pid").body == b"%d" % sibling
 
 
+@pytest.mark.daily("greenlets")
 def test_one_that_computes_is_not_judged_by_the_clock_alone(backend: tuple[str, ...]) -> None:
     with Server("mortal:app", "-p", "1", "--worker-timeout", "3", *backend) as server:
         pid = get(server.port, "/pid").body
@@ -120,7 +121,7 @@ def test_one_that_computes_is_not_judged_by_the_clock_alone(backend: tuple[str, 
 # --- requests that hang -----------------------------------------------------------------------------
 
 
-@pytest.mark.daily("worker")
+@pytest.mark.daily("greenlets-worker")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_a_slow_request_is_logged_once_with_its_stack(
     backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path
@@ -140,6 +141,7 @@ def test_a_slow_request_is_logged_once_with_its_stack(
         assert server.log.count(line) == 1
 
 
+@pytest.mark.daily("threads")
 def test_a_request_that_is_over_its_time_costs_its_worker_and_nobody_else(
     backend: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -236,7 +238,7 @@ def test_a_deploy_that_does_not_come_up_changes_nothing(backend: tuple[str, ...]
 # --- the end ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.daily("worker")
+@pytest.mark.daily("threads-worker")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_a_graceful_end_answers_what_runs_and_what_is_queued(
     backend: tuple[str, ...], processes: tuple[str, ...]
@@ -283,6 +285,7 @@ def can_be_process_1() -> bool:
     return which("unshare") is not None and not subprocess.run([*NAMESPACE, "true"], check=False).returncode
 
 
+@pytest.mark.daily("threads")
 @pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux")
 def test_process_1_reaps_strangers_and_keeps_its_workers(backend: tuple[str, ...]) -> None:
     if not can_be_process_1():
@@ -406,6 +409,7 @@ def test_a_server_that_can_have_no_file_says_so(backend: tuple[str, ...], tmp_pa
         assert "WARNING" in server.wait_for_log("no file for zibai ps")
 
 
+@pytest.mark.daily("threads")
 def test_without_a_file_a_worker_that_stands_still_is_replaced_all_the_same(
     backend: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -427,6 +431,7 @@ def no_place(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "XDG_RUNTIME_DIR": ""}
 
 
+@pytest.mark.daily("worker")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_without_a_directory_for_temporary_files_it_serves_and_says_so_once(
     processes: tuple[str, ...], no_place: dict[str, str]

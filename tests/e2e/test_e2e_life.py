@@ -26,7 +26,7 @@ HOOK_FLAGS = [part for hook in HOOKS for part in (f"--{hook.replace('_', '-')}",
 # --- the end ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.daily("SIGTERM", "SIGINT-workers")
+@pytest.mark.daily("threads-SIGTERM", "greenlets-SIGINT-workers")
 @PROCESSES
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGQUIT"])
 @posix
@@ -40,6 +40,7 @@ def test_a_signal_ends_it_with_0_and_without_a_traceback(
     assert "Traceback" not in "\n".join(server.log)
 
 
+@pytest.mark.daily("threads-worker", "greenlets-single")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_a_graceful_end_finishes_what_is_in_flight(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
     with Server("plain:app", *processes, *backend) as server:
@@ -106,6 +107,7 @@ def test_a_quick_end_does_not_wait(backend: tuple[str, ...], processes: tuple[st
     assert "Traceback" not in "\n".join(server.log)
 
 
+@pytest.mark.daily("threads-single", "greenlets-workers")
 @PROCESSES
 def test_a_graceful_end_has_its_time_limit(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
     with Server("plain:app", *processes, *backend, "--graceful-exit-timeout", "1") as server:
@@ -128,6 +130,7 @@ def test_a_graceful_end_does_not_wait_for_an_idle_connection(backend: tuple[str,
 # --- workers ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("greenlets")
 def test_a_worker_that_dies_is_replaced(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "2", *backend) as server:
         # One that dies before it has said that it is ready would end the server: the first start has failed.

@@ -107,6 +107,7 @@ def test_an_upgrade_takes_the_release_that_the_link_names_now(site: Path, way: s
             answers(server, "3")
 
 
+@pytest.mark.daily("PWD-workers", "chdir-preload")
 @MODES
 @pytest.mark.parametrize("way", ["PWD", "chdir"])
 def test_while_there_is_no_release_the_old_workers_serve(site: Path, way: str, mode: tuple[str, ...]) -> None:

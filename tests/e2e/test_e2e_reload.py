@@ -20,6 +20,7 @@ def save(folder: Path, text: str) -> None:
     (folder / "site_.py").write_text(text, encoding="utf-8")
 
 
+@pytest.mark.daily("threads")
 def test_each_save_answers_and_mistakes_show_until_they_are_mended(backend: tuple[str, ...], tmp_path: Path) -> None:
     save(tmp_path, SOURCE.format("one"))
     with (

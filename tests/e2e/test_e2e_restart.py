@@ -61,6 +61,7 @@ def test_restarts_under_load_lose_nothing(
     assert {b"1", *(b"new %d" % version for version in range(restarts))} <= load.bodies
 
 
+@pytest.mark.daily("threads")
 def test_an_import_of_two_seconds_makes_nobody_wait(backend: tuple[str, ...], site: Path) -> None:
     with Server("versioned:app", "--no-access-log", "-p", "1", *backend, cwd=site) as server:
         get(server.port, "/version")  # who comes now does not wait for the server to start
@@ -110,6 +111,7 @@ def test_a_broken_deploy_changes_nothing(backend: tuple[str, ...], site: Path, b
         assert get(server.port, "/version").body == b"mended"
 
 
+@pytest.mark.daily("threads")
 def test_recycling_by_number_of_requests_loses_nothing(backend: tuple[str, ...], site: Path) -> None:
     with (
         Server("versioned:app", "--no-access-log", "--max-request-pre-process", "500", *backend, cwd=site) as server,

@@ -141,6 +141,7 @@ def test_a_slow_reader_of_a_large_last_response_gets_the_time_that_it_needs(monk
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
 
+@pytest.mark.daily("threads")
 @forks
 def test_a_forked_child_keeps_no_client_and_no_port(backend: tuple[str, ...]) -> None:
     with Gate() as children, Gate() as gate:
@@ -209,6 +210,7 @@ def test_a_child_that_returns_to_the_server_answers_nobody() -> None:
 # --- idle TLS connections at a restart (R11) ------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP")
 def test_an_idle_tls_connection_outlives_a_restart_until_its_next_request(
     backend: tuple[str, ...], credentials: Credentials

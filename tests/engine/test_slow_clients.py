@@ -161,6 +161,7 @@ def test_behind_the_last_promised_byte_there_is_one_step(backend: tuple[str, ...
         here.server.wait_for_log("more than Content-Length is given")
 
 
+@pytest.mark.daily("threads")
 @linux
 def test_waiting_responses_use_no_cpu(backend: tuple[str, ...]) -> None:
     def cpu() -> float:
@@ -208,6 +209,7 @@ def test_a_graceful_exit_finishes_what_clients_take(
     assert len(lines) == 3, here.server.log
 
 
+@pytest.mark.daily("threads-plain", "greenlets-tls")
 @both
 def test_a_graceful_exit_cuts_what_clients_do_not_take(
     backend: tuple[str, ...], secured: bool, credentials: Credentials
@@ -287,7 +289,7 @@ def test_an_application_can_ask_whether_its_client_is_there(
         wait_for(lambda: ["/ask", True] in here.log())
 
 
-@pytest.mark.daily("threads-new-plain", "greenlets-kept-tls")
+@pytest.mark.daily("threads-new-plain-reset", "greenlets-kept-tls-closed")
 @pytest.mark.parametrize("end", [leave, socket.socket.close], ids=["reset", "closed"])
 @pytest.mark.parametrize("kind", ["new-plain", "kept-plain", "kept-tls"])
 def test_a_request_whose_client_has_left_is_not_run(
@@ -325,6 +327,7 @@ def test_a_request_whose_client_has_left_is_not_run(
         assert "/stays" in ran
 
 
+@pytest.mark.daily("greenlets")
 def test_a_half_closed_client_gets_what_comes_late(backend: tuple[str, ...]) -> None:
     with serving("-w", "1", *backend, size=256) as here:
         client = here.ask("/wait/1")
