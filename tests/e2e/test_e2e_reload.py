@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from support import Client, Server, get, wait_for
 
 if TYPE_CHECKING:
