@@ -583,7 +583,7 @@ def test_titles() -> None:
         def title(pid: int) -> str:
             return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0")
 
-        assert title(server.pid) == "zibai: master [plain:app]"
+        assert title(server.pid) == "zibai: parent [plain:app]"
         worker = int(get(server.port, "/pid").body)
         assert title(worker) == "zibai: worker [plain:app]"
     with Server("plain:app") as server:

@@ -308,7 +308,7 @@ time.sleep(3600)
 """
 
 
-def test_of_two_masters_the_one_that_serves_answers(tmp_path: Path) -> None:
+def test_of_two_parents_the_one_that_serves_answers(tmp_path: Path) -> None:
     """SIGUSR2 with a new one that needs its time; the end of the old one, which needs no time before it."""
     with Gate() as gate, slow_server(tmp_path, gate, *LONG, *HEALTH) as server, ExitStack() as stack:
         gate.arrival().close()

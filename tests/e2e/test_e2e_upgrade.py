@@ -1,4 +1,4 @@
-"""SIGUSR2: a new master on the same listeners, beside the old one, until somebody ends one of them."""
+"""SIGUSR2: a new parent on the same listeners, beside the old one, until somebody ends one of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def deploy(site: Path, version: str) -> None:
 
 @contextmanager
 def upgraded(server: Server) -> Iterator[int]:
-    """The process id of a new master that serves; it is gone at the end."""
+    """The process id of a new parent that serves; it is gone at the end."""
     before = len(server.log)
     server.signal(signal.SIGUSR2)
     line = server.wait_for_log("the new server serves", after=before)
@@ -127,7 +127,7 @@ def test_both_end_at_once(site: Path) -> None:
         assert not path.exists()
 
 
-def test_a_new_master_that_does_not_come_up_changes_nothing(site: Path) -> None:
+def test_a_new_parent_that_does_not_come_up_changes_nothing(site: Path) -> None:
     with Server("versioned:app", "-p", "1", "--no-gevent", cwd=site) as server:
         server.wait_for_log("worker ready")
         deploy(site, "broken")

@@ -164,7 +164,7 @@ def test_it_ends_with_clients_there(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("company", [False, True])
-def test_of_two_masters_the_one_that_ends_says_nothing(clock: Clock, company: bool) -> None:
+def test_of_two_parents_the_one_that_ends_says_nothing(clock: Clock, company: bool) -> None:
     """Else somebody could hear that it drains, though the other one serves."""
     pulse = Pulse()
     with Probes([], pulse, lambda: company) as probe:

@@ -34,7 +34,7 @@ def serve_as_parent(
     options, environment, listeners, board, on_up = prepared
     app = environment.app
     if not environment.guest:
-        title.show("master", options.app)
+        title.show("parent", options.app)
     obstacle = "a prompt has the terminal" if prompt is not None or environment.guest else ""
     upgrade = Upgrade(environment.directory, environment.predecessor, listeners, environment.notifier, board, obstacle)
     pulse = Pulse()

@@ -94,7 +94,7 @@ class Ties:
 
     ``row`` is where the server says what it does, with a slot more than ``max_workers``; ``beat_every`` the seconds
     between two beats in it of an idle server. Relative paths of ``options`` start in ``directory``, by default the
-    current one, which the application may have changed. ``on_worn`` is called after ``max_request_pre_process``
+    current one, which the application may have changed. ``on_max_requests`` is called after ``max_requests``
     requests and ``on_stuck`` for ``request_timeout``, instead of the end of the server, by the thread that runs the
     server loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server
     loop before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its
@@ -106,7 +106,7 @@ class Ties:
     beat_every: float = inf
     multiprocess: bool = False
     directory: str = ""
-    on_worn: Hook | None = None
+    on_max_requests: Hook | None = None
     on_stuck: Hook | None = None
     on_beat: Hook = lambda: None
     before_start: Callable[[Loop], object] = lambda loop: None
@@ -222,8 +222,8 @@ class Server:
             on_stuck=ties.on_stuck or self._end.set,
             on_beat=ties.on_beat,
         )
-        worn = ties.on_worn or self._end.set
-        loop = Loop(service, engine, listeners, health, options.max_workers, options.max_requests, worn)
+        enough = ties.on_max_requests or self._end.set
+        loop = Loop(service, engine, listeners, health, options.max_workers, options.max_requests, enough)
         service.lend = loop.lend
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one

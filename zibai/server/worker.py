@@ -155,7 +155,7 @@ def _tie(
     if parent is not None:
         ties.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
         ties.multiprocess = True
-        ties.on_worn, ties.on_stuck = parent.reached_max_requests, parent.hung
+        ties.on_max_requests, ties.on_stuck = parent.reached_max_requests, parent.hung
 
 
 def _hooks(site: Site, show_title: Callable[[str], None]) -> Hooks:
