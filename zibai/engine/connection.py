@@ -21,11 +21,12 @@ from ..net.kernel import unsent
 from ..net.listener import Endpoint, Socket
 from ..protocol.http1 import Request
 from ..protocol.http1.response import CONTINUE, plain
+from .async_stream import AsyncStream
 from .body import Receiver
 from .context import RECEIVE, Service
 from .parting import SMALL
 from .preamble import hint_at_proxy_header, name_of, tidy, write_note
-from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, STARVED
+from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, HELD, LINGER, PARTED, READY, STARVED, TASK
 from .stream import BodyReader
 
 LINGER_TIME: Final = 2.0
@@ -43,7 +44,8 @@ class Connection(Receiver):
     """One client. Everything here is the loop owner's."""
 
     __slots__ = (
-        "_begun", "_discarded", "_timed_out", "_unsent", "alone", "endpoint", "facts", "peer", "trusted", "watched",
+        "_begun", "_discarded", "_timed_out", "_unsent", "alone", "endpoint", "facts", "peer", "task", "trusted",
+        "watched",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
@@ -54,6 +56,7 @@ class Connection(Receiver):
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
         self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
+        self.task: AsyncStream | None = None  # the side of a task, while one runs the application
         self._discarded = 0
         self._begun = False  # whether a head has begun, so that its deadline runs
         self._timed_out = False  # whether it is closed for having been idle too long
@@ -86,7 +89,9 @@ class Connection(Receiver):
             return
         except OSError:
             data = b""
-        if not data:
+        if self.state is TASK:
+            self._read_for_task(data)
+        elif not data:
             # The end before a whole request, or after the last one: no client is left that waits for a response.
             self.state = CLOSED
         elif self.state is HEAD:
@@ -127,6 +132,20 @@ class Connection(Receiver):
                 name_of(self.peer),
                 self.service.keep_alive_timeout,
             )
+
+    def _read_for_task(self, data: bytes) -> None:
+        """Keep what has come, of the body or of the next request, until the task uses it; or tell it of the end."""
+        task = self.task
+        assert task is not None
+        if data:
+            self.codec.feed(data)
+            if self.codec.size >= RECEIVE:
+                self.pause = HELD
+            task.fed()
+        else:
+            self.closing = True
+            self.pause = HELD  # a poller would report the end again and again
+            task.has_ended()
 
     def resume(self, now: float) -> None:
         """A pause is over: go on without a byte more from the client, and then read."""
@@ -172,6 +191,8 @@ class Connection(Receiver):
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {request.length} bytes")
         if not request.has_body:
             self.body = None
+        elif self.service.tasks:
+            self.body = None  # the task reads it
         elif self.service.stream_body:
             self._body_waited = 0.0
             self._reader = BodyReader(self)
@@ -232,7 +253,12 @@ class Connection(Receiver):
         with self.lock:
             self._push(now)
             if self.out or self.state is APP:
+                if self.task is not None:
+                    self.task.written()
                 return
+        if self.task is not None:
+            self.task.written()
+            return
         if self.state is FLUSH:
             self._flushed(now)
         elif self.broken:
@@ -350,6 +376,14 @@ class Connection(Receiver):
             # What was lent stands still; the runner learns of it at its next send.
             self.deadline = inf
             self.abort()
+        elif self.state is TASK:
+            assert self.task is not None
+            if self.out and self.is_too_slow(now):
+                self.deadline = inf
+                self.abort()
+                self.task.has_ended()
+            elif not self.out:
+                self.task.expire(now)
         elif self.state is FLUSH:
             if self.is_too_slow(now):
                 self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)

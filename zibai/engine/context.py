@@ -53,6 +53,8 @@ class Service:
     new_context: Callable[[], Context] = Context
     lend: Callable[[Any], None] = field(init=False)
     """Tells the loop, from any thread, that the connection of a runner has something to send."""
+    tasks: bool = False
+    """Whether tasks run the application, which read the body themselves."""
     lane: FastLane | None
     """None leaves every head to h11."""
     base: Mapping[str, Any]

@@ -15,7 +15,7 @@ from ..net.poller import WRITE
 from .connection import Connection
 from .load import Load
 from .preamble import Stage
-from .states import CHOKED, STARVED
+from .states import CHOKED, HELD, STARVED
 
 AGAIN: Final = 0.5
 """Seconds until room for bodies is looked for again, since other processes may have made it."""
@@ -41,6 +41,8 @@ class Deferred:
         """Take a connection that is paused. Returns what the poller has to watch meanwhile."""
         if connection.pause is CHOKED:
             return WRITE
+        if connection.pause is HELD:
+            return 0
         self.busy = True
         (self._starved if connection.pause is STARVED else self._soon)[connection] = None
         return 0

@@ -20,7 +20,7 @@ from ..telemetry.scoreboard import Running
 from .backends import Backend
 from .connection import Connection
 from .context import Service
-from .states import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY
+from .states import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, TASK
 
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""
@@ -100,7 +100,7 @@ def _gauges(connections: Iterable[Connection]) -> list[int]:
                 idle += 1
             else:
                 head += 1
-        elif state is APP:
+        elif state is APP or state is TASK:
             busy += 1
         elif state is READY:
             queue += 1

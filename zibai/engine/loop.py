@@ -30,7 +30,7 @@ from .health import SOON, Health
 from .load import TURN
 from .preamble import Stage, begin, read_note
 from .queueing import Queue
-from .states import APP, HEAD, READY
+from .states import APP, HEAD, HELD, READY, TASK
 from .table import GRACE, Table
 
 BACKLOG: Final = 5.0
@@ -252,6 +252,31 @@ class Loop:
         self._table.watch(connection, 0)
         self._running += 1
 
+    def suspend(self, connection: Connection) -> None:
+        """A connection that was taken belongs to a task from now on, which waits; the loop reads on for it."""
+        connection.state = TASK
+        self._running += 1
+        self._table.settle(connection, self._now)
+
+    def resume(self, connection: Connection) -> None:
+        """The response of a connection that was suspended is complete."""
+        self._running -= 1
+        connection.pause = 0
+        self._now = time.monotonic()
+        self.finish(connection)
+
+    def resume_reading(self, connection: Connection) -> None:
+        """A task has used what had come."""
+        if connection.pause is HELD and connection.state is TASK and not connection.task.ended:
+            connection.pause = 0
+            self._table.settle(connection, self._now)
+
+    def expect(self, connection: Connection, deadline: float) -> None:
+        """A task waits for something that has to come in time."""
+        connection.deadline = deadline
+        if connection.state is TASK:
+            self._table.settle(connection, self._now)
+
     def finish(self, connection: Connection) -> None:
         """See :class:`zibai.engine.backends.Turns`."""
         service, table = self.service, self._table
@@ -288,7 +313,7 @@ class Loop:
             if done:
                 self._running -= 1
                 self.finish(connection)
-            elif connection.state is APP:
+            elif connection.state is APP or connection.state is TASK:
                 self._table.settle(connection, now)
 
     # New connections.

@@ -21,10 +21,12 @@ from ..net.kernel import unsent
 from ..net.listener import Socket
 from .context import Service
 from .outgoing import FileFault
-from .states import APP, FLUSH, HEAD
+from .states import APP, FLUSH, HEAD, TASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+SENDING: Final = frozenset({FLUSH, APP, TASK})
 
 TAIL: Final = 1024 * 1024
 """Bytes of a response that may wait here while its application makes more."""
@@ -124,7 +126,7 @@ class Sender:
         except OSError:
             self.broken = True
             self.forget()
-        if sent and (self.state is FLUSH or self.state is APP):
+        if sent and self.state in SENDING:
             self._given += sent
             self._seen = self._taken()
             self.deadline = now + self._send_patience(now, self._given)
@@ -132,7 +134,7 @@ class Sender:
             if type(out) is not bytearray:
                 self.out = bytearray()
             self.lent = False
-            if self.state is APP:
+            if self.state is APP or self.state is TASK:
                 self.deadline = inf
         self._account()
         return sent

@@ -33,6 +33,9 @@ READY: Final = "ready"
 APP: Final = "app"
 """The application runs."""
 
+TASK: Final = "task"
+"""A task runs the application, and waits; the loop reads on for it."""
+
 FLUSH: Final = "flush"
 """The application has returned, and the client has not taken the whole response yet."""
 
@@ -70,7 +73,8 @@ RULES: Final = {
     HEAD: _rule("loop", READ, BODY, READY, FLUSH, LINGER),
     BODY: _rule("loop", READ, READY, FLUSH),
     READY: _rule("loop", 0, APP, FLUSH),
-    APP: _rule("runner", 0, FLUSH, DISCARD, HEAD, LINGER, PARTED),
+    TASK: _rule("task", READ, FLUSH, DISCARD, HEAD, LINGER, PARTED),
+    APP: _rule("runner", 0, TASK, FLUSH, DISCARD, HEAD, LINGER, PARTED),
     FLUSH: _rule("loop", 0, DISCARD, HEAD, LINGER, PARTED),
     DISCARD: _rule("loop", READ, HEAD, LINGER),
     LINGER: _rule("loop", READ),
@@ -115,6 +119,9 @@ LATER: Final = 1
 
 STARVED: Final = 2
 """There is no room for its body."""
+
+HELD: Final = 4
+"""Its task has not used what has come, or its client has ended its side: there is nothing to be read for now."""
 
 CHOKED: Final = 3
 """Its client does not take what TLS sends by itself."""

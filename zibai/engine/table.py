@@ -27,7 +27,7 @@ from .deferred import Deferred
 from .load import Load
 from .parting import Parting
 from .preamble import Stage
-from .states import APP, BODY, CLOSED, DISCARD, LATER, PARTED, PASSED, READY, WATCH
+from .states import APP, BODY, CLOSED, DISCARD, LATER, PARTED, PASSED, READY, TASK, WATCH
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -215,6 +215,9 @@ class Table:
             self.deferred.forget(connection)
             if connection.state is APP:
                 connection.abort()
+            elif connection.state is TASK:
+                connection.abort()
+                connection.task.has_ended()
             else:
                 connection.close()
         self.connections.clear()

@@ -20,6 +20,10 @@ class Complaints:
         """The application gives more bytes than its Content-Length promises."""
         self._say_once("more than Content-Length is given; the rest is dropped", connection)
 
+    def late(self, kind: str, connection: Connection) -> None:
+        """The application goes on after the end of its response."""
+        self._say_once(f"{kind} came after the end of the response; it is ignored", connection)
+
     def removed(self, name: str, connection: Connection) -> None:
         """The application gives a field of one hop (RFC 9110 7.6.1)."""
         self._say_once(f"the field {name} is the server's to send; it is removed", connection)

@@ -123,10 +123,13 @@ class Reply:
             self.left -= size
         return head, b""
 
-    def finish(self) -> tuple[bytes, ...]:
-        """What to send at the end; raises ``ValueError`` where the application has given less than it promised."""
+    def finish(self, trailers: bytes = b"") -> tuple[bytes, ...]:
+        """What to send at the end; raises ``ValueError`` where the application has given less than it promised.
+
+        ``trailers`` are whole lines; only a chunked body can have them.
+        """
         if self.left:
             raise ValueError(f"the application gave {self.left} bytes less than its Content-Length")
         if self._chunked:
-            return *self._take_head(), b"0\r\n\r\n"
+            return *self._take_head(), b"0\r\n%b\r\n" % trailers
         return self._take_head()

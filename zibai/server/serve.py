@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
+from inspect import iscoroutinefunction
 from math import inf
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -139,7 +141,16 @@ class Server:
         self._ties = ties
         self._row = Row.private(options.max_workers + 1) if ties.row is None else ties.row
         self._backend = backend
-        self._gateway = Gateway(
+        self._lifespan: Any = None
+        make: Any = Gateway
+        if _is_asgi(app):
+            from ..gateway.asgi import Gateway as AsgiGateway
+            from ..gateway.lifespan import Lifespan
+
+            self._lifespan = Lifespan(app)  # type: ignore[arg-type]
+            make = partial(AsgiGateway, lifespan=self._lifespan)
+            self._backend = "tasks"
+        self._gateway = make(
             app,
             url_scheme=options.url_scheme,
             script_name=script_name(options),
@@ -152,6 +163,9 @@ class Server:
         forget_in_children(*self._sockets)
         engine = _make_backend(self._backend, self._options.max_workers, self._row)
         try:
+            if self._lifespan is not None:
+                engine.make = self._gateway.make  # type: ignore[attr-defined]
+                engine.run(self._lifespan.start())  # type: ignore[attr-defined]
             https = self._prepare_tls(engine)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
@@ -170,7 +184,7 @@ class Server:
             engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
             self._ties.on_start(loop)
             try:
-                self._end.wait()
+                engine.wait(self._end)
             finally:
                 self._ties.on_end()
             if loop.failure is not None:
@@ -185,6 +199,8 @@ class Server:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
             loop.quit()
             if engine.join(QUICK):
+                if self._lifespan is not None:
+                    engine.run(self._lifespan.stop(5.0))  # type: ignore[attr-defined]
                 engine.stop()
             for listener in listeners:
                 listener.close()  # the loop has done it, unless it is the loop that is broken
@@ -213,6 +229,7 @@ class Server:
             row=self._row,
             base=self._gateway.base,
         )
+        service.tasks = self._lifespan is not None
         health = Health(
             service,
             engine,
@@ -228,6 +245,10 @@ class Server:
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
         return loop
+
+
+def _is_asgi(app: Any) -> bool:
+    return iscoroutinefunction(app) or iscoroutinefunction(getattr(app, "__call__", None))
 
 
 def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
@@ -268,6 +289,10 @@ def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
         from ..engine.backends.greenlets import Greenlets
 
         return Greenlets(slots, row)
+    if name == "tasks":
+        from ..engine.backends.tasks import Tasks
+
+        return Tasks(slots, row)
     if name == "threads":
         from ..engine.backends.threads import Threads
 

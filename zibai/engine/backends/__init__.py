@@ -66,6 +66,9 @@ class Backend(Protocol):
     def report(self, log: Callable[..., None], *args: Any) -> None:
         """Call a logging function where it may block. The loop's owner."""
 
+    def wait(self, end: Any) -> None:
+        """Wait until the event ``end`` is set, in the thread that serves."""
+
     def join(self, timeout: float | None) -> bool:
         """Wait until the loop has finished; False when ``timeout`` seconds went by."""
 

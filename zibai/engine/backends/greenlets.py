@@ -208,6 +208,9 @@ class Greenlets:
     def report(self, log: Callable[..., None], *args: Any) -> None:
         gevent.spawn(safely, log, *args)
 
+    def wait(self, end: Any) -> None:
+        end.wait()
+
     def join(self, timeout: float | None) -> bool:
         return bool(self._done.wait(timeout))
 

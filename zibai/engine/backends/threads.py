@@ -142,6 +142,9 @@ class Threads:
     def report(self, log: Callable[..., None], *args: Any) -> None:
         safely(log, *args)
 
+    def wait(self, end: Any) -> None:
+        end.wait()
+
     def join(self, timeout: float | None) -> bool:
         return self._done.wait(timeout)
 

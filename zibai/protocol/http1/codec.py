@@ -182,6 +182,7 @@ class Codec:
         if request is None:
             parsed, connection = reference.parse(head)
             request = check(parsed, self._base)
+            request.raw = head
             # Without the fast lane h11 also parses all of a body.
             cuts = self._lane is not None
             self._chunked = reference.ChunkedBody(connection, cuts=cuts) if request.chunked else None

@@ -93,8 +93,10 @@ class FastLane:
         if request is not None:
             return request
         request = self._read_lines(head) or self._read_fields(head)
-        if request is not None and len(head) <= MAX_KNOWN:
-            self._remember(head, request)
+        if request is not None:
+            request.raw = head
+            if len(head) <= MAX_KNOWN:
+                self._remember(head, request)
         return request
 
     def _remember(self, head: bytes, request: Request) -> None:

@@ -73,7 +73,7 @@ class Request:
 
     __slots__ = (
         "chunked", "environ", "expects_continue", "forwards", "keep_alive", "length", "method", "path", "plain",
-        "query", "remembered", "summary", "target", "version",
+        "query", "raw", "remembered", "summary", "target", "version",
     )  # fmt: skip
 
     def __init__(self, method: str, target: str, path: str, query: str, version: str, environ: dict[str, Any]) -> None:
@@ -84,6 +84,7 @@ class Request:
         self.query = query
         self.version = version  # "HTTP/1.1"
         self.environ = environ
+        self.raw = b""  # the head, as it came
         self.length: int | None = 0
         self.keep_alive = True
         self.chunked = self.expects_continue = self.forwards = self.remembered = False

@@ -1,0 +1,244 @@
+"""The side of a connection that a task of an event loop has: what a runner does with a stream, but it never blocks.
+
+While its task waits, a connection is in the state TASK and the loop reads on: what comes of a body, or of the next
+request, goes to the codec, up to ``HIGH`` bytes. So the end of the client is seen at once, which a runner sees only
+when it asks.
+
+Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import Gone, Refused
+from ..protocol.http1 import Request
+from ..protocol.http1.response import CONTINUE
+from ..telemetry.scoreboard import Slot
+from .outgoing import File
+
+if TYPE_CHECKING:
+    from .backends.tasks import Tasks
+    from .connection import Connection
+
+HIGH: Final = 64 * 1024
+"""Bytes that may wait in either direction before a task has to wait."""
+
+LOW: Final = 16 * 1024
+"""Bytes that may still wait when the task goes on."""
+
+
+class AsyncStream:
+    """What a task does with a connection, for one request."""
+
+    __slots__ = (
+        "_body_waited", "_drained", "_gone", "_more", "_tasks", "_waits_since", "bodyless_told", "connection", "ended",
+        "released", "request", "slot", "suspended",
+    )  # fmt: skip
+
+    def __init__(self, connection: "Connection", tasks: "Tasks") -> None:
+        assert connection.request is not None
+        self.connection = connection
+        self.request: Request = connection.request
+        self.slot: Slot | None = None
+        self.ended = False  # whether the client has ended its side
+        self.released = False  # whether the response is over, so that the connection is not ours any more
+        self.suspended = False  # whether the loop has been told that a task has the connection
+        self.bodyless_told = self.request.has_body  # whether the application knows that there is no body
+        self._tasks = tasks
+        self._more: list[asyncio.Future[None]] = []  # those that wait for bytes
+        self._drained: list[asyncio.Future[None]] = []  # those that wait until little is left to be sent
+        self._gone: list[asyncio.Future[None]] = []  # those that wait for the end
+        self._body_waited = 0.0  # seconds that a task has waited for the body
+        self._waits_since = inf
+
+    def __repr__(self) -> str:
+        return f"<AsyncStream of {self.connection!r}>"
+
+    # What the gateway asks.
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self.connection.broken
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the client has not taken yet."""
+        return len(self.connection.out)
+
+    @property
+    def in_body(self) -> bool:
+        """Whether more of the body is to come."""
+        return self.connection.codec.in_body
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection ends after this response."""
+        return self.connection.closing or self.connection.service.draining
+
+    def end_after_this(self) -> None:
+        """Let the connection end after this response."""
+        self.connection.closing = True
+
+    def forbid_continue(self) -> None:
+        """The final response begins: no 100 Continue from now on."""
+        self.connection.forbid_continue()
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why the body cannot be read."""
+        return self.connection.refusal
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call back when the step at hand has ended."""
+        self._tasks.event_loop.call_soon(callback)
+
+    # Sending.
+
+    def push(self, data: bytes) -> None:
+        """Send, or lend to the loop what the client does not take at once. Raises :class:`Gone`."""
+        self.connection.send(data)
+
+    def push_file(self, file: File) -> None:
+        """Send a file behind all else. The file is ours from now on. Raises :class:`Gone`."""
+        self.connection.send_file(file)
+
+    async def drain(self) -> None:
+        """Wait until little is left to be sent. Raises :class:`Gone`."""
+        connection = self.connection
+        while len(connection.out) > LOW and not connection.broken:
+            await self._wait(self._drained)
+        if connection.broken:
+            raise Gone("the client has left, or takes nothing")
+
+    def cut(self) -> None:
+        """End the connection so that the client sees that its response is not whole."""
+        self.connection.cut()
+
+    def release(self) -> None:
+        """The response is over: the connection goes back to the loop, whatever the application still does."""
+        if not self.released:
+            self.released = True
+            _wake(self._gone)
+            _wake(self._more)
+            if self.suspended:
+                self._tasks.release(self)
+
+    # Receiving.
+
+    async def read(self, limit: int) -> bytes:
+        """What has come of the body, at most about ``limit`` bytes; waits for the first. Empty at the end of the body.
+
+        Raises :class:`Gone` when it does not come whole; :attr:`refusal` may say why.
+        """
+        connection, codec = self.connection, self.connection.codec
+        if not connection._continued:
+            connection._continued = True
+            connection.interims += 1
+            self.push(CONTINUE)
+        pieces: list[bytes] = []
+        size = 0
+        while not self.released:
+            if connection.refusal is not None:
+                raise Gone(f"the request body cannot be read: {connection.refusal}")
+            try:
+                piece = codec.next_body()
+                if piece:
+                    connection._count(len(piece))
+            except Refused as refusal:
+                raise connection._stop_reading(refusal) from None
+            if piece:
+                pieces.append(piece)
+                size += len(piece)
+            if piece == b"" or not codec.in_body or size >= limit or (piece is None and pieces):
+                break
+            if piece is None:
+                if codec.paused:
+                    await asyncio.sleep(0)
+                else:
+                    await self._wait_for_bytes()
+        self._tasks.loop.resume_reading(connection)
+        return b"".join(pieces)
+
+    async def _wait_for_bytes(self) -> None:
+        connection = self.connection
+        if self.ended:
+            raise connection._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
+        if connection.broken:
+            raise Gone("the client has left")
+        now = time.monotonic()
+        if not self._more:
+            self._waits_since = now
+            self._tasks.loop.expect(connection, now + max(0.0, connection._patience(self._body_waited)))
+        self._tasks.loop.resume_reading(connection)
+        try:
+            await self._wait(self._more)
+        finally:
+            if not self._more and self._waits_since < inf:
+                self._body_waited += time.monotonic() - self._waits_since
+                self._waits_since = inf
+
+    async def gone(self) -> None:
+        """Wait until the client has left, or the response is over."""
+        while not (self.ended or self.connection.broken or self.released):
+            await self._wait(self._gone)
+
+    async def _wait(self, waiters: "list[asyncio.Future[None]]") -> None:
+        future = self._tasks.event_loop.create_future()
+        waiters.append(future)
+        try:
+            await future
+        finally:
+            if future in waiters:
+                waiters.remove(future)
+
+    # What the loop tells.
+
+    def fed(self) -> None:
+        """Bytes have come."""
+        _wake(self._more)
+
+    def has_ended(self) -> None:
+        """The client has ended its side, or the connection is broken."""
+        self.ended = True
+        for waiters in (self._more, self._gone, self._drained):
+            _wake(waiters)
+
+    def written(self) -> None:
+        """The client has taken something, or the connection is broken."""
+        if self.connection.broken:
+            self.has_ended()
+        elif self._drained and len(self.connection.out) <= LOW:
+            _wake(self._drained)
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed: of the body, for which a task waits, or of the response."""
+        connection = self.connection
+        if self._more:
+            connection.refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, "it comes too slowly, or not")
+            connection.closing = True
+            _wake(self._more)
+        connection.deadline = inf
+
+
+def _wake(waiters: "list[asyncio.Future[None]]") -> None:
+    waking, waiters[:] = waiters[:], []
+    for future in waking:
+        if not future.done():
+            future.set_result(None)
+
+
+def frames(coroutine: Any) -> list[Any]:
+    """The frames of a coroutine that waits, outermost first."""
+    found = []
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is None:
+            break
+        found.append(frame)
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return found

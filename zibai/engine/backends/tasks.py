@@ -1,0 +1,230 @@
+"""Tasks: requests run as coroutines of an asyncio event loop, which also turns the server loop.
+
+The event loop watches one descriptor for the server loop: that of its poller. All connections stay with the server
+loop, so everything that it does for threads and greenlets it does here, too. A turn runs at most ``AT_ONCE`` requests or
+``SPAN`` seconds, and then lets the event loop do what else is there.
+
+The first step of a coroutine runs at once (:mod:`.eager`). Most responses are complete after it, and then the
+connection has never left the server loop. Otherwise the connection is *suspended*: it takes one of the slots until its
+response is complete. What the coroutine does after that (a background task) holds no slot.
+
+The event loop runs in the thread that calls ``serve()``, by :meth:`Tasks.wait` and :meth:`Tasks.join`: applications and
+libraries expect it in the main thread. Only :meth:`Tasks.wake` may be called by other threads. Windows' event loop can
+watch no poller, so a thread waits in the poller there (:mod:`.pollerthread`).
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import copy_context
+from http import HTTPStatus
+from types import FrameType
+from typing import Any, Final
+
+from ...clock import clock
+from ...logger import error_logger, safely
+from ...net.listener import Socket
+from ...net.poller import Poller, make_poller
+from ...system.forks import forget_in_children
+from ...telemetry.scoreboard import Row, Slot
+from ..async_stream import AsyncStream, frames
+from ..connection import Connection
+from . import Turns
+from .eager import Start, starter
+
+AT_ONCE: Final = 64
+"""Requests that one turn begins."""
+
+SPAN: Final = 0.005
+"""Seconds that one turn lasts, if there is more to do."""
+
+LAST: Final = 2.0
+"""Seconds that tasks have at the end, after they were cancelled, for what they do then."""
+
+
+class Waits:
+    """A task never blocks in a wait."""
+
+    def wait_readable(self, sock: Socket, timeout: float) -> bool:
+        raise AssertionError("a task must not block")
+
+    wait_writable = wait_readable
+
+
+class Tasks:
+    """Drives the loop from an event loop of asyncio. ``slots`` is how many requests may run at once."""
+
+    def __init__(self, slots: int, row: Row) -> None:
+        self.waits = Waits()
+        self.poller: Poller = make_poller()
+        self.event_loop = asyncio.new_event_loop()
+        self._row = row
+        self._idle: Slot = row.slots[0]  # for the first step of each request
+        self._free = row.slots[:0:-1]
+        self._streams: dict[AsyncStream, asyncio.Task[None] | None] = {}  # those of suspended requests
+        self._tasks: set[asyncio.Task[None]] = set()  # every task that has not ended: the event loop keeps none
+        self._start: Start = starter(self.event_loop, copy_context())
+        self._timer: asyncio.TimerHandle | None = None
+        self._turn_is_due = False
+        self._finished: asyncio.Future[None] | None = None
+        self._stopped = False
+        self.make: Callable[[AsyncStream], Coroutine[Any, Any, None]]
+
+    # The interface of a backend.
+
+    def start(self, loop: Turns) -> None:
+        self.loop: Any = loop
+        forget_in_children(self)
+        self._start = starter(self.event_loop, copy_context())
+        self._finished = self.event_loop.create_future()
+        self.event_loop.add_reader(self.poller.fileno(), self._turn)  # type: ignore[attr-defined]
+        self.wake()
+
+    def wake(self) -> None:
+        if not self._stopped and not self._turn_is_due:
+            self._turn_is_due = True  # at worst two threads wake it at once
+            with suppress(RuntimeError):  # the event loop is closed
+                self.event_loop.call_soon_threadsafe(self._turn)
+
+    def report(self, log: Callable[..., None], *args: Any) -> None:
+        safely(log, *args)
+
+    def wait(self, end: threading.Event) -> None:
+        """Run the event loop until ``end`` is set."""
+        loop = self.event_loop
+        stopped = loop.create_future()
+
+        def tell() -> None:
+            end.wait()
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: stopped.done() or stopped.set_result(None))
+
+        threading.Thread(target=tell, name="zibai-end", daemon=True).start()
+        loop.run_until_complete(stopped)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run the event loop until a coroutine has ended; returns its result."""
+        return self.event_loop.run_until_complete(coroutine)
+
+    def join(self, timeout: float | None) -> bool:
+        finished = self._finished
+        if finished is None or self.event_loop.is_closed():
+            return True
+        if not finished.done():
+            self.event_loop.run_until_complete(asyncio.wait({finished}, timeout=timeout))
+        return finished.done()
+
+    def where(self, slot: int) -> tuple[str, FrameType | None]:
+        for stream, task in self._streams.items():
+            if stream.slot is not None and stream.slot.number == slot and task is not None:
+                found = frames(task.get_coro())
+                return "a task", found[-1] if found else None
+        return "a task", None
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        loop = self.event_loop
+        with suppress(Exception):
+            loop.remove_reader(self.poller.fileno())  # type: ignore[attr-defined]
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        try:
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=LAST))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+            self.poller.close()
+
+    def forget(self) -> None:
+        """In a child that the application has forked: it has this event loop, and would serve from it."""
+        self._stopped = True
+        with suppress(Exception):
+            self.event_loop.remove_reader(self.poller.fileno())  # type: ignore[attr-defined]
+
+    # In the event loop.
+
+    def _turn(self) -> None:
+        """One turn of the server loop and what it made ready; never blocks."""
+        loop = self.loop
+        self._turn_is_due = False
+        if loop.finished or self._stopped:
+            return
+        loop.turn(block=False)
+        count, until = 0, time.monotonic() + SPAN
+        while (connection := loop.take()) is not None:
+            self._run(connection)
+            count += 1
+            if count >= AT_ONCE or (not count % 8 and time.monotonic() > until):
+                self.event_loop.call_soon(self._turn)
+                return
+        if loop.finished:
+            assert self._finished is not None
+            if not self._finished.done():
+                self._finished.set_result(None)
+        else:
+            self._set_timer(loop.timeout())
+
+    def _set_timer(self, timeout: float | None) -> None:
+        """Turn again in ``timeout`` seconds. A timer that fires earlier may stay; it costs one idle turn."""
+        if timeout is None:
+            return
+        timer, due = self._timer, self.event_loop.time() + timeout
+        if timer is not None and not timer.cancelled() and self.event_loop.time() < timer.when() <= due:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timer = self.event_loop.call_at(due, self._turn)
+
+    def _run(self, connection: Connection) -> None:
+        """The first step of a request."""
+        stream = connection.task = AsyncStream(connection, self)
+        now = clock()
+        connection.started, connection.status, connection.sent = now, 499, 0
+        slot = self._idle
+        slot.begin(stream.request.summary, now)
+        task = self._start(self.make(stream))
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+        if stream.released:
+            slot.end(connection.status, now, clock())
+            connection.task = None
+            self.loop.finish(connection)
+            return
+        assert task is not None, "the gateway has not completed a response"
+        stream.suspended = True
+        if self._free:
+            stream.slot, self._idle = slot, self._free.pop()
+        else:
+            slot.end(connection.status, now, clock())  # counted, and not shown while it runs
+        self._streams[stream] = task
+        self.loop.suspend(connection)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            error_logger.error("a task of the server has failed", exc_info=error)
+
+    def release(self, stream: AsyncStream) -> None:
+        """The response of a suspended request is complete."""
+        del self._streams[stream]
+        connection, slot = stream.connection, stream.slot
+        if slot is not None:
+            slot.end(connection.status or HTTPStatus.OK, connection.started, clock())
+            self._free.append(slot)
+        connection.task = None
+        self.loop.resume(connection)
+        self._turn_soon()
+
+    def _turn_soon(self) -> None:
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self.event_loop.call_soon(self._turn)

@@ -1,0 +1,140 @@
+"""The ASGI gateway: it makes the scope of a request and calls the application with it (ASGI 3, HTTP spec 2.5).
+
+A :class:`Gateway` belongs to a server and holds what all its requests share. A
+:class:`~zibai.gateway.asgi_http.HttpExchange` is one request and its response.
+"""
+
+import logging
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from ..clock import clock
+from ..engine.async_stream import AsyncStream
+from ..engine.connection import Connection
+from ..errors import Refused
+from ..logger import access_logger, error_logger
+from ..protocol.http1.request import Request, names, learn_name
+from ..telemetry.records import log_exchange
+from . import wsgi
+from .asgi_http import HttpExchange
+from .lifespan import Application, Lifespan
+
+_MAX_LINES = 1024
+"""Lines of heads whose name and value a gateway keeps."""
+
+_MAX_LINE = 256
+"""Bytes of a line that is kept."""
+
+
+class Gateway(wsgi.Gateway):
+    """Calls ``application`` for the requests of one server. Everything is for the thread of the event loop."""
+
+    def __init__(self, application: Application, lifespan: Lifespan, **rest: Any) -> None:
+        super().__init__(application, **rest)  # type: ignore[arg-type]
+        self.lifespan = lifespan
+        self.complaints = self._complaints
+        self._scheme = self.base["wsgi.url_scheme"]
+        self._lines: dict[bytes, tuple[bytes, bytes] | None] = {}
+        self.base = {}
+
+    def make(self, stream: AsyncStream) -> Coroutine[Any, Any, None]:
+        """The coroutine of a request."""
+        return HttpExchange(self, stream).run()
+
+    def scope(self, stream: AsyncStream) -> dict[str, Any]:
+        """The scope of a request. Each part that can be changed is its own."""
+        connection, request = stream.connection, stream.request
+        facts = connection.facts or self._learn_facts(connection)
+        headers = self._headers(request)
+        prefix = self.script_name
+        scheme = self._scheme
+        if request.forwards:
+            told = {**facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
+            host = told["HTTP_HOST"] = request.environ.get("HTTP_HOST", "")
+            self._use_forwarded(connection, request, told)
+            facts, scheme, prefix = told, told["wsgi.url_scheme"], told["SCRIPT_NAME"]
+            if told["HTTP_HOST"] != host:
+                other = told["HTTP_HOST"].encode("latin-1")
+                headers = [(name, other if name == b"host" else value) for name, value in headers]
+        path = request.path
+        path = unquote_to_bytes(path).decode("utf-8", "replace") if "%" in path else path
+        if prefix and not (path == prefix or path.startswith(prefix + "/")):
+            path = prefix + path
+        client = (facts["REMOTE_ADDR"], int(facts.get("REMOTE_PORT", 0))) if facts["REMOTE_ADDR"] else None
+        endpoint = connection.endpoint
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "http_version": request.version[5:],
+            "method": request.method,
+            "scheme": scheme,
+            "path": path,
+            "raw_path": request.path.encode("latin-1"),
+            "query_string": request.query.encode("latin-1"),
+            "root_path": prefix,
+            "headers": headers,
+            "client": client,
+            "server": (endpoint.host, int(facts["SERVER_PORT"])),
+            "state": self.lifespan.state.copy(),
+            "extensions": {
+                "http.response.early_hint": {},
+                "http.response.pathsend": {},
+                "http.response.zerocopysend": {},
+                **({"http.response.trailers": {}} if self.takes_trailers(request) else {}),
+            },
+        }
+
+    def takes_trailers(self, request: Request) -> bool:
+        """Whether the client has asked for trailers (RFC 9110 10.1.4)."""
+        return "trailers" in request.environ.get("HTTP_TE", "").lower()
+
+    def _headers(self, request: Request) -> list[tuple[bytes, bytes]]:
+        """The fields of a head, as they came, with their names in lower case.
+
+        Names that no application may see in an environ are left out here, too.
+        """
+        lines = self._lines
+        found = []
+        for line in request.raw.split(b"\r\n")[1:-2]:
+            try:
+                pair = lines[line]
+            except KeyError:
+                pair = _read_line(line)
+                if len(line) <= _MAX_LINE:
+                    if len(lines) >= _MAX_LINES:
+                        lines.clear()
+                    lines[line] = pair
+            if pair is not None:
+                found.append(pair)
+        return found
+
+    def log(self, exchange: HttpExchange, stream: AsyncStream) -> None:
+        """Log a request whose response is over."""
+        connection, request = stream.connection, stream.request
+        head, reply, error = exchange.head, exchange.reply, exchange.error
+        connection.status = 499 if head is None else head.code
+        failed = error is not None or connection.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
+        connection.sent = sent = 0 if reply is None else reply.given
+        if not logger.isEnabledFor(level):
+            return
+        environ = request.environ.copy() if request.remembered else request.environ
+        environ.update(connection.facts)
+        environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = request.method, request.version
+        environ["REQUEST_URI"], environ["QUERY_STRING"] = request.target, request.query
+        environ["PATH_INFO"] = request.path
+        duration = clock() - connection.started
+        log_exchange(logger, level, environ, connection.status, duration, max(0, sent - connection.lost), error)
+        exchange.error = None
+
+    def log_refusal(self, connection: Connection, refusal: Refused, data: bytes) -> None:
+        super().log_refusal(connection, refusal, data)
+
+
+def _read_line(line: bytes) -> tuple[bytes, bytes] | None:
+    name, _, value = line.partition(b":")
+    text = name.decode("latin-1")
+    key, _ = names.get(text) or learn_name(text)
+    return (name.lower(), value.strip(b"\t ")) if key else None

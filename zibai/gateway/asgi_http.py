@@ -1,0 +1,379 @@
+"""One HTTP request of an ASGI application, and its response (ASGI, HTTP & WebSocket spec 2.5).
+
+:class:`HttpExchange` gives the application ``receive`` and ``send``. What a :class:`~zibai.gateway.reply.Reply` makes
+of the messages is held until the step of the application ends, so that pieces that it gives at once go out together;
+a head is never held for longer, because a client of an event stream waits for it.
+
+The end of the response frees the connection, and not the end of the coroutine: a background task must not hold up the
+next request.
+
+A client that has ended its side of the connection may still read. So an application that listens (``receive``) hears
+``http.disconnect`` at once, and from then on ``send`` raises. An application that only sends goes on until the kernel
+says that nobody takes it. What an application makes of our own error is no fault of the application: it is logged for
+``zibai.debug``, without a traceback.
+
+Everything here is for the thread of the event loop. The tasks that an application makes of ``receive`` and ``send``
+run in it, too.
+"""
+
+import asyncio
+import os
+from asyncio import CancelledError
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from ..clock import head_end
+from ..engine.async_stream import HIGH, AsyncStream
+from ..engine.outgoing import File
+from ..errors import Gone, Refused
+from ..logger import debug_logger, error_logger, safely
+from ..protocol.http1.response import ResponseHead, interim, prepare_raw, trailer_lines
+from .reply import Reply, instead
+
+if TYPE_CHECKING:
+    from .asgi import Gateway
+
+Message = dict[str, Any]
+
+TOGETHER: Final = 32 * 1024
+"""Bytes that are held until the step of the application ends; more is sent at once."""
+
+_JOIN: Final = 64 * 1024
+"""Bytes of a body that one ``http.request`` has at most."""
+
+
+class HttpExchange:
+    """``receive`` and ``send`` of one request; any number of tasks of the application may wait in ``receive``."""
+
+    __slots__ = (
+        "_body_over", "_flushing", "_gateway", "_given", "_heard", "_held", "_held_size", "_stream", "_trailers", "complete",
+        "error", "head", "on_wire", "reply",
+    )  # fmt: skip
+
+    def __init__(self, gateway: "Gateway", stream: AsyncStream) -> None:
+        self._gateway = gateway
+        self._stream = stream
+        self.head: ResponseHead | None = None
+        self.reply: Reply | None = None
+        self.complete = False  # whether the last byte of the response was given to the stream
+        self.on_wire = False  # whether the first one was
+        self.error: BaseException | None = None  # what the application raised
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._flushing = False  # whether a flush is due when the step ends
+        self._body_over = not stream.request.has_body
+        self._heard = False  # whether the application was told that its client has left
+        self._given = False  # whether the last piece of the body was
+        self._trailers: list[bytes] | None = None  # where the application has promised some
+
+    def __repr__(self) -> str:
+        request = self._stream.request
+        return f"<HttpExchange: {request.method} {request.path}, {self.reply or 'not begun'}>"
+
+    # What the application is given.
+
+    async def receive(self) -> Message:
+        """The next event: a piece of the body, or the end of the client."""
+        stream = self._stream
+        if not (self._body_over or self.complete or self._heard):
+            try:
+                piece = await stream.read(_JOIN)
+            except Gone:
+                self._body_over = True
+            else:
+                self._body_over = not stream.in_body
+                return {"type": "http.request", "body": piece, "more_body": stream.in_body}
+        elif not (self.complete or self._heard):
+            if stream.bodyless_told:
+                await stream.gone()
+            else:
+                stream.bodyless_told = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+        self._heard = not self.complete
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the response. Raises :class:`~zibai.errors.Gone`, an ``OSError``, when no client is left."""
+        kind = message["type"]
+        if self.complete:
+            self._gateway.complaints.late(kind, self._stream.connection)
+            return
+        if self._heard or self._stream.broken:
+            raise Gone("the client has left")
+        if kind == "http.response.body":
+            self._send_body(message)
+        elif kind == "http.response.start":
+            self._start(message)
+        else:
+            self._send_extension(kind, message)
+        if self._stream.waiting > HIGH and not self.complete:
+            await self._stream.drain()
+
+    # The response.
+
+    def _start(self, message: Message) -> None:
+        if self.head is not None:
+            raise RuntimeError("http.response.start was sent twice")
+        self.head = prepare_raw(message["status"], message.get("headers") or ())
+        self._trailers = [] if message.get("trailers") else None
+        self._flush_soon()
+
+    def _send_body(self, message: Message) -> None:
+        data = message.get("body", b"")
+        if type(data) is not bytes:
+            data = memoryview(data).tobytes()
+        more = bool(message.get("more_body"))
+        if self._given:
+            raise RuntimeError("http.response.body was sent after the last piece of the body")
+        reply = self.reply or self._begin(None if more or self._trailers is not None else len(data))
+        for part in reply.give(data):
+            self._hold(part)
+        if reply.surplus:
+            self._gateway.complaints.surplus(self._stream.connection)
+        if not more:
+            self._end_body()
+
+    def _end_body(self) -> None:
+        """The application has given its last piece. Trailers may follow."""
+        self._given = True
+        if self._trailers is None:
+            self._finish()
+
+    def _begin(self, size: int | None) -> Reply:
+        if self.head is None:
+            raise RuntimeError("http.response.body was sent before http.response.start")
+        stream = self._stream
+        stream.forbid_continue()
+        keep_alive = stream.request.keep_alive and not stream.closing
+        self.reply = reply = Reply(self.head, stream.request, size, keep_alive, head_end())
+        for name in self.head.removed:
+            self._gateway.complaints.removed(name, stream.connection)
+        if not reply.keep_alive:
+            stream.end_after_this()
+        return reply
+
+    def _finish(self) -> None:
+        """The application has given everything."""
+        reply = self.reply
+        assert reply is not None
+        try:
+            for part in reply.finish(b"".join(self._trailers or ())):
+                self._hold(part)
+        except ValueError as error:  # less than it has promised
+            error_logger.error("%s, at %s", error, ascii(self._stream.request.path))
+            self._cut()
+            return
+        reply.complete = self.complete = True
+        self._flush()
+        self._release()
+
+    def _hold(self, part: bytes) -> None:
+        self._held.append(part)
+        self._held_size += len(part)
+        if self._held_size >= TOGETHER:
+            self._flush()
+        else:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and not self.complete:
+            self._flushing = True
+            self._stream.call_soon(self._end_of_step)
+
+    def _end_of_step(self) -> None:
+        """The step of the application has ended without an end of the response: nothing is held any longer."""
+        self._flushing = False
+        if self.complete or self._heard or self._stream.broken:
+            return
+        if self.reply is None and self.head is not None:
+            for part in self._begin(None).give(b""):
+                self._hold(part)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what is held. A client that has left is noticed at the next message."""
+        held, self._held, self._held_size = self._held, [], 0
+        if not held:
+            return
+        self.on_wire = True
+        try:
+            self._stream.push(held[0] if len(held) == 1 else b"".join(held))
+        except Gone:
+            pass
+
+    def _send_extension(self, kind: str, message: Message) -> None:
+        if kind == "http.response.early_hint":
+            self._send_hints(message)
+        elif kind == "http.response.pathsend":
+            self._send_file(open_file(message["path"]))
+        elif kind == "http.response.trailers":
+            self._send_trailers(message)
+        elif kind == "http.response.zerocopysend":
+            self._send_file(duplicate(message), more=bool(message.get("more_body")))
+        else:
+            raise ValueError(f"{kind!r} is no message of an HTTP response")
+
+    def _send_hints(self, message: Message) -> None:
+        stream = self._stream
+        if self.on_wire or not stream.request.is_http11:
+            return
+        links = [("Link", bytes(link).decode("latin-1")) for link in message["links"]]
+        data, _ = interim("103 Early Hints", links)
+        stream.connection.interims += 1
+        self._held.insert(0, data)
+        if self._held[1:]:
+            return
+        self._flush()
+        self.on_wire = False  # an interim response is not the beginning of the final one
+
+    def _send_file(self, file: File, more: bool = False) -> None:
+        """Send a file without reading it here. It is the loop that sends what the client does not take at once."""
+        try:
+            promised = None if self.head is None else self.head.length
+            reply = self.reply or self._begin(None if more else file.left)
+            count = file.left if reply.left is None else min(file.left, reply.left)
+            if reply.left is not None and promised is not None and file.left > count:
+                self._gateway.complaints.surplus(self._stream.connection)
+            before, behind = reply.around(count) if count else (b"", b"")
+        except BaseException:
+            file.close()
+            raise
+        file.left = count
+        if before:
+            self._hold(before)
+        self._flush()
+        self.on_wire = True
+        if count:
+            self._stream.push_file(file)
+        else:
+            file.close()
+        if behind:
+            self._hold(behind)
+        if not more:
+            self._end_body()
+
+    def _send_trailers(self, message: Message) -> None:
+        """Take trailers. A client that has not asked for them does not get them (RFC 9110 6.5.1)."""
+        if not self._given or self._trailers is None:
+            raise RuntimeError("http.response.trailers was sent before the end of the body, or was not announced")
+        if self._gateway.takes_trailers(self._stream.request):
+            self._trailers += trailer_lines(message.get("headers") or ())
+        if not message.get("more_trailers"):
+            self._finish()
+
+    def _release(self) -> None:
+        self._gateway.log(self, self._stream)
+        self._stream.release()
+
+    # The end of the coroutine.
+
+    async def run(self) -> None:
+        """Call the application. Raises nothing but KeyboardInterrupt."""
+        try:
+            await self._gateway.application(self._gateway.scope(self._stream), self.receive, self.send)
+        except KeyboardInterrupt:
+            self._cut()
+            raise
+        except BaseException as error:
+            self._finally(self._fail, error)
+        else:
+            self._finally(self._return)
+
+    def _finally(self, end: Callable[..., None], *args: Any) -> None:
+        """Bring the response to its end. A bug of ours costs this connection, and not the server."""
+        try:
+            end(*args)
+        except Exception:
+            safely(error_logger.exception, "the gateway failed")
+            self._stream.cut()
+            self._stream.release()
+
+    def _return(self) -> None:
+        """The application has returned."""
+        if self.complete:
+            return
+        stream = self._stream
+        if stream.refusal is not None and not self.on_wire:
+            self._respond(stream.refusal.status)
+        elif self._heard or stream.broken:
+            self._cut()
+        elif self.on_wire or self.head is not None:
+            error_logger.error("the application returned before its response to %s was complete", self._path)
+            self._cut()
+        else:
+            error_logger.error("the application returned without a response to %s", self._path)
+            self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    def _fail(self, error: BaseException) -> None:
+        """The application has raised."""
+        stream = self._stream
+        if self.complete:
+            if not _is_ours(error):
+                error_logger.error("an error after the response to %s", self._path, exc_info=error)
+            return
+        if stream.refusal is not None and not self.on_wire:
+            # It failed over a body that did not come whole.
+            self._respond(stream.refusal.status)
+            return
+        left = self._heard or stream.broken
+        if left and (_is_ours(error) or isinstance(error, CancelledError)):
+            debug_logger.debug("%s: the client has left", self._path)
+            self._cut()
+            return
+        self.error = error
+        if self.on_wire:
+            self._cut()
+        else:
+            self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    @property
+    def _path(self) -> str:
+        return ascii(self._stream.request.path)
+
+    def _respond(self, status: HTTPStatus) -> None:
+        """Respond instead of the application, of whose response nothing has gone out."""
+        self._held.clear()
+        self._held_size = 0
+        self.head, body = instead(status)
+        self.reply, self._trailers = None, None
+        for part in self._begin(len(body)).give(body):
+            self._hold(part)
+        self._finish()
+
+    def _cut(self) -> None:
+        """End the connection so that the client sees that the response is not whole."""
+        self._held.clear()
+        self.complete = True
+        self._stream.cut()
+        self._release()
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    """Whether an error is our own, or what an application has made of it: a group of it, or one that it has caused."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, Gone):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            return all(_is_ours(each) or isinstance(each, CancelledError) for each in error.exceptions)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def open_file(path: str | os.PathLike[str]) -> File:
+    """Open a file for ``http.response.pathsend``."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    return File(fd, 0, os.fstat(fd).st_size, True)
+
+
+def duplicate(message: Message) -> File:
+    """The file of ``http.response.zerocopysend``: ``count`` bytes from ``offset``, or from where it stands."""
+    source = message["file"]
+    fd = os.dup(source if isinstance(source, int) else source.fileno())
+    offset = message.get("offset")
+    start = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
+    count = message.get("count")
+    size = max(0, os.fstat(fd).st_size - start)
+    return File(fd, start, size if count is None else min(size, count), True)
