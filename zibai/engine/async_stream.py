@@ -32,31 +32,35 @@ LOW: Final = 16 * 1024
 
 
 class AsyncStream:
-    """What a task does with a connection, for one request."""
+    """What a task does with a connection, for one request. The exchange of a gateway is one of these."""
 
-    __slots__ = (
-        "_body_waited", "_drained", "_gone", "_more", "_tasks", "_waits_since", "bodyless_told", "connection", "ended",
-        "released", "request", "slot", "suspended",
-    )  # fmt: skip
+    # The class has the values that a request begins with: to set them all for each request would cost 4 % of it.
+    slot: Slot | None = None
+    ended = False  # whether the client has ended its side
+    released = False  # whether the response is over, so that the connection is not ours any more
+    stepping = True  # whether the first step runs
+    suspended = False  # whether the loop has been told that a task has the connection
+    _body_waited = 0.0  # seconds that a task has waited for the body
+    _waits_since = inf
+    # Futures of those that wait: for bytes, until little is left to be sent, and for the end.
+    _more: "list[asyncio.Future[None]] | tuple[()]" = ()
+    _drained: "list[asyncio.Future[None]] | tuple[()]" = ()
+    _gone: "list[asyncio.Future[None]] | tuple[()]" = ()
 
     def __init__(self, connection: "Connection", tasks: "Tasks") -> None:
-        assert connection.request is not None
         self.connection = connection
-        self.request: Request = connection.request
-        self.slot: Slot | None = None
-        self.ended = False  # whether the client has ended its side
-        self.released = False  # whether the response is over, so that the connection is not ours any more
-        self.suspended = False  # whether the loop has been told that a task has the connection
-        self.bodyless_told = self.request.has_body  # whether the application knows that there is no body
+        self.request: Request = connection.request  # type: ignore[assignment]
         self._tasks = tasks
-        self._more: list[asyncio.Future[None]] = []  # those that wait for bytes
-        self._drained: list[asyncio.Future[None]] = []  # those that wait until little is left to be sent
-        self._gone: list[asyncio.Future[None]] = []  # those that wait for the end
-        self._body_waited = 0.0  # seconds that a task has waited for the body
-        self._waits_since = inf
 
     def __repr__(self) -> str:
         return f"<AsyncStream of {self.connection!r}>"
+
+    async def run(self) -> None:
+        """Call the application. Raises nothing but KeyboardInterrupt."""
+        raise NotImplementedError
+
+    def end_step(self) -> None:
+        """The first step has ended, and the response is not complete."""
 
     # What the gateway asks.
 
@@ -111,6 +115,7 @@ class AsyncStream:
         """Wait until little is left to be sent. Raises :class:`Gone`."""
         connection = self.connection
         while len(connection.out) > LOW and not connection.broken:
+            self._drained = self._drained or []
             await self._wait(self._drained)
         if connection.broken:
             raise Gone("the client has left, or takes nothing")
@@ -123,8 +128,8 @@ class AsyncStream:
         """The response is over: the connection goes back to the loop, whatever the application still does."""
         if not self.released:
             self.released = True
-            _wake(self._gone)
-            _wake(self._more)
+            if self._gone or self._more:
+                self._wake_all()
             if self.suspended:
                 self._tasks.release(self)
 
@@ -175,6 +180,7 @@ class AsyncStream:
             self._waits_since = now
             self._tasks.loop.expect(connection, now + max(0.0, connection._patience(self._body_waited)))
         self._tasks.loop.resume_reading(connection)
+        self._more = self._more or []
         try:
             await self._wait(self._more)
         finally:
@@ -185,6 +191,7 @@ class AsyncStream:
     async def gone(self) -> None:
         """Wait until the client has left, or the response is over."""
         while not (self.ended or self.connection.broken or self.released):
+            self._gone = self._gone or []
             await self._wait(self._gone)
 
     async def _wait(self, waiters: "list[asyncio.Future[None]]") -> None:
@@ -205,6 +212,9 @@ class AsyncStream:
     def has_ended(self) -> None:
         """The client has ended its side, or the connection is broken."""
         self.ended = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for waiters in (self._more, self._gone, self._drained):
             _wake(waiters)
 
@@ -225,9 +235,8 @@ class AsyncStream:
         connection.deadline = inf
 
 
-def _wake(waiters: "list[asyncio.Future[None]]") -> None:
-    waking, waiters[:] = waiters[:], []
-    for future in waking:
+def _wake(waiters: "list[asyncio.Future[None]] | tuple[()]") -> None:
+    for future in waiters:
         if not future.done():
             future.set_result(None)
 

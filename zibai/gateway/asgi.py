@@ -19,6 +19,7 @@ from ..protocol.http1.request import Request, names, learn_name
 from ..telemetry.records import log_exchange
 from . import wsgi
 from .asgi_http import HttpExchange
+from .shortcut import _SENT as SENT
 from .lifespan import Application, Lifespan
 
 _MAX_LINES = 1024
@@ -39,9 +40,9 @@ class Gateway(wsgi.Gateway):
         self._lines: dict[bytes, tuple[bytes, bytes] | None] = {}
         self.base = {}
 
-    def make(self, stream: AsyncStream) -> Coroutine[Any, Any, None]:
-        """The coroutine of a request."""
-        return HttpExchange(self, stream).run()
+    def make(self, connection: Connection, tasks: Any) -> HttpExchange:
+        """The exchange of a request."""
+        return HttpExchange(connection, tasks, self)
 
     def scope(self, stream: AsyncStream) -> dict[str, Any]:
         """The scope of a request. Each part that can be changed is its own."""
@@ -110,14 +111,14 @@ class Gateway(wsgi.Gateway):
                 found.append(pair)
         return found
 
-    def log(self, exchange: HttpExchange, stream: AsyncStream) -> None:
+    def log(self, exchange: HttpExchange) -> None:
         """Log a request whose response is over."""
-        connection, request = stream.connection, stream.request
+        connection, request = exchange.connection, exchange.request
         head, reply, error = exchange.head, exchange.reply, exchange.error
         connection.status = 499 if head is None else head.code
         failed = error is not None or connection.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
-        connection.sent = sent = 0 if reply is None else reply.given
+        connection.sent = sent = exchange.size if reply is SENT else 0 if reply is None else reply.given
         if not logger.isEnabledFor(level):
             return
         environ = request.environ.copy() if request.remembered else request.environ

@@ -70,7 +70,7 @@ class Tasks:
         self._turn_is_due = False
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
-        self.make: Callable[[AsyncStream], Coroutine[Any, Any, None]]
+        self.make: Callable[[Connection, Tasks], AsyncStream]
 
     # The interface of a backend.
 
@@ -185,12 +185,12 @@ class Tasks:
 
     def _run(self, connection: Connection) -> None:
         """The first step of a request."""
-        stream = connection.task = AsyncStream(connection, self)
+        stream = connection.task = self.make(connection, self)
         now = clock()
         connection.started, connection.status, connection.sent = now, 499, 0
         slot = self._idle
         slot.begin(stream.request.summary, now)
-        task = self._start(self.make(stream))
+        task = self._start(stream.run())
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._ended)
@@ -200,6 +200,8 @@ class Tasks:
             self.loop.finish(connection)
             return
         assert task is not None, "the gateway has not completed a response"
+        stream.stepping = False
+        stream.end_step()
         stream.suspended = True
         if self._free:
             stream.slot, self._idle = slot, self._free.pop()
