@@ -267,7 +267,7 @@ class Loop:
 
     def resume_reading(self, connection: Connection) -> None:
         """A task has used what had come."""
-        if connection.pause is HELD and connection.state is TASK and not connection.task.ended:
+        if connection.pause is HELD and connection.task is not None and not connection.task.ended:
             connection.pause = 0
             self._table.settle(connection, self._now)
 

@@ -5,7 +5,6 @@ A :class:`Gateway` belongs to a server and holds what all its requests share. A
 """
 
 import logging
-from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -15,12 +14,12 @@ from ..engine.async_stream import AsyncStream
 from ..engine.connection import Connection
 from ..errors import Refused
 from ..logger import access_logger, error_logger
-from ..protocol.http1.request import Request, names, learn_name
+from ..protocol.http1.request import Request, learn_name, names
 from ..telemetry.records import log_exchange
 from . import wsgi
 from .asgi_http import HttpExchange
-from .shortcut import _SENT as SENT
 from .lifespan import Application, Lifespan
+from .shortcut import _SENT as SENT
 
 _MAX_LINES = 1024
 """Lines of heads whose name and value a gateway keeps."""
@@ -34,6 +33,7 @@ class Gateway(wsgi.Gateway):
 
     def __init__(self, application: Application, lifespan: Lifespan, **rest: Any) -> None:
         super().__init__(application, **rest)  # type: ignore[arg-type]
+        self.callable = application
         self.lifespan = lifespan
         self.complaints = self._complaints
         self._scheme = self.base["wsgi.url_scheme"]

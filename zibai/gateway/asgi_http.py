@@ -16,7 +16,6 @@ Everything here is for the thread of the event loop. The tasks that an applicati
 run in it, too.
 """
 
-import asyncio
 import os
 from asyncio import CancelledError
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from ..clock import head_end
 from ..engine.async_stream import HIGH, AsyncStream
 from ..engine.connection import Connection
 from ..engine.outgoing import File
-from ..errors import Gone, Refused
+from ..errors import Gone
 from ..logger import debug_logger, error_logger, safely
 from ..protocol.http1.response import ResponseHead, interim, prepare_raw, trailer_lines
 from .reply import Reply, instead
@@ -94,7 +93,7 @@ class HttpExchange(AsyncStream):
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take a message of the response. Raises :class:`~zibai.errors.Gone`, an ``OSError``, when no client is left."""
+        """Take a message of the response. Raises :class:`~zibai.errors.Gone`, an ``OSError``, if the client has left."""
         kind = message["type"]
         if self.complete:
             self._gateway.complaints.late(kind, self.connection)
@@ -304,7 +303,7 @@ class HttpExchange(AsyncStream):
     async def run(self) -> None:
         """Call the application. Raises nothing but KeyboardInterrupt."""
         try:
-            await self._gateway.application(self._gateway.scope(self), self.receive, self.send)
+            await self._gateway.callable(self._gateway.scope(self), self.receive, self.send)
         except KeyboardInterrupt:
             self._cut()
             raise
@@ -373,7 +372,7 @@ class HttpExchange(AsyncStream):
 
     def _cut(self) -> None:
         """End the connection so that the client sees that the response is not whole."""
-        self._held.clear()
+        self._held = ()
         self.complete = True
         self.cut()
         self._over()

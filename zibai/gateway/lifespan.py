@@ -57,7 +57,8 @@ class Lifespan:
         self._told = loop.create_future()
         self._task = loop.create_task(self._run(), name="zibai lifespan", context=self.context)
         told, task = self._told, self._task
-        await asyncio.wait({told, task}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {told, task}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if told.done():
             message = told.result()
             if message["type"] == "lifespan.startup.failed":
@@ -73,8 +74,8 @@ class Lifespan:
         why = "it returned at once" if error is None else last_line(error)
         debug_logger.debug("the application has no lifespan: %s", why)
 
-    async def stop(self, timeout: float) -> None:
-        """Tell the application that all is over, and wait at most ``timeout`` seconds. What fails is logged."""
+    async def stop(self, seconds: float) -> None:
+        """Tell the application that all is over, and wait at most so many seconds. What fails is logged."""
         task, events = self._task, self._events
         if task is None or events is None:
             return
@@ -83,11 +84,12 @@ class Lifespan:
             return
         self._told = told = asyncio.get_running_loop().create_future()
         events.put_nowait({"type": "lifespan.shutdown"})
-        await asyncio.wait({told, task}, timeout=max(timeout, LEAST), return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {told, task}
+        await asyncio.wait(waiting, timeout=max(seconds, LEAST), return_when=asyncio.FIRST_COMPLETED)
         if told.done() and told.result()["type"] == "lifespan.shutdown.failed":
             error_logger.error("the end of the application failed: lifespan.shutdown.failed\n%s", _text(told.result()))
         elif not told.done() and not task.done():
-            error_logger.error("the application has not ended its lifespan after %g s; it is cancelled", timeout)
+            error_logger.error("the application has not ended its lifespan in time; it is cancelled")
         await _ended(task)
         self._log_error()
 

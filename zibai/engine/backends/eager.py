@@ -15,7 +15,7 @@ Everything here is for the thread of the event loop.
 
 import sys
 from asyncio import AbstractEventLoop, Future, Task, current_task
-from asyncio.tasks import _enter_task, _leave_task  # type: ignore[attr-defined]
+from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any
@@ -135,7 +135,7 @@ class _Spare(Coroutine[Any, Any, None]):
         gate._asyncio_future_blocking = True  # as ``await`` does
         return gate
 
-    def throw(self, *error: Any) -> Any:  # type: ignore[override]
+    def throw(self, *error: Any) -> Any:
         inner = self._inner
         if inner is None:
             raise error[-1] if len(error) < 3 else error[1]

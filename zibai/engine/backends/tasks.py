@@ -96,10 +96,14 @@ class Tasks:
         loop = self.event_loop
         stopped = loop.create_future()
 
+        def stop() -> None:
+            if not stopped.done():
+                stopped.set_result(None)
+
         def tell() -> None:
             end.wait()
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(lambda: stopped.done() or stopped.set_result(None))
+                loop.call_soon_threadsafe(stop)
 
         threading.Thread(target=tell, name="zibai-end", daemon=True).start()
         loop.run_until_complete(stopped)
