@@ -62,6 +62,13 @@ class Polled:
             for key, events in self._selector.select(timeout)
         ]
 
+    def fileno(self) -> int:
+        """The descriptor that another poller can watch. Raises ``ValueError`` where there is none, as on Windows."""
+        fileno = getattr(self._selector, "fileno", None)
+        if fileno is None:
+            raise ValueError("a select() has no descriptor")
+        return int(fileno())
+
     def close(self) -> None:
         self._selector.close()
 

@@ -14,6 +14,7 @@ watch no poller, so a thread waits in the poller there (:mod:`.pollerthread`).
 """
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -26,13 +27,14 @@ from typing import Any, Final
 from ...clock import clock
 from ...logger import error_logger, safely
 from ...net.listener import Socket
-from ...net.poller import Poller, make_poller
+from ...net.poller import make_poller
 from ...system.forks import forget_in_children
 from ...telemetry.scoreboard import Row, Slot
 from ..async_stream import AsyncStream, frames
 from ..connection import Connection
 from . import Turns
 from .eager import Start, starter
+from .threadpoller import ThreadPoller
 
 AT_ONCE: Final = 64
 """Requests that one turn begins."""
@@ -58,8 +60,9 @@ class Tasks:
 
     def __init__(self, slots: int, row: Row) -> None:
         self.waits = Waits()
-        self.poller: Poller = make_poller()
         self.event_loop = asyncio.new_event_loop()
+        # The event loop of Windows can watch no poller.
+        self.poller: Any = ThreadPoller(self.wake) if sys.platform == "win32" else make_poller()
         self._row = row
         self._idle: Slot = row.slots[0]  # for the first step of each request
         self._free = row.slots[:0:-1]
@@ -79,7 +82,8 @@ class Tasks:
         forget_in_children(self)
         self._start = starter(self.event_loop, copy_context())
         self._finished = self.event_loop.create_future()
-        self.event_loop.add_reader(self.poller.fileno(), self._turn)  # type: ignore[attr-defined]
+        if not isinstance(self.poller, ThreadPoller):
+            self.event_loop.add_reader(self.poller.fileno(), self._turn)
         self.wake()
 
     def wake(self) -> None:
@@ -132,8 +136,8 @@ class Tasks:
             return
         self._stopped = True
         loop = self.event_loop
-        with suppress(Exception):
-            loop.remove_reader(self.poller.fileno())  # type: ignore[attr-defined]
+        if not isinstance(self.poller, ThreadPoller):
+            loop.remove_reader(self.poller.fileno())
         if self._timer is not None:
             self._timer.cancel()
         tasks = asyncio.all_tasks(loop)
@@ -150,8 +154,8 @@ class Tasks:
     def forget(self) -> None:
         """In a child that the application has forked: it has this event loop, and would serve from it."""
         self._stopped = True
-        with suppress(Exception):
-            self.event_loop.remove_reader(self.poller.fileno())  # type: ignore[attr-defined]
+        # Nothing is unregistered: the parent has the same epoll object.
+        self.poller.close()
 
     # In the event loop.
 

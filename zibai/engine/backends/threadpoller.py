@@ -1,0 +1,80 @@
+"""A poller for an event loop that cannot watch one (Windows): a thread waits in it, and asks for a turn.
+
+The thread waits only between two turns. A turn takes what is ready by :meth:`ThreadPoller.poll`, which does not wait,
+and lets the thread look again. Registering a descriptor while the thread waits rings a bell, since a ``select`` that
+has begun does not see the new one.
+
+The event loop's thread owns everything here, but for ``_look``, by which it tells the thread to wait, and the bell.
+"""
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from ...net.poller import READ, Poller, make_poller
+
+
+class ThreadPoller:
+    """``turn_soon`` asks the event loop for a turn; any thread may call it."""
+
+    def __init__(self, turn_soon: Callable[[], None]) -> None:
+        self._turn_soon = turn_soon
+        self._poller: Poller = make_poller()
+        self._look = threading.Event()
+        self._waits = False  # whether the thread is told to wait, or waits
+        self._closed = False
+        self._wake_end, self._bell = socket.socketpair()
+        self._wake_end.setblocking(False)
+        self._bell.setblocking(False)
+        self._poller.register(self._wake_end.fileno(), READ)
+        threading.Thread(target=self._watch, name="zibai-poller", daemon=True).start()
+
+    def register(self, fd: int, events: int) -> None:
+        self._poller.register(fd, events)
+        self._ring()
+
+    def modify(self, fd: int, events: int) -> None:
+        self._poller.modify(fd, events)
+        self._ring()
+
+    def unregister(self, fd: int) -> None:
+        self._poller.unregister(fd)
+        self._ring()  # a socket that is closed while select() waits for it is an error there
+
+    def _ring(self) -> None:
+        if self._waits:
+            with suppress(OSError):  # there are bells enough in the buffer
+                self._bell.send(b"\0")
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """What is ready now; ``timeout`` is 0."""
+        bell = self._wake_end.fileno()
+        found = [event for event in self._poller.poll(0) if event[0] != bell]
+        with suppress(BlockingIOError):
+            self._wake_end.recv(4096)
+        self._waits = True
+        self._look.set()
+        return found
+
+    def _watch(self) -> None:
+        while True:
+            self._look.wait()
+            self._look.clear()
+            if self._closed:
+                return
+            with suppress(OSError, ValueError):  # a socket was closed meanwhile: look again after a turn
+                self._poller.poll(None)
+            if self._closed:
+                return
+            self._waits = False
+            self._turn_soon()
+
+    def close(self) -> None:
+        self._closed = True
+        self._waits = True
+        self._ring()
+        self._look.set()
+        self._wake_end.close()
+        self._bell.close()
+        self._poller.close()
