@@ -31,8 +31,8 @@ from ...telemetry.scoreboard import Row, Slot
 from ..connection import Connection
 from ..states import APP
 from . import Turns
+from .blocked import Watch
 from .hubpoller import HubPoller
-from .hubwatch import HubWatch
 
 try:
     import gevent
@@ -171,8 +171,10 @@ class Greenlets:
         self._turning = False
         self.pending = _counting(self._hub.loop)
         self.stopped = False
-        self._watch = HubWatch(
-            self._hub,
+        self._ask = self._hub.loop.async_()  # for a sign of life
+        self._watch = Watch(
+            "gevent's hub",
+            self._ask.send,
             lambda: len(self._free) + (self.idle is not None) <= slots,
             partial(monkey.get_original, "_thread"),
         )
@@ -198,6 +200,7 @@ class Greenlets:
         self._turn_soon.start(self._turn)
         if self._io is not None:
             self._io.start(self._turn)
+        self._ask.start(self._watch.live)
         self._watch.start()
         self.wake()
 
@@ -233,8 +236,9 @@ class Greenlets:
     def _close(self) -> None:
         self.poller.close()
         self._watch.stop()
-        self._turn_soon.stop()
-        self._turn_soon.close()
+        for watcher in (self._ask, self._turn_soon):
+            watcher.stop()
+            watcher.close()
 
     def _close_watchers(self) -> None:
         for watcher in (self._timer, self._io):

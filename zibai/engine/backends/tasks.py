@@ -33,6 +33,7 @@ from ...telemetry.scoreboard import Row, Slot
 from ..async_stream import AsyncStream, frames
 from ..connection import Connection
 from . import Turns
+from .blocked import Watch
 from .eager import Start, starter
 from .threadpoller import ThreadPoller
 
@@ -70,6 +71,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[None]] = set()  # every task that has not ended: the event loop keeps none
         self._start: Start = starter(self.event_loop, copy_context())
         self._timer: asyncio.TimerHandle | None = None
+        self._watch = Watch("the event loop", self._ask, lambda: bool(self._tasks))
         self._turn_is_due = False
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
@@ -84,7 +86,12 @@ class Tasks:
         self._finished = self.event_loop.create_future()
         if not isinstance(self.poller, ThreadPoller):
             self.event_loop.add_reader(self.poller.fileno(), self._turn)
+        self._watch.start()
         self.wake()
+
+    def _ask(self) -> None:
+        """For a sign of life; any thread. Raises ``RuntimeError`` once the event loop is closed."""
+        self.event_loop.call_soon_threadsafe(self._watch.live)
 
     def wake(self) -> None:
         if not self._stopped and not self._turn_is_due:
@@ -135,6 +142,7 @@ class Tasks:
         if self._stopped:
             return
         self._stopped = True
+        self._watch.stop()
         loop = self.event_loop
         if not isinstance(self.poller, ThreadPoller):
             loop.remove_reader(self.poller.fileno())
@@ -154,6 +162,7 @@ class Tasks:
     def forget(self) -> None:
         """In a child that the application has forked: it has this event loop, and would serve from it."""
         self._stopped = True
+        self._watch.stop()
         # Nothing is unregistered: the parent has the same epoll object.
         self.poller.close()
 
@@ -161,8 +170,11 @@ class Tasks:
 
     def _turn(self) -> None:
         """One turn of the server loop and what it made ready; never blocks."""
-        loop = self.loop
+        loop, watch = self.loop, self._watch
         self._turn_is_due = False
+        watch.turns += 1
+        if watch.asleep:
+            watch.ring()
         if loop.finished or self._stopped:
             return
         loop.turn(block=False)

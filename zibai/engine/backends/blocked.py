@@ -1,14 +1,16 @@
-"""Says when gevent's hub is blocked, and by what: an application that computes, or waits without gevent's knowledge.
+"""Says when gevent's hub or the event loop of asyncio is blocked, and by what.
 
-While it is blocked nothing else in the worker runs, so a thread of the system has to see it. It asks the hub for a
-sign of life ten times a second, while there is anything to run. When no sign comes the thread looks at the stack of the
-hub's thread, every ``LIMIT`` seconds. The application is to blame when two looks find it in the same call, and that is
+An application blocks it that computes, or waits without its knowledge. Then nothing else in the worker runs, so a thread
+of the system has to see it. It asks for a sign of life ten times a second, while there is anything to run. When no sign
+comes, the thread looks at the stack of the blocked thread, every ``LIMIT`` seconds. The application is to blame when two looks find it in the same call, and that is
 logged. A busy machine, many short requests in a row and the server itself are no fault of the application.
 """
 
+import _thread
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, Final
 
@@ -24,33 +26,45 @@ MUTE: Final = 10.0
 _LINGER: Final = 3  # looks without a turn of the loop after which the thread sleeps
 
 
-class HubWatch:
-    """Watches the calling thread's hub. ``is_busy``, for the watching thread, says whether an exchange has begun.
+class Watch:
+    """Watches the hub or event loop of the calling thread, which a log line calls ``what``.
 
-    ``thread`` gives what the module ``_thread`` of the system has under a name, where gevent has put its own.
+    ``ask`` makes the hub or event loop call :meth:`live` soon; it raises once that is closed. ``is_busy``, for the
+    watching thread, says whether a request has begun. ``thread`` gives what the module ``_thread`` of the system has
+    under a name, where gevent has put its own.
 
-    ``turns`` and ``asleep`` are the only things shared: the hub counts the one and looks at the other before it rings;
-    the thread says that it sleeps before it looks at ``turns`` a last time, so no ring is lost.
+    ``turns`` and ``asleep`` are the only things shared: the watched thread counts the one and looks at the other before
+    it rings; the watching thread says that it sleeps before it looks at ``turns`` a last time, so no ring is lost.
     """
 
-    def __init__(self, hub: Any, is_busy: Callable[[], bool], thread: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        what: str,
+        ask: Callable[[], object],
+        is_busy: Callable[[], bool],
+        thread: Callable[[str], Any] = partial(getattr, _thread),
+    ) -> None:
+        self._what = what
+        self._ask = ask
         self.turns = 0
         self.asleep = False
         self._is_busy = is_busy
         self._thread = thread
-        self._hub_thread = thread("get_ident")()
+        self._watched = thread("get_ident")()
         self._over = False
         self._pause, self._bell, self._sign = (thread("allocate_lock")() for _ in range(3))
         for lock in (self._pause, self._bell, self._sign):
             lock.acquire()
-        self._ask = hub.loop.async_()
         self._silent_until = 0.0
 
-    # The hub's.
+    # Of the watched thread.
 
     def start(self) -> None:
-        self._ask.start(_open, self._sign)
         self._thread("start_new_thread")(self._live, ())
+
+    def live(self) -> None:
+        """The sign of life."""
+        _open(self._sign)
 
     def ring(self) -> None:
         """Something runs again; only needed when ``asleep``."""
@@ -60,10 +74,8 @@ class HubWatch:
         self._over = True
         for lock in (self._pause, self._bell, self._sign):
             _open(lock)
-        self._ask.stop()
-        self._ask.close()
 
-    # The thread's.
+    # Of the watching thread.
 
     def _live(self) -> None:
         quiet = 0
@@ -81,14 +93,14 @@ class HubWatch:
 
     def _look(self) -> None:
         try:
-            self._ask.send()
+            self._ask()
         except Exception:
             return  # closed under us: it is over
         seen: FrameType | None = None
         while not self._sign.acquire(timeout=LIMIT):
             if self._over:
                 return
-            frame = sys._current_frames().get(self._hub_thread)
+            frame = sys._current_frames().get(self._watched)
             call = application_frame(frame)
             if call is not None and call is seen:
                 self._warn(frame)
@@ -102,7 +114,8 @@ class HubWatch:
         if now >= self._silent_until:
             self._silent_until = now + MUTE
             logger.warning(
-                "an application has blocked gevent's hub for %g s, so that nothing else runs:\n%s",
+                "an application has blocked %s for %g s, so that nothing else runs:\n%s",
+                self._what,
                 LIMIT,
                 format_stack(frame),
             )
