@@ -36,6 +36,7 @@ class AsyncStream:
 
     # The class has the values that a request begins with: to set them all for each request would cost 4 % of it.
     slot: Slot | None = None
+    ending = False  # whether the server ends, and the application has been told
     ended = False  # whether the client has ended its side
     released = False  # whether the response is over, so that the connection is not ours any more
     stepping = True  # whether the first step runs
@@ -58,6 +59,16 @@ class AsyncStream:
     async def run(self) -> None:
         """Call the application. Raises nothing but KeyboardInterrupt."""
         raise NotImplementedError
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the response is one that does not end by itself (an event stream)."""
+        return False
+
+    def tell_end(self) -> None:
+        """The server ends: from now on the application hears that its client has left."""
+        self.ending = True
+        self._wake_all()
 
     def end_step(self) -> None:
         """The first step has ended, and the response is not complete."""
@@ -114,7 +125,7 @@ class AsyncStream:
     async def drain(self) -> None:
         """Wait until little is left to be sent. Raises :class:`Gone`."""
         connection = self.connection
-        while len(connection.out) > LOW and not connection.broken:
+        while len(connection.out) > LOW and not (connection.broken or self.ending):
             self._drained = self._drained or []
             await self._wait(self._drained)
         if connection.broken:
@@ -171,6 +182,8 @@ class AsyncStream:
 
     async def _wait_for_bytes(self) -> None:
         connection = self.connection
+        if self.ending:
+            raise Gone("the server ends")
         if self.ended:
             raise connection._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
         if connection.broken:
@@ -190,7 +203,7 @@ class AsyncStream:
 
     async def gone(self) -> None:
         """Wait until the client has left, or the response is over."""
-        while not (self.ended or self.connection.broken or self.released):
+        while not (self.ended or self.ending or self.connection.broken or self.released):
             self._gone = self._gone or []
             await self._wait(self._gone)
 

@@ -98,8 +98,8 @@ class HttpExchange(AsyncStream):
         if self.complete:
             self._gateway.complaints.late(kind, self.connection)
             return
-        if self._heard or self.broken:
-            raise Gone("the client has left")
+        if self._heard or self.ending or self.broken:
+            raise Gone("the server ends" if self.ending else "the client has left")
         if kind == "http.response.body":
             self._send_body(message)
         elif kind == "http.response.start":
@@ -216,10 +216,14 @@ class HttpExchange(AsyncStream):
             self._flushing = True
             self.call_soon(self.end_step)
 
+    @property
+    def is_endless(self) -> bool:
+        return self.head is not None and b"text/event-stream" in self.head.data.lower()
+
     def end_step(self) -> None:
         """The step of the application has ended without an end of the response: nothing is held any longer."""
         self._flushing = False
-        if self.complete or self._heard or self.broken:
+        if self.complete or self._heard or self.ending or self.broken:
             return
         if self.reply is None and self.head is not None:
             for part in self._begin(None).give(b""):
@@ -327,8 +331,8 @@ class HttpExchange(AsyncStream):
             return
         if self.refusal is not None and not self.on_wire:
             self._respond(self.refusal.status)
-        elif self._heard or self.broken:
-            self._cut()
+        elif self._heard or self.ending or self.broken:
+            self._leave()
         elif self.on_wire or self.head is not None:
             error_logger.error("the application returned before its response to %s was complete", self._path)
             self._cut()
@@ -346,10 +350,10 @@ class HttpExchange(AsyncStream):
             # It failed over a body that did not come whole.
             self._respond(self.refusal.status)
             return
-        left = self._heard or self.broken
+        left = self._heard or self.ending or self.broken
         if left and (_is_ours(error) or isinstance(error, CancelledError)):
-            debug_logger.debug("%s: the client has left", self._path)
-            self._cut()
+            debug_logger.debug("%s: %s", self._path, ascii(str(error)))
+            self._leave()
             return
         self.error = error
         if self.on_wire:
@@ -369,6 +373,14 @@ class HttpExchange(AsyncStream):
         for part in self._begin(len(body)).give(body):
             self._hold(part)
         self._finish()
+
+    def _leave(self) -> None:
+        """The application has stopped because its client has left, or because the server ends."""
+        if self.is_endless and self.reply is not None and not self.broken:
+            self._given = True
+            self._finish()  # an event stream has no end that could be missing
+        else:
+            self._cut()
 
     def _cut(self) -> None:
         """End the connection so that the client sees that the response is not whole."""

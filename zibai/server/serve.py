@@ -193,11 +193,13 @@ class Server:
             _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
             timeout = self._options.graceful_exit_timeout
             loop.drain(timeout)
+            engine.ending(timeout)
             if not _join(engine, timeout):
                 logger.warning("after %g s some requests are not finished; they are cut", timeout)
         finally:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
             loop.quit()
+            engine.cancel()
             if engine.join(QUICK):
                 if self._lifespan is not None:
                     engine.run(self._lifespan.stop(5.0))  # type: ignore[attr-defined]

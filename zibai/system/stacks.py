@@ -18,6 +18,7 @@ _BELOW = (
     _OURS,
     "threading.py",
     os.sep + "gevent" + os.sep,
+    os.sep + "asyncio" + os.sep,
     "<frozen",
     "<string>",
     os.sep + "multiprocessing" + os.sep,

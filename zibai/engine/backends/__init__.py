@@ -69,6 +69,12 @@ class Backend(Protocol):
     def wait(self, end: Any) -> None:
         """Wait until the event ``end`` is set, in the thread that serves."""
 
+    def ending(self, timeout: float) -> None:
+        """The graceful shutdown has begun, and lasts ``timeout`` seconds."""
+
+    def cancel(self) -> None:
+        """The graceful shutdown is over: cancel what can be cancelled."""
+
     def join(self, timeout: float | None) -> bool:
         """Wait until the loop has finished; False when ``timeout`` seconds went by."""
 

@@ -214,6 +214,12 @@ class Greenlets:
     def wait(self, end: Any) -> None:
         end.wait()
 
+    def ending(self, timeout: float) -> None:
+        pass  # a thread or greenlet finishes its request
+
+    def cancel(self) -> None:
+        pass
+
     def join(self, timeout: float | None) -> bool:
         return bool(self._done.wait(timeout))
 

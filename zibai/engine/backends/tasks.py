@@ -119,6 +119,28 @@ class Tasks:
         threading.Thread(target=tell, name="zibai-end", daemon=True).start()
         loop.run_until_complete(stopped)
 
+    def ending(self, timeout: float) -> None:
+        """The graceful shutdown has begun, and lasts ``timeout`` seconds.
+
+        Event streams are told at once, since they would never end; their clients connect again. All others are told
+        after three quarters of the time, because frameworks cancel a request whose client has left. At the end of the
+        time every task is cancelled.
+        """
+        for stream in [*self._streams]:
+            if stream.is_endless:
+                stream.tell_end()
+        self.event_loop.call_later(timeout * 0.75, self._tell_all)
+        self.event_loop.call_later(timeout, self.cancel)
+
+    def _tell_all(self) -> None:
+        for stream in [*self._streams]:
+            stream.tell_end()
+
+    def cancel(self) -> None:
+        """Cancel what still runs: requests, and what they have left to be done."""
+        for task in [*self._tasks]:
+            task.cancel()
+
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run the event loop until a coroutine has ended; returns its result."""
         return self.event_loop.run_until_complete(coroutine)
@@ -127,9 +149,16 @@ class Tasks:
         finished = self._finished
         if finished is None or self.event_loop.is_closed():
             return True
-        if not finished.done():
-            self.event_loop.run_until_complete(asyncio.wait({finished}, timeout=timeout))
-        return finished.done()
+        until = None if timeout is None else self.event_loop.time() + timeout
+        while not (finished.done() and not self._tasks):
+            waiting = {finished, *self._tasks} if not finished.done() else self._tasks
+            left = None if until is None else until - self.event_loop.time()
+            if left is not None and left <= 0:
+                return False
+            self.event_loop.run_until_complete(
+                asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            )
+        return True
 
     def where(self, slot: int) -> tuple[str, FrameType | None]:
         for stream, task in self._streams.items():

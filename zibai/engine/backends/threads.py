@@ -145,6 +145,12 @@ class Threads:
     def wait(self, end: Any) -> None:
         end.wait()
 
+    def ending(self, timeout: float) -> None:
+        pass  # a thread or greenlet finishes its request
+
+    def cancel(self) -> None:
+        pass
+
     def join(self, timeout: float | None) -> bool:
         return self._done.wait(timeout)
 
