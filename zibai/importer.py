@@ -21,9 +21,14 @@ from .errors import LoadError, format_exception, last_line
 
 def add_cwd_to_path() -> None:
     """Put the current directory at the front of ``sys.path``, where ``python`` itself would put it."""
-    cwd = os.getcwd()
-    if sys.path[:1] != [cwd]:
-        sys.path.insert(0, cwd)
+    add_to_path(os.getcwd())
+
+
+def add_to_path(directory: str) -> None:
+    """Put a directory at the front of ``sys.path``."""
+    directory = os.path.abspath(directory)
+    if sys.path[:1] != [directory]:
+        sys.path.insert(0, directory)
 
 
 def load_app(spec: str, call: bool) -> Callable[..., Any]:

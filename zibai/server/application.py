@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .. import importer
-from ..config.options import Options
+from ..config import envfile
+from ..config.options import Options, watched
 from ..errors import LoadError
 from ..gateway.wsgi import Application
 from ..logger import logger
@@ -21,8 +22,12 @@ class Site(NamedTuple):
 def load(options: Options, app: Application | None = None) -> Site:
     """Import the application, unless ``app`` is it already, and the hooks. Raises :class:`LoadError`."""
     try:
+        if options.env_file is not None:
+            envfile.load(options.env_file)
         if app is None:
             importer.add_cwd_to_path()
+            if options.app_dir is not None:
+                importer.add_to_path(options.app_dir)
             app = importer.load_app(options.app, options.call)
         hooks = (
             importer.import_from_string(spec) if spec else None
@@ -44,8 +49,8 @@ def begin(options: Options, site: Site) -> Site:
 
 
 def _failed(options: Options, error: LoadError) -> Site:
-    """A worker whose code fails must not serve. With ``--watchfiles`` it serves the failure until the next change."""
-    if options.watchfiles is None:
+    """A worker whose code fails must not serve. With ``--reload`` it serves the failure until the next change."""
+    if not watched(options):
         raise error
     logger.error("%s\n%s", error, error.trace)
     return Site(_failure_page(error))
