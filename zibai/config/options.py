@@ -65,7 +65,9 @@ class Options:
         group=APPLICATION,
         metavar="module:attribute",
         brief="the WSGI application, as in example:app",
-        help="the WSGI application; the attribute may be nested, as in package.module:object.app",
+        help="the WSGI application: module:attribute, which may be nested, as in package.module:object.app; "
+        "module:create_app('live') calls a factory, with plain values; module alone is its app, application, "
+        "create_app or make_app; path/to/file.py may stand for the module",
     )
     _: KW_ONLY
     call: Defaulted[bool] = option(

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from .. import importer
 from ..config import envfile
 from ..config.options import Options, watched
-from ..errors import LoadError
+from ..errors import LoadError, UsageError
+from ..gateway.interface import refusal
 from ..gateway.wsgi import Application
 from ..logger import logger
 from .serve import Hooks
@@ -23,12 +24,14 @@ def load(options: Options, app: Application | None = None) -> Site:
     """Import the application, unless ``app`` is it already, and the hooks. Raises :class:`LoadError`."""
     try:
         if options.env_file is not None:
-            envfile.load(options.env_file)
+            _load_variables(options.env_file)
         if app is None:
             importer.add_cwd_to_path()
             if options.app_dir is not None:
                 importer.add_to_path(options.app_dir)
             app = importer.load_app(options.app, options.call)
+        if text := refusal(app, options.app):
+            raise LoadError(text)
         hooks = (
             importer.import_from_string(spec) if spec else None
             for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
@@ -36,6 +39,13 @@ def load(options: Options, app: Application | None = None) -> Site:
         return Site(app, Hooks(*hooks))
     except LoadError as error:
         return _failed(options, error)
+
+
+def _load_variables(path: str) -> None:
+    try:
+        envfile.load(path)
+    except UsageError as error:  # the file has changed since the server has started
+        raise LoadError(str(error)) from None
 
 
 def begin(options: Options, site: Site) -> Site:
