@@ -5,6 +5,9 @@ Thin: arguments become options, and other wings do the work.
  - arguments  the command line, made from the declarations of options
  - texts      what the declarations say to people: --help, --help-all, docs/options.md
  - ps         zibai ps
+ - check      zibai check
+ - findings   what zibai check looks at
+ - probe      the process in which zibai check imports the application
 """
 
 from collections.abc import Sequence

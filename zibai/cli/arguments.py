@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from typing import Any, NoReturn
 
 from ..config.foreign import translation
@@ -158,13 +159,17 @@ def _usable(option: Option, value: str) -> bool:
     return True
 
 
+COMMANDS = {"ps": "ps", "check": "check"}
+"""The modules of other commands, each with a function of the same name."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; raises SystemExit when its exit code is not 0."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["ps"]:  # no application has this name: there is a colon in each
-        from .ps import ps
-
-        return ps(argv[1:])
+    # An application that is called like a command is named with its attribute: check:app.
+    command = COMMANDS.get(argv[0]) if argv else None
+    if command is not None:
+        return int(getattr(import_module(f".{command}", __package__), command)(argv[1:]))
     options = parse_args(argv)
     from ..server.start import main as run_main
 

@@ -13,6 +13,7 @@ COLUMN = 35
 
 _USAGE = """\
 usage: zibai [options] module:attribute
+       zibai check [--json] [--strict] [options] module:attribute
        zibai ps [--json] [--control PATH]
 """
 
