@@ -159,7 +159,7 @@ def _usable(option: Option, value: str) -> bool:
     return True
 
 
-COMMANDS = {"ps": "ps", "check": "check"}
+COMMANDS = ("ps", "check", "migrate", "completion")
 """The modules of other commands, each with a function of the same name."""
 
 
@@ -167,9 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console command; raises SystemExit when its exit code is not 0."""
     argv = sys.argv[1:] if argv is None else argv
     # An application that is called like a command is named with its attribute: check:app.
-    command = COMMANDS.get(argv[0]) if argv else None
-    if command is not None:
-        return int(getattr(import_module(f".{command}", __package__), command)(argv[1:]))
+    if argv and argv[0] in COMMANDS:
+        return int(getattr(import_module(f".{argv[0]}", __package__), argv[0])(argv[1:]))
     options = parse_args(argv)
     from ..server.start import main as run_main
 

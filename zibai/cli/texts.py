@@ -14,6 +14,8 @@ COLUMN = 35
 _USAGE = """\
 usage: zibai [options] module:attribute
        zibai check [--json] [--strict] [options] module:attribute
+       zibai migrate gunicorn.conf.py | gunicorn [its flags]
+       zibai completion bash|zsh|fish
        zibai ps [--json] [--control PATH]
 """
 
