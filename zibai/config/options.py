@@ -65,14 +65,33 @@ class Options:
         group=APPLICATION,
         metavar="module:attribute",
         brief="the WSGI application, as in example:app",
-        help="the WSGI application; the attribute may be nested, as in package.module:object.app",
+        help="the WSGI application: module:attribute, which may be nested, as in package.module:object.app; "
+        "module:create_app('live') calls a factory, with plain values; module alone is its app, application, "
+        "create_app or make_app; path/to/file.py may stand for the module",
     )
     _: KW_ONLY
     call: Defaulted[bool] = option(
         False,
+        known_as=("--factory",),
         group=APPLICATION,
         brief="the attribute is a factory: call it",
         help="the attribute is a factory: call it, without arguments, to get the application",
+    )
+    app_dir: str | None = option(
+        None,
+        group=APPLICATION,
+        metavar="DIRECTORY",
+        help="import the application from this directory; the current directory and relative paths stay as they are, "
+        "unlike with --chdir",
+    )
+    env_file: str | None = option(
+        None,
+        group=APPLICATION,
+        metavar="FILE",
+        at_prompt=False,
+        brief="set the variables in this file (.env)",
+        help="set the environment variables in this file, such as .env, before the application is imported; a variable "
+        "that is set already stays as it is; each new worker reads the file again; needs zibai-server[env]",
     )
     url_prefix: str | None = option(
         None,
@@ -96,6 +115,7 @@ class Options:
         None,
         group=LISTENING,
         short="-l",
+        known_as=("--bind", "-b"),
         metavar="ADDRESS",
         check=parse_address,
         brief=f"HOST:PORT or unix:PATH ({LISTEN})",
@@ -147,6 +167,7 @@ class Options:
     processes: Defaulted[int] = option(
         0,
         aliases=("subprocess",),
+        known_as=("--workers",),
         group=WORKERS,
         short="-p",
         metavar="NUMBER",
@@ -159,6 +180,7 @@ class Options:
     )
     max_workers: Defaulted[int] = option(
         10,
+        known_as=("--threads",),
         group=WORKERS,
         short="-w",
         metavar="NUMBER",
@@ -207,12 +229,21 @@ class Options:
         help="the same for open descriptors, connections included (on Windows: handles)",
     )
 
+    reload: Defaulted[bool] = option(
+        False,
+        group=DEVELOPMENT,
+        needs_parent=True,
+        brief="restart when a source file changes",
+        help="restart the workers when a *.py file changes, or the --env-file: below the current directory, --app-dir "
+        "and other directories that Python imports from, but not below those of installed packages; the log says "
+        "which; --watchfiles adds patterns; needs zibai-server[reload]",
+    )
     watchfiles: str | None = option(
         None,
         group=DEVELOPMENT,
         metavar="PATTERNS",
         needs_parent=True,
-        brief='restart when a file changes: "*.py;.env"',
+        brief='restart for other files: "*.py;*.html"',
         help='restart the workers when a file changes that matches a pattern, as in "*.py;.env"; '
         "needs zibai-server[reload]",
     )
@@ -233,11 +264,12 @@ class Options:
         ["127.0.0.1,::1,unix"],
         group=PROXIES,
         metavar="PEERS",
+        environment="FORWARDED_ALLOW_IPS",
         check=check_trusted,
         brief="proxies to believe",
         help="peers that are believed when they name the client, by Forwarded, X-Forwarded-* and the PROXY protocol: "
         "addresses, networks (10.0.0.0/8) or unix (every peer on a unix socket), separated by commas; * is every peer, "
-        "none is no peer",
+        "none is no peer; by default, the environment variable FORWARDED_ALLOW_IPS",
         embedded=True,
     )
     forwarded_fields: Defaulted[str] = option(
@@ -357,6 +389,7 @@ class Options:
     )
     keep_alive_timeout: Defaulted[float] = seconds(
         75.0,
+        known_as=("--timeout-keep-alive",),
         group=LIMITS,
         help="time that an idle connection is kept; it must be longer than that of the load balancer in front, which "
         "otherwise sends requests into connections that are just being closed",
@@ -410,6 +443,7 @@ class Options:
         aliases=("h11_max_incomplete_event_size",),
         group=LIMITS,
         metavar="BYTES",
+        size=True,
         minimum=1,
         help="largest head of a request: request line and header fields",
         embedded=True,
@@ -418,6 +452,7 @@ class Options:
         8 * 1024,
         group=LIMITS,
         metavar="BYTES",
+        size=True,
         minimum=1,
         help="longest target of a request: path and query, as they are sent",
         embedded=True,
@@ -434,6 +469,7 @@ class Options:
         1024**3,
         group=LIMITS,
         metavar="BYTES",
+        size=True,
         minimum=0,
         brief="largest body of a request",
         help="largest body of a request; 0 is no limit",
@@ -505,6 +541,15 @@ class Options:
         help="append the log, and the output of a --daemon, to this file instead of printing it; SIGUSR1 opens the "
         "file again after it was moved",
     )
+    log_level: Defaulted[str] = option(
+        "info",
+        group=LOGGING,
+        choices=("debug", "info", "warning", "error", "critical"),
+        metavar="LEVEL",
+        brief="debug, info, warning, error",
+        help="the least level of what is logged: debug, info, warning, error or critical; debug adds what clients do "
+        "wrong, and warning leaves the access log out; a --logging-config that names a level counts more",
+    )
     no_access_log: Defaulted[bool] = option(
         False,
         group=LOGGING,
@@ -522,6 +567,7 @@ class Options:
         0,
         group=LOGGING,
         metavar="BYTES",
+        size=True,
         minimum=0,
         help="rename the --log-file to PATH.1 before it grows over this size, PATH.1 to PATH.2 and so on; 0 is never",
     )
@@ -640,6 +686,16 @@ def _check_tls(options: Options) -> None:
 def declared() -> tuple[Option, ...]:
     """All options, in the order of the fields."""
     return read_declarations(Options)
+
+
+def watched(options: Options) -> str:
+    """The patterns of ``--watchfiles`` and ``--reload``; empty if no file is watched."""
+    patterns = [] if options.watchfiles is None else [options.watchfiles]
+    if options.reload:
+        patterns.append("*.py")
+        if options.env_file is not None:
+            patterns.append(os.path.basename(options.env_file))
+    return ";".join(patterns)
 
 
 def script_name(options: Options) -> str:
