@@ -149,7 +149,7 @@ class Option:
             return type(value) is list and all(isinstance(item, str) for item in value)
         if self.kind is float:
             return type(value) in (int, float) and not math.isnan(value)
-        return type(value) is self.kind  # isinstance would accept True as a number
+        return value is self.default or type(value) is self.kind  # isinstance would accept True as a number
 
 
 def _flag(name: str) -> str:

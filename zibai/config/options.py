@@ -51,6 +51,17 @@ def check_prefix(value: str) -> None:
         raise UsageError(f"{value!r} must start with a slash and not end with one, or be empty")
 
 
+class _Usual(int):
+    """A default that depends on something else, and can be told from the same number that was given."""
+
+
+USUAL_WORKERS = _Usual(10)
+"""Threads or greenlets of a worker."""
+
+TASKS = 1000
+"""Tasks of a worker that serves ASGI, unless there is a number of workers."""
+
+
 @accept_aliases
 @dataclass
 class Options:
@@ -179,7 +190,7 @@ class Options:
         "the server may use; by default, the environment variable WEB_CONCURRENCY",
     )
     max_workers: Defaulted[int] = option(
-        10,
+        USUAL_WORKERS,
         known_as=("--threads",),
         group=WORKERS,
         short="-w",
@@ -187,10 +198,33 @@ class Options:
         minimum=1,
         brief="threads or greenlets of each worker",
         help="threads or greenlets of each worker: the number of requests that it runs at the same time; "
-        "a connection that waits takes none",
+        f"a connection that waits takes none. An ASGI application has tasks, {TASKS:,} by default",
         embedded=True,
     )
     no_gevent: Defaulted[bool] = option(False, group=WORKERS, help="use threads even if gevent is installed")
+    interface: Defaulted[str] = option(
+        "auto",
+        group=WORKERS,
+        choices=("auto", "wsgi", "asgi"),
+        help="what the application is: WSGI, which runs on threads or greenlets, or ASGI, which runs as tasks; "
+        "auto looks at the parameters of the application. With asgi, gevent patches nothing",
+        embedded=True,
+    )
+    lifespan: Defaulted[str] = option(
+        "auto",
+        group=WORKERS,
+        choices=("auto", "on", "off"),
+        help="whether an ASGI application is told of the start and the end of its worker; with on, an application "
+        "without a lifespan does not start",
+        embedded=True,
+    )
+    loop: Defaulted[str] = option(
+        "asyncio",
+        group=WORKERS,
+        choices=("asyncio", "uvloop"),
+        help="the event loop of an ASGI application: that of Python, or uvloop (winloop on Windows), an extra",
+        embedded=True,
+    )
     preload: Defaulted[bool] = option(
         False,
         group=WORKERS,
@@ -712,3 +746,8 @@ def script_name(options: Options) -> str:
         except UsageError as error:
             raise UsageError(f"environment variable SCRIPT_NAME: {error}") from None
     return prefix.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def runners(options: Options, interface: str) -> int:
+    """How many requests a worker runs at the same time."""
+    return TASKS if interface == "asgi" and isinstance(options.max_workers, _Usual) else options.max_workers

@@ -15,12 +15,12 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import Gone, Refused
-from ..protocol.http1 import Request
 from ..protocol.http1.response import CONTINUE
 from ..telemetry.scoreboard import Slot
 from .outgoing import File
 
 if TYPE_CHECKING:
+    from ..protocol.http1 import Request
     from .backends.tasks import Tasks
     from .connection import Connection
 

@@ -43,25 +43,34 @@ def detect(app: Any) -> Kind:
     return "wsgi" if _binds(app, 2) else "unfit"
 
 
+Interface = Literal["wsgi", "asgi"]
+
+
+def resolve(app: Any, wanted: str = "auto") -> Interface:
+    """How to call ``app``: as ``wanted`` says, or as it looks."""
+    if wanted == "auto":
+        return "asgi" if detect(app) in ASGI else "wsgi"
+    return "asgi" if wanted == "asgi" else "wsgi"
+
+
+def single(app: Any) -> Any:
+    """An ASGI 3 application; one of ASGI 2, which is called in two steps, is wrapped."""
+    if detect(app) != "asgi2":
+        return app
+
+    async def asgi3(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope)(receive, send)
+
+    return asgi3
+
+
 def refusal(app: Any, spec: str) -> str:
-    """Why ``app``, which was named ``spec``, cannot be served, and what to type; empty for a WSGI application."""
+    """Why ``app``, which was named ``spec``, cannot be served, and what to type; empty for one that can."""
     module, _, attribute = spec.partition(":")
     attribute = attribute.partition("(")[0] or "app"
     match detect(app):
-        case "wsgi":
+        case "wsgi" | "asgi3" | "asgi2":
             return ""
-        case "asgi3":
-            if module.endswith(".asgi"):
-                hint = f"Django has one for WSGI: zibai {module.removesuffix('.asgi')}.wsgi:{attribute}"
-            else:
-                hint = f"the package a2wsgi makes a WSGI application of it: a2wsgi.ASGIMiddleware({attribute})"
-            return f"{spec!r} is an ASGI application, and only WSGI is served yet; {hint}"
-        case "asgi2":
-            single = f"asgiref.compatibility.guarantee_single_callable({attribute})"
-            return (
-                f"{spec!r} is an ASGI 2 application, and only WSGI is served yet; the packages asgiref and a2wsgi make "
-                f"a WSGI application of it: a2wsgi.ASGIMiddleware({single})"
-            )
         case "factory":
             return f"{spec!r} is a factory, not an application; have it called: zibai '{module}:{attribute}()'"
         case "class":

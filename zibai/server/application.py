@@ -30,7 +30,7 @@ def load(options: Options, app: Application | None = None) -> Site:
             if options.app_dir is not None:
                 importer.add_to_path(options.app_dir)
             app = importer.load_app(options.app, options.call)
-        if text := refusal(app, options.app):
+        if options.interface == "auto" and (text := refusal(app, options.app)):
             raise LoadError(text)
         hooks = (
             importer.import_from_string(spec) if spec else None
