@@ -10,9 +10,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..clock import clock
-from ..engine.async_stream import AsyncStream
-from ..engine.connection import Connection
-from ..errors import Refused
+from ..engine.async_stream import TaskStream
 from ..logger import access_logger, error_logger
 from ..protocol.http1.request import Request, learn_name, names
 from ..telemetry.records import log_exchange
@@ -40,21 +38,23 @@ class Gateway(wsgi.Gateway):
         self._lines: dict[bytes, tuple[bytes, bytes] | None] = {}
         self.base = {}
 
-    def make(self, connection: Connection, tasks: Any) -> HttpExchange:
+    def make(self, stream: TaskStream, tasks: Any) -> HttpExchange:
         """The exchange of a request."""
-        return HttpExchange(connection, tasks, self)
+        return HttpExchange(stream, tasks, self)
 
-    def scope(self, stream: AsyncStream) -> dict[str, Any]:
+    def scope(self, exchange: HttpExchange) -> dict[str, Any]:
         """The scope of a request. Each part that can be changed is its own."""
-        connection, request = stream.connection, stream.request
-        facts = connection.facts or self._learn_facts(connection)
+        stream, connection, request = exchange.stream, exchange.connection, exchange.request
+        facts = stream.facts
+        if not facts:
+            facts = stream.facts = self._learn_facts(connection)
         headers = self._headers(request)
         prefix = self.script_name
         scheme = self._scheme
         if request.forwards:
             told = {**facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
             host = told["HTTP_HOST"] = request.environ.get("HTTP_HOST", "")
-            self._use_forwarded(connection, request, told)
+            self._use_forwarded(connection, self._is_trusted(stream), request, told)
             facts, scheme, prefix = told, told["wsgi.url_scheme"], told["SCRIPT_NAME"]
             if told["HTTP_HOST"] != host:
                 other = told["HTTP_HOST"].encode("latin-1")
@@ -113,25 +113,22 @@ class Gateway(wsgi.Gateway):
 
     def log(self, exchange: HttpExchange) -> None:
         """Log a request whose response is over."""
-        connection, request = exchange.connection, exchange.request
+        stream, request = exchange.stream, exchange.request
         head, reply, error = exchange.head, exchange.reply, exchange.error
-        connection.status = 499 if head is None else head.code
-        failed = error is not None or connection.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        stream.status = 499 if head is None else head.code
+        failed = error is not None or stream.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
-        connection.sent = sent = exchange.size if reply is SENT else 0 if reply is None else reply.given
+        stream.sent = sent = exchange.size if reply is SENT else 0 if reply is None else reply.given
         if not logger.isEnabledFor(level):
             return
         environ = request.environ.copy() if request.remembered else request.environ
-        environ.update(connection.facts)
+        environ.update(stream.facts)
         environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = request.method, request.version
         environ["REQUEST_URI"], environ["QUERY_STRING"] = request.target, request.query
         environ["PATH_INFO"] = request.path
-        duration = clock() - connection.started
-        log_exchange(logger, level, environ, connection.status, duration, max(0, sent - connection.lost), error)
+        duration = clock() - stream.started
+        log_exchange(logger, level, environ, stream.status, duration, max(0, sent - stream.sender.lost), error)
         exchange.error = None
-
-    def log_refusal(self, connection: Connection, refusal: Refused, data: bytes) -> None:
-        super().log_refusal(connection, refusal, data)
 
 
 def _read_line(line: bytes) -> tuple[bytes, bytes] | None:

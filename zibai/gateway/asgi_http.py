@@ -23,8 +23,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from ..clock import head_end
-from ..engine.async_stream import HIGH, AsyncStream
-from ..engine.connection import Connection
+from ..engine.async_stream import HIGH, AsyncStream, TaskStream
 from ..engine.outgoing import File
 from ..errors import Gone
 from ..logger import debug_logger, error_logger, safely
@@ -60,13 +59,17 @@ class HttpExchange(AsyncStream):
     _given = False  # whether the last piece of the body was
     _trailers: list[bytes] | None = None  # where the application has promised some
 
-    def __init__(self, connection: Connection, tasks: "Tasks", gateway: "Gateway") -> None:
-        self.connection = connection
+    def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
+        self.stream = stream
+        self.connection = connection = stream.connection
+        self.sender = stream.sender
         self.request = request = connection.request  # type: ignore[assignment]
         self._tasks = tasks
         self._gateway = gateway
         self._body_over = not request.has_body  # type: ignore[union-attr]
         self._bodyless_told = not self._body_over
+        if request.expects_continue and not self._body_over:  # type: ignore[union-attr]
+            self.continued = False
 
     def __repr__(self) -> str:
         return f"<HttpExchange: {self.request.method} {self.request.path}, {self.reply or 'not begun'}>"
@@ -96,7 +99,7 @@ class HttpExchange(AsyncStream):
         """Take a message of the response. Raises :class:`~zibai.errors.Gone`, an ``OSError``, without a client."""
         kind = message["type"]
         if self.complete:
-            self._gateway.complaints.late(kind, self.connection)
+            self._gateway.complaints.late(kind, self.stream)
             return
         if self._heard or self.ending or self.broken:
             raise Gone("the server ends" if self.ending else "the client has left")
@@ -131,7 +134,7 @@ class HttpExchange(AsyncStream):
         for part in reply.give(data):
             self._hold(part)
         if reply.surplus:
-            self._gateway.complaints.surplus(self.connection)
+            self._gateway.complaints.surplus(self.stream)
         if not more:
             self._end_body()
 
@@ -140,7 +143,7 @@ class HttpExchange(AsyncStream):
 
         It does what the rest of :meth:`_send_body` does with such a response, in a third of the time.
         """
-        head, connection, size = self.head, self.connection, len(data)
+        head, sender, size = self.head, self.sender, len(data)
         if (
             head is None
             or not head.plain
@@ -148,8 +151,8 @@ class HttpExchange(AsyncStream):
             or self._trailers is not None
             or size >= _JOIN
             or not self.request.plain
-            or connection.closing
-            or connection.service.draining
+            or sender.closing
+            or self.stream.service.draining
         ):
             return False
         if head.length == size:
@@ -162,7 +165,7 @@ class HttpExchange(AsyncStream):
         self.complete = self.on_wire = True
         self.size = size
         try:
-            connection.send(start + head_end() + data)
+            self.stream.send(start + head_end() + data)
         except Gone:
             pass
         self._over()
@@ -181,7 +184,7 @@ class HttpExchange(AsyncStream):
         keep_alive = self.request.keep_alive and not self.closing
         self.reply = reply = Reply(self.head, self.request, size, keep_alive, head_end())
         for name in self.head.removed:
-            self._gateway.complaints.removed(name, self.connection)
+            self._gateway.complaints.removed(name, self.stream)
         if not reply.keep_alive:
             self.end_after_this()
         return reply
@@ -258,7 +261,7 @@ class HttpExchange(AsyncStream):
             return
         links = [("Link", bytes(link).decode("latin-1")) for link in message["links"]]
         data, _ = interim("103 Early Hints", links)
-        self.connection.interims += 1
+        self.stream.interims += 1
         self._hold(data)
         self._flush()
         self.on_wire = False  # an interim response is not the beginning of the final one
@@ -270,7 +273,7 @@ class HttpExchange(AsyncStream):
             reply = self.reply or self._begin(None if more else file.left)
             count = file.left if reply.left is None else min(file.left, reply.left)
             if reply.left is not None and promised is not None and file.left > count:
-                self._gateway.complaints.surplus(self.connection)
+                self._gateway.complaints.surplus(self.stream)
             before, behind = reply.around(count) if count else (b"", b"")
         except BaseException:
             file.close()

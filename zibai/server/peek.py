@@ -27,7 +27,8 @@ from zibai.config.options import Options
 from zibai.gateway.interface import resolve
 from zibai.server import application
 sys.stdout = sys.stderr
-options = Options(app=sys.argv[1], app_dir=sys.argv[2] or None, env_file=sys.argv[3] or None, call=sys.argv[4] == "call")
+app, app_dir, env_file, call = sys.argv[1:]
+options = Options(app=app, app_dir=app_dir or None, env_file=env_file or None, call=call == "call")
 site = application.load(options)
 print("zibai:", resolve(site.app), file=sys.__stdout__)
 """
@@ -41,7 +42,7 @@ def is_asgi(options: Options) -> bool:
         return False
     arguments = [options.app, options.app_dir or "", options.env_file or "", "call" if options.call else ""]
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 -- it runs this Python
             [sys.executable, "-c", _SCRIPT, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
