@@ -14,7 +14,7 @@ Everything here is for the thread of the event loop.
 """
 
 import sys
-from asyncio import AbstractEventLoop, Future, Task, current_task
+from asyncio import AbstractEventLoop, CancelledError, Future, Task, current_task
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
@@ -141,7 +141,10 @@ class _Spare(Coroutine[Any, Any, None]):
             raise error[-1] if len(error) < 3 else error[1]
         awaited, self._awaited = self._awaited, None
         if awaited is not None:
-            awaited._asyncio_future_blocking = False  # the task does not come to wait for it
+            # The task was cancelled before it came to wait for this. A task that waits already passes it on.
+            if isinstance(error[-1], CancelledError) and awaited.cancel(*error[-1].args):
+                return awaited
+            awaited._asyncio_future_blocking = False
         return inner.throw(*error)
 
     def close(self) -> None:
