@@ -15,12 +15,15 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import Gone, Refused
-from ..protocol.http1 import Request
+from ..net.kernel import ENDED, RESET, look_for_client
 from ..protocol.http1.response import CONTINUE
 from ..telemetry.scoreboard import Slot
 from .outgoing import File
+from .sending import LOOK
+from .states import HELD
 
 if TYPE_CHECKING:
+    from ..protocol.http1 import Request
     from .backends.tasks import Tasks
     from .connection import Connection
 
@@ -43,6 +46,8 @@ class AsyncStream:
     suspended = False  # whether the loop has been told that a task has the connection
     _body_waited = 0.0  # seconds that a task has waited for the body
     _waits_since = inf
+    _due = inf  # when the next bytes of the body have to be there
+    _looking = False  # whether a look at the client is due
     # Futures of those that wait: for bytes, until little is left to be sent, and for the end.
     _more: "list[asyncio.Future[None]] | tuple[()]" = ()
     _drained: "list[asyncio.Future[None]] | tuple[()]" = ()
@@ -158,7 +163,9 @@ class AsyncStream:
             self.push(CONTINUE)
         pieces: list[bytes] = []
         size = 0
-        while not self.released:
+        while True:
+            if self.released:
+                raise Gone("the response is over")  # the bytes on the connection are another request's
             if connection.refusal is not None:
                 raise Gone(f"the request body cannot be read: {connection.refusal}")
             try:
@@ -184,22 +191,26 @@ class AsyncStream:
         connection = self.connection
         if self.ending:
             raise Gone("the server ends")
-        if self.ended:
-            raise connection._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
         if connection.broken:
             raise Gone("the client has left")
+        if self.ended:
+            raise connection._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
         now = time.monotonic()
         if not self._more:
             self._waits_since = now
-            self._tasks.loop.expect(connection, now + max(0.0, connection._patience(self._body_waited)))
+            self._due = due = now + max(0.0, connection._patience(self._body_waited))
+            self._tasks.loop.expect(connection, min(due, connection.deadline) if connection.out else due)
         self._tasks.loop.resume_reading(connection)
         self._more = self._more or []
         try:
             await self._wait(self._more)
         finally:
             if not self._more and self._waits_since < inf:
-                self._body_waited += time.monotonic() - self._waits_since
-                self._waits_since = inf
+                now = time.monotonic()
+                self._body_waited += now - self._waits_since
+                self._waits_since = self._due = inf
+                if not self.released:
+                    connection.deadline = self._send_due(now)
 
     async def gone(self) -> None:
         """Wait until the client has left, or the response is over."""
@@ -221,6 +232,28 @@ class AsyncStream:
     def fed(self) -> None:
         """Bytes have come."""
         _wake(self._more)
+        if self.connection.pause is HELD:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        """As long as nothing is read from the client, no event tells of its end."""
+        if not self._looking:
+            self._looking = True
+            self._tasks.event_loop.call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        connection = self.connection
+        if self.released or self.ended or connection.pause is not HELD:
+            return
+        found = look_for_client(connection.sock)
+        if found == RESET:
+            connection.broken = True
+            connection.forget()
+        if found == RESET or (found == ENDED and not self.in_body):
+            self.has_ended()
+        else:
+            self._look_soon()
 
     def has_ended(self) -> None:
         """The client has ended its side, or the connection is broken."""
@@ -233,19 +266,34 @@ class AsyncStream:
 
     def written(self) -> None:
         """The client has taken something, or the connection is broken."""
-        if self.connection.broken:
+        connection = self.connection
+        if connection.broken:
             self.has_ended()
-        elif self._drained and len(self.connection.out) <= LOW:
+            return
+        connection.deadline = min(connection.deadline, self._due)
+        if self._drained and len(connection.out) <= LOW:
             _wake(self._drained)
 
     def expire(self, now: float) -> None:
         """The deadline has passed: of the body, for which a task waits, or of the response."""
         connection = self.connection
-        if self._more:
+        if self._more and now >= self._due:
             connection.refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, "it comes too slowly, or not")
             connection.closing = True
+            self._due = inf
             _wake(self._more)
-        connection.deadline = inf
+            connection.deadline = self._send_due(now)
+        elif connection.out and connection.is_too_slow(now):
+            connection.deadline = inf
+            connection.abort()
+            self.has_ended()
+        else:
+            connection.deadline = min(connection.deadline if connection.out else inf, self._due)
+
+    def _send_due(self, now: float) -> float:
+        """When the client has to have taken something of what waits for it."""
+        connection = self.connection
+        return now + connection._send_patience(now, connection._taken()) if connection.out else inf
 
 
 def _wake(waiters: "list[asyncio.Future[None]] | tuple[()]") -> None:

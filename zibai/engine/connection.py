@@ -89,6 +89,9 @@ class Connection(Receiver):
             return
         except OSError:
             data = b""
+            if self.state is TASK:
+                self.broken = True  # a reset, after which nothing can be sent
+                self.forget()
         if self.state is TASK:
             self._read_for_task(data)
         elif not data:
@@ -138,12 +141,12 @@ class Connection(Receiver):
         task = self.task
         assert task is not None
         if data:
+            self.alone = False
             self.codec.feed(data)
             if self.codec.size >= RECEIVE:
                 self.pause = HELD
             task.fed()
         else:
-            self.closing = True
             self.pause = HELD  # a poller would report the end again and again
             task.has_ended()
 
@@ -378,12 +381,7 @@ class Connection(Receiver):
             self.abort()
         elif self.state is TASK:
             assert self.task is not None
-            if self.out and self.is_too_slow(now):
-                self.deadline = inf
-                self.abort()
-                self.task.has_ended()
-            elif not self.out:
-                self.task.expire(now)
+            self.task.expire(now)
         elif self.state is FLUSH:
             if self.is_too_slow(now):
                 self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)

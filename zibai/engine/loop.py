@@ -261,6 +261,9 @@ class Loop:
     def resume(self, connection: Connection) -> None:
         """The response of a connection that was suspended is complete."""
         self._running -= 1
+        if self.finished:
+            connection.close()  # the table has let go of it
+            return
         connection.pause = 0
         self._now = time.monotonic()
         self.finish(connection)

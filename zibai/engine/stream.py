@@ -78,8 +78,7 @@ class Stream(Sender):
         self._slot = slot
         slot.begin(self.request.summary, now)  # type: ignore[union-attr]
         if self.service.keep_alive_requests:
-            self._exchanges += 1
-            self.closing |= self._exchanges >= self.service.keep_alive_requests
+            self.count_exchange()
         try:
             self.service.new_context().run(self.service.application, self)
         except BaseException:
@@ -90,6 +89,11 @@ class Stream(Sender):
         if self.body is not None:
             self.release_body()
         slot.end(self.status, now, clock())
+
+    def count_exchange(self) -> None:
+        """A request begins, where their number is limited."""
+        self._exchanges += 1
+        self.closing |= self._exchanges >= self.service.keep_alive_requests
 
     def give_up(self, slot: Slot) -> None:
         """End an exchange that was left by an error, as if ``exchange`` had returned. Never raises.

@@ -27,7 +27,7 @@ from .deferred import Deferred
 from .load import Load
 from .parting import Parting
 from .preamble import Stage
-from .states import APP, BODY, CLOSED, DISCARD, LATER, PARTED, PASSED, READY, TASK, WATCH
+from .states import APP, BODY, CLOSED, DISCARD, HELD, LATER, PARTED, PASSED, READY, TASK, WATCH
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -119,6 +119,11 @@ class Table:
         if connection.state is APP:
             self.watch(connection, 0)
             connection.abort()  # type: ignore[union-attr]  # its runner gives it back
+        elif connection.state is TASK:
+            self.watch(connection, 0)
+            connection.pause = HELD
+            connection.abort()  # type: ignore[union-attr]
+            connection.task.has_ended()  # type: ignore[union-attr]  # it gives it back
         else:
             self.drop(connection)
 

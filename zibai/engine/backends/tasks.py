@@ -155,9 +155,7 @@ class Tasks:
             left = None if until is None else until - self.event_loop.time()
             if left is not None and left <= 0:
                 return False
-            self.event_loop.run_until_complete(
-                asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            )
+            self.event_loop.run_until_complete(asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED))
         return True
 
     def where(self, slot: int) -> tuple[str, FrameType | None]:
@@ -234,6 +232,8 @@ class Tasks:
 
     def _run(self, connection: Connection) -> None:
         """The first step of a request."""
+        if connection.service.keep_alive_requests:
+            connection.count_exchange()
         stream = connection.task = self.make(connection, self)
         now = clock()
         connection.started, connection.status, connection.sent = now, 499, 0
