@@ -165,11 +165,14 @@ class Server:
         try:
             if self._lifespan is not None:
                 engine.make = self._gateway.make  # type: ignore[attr-defined]
+                engine.context = self._lifespan.context  # type: ignore[attr-defined]
                 engine.run(self._lifespan.start())  # type: ignore[attr-defined]
             https = self._prepare_tls(engine)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
-            if self._hooks.before_serve is not None:
+            if self._hooks.before_serve is not None and self._lifespan is not None:
+                self._lifespan.context.run(self._hooks.before_serve)  # requests begin with a copy of that
+            elif self._hooks.before_serve is not None:
                 self._hooks.before_serve()
             listeners = [Listener(sock) for sock in self._sockets]
         except BaseException:

@@ -69,7 +69,8 @@ class Tasks:
         self._free = row.slots[:0:-1]
         self._streams: dict[AsyncStream, asyncio.Task[None] | None] = {}  # those of suspended requests
         self._tasks: set[asyncio.Task[None]] = set()  # every task that has not ended: the event loop keeps none
-        self._start: Start = starter(self.event_loop, copy_context())
+        self.context = copy_context()  # each request begins with a copy of it, as it is when the loop starts
+        self._start: Start = starter(self.event_loop, self.context)
         self._timer: asyncio.TimerHandle | None = None
         self._watch = Watch("the event loop", self._ask, lambda: bool(self._tasks))
         self._turn_is_due = False
@@ -82,7 +83,7 @@ class Tasks:
     def start(self, loop: Turns) -> None:
         self.loop: Any = loop
         forget_in_children(self)
-        self._start = starter(self.event_loop, copy_context())
+        self._start = starter(self.event_loop, self.context)
         self._finished = self.event_loop.create_future()
         if not isinstance(self.poller, ThreadPoller):
             self.event_loop.add_reader(self.poller.fileno(), self._turn)
@@ -97,7 +98,8 @@ class Tasks:
         if not self._stopped and not self._turn_is_due:
             self._turn_is_due = True  # at worst two threads wake it at once
             with suppress(RuntimeError):  # the event loop is closed
-                self.event_loop.call_soon_threadsafe(self._turn)
+                # Not in the context of the request that wakes it.
+                self.event_loop.call_soon_threadsafe(self._turn, context=self.context)
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
         safely(log, *args)
@@ -210,7 +212,7 @@ class Tasks:
             self._run(connection)
             count += 1
             if count >= AT_ONCE or (not count % 8 and time.monotonic() > until):
-                self.event_loop.call_soon(self._turn)
+                self.event_loop.call_soon(self._turn, context=self.context)
                 return
         if loop.finished:
             assert self._finished is not None
@@ -228,7 +230,7 @@ class Tasks:
             return
         if timer is not None:
             timer.cancel()
-        self._timer = self.event_loop.call_at(due, self._turn)
+        self._timer = self.event_loop.call_at(due, self._turn, context=self.context)
 
     def _run(self, connection: Connection) -> None:
         """The first step of a request."""
@@ -278,4 +280,4 @@ class Tasks:
     def _turn_soon(self) -> None:
         if not self._turn_is_due:
             self._turn_is_due = True
-            self.event_loop.call_soon(self._turn)
+            self.event_loop.call_soon(self._turn, context=self.context)
