@@ -58,7 +58,7 @@ def prints(line: str) -> bool:
 # --- the server -------------------------------------------------------------------------------------
 
 
-UNWANTED = {"FORCE_COLOR", "NOTIFY_SOCKET", "SCRIPT_NAME", "WEB_CONCURRENCY"}
+UNWANTED = {"FORCE_COLOR", "FORWARDED_ALLOW_IPS", "NOTIFY_SOCKET", "PORT", "SCRIPT_NAME", "WEB_CONCURRENCY"}
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

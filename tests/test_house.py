@@ -45,7 +45,7 @@ def test_a_wing_lists_its_modules(wing: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_can_be_read(name: str) -> None:
     text = (PACKAGE / name).read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= (700 if name in DATA else 400)
+    assert len(text.splitlines()) <= (800 if name in DATA else 400)
     tree = parse(name)
     assert ast.get_docstring(tree), "a module opens with what it is for"
     long = {each.name: size for each in functions(tree) if (size := (each.end_lineno or 0) - each.lineno + 1) > 50}

@@ -64,7 +64,8 @@ def test_calls_a_factory(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", ":", "example", "example:", ":app", ".example:app", "a..b:app", "a:b..c", "a:b:c", "C:\\x.py:app"]
+    "spec",
+    ["", ":", ".example", "a..b", "example:", ":app", ".example:app", "a..b:app", "a:b..c", "a:b:c", "C:\\x.py:app"],
 )
 def test_malformed(spec: str) -> None:
     error = failure(spec)
@@ -95,17 +96,14 @@ def test_missing_module(write: Write, spec: str, message: str) -> None:
         ("things:aplication", "module 'things' has no attribute 'aplication'; did you mean application?"),
         ("things:xyzzy", "module 'things' has no attribute 'xyzzy'"),
         ("things:Site.wsg", "'Site' in module 'things' has no attribute 'wsg'; did you mean wsgi?"),
-        (
-            "things:make()",
-            (
-                "module 'things' has no attribute 'make()'; "
-                "to have a factory called, leave out the parentheses and add --call"
-            ),
-        ),
+        ("things:make()", "module 'things' has no attribute 'make'"),
+        ("made:app", "module 'made' has no attribute 'app'; did you mean make_app()?"),
+        ("made:applicatio", "module 'made' has no attribute 'applicatio'"),
     ],
 )
 def test_missing_attribute(write: Write, spec: str, message: str) -> None:
     write("things.py", "def app(): pass\nclass Site:\n    wsgi = 1\n")
+    write("made.py", "logger = 'applicator'\ndef make_app(): pass\n")
     if "aplication" in spec:
         write("things.py", "def application(): pass\n")
     error = failure(spec)
@@ -116,6 +114,87 @@ def test_missing_attribute(write: Write, spec: str, message: str) -> None:
 def test_app_where_the_module_says_application(write: Write) -> None:
     write("long.py", "def application(): pass\n")
     assert str(failure("long:app")) == "module 'long' has no attribute 'app'; did you mean application?"
+
+
+ECHO = "def create_app(*args, **keywords):\n    return lambda environ, start: [repr((args, keywords))]\n"
+
+
+@pytest.mark.parametrize(
+    ("spec", "given"),
+    [
+        ("fact:create_app()", "((), {})"),
+        ('fact:create_app("prod")', "(('prod',), {})"),
+        ("fact:create_app('a:b', None, debug=True, hosts=['x'])", "(('a:b', None), {'debug': True, 'hosts': ['x']})"),
+        ("fact:Shop.create_app(-1.5)", "((-1.5,), {})"),
+        ("fact", "((), {})"),
+    ],
+)
+def test_a_call_in_the_name(write: Write, spec: str, given: str) -> None:
+    write("fact.py", ECHO + "class Shop:\n    create_app = staticmethod(create_app)\n")
+    assert load_app(spec, False)(None, None) == [given]
+
+
+@pytest.mark.parametrize(
+    "spec", ["fact:create_app(config)", "fact:create_app(", "fact:create_app()()x", "fact:create_app(**{})", "fact:(1)"]
+)
+def test_only_plain_values_are_passed(write: Write, spec: str) -> None:
+    write("fact.py", ECHO)
+    assert str(failure(spec)) == (
+        f"{spec!r} is no call with plain values, as in 'example:create_app(\"production\", debug=False)'"
+    )
+
+
+def test_a_call_and_a_flag(write: Write) -> None:
+    write("fact.py", ECHO)
+    assert str(failure("fact:create_app()", call=True)) == "'fact:create_app()' is called already; leave --call out"
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("def app(e, s): return ['app']\ndef application(e, s): return ['application']", "app"),
+        ("app = None\ndef application(e, s): return ['application']", "application"),
+        ("def create_app(): return lambda e, s: ['create_app']", "create_app"),
+        ("def make_app(): return lambda e, s: ['make_app']", "make_app"),
+    ],
+)
+def test_a_module_alone(write: Write, source: str, found: str) -> None:
+    write("alone/__init__.py", source)
+    assert load_app("alone", False)(None, None) == [found]
+
+
+def test_a_package_whose_app_is_a_module(write: Write) -> None:
+    write("alone/__init__.py", "from . import app\ndef create_app(): return lambda e, s: ['made']\n")
+    write("alone/app.py", "")
+    assert load_app("alone", False)(None, None) == ["made"]
+    assert str(failure("alone:app")) == "'alone:app' is a module; name the application in it, as in alone.app:app"
+
+
+def test_a_module_alone_without_one(write: Write) -> None:
+    write("alone.py", "server = 1\n")
+    assert str(failure("alone")) == (
+        "module 'alone' has none of app, application, create_app, make_app; name the application, as in alone:NAME"
+    )
+    write("lazy.py", "def __getattr__(name):\n    raise RuntimeError(name)\n")
+    assert str(failure("lazy")).startswith("looking up 'lazy:app' failed: RuntimeError: app")
+
+
+def test_a_path(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("src/shop/__init__.py", "")
+    write(
+        "src/shop/web.py",
+        "from shop import __name__ as name\ndef app(e, s): return [name]\ndef other(e, s): return [2]\n",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    assert load_app("src/shop/web.py", False)(None, None) == ["shop"]
+    assert load_app(str(tmp_path / "src" / "shop" / "web.py:other"), False)(None, None) == [2]
+    assert sys.path[0] == str(tmp_path / "src")
+    assert str(failure("src/shop/wbe.py")) == "there is no file 'src/shop/wbe.py'; check the path"
+    write("src/my.site.py", "")
+    assert str(failure("src/my.site.py:app")) == (
+        "'my.site.py' has a dot in its name, so Python cannot import it; rename it"
+    )
 
 
 def test_what_cannot_be_called(write: Write) -> None:

@@ -121,6 +121,9 @@ def test_command(document: Path, line: str, folder: Path) -> None:
         if command == [".venv/bin/pytest"]:
             return
     match command:
+        case ["zibai", "check" | "migrate", *_]:
+            python(folder, "-m", *command)
+            return
         case ["python", "-m", "zibai", *arguments] | ["zibai" | ".venv/bin/zibai", *arguments]:
             arguments = [argument for argument in arguments if possible(argument)]
         case [".venv/bin/python", "-m", "benchmarks", *arguments]:  # what it does is in test_benchmarks.py

@@ -1,4 +1,4 @@
-"""From ``"package.module:object.attribute"`` to the object.
+"""From ``"package.module:object.attribute"`` to the object, and from what people type to an application.
 
 There are two kinds of failures. Either the text names nothing: the module or attribute does not exist, or cannot be
 called. Then the error is one line, with advice. Or the user's own code fails while it is imported or called. Then the
@@ -8,12 +8,14 @@ before it enters any frame of other code has found nothing to run.
 Every exception of the code, SystemExit included, becomes a LoadError. Only Ctrl-C passes.
 """
 
+import ast
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from .errors import LoadError, format_exception, last_line
@@ -21,30 +23,103 @@ from .errors import LoadError, format_exception, last_line
 
 def add_cwd_to_path() -> None:
     """Put the current directory at the front of ``sys.path``, where ``python`` itself would put it."""
-    cwd = os.getcwd()
-    if sys.path[:1] != [cwd]:
-        sys.path.insert(0, cwd)
+    add_to_path(os.getcwd())
+
+
+def add_to_path(directory: str) -> None:
+    """Put a directory at the front of ``sys.path``."""
+    directory = os.path.abspath(directory)
+    if sys.path[:1] != [directory]:
+        sys.path.insert(0, directory)
 
 
 def load_app(spec: str, call: bool) -> Callable[..., Any]:
-    """The application that ``spec`` names or, with ``call``, that the factory it names returns."""
-    found: object = import_from_string(spec)
+    """The application that ``spec`` names: an object of a module, or what a factory there returns.
+
+    ``module:attribute``, with ``call`` a factory; ``module:factory("argument", name=1)``, with literals; ``module``
+    alone, for an application of one of the usual names; ``path/to/file.py`` in place of the module.
+    """
+    module_name, colon, path = _split(spec)
+    if not colon:
+        _check_names(spec, module_name)
+        name = _usual_name(guarded(f"importing {module_name!r}", _import, module_name, ""), module_name, call)
+        return _load(f"{module_name}:{name}", f"{module_name}:{name}", call or name in FACTORIES, [], {})
+    if "(" not in path:
+        return _load(f"{module_name}:{path}", spec, call, [], {})
+    if call:
+        raise LoadError(f"{spec!r} is called already; leave --call out")
+    name, args, keywords = _read_call(path, spec)
+    return _load(f"{module_name}:{name}", spec, True, args, keywords)
+
+
+def _load(name: str, spec: str, call: bool, args: list[Any], keywords: dict[str, Any]) -> Callable[..., Any]:
+    found: object = import_from_string(name)
+    if isinstance(found, ModuleType):
+        raise LoadError(f"{spec!r} is a module; name the application in it, as in {found.__name__}:app")
     if not callable(found):
         wanted = "a factory of applications" if call else "an application"
         raise LoadError(f"{spec!r} is {_a_kind(found)} and cannot be called; name {wanted}")
     if not call:
         return found
-    app: object = guarded(f"calling {spec!r}", found)
+    app: object = guarded(f"calling {spec!r}", found, *args, **keywords)
     if not callable(app):
         raise LoadError(f"{spec!r} returned {_a_kind(app)}, which cannot be called; it should return the application")
     return app
 
 
+USUAL = ("app", "application", "create_app", "make_app")
+"""Where an application is looked for in a module that is named alone."""
+
+FACTORIES = USUAL[2:]
+
+
+def _usual_name(module: ModuleType, module_name: str, call: bool) -> str:
+    names = FACTORIES if call else USUAL
+    for name in names:
+        found = guarded(f"looking up '{module_name}:{name}'", getattr, module, name, None)
+        if callable(found):  # a package may have a module of this name
+            return name
+    text = f"module {module_name!r} has none of {', '.join(names)}; name the application, as in {module_name}:NAME"
+    raise LoadError(text)
+
+
+def _split(spec: str) -> tuple[str, str, str]:
+    """Module, colon and attribute. A file becomes a module, and its directory importable."""
+    match = re.fullmatch(r"(.+\.py)(?:(:)(.*))?", spec, re.DOTALL)
+    if match is None or not (os.path.dirname(match[1]) or os.path.isfile(match[1])):
+        return spec.partition(":")
+    if not os.path.isfile(match[1]):
+        raise LoadError(f"there is no file {match[1]!r}; check the path")
+    directory, name = os.path.split(os.path.abspath(match[1]))
+    names = [] if name == "__init__.py" else [name.removesuffix(".py")]
+    while os.path.isfile(os.path.join(directory, "__init__.py")):
+        directory, package = os.path.split(directory)
+        names.insert(0, package)
+    if "." in names[-1]:
+        raise LoadError(f"{name!r} has a dot in its name, so Python cannot import it; rename it")
+    add_to_path(directory)
+    return ".".join(names), match[2] or "", match[3] or ""
+
+
+def _read_call(text: str, spec: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """What is called, and its arguments."""
+    try:
+        call = ast.parse(text, mode="eval").body
+        if isinstance(call, ast.Call) and all(keyword.arg for keyword in call.keywords):
+            args = [ast.literal_eval(value) for value in call.args]
+            keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            return ast.unparse(call.func), args, keywords
+    except (SyntaxError, ValueError):
+        pass
+    raise LoadError(f"{spec!r} is no call with plain values, as in 'example:create_app(\"production\", debug=False)'")
+
+
 def import_from_string(spec: str) -> Any:
-    """The object that ``spec``, ``module:attribute``, names; LoadError if there is none."""
+    """The object that ``spec``, ``module:attribute``, names. Raises LoadError."""
     module_name, colon, path = spec.partition(":")
-    if not colon or not all([*module_name.split("."), *path.split(".")]) or ":" in path:
-        raise LoadError(f"{spec!r} is not of the form module:attribute, as in example:app")
+    if not colon or ":" in path:
+        raise LoadError(_MALFORMED.format(spec))
+    _check_names(spec, module_name, path)
     found: Any = guarded(f"importing {module_name!r}", _import, module_name, path)
     where = f"module {module_name!r}"
     for name in path.split("."):
@@ -59,6 +134,14 @@ def import_from_string(spec: str) -> Any:
     return found
 
 
+_MALFORMED = "{!r} is not of the form module:attribute, as in example:app"
+
+
+def _check_names(spec: str, *dotted: str) -> None:
+    if not all(name for names in dotted for name in names.split(".")):
+        raise LoadError(_MALFORMED.format(spec))
+
+
 def _import(module_name: str, path: str) -> Any:
     try:
         return importlib.import_module(module_name)
@@ -67,14 +150,14 @@ def _import(module_name: str, path: str) -> Any:
             raise  # the user's own code imports a module that is missing
         advice = "check the name, or start zibai in the directory that holds it"
         if module_name.endswith(".py"):
-            advice = f"write {module_name.removesuffix('.py')}:{path}, without the .py"
+            advice = f"write {module_name.removesuffix('.py')}{':' * bool(path)}{path}, without the .py"
         raise LoadError(f"no module named {error.name!r}; {advice}") from None
 
 
-def guarded(doing: str, function: Callable[..., Any], *args: Any) -> Any:
+def guarded(doing: str, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
     """Call ``function(*args)``; every exception becomes a LoadError with the traceback of the user's code."""
     try:
-        return function(*args)
+        return function(*args, **keywords)
     except (LoadError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -94,10 +177,10 @@ def _without_our_frames(frames: TracebackType | None) -> TracebackType | None:
 
 def _suggestion(name: str, owner: object) -> str:
     names = [each for each in dir(owner) if not each.startswith("__")]
+    called = [each for each in names if callable(getattr(owner, each, None))]
     # 0.4 is low enough to suggest "application" for "app".
-    near = get_close_matches(name.removesuffix("()"), names, cutoff=0.4)
-    if name.endswith("()"):
-        return "; to have a factory called, leave out the parentheses and add --call"
+    near = get_close_matches(name, called, cutoff=0.4) or get_close_matches(name, names, cutoff=0.4)
+    near = [f"{each}()" if each in FACTORIES else each for each in near]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

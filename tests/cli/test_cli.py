@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from zibai.cli import arguments as cli
 from zibai.cli.arguments import main, parse_args
 from zibai.cli.texts import long_help, options_markdown
+from zibai.config import sources
 from zibai.config.options import Options, declared
 from zibai.errors import BindError, LoadError, UsageError
 from zibai.system.machine import available_cpus
@@ -207,7 +207,7 @@ def test_help_is_one_line_for_each_option_that_people_use_first(flag: str, capsy
     for option in declared():
         lines = [line for line in text.splitlines() if re.match(rf"  (-\w, )?{option.flag} ", line)]
         assert len(lines) == bool(option.brief) or option.positional, option.name
-    assert len([option for option in declared() if option.brief]) == 21
+    assert len([option for option in declared() if option.brief]) == 24
     assert "-w, --max-workers NUMBER         threads or greenlets of each worker (10)" in text
     assert "--subprocess" not in text
 
@@ -266,8 +266,10 @@ def test_a_new_option_is_one_new_declaration(monkeypatch: pytest.MonkeyPatch) ->
         workers_per_sheep: int = module.option(3, group="Sheep", minimum=2, help="100% wool")
 
     monkeypatch.setattr(module, "Options", More)
-    monkeypatch.setattr(cli, "Options", More)
-    declared.cache_clear()
+    monkeypatch.setattr(sources, "Options", More)
+    caches = (declared, sources.listed, sources.names)
+    for cached in caches:
+        cached.cache_clear()
     try:
         assert "100% wool (default: 3)" in long_help(79)
         assert "| `--workers-per-sheep` | `3` | 100% wool |" in options_markdown()
@@ -276,7 +278,8 @@ def test_a_new_option_is_one_new_declaration(monkeypatch: pytest.MonkeyPatch) ->
             More("a:b", workers_per_sheep=1).validate()
     finally:
         monkeypatch.undo()
-        declared.cache_clear()
+        for cached in caches:
+            cached.cache_clear()
 
 
 def test_the_documentation_is_up_to_date() -> None:

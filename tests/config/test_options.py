@@ -21,6 +21,8 @@ def test_defaults() -> None:
     assert asdict(Options("example:app")) == {
         "app": "example:app",
         "call": False,
+        "app_dir": None,
+        "env_file": None,
         "url_scheme": "http",
         "url_prefix": None,
         "listen": None,
@@ -50,6 +52,7 @@ def test_defaults() -> None:
         "max_workers": 10,
         "no_gevent": False,
         "preload": False,
+        "reload": False,
         "watchfiles": None,
         "max_requests": None,
         "max_worker_memory": None,
@@ -83,6 +86,7 @@ def test_defaults() -> None:
         "before_serve": None,
         "before_graceful_exit": None,
         "before_died": None,
+        "log_level": "info",
         "no_access_log": False,
         "log_file": None,
         "log_max_bytes": 0,
@@ -157,12 +161,19 @@ def test_what_needs_a_parent_and_what_a_prompt_refuses_is_declared() -> None:
         "--max-requests",
         "--max-worker-memory",
         "--max-worker-descriptors",
+        "--reload",
         "--watchfiles",
         "--interactive",
         "--request-timeout",
         "--capture-output",
     }
-    assert {option.name for option in declared() if not option.at_prompt} == {"daemon", "user", "group", "chdir"}
+    assert {option.name for option in declared() if not option.at_prompt} == {
+        "daemon",
+        "user",
+        "group",
+        "chdir",
+        "env_file",
+    }
 
 
 def test_two_options_do_not_share_a_list() -> None:

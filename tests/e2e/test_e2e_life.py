@@ -216,7 +216,7 @@ MISTAKES = {
     "no such module": ("nowhere:app", 3, "nowhere"),
     "no such attribute": ("plain:nothing", 3, "nothing"),
     "not callable": ("plain:not_callable", 3, "callable"),
-    "no attribute given": ("plain", 3, "plain"),
+    "no attribute given": ("plain:", 3, "plain"),
 }
 
 

@@ -170,7 +170,7 @@ def test_whatever_ends_the_watching_is_said_and_it_begins_again(
     limit = OSError("OS file watch limit reached")
     watch = Watch(limit, *[OSError("and now?"), limit, OSError("and now?")] * polls)
     calls: list[int] = []
-    found = Reloader("*.py", lambda: calls.append(1))
+    found = Reloader("*.py", lambda: calls.append(1), warns=False)
     found._watch = watch  # type: ignore[assignment]
     logging.getLogger("zibai").addHandler(caplog.handler)
     try:

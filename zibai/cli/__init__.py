@@ -2,9 +2,15 @@
 
 Thin: arguments become options, and other wings do the work.
 
- - arguments  the command line, made from the declarations of options
- - texts      what the declarations say to people: --help, --help-all, docs/options.md
- - ps         zibai ps
+ - arguments   the command line, made from the declarations of options
+ - texts       what the declarations say to people: --help, --help-all, docs/options.md
+ - ps          zibai ps
+ - check       zibai check
+ - migrate     zibai migrate
+ - migration   the configuration of another server, as it becomes ours
+ - completion  zibai completion
+ - findings    what zibai check looks at
+ - probe       the process in which zibai check imports the application
 """
 
 from collections.abc import Sequence

@@ -12,12 +12,17 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from typing import Any, NoReturn
 
+from ..config.foreign import translation
 from ..config.option import Option
 from ..config.options import Options, declared
+from ..config.sources import Layer, Settings, gather, listed, names
+from ..config.values import Setting, expected, parse, read_text
 from ..errors import UsageError
 from ..version import __version__
 from .texts import flags_of, long_help, metavar_of, short_help
@@ -49,10 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="zibai", allow_abbrev=False)
     parser.add_argument("--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"zibai {__version__}")
-    for option in declared():
+    for option in listed():
         keywords = _keywords(option)
         parser.add_argument(*flags_of(option), **keywords)
-        for flag in option.older_flags:
+        for flag in (*option.older_flags, *option.known_as):
             # Apart from the others, so that an error message has the flag that the user has typed.
             parser.add_argument(flag, dest=option.name, **keywords)
     return parser
@@ -76,44 +81,74 @@ def _keywords(option: Option) -> dict[str, Any]:
 
 def _parse(option: Option, text: str) -> Any:
     try:
-        return option.parse(text)
+        return parse(option, text)
     except ValueError:
-        kind = "an octal number" if option.octal else "a whole number" if option.kind is int else "a number"
-        kind += ", or one with K, M or G" if option.size else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join([kind, *option.words])}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected(option)}") from None
 
 
 def parse_args(argv: Sequence[str]) -> Options:
-    """Options from command-line arguments, without the program's name; raises SystemExit(2) for wrong ones."""
+    """Options from command-line arguments, without the program's name, and from the other sources of options.
+
+    Raises SystemExit(2) for wrong ones.
+    """
+    return read(argv).options
+
+
+def read(argv: Sequence[str]) -> Settings:
+    """The same, with where each value comes from."""
     parser = make_parser()
-    given = vars(parser.parse_args(argv))
+    try:
+        settings = gather(_given(parser, argv), os.environ)
+    except UsageError as error:
+        parser.error(str(error))
+    for warning in settings.warnings:
+        sys.stderr.write(f"{parser.prog}: warning: {warning}\n")
+    return settings
+
+
+def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Layer:
+    """What the command line says. Raises UsageError or SystemExit."""
+    switches, argv = _split_switches(argv)
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_unknown(unknown))
+    given = vars(found) | switches
     lists = [option for option in declared() if option.kind is list and option.name in given]
     for option in lists:
         for values in given[option.name]:
             if "app" not in given and len(values) > 1 and not _usable(option, values[-1]):
                 given["app"] = values.pop()
         given[option.name] = [value for values in given[option.name] for value in values]
-    if "app" not in given:
-        parser.error("which application? Name it as module:attribute, for example: zibai example:app")
-    try:
-        options = Options(**_from_environment(given), **given)
-        options.validate()
-    except UsageError as error:
-        parser.error(str(error))
-    return options
+    flags = {option.name: option.flag for option in listed()}
+    return {name: Setting(value, flags[name]) for name, value in given.items()}
 
 
-def _from_environment(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of flags that were left out and have a variable of the environment instead."""
-    found = {}
-    for option in declared():
-        text = os.environ.get(option.environment or "")
-        if text and option.name not in given:
-            try:
-                found[option.name] = _parse(option, text)
-            except argparse.ArgumentTypeError as error:
-                raise UsageError(f"environment variable {option.environment}: {error}") from None
-    return found
+def _split_switches(argv: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
+    """Take out ``--preload=no``, which takes back what a file or variable says. Raises UsageError."""
+    switches: dict[str, bool] = {}
+    rest: list[str] = []
+    for position, word in enumerate(argv):
+        if word == "--":
+            return switches, [*rest, *argv[position:]]
+        flag, equals, text = word.partition("=")
+        option = names().get(flag[2:].replace("-", "_")) if equals and flag.startswith("--") else None
+        if option is None or option.kind is not bool:
+            rest.append(word)
+            continue
+        switches[option.name] = read_text(option, text, flag).value
+    return switches, rest
+
+
+def _unknown(words: list[str]) -> str:
+    """The one line for words that are no flag: what a flag of another server is here, or a similar flag."""
+    for word in words:
+        flag = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if flag.startswith("-") and (text := translation(flag)):
+            return text
+    text = f"unrecognized arguments: {' '.join(words)}"
+    flags = [flag for option in listed() for flag in (option.flag, *option.older_flags, *option.known_as)]
+    near = get_close_matches(words[0].partition("=")[0], flags, n=1, cutoff=0.7) if words[0].startswith("--") else []
+    return f"{text}; did you mean {near[0]}?" if near else text
 
 
 def _usable(option: Option, value: str) -> bool:
@@ -124,13 +159,16 @@ def _usable(option: Option, value: str) -> bool:
     return True
 
 
+COMMANDS = ("ps", "check", "migrate", "completion")
+"""The modules of other commands, each with a function of the same name."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; raises SystemExit when its exit code is not 0."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["ps"]:  # no application has this name: there is a colon in each
-        from .ps import ps
-
-        return ps(argv[1:])
+    # An application that is called like a command is named with its attribute: check:app.
+    if argv and argv[0] in COMMANDS:
+        return int(getattr(import_module(f".{argv[0]}", __package__), argv[0])(argv[1:]))
     options = parse_args(argv)
     from ..server.start import main as run_main
 

@@ -6,12 +6,16 @@ from itertools import groupby
 
 from ..config.option import Option
 from ..config.options import declared
+from ..config.sources import listed
 
 COLUMN = 35
 """Where the texts of ``--help`` begin; with 79 columns, 44 are left for each."""
 
 _USAGE = """\
 usage: zibai [options] module:attribute
+       zibai check [--json] [--strict] [options] module:attribute
+       zibai migrate gunicorn.conf.py | gunicorn [its flags]
+       zibai completion bash|zsh|fish
        zibai ps [--json] [--control PATH]
 """
 
@@ -24,14 +28,14 @@ def short_help() -> str:
         "",
         "Options that people use first, with their defaults in parentheses:",
     ]
-    for title, group in _groups(option for option in declared() if option.brief):
+    for title, group in _groups(option for option in listed() if option.brief):
         lines += ["", f"{title}:"]
         lines += [_line(_usage_of(option), _with_default(option, option.brief, "")) for option in group]
     lines += [
         "",
         "Help:",
         _line("-h, --help", "show this text"),
-        _line("--help-all", f"show all {len(declared())} options, at length"),
+        _line("--help-all", f"show all {len(listed())} options, at length"),
         _line("--version", "show the version"),
     ]
     return "\n".join(lines) + "\n"
@@ -40,11 +44,10 @@ def short_help() -> str:
 def long_help(width: int) -> str:
     """All options with their long texts, for a terminal of ``width`` columns."""
     lines = [_USAGE, *textwrap.wrap("A pure-Python WSGI server. All options:", width)]
-    for title, group in _groups(declared()):
+    for title, group in _groups(listed()):
         lines += ["", f"{title}:"]
         for option in group:
-            older = f" (older name: {', '.join(option.older_flags)})" if option.aliases else ""
-            lines.append(f"  {_usage_of(option)}{older}")
+            lines.append(f"  {_usage_of(option)}{_other_names(option)}")
             lines += textwrap.wrap(
                 _with_default(option, option.help),
                 width,
@@ -68,7 +71,7 @@ def options_markdown() -> str:
         "all of them. An older name still works: as a flag, as an argument of `Options` and `serve()`, and as an",
         "attribute.",
     ]
-    for title, group in _groups(declared()):
+    for title, group in _groups(listed()):
         lines += ["", f"## {title}", "", "| flag | default | meaning |", "| --- | --- | --- |"]
         lines += [_row(option) for option in group]
     for text, names in (
@@ -91,7 +94,7 @@ def metavar_of(option: Option) -> str | None:
     """What stands for the value behind the flag; None for a flag without a value."""
     if option.kind is bool:
         return None
-    if option.choices is not None:
+    if option.choices is not None and option.metavar is None:
         return "|".join(option.choices)
     return option.metavar or ("NUMBER" if option.kind is int else option.name.upper())
 
@@ -118,6 +121,16 @@ def _with_default(option: Option, text: str, word: str = "default: ") -> str:
     return text if default is None else f"{text} ({word}{default})"
 
 
+def _other_names(option: Option) -> str:
+    """The flags that mean the same, in parentheses; empty if there are none."""
+    others = []
+    if option.aliases:
+        others.append(f"older name: {', '.join(option.older_flags)}")
+    if option.known_as:
+        others.append(f"also {', '.join(option.known_as)}")
+    return f" ({'; '.join(others)})" if others else ""
+
+
 def _line(left: str, text: str) -> str:
     return f"  {left}".ljust(COLUMN) + text
 
@@ -126,8 +139,14 @@ def _row(option: Option) -> str:
     flags = ", ".join(f"`{name}`" for name in flags_of(option))
     if option.aliases:
         flags += "; older name: " + ", ".join(f"`{name}`" for name in option.older_flags)
+    if option.known_as:
+        flags += "; also " + ", ".join(f"`{name}`" for name in option.known_as)
     default = default_of(option)
-    meaning = option.help if option.choices is None else f"{option.help}; one of {', '.join(option.choices)}"
+    meaning = (
+        option.help
+        if option.choices is None or option.metavar is not None
+        else f"{option.help}; one of {', '.join(option.choices)}"
+    )
     cells = [flags, "" if default is None else f"`{default}`", meaning]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -45,6 +45,7 @@ class Option:
     :ivar help: the long text, for ``zibai --help-all`` and ``docs/options.md``.
     :ivar brief: the text of the option's line in ``zibai --help``; empty for an option that is not shown there.
     :ivar aliases: older names of the field, which stay names of a flag, an argument and an attribute.
+    :ivar known_as: flags of other servers that mean the same; flags only, so that a program has one name to learn.
     :ivar short: the flag of one letter, such as ``-p``.
     :ivar octal: the value is written in octal.
     :ivar size: a number of bytes, which may be written as 512M.
@@ -61,6 +62,7 @@ class Option:
     brief: str = ""
     name: str = ""
     aliases: tuple[str, ...] = ()
+    known_as: tuple[str, ...] = ()
     kind: type = str
     nullable: bool = False
     default: Any = MISSING
@@ -147,7 +149,7 @@ class Option:
             return type(value) is list and all(isinstance(item, str) for item in value)
         if self.kind is float:
             return type(value) in (int, float) and not math.isnan(value)
-        return type(value) is self.kind  # isinstance would accept True as a number
+        return value is self.default or type(value) is self.kind  # isinstance would accept True as a number
 
 
 def _flag(name: str) -> str:

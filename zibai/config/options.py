@@ -51,6 +51,17 @@ def check_prefix(value: str) -> None:
         raise UsageError(f"{value!r} must start with a slash and not end with one, or be empty")
 
 
+class _Usual(int):
+    """A default that depends on something else, and can be told from the same number that was given."""
+
+
+USUAL_WORKERS = _Usual(10)
+"""Threads or greenlets of a worker."""
+
+TASKS = 1000
+"""Tasks of a worker that serves ASGI, unless there is a number of workers."""
+
+
 @accept_aliases
 @dataclass
 class Options:
@@ -65,14 +76,33 @@ class Options:
         group=APPLICATION,
         metavar="module:attribute",
         brief="the WSGI application, as in example:app",
-        help="the WSGI application; the attribute may be nested, as in package.module:object.app",
+        help="the WSGI application: module:attribute, which may be nested, as in package.module:object.app; "
+        "module:create_app('live') calls a factory, with plain values; module alone is its app, application, "
+        "create_app or make_app; path/to/file.py may stand for the module",
     )
     _: KW_ONLY
     call: Defaulted[bool] = option(
         False,
+        known_as=("--factory",),
         group=APPLICATION,
         brief="the attribute is a factory: call it",
         help="the attribute is a factory: call it, without arguments, to get the application",
+    )
+    app_dir: str | None = option(
+        None,
+        group=APPLICATION,
+        metavar="DIRECTORY",
+        help="import the application from this directory; the current directory and relative paths stay as they are, "
+        "unlike with --chdir",
+    )
+    env_file: str | None = option(
+        None,
+        group=APPLICATION,
+        metavar="FILE",
+        at_prompt=False,
+        brief="set the variables in this file (.env)",
+        help="set the environment variables in this file, such as .env, before the application is imported; a variable "
+        "that is set already stays as it is; each new worker reads the file again; needs zibai-server[env]",
     )
     url_prefix: str | None = option(
         None,
@@ -96,6 +126,7 @@ class Options:
         None,
         group=LISTENING,
         short="-l",
+        known_as=("--bind", "-b"),
         metavar="ADDRESS",
         check=parse_address,
         brief=f"HOST:PORT or unix:PATH ({LISTEN})",
@@ -147,6 +178,7 @@ class Options:
     processes: Defaulted[int] = option(
         0,
         aliases=("subprocess",),
+        known_as=("--workers",),
         group=WORKERS,
         short="-p",
         metavar="NUMBER",
@@ -158,17 +190,41 @@ class Options:
         "the server may use; by default, the environment variable WEB_CONCURRENCY",
     )
     max_workers: Defaulted[int] = option(
-        10,
+        USUAL_WORKERS,
+        known_as=("--threads",),
         group=WORKERS,
         short="-w",
         metavar="NUMBER",
         minimum=1,
         brief="threads or greenlets of each worker",
         help="threads or greenlets of each worker: the number of requests that it runs at the same time; "
-        "a connection that waits takes none",
+        f"a connection that waits takes none. An ASGI application has tasks, {TASKS:,} by default",
         embedded=True,
     )
     no_gevent: Defaulted[bool] = option(False, group=WORKERS, help="use threads even if gevent is installed")
+    interface: Defaulted[str] = option(
+        "auto",
+        group=WORKERS,
+        choices=("auto", "wsgi", "asgi"),
+        help="what the application is: WSGI, which runs on threads or greenlets, or ASGI, which runs as tasks; "
+        "auto looks at the parameters of the application. With asgi, gevent patches nothing",
+        embedded=True,
+    )
+    lifespan: Defaulted[str] = option(
+        "auto",
+        group=WORKERS,
+        choices=("auto", "on", "off"),
+        help="whether an ASGI application is told of the start and the end of its worker; with on, an application "
+        "without a lifespan does not start",
+        embedded=True,
+    )
+    loop: Defaulted[str] = option(
+        "asyncio",
+        group=WORKERS,
+        choices=("asyncio", "uvloop"),
+        help="the event loop of an ASGI application: that of Python, or uvloop (winloop on Windows), an extra",
+        embedded=True,
+    )
     preload: Defaulted[bool] = option(
         False,
         group=WORKERS,
@@ -207,12 +263,21 @@ class Options:
         help="the same for open descriptors, connections included (on Windows: handles)",
     )
 
+    reload: Defaulted[bool] = option(
+        False,
+        group=DEVELOPMENT,
+        needs_parent=True,
+        brief="restart when a source file changes",
+        help="restart the workers when a *.py file changes, or the --env-file: below the current directory, --app-dir "
+        "and other directories that Python imports from, but not below those of installed packages; the log says "
+        "which; --watchfiles adds patterns; needs zibai-server[reload]",
+    )
     watchfiles: str | None = option(
         None,
         group=DEVELOPMENT,
         metavar="PATTERNS",
         needs_parent=True,
-        brief='restart when a file changes: "*.py;.env"',
+        brief='restart for other files: "*.py;*.html"',
         help='restart the workers when a file changes that matches a pattern, as in "*.py;.env"; '
         "needs zibai-server[reload]",
     )
@@ -233,11 +298,12 @@ class Options:
         ["127.0.0.1,::1,unix"],
         group=PROXIES,
         metavar="PEERS",
+        environment="FORWARDED_ALLOW_IPS",
         check=check_trusted,
         brief="proxies to believe",
         help="peers that are believed when they name the client, by Forwarded, X-Forwarded-* and the PROXY protocol: "
         "addresses, networks (10.0.0.0/8) or unix (every peer on a unix socket), separated by commas; * is every peer, "
-        "none is no peer",
+        "none is no peer; by default, the environment variable FORWARDED_ALLOW_IPS",
         embedded=True,
     )
     forwarded_fields: Defaulted[str] = option(
@@ -357,6 +423,7 @@ class Options:
     )
     keep_alive_timeout: Defaulted[float] = seconds(
         75.0,
+        known_as=("--timeout-keep-alive",),
         group=LIMITS,
         help="time that an idle connection is kept; it must be longer than that of the load balancer in front, which "
         "otherwise sends requests into connections that are just being closed",
@@ -410,6 +477,7 @@ class Options:
         aliases=("h11_max_incomplete_event_size",),
         group=LIMITS,
         metavar="BYTES",
+        size=True,
         minimum=1,
         help="largest head of a request: request line and header fields",
         embedded=True,
@@ -418,6 +486,7 @@ class Options:
         8 * 1024,
         group=LIMITS,
         metavar="BYTES",
+        size=True,
         minimum=1,
         help="longest target of a request: path and query, as they are sent",
         embedded=True,
@@ -434,6 +503,7 @@ class Options:
         1024**3,
         group=LIMITS,
         metavar="BYTES",
+        size=True,
         minimum=0,
         brief="largest body of a request",
         help="largest body of a request; 0 is no limit",
@@ -505,6 +575,15 @@ class Options:
         help="append the log, and the output of a --daemon, to this file instead of printing it; SIGUSR1 opens the "
         "file again after it was moved",
     )
+    log_level: Defaulted[str] = option(
+        "info",
+        group=LOGGING,
+        choices=("debug", "info", "warning", "error", "critical"),
+        metavar="LEVEL",
+        brief="debug, info, warning, error",
+        help="the least level of what is logged: debug, info, warning, error or critical; debug adds what clients do "
+        "wrong, and warning leaves the access log out; a --logging-config that names a level counts more",
+    )
     no_access_log: Defaulted[bool] = option(
         False,
         group=LOGGING,
@@ -522,6 +601,7 @@ class Options:
         0,
         group=LOGGING,
         metavar="BYTES",
+        size=True,
         minimum=0,
         help="rename the --log-file to PATH.1 before it grows over this size, PATH.1 to PATH.2 and so on; 0 is never",
     )
@@ -642,6 +722,16 @@ def declared() -> tuple[Option, ...]:
     return read_declarations(Options)
 
 
+def watched(options: Options) -> str:
+    """The patterns of ``--watchfiles`` and ``--reload``; empty if no file is watched."""
+    patterns = [] if options.watchfiles is None else [options.watchfiles]
+    if options.reload:
+        patterns.append("*.py")
+        if options.env_file is not None:
+            patterns.append(os.path.basename(options.env_file))
+    return ";".join(patterns)
+
+
 def script_name(options: Options) -> str:
     """SCRIPT_NAME for the environ: ``--url-prefix``, else the environment variable, else empty.
 
@@ -656,3 +746,8 @@ def script_name(options: Options) -> str:
         except UsageError as error:
             raise UsageError(f"environment variable SCRIPT_NAME: {error}") from None
     return prefix.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def runners(options: Options, interface: str) -> int:
+    """How many requests a worker runs at the same time."""
+    return TASKS if interface == "asgi" and isinstance(options.max_workers, _Usual) else options.max_workers

@@ -12,7 +12,7 @@ import socket
 from contextlib import suppress
 from http import HTTPStatus
 from math import ceil, inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..clock import head_end
 from ..errors import Refused
@@ -21,13 +21,15 @@ from ..net.kernel import unsent
 from ..net.listener import Endpoint, Socket
 from ..protocol.http1 import Request
 from ..protocol.http1.response import CONTINUE, plain
-from .async_stream import AsyncStream
 from .body import Receiver
 from .context import RECEIVE, Service
 from .parting import SMALL
 from .preamble import hint_at_proxy_header, name_of, tidy, write_note
 from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, HELD, LINGER, PARTED, READY, STARVED, TASK
 from .stream import BodyReader
+
+if TYPE_CHECKING:
+    from .async_stream import AsyncStream
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client

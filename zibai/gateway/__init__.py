@@ -3,6 +3,7 @@
 Today that is WSGI. A gateway makes the environ of a request, and gives the response to the connection.
 
  - wsgi         PEP 3333: the environ, and the call
+ - interface    whether an object is a WSGI application, and what else it may be
  - exchange     one call and its response
  - shortcut     a response of one piece, by one send
  - reply        the bytes of a response, without I/O

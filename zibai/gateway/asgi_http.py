@@ -100,7 +100,7 @@ class HttpExchange(AsyncStream):
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take a message of the response. Raises :class:`~zibai.errors.Gone`, an ``OSError``, once the client left."""
+        """Take a message of the response. Raises :class:`~zibai.errors.Gone`, an ``OSError``, without a client."""
         kind = message["type"]
         if self.complete:
             self._gateway.complaints.late(kind, self.connection)

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .. import importer
-from ..config.options import Options
-from ..errors import LoadError
+from ..config import envfile
+from ..config.options import Options, watched
+from ..errors import LoadError, UsageError
+from ..gateway.interface import refusal
 from ..gateway.wsgi import Application
 from ..logger import logger
 from .serve import Hooks
@@ -21,9 +23,15 @@ class Site(NamedTuple):
 def load(options: Options, app: Application | None = None) -> Site:
     """Import the application, unless ``app`` is it already, and the hooks. Raises :class:`LoadError`."""
     try:
+        if options.env_file is not None:
+            _load_variables(options.env_file)
         if app is None:
             importer.add_cwd_to_path()
+            if options.app_dir is not None:
+                importer.add_to_path(options.app_dir)
             app = importer.load_app(options.app, options.call)
+        if options.interface == "auto" and (text := refusal(app, options.app)):
+            raise LoadError(text)
         hooks = (
             importer.import_from_string(spec) if spec else None
             for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
@@ -31,6 +39,13 @@ def load(options: Options, app: Application | None = None) -> Site:
         return Site(app, Hooks(*hooks))
     except LoadError as error:
         return _failed(options, error)
+
+
+def _load_variables(path: str) -> None:
+    try:
+        envfile.load(path)
+    except UsageError as error:  # the file has changed since the server has started
+        raise LoadError(str(error)) from None
 
 
 def begin(options: Options, site: Site) -> Site:
@@ -44,8 +59,8 @@ def begin(options: Options, site: Site) -> Site:
 
 
 def _failed(options: Options, error: LoadError) -> Site:
-    """A worker whose code fails must not serve. With ``--watchfiles`` it serves the failure until the next change."""
-    if options.watchfiles is None:
+    """A worker whose code fails must not serve. With ``--reload`` it serves the failure until the next change."""
+    if not watched(options):
         raise error
     logger.error("%s\n%s", error, error.trace)
     return Site(_failure_page(error))

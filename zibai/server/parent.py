@@ -7,7 +7,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from ..config.options import Options
+from ..config.options import Options, watched
 from ..supervise import mainloop
 from ..supervise.output import Collector
 from ..supervise.preload import Preload
@@ -18,6 +18,7 @@ from ..supervise.roster import SETTLED
 from ..system import home, lastword, terminal, title
 from ..system.signals import Signals
 from ..system.usage import Usage
+from . import environment as around
 from . import loader, worker
 from .environment import Prepared
 from .listeners import Listeners
@@ -39,7 +40,7 @@ def serve_as_parent(
     upgrade = Upgrade(environment.directory, environment.predecessor, listeners, environment.notifier, board, obstacle)
     pulse = Pulse()
     collector = Collector() if options.capture_output else None
-    is_debugged = processes == 1 or options.watchfiles is not None
+    is_debugged = processes == 1 or bool(watched(options))
     stdin = terminal.Stdin.of_this_process() if is_debugged and not obstacle and not options.daemon else None
     with ExitStack() as stack:
         observers = _observers(stack, prepared, upgrade, pulse)
@@ -67,8 +68,9 @@ def serve_as_parent(
         )
         if exits and not environment.guest:
             signals.heard = _overseer(options, loop, preload).heard
-        if options.watchfiles is not None:
-            stack.enter_context(Reloader(options.watchfiles, loop.restart_soon, _directory(prepared)))
+        if patterns := watched(options):
+            for number, root in enumerate(around.roots(options, _directory(prepared))):
+                stack.enter_context(Reloader(patterns, loop.restart_soon, root, warns=number == 0))
         if prompt is None:
             loop.run(signals)
         else:
@@ -94,9 +96,9 @@ def _rules(options: Options) -> dict[str, Any]:
         "graceful_timeout": options.graceful_exit_timeout,
         "boot_timeout": options.boot_timeout,
         # A debugger's prompt blocks gevent's hub, and with it the heartbeat, for as long as a developer thinks.
-        "worker_timeout": inf if options.watchfiles is not None else options.worker_timeout or inf,
+        "worker_timeout": inf if watched(options) else options.worker_timeout or inf,
         "settle": SETTLED,
-        "eager": options.watchfiles is not None,
+        "eager": bool(watched(options)),
     }
 
 

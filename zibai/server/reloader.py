@@ -1,10 +1,12 @@
 """Watches files with watchfiles, in a thread; one callback when a file that matters has changed.
 
-Patterns, ``"*.py;.env"``, are matched against the name of a file and its path below the watched directory. Folders that
-hold no sources and change all the time are ignored.
+The log says what is watched when it begins, and which file has changed. Patterns, ``"*.py;.env"``, are matched against
+the name of a file and its path below the watched directory. Folders that hold no sources and change all the time are
+ignored.
 """
 
 import os
+import re
 import sys
 import threading
 import time
@@ -41,6 +43,11 @@ directory's name: the system does not tell when a link is switched."""
 CLOCK: Final = 1.0
 """Seconds by which the time of a file may lag behind the clock."""
 
+SHOWN: Final = 3
+"""Files that a line of the log names."""
+
+_WILD = re.compile(r"[*?\[]")
+
 
 def matches(path: str, patterns: Iterable[str], root: str) -> bool:
     """Whether a change of ``path``, below ``root``, matters."""
@@ -53,20 +60,21 @@ def matches(path: str, patterns: Iterable[str], root: str) -> bool:
 class Reloader:
     """Calls ``changed``, from its thread, after files that match ``patterns`` (separated by ``;``) have changed.
 
-    The files are below ``root``, by default the current directory.
+    The files are below ``root``, by default the current directory. ``warns`` of a pattern that matches no file there.
 
     A context manager. Raises :class:`MissingExtra` when watchfiles cannot be imported.
     """
 
-    def __init__(self, patterns: str, changed: Callable[[], None], root: str = "") -> None:
+    def __init__(self, patterns: str, changed: Callable[[], None], root: str = "", *, warns: bool = True) -> None:
         try:
             from watchfiles import watch
         except ImportError as error:
-            text = "--watchfiles needs watchfiles; pip install 'zibai-server[reload]'"
+            text = "--reload and --watchfiles need watchfiles; pip install 'zibai-server[reload]'"
             raise MissingExtra.because(error, "watchfiles", text) from None
         self._watch = watch
         self._patterns = [pattern.strip() for pattern in patterns.split(";") if pattern.strip()]
         self._changed = changed
+        self._warns = warns
         self._root = root or os.getcwd()
         self._stop = threading.Event()
         self._known: set[str] = set()  # the folders that were watched last
@@ -87,6 +95,8 @@ class Reloader:
         """Watch until the end, whatever goes wrong: developers expect that their changes are noticed."""
         polls = False
         told: set[str] = set()
+        with suppress(OSError):  # the directory has been removed, and may come back
+            self._announce(os.path.realpath(self._root))
         while not self._stop.is_set():
             began = time.monotonic()
             try:
@@ -108,7 +118,7 @@ class Reloader:
         """
         folders, whole = tree(root)
         if self._ended is not None and self._has_changed(root, folders, self._ended):
-            self._changed()
+            self._tell([])
         known = set(folders)
         try:
             # A burst of saved files is over when no file has changed for 50 ms (`step`).
@@ -123,12 +133,42 @@ class Reloader:
                 ignore_permission_denied=True,
             ):
                 moved = os.path.realpath(self._root) != root
-                if moved or any(self._matters(path, root) for _, path in changes):
-                    self._changed()
+                files = sorted({path for _, path in changes if self._matters(path, root)})
+                if moved or files:
+                    self._tell([os.path.relpath(path, root) for path in files])
                 if moved or (not whole and any(path not in known and os.path.isdir(path) for _, path in changes)):
                     return
         finally:
             self._known, self._ended = known, time.time()
+
+    def _announce(self, root: str) -> None:
+        """Log what is watched, and warn of a pattern that was probably meant in another way."""
+        found = dict.fromkeys(self._patterns, 0)
+        for folder in tree(root)[0]:
+            with suppress(OSError):
+                for name in os.listdir(folder):
+                    for pattern in self._patterns:
+                        found[pattern] += matches(os.path.join(folder, name), [pattern], root)
+        texts = [f"{pattern} ({number} file{'s' * (number != 1)})" for pattern, number in found.items()]
+        logger.info("watching %s below %s; a change restarts the workers", ", ".join(texts), root)
+        if not self._warns:
+            return
+        for pattern, number in found.items():
+            if number == 0:
+                logger.warning("--watchfiles: no file below %s matches %s now", root, pattern)
+        only = self._patterns[0] if len(self._patterns) == 1 else ""
+        if only and not _WILD.search(only) and found[only]:
+            logger.warning(
+                "--watchfiles %s watches this name alone; if your shell has replaced a pattern by it, quote the "
+                "pattern: --watchfiles '*%s'",
+                only,
+                os.path.splitext(only)[1],
+            )
+
+    def _tell(self, files: list[str]) -> None:
+        more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+        logger.info("%s%s changed; restarting the workers", ", ".join(files[:SHOWN]) or "files have", more)
+        self._changed()
 
     def _matters(self, path: str, root: str) -> bool:
         return matches(path, self._patterns, root)

@@ -9,18 +9,18 @@ import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
-from inspect import iscoroutinefunction
 from math import inf
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..config.addresses import Trust
-from ..config.options import Options, declared, script_name
+from ..config.options import Options, declared, runners, script_name
 from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
 from ..engine.loop import Loop
+from ..errors import UsageError
+from ..gateway.interface import resolve, single
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
 from ..net.bind import describe, is_public, listen
@@ -29,6 +29,7 @@ from ..system.forks import forget_in_children
 from ..telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
+    from ..gateway.lifespan import Lifespan
     from ..tls.https import Https
 
 Hook = Callable[[], object]
@@ -139,33 +140,33 @@ class Server:
         self._end = end
         self._hooks = hooks
         self._ties = ties
-        self._row = Row.private(options.max_workers + 1) if ties.row is None else ties.row
+        self._interface = resolve(app, options.interface)
+        self._runners = runners(options, self._interface)
+        self._row = Row.private(min(self._runners, MOST_SLOTS) + 1) if ties.row is None else ties.row
         self._backend = backend
-        self._lifespan: Any = None
-        make: Any = Gateway
-        if _is_asgi(app):
-            from ..gateway.asgi import Gateway as AsgiGateway
-            from ..gateway.lifespan import Lifespan
+        self._lifespan: Lifespan | None = None
+        self._gateway = self._make_gateway(app)
 
-            self._lifespan = Lifespan(app)  # type: ignore[arg-type]
-            make = partial(AsgiGateway, lifespan=self._lifespan)
-            self._backend = "tasks"
-        self._gateway = make(
-            app,
-            url_scheme=options.url_scheme,
-            script_name=script_name(options),
-            multithread=options.max_workers > 1,
-            multiprocess=ties.multiprocess,
-        )
+    def _make_gateway(self, app: Any) -> Gateway:
+        options = self._options
+        mounted: dict[str, Any] = {"url_scheme": options.url_scheme, "script_name": script_name(options)}
+        if self._interface == "wsgi":
+            several = self._runners > 1
+            return Gateway(app, multithread=several, multiprocess=self._ties.multiprocess, **mounted)
+        # A server of WSGI applications need not have asyncio in memory.
+        from ..gateway.asgi import Gateway as AsgiGateway
+        from ..gateway.lifespan import Lifespan
+
+        app = single(app)
+        self._lifespan = Lifespan(app, options.lifespan)  # type: ignore[arg-type]
+        return AsgiGateway(app, self._lifespan, **mounted)
 
     def run(self) -> None:
         """Serve. Raises what :func:`serve` raises."""
         forget_in_children(*self._sockets)
-        engine = _make_backend(self._backend, self._options.max_workers, self._row)
+        engine = self._make_backend()
         try:
             if self._lifespan is not None:
-                engine.make = self._gateway.make  # type: ignore[attr-defined]
-                engine.context = self._lifespan.context  # type: ignore[attr-defined]
                 engine.run(self._lifespan.start())  # type: ignore[attr-defined]
             https = self._prepare_tls(engine)
             for sock in self._sockets:
@@ -176,11 +177,11 @@ class Server:
                 self._hooks.before_serve()
             listeners = [Listener(sock) for sock in self._sockets]
         except BaseException:
-            engine.stop()  # it holds descriptors
+            self._stop(engine)  # it holds descriptors
             raise
         loop = self._make_loop(engine, listeners)
         if https is not None:
-            https.attach(loop, listeners, self._options.max_workers > 1, self._ties.multiprocess)
+            https.attach(loop, listeners, self._runners > 1, self._ties.multiprocess)
         try:
             forget_in_children(loop)
             self._ties.before_start(loop)
@@ -203,13 +204,27 @@ class Server:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
             loop.quit()
             engine.cancel()
-            if engine.join(QUICK):
-                if self._lifespan is not None:
-                    engine.run(self._lifespan.stop(5.0))  # type: ignore[attr-defined]
-                engine.stop()
+            if engine.join(QUICK) or self._lifespan is not None:
+                self._stop(engine)
             for listener in listeners:
                 listener.close()  # the loop has done it, unless it is the loop that is broken
             _call_hook("before_died", self._hooks.before_died)
+
+    def _stop(self, engine: Backend) -> None:
+        if self._lifespan is not None:
+            engine.run(self._lifespan.stop(5.0))  # type: ignore[attr-defined]
+        engine.stop()
+
+    def _make_backend(self) -> Backend:
+        if self._lifespan is None:
+            return _make_backend(self._backend, self._runners, self._row)
+        monkey = sys.modules.get("gevent.monkey")
+        if monkey is not None and monkey.is_module_patched("threading"):
+            raise UsageError("gevent has patched this process, in which no event loop can run; write --interface asgi")
+        from ..engine.backends.tasks import Tasks, make_event_loop
+
+        lifespan, gateway = self._lifespan, self._gateway
+        return Tasks(make_event_loop(self._options.loop), self._row, gateway.make, lambda: lifespan.context)  # type: ignore[attr-defined]
 
     def _prepare_tls(self, engine: Backend) -> "Https | None":
         """None without; a server that speaks no TLS need not have it in memory."""
@@ -245,15 +260,11 @@ class Server:
             on_beat=ties.on_beat,
         )
         enough = ties.on_max_requests or self._end.set
-        loop = Loop(service, engine, listeners, health, options.max_workers, options.max_requests, enough)
+        loop = Loop(service, engine, listeners, health, self._runners, options.max_requests, enough)
         service.lend = loop.lend
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
         return loop
-
-
-def _is_asgi(app: Any) -> bool:
-    return iscoroutinefunction(app) or iscoroutinefunction(getattr(app, "__call__", None))
 
 
 def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
@@ -277,6 +288,9 @@ def _join(engine: Backend, timeout: float) -> bool:
     return engine.join(timeout)
 
 
+MOST_SLOTS = 64
+"""Requests that a server without a parent shows at once."""
+
 STEP = 1.0
 """Seconds that the end waits before it waits again."""
 
@@ -286,6 +300,7 @@ application that never lets go of the GIL; then the process has to end without i
 
 
 def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
+    """The backend of a WSGI application."""
     if name is None:
         # A program that has patched has imported it, so gevent is asked only where it is in use.
         monkey = sys.modules.get("gevent.monkey")
@@ -294,10 +309,6 @@ def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
         from ..engine.backends.greenlets import Greenlets
 
         return Greenlets(slots, row)
-    if name == "tasks":
-        from ..engine.backends.tasks import Tasks
-
-        return Tasks(slots, row)
     if name == "threads":
         from ..engine.backends.threads import Threads
 

@@ -51,6 +51,7 @@ def main(options: Options, *, exits: bool = False) -> None:
             home.keep(environment.directory)
         if options.chdir is not None:
             around.change_directory(options.chdir)
+        around.check_files(options)
         if options.pid_file is not None:
             pidfile.check(options.pid_file, environment.parent)
         if identity is not None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ..config.options import Options
 from ..engine.loop import Loop
 from ..errors import LoadError, MissingExtra, ZibaiError
+from ..gateway.interface import resolve
 from ..gateway.wsgi import Application
 from ..logger import logger
 from ..supervise.control import FOR_PARENT, GRACEFUL, QUICK, REOPEN, UPGRADE
@@ -115,7 +116,7 @@ def run(
             parent.hear_ctrl_c()
         site = application.begin(options, application.load(options, app) if preloaded is None else preloaded.site)
         signals.reassert()
-        backend = "greenlets" if hub else "threads"
+        backend = _backend(options, site.app, hub)
         _tie(ties, control, parent, options, show_title, backend)
         options = replace(options, max_request_pre_process=_with_jitter(options.max_requests))
         hooks = _hooks(site, show_title)
@@ -158,6 +159,18 @@ def _tie(
         ties.on_max_requests, ties.on_stuck = parent.reached_max_requests, parent.hung
 
 
+def _backend(options: Options, app: object, hub: ModuleType | None) -> str:
+    """What runs the requests. Raises :class:`LoadError`."""
+    if resolve(app, options.interface) == "wsgi":
+        return "greenlets" if hub else "threads"
+    if hub is not None:
+        raise LoadError(
+            f"{options.app!r} is an ASGI application, and gevent, which is installed, has patched this process; write "
+            "--interface asgi, and it does not"
+        )
+    return "tasks"
+
+
 def _hooks(site: Site, show_title: Callable[[str], None]) -> Hooks:
     """The hooks that are still to be called."""
 
@@ -172,7 +185,7 @@ def _hooks(site: Site, show_title: Callable[[str], None]) -> Hooks:
 def prepare(options: Options) -> ModuleType | None:
     """Prepare the process for the application; called once. Returns gevent's hub module, if gevent is to be used."""
     raise_descriptor_limit()
-    return None if options.no_gevent else _patch()
+    return None if options.no_gevent or options.interface == "asgi" else _patch()
 
 
 def directory() -> str:

@@ -32,17 +32,19 @@ def configure_as(options: Options) -> None:
     file = None
     if options.log_file is not None:
         file = {"filename": options.log_file, "maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
-    configure(options.no_access_log, options.logging_config, file)
+    configure(options.no_access_log, options.logging_config, file, options.log_level.upper())
 
 
-def configure(no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None) -> None:
+def configure(
+    no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None, level: str = "INFO"
+) -> None:
     """Set up the five loggers, for a process of our own: parent or worker, never within ``serve``.
 
     They write to stderr, or to the :class:`LogFile` with the arguments ``file``. The file ``config_filepath``, JSON or
     TOML by its ending, is merged over :func:`default_config`, so it needs only the differences. Raises UsageError, in
     one line that names the file, if it cannot be used.
     """
-    config = default_config(file)
+    config = default_config(file, level)
     if config_filepath is not None:
         config = _merge(config, _read(config_filepath))
     try:
@@ -99,7 +101,7 @@ def let_go() -> None:
         configure(False, None)
 
 
-def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
+def default_config(file: dict[str, Any] | None = None, level: str = "INFO") -> dict[str, Any]:
     """A new dict for ``logging.config.dictConfig``, which changes its argument.
 
     Each logger with its own handler and formatter, all by the same short name, so that a file can change one alone.
@@ -126,10 +128,10 @@ def default_config(file: dict[str, Any] | None = None) -> dict[str, Any]:
         },
         "handlers": {name: {**handler, "formatter": name} for name in formats},
         "loggers": {
-            "zibai": {"level": "INFO", "handlers": ["default"], "propagate": False},
-            "zibai.debug": {"level": "INFO", "handlers": ["default"], "propagate": False},
-            "zibai.access": {"level": "INFO", "handlers": ["access"], "propagate": False},
-            "zibai.error": {"level": "INFO", "handlers": ["error"], "propagate": False},
+            "zibai": {"level": level, "handlers": ["default"], "propagate": False},
+            "zibai.debug": {"level": level, "handlers": ["default"], "propagate": False},
+            "zibai.access": {"level": level, "handlers": ["access"], "propagate": False},
+            "zibai.error": {"level": level, "handlers": ["error"], "propagate": False},
             "zibai.output": {"level": "INFO", "handlers": ["output"], "propagate": False},
         },
     }

@@ -1,16 +1,16 @@
 """Says when gevent's hub or the event loop of asyncio is blocked, and by what.
 
-An application blocks it that computes, or waits without its knowledge. Then nothing else in the worker runs, so a thread
-of the system has to see it. It asks for a sign of life ten times a second, while there is anything to run. When no sign
-comes, the thread looks at the stack of the blocked thread, every ``LIMIT`` seconds. The application is to blame when two looks find it in the same call, and that is
-logged. A busy machine, many short requests in a row and the server itself are no fault of the application.
+An application blocks it that computes, or waits without its knowledge. Then nothing else in the worker runs, so a
+thread of the system has to see it. It asks for a sign of life ten times a second, while there is anything to run. When
+no sign comes, the thread looks at the stack of the blocked thread, every ``LIMIT`` seconds. The application is to blame
+when two looks find it in the same call, and that is logged. A busy machine, many short requests in a row and the server
+itself are no fault of the application.
 """
 
 import _thread
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from types import FrameType
 from typing import Any, Final
 
@@ -24,6 +24,10 @@ MUTE: Final = 10.0
 """Seconds after a warning in which there is no other."""
 
 _LINGER: Final = 3  # looks without a turn of the loop after which the thread sleeps
+
+
+def _of_the_system(name: str) -> Any:
+    return getattr(_thread, name)
 
 
 class Watch:
@@ -42,7 +46,7 @@ class Watch:
         what: str,
         ask: Callable[[], object],
         is_busy: Callable[[], bool],
-        thread: Callable[[str], Any] = partial(getattr, _thread),
+        thread: Callable[[str], Any] = _of_the_system,
     ) -> None:
         self._what = what
         self._ask = ask

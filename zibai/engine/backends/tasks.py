@@ -1,8 +1,8 @@
 """Tasks: requests run as coroutines of an asyncio event loop, which also turns the server loop.
 
 The event loop watches one descriptor for the server loop: that of its poller. All connections stay with the server
-loop, so everything that it does for threads and greenlets it does here, too. A turn runs at most ``AT_ONCE`` requests or
-``SPAN`` seconds, and then lets the event loop do what else is there.
+loop, so everything that it does for threads and greenlets it does here, too. A turn runs at most ``AT_ONCE`` requests
+or ``SPAN`` seconds, and then lets the event loop do what else is there.
 
 The first step of a coroutine runs at once (:mod:`.eager`). Most responses are complete after it, and then the
 connection has never left the server loop. Otherwise the connection is *suspended*: it takes one of the slots until its
@@ -19,12 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context
 from http import HTTPStatus
+from importlib import import_module
 from types import FrameType
 from typing import Any, Final
 
 from ...clock import clock
+from ...errors import MissingExtra
 from ...logger import error_logger, safely
 from ...net.listener import Socket
 from ...net.poller import make_poller
@@ -56,12 +58,37 @@ class Waits:
     wait_writable = wait_readable
 
 
-class Tasks:
-    """Drives the loop from an event loop of asyncio. ``slots`` is how many requests may run at once."""
+def make_event_loop(name: str) -> asyncio.AbstractEventLoop:
+    """A new event loop. Raises :class:`~zibai.errors.MissingExtra` where the one of that name is not installed."""
+    if name == "asyncio":
+        return asyncio.new_event_loop()
+    module = "winloop" if sys.platform == "win32" else "uvloop"
+    try:
+        loop: asyncio.AbstractEventLoop = import_module(module).new_event_loop()
+    except ImportError as error:
+        text = f"{module} is not installed; pip install 'zibai-server[uvloop]', or leave out --loop uvloop"
+        raise MissingExtra.because(error, module, text) from None
+    return loop
 
-    def __init__(self, slots: int, row: Row) -> None:
+
+class Tasks:
+    """Drives the loop from ``event_loop``, which it closes in the end.
+
+    ``make`` makes the exchange of a connection that has a request. Each request begins with a copy of ``context()``.
+    """
+
+    def __init__(
+        self,
+        event_loop: asyncio.AbstractEventLoop,
+        row: Row,
+        make: "Callable[[Connection, Tasks], AsyncStream]",
+        context: Callable[[], Context],
+    ) -> None:
         self.waits = Waits()
-        self.event_loop = asyncio.new_event_loop()
+        self.event_loop = event_loop
+        self._make = make
+        self._context_of = context
+        self._context = Context()  # that of the start, once the loop turns
         # The event loop of Windows can watch no poller.
         self.poller: Any = ThreadPoller(self.wake) if sys.platform == "win32" else make_poller()
         self._row = row
@@ -69,21 +96,19 @@ class Tasks:
         self._free = row.slots[:0:-1]
         self._streams: dict[AsyncStream, asyncio.Task[None] | None] = {}  # those of suspended requests
         self._tasks: set[asyncio.Task[None]] = set()  # every task that has not ended: the event loop keeps none
-        self.context = copy_context()  # each request begins with a copy of it, as it is when the loop starts
-        self._start: Start = starter(self.event_loop, self.context)
         self._timer: asyncio.TimerHandle | None = None
         self._watch = Watch("the event loop", self._ask, lambda: bool(self._tasks))
         self._turn_is_due = False
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
-        self.make: Callable[[Connection, Tasks], AsyncStream]
 
     # The interface of a backend.
 
     def start(self, loop: Turns) -> None:
         self.loop: Any = loop
         forget_in_children(self)
-        self._start = starter(self.event_loop, self.context)
+        self._context = self._context_of()
+        self._start: Start = starter(self.event_loop, self._context)
         self._finished = self.event_loop.create_future()
         if not isinstance(self.poller, ThreadPoller):
             self.event_loop.add_reader(self.poller.fileno(), self._turn)
@@ -99,7 +124,7 @@ class Tasks:
             self._turn_is_due = True  # at worst two threads wake it at once
             with suppress(RuntimeError):  # the event loop is closed
                 # Not in the context of the request that wakes it.
-                self.event_loop.call_soon_threadsafe(self._turn, context=self.context)
+                self.event_loop.call_soon_threadsafe(self._turn, context=self._context)
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
         safely(log, *args)
@@ -212,7 +237,7 @@ class Tasks:
             self._run(connection)
             count += 1
             if count >= AT_ONCE or (not count % 8 and time.monotonic() > until):
-                self.event_loop.call_soon(self._turn, context=self.context)
+                self.event_loop.call_soon(self._turn, context=self._context)
                 return
         if loop.finished:
             assert self._finished is not None
@@ -230,13 +255,13 @@ class Tasks:
             return
         if timer is not None:
             timer.cancel()
-        self._timer = self.event_loop.call_at(due, self._turn, context=self.context)
+        self._timer = self.event_loop.call_at(due, self._turn, context=self._context)
 
     def _run(self, connection: Connection) -> None:
         """The first step of a request."""
         if connection.service.keep_alive_requests:
             connection.count_exchange()
-        stream = connection.task = self.make(connection, self)
+        stream = connection.task = self._make(connection, self)
         now = clock()
         connection.started, connection.status, connection.sent = now, 499, 0
         slot = self._idle
@@ -280,4 +305,4 @@ class Tasks:
     def _turn_soon(self) -> None:
         if not self._turn_is_due:
             self._turn_is_due = True
-            self.event_loop.call_soon(self._turn, context=self.context)
+            self.event_loop.call_soon(self._turn, context=self._context)

@@ -1,0 +1,324 @@
+"""Where values come from: the order of the sources, and one line for a mistake in each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from zibai.cli.arguments import parse_args, read
+from zibai.config.options import Options, declared
+from zibai.config.sources import listed
+from zibai.errors import UsageError
+from zibai.system.machine import available_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from zibai.config.option import Option
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory, and no variable that counts."""
+    for name in list(os.environ):
+        if name.startswith("ZIBAI_") or name in {"PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "LISTEN_FDS"}:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "zibai.toml") -> None:
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def failure(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        parse_args(argv)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("zibai: error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("zibai: error: ").rstrip("\n")
+
+
+def test_the_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        folder,
+        "app = 'a:file'\nmax-workers = 2\nbacklog = 2\ndrain = '2s'\nprocesses = 2\n[live]\nbacklog = 3\ndrain = 3\n",
+    )
+    monkeypatch.setenv("WEB_CONCURRENCY", "9")
+    monkeypatch.setenv("ZIBAI_PROFILE", "live")
+    monkeypatch.setenv("ZIBAI_DRAIN", "4s")
+    monkeypatch.setenv("ZIBAI_URL_PREFIX", "/four")
+    found = read(["--url-prefix", "/five"])
+    assert found.options == Options("a:file", max_workers=2, backlog=3, drain=4.0, url_prefix="/five", processes=2)
+    assert found.origins == {
+        "app": "zibai.toml: app",
+        "max_workers": "zibai.toml: max-workers",
+        "backlog": "zibai.toml [live]: backlog",
+        "drain": "environment variable ZIBAI_DRAIN",
+        "url_prefix": "--url-prefix",
+        "processes": "zibai.toml: processes",
+    }
+
+
+def test_a_flag_takes_back_what_a_file_says(folder: Path) -> None:
+    write(folder, "preload = true\n")
+    assert parse_args(["a:b"]).preload
+    assert not parse_args(["a:b", "--preload=no"]).preload
+
+
+def test_pyproject(folder: Path) -> None:
+    write(
+        folder,
+        "[tool.zibai]\napp = 'a:b'\nworkers = 3\n[tool.zibai.production]\nbind = [':1', ':2']\n",
+        "pyproject.toml",
+    )
+    assert parse_args([]) == Options("a:b", processes=3)
+    assert parse_args(["--profile", "production"]) == Options("a:b", processes=3, listen=[":1", ":2"])
+    write(folder, "app = 'c:d'\n")
+    assert parse_args([]) == Options("c:d"), "zibai.toml comes first, and alone"
+    assert parse_args(["-c", "pyproject.toml"]) == Options("a:b", processes=3)
+
+
+def test_the_pyproject_of_other_tools_is_left_alone(folder: Path) -> None:
+    write(folder, "this is no TOML", "pyproject.toml")
+    assert parse_args(["a:b"]) == Options("a:b")
+    write(folder, "[project]\nname = 'zibai-shop'\n", "pyproject.toml")
+    assert parse_args(["a:b"]) == Options("a:b")
+
+
+def test_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "app = 'c:d'\n", "live.toml")
+    assert parse_args(["--config", "live.toml"]) == Options("c:d")
+    monkeypatch.setenv("ZIBAI_CONFIG", "live.toml")
+    assert parse_args([]) == Options("c:d")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_worker = 3", "zibai.toml: there is no option 'max_worker'; did you mean max_workers?"),
+        ("worker_class = 'x'", "zibai.toml: there is no option 'worker_class': --worker-class is a flag of gunicorn"),
+        ("xyzzy = 1", "zibai.toml: there is no option 'xyzzy'"),
+        ("max_workers = 0", "zibai.toml: max_workers must be at least 1, not 0"),
+        ("max-workers = 'many'", "zibai.toml: max-workers: 'many' is not a whole number"),
+        ("max_workers = 1.5", "zibai.toml: max_workers must be a whole number, not 1.5"),
+        ("call = 'perhaps'", "zibai.toml: call: 'perhaps' is not true or false"),
+        ("call = 1", "zibai.toml: call must be True or False, not 1"),
+        ("listen = [8000]", "zibai.toml: listen must be a list of text, not [8000]"),
+        ("listen = ['x:y']", "zibai.toml: listen: 'x:y' is no address; write HOST:PORT"),
+        ("drain = 'soon'", "zibai.toml: drain: 'soon' is not a number, or one with s, m or h"),
+        ("unix_socket_perms = 660", "zibai.toml: unix_socket_perms: write the octal number as text, as in '600'"),
+        ("workers = 1\nprocesses = 2", "zibai.toml: processes and zibai.toml: workers are the same option; leave one"),
+        ("port = 1\nlisten = ':2'", "zibai.toml: port and zibai.toml: listen both say where to listen; leave one out"),
+        ("config = 'x'", "zibai.toml: config is for the command line, or for ZIBAI_CONFIG"),
+        ("= 1", "zibai.toml: Invalid statement (at line 1, column 1)"),
+        ("[live]\nmax_worker = 3", "zibai.toml [live]: there is no option 'max_worker'; did you mean max_workers?"),
+        ("[live]\n[live.more]", "zibai.toml: [live.more] is a table within a profile; a profile has only options"),
+        ("[user]\nname = 1", "zibai.toml: user is an option, so no profile can have this name"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_file(folder: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
+    write(folder, text)
+    assert failure(capsys, "a:b").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--config nowhere.toml", "--config: cannot read 'nowhere.toml': No such file or directory"),
+        ("--config gunicorn.conf.py", "--config: 'gunicorn.conf.py' is no TOML; zibai migrate gunicorn.conf.py"),
+        ("-c pyproject.toml", "--config: 'pyproject.toml' has no table [tool.zibai]"),
+        ("--profile live", "--profile: there is no file with profiles here; write zibai.toml, or add --config"),
+        ("--config some.toml --profile live", "--profile: some.toml has no profile 'live'; profiles there: a, b"),
+    ],
+)
+def test_a_file_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[str], argv: str, message: str) -> None:
+    write(folder, "", "pyproject.toml")
+    write(folder, "[a]\n[b]\n", "some.toml")
+    assert failure(capsys, "a:b", *argv.split()).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("ZIBAI_MAX_WORKERS", "0", "environment variable ZIBAI_MAX_WORKERS must be at least 1, not 0"),
+        ("ZIBAI_PRELOAD", "2", "environment variable ZIBAI_PRELOAD: '2' is not true or false"),
+        ("ZIBAI_LISTEN", ":1 '", 'environment variable ZIBAI_LISTEN: ":1 \'" is not a list of words'),
+        ("PORT", "http", "environment variable PORT: 'http' is no port number"),
+        ("WEB_CONCURRENCY", "x", "environment variable WEB_CONCURRENCY: 'x' is not a whole number or auto"),
+        ("FORWARDED_ALLOW_IPS", "x", "environment variable FORWARDED_ALLOW_IPS: 'x' is no peer"),
+    ],
+)
+def test_a_mistake_in_a_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, text: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert failure(capsys, "a:b").startswith(message)
+
+
+def test_a_mistyped_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No error: Kubernetes sets variables for a service that is called zibai."""
+    for name in ("ZIBAI_SERVICE_HOST", "ZIBAI_PORT_80_TCP_ADDR", "ZIBAI_MAX_WORKER"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("ZIBAI_PORT", "tcp://10.0.0.1:80")
+    assert parse_args(["a:b"]) == Options("a:b")
+    assert capsys.readouterr().err == (
+        "zibai: warning: environment variable ZIBAI_MAX_WORKER is no option; did you mean ZIBAI_MAX_WORKERS?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "text", "argv", "listen"),
+    [
+        ({"PORT": "9000"}, "", "", ["0.0.0.0:9000"]),
+        ({"PORT": "9000"}, "", "--host ::1", ["[::1]:9000"]),
+        ({"PORT": "9000"}, "", "--port 1", ["127.0.0.1:1"]),
+        ({"PORT": "9000"}, "", "--listen :1", [":1"]),
+        ({"PORT": "9000"}, "listen = ':1'", "", [":1"]),
+        ({"PORT": "9000"}, "host = 'localhost'", "", ["localhost:9000"]),
+        ({"PORT": "9000", "LISTEN_FDS": "1"}, "", "", None),
+        ({"PORT": "9000", "SERVER_STARTER_PORT": "80=3"}, "", "", None),
+        ({"PORT": ""}, "", "", None),
+        ({"PORT": "wrong"}, "", "--port 1", ["127.0.0.1:1"]),
+        ({"ZIBAI_PORT": "9000"}, "host = '::'\nport = 1", "", ["[::]:9000"]),
+        ({"ZIBAI_HOST": "0.0.0.0"}, "listen = ':1'", "", ["0.0.0.0:8000"]),
+        ({"ZIBAI_LISTEN": ":1 :2"}, "port = 3", "", [":1", ":2"]),
+    ],
+)
+def test_where_to_listen(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    text: str,
+    argv: str,
+    listen: list[str] | None,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    write(folder, text)
+    assert parse_args(["a:b", *argv.split()]).listen == listen
+
+
+def test_what_platforms_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.0/8,unix")
+    assert parse_args(["a:b"]) == Options("a:b", processes=available_cpus(), trusted_proxies=["10.0.0.0/8,unix"])
+    write(folder, "workers = 1\ntrusted_proxies = 'none'\n")
+    assert parse_args(["a:b"]) == Options("a:b", processes=1, trusted_proxies=["none"])
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can be told to become another user")
+def test_root_takes_no_options_from_the_file_of_a_user(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, "pid_file = '/etc/x'\n")
+    assert parse_args(["a:b", "--user", "nobody"]).pid_file == "/etc/x"
+    os.chown(folder / "zibai.toml", 1000, 1000)
+    assert failure(capsys, "a:b", "--user", "nobody").startswith("zibai.toml does not belong to root, which starts")
+    assert parse_args(["a:b", "--user", "nobody", "--config", "zibai.toml"]).pid_file == "/etc/x"
+    assert parse_args(["a:b"]).pid_file == "/etc/x", "root stays root, as the code that it imports"
+
+
+# --- each option, by each source ----------------------------------------------------------------------
+
+TEXTS = {
+    "check_prefix": ["/shop", ""],
+    "parse_address": [":0", "127.0.0.1:80", "[::1]:80", "unix:/run/my site.sock", "fd:3"],
+    "check_trusted": ["10.0.0.0/8,unix", "none", "*", "::1"],
+    "check_fields": ["for", "for,proto,host"],
+}
+
+
+def values(option: Option) -> st.SearchStrategy[Any]:
+    """Valid values of an option."""
+    if option.choices is not None:
+        return st.sampled_from(option.choices)
+    if option.kind is bool:
+        return st.booleans()
+    if option.kind is int:
+        most = 2**40 if option.maximum is None else int(option.maximum)
+        return st.integers(int(option.minimum or 0), most)
+    if option.kind is float:
+        least = option.minimum if option.above is None else option.above + 0.001
+        return st.integers(int(least or 0) + 1, 1_000_000).map(float) | st.just(float(least or 0))
+    if option.check is not None:
+        text: st.SearchStrategy[str] = st.sampled_from(TEXTS[option.check.__name__])
+    else:
+        text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(
+            lambda value: not value.startswith("-")
+        )
+    return text if option.kind is not list else st.lists(text, min_size=1, max_size=3)
+
+
+@st.composite
+def chosen(draw: st.DrawFn) -> dict[str, Any]:
+    """Some options, or one, with what they demand of each other."""
+    options = declared() if draw(st.booleans()) else [draw(st.sampled_from(declared()))]
+    found = {option.name: draw(values(option)) for option in options if len(options) == 1 or draw(st.booleans())}
+    found["app"] = "a:b"
+    try:
+        Options(**found).validate()
+    except UsageError:
+        found |= {"certfile": "c.pem", "cert_reqs": "required", "ca_certs": "a.pem", "tls_dev": False}
+        found |= {"log_file": "zibai.log", "trusted_proxies": ["::1"], "proxy_protocol": "on"}
+    return found
+
+
+def flags(option: Option, value: Any) -> Iterator[str]:
+    if option.positional:
+        yield value
+    elif option.kind is bool:
+        yield f"{option.flag}={'yes' if value else 'no'}"
+    elif option.kind is list:
+        yield from (option.flag, *value)
+    else:
+        yield f"{option.flag}={option.show(value) if option.octal else value}"
+
+
+def variable(option: Option, value: Any) -> str:
+    if option.kind is list:
+        return shlex.join(value)
+    return option.show(value) if option.octal else str(value)
+
+
+def toml(option: Option, value: Any) -> str:
+    text = option.show(value) if option.octal else value
+    return f"{option.name} = {json.dumps(text, ensure_ascii=False)}\n"
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chosen=chosen())
+def test_each_source_gives_the_same_options(folder: Path, chosen: dict[str, Any]) -> None:
+    expected = Options(**chosen)
+    expected.validate()
+    known = {option.name: option for option in declared()}
+    given = [(known[name], value) for name, value in chosen.items()]
+    argv = [word for option, value in given for word in flags(option, value)]
+    assert parse_args(argv) == expected
+    body = "".join(toml(option, value) for option, value in given)
+    for name, head, profile in (
+        ("zibai.toml", "", []),
+        ("pyproject.toml", "[tool.zibai]\n", []),
+        ("zibai.toml", "[live]\n", ["--profile", "live"]),
+    ):
+        write(folder, head + body, name)
+        assert parse_args(profile) == expected, name
+        (folder / name).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        for option, value in given:
+            patch.setenv(f"ZIBAI_{option.name.upper()}", variable(option, value))
+        # An empty variable counts as one that is not set.
+        empty = {option.name for option, value in given if value == ""}
+        assert asdict(parse_args([])) == {**asdict(expected), **dict.fromkeys(empty)}
+
+
+def test_every_name_is_told_in_the_help() -> None:
+    assert len({option.name for option in listed()}) == len(declared()) + 4

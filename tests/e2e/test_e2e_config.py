@@ -1,0 +1,127 @@
+"""Where the values of options come from, through the real command."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import Client, Server, get, run, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+APP = """
+import os
+import sys
+try:
+    import helper
+except ImportError:
+    helper = None
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [repr((os.environ.get("COLOUR"), environ["SCRIPT_NAME"], helper and helper.VALUE)).encode()]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "site_.py").write_text(APP, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.daily("single")
+@pytest.mark.parametrize("workers", [0, 1], ids=["single", "parent"])
+def test_the_command_alone_serves_what_the_file_says(folder: Path, workers: int) -> None:
+    text = 'app = "site_:app"\nlisten = "127.0.0.1:0"\nno_gevent = true\n'
+    text += f'workers = {workers}\n[shop]\nurl_prefix = "/shop"\n'
+    (folder / "zibai.toml").write_text(text, encoding="utf-8")
+    with Server(None, "--profile", "shop", listen=None, cwd=folder) as server:
+        assert get(server.port, "/shop/").body == b"(None, '/shop', None)"
+        assert server.stop() == 0
+
+
+def test_the_port_of_a_platform(folder: Path) -> None:
+    with Server("site_:app", "--no-gevent", listen=None, cwd=folder, env={"PORT": "0"}) as server:
+        assert server.address.startswith("http://0.0.0.0:")
+        assert get(server.port).status == 200
+
+
+@pytest.mark.skipif(find_spec("dotenv") is None, reason="python-dotenv is not installed")
+def test_a_file_of_variables(folder: Path) -> None:
+    (folder / ".env").write_text("COLOUR='dark red'\nPATH=/nowhere\n", encoding="utf-8")
+    flags = ("--env-file", ".env", "--no-gevent", "--reload")
+    with Server("site_:app", *flags, cwd=folder) as server:
+        assert get(server.port).body == b"('dark red', '', None)"
+        server.wait_for_log("watching *.py (1 file), .env (1 file) below ")
+        (folder / ".env").write_text("COLOUR=green\n", encoding="utf-8")
+        wait_for(lambda: get(server.port).body == b"('green', '', None)")
+        server.wait_for_log(".env changed; restarting the workers")
+
+
+@pytest.mark.skipif(find_spec("dotenv") is None, reason="python-dotenv is not installed")
+def test_a_file_of_variables_that_is_not_there(folder: Path) -> None:
+    done = run("site_:app", "--env-file", "nowhere", cwd=folder)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "zibai: error: --env-file: cannot read 'nowhere': No such file or directory\n",
+    )
+
+
+def test_a_directory_to_import_from(folder: Path) -> None:
+    (folder / "src").mkdir()
+    (folder / "site_.py").rename(folder / "src" / "site_.py")
+    with Server("site_:app", "--app-dir", "src", "--no-gevent", cwd=folder) as server:
+        assert get(server.port).status == 200
+    done = run("site_:app", "--app-dir", "lib", cwd=folder)
+    assert (done.returncode, done.stderr) == (2, "zibai: error: --app-dir: 'lib' is no directory\n")
+
+
+@pytest.mark.skipif(find_spec("watchfiles") is None, reason="watchfiles is not installed")
+def test_reload_watches_what_is_imported_from_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    shared = tmp_path_factory.mktemp("shared")
+    (shared / "helper.py").write_text("VALUE = 1\n", encoding="utf-8")
+    (folder / "venv").mkdir()
+    flags = ("--reload", "--app-dir", str(shared), "--no-gevent")
+    with Server("site_:app", *flags, cwd=folder) as server:
+        assert get(server.port).body == b"(None, '', 1)"
+        server.wait_for_log(f"watching *.py (1 file) below {folder.resolve()}; a change restarts the workers")
+        server.wait_for_log(f"watching *.py (1 file) below {shared.resolve()}; ")
+        assert not any(sys.prefix in line for line in server.log if "watching" in line)
+        (shared / "helper.py").write_text("VALUE = 2222\n", encoding="utf-8")
+        wait_for(lambda: get(server.port).body == b"(None, '', 2222)")
+        server.wait_for_log("helper.py changed; restarting the workers")
+        (folder / "site_.py").write_text(APP.replace("b", "b"), encoding="utf-8")
+        server.wait_for_log("site_.py changed; restarting the workers")
+
+
+@pytest.mark.skipif(find_spec("watchfiles") is None, reason="watchfiles is not installed")
+@pytest.mark.daily("names")
+@pytest.mark.parametrize(
+    ("pattern", "warning"),
+    [
+        pytest.param(
+            "site_.py", "--watchfiles site_.py watches this name alone; if your shell has", id="names one file"
+        ),
+        pytest.param("*.html;*.py", "matches *.html now", id="matches none"),
+    ],
+)
+def test_a_pattern_that_was_meant_in_another_way(folder: Path, pattern: str, warning: str) -> None:
+    with Server("site_:app", "--watchfiles", pattern, "--no-gevent", cwd=folder) as server:
+        assert "WARNING" in server.wait_for_log(warning)
+
+
+def test_the_log_level(folder: Path) -> None:
+    with Server("site_:app", "--log-level", "debug", "--no-gevent", cwd=folder) as server:
+        with Client(server.port) as client:
+            client.send(b"GET / HTTP/1.1\r\n\r\n")
+            assert client.read().status == 400
+        server.wait_for_log("DEBUG")
+    with Server("site_:app", "--listen", "127.0.0.1:0", "--no-gevent", listen=None, cwd=folder) as server:
+        get(server.port)
+        server.wait_for_log("GET /")
+    done = run("site_:app", "--log-level", "warning", "--pid-file", "nowhere/pid", cwd=folder)
+    assert "INFO" not in done.stderr

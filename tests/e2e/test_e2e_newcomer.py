@@ -1,0 +1,125 @@
+"""The first five minutes: thirty mistakes that newcomers make, and the one helpful line that each of them gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from support import Server, get, run
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+SITE = """
+class App:
+    def __call__(self, environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"Hello World!"]
+
+def create_app(config="default"):
+    return App()
+
+def view(request):
+    return "Hello World!"
+
+async def api(scope, receive, send):
+    pass
+
+async def page():
+    pass
+
+def make_none():
+    pass
+
+logger = nothing = None
+wsgi = App()
+"""
+
+
+class Mistake(NamedTuple):
+    """What is typed, and what is said."""
+
+    line: str
+    says: str
+    code: int = 2
+    variables: dict[str, str] | None = None
+
+
+LOAD = 3
+WORKERS = "--workers 1 "
+
+MISTAKES = [
+    Mistake("", "which application? Name it as module:attribute, for example: zibai example:app"),
+    Mistake("nowhere", "no module named 'nowhere'; check the name, or start zibai in the directory that holds", LOAD),
+    Mistake("nowhere:app", "no module named 'nowhere'; check the name, or start zibai in the directory that", LOAD),
+    Mistake("src/nowhere.py", "there is no file 'src/nowhere.py'; check the path", LOAD),
+    Mistake("site_.app", "no module named 'site_.app'", LOAD),
+    Mistake("site_:app", "module 'site_' has no attribute 'app'; did you mean ", LOAD),
+    Mistake("site_:", "'site_:' is not of the form module:attribute, as in example:app", LOAD),
+    Mistake("site_:creat_app", "module 'site_' has no attribute 'creat_app'; did you mean create_app()?", LOAD),
+    Mistake("site_:create_app", "'site_:create_app' is a factory, not an application; have it called: zibai 's", LOAD),
+    Mistake("site_:create_app(config)", "'site_:create_app(config)' is no call with plain values, as in", LOAD),
+    Mistake("site_:make_none --factory", "'site_:make_none' returned None, which cannot be called; it should", LOAD),
+    Mistake("site_:App", "'site_:App' is a class, not an application; have an instance made: zibai 'site_:App(", LOAD),
+    Mistake("site_:nothing", "'site_:nothing' is None and cannot be called; name an application", LOAD),
+    Mistake("site_:view", "'site_:view' takes request, and a WSGI application takes environ and start_response", LOAD),
+    Mistake("site_:api", "'site_:api' is an ASGI application, and only WSGI is served yet; the package a2wsgi", LOAD),
+    Mistake(WORKERS + "site_:api", "'site_:api' is an ASGI application, and only WSGI is served yet; the pack", LOAD),
+    Mistake("site_:page", "'site_:page' is a coroutine function, and a WSGI application is a plain one: def pa", LOAD),
+    Mistake("package:site", "'package:site' is a module; name the application in it, as in package.site:app", LOAD),
+    Mistake("site_:wsgi --interface asgi", "--interface is a flag of uvicorn and granian without a counterpart here"),
+    Mistake("site_:wsgi -k gevent", "-k is a flag of gunicorn without a counterpart here: --no-gevent is for threads"),
+    Mistake("site_:wsgi --timeout 30", "--timeout is a flag of gunicorn; here it is --request-timeout"),
+    Mistake("site_:wsgi --wokers 2", "unrecognized arguments: --wokers 2; did you mean --workers?"),
+    Mistake("site_:wsgi --workers two", "argument --workers: 'two' is not a whole number or auto"),
+    Mistake("site_:wsgi --bind 0.0.0.0", "--listen: '0.0.0.0' is no address; write HOST:PORT, [IPV6]:PORT, :PORT"),
+    Mistake("site_:wsgi --port http", "argument --port: 'http' is not a whole number"),
+    Mistake("site_:wsgi --listen :1 --port 2", "--port and --listen both say where to listen; leave one out"),
+    Mistake("site_:wsgi -c gunicorn.conf.py", "--config: 'gunicorn.conf.py' is no TOML; zibai migrate gunicorn.conf."),
+    Mistake("site_:wsgi --profile live", "--profile: there is no file with profiles here; write zibai.toml, or add"),
+    Mistake("site_:wsgi --certfile nowhere.pem", "--certfile"),
+    Mistake("site_:wsgi --app-dir nowhere", "--app-dir: 'nowhere' is no directory"),
+    Mistake("site_:wsgi", "environment variable PORT: 'tcp' is no port number", variables={"PORT": "tcp"}),
+    Mistake("site_:wsgi", "environment variable ZIBAI_WORKERS: 'x' is not a", variables={"ZIBAI_WORKERS": "x"}),
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "site_.py").write_text(SITE, encoding="utf-8")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("from . import site\n", encoding="utf-8")
+    (tmp_path / "package" / "site.py").write_text(SITE, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=[f"zibai {each.line}" for each in MISTAKES])
+def test_a_mistake_is_one_helpful_line(folder: Path, mistake: Mistake) -> None:
+    listen = ["--listen", "127.0.0.1:0"] if mistake.code == LOAD else []
+    done: subprocess.CompletedProcess[str] = run(
+        *mistake.line.split(), *listen, "--no-gevent", cwd=folder, env=mistake.variables
+    )
+    assert done.returncode == mistake.code
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("20")]  # the log has times
+    assert lines[-1].startswith(f"zibai: error: {mistake.says}")
+    assert len(lines) == 1
+    assert "worker ready" not in done.stderr
+
+
+@pytest.mark.daily("module")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("package.site", id="module"),
+        pytest.param("site_:create_app()", id="call"),
+        pytest.param("site_:create_app('prod')", id="call with an argument"),
+        pytest.param("package/site.py", id="path"),
+        pytest.param("package/site.py:wsgi", id="path and name"),
+    ],
+)
+def test_ways_to_name_an_application(folder: Path, name: str) -> None:
+    with Server(name, "--no-gevent", cwd=folder) as server:
+        assert get(server.port).body == b"Hello World!"

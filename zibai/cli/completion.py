@@ -1,0 +1,115 @@
+"""The command zibai completion: what completes flags and their values in bash, zsh and fish.
+
+Made from the declarations of options, without another package. A shell completes what it knows itself: files after a
+flag that takes one, and words of a flag that has choices.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from ..config.option import Option
+from ..config.sources import listed
+from .arguments import COMMANDS, Parser
+from .texts import flags_of
+
+HELP = """\
+usage: zibai completion bash|zsh|fish
+
+Print a script that completes the flags of zibai in a shell:
+
+  bash    eval "$(zibai completion bash)"    in ~/.bashrc
+  zsh     eval "$(zibai completion zsh)"     in ~/.zshrc, after compinit
+  fish    zibai completion fish > ~/.config/fish/completions/zibai.fish
+"""
+
+_FILES: Final = frozenset({"FILE", "PATH"})
+_FOLDERS: Final = frozenset({"DIRECTORY"})
+
+
+def completion(argv: Sequence[str]) -> int:
+    """The command ``zibai completion``; returns its exit code."""
+    makers = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+    if list(argv) in ([], ["-h"], ["--help"]):
+        sys.stdout.write(HELP)
+        return 0
+    if len(argv) != 1 or argv[0] not in makers:
+        Parser(prog="zibai completion").error(f"name one shell: {', '.join(makers)}")
+    sys.stdout.write("\n".join(makers[argv[0]]()) + "\n")
+    return 0
+
+
+def _options() -> Iterator[tuple[Option, list[str]]]:
+    """The options that have flags, with all of these."""
+    for option in listed():
+        if not option.positional:
+            yield option, [*flags_of(option), *option.older_flags, *option.known_as]
+
+
+def _bash() -> Iterator[str]:
+    yield "_zibai() {"
+    yield '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"'
+    yield "    COMPREPLY=()"
+    yield '    case "$before" in'
+    for option, flags in _options():
+        pattern = "|".join(flags)
+        if option.kind is bool:
+            continue
+        if option.choices:
+            yield f'        {pattern}) COMPREPLY=($(compgen -W "{" ".join(option.choices)}" -- "$word")); return ;;'
+        elif option.metavar in _FILES:
+            yield f'        {pattern}) COMPREPLY=($(compgen -f -- "$word")); return ;;'
+        elif option.metavar in _FOLDERS:
+            yield f'        {pattern}) COMPREPLY=($(compgen -d -- "$word")); return ;;'
+        else:
+            yield f"        {pattern}) return ;;"
+    yield "    esac"
+    every = " ".join(flag for _, flags in _options() for flag in flags if flag.startswith("--"))
+    yield '    if [[ "$word" == -* ]]; then'
+    yield f'        COMPREPLY=($(compgen -W "{every} --help --help-all --version" -- "$word"))'
+    yield '    elif [[ "$COMP_CWORD" == 1 ]]; then'
+    yield f'        COMPREPLY=($(compgen -W "{" ".join(COMMANDS)}" -- "$word"))'
+    yield "    fi"
+    yield "}"
+    yield "complete -o bashdefault -F _zibai zibai"
+
+
+def _text(option: Option) -> str:
+    """A description without what a shell would read as its own."""
+    text = option.brief or option.help.partition(";")[0]
+    return "".join(" " if character in "'\"`$\\[]:" else character for character in text)
+
+
+def _zsh() -> Iterator[str]:
+    yield "#compdef zibai"
+    yield "_zibai() {"
+    yield "    _arguments -s \\"
+    for option, flags in _options():
+        for flag in flags:
+            # A flag of several values is repeated, since zsh cannot know where they end.
+            star = "'*'" if option.kind is list else ""
+            yield f"        {star}{flag}'[{_text(option)}]{_zsh_value(option)}' \\"
+    yield f"        '1:application or command:({' '.join(COMMANDS)})'"
+    yield "}"
+    yield "compdef _zibai zibai"
+
+
+def _zsh_value(option: Option) -> str:
+    if option.kind is bool:
+        return ""
+    if option.choices:
+        return f":value:({' '.join(option.choices)})"
+    kind = "_files" if option.metavar in _FILES else "_files -/" if option.metavar in _FOLDERS else " "
+    return f":{option.name}:{kind}"
+
+
+def _fish() -> Iterator[str]:
+    yield f"complete -c zibai -n __fish_is_first_token -a '{' '.join(COMMANDS)}'"
+    for option, flags in _options():
+        names = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in flags)
+        value = "" if option.kind is bool else " -r"
+        if option.choices:
+            value = f" -x -a '{' '.join(option.choices)}'"
+        elif value and option.metavar not in _FILES | _FOLDERS:
+            value = " -x"
+        yield f"complete -c zibai {names}{value} -d '{_text(option)}'"

@@ -1,0 +1,42 @@
+"""The process in which ``zibai check`` imports the application: as a worker would, and without serving.
+
+It reads the options from standard input, as a pickle, and writes what it has found into the file that it is given.
+"""
+
+import json
+import pickle
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import LoadError, ZibaiError
+
+if TYPE_CHECKING:
+    from ..config.options import Options
+
+
+def main() -> None:
+    """Import the application and its hooks. What they print stays apart from the report."""
+    options: Options = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from the command itself
+    report: dict[str, object] = {"error": None, "trace": ""}
+    began = time.monotonic()
+    try:
+        from ..server import application, worker
+        from ..telemetry import setup as logs
+
+        # Not the page with which --reload shows an error, and no log file, which the running server may have.
+        options = replace(options, reload=False, watchfiles=None, log_file=None, log_max_bytes=0)
+        logs.configure_as(options)
+        report["backend"] = "threads" if worker.prepare(options) is None else "greenlets"
+        application.load(options)
+    except ZibaiError as error:
+        report |= {"error": str(error), "trace": error.trace if isinstance(error, LoadError) else ""}
+        report["code"] = error.exit_code
+    report["seconds"] = time.monotonic() - began
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        json.dump(report, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The file of options: which one, and what is in it."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from ..errors import UsageError
+from .sources import Layer, profiles, read_table
+from .values import Setting
+
+FILES: Final = ("zibai.toml", "pyproject.toml")
+"""Files that are looked for in the current directory; the first one that has options counts."""
+
+
+class File(NamedTuple):
+    """The options in a file; ``name`` is what an error message calls the table."""
+
+    name: str
+    table: Mapping[str, Any]
+
+
+def read_file(place: Setting | None, profile: Setting | None, becomes: bool) -> list[Layer]:
+    """The layers of a file: the profile, then the rest; none if there is no file.
+
+    ``becomes`` says that the server is going to be another user. Raises UsageError.
+    """
+    file = _find(becomes) if place is None else _read(place.value, place.origin)
+    if file is None:
+        if profile is not None:
+            raise UsageError(
+                f"{profile.origin}: there is no file with profiles here; write zibai.toml, or add --config"
+            )
+        return []
+    layers = [read_table(file.table, file.name)]
+    for name in profiles(file.table):  # also those that are not used: a mistake there would wait for the next deploy
+        table = file.table[name]
+        inner = next(profiles(table), None)
+        if inner is not None:
+            raise UsageError(f"{file.name}: [{name}.{inner}] is a table within a profile; a profile has only options")
+        layer = read_table(table, f"{file.name} [{name}]")
+        if profile is not None and name == profile.value:
+            layers.insert(0, layer)
+    if profile is not None and len(layers) == 1:
+        there = ", ".join(profiles(file.table)) or "none"
+        raise UsageError(f"{profile.origin}: {file.name} has no profile {profile.value!r}; profiles there: {there}")
+    return layers
+
+
+def _find(becomes: bool) -> File | None:
+    for name in FILES:
+        try:
+            with open(name, "rb") as opened:
+                status, data = os.fstat(opened.fileno()), opened.read()
+        except OSError:
+            continue
+        if name == FILES[1] and b"zibai" not in data:
+            continue  # also one that is no TOML: this is the file of other tools
+        file = _parse(name, data)
+        if file is not None:
+            # Root follows options such as --pid-file before it becomes the user to whom this file may belong.
+            if becomes and status.st_uid != 0 and getattr(os, "geteuid", lambda: 1)() == 0:
+                raise UsageError(
+                    f"{name} does not belong to root, which starts this server; name it by --config to trust it"
+                )
+            return file
+    return None
+
+
+def _read(path: str, origin: str) -> File:
+    if path.endswith((".py", ".ini", ".conf")):
+        raise UsageError(f"{origin}: {path!r} is no TOML; zibai migrate {path} translates a gunicorn.conf.py")
+    try:
+        with open(path, "rb") as opened:
+            file = _parse(path, opened.read())
+    except OSError as error:
+        raise UsageError(f"{origin}: cannot read {path!r}: {error.strerror}") from None
+    if file is None:
+        raise UsageError(f"{origin}: {path!r} has no table [tool.zibai]")
+    return file
+
+
+def _parse(path: str, data: bytes) -> File | None:
+    """None for a file of other tools without our table."""
+    try:
+        found = tomllib.loads(data.decode("utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
+    if os.path.basename(path) != FILES[1]:
+        return File(path, found)
+    tools = found.get("tool")
+    table = tools.get("zibai") if isinstance(tools, dict) else None
+    return File(f"{path} [tool.zibai]", table) if isinstance(table, dict) else None

@@ -1,0 +1,156 @@
+"""What an object expects of a server: WSGI or ASGI; and what is no application at all.
+
+The signature tells, and nothing is called. When in doubt it is WSGI, so that no application is refused that could be
+served: a wrapper of ``*args``, an object of C.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+Kind = Literal["wsgi", "asgi3", "asgi2", "factory", "class", "async", "unfit"]
+
+ASGI: tuple[Kind, ...] = ("asgi3", "asgi2")
+
+_FACTORY = re.compile(r"(create|make|build|get)_(\w+_)?(app|application)|app_factory")
+
+
+def detect(app: Any) -> Kind:
+    """The interface of ``app``, which can be called.
+
+    ``factory``: a function that returns an application. ``class``: one whose instances may be applications. ``async``:
+    a coroutine function that is no ASGI application. ``unfit``: it cannot take the two arguments of WSGI.
+    """
+    if inspect.isclass(app):
+        return _detect_class(app)
+    if _takes(app, "environ", "start_response") and _binds(app, 2):
+        return "async" if _is_async(app) else "wsgi"
+    if any(getattr(layer, "_asgi_single_callable", False) for layer in _layers(app)):
+        return "asgi3"
+    if any(_is_async(layer) for layer in _layers(app)):
+        return "asgi3" if _binds(app, 3) else "async"
+    if any(_takes(layer, "scope", "receive", "send") for layer in _layers(app)):
+        return "asgi3"
+    if any(_names(layer) == ["scope"] for layer in _layers(app)):
+        return "asgi2"
+    inner = next((layer for layer in _layers(app) if inspect.isclass(layer)), None)
+    if inner is not None and _detect_class(inner) in ASGI:  # a partial of a class
+        return _detect_class(inner)
+    if _is_factory(app):
+        return "factory"
+    return "wsgi" if _binds(app, 2) else "unfit"
+
+
+Interface = Literal["wsgi", "asgi"]
+
+
+def resolve(app: Any, wanted: str = "auto") -> Interface:
+    """How to call ``app``: as ``wanted`` says, or as it looks."""
+    if wanted == "auto":
+        return "asgi" if detect(app) in ASGI else "wsgi"
+    return "asgi" if wanted == "asgi" else "wsgi"
+
+
+def single(app: Any) -> Any:
+    """An ASGI 3 application; one of ASGI 2, which is called in two steps, is wrapped."""
+    if detect(app) != "asgi2":
+        return app
+
+    async def asgi3(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope)(receive, send)
+
+    return asgi3
+
+
+def refusal(app: Any, spec: str) -> str:
+    """Why ``app``, which was named ``spec``, cannot be served, and what to type; empty for one that can."""
+    module, _, attribute = spec.partition(":")
+    attribute = attribute.partition("(")[0] or "app"
+    match detect(app):
+        case "wsgi" | "asgi3" | "asgi2":
+            return ""
+        case "factory":
+            return f"{spec!r} is a factory, not an application; have it called: zibai '{module}:{attribute}()'"
+        case "class":
+            return f"{spec!r} is a class, not an application; have an instance made: zibai '{module}:{attribute}()'"
+        case "async":
+            plain = f"def {attribute}(environ, start_response)"
+            return f"{spec!r} is a coroutine function, and a WSGI application is a plain one: {plain}"
+        case "unfit":
+            return (
+                f"{spec!r} takes {_describe(app)}, and a WSGI application takes environ and start_response; if it is a "
+                f"factory, have it called: zibai '{module}:{attribute}(...)'"
+            )
+
+
+def _detect_class(app: type) -> Kind:
+    is_async = _is_async(getattr(app, "__call__", None))  # noqa: B004 -- the function, not whether it can be called
+    if hasattr(app, "__await__") and _binds(app, 3):
+        return "asgi3"
+    if is_async and _names(app) == ["scope"]:
+        return "asgi2"
+    # The class of PEP 3333 is called for each request, and its instance is the iterable.
+    iterates = hasattr(app, "__iter__") or hasattr(app, "__getitem__") or "__new__" in vars(app)
+    return "wsgi" if _binds(app, 2) and iterates and not is_async else "class"
+
+
+def _is_factory(app: Any) -> bool:
+    if not inspect.isroutine(app) and not isinstance(app, functools.partial):
+        return False
+    name = getattr(app, "__name__", "")
+    return _binds(app, 0) and (not _binds(app, 2) or _FACTORY.fullmatch(name) is not None)
+
+
+def _layers(app: Any) -> Iterator[Any]:
+    """What is called in the end, from outside to inside: through partials and decorators."""
+    for _ in range(100):  # a cycle would be a joke, and must not hang a server
+        yield app
+        if isinstance(app, functools.partial):
+            app = app.func
+        elif (inner := getattr(app, "__wrapped__", None)) is not None:
+            app = inner
+        else:
+            return
+
+
+def _is_async(thing: Any) -> bool:
+    if inspect.iscoroutinefunction(thing):
+        return True
+    call = None if inspect.isclass(thing) or inspect.isroutine(thing) else getattr(type(thing), "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(call)
+
+
+def _signature(thing: Any) -> inspect.Signature | None:
+    """Its own, not that of what it wraps: ``werkzeug.Request.application`` wraps a function of one argument."""
+    try:
+        return inspect.signature(thing, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+
+
+def _binds(thing: Any, number: int) -> bool:
+    """Whether it can be called with this number of arguments; true when nothing is known about it, but for none."""
+    signature = _signature(thing)
+    if signature is None:
+        return number != 0
+    try:
+        signature.bind(*[None] * number)
+    except TypeError:
+        return False
+    return True
+
+
+def _names(thing: Any) -> list[str]:
+    signature = _signature(thing)
+    return [] if signature is None else list(signature.parameters)
+
+
+def _takes(thing: Any, *names: str) -> bool:
+    return _names(thing)[: len(names)] == list(names)
+
+
+def _describe(app: Any) -> str:
+    names = _names(app)
+    return ", ".join(names) if names else "no argument"
