@@ -79,6 +79,7 @@ class _Spare(Coroutine[Any, Any, None]):
         self._awaited: Any = None  # what the inner coroutine waits for, until the task waits for it
         self._references = self._weak_references = 0
         self._over = False
+        self._stepped = False  # whether the task has taken its own first step
         self.task: Task[None] = Task(self, loop=loop, context=context)
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> bool:
@@ -125,10 +126,12 @@ class _Spare(Coroutine[Any, Any, None]):
     # The coroutine of the task.
 
     def send(self, value: None) -> Any:
-        inner = self._inner
+        inner, first, self._stepped = self._inner, not self._stepped, True
         if inner is not None:
             awaited, self._awaited = self._awaited, None
-            return inner.send(value) if awaited is None else awaited
+            # A pause (``asyncio.sleep(0)``) lasts until all have run that were due when it began. The first step of the
+            # task was due before.
+            return inner.send(value) if awaited is None and not first else awaited
         if self._over:
             raise StopIteration
         self._gate = gate = self._loop.create_future()
