@@ -57,7 +57,8 @@ def test_what_an_application_makes_of_our_error_is_no_fault(app: Any) -> None:
 
     async def main(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/hello":
-            return await respond(send)
+            await respond(send)
+            return
         try:
             await app(send)
         finally:
@@ -106,7 +107,8 @@ def test_send_raises_oserror_after_the_disconnect(leave: str) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/hello":
-            return await respond(send)
+            await respond(send)
+            return
         await receive()
         assert (await receive())["type"] == "http.disconnect"
         assert (await receive())["type"] == "http.disconnect"  # and each time
@@ -215,7 +217,8 @@ def test_an_application_hears_of_it_while_it_works(leave: str) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/hello":
-            return await respond(send)
+            await respond(send)
+            return
         await read_body(receive)
         listening = asyncio.create_task(receive())
         entered.set()
