@@ -15,10 +15,12 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import Gone, Refused
+from ..net.kernel import ENDED, RESET, look_for_client
 from ..protocol.http1.response import CONTINUE
 from ..telemetry.scoreboard import Slot
 from .outgoing import File
-from .stream import Stream
+from .states import HELD
+from .stream import LOOK, Stream
 
 if TYPE_CHECKING:
     from ..protocol.http1 import Request
@@ -44,6 +46,8 @@ class AsyncStream:
     suspended = False  # whether the loop has been told that a task has the connection
     _body_waited = 0.0  # seconds that a task has waited for the body
     _waits_since = inf
+    _due = inf  # when the next bytes of the body have to be there
+    _looking = False  # whether a look at the client is due
     # Futures of those that wait: for bytes, until little is left to be sent, and for the end.
     _more: "list[asyncio.Future[None]] | tuple[()]" = ()
     _drained: "list[asyncio.Future[None]] | tuple[()]" = ()
@@ -160,7 +164,9 @@ class AsyncStream:
             self.push(CONTINUE)
         pieces: list[bytes] = []
         size = 0
-        while not self.released:
+        while True:
+            if self.released:
+                raise Gone("the response is over")  # the bytes on the connection are another request's
             if self.refusal is not None:
                 raise Gone(f"the request body cannot be read: {self.refusal}")
             try:
@@ -191,15 +197,16 @@ class AsyncStream:
         connection = self.connection
         if self.ending:
             raise Gone("the server ends")
-        if self.ended:
-            raise self._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
         if self.sender.broken:
             raise Gone("the client has left")
+        if self.ended:
+            raise self._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
         now = time.monotonic()
         if not self._more:
             assert connection.intake is not None
             self._waits_since = now
-            self._tasks.loop.expect(connection, now + max(0.0, connection.intake.patience(self._body_waited)))
+            self._due = now + max(0.0, connection.intake.patience(self._body_waited))
+            self._tasks.loop.expect(connection, min(self._due, self._send_due()))
         self._tasks.loop.read_on(connection)
         self._more = self._more or []
         try:
@@ -207,7 +214,9 @@ class AsyncStream:
         finally:
             if not self._more and self._waits_since < inf:
                 self._body_waited += time.monotonic() - self._waits_since
-                self._waits_since = inf
+                self._waits_since = self._due = inf
+                if not self.released:
+                    connection.deadline = self._send_due()
 
     async def gone(self) -> None:
         """Wait until the client has left, or the response is over."""
@@ -228,7 +237,34 @@ class AsyncStream:
 
     def fed(self) -> None:
         """Bytes have come."""
-        _wake(self._more)
+        self._wake_readers()
+        if self.connection.pause is HELD:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        """As long as nothing is read from the client, no event tells of its end."""
+        if not self._looking:
+            self._looking = True
+            self._tasks.event_loop.call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        connection = self.connection
+        if self.released or self.ended or connection.pause is not HELD:
+            return
+        found = look_for_client(connection.sock)
+        if found == RESET:
+            self.sender.closing = self.sender.broken = True
+            self.sender.forget()
+        if found == RESET or (found == ENDED and not self.in_body):
+            self.has_ended()
+        else:
+            self._look_soon()
+
+    def _send_due(self) -> float:
+        """When the client has to have taken something of what waits for it."""
+        pace = self.sender.pace
+        return inf if pace is None else pace.deadline
 
     def has_ended(self) -> None:
         """The client has ended its side, or the connection is broken."""
@@ -243,15 +279,28 @@ class AsyncStream:
         """The client has taken something, or the connection is broken."""
         if self.sender.broken:
             self.has_ended()
-        elif self._drained and len(self.sender.out) <= LOW:
+            return
+        self.connection.deadline = min(self.connection.deadline, self._due)
+        if self._drained and len(self.sender.out) <= LOW:
             _wake(self._drained)
 
-    def expire(self) -> None:
-        """The deadline of the body has passed, for which a task waits."""
-        if self._more:
+    def expire(self, now: float) -> None:
+        """The deadline has passed: of the body, for which a task waits, or of the response."""
+        connection = self.connection
+        if self._more and now >= self._due:
             self.refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, "it comes too slowly, or not")
             self.sender.closing = True
-            _wake(self._more)
+            self._due = inf
+            self._wake_readers()
+            connection.deadline = self._send_due()
+        elif self.sender.out and self.sender.is_expired(now):
+            connection.deadline = inf
+            connection.abort()
+        else:
+            connection.deadline = min(self._send_due(), self._due)
+
+    def _wake_readers(self) -> None:
+        _wake(self._more)
 
 
 class TaskStream(Stream):
@@ -290,10 +339,10 @@ class TaskStream(Stream):
         if self.running is not None:
             self.running.written()
 
-    def expire(self) -> None:
-        """The deadline of the body has passed."""
+    def expire(self, now: float) -> None:
+        """The deadline has passed: of the body, or of the response."""
         if self.running is not None:
-            self.running.expire()
+            self.running.expire(now)
 
 
 def _wake(waiters: "list[asyncio.Future[None]] | tuple[()]") -> None:

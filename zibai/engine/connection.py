@@ -90,6 +90,9 @@ class Connection(Waiter):
             return
         except OSError:
             data = b""
+            if self.state is TASK:  # a reset, after which nothing can be sent
+                self.sender.closing = self.sender.broken = True
+                self.sender.forget()
         if not data:
             if self.state is TASK:
                 self._end_of_client()
@@ -140,7 +143,6 @@ class Connection(Waiter):
 
     def _end_of_client(self) -> None:
         """The client has ended its side while a task runs. It may still read, so the task decides what follows."""
-        self.sender.closing = True
         self.pause = HELD  # a poller would report the end again and again
         self.stream.has_ended()
 
@@ -354,10 +356,9 @@ class Connection(Waiter):
             self.refuse(refusal, now)
         elif state is DISCARD:
             self._linger(now)
-        elif state is TASK and not self.sender.out:
-            self.deadline = inf
-            self.stream.expire()
-        elif state is APP or state is TASK or state is FLUSH:
+        elif state is TASK:
+            self.stream.expire(now)
+        elif state is APP or state is FLUSH:
             self._expire_sending(now)
         elif self.lingering is not None and self.lingering.goes_on(self):
             self.deadline = now + LINGER_TIME
@@ -368,7 +369,7 @@ class Connection(Waiter):
         """Close the connection if its client has taken too little of what waits for it."""
         if not self.sender.is_expired(now):
             self.await_client()
-        elif self.state is APP or self.state is TASK:
+        elif self.state is APP:
             self.deadline = inf  # its runner learns of it at its next send
             self.abort()
         else:

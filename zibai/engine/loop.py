@@ -262,6 +262,9 @@ class Loop:
     def conclude(self, stream: RunnersSide) -> None:
         """See :class:`zibai.engine.backends.Turns`."""
         self._running -= 1
+        if self.finished:
+            stream.connection.close()  # the table has let go of it
+            return
         self._now = time.monotonic()
         stream.connection.pause = 0
         self.finish(stream)

@@ -25,7 +25,7 @@ from .connection import Connection
 from .deferred import Deferred
 from .load import Load
 from .parting import Parting
-from .states import APP, BODY, CLOSED, DISCARD, LATER, PARTED, PASSED, READY, TASK, WATCH
+from .states import APP, BODY, CLOSED, DISCARD, HELD, LATER, PARTED, PASSED, READY, TASK, WATCH
 from .waiting import Waiter
 
 RESOLUTION: Final = 0.1
@@ -116,6 +116,7 @@ class Table:
         self._report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
         if connection.state is APP or connection.state is TASK:
             self.watch(connection, 0)
+            connection.pause = HELD  # a task's connection is not settled again
             connection.abort()  # type: ignore[attr-defined]  # its runner gives it back
         else:
             self.drop(connection)

@@ -5,12 +5,14 @@ A :class:`Gateway` belongs to a server and holds what all its requests share. A
 """
 
 import logging
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..clock import clock
 from ..engine.async_stream import TaskStream
+from ..engine.connection import Connection
 from ..logger import access_logger, error_logger
 from ..protocol.http1.request import Request, learn_name, names
 from ..telemetry.records import log_exchange
@@ -43,19 +45,20 @@ class Gateway(wsgi.Gateway):
         return HttpExchange(stream, tasks, self)
 
     def scope(self, exchange: HttpExchange) -> dict[str, Any]:
-        """The scope of a request. Each part that can be changed is its own."""
+        """The scope of a request. Each part that can be changed is its own. Raises :class:`Refused`."""
         stream, connection, request = exchange.stream, exchange.connection, exchange.request
         facts = stream.facts
         if not facts:
             facts = stream.facts = self._learn_facts(connection)
         headers = self._headers(request)
         prefix = self.script_name
-        scheme = self._scheme
+        scheme = facts.get("wsgi.url_scheme", self._scheme)
         if request.forwards:
-            told = {**facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
+            told: dict[str, Any] = {**facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
             host = told["HTTP_HOST"] = request.environ.get("HTTP_HOST", "")
             self._use_forwarded(connection, self._is_trusted(stream), request, told)
-            facts, scheme, prefix = told, told["wsgi.url_scheme"], told["SCRIPT_NAME"]
+            exchange.facts = facts = told
+            scheme, prefix = told["wsgi.url_scheme"], told["SCRIPT_NAME"]
             if told["HTTP_HOST"] != host:
                 other = told["HTTP_HOST"].encode("latin-1")
                 headers = [(name, other if name == b"host" else value) for name, value in headers]
@@ -65,10 +68,11 @@ class Gateway(wsgi.Gateway):
             path = prefix + path
         client = (facts["REMOTE_ADDR"], int(facts.get("REMOTE_PORT", 0))) if facts["REMOTE_ADDR"] else None
         endpoint = connection.endpoint
+        server = (endpoint.host, int(facts["SERVER_PORT"])) if endpoint.host else (_path_of(connection), None)
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.5"},
-            "http_version": request.version[5:],
+            "http_version": "1.1" if request.is_http11 else "1.0",
             "method": request.method,
             "scheme": scheme,
             "path": path,
@@ -77,7 +81,7 @@ class Gateway(wsgi.Gateway):
             "root_path": prefix,
             "headers": headers,
             "client": client,
-            "server": (endpoint.host, int(facts["SERVER_PORT"])),
+            "server": server,
             "state": self.lifespan.state.copy(),
             "extensions": {
                 "http.response.early_hint": {},
@@ -113,22 +117,46 @@ class Gateway(wsgi.Gateway):
 
     def log(self, exchange: HttpExchange) -> None:
         """Log a request whose response is over."""
-        stream, request = exchange.stream, exchange.request
-        head, reply, error = exchange.head, exchange.reply, exchange.error
-        stream.status = 499 if head is None else head.code
+        stream, head, reply, error = exchange.stream, exchange.head, exchange.reply, exchange.error
+        stream.status = 499 if head is None or not exchange.on_wire else head.code
         failed = error is not None or stream.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
-        stream.sent = sent = exchange.size if reply is SENT else 0 if reply is None else reply.given
+        stream.sent = exchange.size if reply is SENT else 0 if reply is None else reply.given
         if not logger.isEnabledFor(level):
             return
+        log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error)
+        exchange.error = None
+        if stream.out and error is None:
+            # The loop sends the rest. Only then it is known how much of it went, and when.
+            stream.when_sent(log)
+        else:
+            log()
+
+    def _log(
+        self,
+        stream: TaskStream,
+        request: Request,
+        facts: dict[str, str] | None,
+        logger: logging.Logger,
+        level: int,
+        error: BaseException | None,
+    ) -> None:
         environ = request.environ.copy() if request.remembered else request.environ
-        environ.update(stream.facts)
+        environ.update(facts or stream.facts)
         environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = request.method, request.version
         environ["REQUEST_URI"], environ["QUERY_STRING"] = request.target, request.query
         environ["PATH_INFO"] = request.path
-        duration = clock() - stream.started
-        log_exchange(logger, level, environ, stream.status, duration, max(0, sent - stream.sender.lost), error)
-        exchange.error = None
+        duration, sent = clock() - stream.started, max(0, stream.sent - stream.sender.lost)
+        log_exchange(logger, level, environ, stream.status, duration, sent, error)
+
+
+def _path_of(connection: Connection) -> str:
+    """Of the unix socket that a client came by."""
+    try:
+        name = connection.sock.getsockname()
+    except OSError:
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 def _read_line(line: bytes) -> tuple[bytes, bytes] | None:

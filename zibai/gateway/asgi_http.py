@@ -16,7 +16,6 @@ Everything here is for the thread of the event loop. The tasks that an applicati
 run in it, too.
 """
 
-import os
 from asyncio import CancelledError
 from collections.abc import Callable
 from http import HTTPStatus
@@ -25,9 +24,11 @@ from typing import TYPE_CHECKING, Any, Final
 from ..clock import head_end
 from ..engine.async_stream import HIGH, AsyncStream, TaskStream
 from ..engine.outgoing import File
-from ..errors import Gone
+from ..errors import Gone, Refused
 from ..logger import debug_logger, error_logger, safely
 from ..protocol.http1.response import ResponseHead, interim, prepare_raw, trailer_lines
+from .blame import is_ours
+from .given_file import duplicate, open_path
 from .reply import Reply, instead
 from .shortcut import _SENT as SENT
 
@@ -58,6 +59,7 @@ class HttpExchange(AsyncStream):
     _heard = False  # whether the application was told that its client has left
     _given = False  # whether the last piece of the body was
     _trailers: list[bytes] | None = None  # where the application has promised some
+    facts: dict[str, str] | None = None  # of the client, where its proxy tells more than its connection
 
     def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
         self.stream = stream
@@ -66,9 +68,9 @@ class HttpExchange(AsyncStream):
         self.request = request = connection.request  # type: ignore[assignment]
         self._tasks = tasks
         self._gateway = gateway
-        self._body_over = not request.has_body  # type: ignore[union-attr]
-        self._bodyless_told = not self._body_over
-        if request.expects_continue and not self._body_over:  # type: ignore[union-attr]
+        self._body_over = False  # whether the application has had all of it
+        self._bodyless = not request.has_body  # type: ignore[union-attr]
+        if request.expects_continue and not self._bodyless:  # type: ignore[union-attr]
             self.continued = False
 
     def __repr__(self) -> str:
@@ -78,20 +80,21 @@ class HttpExchange(AsyncStream):
 
     async def receive(self) -> Message:
         """The next event: a piece of the body, or the end of the client."""
-        if not (self._body_over or self.complete or self._heard):
+        while not (self.complete or self._heard or self.ending):
+            if self._body_over:
+                await self.gone()
+                break
+            if self._bodyless:
+                self._body_over = True
+                return {"type": "http.request", "body": b"", "more_body": False}
             try:
                 piece = await self.read(_JOIN)
             except Gone:
                 self._body_over = True
-            else:
+                break
+            if not self._body_over:  # else another task has had the end of it meanwhile
                 self._body_over = not self.in_body
                 return {"type": "http.request", "body": piece, "more_body": self.in_body}
-        elif not (self.complete or self._heard):
-            if self._bodyless_told:
-                await self.gone()
-            else:
-                self._bodyless_told = True
-                return {"type": "http.request", "body": b"", "more_body": False}
         self._heard = not self.complete
         return {"type": "http.disconnect"}
 
@@ -248,23 +251,24 @@ class HttpExchange(AsyncStream):
         if kind == "http.response.early_hint":
             self._send_hints(message)
         elif kind == "http.response.pathsend":
-            self._send_file(open_file(message["path"]))
+            self._send_file(open_path(message["path"], self.connection.endpoint.plain))
         elif kind == "http.response.trailers":
             self._send_trailers(message)
         elif kind == "http.response.zerocopysend":
-            self._send_file(duplicate(message), more=bool(message.get("more_body")))
+            self._send_file(duplicate(message, self.connection.endpoint.plain), more=bool(message.get("more_body")))
         else:
             raise ValueError(f"{kind!r} is no message of an HTTP response")
 
     def _send_hints(self, message: Message) -> None:
-        if self.on_wire or not self.request.is_http11:
-            return
         links = [("Link", bytes(link).decode("latin-1")) for link in message["links"]]
         data, _ = interim("103 Early Hints", links)
+        if self.reply is not None or not self.request.is_http11:
+            return
         self.stream.interims += 1
-        self._hold(data)
-        self._flush()
-        self.on_wire = False  # an interim response is not the beginning of the final one
+        try:
+            self.push(data)
+        except Gone:
+            pass
 
     def _send_file(self, file: File, more: bool = False) -> None:
         """Send a file without reading it here. It is the loop that sends what the client does not take at once."""
@@ -312,8 +316,11 @@ class HttpExchange(AsyncStream):
         try:
             await self._gateway.callable(self._gateway.scope(self), self.receive, self.send)
         except KeyboardInterrupt:
-            self._cut()
+            if not self.complete:
+                self._cut()
             raise
+        except Refused as refusal:
+            self._finally(self._refuse, refusal)
         except BaseException as error:
             self._finally(self._fail, error)
         else:
@@ -343,10 +350,15 @@ class HttpExchange(AsyncStream):
             error_logger.error("the application returned without a response to %s", self._path)
             self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
 
+    def _refuse(self, refusal: Refused) -> None:
+        """The application was not called: what proxies say of the client contradicts itself."""
+        debug_logger.debug("refused %s: %d, %s", self.connection.peer, refusal.status, refusal)
+        self._respond(refusal.status)
+
     def _fail(self, error: BaseException) -> None:
         """The application has raised."""
         if self.complete:
-            if not _is_ours(error):
+            if not is_ours(error):
                 error_logger.error("an error after the response to %s", self._path, exc_info=error)
             return
         if self.refusal is not None and not self.on_wire:
@@ -354,7 +366,7 @@ class HttpExchange(AsyncStream):
             self._respond(self.refusal.status)
             return
         left = self._heard or self.ending or self.broken
-        if left and (_is_ours(error) or isinstance(error, CancelledError)):
+        if left and (is_ours(error) or isinstance(error, CancelledError)):
             debug_logger.debug("%s: %s", self._path, ascii(str(error)))
             self._leave()
             return
@@ -391,36 +403,3 @@ class HttpExchange(AsyncStream):
         self.complete = True
         self.cut()
         self._over()
-
-
-def _is_ours(error: BaseException | None, seen: frozenset[int] = frozenset()) -> bool:
-    """Whether an error is our own, or what an application has made of it: a group of it, or one that it has caused.
-
-    ``seen`` are the ids of the errors that led here, since the context of an error may lead back to itself.
-    """
-    while error is not None and id(error) not in seen:
-        seen |= {id(error)}
-        if isinstance(error, Gone):
-            return True
-        if isinstance(error, BaseExceptionGroup):
-            rest = [each for each in error.exceptions if not isinstance(each, CancelledError)]
-            return bool(rest) and all(_is_ours(each, seen) for each in rest)
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def open_file(path: str | os.PathLike[str]) -> File:
-    """Open a file for ``http.response.pathsend``."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-    return File(fd, 0, os.fstat(fd).st_size, True)
-
-
-def duplicate(message: Message) -> File:
-    """The file of ``http.response.zerocopysend``: ``count`` bytes from ``offset``, or from where it stands."""
-    source = message["file"]
-    fd = os.dup(source if isinstance(source, int) else source.fileno())
-    offset = message.get("offset")
-    start = os.lseek(fd, 0, os.SEEK_CUR) if offset is None else offset
-    count = message.get("count")
-    size = max(0, os.fstat(fd).st_size - start)
-    return File(fd, start, size if count is None else min(size, count), True)

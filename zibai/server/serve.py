@@ -171,11 +171,13 @@ class Server:
             https = self._prepare_tls(engine)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
-            if self._hooks.before_serve is not None:
+            if self._hooks.before_serve is not None and self._lifespan is not None:
+                self._lifespan.context.run(self._hooks.before_serve)  # requests begin with a copy of that
+            elif self._hooks.before_serve is not None:
                 self._hooks.before_serve()
             listeners = [Listener(sock) for sock in self._sockets]
         except BaseException:
-            engine.stop()  # it holds descriptors
+            self._stop(engine)  # it holds descriptors
             raise
         loop = self._make_loop(engine, listeners)
         if https is not None:
@@ -202,13 +204,16 @@ class Server:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
             loop.quit()
             engine.cancel()
-            if engine.join(QUICK):
-                if self._lifespan is not None:
-                    engine.run(self._lifespan.stop(5.0))  # type: ignore[attr-defined]
-                engine.stop()
+            if engine.join(QUICK) or self._lifespan is not None:
+                self._stop(engine)
             for listener in listeners:
                 listener.close()  # the loop has done it, unless it is the loop that is broken
             _call_hook("before_died", self._hooks.before_died)
+
+    def _stop(self, engine: Backend) -> None:
+        if self._lifespan is not None:
+            engine.run(self._lifespan.stop(5.0))  # type: ignore[attr-defined]
+        engine.stop()
 
     def _make_backend(self) -> Backend:
         if self._lifespan is None:

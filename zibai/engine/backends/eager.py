@@ -14,7 +14,7 @@ Everything here is for the thread of the event loop.
 """
 
 import sys
-from asyncio import AbstractEventLoop, Future, Task, current_task
+from asyncio import AbstractEventLoop, CancelledError, Future, Task, current_task
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
@@ -79,6 +79,7 @@ class _Spare(Coroutine[Any, Any, None]):
         self._awaited: Any = None  # what the inner coroutine waits for, until the task waits for it
         self._references = self._weak_references = 0
         self._over = False
+        self._stepped = False  # whether the task has taken its own first step
         self.task: Task[None] = Task(self, loop=loop, context=context)
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> bool:
@@ -125,10 +126,12 @@ class _Spare(Coroutine[Any, Any, None]):
     # The coroutine of the task.
 
     def send(self, value: None) -> Any:
-        inner = self._inner
+        inner, first, self._stepped = self._inner, not self._stepped, True
         if inner is not None:
             awaited, self._awaited = self._awaited, None
-            return inner.send(value) if awaited is None else awaited
+            # A pause (``asyncio.sleep(0)``) lasts until all have run that were due when it began. The first step of the
+            # task was due before.
+            return inner.send(value) if awaited is None and not first else awaited
         if self._over:
             raise StopIteration
         self._gate = gate = self._loop.create_future()
@@ -141,7 +144,10 @@ class _Spare(Coroutine[Any, Any, None]):
             raise error[-1] if len(error) < 3 else error[1]
         awaited, self._awaited = self._awaited, None
         if awaited is not None:
-            awaited._asyncio_future_blocking = False  # the task does not come to wait for it
+            # The task was cancelled before it came to wait for this. A task that waits already passes it on.
+            if isinstance(error[-1], CancelledError) and awaited.cancel(*error[-1].args):
+                return awaited
+            awaited._asyncio_future_blocking = False
         return inner.throw(*error)
 
     def close(self) -> None:

@@ -87,7 +87,8 @@ class Tasks:
         self.waits = Waits()
         self.event_loop = event_loop
         self._make = make
-        self._context = context
+        self._context_of = context
+        self._context = Context()  # that of the start, once the loop turns
         # The event loop of Windows can watch no poller.
         self.poller: Any = ThreadPoller(self.wake) if sys.platform == "win32" else make_poller()
         self._row = row
@@ -109,7 +110,8 @@ class Tasks:
     def start(self, loop: Turns) -> None:
         self.loop: Any = loop
         forget_in_children(self)
-        self._start: Start = starter(self.event_loop, self._context())
+        self._context = self._context_of()
+        self._start: Start = starter(self.event_loop, self._context)
         self._finished = self.event_loop.create_future()
         if not isinstance(self.poller, ThreadPoller):
             self.event_loop.add_reader(self.poller.fileno(), self._turn)
@@ -124,7 +126,8 @@ class Tasks:
         if not self._stopped and not self._turn_is_due:
             self._turn_is_due = True  # at worst two threads wake it at once
             with suppress(RuntimeError):  # the event loop is closed
-                self.event_loop.call_soon_threadsafe(self._turn)
+                # Not in the context of the request that wakes it.
+                self.event_loop.call_soon_threadsafe(self._turn, context=self._context)
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
         safely(log, *args)
@@ -237,7 +240,7 @@ class Tasks:
             self._run(stream)
             count += 1
             if count >= AT_ONCE or (not count % 8 and time.monotonic() > until):
-                self.event_loop.call_soon(self._turn)
+                self.event_loop.call_soon(self._turn, context=self._context)
                 return
         if loop.finished:
             assert self._finished is not None
@@ -255,7 +258,7 @@ class Tasks:
             return
         if timer is not None:
             timer.cancel()
-        self._timer = self.event_loop.call_at(due, self._turn)
+        self._timer = self.event_loop.call_at(due, self._turn, context=self._context)
 
     def _run(self, stream: Stream) -> None:
         """The first step of a request."""
@@ -307,4 +310,4 @@ class Tasks:
     def _turn_soon(self) -> None:
         if not self._turn_is_due:
             self._turn_is_due = True
-            self.event_loop.call_soon(self._turn)
+            self.event_loop.call_soon(self._turn, context=self._context)

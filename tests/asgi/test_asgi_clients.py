@@ -1,0 +1,477 @@
+"""Clients that leave: traps 1 to 10 of other servers, and what a client does while its application runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import END, START, asgi, errors, half_close, hello, read_body, request, reset, respond, tracebacks, until
+
+from support import DEADLINE, Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LEAVE: dict[str, Callable[[Client], None]] = {"reset": reset, "close": Client.close, "half-close": half_close}
+
+
+async def endless(send: Any) -> None:
+    await send(START)
+    while True:
+        await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+        await asyncio.sleep(0.001)
+
+
+async def in_group(send: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(endless(send))
+        group.create_task(asyncio.sleep(60))
+
+
+async def in_groups(send: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(in_group(send))
+
+
+async def wrapped(send: Any) -> None:
+    try:
+        await endless(send)
+    except OSError as error:
+        raise RuntimeError("my own") from error
+
+
+async def in_context(send: Any) -> None:
+    try:
+        await endless(send)
+    finally:
+        raise KeyError("while another error is handled")
+
+
+@pytest.mark.parametrize("app", [endless, in_group, in_groups, wrapped, in_context], ids=lambda app: app.__name__)
+def test_what_an_application_makes_of_our_error_is_no_fault(app: Any) -> None:
+    """Trap 1: uvicorn#2271, asgiref#578."""
+    done = threading.Event()
+
+    async def main(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/hello":
+            await respond(send)
+            return
+        try:
+            await app(send)
+        finally:
+            done.set()
+
+    with asgi(main) as server:
+        with Client(server.port) as client:
+            client.send(request())
+            assert client.socket.recv(10)
+            reset(client)
+        assert done.wait(DEADLINE)
+        hello(server)
+    assert not tracebacks(server)
+    assert not [record for record in server.logged("zibai.error") if record.levelname == "ERROR"]
+
+
+def test_an_error_of_the_application_is_its_own_though_the_client_has_left() -> None:
+    """The other side of trap 1."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        raise KeyError("mine")
+
+    with asgi(app) as server:
+        with Client(server.port) as client:
+            client.send(request())
+            half_close(client)
+            drop(client)
+    assert "KeyError('mine')" in "".join(errors(server))
+
+
+def drop(client: Client) -> None:
+    """Read to the end, whichever it is."""
+    try:
+        client.rest()
+    except ConnectionError:
+        pass
+
+
+@pytest.mark.parametrize("leave", LEAVE)
+def test_send_raises_oserror_after_the_disconnect(leave: str) -> None:
+    """Trap 2: granian#650, #922."""
+    raised: list[BaseException] = []
+    heard = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/hello":
+            await respond(send)
+            return
+        await receive()
+        assert (await receive())["type"] == "http.disconnect"
+        assert (await receive())["type"] == "http.disconnect"  # and each time
+        try:
+            await send(START)
+        except OSError as error:
+            raised.append(error)
+        heard.set()
+
+    with asgi(app) as server:
+        with Client(server.port) as client:
+            client.send(request())
+            LEAVE[leave](client)
+            assert heard.wait(DEADLINE)
+            if leave == "half-close":
+                drop(client)
+        hello(server)
+    assert len(raised) == 1
+    assert not tracebacks(server)
+    assert ("zibai.access", 499) in server.exchanges
+
+
+def test_a_stalled_send_ends_with_its_client() -> None:
+    """Trap 3: uvicorn#2754, #336: a drain that waits hears of the reset."""
+    stalled, over = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        try:
+            for _ in range(1000):
+                waiting = asyncio.ensure_future(send({**END, "body": b"x" * 100_000, "more_body": True}))
+                done, _ = await asyncio.wait({waiting}, timeout=0.2)
+                if not done:
+                    stalled.set()
+                await waiting
+        except OSError:
+            over.set()
+            raise
+
+    with asgi(app) as server:
+        with Client(server.port) as client:
+            client.send(request())
+            assert stalled.wait(DEADLINE)
+            assert not over.is_set()
+            reset(client)
+        assert over.wait(5)
+    assert not tracebacks(server)
+
+
+@pytest.mark.parametrize("how", ["only sends", "reads the body"])
+def test_a_half_closed_client_gets_its_response(how: str) -> None:
+    """Trap 4: uvicorn#1264: FIN is not absence."""
+    go = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if how == "reads the body":
+            assert await read_body(receive) == b"abc"
+        await until(go)
+        await respond(send, b"late")
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request("/", "Content-Length: 3", method="POST", body=b"abc"))
+        half_close(client)
+        time.sleep(0.05)  # the end should reach the server before the response
+        go.set()
+        assert client.read().body == b"late"
+        assert client.rest() == b""
+
+
+def test_pipelined_requests_of_a_half_closed_client_are_all_run() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.01)
+        await respond(send, scope["path"].encode())
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request("/1") + request("/2") + request("/3"))
+        half_close(client)
+        assert [client.read().body for _ in range(3)] == [b"/1", b"/2", b"/3"]
+        assert client.rest() == b""
+
+
+def test_a_half_closed_long_poll_costs_nothing() -> None:
+    """Trap 5: a level-triggered end spins."""
+    spent: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await read_body(receive)
+        if scope["path"] == "/polled":
+            await asyncio.sleep(0.2)  # until the end has come
+            before = time.thread_time()
+            await asyncio.sleep(0.5)
+            spent.append(time.thread_time() - before)
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request("/polled"))
+        half_close(client)
+        assert client.read().body == b"fine"
+    assert spent[0] < 0.1
+
+
+@pytest.mark.parametrize("leave", LEAVE)
+def test_an_application_hears_of_it_while_it_works(leave: str) -> None:
+    """Trap 6: uvicorn#501, #847, granian#286, #412."""
+    entered, heard = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/hello":
+            await respond(send)
+            return
+        await read_body(receive)
+        listening = asyncio.create_task(receive())
+        entered.set()
+        assert (await listening)["type"] == "http.disconnect"
+        heard.set()
+
+    with asgi(app) as server:
+        with Client(server.port) as client:
+            client.send(request())
+            assert entered.wait(DEADLINE)
+            LEAVE[leave](client)
+            assert heard.wait(1.5)
+        hello(server)
+
+
+@pytest.mark.parametrize("leave", ["reset", "close"])
+def test_a_background_task_outlives_its_client(leave: str) -> None:
+    """Trap 7: starlette#1438."""
+    go, noted = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send)
+        await until(go)
+        noted.set()
+
+    with asgi(app) as server:
+        with Client(server.port) as client:
+            client.send(request())
+            assert client.read().status == 200
+            LEAVE[leave](client)
+        hello_with(server.port, go)
+        assert noted.wait(DEADLINE)
+    assert not tracebacks(server)
+
+
+def hello_with(port: int, go: threading.Event) -> None:
+    """One more request, of another client, before the background task may go on."""
+    with Client(port) as client:
+        assert client.get("/").status == 200
+    go.set()
+
+
+def test_a_cancelled_receive_is_cancelled_and_loses_nothing() -> None:
+    """Trap 8: gunicorn#3654, and trap 9: Starlette's is_disconnected, which cancels a receive before its first step."""
+    sent, told = threading.Event(), threading.Event()
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        early = asyncio.create_task(receive())
+        early.cancel()  # before its first step
+        with pytest.raises(asyncio.CancelledError):
+            await early
+        late = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        late.cancel()  # while it waits
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        racing = asyncio.create_task(receive())
+        told.set()
+        await until(sent)
+        await asyncio.sleep(0.02)  # it has its message, or waits
+        if not racing.done():
+            racing.cancel()
+        more = True
+        try:
+            message = await racing
+            bodies.append(message["body"])
+            more = message["more_body"]
+        except asyncio.CancelledError:
+            pass
+        if more:
+            bodies.append(await read_body(receive))
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request("/", "Content-Length: 6", method="POST"))
+        assert told.wait(DEADLINE)
+        client.send(b"abc")
+        sent.set()
+        client.send(b"def")
+        assert client.read().status == 200
+    assert b"".join(bodies) == b"abcdef"
+    assert not errors(server)
+
+
+def test_a_cancelled_send_leaves_the_response_whole() -> None:
+    size = 40
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for number in range(size):
+            sending = asyncio.create_task(
+                send({**END, "body": bytes([number]) * 100_000, "more_body": number < size - 1})
+            )
+            await asyncio.sleep(0)
+            if number % 3 == 0:
+                sending.cancel()
+            await asyncio.wait({sending})
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request())
+        assert client.read().body == b"".join(bytes([number]) * 100_000 for number in range(size))
+
+
+def test_a_disconnect_that_is_there_is_told_without_a_pause() -> None:
+    """Trap 10: anycorn#77: a queued disconnect came a checkpoint too late."""
+    found: list[Any] = []
+    over = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await receive()
+        coroutine = receive()
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            found.append(stop.value)
+        over.set()
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request())
+        half_close(client)
+        assert over.wait(DEADLINE)
+        drop(client)
+    assert found == [{"type": "http.disconnect"}]
+
+
+def test_many_may_wait_for_the_end_of_a_client() -> None:
+    heard: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        heard.extend(message["type"] for message in await asyncio.gather(*(receive() for _ in range(5))))
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request())
+        half_close(client)
+        drop(client)
+    assert heard == ["http.disconnect"] * 5
+
+
+def test_two_readers_share_a_body() -> None:
+    """Each piece goes to one of them, and only one hears of the end of the body."""
+    told = threading.Event()
+    parts: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        both = [asyncio.create_task(receive()) for _ in range(2)]
+        await asyncio.sleep(0)
+        told.set()
+        done, rest = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        parts.extend(each.result() for each in done)
+        await respond(send)
+        parts.extend([await each for each in rest])
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request("/", "Content-Length: 3", method="POST"))
+        assert told.wait(DEADLINE)
+        client.send(b"abc")
+        assert client.read().status == 200
+    assert parts == [{"type": "http.request", "body": b"abc", "more_body": False}, {"type": "http.disconnect"}]
+
+
+def test_a_reset_is_seen_though_nothing_is_read() -> None:
+    """64 KiB wait that the application does not take, so the loop does not read; nothing else would tell."""
+    entered, heard = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        entered.set()
+        assert (await receive())["type"] == "http.disconnect"
+        heard.set()
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request())
+        assert entered.wait(DEADLINE)
+        client.socket.settimeout(0.2)
+        try:
+            while True:
+                client.send(request("/next") * 1000)
+        except TimeoutError:
+            pass
+        reset(client)
+        assert heard.wait(3)
+
+
+def test_a_reset_makes_send_fail() -> None:
+    """Also of an application that only sends: it need not send twice to learn it."""
+    gone, over = threading.Event(), threading.Event()
+    entered = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        entered.set()
+        await until(gone)
+        await asyncio.sleep(0.05)
+        with pytest.raises(OSError, match="left"):
+            await send(START)
+        over.set()
+
+    with asgi(app) as server:
+        with Client(server.port) as client:
+            client.send(request())
+            assert entered.wait(DEADLINE)
+            reset(client)
+        gone.set()
+        assert over.wait(DEADLINE)
+    assert not tracebacks(server)
+
+
+def test_a_request_whose_client_left_in_the_queue_is_not_run() -> None:
+    """The one slot is taken meanwhile."""
+    entered, go = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["path"])
+        if scope["path"] == "/first":
+            entered.set()
+            await until(go)
+        await respond(send)
+
+    with asgi(app, max_workers=1) as server, Client(server.port) as first, Client(server.port) as second:
+        # Both connections are there before the one slot is taken: with none free the server accepts nothing.
+        assert first.get("/warm").status == second.get("/warm").status == 200
+        first.send(request("/first"))
+        assert entered.wait(DEADLINE)
+        second.send(request("/second"))
+        time.sleep(0.3)  # longer than a client that half-closes at once
+        reset(second)
+        time.sleep(0.25)
+        go.set()
+        assert first.read().status == 200
+        assert first.get("/third").status == 200
+    assert seen == ["/warm", "/warm", "/first", "/third"]
+
+
+def test_an_event_stream_ends_within_moments_of_its_client() -> None:
+    over = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "headers": [(b"content-type", b"text/event-stream")]})
+        try:
+            while True:
+                await send({**END, "body": b"data: x\n\n", "more_body": True})
+                await asyncio.sleep(0.02)
+        finally:
+            over.set()
+
+    with asgi(app) as server:
+        with Client(server.port) as client:
+            client.send(request())
+            assert client.socket.recv(10)
+        assert over.wait(2)
+    assert not tracebacks(server)

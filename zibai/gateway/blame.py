@@ -1,0 +1,21 @@
+"""Whether an error is the application's fault, or only what became of our own."""
+
+from asyncio import CancelledError
+
+from ..errors import Gone
+
+
+def is_ours(error: BaseException | None, seen: frozenset[int] = frozenset()) -> bool:
+    """Whether an error is our own, or what an application has made of it: a group of it, or one that it has caused.
+
+    ``seen`` are the ids of the errors that led here, since the context of an error may lead back to itself.
+    """
+    while error is not None and id(error) not in seen:
+        seen |= {id(error)}
+        if isinstance(error, Gone):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            rest = [each for each in error.exceptions if not isinstance(each, CancelledError)]
+            return bool(rest) and all(is_ours(each, seen) for each in rest)
+        error = error.__cause__ or error.__context__
+    return False
