@@ -1,6 +1,6 @@
 """What calls applications.
 
-Today that is WSGI. A gateway makes the environ of a request, and gives the response to the connection.
+Today that is WSGI. A gateway makes the environ of a request, and gives the response to the stream.
 
  - wsgi           PEP 3333: the environ, and the call
  - interface      whether an application is WSGI or ASGI, or what else it may be
