@@ -30,7 +30,7 @@ from .health import SOON, Health
 from .load import TURN
 from .preamble import begin, read_note
 from .queueing import Queue
-from .states import APP, HEAD, HELD, LATER, READY, TASK
+from .states import APP, HEAD, READY, TASK
 from .table import GRACE, Table
 from .waiting import Waiter
 
@@ -252,36 +252,6 @@ class Loop:
         """See :class:`zibai.engine.backends.Turns`."""
         self._table.watch(stream.connection, 0)
         self._running += 1
-
-    def suspend(self, stream: RunnersSide) -> None:
-        """See :class:`zibai.engine.backends.Turns`."""
-        stream.connection.state = TASK
-        self._running += 1
-        self._table.settle(stream.connection, self._now)
-
-    def conclude(self, stream: RunnersSide) -> None:
-        """See :class:`zibai.engine.backends.Turns`."""
-        self._running -= 1
-        if self.finished:
-            stream.connection.close()  # the table has let go of it
-            return
-        self._now = time.monotonic()
-        stream.connection.pause = 0
-        self.finish(stream)
-
-    def read_on(self, connection: Connection) -> None:
-        """See :class:`zibai.engine.backends.Turns`."""
-        if connection.pause is HELD and connection.state is TASK:
-            connection.pause = LATER  # TLS may have bytes that no poller knows of
-            self._table.settle(connection, self._now)
-            self._backend.wake()
-
-    def expect(self, connection: Connection, deadline: float) -> None:
-        """See :class:`zibai.engine.backends.Turns`."""
-        connection.deadline = deadline
-        if connection.state is TASK:
-            self._table.settle(connection, self._now)
-            self._backend.wake()
 
     def finish(self, stream: RunnersSide) -> None:
         """See :class:`zibai.engine.backends.Turns`."""
