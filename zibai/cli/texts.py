@@ -1,5 +1,6 @@
-"""What the declarations of options say to people: ``zibai --help``, ``zibai --help-all`` and ``docs/options.md``."""
+"""What the declarations of options say to people: the help, ``docs/options.md``, and the keywords in an editor."""
 
+import json
 import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -81,6 +82,53 @@ def options_markdown() -> str:
     ):
         lines += ["", f"{text}: " + ", ".join(f"`{name}`" for name in names) + "."]
     return "\n".join(lines) + "\n"
+
+
+def keywords_source() -> str:
+    """The text of ``zibai/config/keywords.py``."""
+    given = {"app", "listen", "processes", "interactive"}  # parameters of run() itself
+    lines = _KEYWORDS.splitlines()
+    for name, base, about, options in (
+        (
+            "ServeOptions",
+            "TypedDict",
+            "What :func:`zibai.serve` takes.",
+            [each for each in declared() if each.embedded],
+        ),
+        (
+            "RunOptions",
+            "ServeOptions",
+            "What :func:`zibai.run` takes.",
+            [each for each in declared() if each.at_prompt and not each.embedded],
+        ),
+    ):
+        lines += ["", "", f"class {name}({base}, total=False):", f'    """{about}"""', ""]
+        for option in options:
+            hint = _hint(option)
+            lines += [f"    {alias}: {hint}" for alias in option.aliases]
+            if option.name in given:
+                continue
+            lines.append(f"    {option.name}: {hint}")
+            text = _with_default(option, option.help).replace("\\", "\\\\")
+            wrapped = textwrap.wrap(f'"""{text}"""', 116, break_on_hyphens=False, break_long_words=False)
+            lines += [f"    {line}" for line in wrapped]
+    return "\n".join(lines) + "\n"
+
+
+_KEYWORDS = '''\
+"""The keywords of ``serve()`` and ``run()``, for type checkers and editors. None stands for the default.
+
+Made from zibai/config/options.py by docs/generate_keywords.py: change it there.
+"""
+
+from typing import Literal, TypedDict'''
+
+
+def _hint(option: Option) -> str:
+    """The annotation of an option."""
+    if option.choices is not None:
+        return f"Literal[{', '.join(json.dumps(choice) for choice in option.choices)}] | None"
+    return ("list[str]" if option.kind is list else option.kind.__name__) + " | None"
 
 
 def default_of(option: Option) -> str | None:

@@ -11,9 +11,10 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from math import inf
 from socket import socket
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack
 
 from ..config.addresses import Trust
+from ..config.keywords import ServeOptions
 from ..config.options import Options, declared, script_name
 from ..engine.backends import Backend
 from ..engine.context import Service
@@ -42,7 +43,7 @@ def serve(
     before_serve_hook: Hook | None = None,
     before_graceful_exit_hook: Hook | None = None,
     before_died_hook: Hook | None = None,
-    **options: Any,
+    **options: Unpack[ServeOptions],
 ) -> None:
     """Serve ``app`` until ``graceful_exit`` is set and every request in flight has its response.
 
