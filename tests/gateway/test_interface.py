@@ -234,3 +234,11 @@ def test_frameworks(name: str) -> None:
 )
 def test_what_to_type(app: Any, spec: str, text: str) -> None:
     assert refusal(app, spec) == text
+
+
+def test_what_to_do_in_a_program() -> None:
+    assert refusal(create_app, "make", typed=False) == (
+        "'make' is a factory, not an application; call it, and serve what it returns"
+    )
+    assert refusal(Wsgi, "Wsgi", typed=False) == "'Wsgi' is a class, not an application; serve an instance of it"
+    assert "zibai '" not in refusal(view, "view", typed=False)

@@ -61,6 +61,13 @@ def test_what_is_wrong_is_raised_before_the_block(options: dict[str, Any], error
         pytest.fail("not reached")
 
 
+def test_what_is_no_wsgi_application() -> None:
+    async def api(scope: object, receive: object, send: object) -> None: ...
+
+    with pytest.raises(UsageError, match=r"is an ASGI application, and only WSGI is served yet"), zibai.serving(api):  # type: ignore[arg-type]
+        pytest.fail("not reached")
+
+
 def test_tls(credentials: Credentials) -> None:
     with zibai.serving(app, certfile=credentials.server) as url:
         assert url.startswith("https://127.0.0.1:")

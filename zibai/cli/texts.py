@@ -69,8 +69,9 @@ def options_markdown() -> str:
         "",
         "Each option is a flag of the command `zibai` and a field of `zibai.Options`: `--max-workers 20` is",
         "`Options(..., max_workers=20)`. `zibai --help` shows the options that people use first, `zibai --help-all`",
-        "all of them. An older name still works: as a flag, as an argument of `Options` and `serve()`, and as an",
-        "attribute.",
+        "all of them. [Variables and a file](configuration.md) have them too: `ZIBAI_MAX_WORKERS=20`,",
+        "`max_workers = 20`. An older name still works: as a flag, as an argument of `Options` and `serve()`, and as",
+        "an attribute. A flag after *also* is known from other servers, and is a flag only.",
     ]
     for title, group in _groups(listed()):
         lines += ["", f"## {title}", "", "| flag | default | meaning |", "| --- | --- | --- |"]

@@ -20,10 +20,13 @@ from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
 from ..engine.loop import Loop
+from ..errors import UsageError
+from ..gateway.interface import refusal
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
 from ..net.bind import describe, is_public, listen
 from ..net.listener import Listener
+from ..supervise.worker import describe as describe_function
 from ..system.forks import forget_in_children
 from ..telemetry.scoreboard import Row
 
@@ -61,7 +64,8 @@ def serve(
         stands, too.
     :raises ValueError: without a socket, or for a backend that there is not.
     :raises TypeError: for an option that there is not, or that is not the server's.
-    :raises UsageError: for an option that makes no sense, or a certificate that cannot be used.
+    :raises UsageError: for an option that makes no sense, a certificate that cannot be used, or what is no WSGI
+        application, such as an ASGI application.
     :raises BindError: if a socket cannot listen.
     :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent cannot be imported.
     """
@@ -75,6 +79,8 @@ def serve(
     options["url_prefix"] = (options.get("url_prefix") or "").rstrip("/")
     settings = Options("", **options)
     settings.validate()
+    if text := refusal(app, describe_function(app), typed=False):
+        raise UsageError(text)
     warn_of_strangers(settings, sockets)
     hooks = Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook)
     end = threading.Event() if graceful_exit is None else graceful_exit
