@@ -29,7 +29,7 @@ LONG = {  # modules of more than 300 lines, and the most that each may have
     "gateway/wsgi.py": 310,  # one environ
     "supervise/roster.py": 310,  # one table of decisions
 }
-# Classes of more than 20 attributes: the loop, which is where everything meets; and the exchange of ASGI, since one more
+# Classes of more than 20 attributes: the loop, which is where everything meets; and the exchange of ASGI, since another
 # object for each request costs 4 % of it.
 MANY = {"Loop", "TaskLoop", "HttpExchange", "Responding"}
 TABLES = {"Options", "Option"}  # each attribute is an option, or a word of its declaration

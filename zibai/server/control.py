@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from ..clock import clock
 from ..engine.loop import Loop
@@ -35,7 +35,11 @@ from ..supervise import control
 from ..supervise.control import GRACEFUL, QUICK, REOPEN, UPGRADE
 from ..supervise.pipe import Parent
 from ..system import lastword
+from ..system.terminal import has_terminal
 from ..telemetry import logfile
+
+HANGUP: Final = "SIGHUP"
+"""A restart, for a parent. A single process says that it cannot, or ends when it means that its terminal is closed."""
 
 
 class Control(control.Control):
@@ -61,6 +65,7 @@ class Control(control.Control):
     ) -> None:
         super().__init__(parent, end, hub, boot_timeout=boot_timeout, graceful_timeout=graceful_timeout, **rest)
         self._drain_delay = drain_delay
+        self._has_terminal = has_terminal()
         self._drain_announced = False
         self._drain_at = inf  # when the graceful shutdown begins, if this process counts the time
         self._is_booting = parent is not None
@@ -72,12 +77,14 @@ class Control(control.Control):
         if hub is None:
             # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
             self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)
+            self._refuse_restart: Callable[[], object] = _in_own_thread(_refuse_restart)
             self._reopen: Callable[[], object] = _in_own_thread(logfile.reopen)
             if sys.platform == "win32":
                 self._interrupt = _interrupting_and_setting(self._interrupt, end)
         else:
             # The locks of handlers are gevent's, and a thread of the system must not wait for them.
             self._refuse_upgrade = hub.spawning_from_threads(_refuse_upgrade)
+            self._refuse_restart = hub.spawning_from_threads(_refuse_restart)
             self._reopen = hub.spawning_from_threads(logfile.reopen)
 
     def prepare(self, loop: Loop) -> None:
@@ -119,6 +126,11 @@ class Control(control.Control):
             channel = None  # a replacement gives nothing back through it
         if self._parent is None and UPGRADE in names:
             self._refuse_upgrade()
+        if self._parent is None and HANGUP in names:
+            if self._has_terminal and not has_terminal():
+                names = [*names, GRACEFUL[0]]  # the terminal is closed, and no person there could stop this server
+            else:
+                self._refuse_restart()
         if verb == "reopen" or REOPEN in names:
             self._reopen()
         if verb == "announce_drain":
@@ -190,3 +202,10 @@ def _in_own_thread(function: Callable[[], None]) -> Callable[[], None]:
 
 def _refuse_upgrade() -> None:
     logger.error("upgrade refused: a single process cannot start a new server; start this one with --processes 1")
+
+
+def _refuse_restart() -> None:
+    logger.error(
+        "restart refused: a single process would refuse requests meanwhile; start this one with --processes 1, which "
+        "restarts its worker at SIGHUP"
+    )

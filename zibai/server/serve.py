@@ -10,19 +10,22 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from math import inf
 from socket import socket
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 from ..config.addresses import Trust
+from ..config.keywords import ServeOptions
 from ..config.options import Options, declared, runners, script_name
 from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
 from ..engine.loop import Loop
-from ..gateway.interface import resolve
+from ..errors import UsageError
+from ..gateway.interface import refusal, resolve
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
 from ..net.bind import describe, is_public, listen
 from ..net.listener import Listener
+from ..supervise.worker import describe as describe_function
 from ..system.forks import forget_in_children
 from ..telemetry.scoreboard import Row
 from . import kinds
@@ -44,7 +47,7 @@ def serve(
     before_serve_hook: Hook | None = None,
     before_graceful_exit_hook: Hook | None = None,
     before_died_hook: Hook | None = None,
-    **options: Any,
+    **options: Unpack[ServeOptions],
 ) -> None:
     """Serve ``app`` until ``graceful_exit`` is set and every request in flight has its response.
 
@@ -62,7 +65,8 @@ def serve(
         stands, too.
     :raises ValueError: without a socket, or for a backend that there is not.
     :raises TypeError: for an option that there is not, or that is not the server's.
-    :raises UsageError: for an option that makes no sense, or a certificate that cannot be used.
+    :raises UsageError: for an option that makes no sense, a certificate that cannot be used, or what is no WSGI
+        application, such as an ASGI application.
     :raises BindError: if a socket cannot listen.
     :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent cannot be imported.
     """
@@ -76,6 +80,8 @@ def serve(
     options["url_prefix"] = (options.get("url_prefix") or "").rstrip("/")
     settings = Options("", **options)
     settings.validate()
+    if settings.interface == "auto" and (text := refusal(app, describe_function(app), typed=False)):
+        raise UsageError(text)
     warn_of_strangers(settings, sockets)
     hooks = Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook)
     end = threading.Event() if graceful_exit is None else graceful_exit

@@ -26,6 +26,7 @@ from ..telemetry import setup as logs
 from ..tls.devcert import certified
 from ..version import __version__
 from . import environment as around
+from . import guard
 from .environment import Environment, Prepared
 from .listeners import Listeners
 from .parent import serve_as_parent
@@ -110,6 +111,8 @@ def needs_parent(options: Options) -> str:
 def _serve(options: Options, exits: bool, environment: Environment, on_up: Callable[[], object]) -> None:
     """Open the listeners, become the user that serves, and serve in this process or in workers."""
     processes = options.processes or int(bool(needs_parent(options)))
+    if processes and environment.app is None:
+        guard.check()
     limits = Usage(options.max_worker_memory, options.max_worker_descriptors)
     if limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
         raise UsageError(
