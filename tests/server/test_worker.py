@@ -19,6 +19,7 @@ class Script:
     pipe = socket = "the only source"
     since = inf
     outlet = None
+    is_busy = False
 
     def __init__(self, *wakes: tuple[str, list[str]]) -> None:
         self._wakes = list(wakes)
@@ -85,7 +86,7 @@ class FakeLoop:
 
     def __init__(self) -> None:
         self.service = self
-        self.draining = False
+        self.draining = self.is_busy = False
 
 
 def draining_soon(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]], until: float = 0.0) -> Any:

@@ -109,6 +109,15 @@ class Loop:
         """Give idle connections away through ``channel`` instead of closing them; before ``drain``."""
         self._replacement = channel
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests ran when :class:`Health` looked last. Any thread."""
+        return self._health.busy
+
+    def excuse(self, seconds: float) -> None:
+        """The process was stopped for so long until now: no time limit of a running request counts that. Any thread."""
+        self._health.excuse(seconds)
+
     def drain(self, timeout: float = GRACE) -> None:
         """Begin the graceful shutdown: take nothing new, finish what is there. It may take ``timeout`` seconds."""
         self._graceful_timeout = timeout
