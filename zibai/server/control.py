@@ -99,7 +99,12 @@ class Control(control.Control):
     def note_beat(self) -> None:
         """The loop has looked at its requests: while some run, this thread looks at the clock. Called by the loop's
         owner.
+
+        With gevent that is the main thread, which also runs the application: a view may have reset a signal, as an
+        asyncio event loop does at its end.
         """
+        if self._greenlet is not None:
+            self._signals.reassert()
         busy = self._loop is not None and self._loop.is_busy
         if busy and not self._was_busy:
             self._signals.wake()
