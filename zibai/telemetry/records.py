@@ -35,8 +35,8 @@ NAMED: Final = (
 """Keys of the environ that become fields of a record, if the request has them: no cookies and no passwords."""
 
 ALWAYS: Final = frozenset(NAMED[:1] + NAMED[2:7])
-"""The fields that every record has, ``-`` where they are not known. A filter may read them as attributes; if that raised
-an error, any client could keep its malformed requests out of the log."""
+"""The fields that every record has, ``-`` where they are not known. A filter may read them as attributes; if that
+raised an error, any client could keep its malformed requests out of the log."""
 
 
 class ExchangeRecord(logging.LogRecord):
