@@ -690,7 +690,7 @@ def test_the_oldest_incomplete_head_makes_room(monkeypatch: pytest.MonkeyPatch, 
                 rig.until(rig.run)
                 assert read(client) == ANSWER
             client.send(beginning)
-            rig.until(lambda connection=connection: connection.has_begun)
+            rig.until(lambda connection=connection: not connection.idle)
             rig.turn(0.5)
         slow[0][0].send(beginning[:1])  # of no use: more bytes make no head younger
         extra = rig.client()
@@ -711,7 +711,7 @@ def test_an_incomplete_head_stays_while_an_idle_connection_can_make_room(monkeyp
     with Rig(monkeypatch, max_connections=2, slots=50) as rig:
         slow, slow_connection = rig.connect()
         slow.send(GET[:5])
-        rig.until(lambda: slow_connection.has_begun)
+        rig.until(lambda: not slow_connection.idle)
         rig.turn(SLOW)
         idle, _ = rig.connect()
         rig.turn(IDLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ class Script:
     pipe = socket = "the only source"
     since = inf
     outlet = None
-    is_busy = False
+    health = SimpleNamespace(busy=False)
 
     def __init__(self, *wakes: tuple[str, list[str]]) -> None:
         self._wakes = list(wakes)
@@ -86,7 +87,8 @@ class FakeLoop:
 
     def __init__(self) -> None:
         self.service = self
-        self.draining = self.is_busy = False
+        self.draining = False
+        self.health = SimpleNamespace(busy=False)
 
 
 def draining_soon(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]], until: float = 0.0) -> Any:

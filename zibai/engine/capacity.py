@@ -22,6 +22,7 @@ from typing import Final
 from ..logger import logger
 from .connection import Connection
 from .context import Service
+from .states import HEAD, PROXY
 from .table import Table
 
 PAUSE: Final = 0.1
@@ -89,8 +90,8 @@ class Crowd:
         """The connections that may be closed: whether a part of a head has come, since when they wait, and they."""
         service = self._service
         for each in connections:
-            begun = each.has_begun
-            if begun or each.idle:
+            begun = not each.idle
+            if not begun or each.state is HEAD or each.state is PROXY:
                 is_kept = each.status and not begun
                 since = each.deadline - (service.keep_alive_timeout if is_kept else service.header_timeout)
                 if since <= now - (SLOW if begun else IDLE):

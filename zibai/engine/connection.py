@@ -67,11 +67,6 @@ class Connection(Receiver):
         return self.state is HEAD and not self._begun
 
     @property
-    def has_begun(self) -> bool:
-        """Whether it waits for the rest of a head."""
-        return self.state is HEAD and self._begun
-
-    @property
     def note(self) -> bytes:
         """What a worker that takes the connection over has to know of it."""
         return write_note(self.peer, self.endpoint) if self.service.proxy_protocol else b""

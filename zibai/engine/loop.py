@@ -60,7 +60,7 @@ class Loop:
         self.on_failure: Callable[[], object] = lambda: None
         self.cedes: Callable[[], bool] = lambda: False
         self._backend = backend
-        self._health = health
+        self.health = health
         self._slots = slots
         self._running = 0  # connections that were given away
         self._queue = Queue(service)
@@ -108,15 +108,6 @@ class Loop:
     def hand_over_to(self, channel: Socket) -> None:
         """Give idle connections away through ``channel`` instead of closing them; before ``drain``."""
         self._replacement = channel
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether requests ran when :class:`Health` looked last. Any thread."""
-        return self._health.busy
-
-    def excuse(self, seconds: float) -> None:
-        """The process was stopped for so long until now: no time limit of a running request counts that. Any thread."""
-        self._health.excuse(seconds)
 
     def drain(self, timeout: float = GRACE) -> None:
         """Begin the graceful shutdown: take nothing new, finish what is there. It may take ``timeout`` seconds."""
@@ -208,7 +199,7 @@ class Loop:
 
     def _end_turn(self, now: float, stirred: bool) -> None:
         """All events are dealt with: do what is due. ``stirred`` says whether there were any."""
-        table, health, ready = self._table, self._health, self._ready
+        table, health, ready = self._table, self.health, self._ready
         if self._handed:
             self._receive_handed(now)  # mostly it has woken the poller; a turn later would cost a runner's slot as long
         if self._drain and not table.draining:
@@ -232,7 +223,7 @@ class Loop:
         ending = self._quit or (self._drain and not (table.draining and table.connections))
         if ending or self._handed or self._adoption.coming:
             return 0
-        due = min(table.next_sweep, self._health.due, self._acceptor.again, self._crowd.again, table.parting.due)
+        due = min(table.next_sweep, self.health.due, self._acceptor.again, self._crowd.again, table.parting.due)
         if table.deferred.busy:
             now = time.monotonic()
             due = min(due, now + table.deferred.wait(now))

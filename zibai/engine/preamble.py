@@ -70,11 +70,6 @@ class Stage:
         """Whether nothing is lost when it is closed for another client."""
         return True
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether it waits for the rest of something that is worth waiting for."""
-        return False
-
     def secured(self) -> dict[str, str]:
         """What TLS adds to the environ of a request."""
         return {}
@@ -145,10 +140,6 @@ class ProxyHeader(Stage):
     @property
     def idle(self) -> bool:
         return self.state is PROXY and not self.header
-
-    @property
-    def has_begun(self) -> bool:
-        return self.state is PROXY and bool(self.header)
 
     def readable(self, now: float) -> None:
         """Take the bytes of the header and not one more: what follows may be for TLS, which reads for itself."""

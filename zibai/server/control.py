@@ -105,7 +105,7 @@ class Control(control.Control):
         """
         if self._greenlet is not None:
             self._signals.reassert()
-        busy = self._loop is not None and self._loop.is_busy
+        busy = self._loop is not None and self._loop.health.busy
         if busy and not self._was_busy:
             self._signals.wake()
         self._was_busy = busy
@@ -188,11 +188,11 @@ class Control(control.Control):
     def _on_pause(self, seconds: float) -> None:
         super()._on_pause(seconds)
         if self._loop is not None:
-            self._loop.excuse(seconds)
+            self._loop.health.excuse(seconds)
 
     def _time_left(self) -> float | None:
         left = super()._time_left()
-        if self._loop is None or not self._loop.is_busy:
+        if self._loop is None or not self._loop.health.busy:
             return left
         return STEP if left is None else min(STEP, left)
 
