@@ -33,6 +33,7 @@ from ..logger import logger
 from ..net.handover import pass_on
 from ..supervise import control
 from ..supervise.control import GRACEFUL, QUICK, REOPEN, UPGRADE
+from ..supervise.pauses import STEP
 from ..supervise.pipe import Parent
 from ..system import lastword
 from ..system.terminal import has_terminal
@@ -74,6 +75,7 @@ class Control(control.Control):
         self._replacement: Any = None  # the channel to it
         self._shares_listeners = False
         self._channels: deque[Any] = deque()
+        self._was_busy = False  # the loop owner's
         if hub is None:
             # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
             self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)
@@ -100,6 +102,20 @@ class Control(control.Control):
         self.prepare(loop)  # again: a message may have come in between
         self._tell_successors(loop)
         self._adopt()
+
+    def note_beat(self) -> None:
+        """The loop has looked at its requests: while some run, this thread looks at the clock. Called by the loop's
+        owner.
+
+        With gevent that is the main thread, which also runs the application: a view may have reset a signal, as an
+        asyncio event loop does at its end.
+        """
+        if self._greenlet is not None:
+            self._signals.reassert()
+        busy = self._loop is not None and self._loop.health.busy
+        if busy and not self._was_busy:
+            self._signals.wake()
+        self._was_busy = busy
 
     def _tell_successors(self, loop: Loop) -> None:
         """Tell the loop, before it drains, which process takes over."""
@@ -180,6 +196,17 @@ class Control(control.Control):
 
     def _is_starting(self) -> bool:
         return self._is_booting
+
+    def _on_pause(self, seconds: float) -> None:
+        super()._on_pause(seconds)
+        if self._loop is not None:
+            self._loop.health.excuse(seconds)
+
+    def _time_left(self) -> float | None:
+        left = super()._time_left()
+        if self._loop is None or not self._loop.health.busy:
+            return left
+        return STEP if left is None else min(STEP, left)
 
     def _due(self) -> float:
         return self._drain_at if self._drain_at < inf else super()._due()

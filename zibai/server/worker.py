@@ -152,7 +152,11 @@ def _tie(
     ties: Ties, control: Control, parent: Parent | None, options: Options, show_ready: Callable[[], None], backend: str
 ) -> None:
     """Tie the server to the control thread and to the parent."""
-    tell = ties.on_start
+    tell, beaten = ties.on_start, ties.on_beat
+
+    def beat() -> None:
+        beaten()
+        control.note_beat()
 
     def started(loop: Loop) -> None:
         control.attach(loop)
@@ -162,7 +166,7 @@ def _tie(
         logger.info("worker ready: %s", backend)
         tell(loop)
 
-    ties.before_start, ties.on_start = control.prepare, started
+    ties.before_start, ties.on_start, ties.on_beat = control.prepare, started, beat
     if parent is not None:
         ties.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
         ties.multiprocess = True
