@@ -1,6 +1,6 @@
 """A server loop that the test itself turns, over real sockets: nothing happens but by `Rig.turn` and `Rig.run`.
 
-The clock of the loop stands still until the test moves it. The application is a function that takes the connection.
+The clock of the loop stands still until the test moves it. The application is a function that takes the stream.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 import sys
+from dataclasses import replace
 from math import inf
 from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
@@ -18,10 +19,11 @@ from zibai.config.options import Options
 from zibai.engine import loop as loop_module
 from zibai.engine.backends.threads import Waits
 from zibai.engine.connection import Connection
-from zibai.engine.context import Service
+from zibai.engine.context import Limits, Service
 from zibai.engine.health import Health
 from zibai.engine.load import Load
 from zibai.engine.loop import Loop
+from zibai.engine.stream import Stream
 from zibai.net.listener import Listener
 from zibai.net.poller import Poller, make_poller
 from zibai.telemetry.scoreboard import Row
@@ -67,6 +69,7 @@ class Backend:
 
     def __init__(self, poller: Poller) -> None:
         self.waits = Waits()
+        self.make_stream = Stream
         self.poller = Recorder(poller)
         self.woken = 0
 
@@ -83,6 +86,8 @@ class Backend:
 def make_service(**fields: Any) -> Service:
     """A service with the limits of the options, but that requests wait for ever and that no proxy is trusted."""
     options = Options("", queue_timeout=0, trusted_proxies=["none"])
+    limits = {name: fields.pop(name) for name in Limits.__dataclass_fields__.keys() & fields.keys()}
+    fields["limits"] = replace(Limits.from_options(options), **limits)
     return Service.from_options(options, **{"load": Load(options.max_bodies_memory), **fields})
 
 
@@ -97,7 +102,7 @@ class Rig:
         patch: pytest.MonkeyPatch,
         *,
         slots: int = 4,
-        app: Callable[[Connection], None] | None = None,
+        app: Callable[[Stream], None] | None = None,
         unix: Path | None = None,
         poller: Poller | None = None,
         max_requests: int | None = None,
@@ -107,7 +112,7 @@ class Rig:
         patch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.served: list[str] = []
         self.worn = 0
-        self._app = app or (lambda connection: connection.send(ANSWER))
+        self._app = app or (lambda stream: stream.send(ANSWER))
         if unix is None:
             origin = socket.create_server(("127.0.0.1", 0), backlog=512)
         else:
@@ -136,7 +141,7 @@ class Rig:
         )
         self.service.lend = self.loop.lend
         self._clients: list[socket.socket] = []
-        self._taken: list[Connection] = []
+        self._taken: list[Stream] = []
 
     def __enter__(self) -> Self:
         self.turn()
@@ -146,17 +151,17 @@ class Rig:
         if not self.loop.finished:
             self.loop.quit()
             self.turn()
-        for connection in self._taken:
-            if connection.sock.fileno() >= 0:
-                self.loop.give_back(connection)
+        for stream in self._taken:
+            if stream.sock.fileno() >= 0:
+                self.loop.give_back(stream)
         for client in self._clients:
             client.close()
         self.backend.poller.close()
 
-    def _serve(self, connection: Connection) -> None:
-        assert connection.request is not None
-        self.served.append(connection.request.target)
-        self._app(connection)
+    def _serve(self, stream: Stream) -> None:
+        assert stream.request is not None
+        self.served.append(stream.request.target)
+        self._app(stream)
 
     def _wear(self) -> None:
         self.worn += 1
@@ -209,22 +214,23 @@ class Rig:
     def check_load(self) -> None:
         """What all connections count for is what each of them holds, at any time: else a bound would close in."""
         load = self.service.load
-        open_ = {*self.connections, *(each for each in self._taken if each.sock.fileno() >= 0)}
+        open_ = {*self.connections, *(each.connection for each in self._taken if each.sock.fileno() >= 0)}
         held = [each for each in open_ if isinstance(each, Connection)]  # the stages before one hold nothing
         if not self.loop.finished:
             assert load.connections == len(self.connections)
-        assert load.memory == sum(each.body_held for each in held)
-        assert load.disk == sum(each._spooled for each in held)
-        assert load.files == sum(bool(each._spooled) for each in held)
-        assert self.service.unsent.files == sum(each._files for each in held)
-        assert self.service.unsent.held == sum(each._held for each in held)
+        intakes = [each.intake for each in held if each.intake is not None]
+        assert load.memory == sum(each.held for each in held) + sum(each.held for each in intakes)
+        assert load.disk == sum(each.spooled for each in intakes)
+        assert load.files == sum(bool(each.spooled) for each in intakes)
+        assert self.service.unsent.files == sum(each.sender._files for each in held)
+        assert self.service.unsent.held == sum(each.sender._held for each in held)
 
     def run(self) -> int:
         """Run what is ready, inline."""
         count = 0
-        while (connection := self.loop.take()) is not None:
-            connection.exchange(self.row.slots[0], clock())
-            self.loop.finish(connection)
+        while (stream := self.loop.take()) is not None:
+            stream.exchange(self.row.slots[0], clock())
+            self.loop.finish(stream)
             count += 1
         return count
 
@@ -236,15 +242,20 @@ class Rig:
         """Wait until something has come that was not read; without a turn."""
         assert select.select([connection.sock], [], [], DEADLINE)[0]
 
-    def take(self) -> Connection:
+    def take(self) -> Stream:
         """The next one to run, given away: its runner is the test."""
-        taken: list[Connection | None] = []
+        taken: list[Stream | None] = []
         self.until(lambda: taken.append(self.loop.take()) or taken[-1])
-        connection = taken[-1]
-        assert connection is not None
-        self.loop.give_away(connection)
-        self._taken.append(connection)
-        return connection
+        stream = taken[-1]
+        assert stream is not None
+        self.loop.give_away(stream)
+        self._taken.append(stream)
+        return stream
+
+
+def received(connection: Connection) -> int:
+    """Bytes of a body that have come."""
+    return 0 if connection.intake is None else connection.intake.received
 
 
 def read(client: socket.socket, size: int = len(ANSWER)) -> bytes:

@@ -6,7 +6,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from zibai.engine.connection import Connection
+from zibai.engine.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -101,16 +101,16 @@ def app(environ: dict[str, Any], start_response: Callable[..., Callable[[bytes],
     return [path.encode()]
 
 
-def exchange(connection: Connection, *args: Any) -> None:
-    """``Connection.exchange``, and then an error that no server can know of."""
-    target = connection.request.target if connection.request is not None else ""
+def exchange(stream: Stream, *args: Any) -> None:
+    """``Stream.exchange``, and then an error that no server can know of."""
+    target = stream.request.target if stream.request is not None else ""
     if target != "/dies/before":
-        original(connection, *args)
+        original(stream, *args)
     if target == "/dies/late":
         time.sleep(0.05)
     if target.startswith("/dies"):
         raise Awkward
 
 
-original = Connection.exchange
-Connection.exchange = exchange  # type: ignore[method-assign]
+original = Stream.exchange
+Stream.exchange = exchange  # type: ignore[method-assign]

@@ -190,7 +190,9 @@ def test_every_field_is_declared_in_full() -> None:
     for option in declared():
         assert option.help, option.name
         assert option.kind in (bool, int, float, str, list), option.name
-        assert option.kind not in (int, float) or option.minimum is not None or option.above is not None, option.name
+        assert (
+            option.kind not in (int, float) or option.bounds.minimum is not None or option.bounds.above is not None
+        ), option.name
 
 
 @pytest.mark.parametrize(

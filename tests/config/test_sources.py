@@ -244,10 +244,10 @@ def values(option: Option) -> st.SearchStrategy[Any]:
     if option.kind is bool:
         return st.booleans()
     if option.kind is int:
-        most = 2**40 if option.maximum is None else int(option.maximum)
-        return st.integers(int(option.minimum or 0), most)
+        most = 2**40 if option.bounds.maximum is None else int(option.bounds.maximum)
+        return st.integers(int(option.bounds.minimum or 0), most)
     if option.kind is float:
-        least = option.minimum if option.above is None else option.above + 0.001
+        least = option.bounds.minimum if option.bounds.above is None else option.bounds.above + 0.001
         return st.integers(int(least or 0) + 1, 1_000_000).map(float) | st.just(float(least or 0))
     if option.check is not None:
         text: st.SearchStrategy[str] = st.sampled_from(TEXTS[option.check.__name__])

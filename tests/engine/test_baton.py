@@ -31,7 +31,7 @@ from support import DEADLINE, wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zibai.engine.connection import Connection
+    from zibai.engine.stream import Stream
 
 NEVER = 3600.0
 
@@ -589,9 +589,9 @@ class Theatre:
         self.disarmed: list[bool] = []
         give_away = self.loop.give_away
 
-        def watched(connection: Connection) -> None:
-            give_away(connection)
-            self.disarmed.append(self._is_disarmed(connection.fd))
+        def watched(stream: Stream) -> None:
+            give_away(stream)
+            self.disarmed.append(self._is_disarmed(stream.connection.fd))
 
         self.loop.give_away = watched  # type: ignore[method-assign]
 
@@ -602,13 +602,13 @@ class Theatre:
             return True
         return False
 
-    def _run(self, connection: Connection) -> None:
-        assert connection.request is not None
-        target = connection.request.target
+    def _run(self, stream: Stream) -> None:
+        assert stream.request is not None
+        target = stream.request.target
         if gate := self.gates.get(target):
             gate.exchange()
         self.served.append(target)
-        connection.send(ANSWER)
+        stream.send(ANSWER)
 
     def gate(self, target: str) -> Exchange:
         return self.gates.setdefault(target, Exchange())
@@ -681,10 +681,10 @@ def test_many_clients_with_an_application_that_blocks_now_and_then(theatre: Thea
 
     numbers = itertools.count()
 
-    def application(connection: Connection) -> None:
+    def application(stream: Stream) -> None:
         if next(numbers) % 17 == 0:
             threading.Event().wait(0.007)  # app
-        connection.send(ANSWER)
+        stream.send(ANSWER)
 
     theatre.loop.service.application = application
     failures: list[BaseException] = []

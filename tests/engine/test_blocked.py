@@ -62,7 +62,6 @@ class Hub:
         self._todo.put(self._callback)
 
 
-
 class Application:
     """While it runs the hub does nothing else."""
 

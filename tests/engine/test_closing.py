@@ -17,7 +17,7 @@ from support import DEADLINE, Client, Gate, Server, alive, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zibai.engine.connection import Connection
+    from zibai.engine.stream import Stream
 
     from credentials import Credentials
 
@@ -76,11 +76,11 @@ def test_what_comes_while_the_response_is_made_does_not_cost_it(backend: tuple[s
                     assert client.rest().startswith(b"HTTP/1.1 200 OK")
 
 
-def last(connection: Connection, data: bytes = ANSWER) -> None:
+def last(stream: Stream, data: bytes = ANSWER) -> None:
     """The application of a rig: its response says close."""
-    connection.closing = True
-    connection.send(data)
-    connection.sent = len(data)
+    stream.sender.closing = True
+    stream.send(data)
+    stream.sent = len(data)
 
 
 def test_a_small_response_is_closed_in_stages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_those_that_part_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_slow_reader_of_a_large_last_response_gets_the_time_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     body = b"y" * 2_000_000
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with Rig(monkeypatch, app=lambda connection: last(connection, head + body)) as rig:
+    with Rig(monkeypatch, app=lambda stream: last(stream, head + body)) as rig:
         client, connection = rig.connect()
         client.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         rig.until(rig.run)

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from zibai.engine import body as module
 from zibai.engine import context as service_module
 from zibai.engine.backends.threads import Waits
+from zibai.engine.body import Intake
 from zibai.engine.connection import Connection
 from zibai.engine.load import TURN
 from zibai.engine.sending import TAIL
 from zibai.engine.states import APP, HEAD, READY
+from zibai.engine.stream import Stream
 from zibai.net.listener import Endpoint
 from zibai.telemetry.scoreboard import Row
 
@@ -71,7 +73,7 @@ class Script:
 
 def service(waits: Any, **options: Any) -> Service:
     made = make_service(
-        application=lambda connection: None,
+        application=lambda stream: None,
         waits=waits,
         report=lambda log, *args: log(*args),
         row=Row.private(1),
@@ -140,12 +142,16 @@ def sent(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     return body, pieces
 
 
-def arrive(script: Script, **options: Any) -> Connection:
-    """The connection at the moment when its application is called."""
+def arrive(script: Script, **options: Any) -> Stream:
+    """The stream at the moment when its application is called."""
     connection = Connection(script, None, ENDPOINT, service(script, **options), 0.0)  # type: ignore[arg-type]
     turn(connection)
     connection.state = APP
-    return connection
+    connection.stream = stream = Stream(connection)
+    if connection.body is not None:
+        body, connection.body = connection.body, None
+        stream.body = stream._open(body, connection) if isinstance(body, Intake) else body
+    return stream
 
 
 def turn(connection: Connection) -> None:
@@ -169,15 +175,16 @@ def test_input_reads_as_bytesio_does(
     with pytest.MonkeyPatch.context() as patch:
         for each in (module, service_module):
             patch.setattr(each, "IN_MEMORY", -1 if kind == "spooled" else 1_000_000)
-        connection = arrive(Script(pieces), stream_body=kind == "streamed")
+        stream = arrive(Script(pieces), stream_body=kind == "streamed")
         if body:
-            assert isinstance(connection.body, io.BytesIO) is (kind == "memory")
-    expected = io.BytesIO(body)
-    given = connection.body or io.BytesIO()  # which the gateway makes of none
+            assert isinstance(stream.body, io.BytesIO) is (kind == "memory")
+    expected, connection = io.BytesIO(body), stream.connection
+    given = stream.body or io.BytesIO()  # which the gateway makes of none
     for name, args in calls:
         assert call(given, name, args) == expect(expected, kind != "memory", name, args)
     # Whatever was left unread, the next request is the one that was sent.
-    connection.release_body()
+    if stream.body is not None:
+        stream.release_body()
     connection.finish(0.0)
     turn(connection)
     assert connection.request is not None
@@ -197,11 +204,11 @@ def test_a_body_is_spooled_from_the_limit_on_and_its_file_goes_with_it(monkeypat
     for size in (module.IN_MEMORY, module.IN_MEMORY + 1):
         body = b"x" * size
         raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
-        connection = arrive(Script([raw[start : start + 60_000] for start in range(0, len(raw), 60_000)]))
-        assert connection.body.read() == body
-        connection.release_body()
-        connection.finish(0.0)
-        assert connection.state is HEAD
+        stream = arrive(Script([raw[start : start + 60_000] for start in range(0, len(raw), 60_000)]))
+        assert stream.body.read() == body
+        stream.release_body()
+        stream.connection.finish(0.0)
+        assert stream.connection.state is HEAD
     assert len(files) == 1
     assert files[0].closed
 
@@ -213,7 +220,8 @@ def test_the_file_of_a_client_that_leaves_goes_with_it(monkeypatch: pytest.Monke
     script = Script([raw, b""])
     connection = Connection(script, None, ENDPOINT, service(script), 0.0)  # type: ignore[arg-type]
     connection.readable(0.0)
-    body = connection.body
+    assert connection.intake is not None
+    body = connection.intake.file
     assert not isinstance(body, io.BytesIO)
     script.ready = True
     connection.readable(0.0)
@@ -225,8 +233,8 @@ def test_the_file_of_a_client_that_leaves_goes_with_it(monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Connection, socket.socket, list[Connection]]]:
-    """A connection whose application runs, its client, and what the loop was told."""
+def pair() -> Iterator[tuple[Stream, socket.socket, list[Connection]]]:
+    """The stream of a connection whose application runs, its client, and what the loop was told."""
     ours, client = socket.socketpair()
     with ours, client:
         ours.setblocking(False)
@@ -236,14 +244,14 @@ def pair() -> Iterator[tuple[Connection, socket.socket, list[Connection]]]:
         connection = Connection(ours, None, ENDPOINT, made, 0.0)
         connection.state, connection.deadline = READY, inf
         connection.state = APP
-        yield connection, client, told
+        yield Stream(connection), client, told
 
 
-def fill(connection: Connection) -> None:
+def fill(stream: Stream) -> None:
     """Send until the socket takes no more and something is lent."""
     data = b"x" * 100_000
-    while not connection.out:
-        connection.send(data)
+    while not stream.out:
+        stream.send(data)
 
 
 def take(client: socket.socket) -> int:
@@ -258,35 +266,38 @@ def take(client: socket.socket) -> int:
     return taken
 
 
-def by_the_loop(connection: Connection) -> None:
-    connection.writable(0.0)
+def by_the_loop(stream: Stream) -> None:
+    stream.connection.writable(0.0)
 
 
-def by_the_runner(connection: Connection) -> None:
-    connection.drain()
+def by_the_runner(stream: Stream) -> None:
+    stream.drain()
 
 
 @pytest.mark.parametrize("send", [by_the_loop, by_the_runner])
 def test_what_is_lent_again_is_told_again(
-    pair: tuple[Connection, socket.socket, list[Connection]], send: Callable[[Connection], None]
+    pair: tuple[Stream, socket.socket, list[Connection]], send: Callable[[Stream], None]
 ) -> None:
-    connection, client, told = pair
+    stream, client, told = pair
+    connection = stream.connection
     for number in range(1, 4):
-        fill(connection)
+        fill(stream)
         assert told == [connection] * number
+        connection.await_client()
         assert connection.deadline < inf
-        connection.send(b"more")  # it knows already
+        stream.send(b"more")  # it knows already
         assert told == [connection] * number
         take(client)
-        send(connection)
-        assert not connection.out
+        send(stream)
+        assert not stream.out
         # Nothing is lent, so nothing can stand still: an application that pauses now is not cut.
+        connection.await_client()
         assert connection.deadline == inf
         take(client)
 
 
-def test_sending_never_waits_and_draining_does(pair: tuple[Connection, socket.socket, list[Connection]]) -> None:
-    connection, client, _ = pair
+def test_sending_never_waits_and_draining_does(pair: tuple[Stream, socket.socket, list[Connection]]) -> None:
+    stream, client, _ = pair
     waited = []
 
     class Reading(Waits):
@@ -294,16 +305,16 @@ def test_sending_never_waits_and_draining_does(pair: tuple[Connection, socket.so
             waited.append(take(client))
             return super().wait_writable(sock, timeout)
 
-    connection.service.waits = Reading()
+    stream.service.waits = Reading()
     size = 4 * TAIL
-    connection.send(b"x" * size)
+    stream.send(b"x" * size)
     for _ in range(20):
-        connection.send(b"y" * 100_000)
+        stream.send(b"y" * 100_000)
     assert not waited
-    assert len(connection.out) > 2 * TAIL
-    connection.drain(TAIL)
+    assert len(stream.out) > 2 * TAIL
+    stream.drain(TAIL)
     assert waited
-    assert 0 < len(connection.out) <= TAIL
-    connection.drain()
+    assert 0 < len(stream.out) <= TAIL
+    stream.drain()
     assert sum(waited) + take(client) == size + 2_000_000
-    assert connection.service.unsent.held == 0
+    assert stream.service.unsent.held == 0

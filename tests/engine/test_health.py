@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from zibai.engine.connection import Connection
+    from zibai.engine.stream import Stream
 
 
 class Clock:
@@ -310,10 +311,10 @@ def test_real_connections_are_counted(monkeypatch: pytest.MonkeyPatch, clock: Cl
 def test_answers_are_counted_by_their_status(monkeypatch: pytest.MonkeyPatch) -> None:
     statuses = iter([200, 204, 301, 404, 499, 500, 200, 999])
 
-    def app(connection: Connection) -> None:
-        connection.status, connection.sent = next(statuses), 1000
-        connection.interims += connection.status == 204
-        connection.send(ANSWER)
+    def app(stream: Stream) -> None:
+        stream.status, stream.sent = next(statuses), 1000
+        stream.interims += stream.status == 204
+        stream.send(ANSWER)
 
     with Rig(monkeypatch, app=app, beat_every=10.0) as rig:
         client, _ = rig.connect()

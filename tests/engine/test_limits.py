@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.clock import clock
-from zibai.engine import stream as body_module
+from zibai.engine import pace as pace_module
 from zibai.engine.capacity import CROWDED, IDLE, PAUSE
 from zibai.engine.states import BODY, LINGER
 from zibai.engine.table import RESOLUTION
 
 from credentials import Credentials
-from rig import ANSWER, GET, Rig, ended, read
+from rig import ANSWER, GET, Rig, ended, read, received
 from serving import serving
 from support import DEADLINE, ZIBAI, Client, Gate, Server, get
 
@@ -46,11 +46,11 @@ def test_a_body_has_ten_seconds_and_then_a_rate_to_keep(monkeypatch: pytest.Monk
         rig.until(lambda: connection.state is BODY)
         rig.turn(9)
         client.send(bytes(10_000))  # enough for 20 s
-        rig.until(lambda: connection._received == 10_000)
+        rig.until(lambda: received(connection) == 10_000)
         rig.turn(10.9)
         assert connection.state is BODY
         client.send(bytes(500))  # and for 1 s more
-        rig.until(lambda: connection._received == 10_500)
+        rig.until(lambda: received(connection) == 10_500)
         rig.turn(1)
         assert connection.state is BODY
         rig.turn(0.1 + LATE)
@@ -66,7 +66,7 @@ def test_bytes_that_are_no_data_do_not_count_for_the_rate(monkeypatch: pytest.Mo
         rig.until(lambda: connection.state is BODY)
         for number in range(1, 11):
             client.send(b"1;%b\r\nx\r\n" % (b"a" * 1000))
-            rig.until(lambda number=number: connection._received == number)
+            rig.until(lambda number=number: received(connection) == number)
             rig.turn(0.9)
         rig.turn(1 + LATE)
         assert read(client, 12) == b"HTTP/1.1 408"
@@ -76,7 +76,7 @@ def test_a_fast_body_still_has_the_time_without_progress(monkeypatch: pytest.Mon
     with Rig(monkeypatch, socket_timeout=30, min_body_rate=500) as rig:
         client, connection = rig.connect()
         client.send(POST + bytes(50_000))  # enough for 100 s
-        rig.until(lambda: connection._received == 50_000)
+        rig.until(lambda: received(connection) == 50_000)
         rig.turn(29)
         assert connection.state is BODY
         rig.turn(1 + LATE)
@@ -91,7 +91,7 @@ def reading(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
 
 @pytest.mark.parametrize(("rate", "status"), [(1e9, 408), (100, 200), (0, 200)])
 def test_a_streamed_body_has_a_rate_to_keep(monkeypatch: pytest.MonkeyPatch, rate: float, status: int) -> None:
-    monkeypatch.setattr(body_module, "RATE_AFTER", 0.1)
+    monkeypatch.setattr(pace_module, "RATE_AFTER", 0.1)
     go = threading.Event()
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -113,7 +113,7 @@ def test_a_streamed_body_has_a_rate_to_keep(monkeypatch: pytest.MonkeyPatch, rat
 
 
 def test_what_an_application_takes_between_two_reads_is_not_the_clients_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_module, "RATE_AFTER", 0.3)
+    monkeypatch.setattr(pace_module, "RATE_AFTER", 0.3)
     pause = threading.Event()
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -139,7 +139,7 @@ def test_a_request_that_waited_too_long_for_a_runner_is_answered_by_503(
         for client, _ in clients[:2]:
             client.send(GET)
         rig.until(lambda: len(rig.loop._ready) == 2)
-        busy = rig.take()
+        busy = rig.take().connection
         rig.turn(4)
         clients[2][0].send(GET + GET)
         rig.until(lambda: len(rig.loop._ready) == 2)
@@ -156,8 +156,8 @@ def test_a_request_that_waited_too_long_for_a_runner_is_answered_by_503(
         assert rig.service.answered[5] == 1
         assert "no runner for 5.5 s" in caplog.text
 
-        busy.exchange(rig.row.slots[0], clock())  # the next one is in time
-        rig.loop.give_back(busy)
+        busy.stream.exchange(rig.row.slots[0], clock())  # the next one is in time
+        rig.loop.give_back(busy.stream)
         rig.until(rig.run)
         assert read(clients[2][0]) == ANSWER
         assert rig.served == ["/", "/"]
@@ -317,9 +317,9 @@ def test_nobody_who_was_just_answered_is_closed(monkeypatch: pytest.MonkeyPatch)
 def test_answers_say_close_while_somebody_waits(monkeypatch: pytest.MonkeyPatch, keep_alive_requests: int) -> None:
     closing: list[bool] = []
 
-    def app(connection: Any) -> None:
-        closing.append(connection.closing)
-        connection.send(ANSWER)
+    def app(stream: Any) -> None:
+        closing.append(stream.sender.closing)
+        stream.send(ANSWER)
 
     with Rig(monkeypatch, max_connections=1, app=app, keep_alive_requests=keep_alive_requests) as rig:
         client, _ = rig.connect()
@@ -348,11 +348,11 @@ def test_a_full_server_does_not_turn_for_ever(monkeypatch: pytest.MonkeyPatch) -
         rig.client()
         rig.until(lambda: not rig.accepting)
         clients[0].send(GET)
-        busy = rig.take()  # no slot is free from here on
+        busy = rig.take().connection  # no slot is free from here on
         rig.turn(PAUSE * 2)
         assert rig.loop.timeout() != 0
-        busy.exchange(rig.row.slots[0], clock())
-        rig.loop.give_back(busy)
+        busy.stream.exchange(rig.row.slots[0], clock())
+        rig.loop.give_back(busy.stream)
         rig.turn()
         for client in clients:
             client.close()

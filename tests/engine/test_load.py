@@ -30,7 +30,7 @@ from zibai.protocol.http1.codec import Codec
 from zibai.protocol.http1.reference import LINES, ODD
 from zibai.tls.records import RECORDS, Records
 
-from rig import ANSWER, GET, Rig, ended, read
+from rig import ANSWER, GET, Rig, ended, read, received
 from support import Client, Server
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import ssl
 
     from zibai.engine.connection import Connection
+    from zibai.engine.stream import Stream
 
     from credentials import Credentials
 
@@ -173,7 +174,7 @@ def test_one_byte_chunks_take_turns(monkeypatch: pytest.MonkeyPatch, clients: in
         other.sendall(GET)
         rig.arrived(max(rig.connections, key=lambda each: each.fd))
         turns = most = 0
-        while any(each._received < 5_000 for each in connections):
+        while any(received(each) < 5_000 for each in connections):
             spent = lines.turn(rig)
             most = max(most, spent)
             assert spent <= TURN + LINES
@@ -192,13 +193,13 @@ def test_those_who_wait_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             client, connection = rig.connect()
             client.sendall(CHUNKED + ONE_BYTE * 10_000)
             connections.append(connection)
-        rig.until(lambda: all(each._received for each in connections))
-        before = [each._received for each in connections]
+        rig.until(lambda: all(received(each) for each in connections))
+        before = [received(each) for each in connections]
         for _ in range(12):
             rig.turn()
-            received = [each._received - had for each, had in zip(connections, before, strict=True)]
-            assert max(received) - min(received) <= 2 * LINES
-        assert min(received) > LINES
+            got = [received(each) - had for each, had in zip(connections, before, strict=True)]
+            assert max(got) - min(got) <= 2 * LINES
+        assert min(got) > LINES
 
 
 def test_an_ordinary_upload_goes_on_beside_many_that_use_up_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,9 +250,9 @@ def test_a_paused_connection_that_goes_is_forgotten(monkeypatch: pytest.MonkeyPa
 def test_a_runner_that_never_has_to_wait_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     bodies: list[int] = []
 
-    def app(connection: Connection) -> None:
-        bodies.append(len(connection.body.read()))
-        connection.send(ANSWER)
+    def app(stream: Stream) -> None:
+        bodies.append(len(stream.body.read()))
+        stream.send(ANSWER)
 
     with Rig(monkeypatch, stream_body=True, app=app) as rig:
         rests = []
@@ -295,17 +296,17 @@ def test_four_hundred_unfinished_bodies_stay_within_the_bound(monkeypatch: pytes
         def measured() -> bool:
             nonlocal most
             held = sum(
-                len(each.body.getbuffer())
+                len(each.intake.file.getbuffer())
                 for _, each in connections
-                if isinstance(each.body, io.BytesIO) and each.body_held
+                if each.intake is not None and isinstance(each.intake.file, io.BytesIO) and each.intake.held
             )
             assert held == load.memory
             most = max(most, held)
-            return push() and all(each._received == size - 1 for _, each in connections)
+            return push() and all(received(each) == size - 1 for _, each in connections)
 
         rig.until(measured)
         assert bound / 2 < most <= bound
-        assert load.files == sum(not isinstance(each.body, io.BytesIO) for _, each in connections)
+        assert load.files == sum(not isinstance(each.intake.file, io.BytesIO) for _, each in connections)
         assert load.disk + load.memory == 400 * (size - 1)
         for client, _ in connections[:200]:
             client.setblocking(True)
@@ -321,9 +322,9 @@ def test_four_hundred_unfinished_bodies_stay_within_the_bound(monkeypatch: pytes
 def test_a_body_that_comes_with_its_head_counts(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     seen: list[Any] = []
 
-    def app(connection: Connection) -> None:
-        seen.append((type(connection.body) is io.BytesIO, connection.body.read()))
-        connection.send(ANSWER)
+    def app(stream: Stream) -> None:
+        seen.append((type(stream.body) is io.BytesIO, stream.body.read()))
+        stream.send(ANSWER)
 
     with Rig(monkeypatch, slots=1, app=app, load=Load(max_memory=2 * size + RECEIVE)) as rig:
         load = rig.service.load
@@ -378,7 +379,7 @@ def test_what_waits_behind_a_request_counts_while_it_runs(monkeypatch: pytest.Mo
         rig.until(lambda: (rig.run(), len(rig.served) == 11)[1])
         assert read(client, 11 * len(ANSWER)) == 11 * ANSWER
         assert load.memory == 0
-        assert connection.body_held == 0
+        assert connection.held == 0
 
 
 def test_memory_comes_back_from_requests_that_no_application_sees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,7 +428,7 @@ def upload(rig: Rig, size: int, sent: int) -> tuple[socket.socket, Connection]:
             rest = rest[client.send(rest) :]
         except BlockingIOError:
             pass
-        return not rest and (connection._received == sent or bool(connection.pause))
+        return not rest and (received(connection) == sent or bool(connection.pause))
 
     rig.until(push)
     client.setblocking(True)
@@ -440,19 +441,19 @@ def test_over_the_bound_of_the_disk_a_body_waits_until_there_is_room(
     with Rig(monkeypatch, load=Load(max_disk=3 * IN_MEMORY), socket_timeout=30) as rig:
         load = rig.service.load
         client, connection = upload(rig, 2 * IN_MEMORY, 2 * IN_MEMORY)
-        assert rig.take() is connection
+        assert rig.take().connection is connection
         second, waiting = upload(rig, 2 * IN_MEMORY, IN_MEMORY + 100_000)
         assert waiting.pause == STARVED
         assert rig.watched(waiting) == 0
         assert load.disk <= 3 * IN_MEMORY + RECEIVE
-        received = waiting._received
+        before = received(waiting)
         rig.turn()
         assert 0 < rig.loop.timeout() <= AGAIN  # type: ignore[operator]
         rig.turn(20)  # which is not the client's fault
-        assert waiting._received == received
-        connection.exchange(rig.row.slots[0], 0)
-        rig.loop.give_back(connection)
-        rig.until(lambda: waiting.pause == 0 and waiting._received == IN_MEMORY + 100_000)
+        assert received(waiting) == before
+        connection.stream.exchange(rig.row.slots[0], 0)
+        rig.loop.give_back(connection.stream)
+        rig.until(lambda: waiting.pause == 0 and received(waiting) == IN_MEMORY + 100_000)
         assert read(client) == ANSWER
         second.sendall(bytes(IN_MEMORY - 100_000))
         rig.until(rig.run)
@@ -579,11 +580,11 @@ def test_files_that_slow_clients_are_sent_share_the_descriptors(monkeypatch: pyt
     with tempfile.TemporaryFile() as sparse:
         sparse.truncate(size)
 
-        def app(connection: Connection) -> None:
+        def app(stream: Stream) -> None:
             if len(rig.served) <= 3:
-                connection.send_file(File(os.dup(sparse.fileno()), 0, size, True))
+                stream.send_file(File(os.dup(sparse.fileno()), 0, size, True))
             else:
-                connection.send(ANSWER)
+                stream.send(ANSWER)
 
         with Rig(monkeypatch, slots=20, load=Load(descriptors=6), app=app) as rig:
             slow = [rig.connect()[0] for _ in range(3)]
@@ -602,9 +603,9 @@ def test_files_that_slow_clients_are_sent_share_the_descriptors(monkeypatch: pyt
 def test_connections_that_ended_leave_room_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that only wait for the client's end; with a limit of 256, two hundred of these stopped all uploads."""
 
-    def app(connection: Connection) -> None:
-        connection.closing = True
-        connection.send(ANSWER)
+    def app(stream: Stream) -> None:
+        stream.sender.closing = True
+        stream.send(ANSWER)
 
     with Rig(monkeypatch, load=Load(descriptors=4), app=app) as rig:
         for last in (b"GET / HTTP/1.0\r\n\r\n", GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) * 3:
@@ -630,7 +631,7 @@ def test_without_a_descriptor_for_its_file_a_body_waits(monkeypatch: pytest.Monk
         assert rig.loop.timeout() != 0
         upload_.close()
         first.close()
-        rig.until(lambda: connection._received == 500)
+        rig.until(lambda: received(connection) == 500)
         client.sendall(bytes(500))
         rig.until(rig.run)
         assert read(client) == ANSWER

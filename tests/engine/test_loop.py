@@ -23,23 +23,25 @@ from zibai.engine.table import GRACE, RESOLUTION
 from zibai.errors import Gone
 from zibai.net.poller import SELECT_LIMIT, WRITE, Polled
 
-from rig import ANSWER, GET, Rig, ended, read
+from rig import ANSWER, GET, Rig, ended, read, received
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from zibai.engine.stream import Stream
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the buffers of unix sockets have a size that is known")
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
 LATE = RESOLUTION + 0.01  # what a deadline may be late
 
 
-def closing(connection: Connection) -> None:
-    connection.closing = True
-    connection.send(ANSWER)
+def closing(stream: Stream) -> None:
+    stream.sender.closing = True
+    stream.send(ANSWER)
 
 
 def answering(size: int) -> Any:
-    return lambda connection: connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+    return lambda stream: stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
 
 
 def fill(connection: Connection) -> None:
@@ -91,7 +93,7 @@ def test_a_body_has_its_time_from_its_last_piece(monkeypatch: pytest.MonkeyPatch
         for number in range(1, 4):
             rig.turn(29)
             client.send(b"x")
-            rig.until(lambda number=number: connection._received == number)
+            rig.until(lambda number=number: received(connection) == number)
         rig.turn(30 + LATE)
         assert connection.state is LINGER
         assert read(client, 12) == b"HTTP/1.1 408"
@@ -139,7 +141,7 @@ def test_a_request_that_comes_too_late_for_its_connection_is_explained(
             rig.turn(75 + LATE)
             assert connection.state is LINGER
             client.send(GET)
-            rig.until(lambda connection=connection: not connection._timed_out)
+            rig.until(lambda connection=connection: not connection.lingering._timed_out)
         assert rig.served == ["/", "/"]
     hints = [record.getMessage() for record in caplog.records]
     assert len(hints) == 1, hints
@@ -370,15 +372,15 @@ def test_an_event_does_not_meet_a_connection_that_has_been_given_back(
         with Rig(monkeypatch, unix=path, app=app) as rig:
             client, connection = rig.connect()
             client.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") if requests == 1 else GET * 2)
-            assert rig.take() is connection
+            assert rig.take().connection is connection
             fill(connection)
-            connection.send(b"lent")
+            connection.stream.send(b"lent")
             rig.turn()
             assert rig.watched(connection) == WRITE
             client.recv(1 << 20)  # now the socket is writable
-            connection.drain()
-            connection.exchange(rig.row.slots[0], clock())
-            rig.loop.give_back(connection)
+            connection.stream.drain()
+            connection.stream.exchange(rig.row.slots[0], clock())
+            rig.loop.give_back(connection.stream)
             rig.turn()
             assert [queued for queued, _ in rig.loop._ready] == [connection] * (requests - 1)
             assert len(rig.connections) == requests - 1
@@ -434,10 +436,10 @@ def test_all_busy_is_said_though_now_and_then_a_slot_is_free(
             client.send(GET)
         rig.until(lambda: len(rig.loop._ready) == 5)
         for _ in range(3):  # each request takes half a second
-            connection = rig.take()
+            connection = rig.take().connection
             rig.turn(0.5)
-            connection.exchange(rig.row.slots[0], clock())
-            rig.loop.give_back(connection)
+            connection.stream.exchange(rig.row.slots[0], clock())
+            rig.loop.give_back(connection.stream)
             rig.turn()
         rig.take()
         rig.turn()
@@ -462,10 +464,10 @@ def test_the_loop_sends_what_a_runner_has_lent(monkeypatch: pytest.MonkeyPatch, 
     with Rig(monkeypatch, unix=tmp_path / "s") as rig:
         client, _ = rig.connect()
         client.send(GET)
-        connection = rig.take()
+        connection = rig.take().connection
         woken = rig.backend.woken
         for _ in range(2):  # and again, when nothing is left of the first
-            connection.send(bytes(900_000))
+            connection.stream.send(bytes(900_000))
             assert rig.backend.woken > woken
             size = 0
             while size < 900_000:
@@ -476,7 +478,7 @@ def test_the_loop_sends_what_a_runner_has_lent(monkeypatch: pytest.MonkeyPatch, 
             woken = rig.backend.woken
         assert connection.state is APP
         rig.turn(1000)
-        assert not connection.broken
+        assert not connection.sender.broken
 
 
 @posix
@@ -487,18 +489,18 @@ def test_what_was_lent_and_is_not_taken_cuts_the_connection_and_the_runner_learn
         rig.now = sending_module.time.monotonic()  # a deadline by a runner is of the real clock
         client, _ = rig.connect()
         client.send(GET)
-        connection = rig.take()
-        connection.send(bytes(900_000))
+        connection = rig.take().connection
+        connection.stream.send(bytes(900_000))
         rig.turn()
         rig.now = sending_module.time.monotonic()  # which has not stood still meanwhile
         rig.turn(31)
-        assert connection.broken
+        assert connection.sender.broken
         assert connection.fd == connection.sock.fileno()  # the runner has it still
         assert not rig.watched(connection)
         assert len(ended(client)) < 900_000
         with pytest.raises(Gone):
-            connection.send(b"more")
-        rig.loop.give_back(connection)
+            connection.stream.send(b"more")
+        rig.loop.give_back(connection.stream)
         rig.turn()
         assert rig.connections == []
 
@@ -622,12 +624,12 @@ def test_a_bug_costs_one_connection(
         client, connection = rig.connect()
         client.send(GET)
         if runs:
-            assert rig.take() is connection
+            assert rig.take().connection is connection
             monkeypatch.setattr(Connection, "writable", bug)
             rig.loop._table.react(connection, WRITE, rig.now)
             assert connection.fd == connection.sock.fileno()  # its runner has it still
-            assert connection.broken
-            rig.loop.give_back(connection)
+            assert connection.sender.broken
+            rig.loop.give_back(connection.stream)
             rig.turn()
         else:
             monkeypatch.setattr(Connection, "readable", bug)
@@ -657,7 +659,7 @@ def test_draining_answers_what_is_there_and_gives_the_idle_a_moment(monkeypatch:
         asks, asking = rig.connect()
         busy, _ = rig.connect()
         busy.send(GET)
-        running = rig.take()
+        running = rig.take().connection
         waiting = rig.client()  # in the backlog, and has sent already
         waiting.send(GET)
         rig.queued(1)
@@ -677,8 +679,8 @@ def test_draining_answers_what_is_there_and_gives_the_idle_a_moment(monkeypatch:
         assert rig.connections == [running]
         assert not rig.loop.finished
 
-        running.exchange(rig.row.slots[0], clock())
-        rig.loop.give_back(running)
+        running.stream.exchange(rig.row.slots[0], clock())
+        rig.loop.give_back(running.stream)
         rig.turn()
         rig.turn(GRACE + LATE)
         rig.turn()
@@ -708,13 +710,13 @@ def test_draining_does_not_turn_for_ever(monkeypatch: pytest.MonkeyPatch) -> Non
     with Rig(monkeypatch) as rig:
         client, _ = rig.connect()
         client.send(GET)
-        connection = rig.take()
+        connection = rig.take().connection
         rig.loop.drain()
         assert rig.loop.timeout() == 0
         rig.turn()
         assert rig.loop.timeout() != 0  # it waits for the runner, without turning
-        connection.exchange(rig.row.slots[0], clock())
-        rig.loop.give_back(connection)
+        connection.stream.exchange(rig.row.slots[0], clock())
+        rig.loop.give_back(connection.stream)
         assert rig.loop.timeout() == 0
 
 
@@ -723,15 +725,15 @@ def test_quitting_closes_everything_and_cuts_what_runs(monkeypatch: pytest.Monke
         idle, _ = rig.connect()
         client, _ = rig.connect()
         client.send(GET)
-        running = rig.take()
+        running = rig.take().connection
         queued, _ = rig.connect()
         queued.send(GET)
         rig.until(lambda: rig.loop._ready)
         back, _ = rig.connect()
         back.send(GET)
-        given_back = rig.take() if rig.loop._running < 4 else running
+        given_back = rig.take().connection if rig.loop._running < 4 else running
 
-        rig.loop.give_back(given_back)
+        rig.loop.give_back(given_back.stream)
         rig.loop.quit()
         rig.turn()
         assert rig.loop.finished
@@ -741,7 +743,7 @@ def test_quitting_closes_everything_and_cuts_what_runs(monkeypatch: pytest.Monke
         # Runners that come too late close what they have; nobody turns for them.
         rig.loop.lend(running)
         assert running.fd == running.sock.fileno()
-        rig.loop.give_back(running)
+        rig.loop.give_back(running.stream)
         assert running.sock.fileno() == -1
         assert rig.backend.poller.asked == {}
 
@@ -750,10 +752,10 @@ def test_hands_wake_who_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     with Rig(monkeypatch) as rig:
         client, _ = rig.connect()
         client.send(GET)
-        connection = rig.take()
+        connection = rig.take().connection
         woken = rig.backend.woken
-        connection.exchange(rig.row.slots[0], clock())
-        rig.loop.give_back(connection)
+        connection.stream.exchange(rig.row.slots[0], clock())
+        rig.loop.give_back(connection.stream)
         assert rig.backend.woken == woken + 1
         assert rig.loop.timeout() == 0
 

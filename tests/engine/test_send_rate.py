@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.engine import sending as sending_module
+from zibai.engine import pace as pace_module
 from zibai.engine.outgoing import File, Outgoing
 from zibai.engine.states import FLUSH
 from zibai.engine.table import RESOLUTION
@@ -29,7 +29,7 @@ LATE = RESOLUTION + 0.01  # what a deadline may be late
 
 
 def answering(size: int) -> Any:
-    return lambda connection: connection.send(bytes(size))
+    return lambda stream: stream.send(bytes(size))
 
 
 # --- the rate of a response -------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def reading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[R
     with Rig(
         monkeypatch, unix=tmp_path / "s", app=answering(9_000_000), socket_timeout=30, min_send_rate=100_000
     ) as rig:
-        monkeypatch.setattr(sending_module, "unsent", lambda sock: 0)  # so that what is pushed counts as taken
+        monkeypatch.setattr(pace_module, "unsent", lambda sock: 0)  # so that what is pushed counts as taken
         client, connection = rig.connect()
         client.send(GET)
         rig.until(rig.run)
@@ -90,7 +90,7 @@ def test_what_the_kernel_passes_on_without_taking_more_is_progress(
 ) -> None:
     with Rig(monkeypatch, unix=tmp_path / "s", app=answering(900_000), socket_timeout=30, min_send_rate=100) as rig:
         waiting = 100_000
-        monkeypatch.setattr(sending_module, "unsent", lambda sock: waiting)
+        monkeypatch.setattr(pace_module, "unsent", lambda sock: waiting)
         client, connection = rig.connect()
         client.send(GET)
         rig.until(rig.run)

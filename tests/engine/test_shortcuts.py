@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from zibai.engine.connection import Connection
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
-OBJECTS = {"body", "codec", "endpoint", "lock", "peer", "service", "sock", "fd", "_slot", "facts", "started", "request"}
+OBJECTS = {
+    "body", "codec", "connection", "endpoint", "facts", "fd", "lingering", "lock", "pace", "peer", "request", "sender",
+    "service", "sock", "started", "stream", "_slot",
+}  # fmt: skip
 
 
 def look(connection: Connection) -> dict[str, Any]:
     """What a connection has, except what is another object for each."""
-    names = {name for each in type(connection).__mro__ for name in getattr(each, "__slots__", ())}
-    found = {name: getattr(connection, name, None) for name in names - OBJECTS}
+    found: dict[str, Any] = {}
+    for part in (connection, connection.sender, connection.stream):
+        names = {name for each in type(part).__mro__ for name in getattr(each, "__slots__", ())}
+        found |= {f"{type(part).__name__}.{name}": getattr(part, name) for name in names - OBJECTS}
     request, body = connection.request, connection.body
     found["request"] = request and (request.method, request.target, request.environ)
     return found | {"in_codec": connection.codec.size, "body": body and body.getvalue()}
@@ -39,13 +44,13 @@ def test_an_exchange_that_leaves_nothing(monkeypatch: pytest.MonkeyPatch, sent: 
             rig.until(lambda connection=connection: connection.state is READY)
             assert connection.alone
             taken = rig.loop.take()
-            assert taken is connection
-            connection.exchange(rig.row.slots[0], clock())
+            assert taken.connection is connection
+            taken.exchange(rig.row.slots[0], clock())
             with mock.patch.object(
                 type(connection), "finish", autospec=True, side_effect=type(connection).finish
             ) as way:
                 connection.alone = not plainly  # which the short cut asks for
-                rig.loop.finish(connection)
+                rig.loop.finish(taken)
             assert way.called is plainly
             connection.alone = True
             assert read(client) == ANSWER

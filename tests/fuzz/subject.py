@@ -25,7 +25,7 @@ from zibai.gateway.wsgi import Gateway
 from zibai.protocol.http1 import FastLane
 from zibai.telemetry.format import Formatter
 
-from rig import Rig
+from rig import Rig, received
 from support import DEADLINE, prints
 
 if TYPE_CHECKING:
@@ -285,10 +285,10 @@ class Subject:
             codec = each.codec
             held = len(codec._buffer) + len(codec._piece)
             self.most = max(self.most, held + len(each.out))
-            if held > self.rig.service.max_head + 2 * RECEIVE or len(each.out) > TAIL + RECEIVE:
+            if held > self.rig.service.limits.max_head + 2 * RECEIVE or len(each.out) > TAIL + RECEIVE:
                 raise Broken(f"{held} bytes wait to be read and {len(each.out)} to be sent")
-            if each._received > IN_MEMORY + RECEIVE and hasattr(each.body, "getbuffer"):
-                raise Broken(f"{each._received} bytes of a body are in memory")
+            if received(each) > IN_MEMORY + RECEIVE and hasattr(each.intake.file, "getbuffer"):
+                raise Broken(f"{received(each)} bytes of a body are in memory")
 
 
 class Ears(logging.Handler):

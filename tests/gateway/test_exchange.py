@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zibai import clock
 from zibai.errors import Gone
 from zibai.gateway.complaints import Complaints
-from zibai.gateway.exchange import Exchange
+from zibai.gateway.exchange import Exchange, begin
 from zibai.gateway.reply import JOIN
 from zibai.gateway.shortcut import send_at_once
 from zibai.protocol.http1 import FastLane
@@ -20,7 +20,7 @@ from zibai.protocol.http1 import FastLane
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zibai.engine.connection import Connection
+    from zibai.engine.stream import Stream
     from zibai.protocol.http1.request import Request
 
 TEXT = ("Content-Type", "text/plain")
@@ -31,10 +31,11 @@ class Line:
 
     def __init__(self, request: Request, takes: float | None = float("inf"), **state: Any) -> None:
         self.request = request
+        self.connection = SimpleNamespace(request=request)
         self.sends: list[bytes] = []
         self.service = SimpleNamespace(draining=False)
-        self.closing = self.broken = self.was_cut = False
-        self.out = b""
+        self.was_cut = False
+        self.sender = SimpleNamespace(closing=False, broken=False, out=b"")
         self.refusal = None
         self.sock = SimpleNamespace(send=self._take)
         self._takes = takes
@@ -67,10 +68,7 @@ def request(head: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> Request:
 
 
 def make(line: Line) -> Exchange:
-    exchange = Exchange()
-    exchange._complaints = Complaints()
-    exchange._connection = line  # type: ignore[assignment]
-    return exchange
+    return begin(_stream(line), Complaints())
 
 
 def send(pieces: Iterable[bytes], *fields: tuple[str, str], asked: Request | None = None) -> Line:
@@ -137,7 +135,7 @@ def test_a_list_with_something_else_than_bytes_is_an_error_before_anything_is_se
 STATUSES = st.sampled_from(["200 OK", "404 Not Found", "204 No Content", "304 Not Modified", "205 Reset Content"])
 FIELDS = st.lists(
     st.sampled_from(
-        [TEXT, ("Content-Length", "5"), ("Content-Length", "4"), ("Date", "now"), ("Connection", "close"), ("TE", "a")]
+        [TEXT, ("Content-Length", "5"), ("Content-Length", "4"), ("Date", "now"), ("Stream", "close"), ("TE", "a")]
     ),
     max_size=2,
     unique=True,
@@ -147,7 +145,7 @@ HEADS = st.sampled_from(
         b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nStream: close\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
     ]
 )
@@ -178,21 +176,22 @@ def test_the_short_cut_sends_what_the_long_way_sends(
     found = []
     for short in (True, False):
         service = SimpleNamespace(draining=draining)
-        line = Line(request(head), takes, closing=closing, service=service, out=b"before" if waiting else b"")
+        line = Line(request(head), takes, service=service)
+        line.sender.closing, line.sender.out = closing, b"before" if waiting else b""
         exchange = make(line)
         try:
             exchange.start_response(status, fields)
-            if not (short and send_at_once(exchange, _connection(line), pieces)):
+            if not (short and send_at_once(exchange, _stream(line), line.request, pieces)):
                 exchange.send_all(pieces)
         except ValueError:
             exchange.fail(ValueError())
         assert exchange.reply is not None
-        found.append((b"".join(line.sends), exchange.sent, line.closing, line.was_cut, exchange.reply.complete))
+        found.append((b"".join(line.sends), exchange.sent, line.sender.closing, line.was_cut, exchange.reply.complete))
     if clock.day == (until, end):  # else the Date of the two differs
         assert found[0] == found[1]
 
 
-def _connection(line: Line) -> Connection:
+def _stream(line: Line) -> Stream:
     return line  # type: ignore[return-value]
 
 
@@ -205,7 +204,7 @@ def test_a_response_that_the_short_cut_could_not_send_whole_is_cut(error: BaseEx
     exchange = make(line)
     exchange.start_response("200 OK", [TEXT])
     with pytest.raises(type(error)):
-        send_at_once(exchange, _connection(line), [b"abc"])
+        send_at_once(exchange, _stream(line), line.request, [b"abc"])
     exchange.fail(error)
     assert line.was_cut
 
@@ -214,7 +213,7 @@ def test_nothing_can_be_written_behind_the_short_cut() -> None:
     line = Line(request())
     exchange = make(line)
     write = exchange.start_response("200 OK", [TEXT])
-    assert send_at_once(exchange, _connection(line), [b"abc"])
+    assert send_at_once(exchange, _stream(line), line.request, [b"abc"])
     for data in (b"more", b""):
         with pytest.raises(RuntimeError, match="after the end"):
             write(data)

@@ -980,13 +980,13 @@ def test_each_request_of_a_connection_has_its_own_client() -> None:
 def test_what_is_remembered_of_a_head_depends_on_the_scheme_it_came_by() -> None:
     gateway = Gateway(lambda *_: [])
     lane = FastLane(base=gateway.base)
-    service = SimpleNamespace(trust=Trust((), "host"), stream_body=False)
+    service = SimpleNamespace(trust=Trust((), "host"), limits=SimpleNamespace(stream_body=False))
     for scheme, port in (("http", "80"), ("https", "443"), ("http", "80"), ("https", "443")):
         request = lane.recognise(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: b\r\n\r\n")
         facts = {"REMOTE_ADDR": "", "wsgi.url_scheme": scheme}
-        connection: Any = SimpleNamespace(request=request, body=None, facts=facts, trusted=True, service=service)
-        environ = gateway.environ(connection)
-        gateway._use_forwarded(connection, request, environ)
+        stream: Any = SimpleNamespace(body=None, facts=facts, service=service)
+        environ = gateway.environ(stream, request)
+        gateway._use_forwarded(stream, True, request, environ)
         assert (environ["HTTP_HOST"], environ["SERVER_PORT"], environ["wsgi.url_scheme"]) == ("b", port, scheme)
 
 
@@ -1052,32 +1052,30 @@ def test_a_chunked_body_that_is_there_has_a_length_and_no_coding() -> None:
 def test_gateways_share_nothing() -> None:
     """The same head at two gateways of one server: each makes its own environ of it, however often it comes."""
     head = b"GET /shop/a HTTP/1.1\r\nHost: a\r\n\r\n"
-    service = SimpleNamespace(trust=Trust(), stream_body=False)
+    service = SimpleNamespace(trust=Trust(), limits=SimpleNamespace(stream_body=False))
     ways = [("http", ""), ("https", "/shop"), ("https", ""), ("http", "/shop")]
     gateways = [Gateway(lambda *_: [], url_scheme=scheme, script_name=name) for scheme, name in ways]
     lanes = [FastLane(base=gateway.base) for gateway in gateways]
     for _ in range(4):
         for (scheme, name), gateway, lane in zip(ways, gateways, lanes, strict=True):
             request = lane.recognise(head)
-            connection: Any = SimpleNamespace(request=request, body=None, facts={"X": "1"}, service=service)
-            environ = gateway.environ(connection)
+            stream: Any = SimpleNamespace(body=None, facts={"X": "1"}, service=service)
+            environ = gateway.environ(stream, request)
             found = [environ[key] for key in ("wsgi.url_scheme", "SCRIPT_NAME", "PATH_INFO")]
             assert found == [scheme, name, "/a" if name else "/shop/a"]
             environ["PATH_INFO"] = "what an application writes there"
 
 
 def test_what_a_gateway_remembers_is_bounded() -> None:
-    gateway, service = Gateway(lambda *_: []), SimpleNamespace(trust=Trust(), stream_body=False)
+    gateway, service = Gateway(lambda *_: []), SimpleNamespace(trust=Trust(), limits=SimpleNamespace(stream_body=False))
     lane = FastLane(base=gateway.base)
     for number in (each // 2 for each in range(6000)):
         host = "a" * (number % 2 * 1000 + 1)
         fields = f"Host: {host}\r\nX-Forwarded-For: 1.2.{number // 256}.{number % 256}"
-        connection: Any = SimpleNamespace(
-            request=lane.recognise(f"GET / HTTP/1.1\r\n{fields}\r\n\r\n".encode()),
-            body=None, facts={"REMOTE_ADDR": ""}, trusted=True, service=service,
-        )  # fmt: skip
-        environ = gateway.environ(connection)
-        gateway._use_forwarded(connection, connection.request, environ)
+        request: Any = lane.recognise(f"GET / HTTP/1.1\r\n{fields}\r\n\r\n".encode())
+        stream: Any = SimpleNamespace(body=None, facts={"REMOTE_ADDR": ""}, service=service)
+        environ = gateway.environ(stream, request)
+        gateway._use_forwarded(stream, True, request, environ)
         assert environ["REMOTE_ADDR"] == f"1.2.{number // 256}.{number % 256}"
     assert max(len(gateway._templates), len(gateway._forwarded_by_request)) <= 512
     assert len(gateway._forwarded_by_fields) <= 1024

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zibai.engine.connection import Connection
+    from zibai.engine.stream import Stream
 
     from credentials import Credentials
 
@@ -537,9 +538,9 @@ def test_a_goodbye_waits_for_a_client_that_does_not_take_it(
     tls_rig.until(lambda: not tls_rig.connections)
 
 
-def closing(connection: Connection) -> None:
-    connection.closing = True
-    connection.send(ANSWER)
+def closing(stream: Stream) -> None:
+    stream.sender.closing = True
+    stream.send(ANSWER)
 
 
 def test_the_end_is_announced(tls_rig: TLSRig, credentials: Credentials) -> None:
@@ -569,9 +570,9 @@ def test_a_client_that_only_listens_any_more_is_answered(tls_rig: TLSRig, creden
 
 
 def test_an_answer_that_is_cut_does_not_look_whole(tls_rig: TLSRig, credentials: Credentials) -> None:
-    def cut(connection: Connection) -> None:
-        connection.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
-        connection.cut()
+    def cut(stream: Stream) -> None:
+        stream.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        stream.cut()
 
     tls_rig._app = cut
     peer, _ = tls_rig.peer(credentials.context())
@@ -593,7 +594,7 @@ def test_a_handshake_is_not_waited_for_when_the_server_ends(tls_rig: TLSRig, cre
 
 def test_a_large_answer_is_lent_and_arrives(tls_rig: TLSRig, credentials: Credentials) -> None:
     body = os.urandom(900_000)
-    tls_rig._app = lambda connection: connection.send(body)
+    tls_rig._app = lambda stream: stream.send(body)
     peer, connection = tls_rig.peer(credentials.context())
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     peer.send(GET)

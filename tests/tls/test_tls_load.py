@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from zibai.net.poller import WRITE
 from zibai.tls.records import RECORDS
 from zibai.tls.sslsocket import ANSWERS
 
-from rig import ANSWER, GET
+from rig import ANSWER, GET, received
 from support import DEADLINE, Client, Server, get, wait_for
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Flooder:
 def test_a_client_that_takes_no_keys_is_not_read_from_and_closed_in_time(
     rig: TLSRig, credentials: Credentials, tmp_path: Path, begun: bytes
 ) -> None:
-    rig.service.header_timeout, rig.service.min_body_rate = 75, 0
+    rig.service.limits = replace(rig.service.limits, header_timeout=75, min_body_rate=0)
     client = Flooder(rig, credentials, tmp_path)
     connection = client.connection
     if begun:
@@ -124,11 +125,11 @@ def test_records_of_one_byte_take_turns(rig: TLSRig, credentials: Credentials, t
         client.peer.sock.sendall(client.records.data(POST) + client.records.single_bytes(bytes(999)))
     other.send(GET)
     turns, most, served = 0, 0, 0
-    while any(client.connection._received < 999 for client in clients):
-        before = sum(client.connection._received for client in clients)
+    while any(received(client.connection) < 999 for client in clients):
+        before = sum(received(client.connection) for client in clients)
         rig.turn()
         rig.run()
-        most = max(most, sum(client.connection._received for client in clients) - before)
+        most = max(most, sum(received(client.connection) for client in clients) - before)
         turns += 1
         served = served or bool(rig.served) * turns
     assert RECORDS / 2 < most <= TURN / 8 + RECORDS + 6 * 4
@@ -175,7 +176,7 @@ def test_a_connection_with_an_end_behind_data_watches_nothing_new(rig: TLSRig, c
     """What is known already is not waited for, and the connection is not read from while its application runs."""
     peer, connection = rig.peer(credentials.context())
     peer.sock.sendall(peer.encrypt(GET) + peer.goodbye())
-    assert rig.take() is connection
+    assert rig.take().connection is connection
     rig.turn()
     assert rig.watched(connection) == 0
     assert rig.loop.timeout() != 0

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import wraps
 from operator import attrgetter
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
 
@@ -36,6 +36,27 @@ class Defaulted(Generic[T]):
         def __get__(self, instance: object, owner: type | None = None) -> T: ...
 
         def __set__(self, instance: object, value: T | None) -> None: ...
+
+
+class Bounds(NamedTuple):
+    """What a number may be: at least ``minimum``, more than ``above``, at most ``maximum``. None is no bound."""
+
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+
+    def validate(self, value: Any, option: "Option") -> None:
+        """Raise UsageError unless ``value`` is within the bounds."""
+        # Not "value < minimum": NaN is neither above nor below anything, and must be refused.
+        if self.minimum is not None and not value >= self.minimum:
+            raise UsageError(f"{option.flag} must be at least {option.show(self.minimum)}, not {value}")
+        if self.above is not None and not value > self.above:
+            raise UsageError(f"{option.flag} must be more than {option.show(self.above)}, not {value}")
+        if self.maximum is not None and not value <= self.maximum:
+            raise UsageError(f"{option.flag} must be at most {option.show(self.maximum)}, not {option.show(value)}")
+
+
+_ANY = Bounds()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +90,7 @@ class Option:
     short: str | None = None
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
-    minimum: float | None = None
-    above: float | None = None
-    maximum: float | None = None
+    bounds: Bounds = _ANY
     octal: bool = False
     size: bool = False
     words: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
@@ -130,13 +149,7 @@ class Option:
             raise UsageError(f"{self.flag} needs at least one value")
         if self.choices is not None and value not in self.choices:
             raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
-        # Not "value < minimum": NaN is neither above nor below anything, and must be refused.
-        if self.minimum is not None and not value >= self.minimum:
-            raise UsageError(f"{self.flag} must be at least {self.show(self.minimum)}, not {value}")
-        if self.above is not None and not value > self.above:
-            raise UsageError(f"{self.flag} must be more than {self.show(self.above)}, not {value}")
-        if self.maximum is not None and not value <= self.maximum:
-            raise UsageError(f"{self.flag} must be at most {self.show(self.maximum)}, not {self.show(value)}")
+        self.bounds.validate(value, self)
         if self.check is not None:
             for item in value if self.kind is list else [value]:
                 try:
@@ -157,8 +170,9 @@ def _flag(name: str) -> str:
 
 
 def option(default: Any = MISSING, **declaration: Any) -> Any:
-    """A field of :class:`Options`; the keywords are those of :class:`Option`."""
-    declared = Option(default=default, **declaration)
+    """A field of :class:`Options`; the keywords are those of :class:`Option` and of :class:`Bounds`."""
+    bounds = Bounds(**{name: declaration.pop(name) for name in Bounds._fields if name in declaration})
+    declared = Option(default=default, bounds=bounds, **declaration)
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata={"option": declared})
     return field(default=default, metadata={"option": declared})

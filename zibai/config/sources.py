@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import UsageError
 from .foreign import translation
-from .option import Option
+from .option import Bounds, Option
 from .options import APPLICATION, LISTENING, Options, declared
 from .values import Setting, read_text, read_value
 
@@ -57,8 +57,7 @@ PORT = Option(
     metavar="NUMBER",
     default=None,
     nullable=True,
-    minimum=0,
-    maximum=65535,
+    bounds=Bounds(minimum=0, maximum=65535),
     brief="port; by default $PORT, or 8000",
     help="the port of the one address to listen on; where neither this nor --listen is given, the environment variable "
     "PORT is used, with the host 0.0.0.0",

@@ -19,8 +19,8 @@ from ..net.kernel import ENDED, RESET, look_for_client
 from ..protocol.http1.response import CONTINUE
 from ..telemetry.scoreboard import Slot
 from .outgoing import File
-from .sending import LOOK
 from .states import HELD
+from .stream import LOOK, Stream
 
 if TYPE_CHECKING:
     from ..protocol.http1 import Request
@@ -53,9 +53,13 @@ class AsyncStream:
     _drained: "list[asyncio.Future[None]] | tuple[()]" = ()
     _gone: "list[asyncio.Future[None]] | tuple[()]" = ()
 
-    def __init__(self, connection: "Connection", tasks: "Tasks") -> None:
-        self.connection = connection
-        self.request: Request = connection.request  # type: ignore[assignment]
+    refusal: Refused | None = None  # why the body cannot be read
+    continued = True  # whether 100 Continue went out, or is no longer allowed
+
+    def __init__(self, stream: "TaskStream", tasks: "Tasks") -> None:
+        self.stream = stream
+        self.connection, self.sender = stream.connection, stream.sender
+        self.request: Request = self.connection.request  # type: ignore[assignment]
         self._tasks = tasks
 
     def __repr__(self) -> str:
@@ -83,12 +87,12 @@ class AsyncStream:
     @property
     def broken(self) -> bool:
         """Whether nothing can be sent any more."""
-        return self.connection.broken
+        return self.sender.broken
 
     @property
     def waiting(self) -> int:
         """Bytes that the client has not taken yet."""
-        return len(self.connection.out)
+        return len(self.sender.out)
 
     @property
     def in_body(self) -> bool:
@@ -98,20 +102,16 @@ class AsyncStream:
     @property
     def closing(self) -> bool:
         """Whether the connection ends after this response."""
-        return self.connection.closing or self.connection.service.draining
+        return self.sender.closing or self.stream.service.draining
 
     def end_after_this(self) -> None:
         """Let the connection end after this response."""
-        self.connection.closing = True
+        self.sender.closing = True
 
     def forbid_continue(self) -> None:
-        """The final response begins: no 100 Continue from now on."""
-        self.connection.forbid_continue()
-
-    @property
-    def refusal(self) -> Refused | None:
-        """Why the body cannot be read."""
-        return self.connection.refusal
+        """The final response begins: no 100 Continue from now on, so that the connection ends (RFC 9110 10.1.1)."""
+        if not self.continued:
+            self.continued = self.sender.closing = True
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call back when the step at hand has ended."""
@@ -121,24 +121,24 @@ class AsyncStream:
 
     def push(self, data: bytes) -> None:
         """Send, or lend to the loop what the client does not take at once. Raises :class:`Gone`."""
-        self.connection.send(data)
+        self.stream.send(data)
 
     def push_file(self, file: File) -> None:
         """Send a file behind all else. The file is ours from now on. Raises :class:`Gone`."""
-        self.connection.send_file(file)
+        self.stream.send_file(file)
 
     async def drain(self) -> None:
         """Wait until little is left to be sent. Raises :class:`Gone`."""
-        connection = self.connection
-        while len(connection.out) > LOW and not (connection.broken or self.ending):
+        sender = self.sender
+        while len(sender.out) > LOW and not (sender.broken or self.ending):
             self._drained = self._drained or []
             await self._wait(self._drained)
-        if connection.broken:
+        if sender.broken:
             raise Gone("the client has left, or takes nothing")
 
     def cut(self) -> None:
         """End the connection so that the client sees that its response is not whole."""
-        self.connection.cut()
+        self.sender.cut()
 
     def release(self) -> None:
         """The response is over: the connection goes back to the loop, whatever the application still does."""
@@ -156,24 +156,25 @@ class AsyncStream:
 
         Raises :class:`Gone` when it does not come whole; :attr:`refusal` may say why.
         """
-        connection, codec = self.connection, self.connection.codec
-        if not connection._continued:
-            connection._continued = True
-            connection.interims += 1
+        connection, codec, intake = self.connection, self.connection.codec, self.connection.intake
+        assert intake is not None
+        if not self.continued:
+            self.continued = True
+            self.stream.interims += 1
             self.push(CONTINUE)
         pieces: list[bytes] = []
         size = 0
         while True:
             if self.released:
                 raise Gone("the response is over")  # the bytes on the connection are another request's
-            if connection.refusal is not None:
-                raise Gone(f"the request body cannot be read: {connection.refusal}")
+            if self.refusal is not None:
+                raise Gone(f"the request body cannot be read: {self.refusal}")
             try:
                 piece = codec.next_body()
                 if piece:
-                    connection._count(len(piece))
+                    intake.count(len(piece))
             except Refused as refusal:
-                raise connection._stop_reading(refusal) from None
+                raise self._stop_reading(refusal) from None
             if piece:
                 pieces.append(piece)
                 size += len(piece)
@@ -184,37 +185,42 @@ class AsyncStream:
                     await asyncio.sleep(0)
                 else:
                     await self._wait_for_bytes()
-        self._tasks.loop.resume_reading(connection)
+        self._tasks.loop.read_on(connection)
         return b"".join(pieces)
+
+    def _stop_reading(self, refusal: Refused) -> Gone:
+        self.sender.closing = True
+        self.refusal = refusal
+        return Gone(f"the request body cannot be read: {refusal}")
 
     async def _wait_for_bytes(self) -> None:
         connection = self.connection
         if self.ending:
             raise Gone("the server ends")
-        if connection.broken:
+        if self.sender.broken:
             raise Gone("the client has left")
         if self.ended:
-            raise connection._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
+            raise self._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
         now = time.monotonic()
         if not self._more:
+            assert connection.intake is not None
             self._waits_since = now
-            self._due = due = now + max(0.0, connection._patience(self._body_waited))
-            self._tasks.loop.expect(connection, min(due, connection.deadline) if connection.out else due)
-        self._tasks.loop.resume_reading(connection)
+            self._due = now + max(0.0, connection.intake.patience(self._body_waited))
+            self._tasks.loop.expect(connection, min(self._due, self._send_due()))
+        self._tasks.loop.read_on(connection)
         self._more = self._more or []
         try:
             await self._wait(self._more)
         finally:
             if not self._more and self._waits_since < inf:
-                now = time.monotonic()
-                self._body_waited += now - self._waits_since
+                self._body_waited += time.monotonic() - self._waits_since
                 self._waits_since = self._due = inf
                 if not self.released:
-                    connection.deadline = self._send_due(now)
+                    connection.deadline = self._send_due()
 
     async def gone(self) -> None:
         """Wait until the client has left, or the response is over."""
-        while not (self.ended or self.ending or self.connection.broken or self.released):
+        while not (self.ended or self.ending or self.sender.broken or self.released):
             self._gone = self._gone or []
             await self._wait(self._gone)
 
@@ -231,7 +237,7 @@ class AsyncStream:
 
     def fed(self) -> None:
         """Bytes have come."""
-        _wake(self._more)
+        self._wake_readers()
         if self.connection.pause is HELD:
             self._look_soon()
 
@@ -248,12 +254,17 @@ class AsyncStream:
             return
         found = look_for_client(connection.sock)
         if found == RESET:
-            connection.broken = True
-            connection.forget()
+            self.sender.closing = self.sender.broken = True
+            self.sender.forget()
         if found == RESET or (found == ENDED and not self.in_body):
             self.has_ended()
         else:
             self._look_soon()
+
+    def _send_due(self) -> float:
+        """When the client has to have taken something of what waits for it."""
+        pace = self.sender.pace
+        return inf if pace is None else pace.deadline
 
     def has_ended(self) -> None:
         """The client has ended its side, or the connection is broken."""
@@ -266,34 +277,72 @@ class AsyncStream:
 
     def written(self) -> None:
         """The client has taken something, or the connection is broken."""
-        connection = self.connection
-        if connection.broken:
+        if self.sender.broken:
             self.has_ended()
             return
-        connection.deadline = min(connection.deadline, self._due)
-        if self._drained and len(connection.out) <= LOW:
+        self.connection.deadline = min(self.connection.deadline, self._due)
+        if self._drained and len(self.sender.out) <= LOW:
             _wake(self._drained)
 
     def expire(self, now: float) -> None:
         """The deadline has passed: of the body, for which a task waits, or of the response."""
         connection = self.connection
         if self._more and now >= self._due:
-            connection.refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, "it comes too slowly, or not")
-            connection.closing = True
+            self.refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, "it comes too slowly, or not")
+            self.sender.closing = True
             self._due = inf
-            _wake(self._more)
-            connection.deadline = self._send_due(now)
-        elif connection.out and connection.is_too_slow(now):
+            self._wake_readers()
+            connection.deadline = self._send_due()
+        elif self.sender.out and self.sender.is_expired(now):
             connection.deadline = inf
             connection.abort()
-            self.has_ended()
         else:
-            connection.deadline = min(connection.deadline if connection.out else inf, self._due)
+            connection.deadline = min(self._send_due(), self._due)
 
-    def _send_due(self, now: float) -> float:
-        """When the client has to have taken something of what waits for it."""
-        connection = self.connection
-        return now + connection._send_patience(now, connection._taken()) if connection.out else inf
+    def _wake_readers(self) -> None:
+        _wake(self._more)
+
+
+class TaskStream(Stream):
+    """A connection, from its first request to its last, as the tasks have it: a stream of which nothing blocks.
+
+    ``running`` is the exchange of the request at hand, which the loop tells what its client does.
+    """
+
+    __slots__ = ("running",)
+
+    def __init__(self, connection: "Connection") -> None:
+        super().__init__(connection)
+        self.running: AsyncStream | None = None
+
+    def begin(self, now: float) -> None:
+        """A request begins; ``now`` is by :func:`zibai.clock.clock`."""
+        self.connection.body = None  # the task reads it
+        self.started, self.status, self.sent = now, 499, 0
+        if self._left:
+            self._left -= 1
+            if not self._left:
+                self.sender.closing = True
+
+    def fed(self) -> None:
+        """Bytes have come."""
+        if self.running is not None:
+            self.running.fed()
+
+    def has_ended(self) -> None:
+        """The client has ended its side, or the connection is broken."""
+        if self.running is not None:
+            self.running.has_ended()
+
+    def written(self) -> None:
+        """The client has taken something, or the connection is broken."""
+        if self.running is not None:
+            self.running.written()
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed: of the body, or of the response."""
+        if self.running is not None:
+            self.running.expire(now)
 
 
 def _wake(waiters: "list[asyncio.Future[None]] | tuple[()]") -> None:

@@ -1,43 +1,148 @@
-"""The loop's side of request bodies: where they are kept, and when there is no room for more.
+"""The body of one request: its limits of size and rate, where it is kept, and when there is no room for more.
 
-A body has a limit of size and a minimum of speed, whether the loop or a runner waits for it.
+An :class:`Intake` is there only while a body is read: a request without a body, or with a small one that has come
+together with its head, has none. The loop reads a body that is to be whole before the application runs. Where bodies
+are streamed, a runner reads it (see :mod:`.reading`), and the loop only what the application has left of it. The
+connection has one owner at a time, and so has its intake: nothing here has a lock. ``load`` is the loop's alone, so a
+runner calls only :meth:`Intake.count` and :meth:`Intake.patience`, which do not touch it.
 """
 
 import io
 from http import HTTPStatus
-from math import inf
+from typing import Any, Final
 
 from ..errors import Refused
-from ..logger import error_logger
-from ..net.listener import Socket
+from ..logger import debug_logger, error_logger
+from ..protocol.http1 import Codec, Request
 from .context import IN_MEMORY, RECEIVE, Service
 from .load import spool
-from .states import LATER, READY, STARVED
-from .stream import Stream
+from .pace import patience
+from .states import LATER, STARVED
+
+DISCARD_BYTES: Final = 256 * 1024
+"""Bytes of an unread body that are worth reading to keep the connection."""
 
 
-class Receiver(Stream):
-    """What the loop does with the body of a request that is to be whole before its application runs.
+def log_refusal(service: Service, peer: object, refusal: Refused) -> None:
+    """What a client has sent is refused."""
+    service.report(debug_logger.debug, "refused %s: %d, %s", peer, refusal.status, ascii(str(refusal)))
 
-    ``pause`` says why the loop does not read from the connection. ``body_held`` is how many bytes of memory count for
-    it: of its body, or of what lies in its codec.
+
+class Intake:
+    """Takes the body of one request out of a codec.
+
+    ``pause`` says why it has stopped before the codec was empty, as :mod:`.states` names it. ``deadline`` is when the
+    next piece has to be there, or room for it.
     """
 
-    __slots__ = ("_body_since", "_spooled", "_starved_since", "body_held", "pause")
+    __slots__ = (
+        "_discarded", "_service", "_since", "_starved_since", "codec", "deadline", "file", "held", "pause", "received",
+        "spooled",
+    )  # fmt: skip
 
-    def __init__(self, sock: Socket, service: Service) -> None:
-        super().__init__(sock, service)
-        self.pause = 0
-        self._body_since = 0.0  # when the loop began to wait for the body
+    def __init__(self, codec: Codec, service: Service, now: float) -> None:
+        self.codec, self._service = codec, service
+        self._since = now  # when the loop began to wait for it
         self._starved_since = 0.0  # when there was no more room for it; 0 while there is
-        self.body_held = self._spooled = 0  # bytes of the body that count as in memory, or in a file
+        self._discarded = 0  # bytes of it that were thrown away
+        self.file: Any = None  # a BinaryIO, of what has come of a body that is to be whole
+        self.received = 0  # bytes of it
+        self.held = self.spooled = 0  # bytes of it that count as in memory, or in a file
+        self.pause = 0
+        self.deadline = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Intake: {self.received} bytes, {self.held} in memory and {self.spooled} in a file>"
+
+    # Limits.
+
+    def count(self, size: int) -> None:
+        """Count bytes of the body against the limit, which a chunked one meets only here. Raises :class:`Refused`."""
+        self.received += size
+        if 0 < self._service.limits.max_body < self.received:
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a chunked body")
+
+    def patience(self, waited: float) -> float:
+        """Seconds that the next piece may take, after so many in which the body was waited for."""
+        limits = self._service.limits
+        return patience(limits.socket_timeout, limits.min_body_rate, self.received, waited)
+
+    def waited(self, now: float) -> float:
+        """Seconds that the loop has waited for it."""
+        return now - self._since
+
+    # A body that is to be whole; the loop's.
+
+    def begin(self, now: float) -> None:
+        """The body is to be whole before its application runs."""
+        self.file = io.BytesIO()
+        self.deadline = now + self.patience(0.0)
+
+    def read(self, now: float) -> bool:
+        """Take what has come; return whether that was all of it. Raises :class:`Refused`."""
+        limits, self.pause = self._service.limits, 0
+        try:
+            while self._has_room(now):
+                piece = self._next_piece()
+                if piece:
+                    self.count(len(piece))
+                    rate = limits.min_body_rate
+                    self.deadline = now + patience(limits.socket_timeout, rate, self.received, now - self._since)
+                    self._store(piece)
+                    if self.codec.in_body:
+                        continue
+                elif piece is None:
+                    return False
+                self.file.seek(0)  # may be what finds the disk full: a file writes its buffer now
+                return True
+        except OSError as error:
+            self._service.report(error_logger.error, "a request body cannot be spooled: %s", error)
+            raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
+        return False
+
+    def _has_room(self, now: float) -> bool:
+        """Whether there is room for more of the body; if not, the client has to wait for it."""
+        load = self._service.load
+        grows_in_file = self.spooled or self.received + RECEIVE > IN_MEMORY or load.memory + RECEIVE > load.max_memory
+        if not grows_in_file or load.has_room(new=not self.spooled):
+            if self._starved_since:
+                # To wait for us was no fault of the client's.
+                self._since += now - self._starved_since
+                self._starved_since = 0.0
+                self.deadline = now + self.patience(now - self._since)
+            return True
+        self._starved_since = self._starved_since or now
+        self.pause = STARVED
+        self.deadline = self._starved_since + self._service.limits.socket_timeout
+        return False
+
+    def _store(self, piece: bytes) -> None:
+        """Put a piece behind the others: in memory, or in a file if the body or all bodies together are too large."""
+        load, size = self._service.load, len(piece)
+        if not self.spooled:
+            if self.received <= IN_MEMORY and load.memory + size <= load.max_memory:
+                self.held += size
+                load.memory += size
+                self.file.write(piece)
+                return
+            begun, self.file = self.file, spool()
+            load.memory -= self.held
+            load.disk += self.held
+            load.files += 1
+            self.held, self.spooled = 0, self.held
+            self.file.write(begun.getbuffer())
+        self.spooled += size
+        load.disk += size
+        self.file.write(piece)
+
+    # Either kind; the loop's.
 
     def _next_piece(self) -> bytes | None:
         """The next piece of the body, ``b""`` at its end. None when more bytes are needed, or a ``pause`` is.
 
         A connection gets one piece in a turn if that took long, and nothing when the turn has taken long enough.
         """
-        load, codec = self.service.load, self.codec
+        load, codec = self._service.load, self.codec
         if self.pause:
             return None
         if load.budget <= 0:
@@ -49,83 +154,40 @@ class Receiver(Stream):
             self.pause = LATER
         return piece
 
-    def _starve(self, now: float) -> bool:
-        """Whether there is no room for more of the body; then the client has to wait for it."""
-        load = self.service.load
-        grows_in_file = self._spooled or self._received + RECEIVE > IN_MEMORY or load.memory + RECEIVE > load.max_memory
-        if not grows_in_file or load.has_room(new=not self._spooled):
-            if self._starved_since:
-                # To wait for us was no fault of the client's.
-                self._body_since += now - self._starved_since
-                self._starved_since = 0.0
-                self.deadline = now + self._patience(now - self._body_since)
-            return False
-        self._starved_since = self._starved_since or now
-        self.pause = STARVED
-        self.deadline = self._starved_since + self.service.socket_timeout
-        return True
+    def discard(self, peer: object) -> bool | None:
+        """Throw away what has come of a body that its application has left; return whether that was the end of it, and
+        None if its connection is not worth more of it.
+        """
+        self.pause = 0
+        try:
+            while piece := self._next_piece():
+                self._discarded += len(piece)
+        except Refused as refusal:
+            # The request has its response already. The client would take a second one for that of its next request.
+            log_refusal(self._service, peer, refusal)
+            return None
+        return True if piece is not None else None if self._discarded > DISCARD_BYTES else False
 
-    def _store(self, piece: bytes) -> None:
-        """Put a piece behind the others: in memory, or in a file if the body or all bodies together are too large."""
-        load, size = self.service.load, len(piece)
-        if not self._spooled:
-            if self._received <= IN_MEMORY and load.memory + size <= load.max_memory:
-                self._hold(size)
-                self.body.write(piece)
-                return
-            assert isinstance(self.body, io.BytesIO)
-            file = spool()
-            held = self.body_held
-            self._hold(-held)
-            self._spooled = held
-            load.disk += held
-            load.files += 1
-            begun, self.body = self.body, file
-            file.write(begun.getbuffer())
-        self._spooled += size
-        load.disk += size
-        self.body.write(piece)
+    def hint_if_unread(self, request: Request | None) -> None:
+        """The application of ``request`` has returned before the end of the body."""
+        if not self.received and request is not None and request.length is None:
+            self._service.hint(
+                "the application has read nothing of a chunked request body. With --stream-request-body such a "
+                "body has no CONTENT_LENGTH; frameworks that go by it, as Django, Falcon and Bottle do, take it "
+                "for empty: leave the flag out for them"
+            )
 
-    def _hold(self, size: int) -> None:
-        self.body_held += size
-        self.service.load.memory += size
-
-    def drop_body(self) -> None:
-        """Release a body that no application has in its hands, and give back what it holds."""
-        if self.body is not None:
-            self.release_body()
-        self.give_back()
+    def close(self) -> None:
+        """Nothing reads it any more."""
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
 
     def give_back(self) -> None:
         """The body is released: what it has held is free. The loop counts, so the runner that releases it does not."""
-        load = self.service.load
-        load.memory -= self.body_held
-        if self._spooled:
-            load.disk -= self._spooled
+        load = self._service.load
+        load.memory -= self.held
+        if self.spooled:
+            load.disk -= self.spooled
             load.files -= 1
-        load.freed = True
-        self.body_held = self._spooled = 0
-
-    def _read_body(self, now: float) -> None:
-        """Take what has come of the body. Raises :class:`Refused`."""
-        try:
-            while not self._starve(now) and (piece := self._next_piece()):
-                self._count(len(piece))
-                self.deadline = now + self._patience(now - self._body_since)
-                self._store(piece)
-                if not self.codec.in_body:
-                    piece = b""  # which needs no room any more
-                    break
-            if self.pause or piece is None:
-                return
-            self.body.seek(0)  # may be what finds the disk full: a file writes its buffer now
-        except OSError as error:
-            self.service.report(error_logger.error, "a request body cannot be spooled: %s", error)
-            raise Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
-        self._make_ready()
-
-    def _make_ready(self) -> None:
-        """The request is there: it waits for a runner."""
-        self._hold(self.codec.size)  # which stays here as long as the application runs
-        self.state = READY
-        self.deadline = inf
+        self.held = self.spooled = 0

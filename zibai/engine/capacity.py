@@ -42,7 +42,7 @@ class Crowd:
 
     def __init__(self, service: Service, report: Callable[..., None], limit: float) -> None:
         self.limit = limit
-        self.most = min(limit, service.max_connections, service.load.descriptors)
+        self.most = min(limit, service.limits.max_connections, service.load.descriptors)
         self.again = inf
         self.until = -inf
         self._service = service
@@ -74,10 +74,10 @@ class Crowd:
         if now < self.until or now - seen <= CROWDED:
             self.until = now + CROWDED
             self._warn(now)
-            service = self._service
+            limits = self._service.limits
 
             def since(each: Connection) -> float:
-                return each.deadline - (service.keep_alive_timeout if each.status else service.header_timeout)
+                return each.deadline - (limits.keep_alive_timeout if each.served else limits.header_timeout)
 
             idle = (each for each in connections if each.idle and since(each) <= now - IDLE)
             for each in sorted(idle, key=since):
@@ -92,7 +92,7 @@ class Crowd:
         self._warned = now
         if self.most == self.limit:
             bound = "select() of this system"
-        elif self.most == self._service.max_connections:
+        elif self.most == self._service.limits.max_connections:
             bound = "--max-connections"
         else:
             bound = "the limit of descriptors (ulimit -n)"

@@ -1,10 +1,11 @@
 """One client, from its first byte to its last: the loop's side.
 
-A connection has one owner at a time. It is the *server loop* while the connection waits: for a head, a body, the client
-to take a response, or a lingering close. It is a *runner* (a thread or greenlet) while the application runs. The loop's
-side (``readable``, ``writable``, ``expire``, ``finish``, ``refuse``) never blocks. It moves ``state`` and ``deadline``,
-and the loop watches the socket accordingly. The runner's side, which may block, is :mod:`zibai.engine.stream`. Both
-share what the runner has lent to the loop to be sent: :mod:`zibai.engine.sending`.
+A connection has one owner at a time. The *server loop* owns it while it waits: for a head, a body, the client to take a
+response, or a lingering close. A *runner* (a thread or greenlet) owns it while the application runs, and has it by a
+:class:`~zibai.engine.stream.Stream`. A stream may block and nothing here does, so this module does not know it.
+
+Only the :class:`~zibai.engine.sending.Sender` is for both at the same time. While a runner has the connection, the loop
+sends what was lent, and moves ``deadline``, ``watched`` and ``pause``, which are always the loop's.
 """
 
 import io
@@ -12,76 +13,74 @@ import socket
 from contextlib import suppress
 from http import HTTPStatus
 from math import ceil, inf
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from ..clock import head_end
 from ..errors import Refused
-from ..logger import debug_logger, error_logger, safely
-from ..net.kernel import unsent
+from ..logger import debug_logger, safely
 from ..net.listener import Endpoint, Socket
-from ..protocol.http1 import Request
+from ..net.poller import READ
+from ..protocol.http1 import Codec, Request
 from ..protocol.http1.response import CONTINUE, plain
-from .body import Receiver
+from .body import Intake, log_refusal
 from .context import RECEIVE, Service
-from .parting import SMALL
-from .preamble import hint_at_proxy_header, name_of, tidy, write_note
+from .lingering import LINGER_TIME, Lingering
+from .parting import may_part
+from .preamble import hint_at_proxy_header, write_note
+from .sending import Sender
 from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, HELD, LINGER, PARTED, READY, STARVED, TASK
-from .stream import BodyReader
-
-if TYPE_CHECKING:
-    from .async_stream import AsyncStream
-
-LINGER_TIME: Final = 2.0
-"""Seconds of a lingering close. Closing a socket with unread input makes the kernel send RST, and the client
-loses the response it has not read yet (RFC 9112 9.6)."""
-
-DISCARD_BYTES: Final = 256 * 1024
-"""Bytes of an unread body that are worth reading to keep the connection."""
+from .waiting import Waiter
 
 USUAL_HEAD: Final = 8 * 1024
 """Bytes of an incomplete head that are kept, however much all clients together hold."""
 
 
-class Connection(Receiver):
-    """One client. Everything here is the loop owner's."""
+class Connection(Waiter):
+    """One client. ``body`` comes with the request: None, a file of all of it, or the :class:`Intake` to read it by.
+    ``held`` is how many bytes of memory count for the connection, beside those of its intake.
+    """
 
     __slots__ = (
-        "_begun", "_discarded", "_timed_out", "_unsent", "alone", "endpoint", "facts", "peer", "task", "trusted",
-        "watched",
+        "_begun", "alone", "body", "codec", "held", "intake", "lingering", "request", "sender", "stream",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
-        super().__init__(sock, service)
-        self.peer, self.endpoint = tidy(peer), endpoint
-        self.deadline = now + service.header_timeout
-        self.watched = 0  # what the loop has asked its poller for; the loop's alone
-        self.facts: dict[str, str] = {}  # the gateway's, of this connection
-        self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
+        Waiter.__init__(self, sock, peer, endpoint, service, HEAD, now)  # super() costs 1 % of a short connection
+        limits = service.limits
+        self.codec = Codec(limits.max_head, service.lane, limits.max_target, service.base)
+        self.sender = Sender(sock, service)
+        self.stream: Any = None  # what its runners have it by; made for the first request
+        self.request: Request | None = None
+        self.body: Any = None
+        self.intake: Intake | None = None  # while a body is read
+        self.held = 0
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
-        self.task: AsyncStream | None = None  # the side of a task, while one runs the application
-        self._discarded = 0
         self._begun = False  # whether a head has begun, so that its deadline runs
-        self._timed_out = False  # whether it is closed for having been idle too long
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self.peer}: {self.state}>"
+        self.lingering: Lingering | None = None  # while it ends
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for a request of which not a byte has come."""
         return self.state is HEAD and not self._begun
 
     @property
+    def served(self) -> bool:
+        return self.stream is not None
+
+    @property
+    def silent(self) -> bool:
+        return self.alone or self.stream is None
+
+    @property
+    def out(self) -> Any:
+        return self.sender.out
+
+    @property
     def note(self) -> bytes:
-        """What a worker that takes the connection over has to know of it."""
-        return write_note(self.peer, self.endpoint) if self.service.proxy_protocol else b""
+        return write_note(self.peer, self.endpoint) if self.service.limits.proxy_protocol else b""
 
-    def secured(self) -> dict[str, str]:
-        """What TLS adds to the environ of each of its requests."""
-        return {}
-
-    def begin(self, now: float) -> None:
-        """It has just taken its place in the loop's table."""
+    def next_bytes(self) -> int:
+        """What a runner waits for that has received nothing: READ, WRITE, or 0: nothing, as bytes are there."""
+        return READ
 
     def readable(self, now: float) -> None:
         """The socket has bytes, its end or an error; read once."""
@@ -91,17 +90,19 @@ class Connection(Receiver):
             return
         except OSError:
             data = b""
+            if self.state is TASK:  # a reset, after which nothing can be sent
+                self.sender.closing = self.sender.broken = True
+                self.sender.forget()
+        if not data:
             if self.state is TASK:
-                self.broken = True  # a reset, after which nothing can be sent
-                self.forget()
-        if self.state is TASK:
-            self._read_for_task(data)
-        elif not data:
-            # The end before a whole request, or after the last one: no client is left that waits for a response.
-            self.state = CLOSED
+                self._end_of_client()
+            else:
+                # The end before a whole request, or after the last one: no client is left that waits for a response.
+                self.state = CLOSED
         elif self.state is HEAD:
             # What came before was all of it, so nothing waits in the codec, which need not be asked then.
-            request = self.service.known(data) if self.alone else None
+            known = self.service.known  # see Stream.exchange
+            request = known(data) if self.alone else None
             if request is not None and request.length == 0:
                 # All else is as the request before has left it.
                 self.request = request
@@ -112,51 +113,44 @@ class Connection(Receiver):
             whole = self.codec.receive(data, self.service.whole_body if load.memory < load.max_memory else 0)
             if whole is None:
                 self._advance(now)
-                if self.closing:
+                if self.sender.closing:
                     hint_at_proxy_header(self.service, self.peer, data)
                 return
             request, body = whole
             if body:
                 self.body = io.BytesIO(body)
                 self._hold(len(body))
-            else:
-                self.body = None
             self.request = request
             self._begun = False
-            self._continued = self.alone = True
+            self.alone = True
             self.state = READY
             self.deadline = inf
+        elif self.state is TASK:
+            self._keep_for_task(data)
         elif self.state is not LINGER:
             self.codec.feed(data)
             self._advance(now)
-        elif self._timed_out:
-            self._timed_out = False
-            self.service.hint(
-                "a request of %s was lost: it came on a connection that was being closed for being idle. If that is "
-                "your proxy, it keeps idle connections for longer than %g s: raise --keep-alive-timeout above its time",
-                name_of(self.peer),
-                self.service.keep_alive_timeout,
-            )
+        elif self.lingering is not None:
+            self.lingering.hear(self)
 
-    def _read_for_task(self, data: bytes) -> None:
-        """Keep what has come, of the body or of the next request, until the task uses it; or tell it of the end."""
-        task = self.task
-        assert task is not None
-        if data:
-            self.alone = False
-            self.codec.feed(data)
-            if self.codec.size >= RECEIVE:
-                self.pause = HELD
-            task.fed()
-        else:
-            self.pause = HELD  # a poller would report the end again and again
-            task.has_ended()
+    def _keep_for_task(self, data: bytes) -> None:
+        """Keep what has come, of the body or of the next request, until the task or the next turn uses it."""
+        self.codec.feed(data)
+        self.alone = False
+        if self.codec.size >= RECEIVE:
+            self.pause = HELD
+        self.stream.fed()
+
+    def _end_of_client(self) -> None:
+        """The client has ended its side while a task runs. It may still read, so the task decides what follows."""
+        self.pause = HELD  # a poller would report the end again and again
+        self.stream.has_ended()
 
     def resume(self, now: float) -> None:
         """A pause is over: go on without a byte more from the client, and then read."""
         self.pause = 0
         self._advance(now)
-        if not self.pause and (self.state is BODY or self.state is DISCARD):
+        if not self.pause and (self.state is BODY or self.state is DISCARD or self.state is TASK):
             # Now, since a connection that is there comes first: with many others there may be no budget for it later.
             self.readable(now)
 
@@ -176,220 +170,211 @@ class Connection(Receiver):
         """A head is complete, or is not yet."""
         self.request = request
         self.alone = False
-        self._hold(-self.body_held)
+        self._hold(-self.held)
         if request is None:
-            self._hold(self.codec.size)
-            load = self.service.load
-            if self.body_held > USUAL_HEAD and load.memory > load.max_memory:
-                wait = ceil(self.service.header_timeout)
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", wait)
-            if self.codec.has_bytes and not self._begun:
-                # The whole head has this long, from its first byte; not each byte.
-                self._begun = True
-                self.deadline = now + self.service.header_timeout
+            self._await_head(now)
             return
         self._begun = False
-        self._received = 0
-        self._continued = not (request.expects_continue and request.has_body)
-        limit = self.service.max_body
-        if limit and request.length is not None and request.length > limit:
+        limits = self.service.limits
+        if request.length and 0 < limits.max_body < request.length:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {request.length} bytes")
         if not request.has_body:
-            self.body = None
-        elif self.service.tasks:
-            self.body = None  # the task reads it
-        elif self.service.stream_body:
-            self._body_waited = 0.0
-            self._reader = BodyReader(self)
-            self.body = io.BufferedReader(self._reader, RECEIVE)
-        else:
-            self.body = io.BytesIO()
-            self.state = BODY
-            self._body_since = now
-            self._starved_since = 0.0
-            self.deadline = now + self._patience(0.0)
-            if not self._continued:
-                self._continued = True
-                if not self.codec.has_bytes:  # else it comes without waiting for us
-                    self.interims += 1
-                    self.out += CONTINUE
-                    self.writable(now)
-            if self.state is BODY:
-                self._read_body(now)
+            self._make_ready()
             return
-        self._make_ready()
+        self.intake = intake = Intake(self.codec, self.service, now)
+        if limits.stream_body:
+            self.body = intake
+            self._make_ready()
+            return
+        intake.begin(now)
+        self.state = BODY
+        self.deadline = intake.deadline
+        if request.expects_continue and not self.codec.has_bytes:  # else it comes without waiting for us
+            self.service.answered[1] += 1
+            self.sender.out += CONTINUE
+            self.writable(now)
+        if self.state is BODY:
+            self._read_body(now)
+
+    def _await_head(self, now: float) -> None:
+        self._hold(self.codec.size)
+        load, header_timeout = self.service.load, self.service.limits.header_timeout
+        if self.held > USUAL_HEAD and load.memory > load.max_memory:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", ceil(header_timeout))
+        if self.codec.has_bytes and not self._begun:
+            # The whole head has this long, from its first byte; not each byte.
+            self._begun = True
+            self.deadline = now + header_timeout
+
+    def _read_body(self, now: float) -> None:
+        intake = self.intake
+        assert intake is not None
+        if intake.read(now):
+            self.body, intake.file = intake.file, None
+            self._make_ready()
+        else:
+            self.pause, self.deadline = intake.pause, intake.deadline
+
+    def _make_ready(self) -> None:
+        self._hold(self.codec.size)  # which stays here as long as the application runs
+        self.state = READY
+        self.deadline = inf
+
+    def _hold(self, size: int) -> None:
+        self.held += size
+        self.service.load.memory += size
 
     def _discard(self, now: float) -> None:
         """Read what an application left of its body, within bounds, so that the connection can be kept."""
-        try:
-            while piece := self._next_piece():
-                self._discarded += len(piece)
-        except Refused as refusal:
-            # The request has its response already. The client would take a second one for that of its next request.
-            self._log_refusal(refusal)
+        intake = self.intake
+        assert intake is not None
+        over = intake.discard(self.peer)
+        if over is None:
             self._linger(now)
-            return
-        if piece is not None:
+        elif over:
             self._recycle(now)
-        elif self._discarded > DISCARD_BYTES:
-            self._linger(now)
+        else:
+            self.pause = intake.pause
 
     def refuse(self, refusal: Refused, now: float) -> None:
         """Send the response to a request that no application sees, once, and let the connection end."""
-        self._log_refusal(refusal)
+        log_refusal(self.service, self.peer, refusal)
         response = plain(refusal.status, head_end(), retry_after=refusal.retry_after)
-        if self.state is BODY:
-            refusal.waited = now - self._body_since
+        if self.state is BODY and self.intake is not None:
+            refusal.waited = self.intake.waited(now)
         safely(self.service.refused, self, refusal, response)
-        self.drop_body()  # and not when the client has taken the response
+        self._drop_body()  # and not when the client has taken the response
         self.request = None
-        self.closing = True
+        self.sender.closing = True
         self.service.answered[refusal.status // 100] += 1
-        self.out += response
+        self.sender.out += response
         self.state = FLUSH
-        self.start_clock(now)
+        self.deadline = self.sender.start_clock(now)
         self.writable(now)
-
-    def _log_refusal(self, refusal: Refused) -> None:
-        self.service.report(debug_logger.debug, "refused %s: %d, %s", self.peer, refusal.status, ascii(str(refusal)))
 
     def writable(self, now: float) -> None:
         """The socket takes bytes: send what waits, in any state that has some."""
-        with self.lock:
-            self._push(now)
-            if self.out or self.state is APP:
-                if self.task is not None:
-                    self.task.written()
+        sender = self.sender
+        with sender.lock:
+            sender.push(now)
+            if sender.out or self.state is APP or self.state is TASK:
+                self.await_client()
+                if self.state is TASK:
+                    self.stream.written()
                 return
-        if self.task is not None:
-            self.task.written()
-            return
         if self.state is FLUSH:
             self._flushed(now)
-        elif self.broken:
+        elif sender.broken:
             self.state = CLOSED
+
+    def await_client(self) -> None:
+        """Something may wait for the client, which a runner has lent or the loop could not send at once."""
+        pace = self.sender.pace  # once: without the lock, a runner may change it any time
+        if pace is not None:
+            self.deadline = pace.deadline
+        elif self.state is APP or self.state is TASK:
+            self.deadline = inf
 
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""
         self.give_back()
-        if self.out and not self.broken:
+        sender = self.sender
+        if sender.out and not sender.broken:
             # No runner touches it now, so no lock is needed.
             self.state = FLUSH
-            self.start_clock(now)
+            self.deadline = sender.start_clock(now)
         else:
             self._flushed(now)
 
+    def give_back(self) -> None:
+        """The request is over, or is not to run: what was held for it is free."""
+        load = self.service.load
+        load.memory -= self.held
+        self.held = 0
+        if self.intake is not None:
+            self.intake.give_back()
+        load.freed = True
+
     def _flushed(self, now: float) -> None:
         """Nothing is left to be sent of the last response."""
-        self.lent = False
-        self._tell_sent()
-        if self.broken:
+        sender = self.sender
+        sender.lent = False
+        sender.tell_sent(self.request)
+        if sender.broken:
             self.state = CLOSED
-        elif self.closing:
+        elif sender.closing:
             self._linger(now)
         else:
             self._answered(now)
 
-    def _tell_sent(self) -> None:
-        """The last response is out, or what is left of it is lost: log what is to be logged of that."""
-        fault, on_sent = self.fault, self.on_sent
-        self.fault = self.on_sent = None
-        try:
-            if fault is not None:
-                path = self.request.path if self.request is not None else ""
-                self.service.report(error_logger.error, "the response to %s is cut: %s", ascii(path), fault)
-            if on_sent is not None:
-                on_sent(self)
-        except Exception:
-            # A log that cannot be written must not end the loop.
-            with suppress(Exception):
-                error_logger.exception("an exchange cannot be logged")
-
     def _answered(self, now: float) -> None:
         """The whole response is out and the connection is to be kept."""
         if self.codec.in_body:
-            if not self._received and self.request is not None and self.request.length is None:
-                self.service.hint(
-                    "the application has read nothing of a chunked request body. With --stream-request-body such a "
-                    "body has no CONTENT_LENGTH; frameworks that go by it, as Django, Falcon and Bottle do, take it "
-                    "for empty: leave the flag out for them"
-                )
+            assert self.intake is not None
+            self.intake.hint_if_unread(self.request)
             self.state = DISCARD
-            self._discarded = 0
             self.deadline = now + LINGER_TIME
             self._advance(now)
         else:
             self._recycle(now)
 
     def _recycle(self, now: float) -> None:
-        self.request = None
+        self.request = self.intake = None
         self.state = HEAD
-        self.deadline = now + self.service.keep_alive_timeout
+        self.deadline = now + self.service.limits.keep_alive_timeout
         if self.codec.has_bytes:
             self._advance(now)
 
-    def _linger(self, now: float) -> None:
-        """The last response is out: say so, and give the client the time to read it before the socket is closed.
-
-        The client may still send something, by mistake or because it does not know of the end. If the socket were
-        closed then, the client would lose what it has not read yet.
-        """
+    def _linger(self, now: float, *, timed_out: bool = False) -> None:
+        """The last response is out: say so, and close the connection a little later. See :mod:`.lingering`."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.state = CLOSED
             return
-        request = self.request
-        if (
-            request is not None
-            and not request.keep_alive
-            and self.sent <= SMALL
-            and self.endpoint.plain
-            and not (self.codec.in_body or self.codec.has_bytes or self.service.draining)
-        ):
+        stream = self.stream
+        left = self.codec.in_body or self.codec.has_bytes or self.service.draining
+        if stream is not None and self.endpoint.plain and not left and may_part(self.request, stream.sent):
             self.state = PARTED
+            self.stream = None  # see release()
             return
         self.state = LINGER
         self.deadline = now + LINGER_TIME
-        self._unsent = inf
-
-    def _linger_on(self, now: float) -> bool:
-        """Whether a client still takes a large response that the kernel has; then it gets more time."""
-        before, self._unsent = self._unsent, unsent(self.sock)
-        if self.service.draining or not 1 < self._unsent < before:  # the end itself counts as one byte
-            return False
-        self.deadline = now + LINGER_TIME
-        return True
+        self.lingering = Lingering(timed_out=timed_out)
 
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
-        if self.pause is STARVED and self.state is BODY:
-            wait = ceil(self.service.socket_timeout)
-            self.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no room for its body", wait), now)
-        elif (self.state is HEAD and self._begun) or self.state is BODY:
-            refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"{self.state} not complete in time")
-            refusal.waited = self.service.header_timeout
-            self.refuse(refusal, now)
-        elif self.state is DISCARD:
-            self._linger(now)
-        elif self.state is HEAD:
+        state, limits = self.state, self.service.limits
+        if state is HEAD and not self._begun:
             self._end_idle(now)
+        elif state is BODY and self.pause is STARVED:
+            wait = ceil(limits.socket_timeout)
+            self.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no room for its body", wait), now)
+        elif state is HEAD or state is BODY:
+            refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"{state} not complete in time")
+            refusal.waited = limits.header_timeout
+            self.refuse(refusal, now)
+        elif state is DISCARD:
+            self._linger(now)
+        elif state is TASK:
+            self.stream.expire(now)
+        elif state is APP or state is FLUSH:
+            self._expire_sending(now)
+        elif self.lingering is not None and self.lingering.goes_on(self):
+            self.deadline = now + LINGER_TIME
+        else:
+            self.state = CLOSED
+
+    def _expire_sending(self, now: float) -> None:
+        """Close the connection if its client has taken too little of what waits for it."""
+        if not self.sender.is_expired(now):
+            self.await_client()
         elif self.state is APP:
-            with self.lock:
-                if not self.out or not self.is_too_slow(now):
-                    return
-            # What was lent stands still; the runner learns of it at its next send.
-            self.deadline = inf
+            self.deadline = inf  # its runner learns of it at its next send
             self.abort()
-        elif self.state is TASK:
-            assert self.task is not None
-            self.task.expire(now)
-        elif self.state is FLUSH:
-            if self.is_too_slow(now):
-                self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)
-                self.cut()
-                self.state = CLOSED
-        elif self.state is not LINGER or not self._linger_on(now):
+        else:
+            self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)
+            self.sender.cut()
             self.state = CLOSED
 
     def _end_idle(self, now: float) -> None:
@@ -401,32 +386,41 @@ class Connection(Receiver):
         self.readable(now)
         if self.state is not HEAD or self._begun:
             return
-        if self.started and not self.service.draining:
+        if self.served and not self.service.draining:
             self.request = None
-            self._linger(now)
-            self._timed_out = True
+            self._linger(now, timed_out=True)
         else:
             self.state = CLOSED
 
-    def close(self) -> None:
-        """End the connection and release everything.
+    def abort(self) -> None:
+        """Cut the connection under a runner; the socket stays open until the loop closes it."""
+        # In HTTP/1.0 the end of the connection may mark the end of the body, so an orderly end would hide the cut.
+        self.sender.abort(orderly=self.request is None or self.request.is_http11)
+        if self.state is TASK:
+            self.stream.has_ended()
 
-        Only the loop calls this, once the runner has given the connection back. The shutdown ends the connection for
-        the client even if a child process, forked by C code, has a copy of the socket.
-        """
-        if self.state is FLUSH and self.out:
-            self.cut()
-        if not self.broken:  # else it may have to be reset, and a shutdown would look like an orderly end
-            try:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the client was faster
-        self.release()
+    def close(self) -> None:
+        """End the connection and release everything. Only the loop calls this, when no runner has the connection."""
+        if self.state is FLUSH and self.sender.out:
+            self.sender.cut()
+        if self.sender.broken:
+            self.release()  # it may have to be reset, and a shutdown would look like an orderly end
+        else:
+            super().close()
 
     def release(self) -> None:
-        """Release everything, and leave the connection to another process that has the socket, too."""
-        self.forget()
-        self.state = CLOSED
-        self._tell_sent()
-        self.drop_body()
-        self.sock.close()
+        self.sender.forget()
+        self.sender.tell_sent(self.request)
+        self._drop_body()
+        self.stream = None  # it refers to us, and a cycle would keep both until a collection
+        super().release()
+
+    def _drop_body(self) -> None:
+        """Release a body that no application has in its hands, and give back what it holds."""
+        body, self.body = self.body, None
+        if body is None:
+            body = self.intake
+        if body is not None:
+            with suppress(OSError):  # the disk is full, and a file writes its buffer now; nothing reads it any more
+                body.close()
+        self.give_back()

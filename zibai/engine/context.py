@@ -11,7 +11,7 @@ from ..config.addresses import Trust
 from ..config.options import Options
 from ..errors import Refused
 from ..logger import logger
-from ..net.listener import Socket
+from ..net.listener import Endpoint, Socket
 from ..protocol.http1 import FastLane, Request
 from ..system.machine import descriptors_for_clients
 from ..telemetry.scoreboard import Row
@@ -32,29 +32,84 @@ class Waits(Protocol):
     def wait_writable(self, sock: Socket, timeout: float) -> bool: ...
 
 
-@dataclass(slots=True, kw_only=True)
-class Service:
-    """What the connections of one ``serve()`` share: their limits, and the objects that they call.
+class Client(Protocol):
+    """What is known of a client before its request runs, too: of a connection, or of a stage before one."""
 
-    Timeouts are seconds, sizes bytes, ``min_body_rate`` and ``min_send_rate`` bytes a second. ``max_body`` and the two
-    rates may be 0, which is no limit. No limit has a default here: :meth:`from_options` takes them from the options.
+    @property
+    def sock(self) -> Socket: ...
+    @property
+    def peer(self) -> object: ...
+    @property
+    def endpoint(self) -> Endpoint: ...
+    @property
+    def request(self) -> Request | None: ...
+    @property
+    def service(self) -> "Service": ...
+    def secured(self) -> dict[str, str]:
+        """What TLS adds to the environ of each of its requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may do. Timeouts are seconds, sizes bytes, rates bytes a second.
+
+    None has a default here: :meth:`from_options` takes them from the options. ``max_body`` and the two rates may be 0,
+    which is no limit.
     """
 
+    header_timeout: float
+    keep_alive_timeout: float
+    socket_timeout: float
+    queue_timeout: float
+    keep_alive_requests: int
+    """Requests on one connection; 0 is no limit."""
+    max_connections: float
+    max_head: int
+    max_target: int
+    max_body: int
+    min_body_rate: float
+    min_send_rate: float
+    stream_body: bool
+    proxy_protocol: bool
+    """Whether each connection has to begin with a PROXY header."""
+
+    @classmethod
+    def from_options(cls, options: Options) -> Self:
+        """The limits that valid options set."""
+        return cls(
+            header_timeout=options.header_timeout,
+            keep_alive_timeout=options.keep_alive_timeout,
+            socket_timeout=options.socket_timeout,
+            queue_timeout=options.queue_timeout or inf,
+            keep_alive_requests=1 if options.disable_keep_alive else options.max_keep_alive_requests,
+            max_connections=options.max_connections or inf,
+            max_head=options.max_header_size,
+            max_target=options.max_target_size,
+            max_body=options.max_body_size,
+            min_body_rate=options.min_body_rate,
+            min_send_rate=options.min_send_rate,
+            stream_body=options.stream_request_body,
+            proxy_protocol=options.proxy_protocol == "on",
+        )
+
+
+@dataclass(slots=True, kw_only=True, repr=False)
+class Service:
+    """What the connections of one ``serve()`` share: their limits, and the objects that they call."""
+
     application: Callable[[Any], None]
-    """Called by a runner with the connection, in a context (of contextvars) that ``new_context`` makes."""
+    """Called by a runner with its stream, in a context (of contextvars) that ``new_context`` makes."""
     waits: Waits
     """How the runners of the backend wait."""
     report: Callable[..., None]
     """Runs a logging call where logging may block, which is not everywhere the loop runs."""
     row: Row
     """Where the server says what it does."""
-    refused: Callable[[Any, Refused, bytes], object] = lambda connection, refusal, response: None
-    """Called with a connection whose request the application never sees, the reason and the response."""
+    refused: Callable[[Client, Refused, bytes], object] = lambda client, refusal, response: None
+    """Called by the loop with a client whose request the application never sees, the reason and the response."""
     new_context: Callable[[], Context] = Context
     lend: Callable[[Any], None] = field(init=False)
     """Tells the loop, from any thread, that the connection of a runner has something to send."""
-    tasks: bool = False
-    """Whether tasks run the application, which read the body themselves."""
     lane: FastLane | None
     """None leaves every head to h11."""
     base: Mapping[str, Any]
@@ -63,25 +118,11 @@ class Service:
     """Finds the request of a whole head that was seen before."""
     whole_body: int = field(init=False)
     """Bytes of a body that may be taken together with its head."""
-    header_timeout: float
-    keep_alive_timeout: float
-    keep_alive_requests: int
-    """Requests on one connection; 0 is no limit."""
-    socket_timeout: float
-    max_head: int
-    max_target: int
-    max_body: int
-    stream_body: bool
+    limits: Limits
     trust: Trust
     """The peers that may say who the client is."""
-    proxy_protocol: bool
-    """Whether each connection has to begin with a PROXY header."""
-    min_body_rate: float
-    min_send_rate: float
     unsent: Budget
     """Counts the memory of responses that wait for slow clients."""
-    queue_timeout: float
-    max_connections: float
     load: Load
     """Counts what all clients of the server, also of its other services, make it hold."""
     draining: bool = False
@@ -94,37 +135,29 @@ class Service:
 
     @classmethod
     def from_options(cls, options: Options, *, base: Mapping[str, Any] = MappingProxyType({}), **others: Any) -> Self:
-        """The limits that valid options set. ``others`` are all the other fields, or limits that count instead."""
-        limits = {
+        """What valid options say. ``others`` are all the other fields, or values that count instead."""
+        said = {
             "lane": FastLane(options.max_target_size, base) if options.http == "auto" else None,
-            "header_timeout": options.header_timeout,
-            "keep_alive_timeout": options.keep_alive_timeout,
-            "keep_alive_requests": 1 if options.disable_keep_alive else options.max_keep_alive_requests,
-            "socket_timeout": options.socket_timeout,
-            "max_head": options.max_header_size,
-            "max_target": options.max_target_size,
-            "max_body": options.max_body_size,
-            "min_body_rate": options.min_body_rate,
-            "min_send_rate": options.min_send_rate,
-            "unsent": Budget(options.max_unsent_memory),
-            "stream_body": options.stream_request_body,
+            "limits": Limits.from_options(options),
             "trust": Trust(options.trusted_proxies, options.forwarded_fields),
-            "proxy_protocol": options.proxy_protocol == "on",
-            "queue_timeout": options.queue_timeout or inf,
-            "max_connections": options.max_connections or inf,
+            "unsent": Budget(options.max_unsent_memory),
             "load": Load(
                 options.max_bodies_memory,
                 options.max_bodies_disk or inf,
                 inf if options.max_connections else descriptors_for_clients(),
             ),
         }
-        return cls(base=base, **{**limits, **others})
+        return cls(base=base, **{**said, **others})
 
     def __post_init__(self) -> None:
-        self.whole_body = 0 if self.stream_body else min(self.max_body or RECEIVE, IN_MEMORY)
+        limits = self.limits
+        self.whole_body = 0 if limits.stream_body else min(limits.max_body or RECEIVE, IN_MEMORY)
         # What is read at once may be more than a head may have, and then the lane alone must not take it.
-        remembered = {} if self.lane is None or self.max_head < RECEIVE else self.lane.known
+        remembered = {} if self.lane is None or limits.max_head < RECEIVE else self.lane.known
         self.known = remembered.get
+
+    def __repr__(self) -> str:
+        return f"<Service{' draining' if self.draining else ''}: {sum(self.answered[2:])} responses, {self.limits}>"
 
     def hint(self, message: str, *args: object) -> None:
         """Log, once, that the server or the proxy before it is set up wrong. The loop and runners may call it, and two

@@ -12,10 +12,9 @@ from math import inf
 from typing import Final
 
 from ..net.poller import WRITE
-from .connection import Connection
 from .load import Load
-from .preamble import Stage
 from .states import CHOKED, HELD, STARVED
+from .waiting import Waiter
 
 AGAIN: Final = 0.5
 """Seconds until room for bodies is looked for again, since other processes may have made it."""
@@ -33,11 +32,11 @@ class Deferred:
     def __init__(self, load: Load) -> None:
         self._load = load
         self.busy = False
-        self._soon: OrderedDict[Connection | Stage, None] = OrderedDict()
-        self._starved: OrderedDict[Connection | Stage, None] = OrderedDict()
+        self._soon: OrderedDict[Waiter, None] = OrderedDict()
+        self._starved: OrderedDict[Waiter, None] = OrderedDict()
         self._again = 0.0  # when to look for room although no connection here has made any
 
-    def put(self, connection: Connection | Stage) -> int:
+    def put(self, connection: Waiter) -> int:
         """Take a connection that is paused. Returns what the poller has to watch meanwhile."""
         if connection.pause is CHOKED:
             return WRITE
@@ -47,7 +46,7 @@ class Deferred:
         (self._starved if connection.pause is STARVED else self._soon)[connection] = None
         return 0
 
-    def forget(self, connection: Connection | Stage) -> None:
+    def forget(self, connection: Waiter) -> None:
         """It is about to be closed."""
         self._soon.pop(connection, None)
         self._starved.pop(connection, None)
@@ -60,7 +59,7 @@ class Deferred:
             return 0 if self._load.freed else max(0.0, self._again - now)
         return inf
 
-    def resumed(self, now: float) -> Iterator[Connection | Stage]:
+    def resumed(self, now: float) -> Iterator[Waiter]:
         """The connections that go on in this turn; none of them twice, and only while the turn has time for them."""
         load = self._load
         for _ in range(len(self._soon)):

@@ -15,23 +15,24 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from ..net.acceptor import Acceptor
 from ..net.handover import Adoption
 from ..net.kernel import AT_ONCE
 from ..net.listener import Endpoint, Listener, Socket, endpoint_of
 from ..net.poller import READ
-from .backends import Backend
+from .backends import Backend, RunnersSide
 from .capacity import Crowd
 from .connection import Connection
 from .context import Service
 from .health import SOON, Health
 from .load import TURN
-from .preamble import Stage, begin, read_note
+from .preamble import begin, read_note
 from .queueing import Queue
-from .states import APP, HEAD, HELD, READY, TASK
+from .states import APP, HEAD, HELD, LATER, READY, TASK
 from .table import GRACE, Table
+from .waiting import Waiter
 
 BACKLOG: Final = 5.0
 """Seconds after a time without a free runner in which clients may come that have waited in the backlog and left."""
@@ -78,17 +79,15 @@ class Loop:
         self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
         self._now = 0.0  # of the turn that came last
         self._full_at = -inf  # when clients have waited in the backlog last
-        self._requests_left = max_requests or -1
+        self._requests_left = max_requests or 0  # 0 is no limit
         self._on_max_requests = on_max_requests
 
     def __repr__(self) -> str:
         phase = "finished" if self.finished else "draining" if self._table.draining else "serving"
         return f"<Loop {phase}: {self._table!r}, {self._running} of {self._slots} runners busy>"
 
-    # Handed over, by any thread.
-
-    def give_back(self, connection: Connection) -> None:
-        self._hand((connection, True))
+    def give_back(self, stream: RunnersSide) -> None:
+        self._hand((stream.connection, True))
 
     def lend(self, connection: Connection) -> None:
         self._hand((connection, False))
@@ -225,15 +224,14 @@ class Loop:
             return 0
         due = min(table.next_sweep, self._health.due, self._acceptor.again, self._crowd.again, table.parting.due)
         if table.deferred.busy:
-            now = time.monotonic()
-            due = min(due, now + table.deferred.wait(now))
+            due = min(due, (now := time.monotonic()) + table.deferred.wait(now))
         if self._ready:
             if self._running < self._slots:
                 return 0
             due = min(due, self._queue.due())
         return None if due == inf else max(0.0, due - time.monotonic())
 
-    def take(self) -> Connection | None:
+    def take(self) -> Any:
         """See :class:`zibai.engine.backends.Turns`."""
         while self._quota and self._running < self._slots:
             self._quota -= 1
@@ -242,68 +240,70 @@ class Loop:
                 self._table.drop(connection)
                 continue
             if self._now < self._crowd.until:
-                connection.closing = True
+                connection.sender.closing = True
+            stream = connection.stream
+            if stream is None:
+                stream = connection.stream = self._backend.make_stream(connection)
             connection.state = APP
-            return connection
+            return stream
         return None
 
-    def give_away(self, connection: Connection) -> None:
+    def give_away(self, stream: RunnersSide) -> None:
         """See :class:`zibai.engine.backends.Turns`."""
-        self._table.watch(connection, 0)
+        self._table.watch(stream.connection, 0)
         self._running += 1
 
-    def suspend(self, connection: Connection) -> None:
-        """A connection that was taken belongs to a task from now on, which waits; the loop reads on for it."""
-        connection.state = TASK
+    def suspend(self, stream: RunnersSide) -> None:
+        """See :class:`zibai.engine.backends.Turns`."""
+        stream.connection.state = TASK
         self._running += 1
-        self._table.settle(connection, self._now)
+        self._table.settle(stream.connection, self._now)
 
-    def resume(self, connection: Connection) -> None:
-        """The response of a connection that was suspended is complete."""
+    def conclude(self, stream: RunnersSide) -> None:
+        """See :class:`zibai.engine.backends.Turns`."""
         self._running -= 1
         if self.finished:
-            connection.close()  # the table has let go of it
+            stream.connection.close()  # the table has let go of it
             return
-        connection.pause = 0
         self._now = time.monotonic()
-        self.finish(connection)
+        stream.connection.pause = 0
+        self.finish(stream)
 
-    def resume_reading(self, connection: Connection) -> None:
-        """A task has used what had come."""
-        if connection.pause is HELD and connection.task is not None and not connection.task.ended:
-            connection.pause = 0
+    def read_on(self, connection: Connection) -> None:
+        """See :class:`zibai.engine.backends.Turns`."""
+        if connection.pause is HELD and connection.state is TASK:
+            connection.pause = LATER  # TLS may have bytes that no poller knows of
             self._table.settle(connection, self._now)
+            self._backend.wake()
 
     def expect(self, connection: Connection, deadline: float) -> None:
-        """A task waits for something that has to come in time."""
+        """See :class:`zibai.engine.backends.Turns`."""
         connection.deadline = deadline
         if connection.state is TASK:
             self._table.settle(connection, self._now)
+            self._backend.wake()
 
-    def finish(self, connection: Connection) -> None:
+    def finish(self, stream: RunnersSide) -> None:
         """See :class:`zibai.engine.backends.Turns`."""
-        service, table = self.service, self._table
-        service.answered[connection.status // 100] += 1
-        service.sent += connection.sent
-        if connection.interims:
-            service.answered[1] += connection.interims
-            connection.interims = 0
-        if self._requests_left > 0:
+        service, table, connection = self.service, self._table, stream.connection
+        service.answered[stream.status // 100] += 1
+        service.sent += stream.sent
+        if stream.interims:
+            service.answered[1] += stream.interims
+            stream.interims = 0
+        if self._requests_left:
             self._requests_left -= 1
             if not self._requests_left and self._on_max_requests is not None:
                 self._on_max_requests()
         # Short cut: what the last line comes to where nothing is left to be sent, read or watched. Most exchanges end
         # so, and its calls cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
-        if (
-            connection.alone
-            and connection.watched == READ
-            and not (connection.closing or connection.broken or connection.out or table.draining)
-        ):
-            if connection.body_held:
+        sender = connection.sender
+        if connection.alone and connection.watched == READ and not (sender.closing or sender.out or table.draining):
+            if connection.held:
                 connection.give_back()
             connection.request = None
             connection.state = HEAD
-            connection.deadline = deadline = self._now + service.keep_alive_timeout
+            connection.deadline = deadline = self._now + service.limits.keep_alive_timeout
             if deadline < table.next_sweep:  # noqa: PLR1730 -- a call of min() takes three times as long
                 table.next_sweep = deadline
             return
@@ -315,9 +315,9 @@ class Loop:
             connection, done = self._handed.popleft()
             if done:
                 self._running -= 1
-                self.finish(connection)
+                self.finish(connection.stream)
             elif connection.state is APP or connection.state is TASK:
-                self._table.settle(connection, now)
+                self._table.settle_lent(connection, now)
 
     # New connections.
 
@@ -356,12 +356,12 @@ class Loop:
     def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
         self.open(self._first(sock, peer, endpoint, now), now)
 
-    def open(self, connection: Connection | Stage, now: float) -> None:
+    def open(self, connection: Waiter, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
         if now - self._full_at < BACKLOG and self._table.has_given_up(connection):
             connection.close()
-            return
-        self._table.add(connection, now)
+        else:
+            self._table.add(connection, now)
 
     def _adopt(self, sock: Socket, note: bytes) -> None:
         """Take over a connection of another worker."""
@@ -371,12 +371,14 @@ class Loop:
         except OSError:
             sock.close()  # its client has left on the way
             return
-        if self.service.proxy_protocol and not note:
+        if self.service.limits.proxy_protocol and not note:
             self._opened(sock, peer, endpoint, now)  # it has not said a word
             return
         if note:
             peer, endpoint = read_note(note, endpoint)
-        self._table.adopt(self._connect(sock, peer, endpoint, now), now)
+        connection = self._connect(sock, peer, endpoint, now)
+        connection.stream = self._backend.make_stream(connection)  # it has had responses, though not from here
+        self._table.adopt(connection, now)
 
     # The end.
 

@@ -14,6 +14,7 @@ from math import inf
 from typing import Final
 
 from ..net.listener import Socket
+from ..protocol.http1 import Request
 
 WAIT: Final = 2.0
 """Seconds that a socket waits here, or less if more than ``MOST`` wait."""
@@ -25,6 +26,11 @@ SMALL: Final = 16 * 1024
 """Bytes of a body that are on their way at once, with the head: what TCP sends before it waits for the client."""
 
 RESOLUTION: Final = 0.1
+
+
+def may_part(request: Request | None, sent: int) -> bool:
+    """Whether this is how the connection of a request may end that has got a response of ``sent`` bytes."""
+    return request is not None and not request.keep_alive and sent <= SMALL
 
 
 class Parting:

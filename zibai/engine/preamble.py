@@ -14,11 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from ..config.addresses import plain_host
 from ..net.listener import Endpoint, Socket
 from ..protocol.proxy_header import SIGNATURE, Malformed, parse
 from .context import Service
 from .states import CLOSED, PASSED, PROXY
+from .waiting import Waiter, name_of, tidy
 
 PEEK: Final = 4096
 """Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""
@@ -29,91 +29,35 @@ Next = Callable[[Socket, object, Endpoint, float], Any]
 
 def begin(service: Service, then: Next) -> Next:
     """What the clients of a listener begin with: a PROXY header where the service wants one, else ``then``."""
-    return partial(ProxyHeader, service, then) if service.proxy_protocol else then
+    return partial(ProxyHeader, service, then) if service.limits.proxy_protocol else then
 
 
-class Stage:
+class Stage(Waiter):
     """A client before its first request. ``then`` makes what follows; see :meth:`done`."""
 
-    __slots__ = (
-        "deadline", "endpoint", "facts", "fd", "follower", "out", "pause", "peer", "service", "sock", "state", "then",
-        "watched",
-    )  # fmt: skip
+    __slots__ = ("follower", "out", "then")
 
-    # What else is asked of a connection, and is always the same of a client that has sent no request.
-    request: ClassVar[None] = None
-    status: ClassVar[int] = 0
-    started: ClassVar[float] = 0.0
-    alone: ClassVar[bool] = False
-    note: ClassVar[bytes] = b""
+    request: ClassVar[None] = None  # none has come
+
+    out: bytearray
 
     def __init__(
         self, service: Service, then: Next, state: str, sock: Socket, peer: object, endpoint: Endpoint, now: float
     ) -> None:
-        self.service = service
+        super().__init__(sock, peer, endpoint, service, state, now)
         self.then = then
-        self.sock, self.fd = sock, sock.fileno()
-        self.peer, self.endpoint = tidy(peer), endpoint
-        self.state = state
-        self.deadline = now + service.header_timeout
-        self.pause = 0
-        self.watched = 0  # what the poller watches; the table's
         self.out = bytearray()  # what waits to be sent
-        self.facts: dict[str, str] = {}  # the gateway's
         self.follower: Any = None
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self.peer}: {self.state}>"
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is lost when it is closed for another client."""
         return True
-
-    def secured(self) -> dict[str, str]:
-        """What TLS adds to the environ of a request."""
-        return {}
-
-    def begin(self, now: float) -> None:
-        """It has just taken its place in the table."""
-
-    def readable(self, now: float) -> None:
-        """The socket has bytes, its end or an error."""
-        raise NotImplementedError
-
-    def writable(self, now: float) -> None:
-        """The socket takes bytes."""
-
-    def resume(self, now: float) -> None:
-        """A pause is over."""
-        self.pause = 0
 
     def done(self, now: float) -> Any:
         """Make what follows, which the table puts in the place of this stage."""
         self.follower = follower = self.then(self.sock, self.peer, self.endpoint, now)
         self.state = PASSED
         return follower
-
-    def expire(self, now: float) -> None:
-        """The deadline has passed."""
-        self.state = CLOSED
-
-    def receive_raw(self, size: int, flags: int = 0) -> bytes:
-        """What the kernel has, below TLS."""
-        return self.sock.recv(size, flags)
-
-    def close(self) -> None:
-        """End it, also for a child process that has a copy of the socket."""
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the client was faster
-        self.release()
-
-    def release(self) -> None:
-        """Leave the client to another process, which has the socket, too."""
-        self.state = CLOSED
-        self.sock.close()
 
 
 class ProxyHeader(Stage):
@@ -185,11 +129,6 @@ def read_note(note: bytes, endpoint: Endpoint) -> tuple[object, Endpoint]:
     return tidy(tuple(peer) if isinstance(peer, list) else peer), endpoint._replace(host=host, port=port)
 
 
-def name_of(peer: object) -> str:
-    """A peer in a log line: without its port, which is another one each time."""
-    return peer[0] if isinstance(peer, tuple) else "a unix socket"
-
-
 def hint_at_proxy_header(service: Service, peer: object, data: bytes) -> None:
     """A client began with ``data``, and was refused."""
     if data.startswith((b"PROXY ", SIGNATURE)):
@@ -197,11 +136,3 @@ def hint_at_proxy_header(service: Service, peer: object, data: bytes) -> None:
             "a connection of %s began with a PROXY header and was refused; if that is your proxy: --proxy-protocol on",
             name_of(peer),
         )
-
-
-def tidy(peer: object) -> object:
-    """A peer as the rest of the server has it: the address of a TCP client in one form, the name of a unix socket fit
-    for a log. It may have been bound to any name, and one that ends a line would forge the next."""
-    if isinstance(peer, tuple):
-        return (plain_host(peer[0]), *peer[1:]) if ":" in peer[0] else peer
-    return ascii(peer) if isinstance(peer, bytes) or (isinstance(peer, str) and not peer.isprintable()) else peer

@@ -29,8 +29,8 @@ class Queue:
 
     def __init__(self, service: Service) -> None:
         self.ready: deque[tuple[Connection, float]] = deque()
-        self.patience = min(BUSY_WARNING, service.queue_timeout)
-        self._timeout = service.queue_timeout
+        self.patience = min(BUSY_WARNING, service.limits.queue_timeout)
+        self._timeout = service.limits.queue_timeout
         self._report = service.report
         self._warned = -inf
 

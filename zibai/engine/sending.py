@@ -1,12 +1,9 @@
-"""The sending side of a connection: what the runner and the loop share.
+"""The bytes on their way out to one client, and their lock: all that the two sides of a connection share.
 
 What a client does not take at once is lent to the loop. The loop sends it while the application goes on, and after the
-application is done: PEP 3333 wants no block delayed, and a slow client must not hold a thread for it. From then on
-``out`` is touched under ``lock``, by the runner or the loop, as either finds the socket writable. The bytes stay in one
-queue, so their order cannot change. A runner that has lent nothing takes no lock.
-
-A client has to take something within ``socket_timeout``, and ``min_send_rate`` on average. The kernel takes bytes in
-lumps, up to some MiB at a time, so at the deadline it is asked what the client has really taken meanwhile.
+application is done: PEP 3333 wants no block delayed, and a slow client must not hold a thread for it. From then on the
+loop and the runner both send, as either finds the socket writable. The bytes stay in one queue, so their order cannot
+change. A runner that has lent nothing takes no lock.
 """
 
 import socket
@@ -14,75 +11,141 @@ import struct
 import sys
 import time
 from _thread import allocate_lock
-from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from ..net.kernel import unsent
+from ..errors import Gone
+from ..logger import error_logger
 from ..net.listener import Socket
+from ..protocol.http1 import Request
 from .context import Service
-from .outgoing import FileFault
-from .states import APP, FLUSH, HEAD, TASK
+from .outgoing import SMALL, STEP, File, FileFault, Outgoing
+from .pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SENDING: Final = frozenset({FLUSH, APP, TASK})
-
 TAIL: Final = 1024 * 1024
 """Bytes of a response that may wait here while its application makes more."""
 
-RATE_AFTER: Final = 10.0
-"""Seconds that a client may take for a part of a response at any rate; from then on the minimum rate counts."""
-
-LOOK: Final = 1.0
-"""Seconds between two looks at something that no event reports."""
-
 
 class Sender:
-    """The state, the socket and the bytes that wait for the client. Whatever changes ``out`` holds the ``lock``, except
-    the loop when no runner has the connection.
+    """What waits for one client, as the loop and a runner see it.
+
+    While a runner has the connection, ``lock`` guards ``out``, ``lent``, ``pace``, ``lost``, ``fault`` and what is
+    counted of them; neither side waits with the lock held. Only the runner adds to ``out``. So it may see without the
+    lock that ``out`` is empty, and send by itself. While no runner has the connection, all is the loop's, without a
+    lock. ``closing`` and ``broken`` only become true, and either side may set them at any time.
+
+    A side that fails leaves nothing behind: the lock is released with the block that has taken it, and bytes that a
+    runner has lent stay with the loop, which closes the connection at their deadline if the runner is lost.
     """
 
     __slots__ = (
-        "_backlog", "_files", "_given", "_held", "_seen", "_since", "broken", "closing", "deadline", "fault", "fd",
-        "lent", "lock", "lost", "on_sent", "out", "service", "sock", "state",
+        "_files", "_held", "broken", "closing", "fault", "lent", "lock", "lost", "on_sent", "out", "pace", "service",
+        "sock",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, service: Service) -> None:
-        self.sock, self.fd = sock, sock.fileno()
-        self.service = service
-        self.state: str = HEAD
-        self.deadline = inf
-        self.closing = False  # no further request after this response
-        self.broken = False  # nothing can be sent any more
+        self.sock, self.service = sock, service
         self.out: Any = bytearray()  # what waits to be sent; an Outgoing when that is large
         self.lock = allocate_lock()
-        self.lent = False
+        self.closing = False  # no further request after this response
+        self.broken = False  # nothing can be sent any more; then it is closing, too
+        self.lent = False  # whether the loop knows that something waits
         self.lost = 0  # bytes of a response that could not be sent
-        self.fault: FileFault | None = None  # why the rest of it could not be read
-        self.on_sent: Callable[[Any], object] | None = None  # called by the loop when the response is out, or lost
+        self.pace: Pace | None = None  # how long the client may take, while something waits
+        self.fault: FileFault | None = None  # why the rest of a response could not be read
+        self.on_sent: Callable[[], object] | None = None  # called by the loop when the response is out, or lost
         self._held = self._files = 0  # bytes of memory, and open files, that the budget of the service knows of
-        # Since when something waits; the bytes that the kernel was given since then, and those that it had before; and
-        # how many of both the client had taken at the last look.
-        self._since = 0.0
-        self._given = self._backlog = self._seen = 0
+
+    def __repr__(self) -> str:
+        end = ", broken" if self.broken else ", then the end" if self.closing else ""
+        return f"<Sender: {len(self.out)} bytes wait{end}>"
+
+    # For a runner.
+
+    def lend(self, data: bytes | memoryview) -> bool:
+        """Put ``data`` behind what waits; return whether the loop has to be told. Raises :class:`Gone`."""
+        with self.lock:
+            if self.broken:
+                self.lost += len(data)
+                raise Gone("the client has left")
+            if type(self.out) is bytearray and len(data) >= SMALL:
+                self.out = Outgoing(self.out)
+            self.out += data
+            return self._note_lent()
+
+    def lend_file(self, file: File) -> bool:
+        """The same with a file, of which the kernel is given at once what it takes; the file is ours from now on."""
+        with self.lock:
+            if self.broken:
+                self.lost += file.left
+                file.close()
+                raise Gone("the client has left")
+            if type(self.out) is bytearray:
+                self.out = Outgoing(self.out)
+            self.out.add_file(file)
+            now = time.monotonic()
+            if not self.lent:
+                self.start_clock(now)
+            # As much as the kernel is likely to take goes at once; a client as fast as the file must not hold us.
+            for _ in range(TAIL // STEP):
+                if not (self.out and self.push(now)):
+                    break
+            return bool(self.out) and self._note_lent()
 
     def _note_lent(self) -> bool:
-        """Something waits, under the lock; return whether the loop does not know yet."""
         new, self.lent = not self.lent, True
         if new:
             self.start_clock(time.monotonic())
         self._account()
         return new
 
-    def receive_raw(self, size: int, flags: int = 0) -> bytes:
-        """What the kernel has, below TLS."""
-        return self.sock.recv(size, flags)
+    def push_now(self) -> None:
+        """Send what the kernel takes now."""
+        with self.lock:
+            self.push(time.monotonic())
+
+    def give_up_if_slow(self) -> bool:
+        """Whether the client has taken too little; then nothing can be sent to it any more."""
+        with self.lock:
+            slow = self.is_too_slow(time.monotonic())
+            if slow:
+                self.closing = self.broken = True
+            return slow
+
+    @property
+    def holds_much(self) -> bool:
+        """Whether this response and all others together hold more memory than they may."""
+        return self.service.unsent.exceeded and self._held > TAIL
+
+    # For both.
+
+    def is_expired(self, now: float) -> bool:
+        """The loop's deadline is over: whether the client has taken too little of what waits."""
+        with self.lock:
+            return self.is_too_slow(now)
 
     def cut(self) -> None:
         """End the exchange so that the client sees that its response is not whole."""
         with self.lock:
             self._cut()
+
+    def abort(self, *, orderly: bool) -> None:
+        """Nothing is sent any more, and what waits is lost; to close the socket resets the connection unless that is to
+        be ``orderly``. A runner that waits for a body is woken.
+        """
+        with self.lock:
+            self.closing = self.broken = True
+            self.forget()
+            if not orderly:
+                self._cut()
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR if orderly else socket.SHUT_RD)
+        except OSError:
+            pass  # the client was faster
+
+    # What follows is for the holder of the lock, or for the loop when there is no runner.
 
     def _cut(self) -> None:
         self.closing = self.broken = True
@@ -92,8 +155,6 @@ class Sender:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
             pass  # there is no connection left to reset
-
-    # What follows is for the holder of the lock, or for the loop when there is no runner.
 
     def forget(self) -> None:
         """Nothing of what waits can be sent any more."""
@@ -108,7 +169,7 @@ class Sender:
             self.service.unsent.change(held - self._held, files - self._files)
             self._held, self._files = held, files
 
-    def _push(self, now: float) -> int:
+    def push(self, now: float) -> int:
         """Send from the front of ``out``; return how much. When it is empty nothing is lent any more."""
         out = self.out
         sent = 0
@@ -124,55 +185,45 @@ class Sender:
             self.fault = fault
             self._cut()
         except OSError:
-            self.broken = True
+            self.closing = self.broken = True
             self.forget()
-        if sent and self.state in SENDING:
-            self._given += sent
-            self._seen = self._taken()
-            self.deadline = now + self._send_patience(now, self._given)
         if not out:
             if type(out) is not bytearray:
                 self.out = bytearray()
             self.lent = False
-            if self.state is APP or self.state is TASK:
-                self.deadline = inf
+            self.pace = None
+        elif sent and self.pace is not None:
+            self.pace.gave(sent, now)
         self._account()
         return sent
 
-    # How long a client may take.
-
-    def start_clock(self, now: float) -> None:
-        """Something waits for the client from now on."""
-        self._since = now
-        self._given = self._seen = 0
-        self._backlog = unsent(self.sock)
-        self.deadline = now + self._send_patience(now, 0)
-
-    def _taken(self) -> int:
-        """Bytes that the client has taken since something waits."""
-        return self._backlog + self._given - unsent(self.sock)
-
-    def _send_patience(self, now: float, taken: int) -> float:
-        """Seconds that the next byte may take: until the average would fall below the minimum, if no more was taken.
-
-        A client that has taken nothing yet has paused, which is no rate; it has the whole ``socket_timeout``.
-        """
-        service = self.service
-        if not service.min_send_rate or taken <= 0:
-            return service.socket_timeout
-        return min(service.socket_timeout, self._since + max(RATE_AFTER, taken / service.min_send_rate) - now)
+    def start_clock(self, now: float) -> float:
+        """Something waits for the client from now on; return by when it has to take some of it."""
+        limits = self.service.limits
+        self.pace = Pace(self.sock, limits.socket_timeout, limits.min_send_rate, now)
+        return self.pace.deadline
 
     def is_too_slow(self, now: float) -> bool:
-        """The deadline is over: whether the client has taken nothing, or too little. If not, there is a new one."""
-        if now < self.deadline:
-            return False  # it has moved while its holder waited for the lock
-        taken = self._taken()
-        patience = self._send_patience(now, taken)
-        if taken <= self._seen or patience <= 0:
-            return True
-        self._seen = taken
-        self.deadline = now + patience
-        return False
+        """Whether something waits, and the client has not taken enough of it in time."""
+        return bool(self.out) and self.pace is not None and self.pace.is_too_slow(now)
+
+    def tell_sent(self, request: Request | None) -> None:
+        """The response to ``request`` is out, or what is left of it is lost: log what is to be logged of that. Never
+        raises: a log that cannot be written must not end the loop.
+        """
+        fault, on_sent = self.fault, self.on_sent
+        self.fault = self.on_sent = None
+        try:
+            if fault is not None:
+                path = ascii("" if request is None else request.path)
+                self.service.report(error_logger.error, "the response to %s is cut: %s", path, fault)
+            if on_sent is not None:
+                on_sent()
+        except Exception:
+            try:
+                error_logger.exception("an exchange cannot be logged")
+            except Exception:  # noqa: S110
+                pass
 
 
 _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)

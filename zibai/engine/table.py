@@ -13,7 +13,6 @@ Everything here is the loop owner's.
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
 from math import inf
 from typing import Any, Final
 
@@ -26,8 +25,8 @@ from .connection import Connection
 from .deferred import Deferred
 from .load import Load
 from .parting import Parting
-from .preamble import Stage
 from .states import APP, BODY, CLOSED, DISCARD, HELD, LATER, PARTED, PASSED, READY, TASK, WATCH
+from .waiting import Waiter
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -61,26 +60,25 @@ class Table:
     def __repr__(self) -> str:
         return f"<{len(self.connections)} connections, {len(self._ready)} of them ready>"
 
-    def add(self, connection: Connection | Stage, now: float) -> None:
+    def add(self, connection: Waiter, now: float) -> None:
         """Take a new connection."""
         self.connections[connection.fd] = connection
         self._load.connections += 1
         self.step(connection, connection.begin, now)
 
     def adopt(self, connection: Connection, now: float) -> None:
-        """Take a connection of another worker. It has had responses, though not from here."""
-        connection.deadline = now + connection.service.keep_alive_timeout
-        connection.status = HTTPStatus.OK
+        """Take a connection of another worker, which is idle."""
+        connection.deadline = now + connection.service.limits.keep_alive_timeout
         self.add(connection, now)
 
-    def has_given_up(self, connection: Connection | Stage) -> bool:
+    def has_given_up(self, connection: Waiter) -> bool:
         """Whether the client has left while its request waited, here or in the backlog."""
-        left = has_given_up(connection.sock, silent=connection.alone or not connection.started)
+        left = has_given_up(connection.sock, silent=connection.silent)
         if left:
             self._report(debug_logger.debug, "%s has left while its request waited", connection.peer)
         return left
 
-    def react(self, connection: Connection | Stage, events: int, now: float) -> None:
+    def react(self, connection: Waiter, events: int, now: float) -> None:
         """The socket of a connection did something. Events beside READ and WRITE are errors, which both find."""
         if connection.state is READY:
             # More than its request has come, or its end, or the client takes the rest of a 100 Continue, which
@@ -99,7 +97,7 @@ class Table:
         except Exception as error:
             self.fault(connection, error)
 
-    def step(self, connection: Connection | Stage, step: Callable[[float], None], now: float) -> None:
+    def step(self, connection: Waiter, step: Callable[[float], None], now: float) -> None:
         """Let a connection take a step, and settle it."""
         try:
             step(now)
@@ -113,21 +111,17 @@ class Table:
             if WATCH[each.state]:  # else its deadline has been faster
                 self.step(each, each.resume, now)
 
-    def fault(self, connection: Connection | Stage, error: Exception) -> None:
+    def fault(self, connection: Waiter, error: Exception) -> None:
         """A bug of ours, or the poller is out of memory. It costs this connection, and not the server."""
         self._report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
-        if connection.state is APP:
+        if connection.state is APP or connection.state is TASK:
             self.watch(connection, 0)
-            connection.abort()  # type: ignore[union-attr]  # its runner gives it back
-        elif connection.state is TASK:
-            self.watch(connection, 0)
-            connection.pause = HELD
-            connection.abort()  # type: ignore[union-attr]
-            connection.task.has_ended()  # type: ignore[union-attr]  # it gives it back
+            connection.pause = HELD  # a task's connection is not settled again
+            connection.abort()  # type: ignore[attr-defined]  # its runner gives it back
         else:
             self.drop(connection)
 
-    def settle(self, connection: Connection | Stage, now: float) -> None:
+    def settle(self, connection: Waiter, now: float) -> None:
         """Watch a connection for what its state waits for; queue it, or close it."""
         state = connection.state
         if state is READY:
@@ -156,6 +150,11 @@ class Table:
             self.watch(connection, wanted)
         self.next_sweep = min(self.next_sweep, connection.deadline)
 
+    def settle_lent(self, connection: Connection, now: float) -> None:
+        """The runner of a connection has lent something: from now on its client has a deadline for it."""
+        connection.await_client()
+        self.settle(connection, now)
+
     def _pass_on(self, stage: Any, now: float) -> None:
         """A stage before a connection is done: what follows takes its place."""
         self.deferred.forget(stage)
@@ -164,7 +163,7 @@ class Table:
         self.connections[stage.fd] = follower
         self.step(follower, follower.begin, now)
 
-    def drop(self, connection: Connection | Stage) -> None:
+    def drop(self, connection: Waiter) -> None:
         """Close a connection."""
         self.watch(connection, 0)
         self.deferred.forget(connection)
@@ -173,7 +172,7 @@ class Table:
         self._load.connections -= 1
         self._load.freed = True
 
-    def watch(self, connection: Connection | Stage, events: int) -> None:
+    def watch(self, connection: Waiter, events: int) -> None:
         """Ask the poller for ``events`` of a connection, and for nothing else."""
         watched = connection.watched
         if events == watched:
@@ -218,11 +217,8 @@ class Table:
         for connection in self.connections.values():
             self.watch(connection, 0)
             self.deferred.forget(connection)
-            if connection.state is APP:
+            if connection.state is APP or connection.state is TASK:
                 connection.abort()
-            elif connection.state is TASK:
-                connection.abort()
-                connection.task.has_ended()
             else:
                 connection.close()
         self.connections.clear()

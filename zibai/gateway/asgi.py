@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..clock import clock
+from ..engine.async_stream import TaskStream
 from ..engine.connection import Connection
-from ..errors import Refused
 from ..logger import access_logger, error_logger
 from ..protocol.http1.request import Request, learn_name, names
 from ..telemetry.records import log_exchange
@@ -40,22 +40,24 @@ class Gateway(wsgi.Gateway):
         self._lines: dict[bytes, tuple[bytes, bytes] | None] = {}
         self.base = {}
 
-    def make(self, connection: Connection, tasks: Any) -> HttpExchange:
+    def make(self, stream: TaskStream, tasks: Any) -> HttpExchange:
         """The exchange of a request."""
-        return HttpExchange(connection, tasks, self)
+        return HttpExchange(stream, tasks, self)
 
-    def scope(self, stream: HttpExchange) -> dict[str, Any]:
+    def scope(self, exchange: HttpExchange) -> dict[str, Any]:
         """The scope of a request. Each part that can be changed is its own. Raises :class:`Refused`."""
-        connection, request = stream.connection, stream.request
-        facts = connection.facts or self._learn_facts(connection)
+        stream, connection, request = exchange.stream, exchange.connection, exchange.request
+        facts = stream.facts
+        if not facts:
+            facts = stream.facts = self._learn_facts(connection)
         headers = self._headers(request)
         prefix = self.script_name
         scheme = facts.get("wsgi.url_scheme", self._scheme)
         if request.forwards:
             told: dict[str, Any] = {**facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
             host = told["HTTP_HOST"] = request.environ.get("HTTP_HOST", "")
-            self._use_forwarded(connection, request, told)
-            stream.facts = facts = told
+            self._use_forwarded(connection, self._is_trusted(stream), request, told)
+            exchange.facts = facts = told
             scheme, prefix = told["wsgi.url_scheme"], told["SCRIPT_NAME"]
             if told["HTTP_HOST"] != host:
                 other = told["HTTP_HOST"].encode("latin-1")
@@ -115,41 +117,37 @@ class Gateway(wsgi.Gateway):
 
     def log(self, exchange: HttpExchange) -> None:
         """Log a request whose response is over."""
-        connection, head, reply, error = exchange.connection, exchange.head, exchange.reply, exchange.error
-        connection.status = 499 if head is None or not exchange.on_wire else head.code
-        failed = error is not None or connection.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        stream, head, reply, error = exchange.stream, exchange.head, exchange.reply, exchange.error
+        stream.status = 499 if head is None or not exchange.on_wire else head.code
+        failed = error is not None or stream.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
-        connection.sent = exchange.size if reply is SENT else 0 if reply is None else reply.given
+        stream.sent = exchange.size if reply is SENT else 0 if reply is None else reply.given
         if not logger.isEnabledFor(level):
             return
-        log = partial(self._log, exchange.request, exchange.facts, logger, level, error)
+        log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error)
         exchange.error = None
-        if connection.out and error is None:
+        if stream.out and error is None:
             # The loop sends the rest. Only then it is known how much of it went, and when.
-            connection.alone = False  # so that the loop looks at what is left to be done
-            connection.on_sent = log
+            stream.when_sent(log)
         else:
-            log(connection)
+            log()
 
     def _log(
         self,
+        stream: TaskStream,
         request: Request,
         facts: dict[str, str] | None,
         logger: logging.Logger,
         level: int,
         error: BaseException | None,
-        connection: Connection,
     ) -> None:
         environ = request.environ.copy() if request.remembered else request.environ
-        environ.update(facts or connection.facts)
+        environ.update(facts or stream.facts)
         environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = request.method, request.version
         environ["REQUEST_URI"], environ["QUERY_STRING"] = request.target, request.query
         environ["PATH_INFO"] = request.path
-        duration, sent = clock() - connection.started, max(0, connection.sent - connection.lost)
-        log_exchange(logger, level, environ, connection.status, duration, sent, error)
-
-    def log_refusal(self, connection: Connection, refusal: Refused, data: bytes) -> None:
-        super().log_refusal(connection, refusal, data)
+        duration, sent = clock() - stream.started, max(0, stream.sent - stream.sender.lost)
+        log_exchange(logger, level, environ, stream.status, duration, sent, error)
 
 
 def _path_of(connection: Connection) -> str:

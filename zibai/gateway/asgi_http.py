@@ -22,8 +22,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from ..clock import head_end
-from ..engine.async_stream import HIGH, AsyncStream
-from ..engine.connection import Connection
+from ..engine.async_stream import HIGH, AsyncStream, TaskStream
 from ..engine.outgoing import File
 from ..errors import Gone, Refused
 from ..logger import debug_logger, error_logger, safely
@@ -62,17 +61,17 @@ class HttpExchange(AsyncStream):
     _trailers: list[bytes] | None = None  # where the application has promised some
     facts: dict[str, str] | None = None  # of the client, where its proxy tells more than its connection
 
-    def __init__(self, connection: Connection, tasks: "Tasks", gateway: "Gateway") -> None:
-        self.connection = connection
+    def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
+        self.stream = stream
+        self.connection = connection = stream.connection
+        self.sender = stream.sender
         self.request = request = connection.request  # type: ignore[assignment]
         self._tasks = tasks
         self._gateway = gateway
         self._body_over = False  # whether the application has had all of it
-        # A body that came with its head, or an empty one, until the application has it.
-        self._whole = None if request.has_body else b""  # type: ignore[union-attr]
-        if connection.body is not None:
-            self._whole = connection.body.getvalue()
-            connection.body = None
+        self._bodyless = not request.has_body  # type: ignore[union-attr]
+        if request.expects_continue and not self._bodyless:  # type: ignore[union-attr]
+            self.continued = False
 
     def __repr__(self) -> str:
         return f"<HttpExchange: {self.request.method} {self.request.path}, {self.reply or 'not begun'}>"
@@ -85,9 +84,9 @@ class HttpExchange(AsyncStream):
             if self._body_over:
                 await self.gone()
                 break
-            if self._whole is not None:
-                whole, self._whole, self._body_over = self._whole, None, True
-                return {"type": "http.request", "body": whole, "more_body": False}
+            if self._bodyless:
+                self._body_over = True
+                return {"type": "http.request", "body": b"", "more_body": False}
             try:
                 piece = await self.read(_JOIN)
             except Gone:
@@ -103,7 +102,7 @@ class HttpExchange(AsyncStream):
         """Take a message of the response. Raises :class:`~zibai.errors.Gone`, an ``OSError``, without a client."""
         kind = message["type"]
         if self.complete:
-            self._gateway.complaints.late(kind, self.connection)
+            self._gateway.complaints.late(kind, self.stream)
             return
         if self._heard or self.ending or self.broken:
             raise Gone("the server ends" if self.ending else "the client has left")
@@ -138,7 +137,7 @@ class HttpExchange(AsyncStream):
         for part in reply.give(data):
             self._hold(part)
         if reply.surplus:
-            self._gateway.complaints.surplus(self.connection)
+            self._gateway.complaints.surplus(self.stream)
         if not more:
             self._end_body()
 
@@ -147,7 +146,7 @@ class HttpExchange(AsyncStream):
 
         It does what the rest of :meth:`_send_body` does with such a response, in a third of the time.
         """
-        head, connection, size = self.head, self.connection, len(data)
+        head, sender, size = self.head, self.sender, len(data)
         if (
             head is None
             or not head.plain
@@ -155,8 +154,8 @@ class HttpExchange(AsyncStream):
             or self._trailers is not None
             or size >= _JOIN
             or not self.request.plain
-            or connection.closing
-            or connection.service.draining
+            or sender.closing
+            or self.stream.service.draining
         ):
             return False
         if head.length == size:
@@ -169,7 +168,7 @@ class HttpExchange(AsyncStream):
         self.complete = self.on_wire = True
         self.size = size
         try:
-            connection.send(start + head_end() + data)
+            self.stream.send(start + head_end() + data)
         except Gone:
             pass
         self._over()
@@ -188,7 +187,7 @@ class HttpExchange(AsyncStream):
         keep_alive = self.request.keep_alive and not self.closing
         self.reply = reply = Reply(self.head, self.request, size, keep_alive, head_end())
         for name in self.head.removed:
-            self._gateway.complaints.removed(name, self.connection)
+            self._gateway.complaints.removed(name, self.stream)
         if not reply.keep_alive:
             self.end_after_this()
         return reply
@@ -265,7 +264,7 @@ class HttpExchange(AsyncStream):
         data, _ = interim("103 Early Hints", links)
         if self.reply is not None or not self.request.is_http11:
             return
-        self.connection.interims += 1
+        self.stream.interims += 1
         try:
             self.push(data)
         except Gone:
@@ -278,7 +277,7 @@ class HttpExchange(AsyncStream):
             reply = self.reply or self._begin(None if more else file.left)
             count = file.left if reply.left is None else min(file.left, reply.left)
             if reply.left is not None and promised is not None and file.left > count:
-                self._gateway.complaints.surplus(self.connection)
+                self._gateway.complaints.surplus(self.stream)
             before, behind = reply.around(count) if count else (b"", b"")
         except BaseException:
             file.close()

@@ -4,7 +4,7 @@ from typing import Final
 
 from .. import clock as clocks
 from ..clock import clock, head_end
-from ..engine.connection import Connection
+from ..engine.stream import Stream
 from ..protocol.http1.request import Request
 from ..protocol.http1.response import ResponseHead
 from .exchange import Exchange
@@ -23,7 +23,7 @@ _SENDING: Final = _make_reply(complete=False)
 _SENT: Final = _make_reply(complete=True)
 
 
-def send_at_once(exchange: Exchange, connection: Connection, pieces: list[bytes]) -> bool:
+def send_at_once(exchange: Exchange, stream: Stream, request: Request, pieces: list[bytes]) -> bool:
     """Send a response of one piece by one send if nothing about it is special; return whether it was sent.
 
     It does what :meth:`Exchange.send_all` does with such a response, in a third of the time.
@@ -31,13 +31,13 @@ def send_at_once(exchange: Exchange, connection: Connection, pieces: list[bytes]
     head = exchange.head
     if head is None or not head.plain or len(pieces) != 1 or exchange.reply is not None:
         return False
-    data = pieces[0]
+    data, sender = pieces[0], stream.sender
     if (
         type(data) is not bytes
         or (size := len(data)) >= JOIN
-        or not connection.request.plain  # type: ignore[union-attr]
-        or connection.closing
-        or connection.service.draining
+        or not request.plain
+        or sender.closing
+        or stream.service.draining
     ):
         return False
     if head.length == size:
@@ -52,12 +52,12 @@ def send_at_once(exchange: Exchange, connection: Connection, pieces: list[bytes]
     data = start + end + data
     exchange.sent = size
     exchange.reply = _SENDING
-    # Sender.send would do the same, at the cost of the call; it does the rest, and finds out what is wrong.
+    # Stream.send would do the same, at the cost of the call; it does the rest, and finds out what is wrong.
     try:
-        done = 0 if connection.out else connection.sock.send(data)
+        done = 0 if sender.out else stream.sock.send(data)
     except OSError:
         done = 0
     if done != len(data):
-        connection.send(data[done:])
+        stream.send(data[done:])
     exchange.reply = _SENT
     return True

@@ -17,7 +17,8 @@ from urllib.parse import unquote_to_bytes
 
 from .. import clock as clocks
 from ..config.addresses import Trust
-from ..engine.connection import Connection
+from ..engine.context import Client
+from ..engine.stream import Stream
 from ..errors import Gone, Refused
 from ..logger import access_logger, debug_logger, error_logger
 from ..protocol import forwarded
@@ -26,7 +27,7 @@ from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
 from ..telemetry.records import log_exchange
 from .complaints import Complaints
-from .exchange import Environ, Exchange
+from .exchange import Environ, begin
 from .filewrapper import FileWrapper
 from .shortcut import send_at_once
 
@@ -91,20 +92,20 @@ class Gateway:
             **dict.fromkeys(("wsgi.early_hints", "wsgix.informational", "zibai.client_disconnected")),
         }
 
-    def serve(self, connection: Connection) -> None:
-        """Call the application for the request of a connection, and send its response. A runner calls this."""
-        exchange = Exchange()
-        exchange._complaints, exchange._connection = self._complaints, connection
-        environ = self.environ(connection)
+    def serve(self, stream: Stream) -> None:
+        """Call the application for the request of a stream, and send its response. A runner calls this."""
+        exchange = begin(stream, self._complaints)
+        request: Request = stream.connection.request  # type: ignore[assignment]
+        environ, application = self.environ(stream, request), self.application
         environ["wsgi.early_hints"] = exchange.early_hints
         environ["wsgix.informational"] = exchange.informational
         environ["zibai.client_disconnected"] = exchange.client_disconnected
         try:
-            if connection.request.forwards:  # type: ignore[union-attr]
-                self._use_forwarded(connection, connection.request, environ)  # type: ignore[arg-type]
-            iterable = self.application(environ, exchange.start_response)
+            if request.forwards:
+                self._use_forwarded(stream.connection, self._is_trusted(stream), request, environ)
+            iterable = application(environ, exchange.start_response)
             if type(iterable) is list:  # which has nothing to close
-                if not send_at_once(exchange, connection, iterable):
+                if not send_at_once(exchange, stream, request, iterable):
                     exchange.send_all(iterable)
             else:
                 try:
@@ -118,29 +119,29 @@ class Gateway:
             exchange.refuse(refusal)
         except BaseException as error:  # SystemExit as well: an application does not end a worker
             exchange.fail(error)
-        if connection.out:
-            connection.hold()
-        connection.sent = exchange.sent
+        sender = stream.sender
+        if sender.out:
+            stream.hold()
+        stream.sent = exchange.sent
         head = exchange.head
         if head is not None:
-            connection.status = head.code
+            stream.status = head.code
         if clocks.day is not self._level_read:
             self._read_log_level()
-        if self._logs or connection.status >= 500 or exchange.error is not None:
-            if connection.out and exchange.error is None:
+        if self._logs or stream.status >= 500 or exchange.error is not None:
+            if sender.out and exchange.error is None:
                 # The loop sends the rest without this runner. Only then it is known how much of it went, and when.
-                connection.alone = False  # so that the loop looks at what is left to be done
-                connection.on_sent = partial(exchange.log, environ=environ, by_loop=True)
+                stream.when_sent(partial(exchange.log, stream, environ, by_loop=True))
             else:
-                exchange.log(connection, environ)
+                exchange.log(stream, environ)
         # An application may keep write(), and must not reach into the next exchange of the connection by it.
-        del exchange._connection
+        exchange._stream = None  # type: ignore[assignment]
 
     def _read_log_level(self) -> None:
         """Find out, once a second, whether the access log wants records: for each request it would cost 3 %."""
         self._level_read, self._logs = clocks.day, access_logger.isEnabledFor(logging.INFO)
 
-    def log_refusal(self, connection: Connection, refusal: Refused, data: bytes) -> None:
+    def log_refusal(self, client: Client, refusal: Refused, data: bytes) -> None:
         """Log a request that the application never sees, with what is known of it. The server loop calls this.
 
         ``data`` is the response, with its head.
@@ -152,33 +153,34 @@ class Gateway:
             logger, level = error_logger, logging.ERROR if ours else logging.WARNING
         if not logger.isEnabledFor(level):
             return
-        request, environ = connection.request, {}
+        request, environ = client.request, {}
         if request is not None:
             environ = self._make_environ(request)
-        environ.update(connection.facts or self._learn_facts(connection))
+        environ.update(self._learn_facts(client))
         if request is not None and request.forwards:
             with suppress(Refused):  # it is refused already
-                self._use_forwarded(connection, request, environ)
+                self._use_forwarded(client, client.service.trust.holds(client.peer), request, environ)
         size = len(data.partition(b"\r\n\r\n")[2])
         # The loop must not write a log by itself where that may block.
-        connection.service.report(log_exchange, logger, level, environ, refusal.status, refusal.waited, size)
+        client.service.report(log_exchange, logger, level, environ, refusal.status, refusal.waited, size)
 
-    def environ(self, connection: Connection) -> Environ:
-        """The environ of the request of a connection: native strings of latin-1 (PEP 3333).
+    def environ(self, stream: Stream, request: Request) -> Environ:
+        """The environ of the request of a stream: native strings of latin-1 (PEP 3333).
 
         The forwarding fields are ordinary fields in it; :meth:`_use_forwarded` comes later.
         """
-        request = connection.request
-        assert request is not None
         template = self._templates.get(request)
         environ = self._make_environ(request) if template is None else template.copy()
         # Each request has an input of its own: what an application sets on it is seen by no other request.
-        environ["wsgi.input"] = body = connection.body or io.BytesIO()
-        environ.update(connection.facts or self._learn_facts(connection))
+        environ["wsgi.input"] = body = stream.body or io.BytesIO()
+        facts = stream.facts
+        if not facts:
+            facts = stream.facts = self._learn_facts(stream.connection)
+        environ.update(facts)
         if request.length is None:
             # The server has decoded it, so the field says nothing of what the application reads (PEP 3333).
             environ.pop("HTTP_TRANSFER_ENCODING", None)
-            if not connection.service.stream_body:
+            if not stream.service.limits.stream_body:
                 # The body lies here whole, so its length is a fact that frameworks can use.
                 environ["CONTENT_LENGTH"] = str(body.seek(0, io.SEEK_END))
                 body.seek(0)
@@ -202,28 +204,33 @@ class Gateway:
             self._templates[request] = environ.copy()
         return environ
 
-    def _use_forwarded(self, connection: Connection, request: Request, environ: Environ) -> None:
+    def _is_trusted(self, stream: Stream) -> bool:
+        """Whether the peer of a connection may say who the client is."""
+        trusted = stream.trusted
+        if trusted is None:
+            trusted = stream.trusted = stream.service.trust.holds(stream.connection.peer)
+        return trusted
+
+    def _use_forwarded(self, client: Client, trusted: bool, request: Request, environ: Environ) -> None:
         """Change the environ to what the forwarding fields say of the client, if the peer is trusted.
 
         Raises :class:`Refused` where they contradict each other. Fields that are not believed stay ordinary fields.
         """
-        service = connection.service
-        if connection.trusted is None:
-            connection.trusted = service.trust.holds(connection.peer)
-        if not connection.trusted:
+        service = client.service
+        if not trusted:
             if not request.environ.keys().isdisjoint(service.trust.variables):
                 service.hint(
                     "X-Forwarded-For or a field of its kind came from %s, which is not trusted, and is not believed. "
                     "If it is your proxy: %s",
                     environ["REMOTE_ADDR"] or "a unix socket",
-                    service.trust.flag_with(connection.peer),
+                    service.trust.flag_with(client.peer),
                 )
             return
         told, scheme = self._forwarded_by_request.get(request), environ["wsgi.url_scheme"]
         if told is None or told.scheme != scheme:
             told = self._read_forwarded(request, service.trust, scheme)
         for complaint in told.complaints:
-            debug_logger.debug("from %s: %s", connection.peer, complaint)
+            debug_logger.debug("from %s: %s", client.peer, complaint)
             service.hint(
                 "what a trusted proxy says of its clients cannot all be used (said once; zibai.debug has each): %s",
                 complaint,
@@ -268,9 +275,9 @@ class Gateway:
             self._forwarded_by_request[request] = told
         return told
 
-    def _learn_facts(self, connection: Connection) -> dict[str, str]:
+    def _learn_facts(self, client: Client) -> dict[str, str]:
         """What stays the same for all requests of a connection."""
-        endpoint, peer = connection.endpoint, connection.peer
+        endpoint, peer = client.endpoint, client.peer
         # RFC 3875 4.1.14: an address of IPv6 stands in brackets, so that a URL can be made of it.
         name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host or "localhost"
         facts = {"SERVER_NAME": name, "SERVER_PORT": endpoint.port or self._default_port}
@@ -279,9 +286,7 @@ class Gateway:
             facts["REMOTE_PORT"] = str(peer[1])
         else:
             facts["REMOTE_ADDR"] = ""  # a unix socket has no address
-        facts |= connection.secured()
-        connection.facts = facts
-        return facts
+        return facts | client.secured()
 
 
 def _decode(path: str) -> str:

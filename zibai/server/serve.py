@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -249,7 +249,8 @@ class Server:
             row=self._row,
             base=self._gateway.base,
         )
-        service.tasks = self._lifespan is not None
+        if self._lifespan is not None:  # tasks read the body themselves
+            service = replace(service, limits=replace(service.limits, stream_body=True))
         health = Health(
             service,
             engine,

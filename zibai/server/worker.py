@@ -30,7 +30,7 @@ from ..system.machine import raise_descriptor_limit
 from ..system.signals import Signals
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
-from . import application
+from . import application, peek
 from .application import Site
 from .control import Control
 from .serve import Hooks, Server, Ties
@@ -185,7 +185,7 @@ def _hooks(site: Site, show_title: Callable[[str], None]) -> Hooks:
 def prepare(options: Options) -> ModuleType | None:
     """Prepare the process for the application; called once. Returns gevent's hub module, if gevent is to be used."""
     raise_descriptor_limit()
-    return None if options.no_gevent or options.interface == "asgi" else _patch()
+    return None if options.no_gevent or peek.is_asgi(options) else _patch()
 
 
 def directory() -> str:

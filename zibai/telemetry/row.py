@@ -90,7 +90,8 @@ class Slot:
 
     def begin(self, what: bytes, now: float) -> None:
         """Note that the application is called for ``what``, such as ``b"GET /path"``."""
-        self._at = at = self._next()
+        step = self._next  # bound first: Python 3.11 searches for a slot that is called at once
+        self._at = at = step()
         _begin(self._view, at, CALLED, 0, now, 0.0, what)
 
     def phase(self, phase: int) -> None:

@@ -4,16 +4,16 @@ It is a connection like any other, over a :class:`~zibai.tls.sslsocket.TLSSocket
 talks; then ``out`` has bytes for the wire, and they are sent as they are.
 """
 
-from contextlib import suppress
 from socket import SHUT_WR
 from typing import Final
 
-from ..engine.connection import LINGER_TIME, Connection
+from ..engine.connection import Connection
 from ..engine.context import RECEIVE, Service
+from ..engine.lingering import LINGER_TIME
 from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HEAD, LATER, LINGER
 from ..logger import debug_logger
 from ..net.listener import Endpoint
-from ..telemetry.scoreboard import READING
+from ..net.poller import READ, WRITE
 from .certificates import facts
 from .sslsocket import TLSSocket
 
@@ -72,7 +72,7 @@ class TLSConnection(Connection):
         if sock.choked and self.state in _READS:
             if self.pause is not CHOKED:
                 self._deadline_before = self.deadline
-                self.deadline = min(self.deadline, now + self.service.socket_timeout)
+                self.deadline = min(self.deadline, now + self.service.limits.socket_timeout)
             self.pause = CHOKED
         elif sock.choked or sock.has_bytes:
             self.alone = False
@@ -117,40 +117,30 @@ class TLSConnection(Connection):
                 self._breathe(now)
             return
         try:
-            while self.out:
-                del self.out[: self.sock.send_raw(self.out)]
+            while out := self.sender.out:
+                del out[: self.sock.send_raw(out)]
             self.sock.shutdown(SHUT_WR)
         except (BlockingIOError, InterruptedError):
             pass  # the rest goes when the client has taken some
         except OSError:
-            self.out.clear()
+            self.sender.out.clear()
             self.state = CLOSED
 
-    def _linger(self, now: float) -> None:
+    def _linger(self, now: float, *, timed_out: bool = False) -> None:
         """Say goodbye first. It is seldom that the kernel has no room for it now."""
-        self.out += self.sock.say_goodbye()
-        if self.out:
+        self.sender.out += self.sock.say_goodbye()
+        if self.sender.out:
             self.state = LINGER
             self.deadline = now + LINGER_TIME
         else:
-            super()._linger(now)
+            super()._linger(now, timed_out=timed_out)
 
     def close(self) -> None:
-        if not (self.out or self.broken):  # else the response is not whole, and must not look like it
+        if not (self.sender.out or self.sender.broken):  # else the response is not whole, and must not look like it
             self.sock.say_goodbye()
         super().close()
 
-    # The runner's side.
-
-    def _await_bytes(self, timeout: float) -> bool:
+    def next_bytes(self) -> int:
         if self.sock.choked:
-            if not self._wait(self.service.waits.wait_writable, READING, timeout):
-                return False
-            with suppress(OSError):  # to receive will say what is wrong
-                self.sock.push_answers()
-            return True
-        if self.sock.has_bytes:
-            # They are here, and yet no plain text. There may be more of that kind, so others run in between.
-            self.service.waits.wait_readable(self.sock, 0)
-            return True
-        return super()._await_bytes(timeout)
+            return WRITE
+        return 0 if self.sock.has_bytes else READ  # 0: they are here, and yet no plain text

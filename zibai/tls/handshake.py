@@ -13,8 +13,8 @@ from socket import SHUT_WR
 from typing import Final
 
 from ..clock import head_end
-from ..engine.connection import LINGER_TIME
 from ..engine.context import RECEIVE, Service
+from ..engine.lingering import LINGER_TIME
 from ..engine.preamble import Stage
 from ..engine.states import CLOSED, HANDSHAKE, LATER, LINGER
 from ..errors import Refused

@@ -91,14 +91,13 @@ def _make_service(loop: Loop, gateway: Gateway) -> Service:
     connection is closed. So a body has no limit here either, as none of it is kept.
     """
     service = loop.service
-    lane = None if service.lane is None else FastLane(service.max_target, gateway.base)
+    lane = None if service.lane is None else FastLane(service.limits.max_target, gateway.base)
     elsewhere = replace(
         service,
         application=gateway.serve,
         lane=lane,
         base=gateway.base,
-        stream_body=True,
-        max_body=0,
+        limits=replace(service.limits, stream_body=True, max_body=0),
         _hinted=set(),
     )
     elsewhere.lend = loop.lend

@@ -19,6 +19,18 @@ from ..connection import Connection
 from ..context import Waits
 
 
+class RunnersSide(Protocol):
+    """A connection as its runner has it, and all that the loop asks of it."""
+
+    connection: Connection
+    status: int
+    """Of the last response."""
+    sent: int
+    """Bytes of the body of the last response."""
+    interims: int
+    """Interim responses that the loop has not counted yet."""
+
+
 class Turns(Protocol):
     """The server loop, as a backend sees it."""
 
@@ -35,17 +47,33 @@ class Turns(Protocol):
     def timeout(self) -> float | None:
         """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
 
-    def take(self) -> Connection | None:
-        """The next connection to run, while there is a free slot; None when it is time for a turn."""
+    def take(self) -> Any:
+        """The stream of the next connection to run, as ``make_stream`` of the backend has made it, while there is a
+        free slot. None when it is time for a turn.
+        """
 
-    def finish(self, connection: Connection) -> None:
+    def finish(self, stream: RunnersSide) -> None:
         """A connection that ran inline is done."""
 
-    def give_away(self, connection: Connection) -> None:
+    def give_away(self, stream: RunnersSide) -> None:
         """A connection that was taken belongs to another runner from now on; it occupies a slot."""
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, stream: RunnersSide) -> None:
         """A connection that was given away is done. Any thread."""
+
+    # For tasks, which run in the thread that turns the loop, and never while it turns.
+
+    def suspend(self, stream: RunnersSide) -> None:
+        """A connection that was taken belongs to a task from now on; the loop reads on for it. It occupies a slot."""
+
+    def conclude(self, stream: RunnersSide) -> None:
+        """The response of a connection that was suspended is complete."""
+
+    def read_on(self, connection: Connection) -> None:
+        """The task has used what had come of its client."""
+
+    def expect(self, connection: Connection, deadline: float) -> None:
+        """The task waits for something that has to come by then, by the loop's clock."""
 
 
 class Backend(Protocol):
@@ -56,6 +84,9 @@ class Backend(Protocol):
 
     @property
     def poller(self) -> Poller: ...
+
+    def make_stream(self, connection: Connection) -> RunnersSide:
+        """How the runners of this backend have a connection. The loop's owner, once for each connection."""
 
     def start(self, loop: Turns) -> None:
         """Begin to drive the loop."""

@@ -28,8 +28,8 @@ from ...logger import logger, safely
 from ...net.listener import Socket
 from ...system.forks import forget_in_children
 from ...telemetry.scoreboard import Row, Slot
-from ..connection import Connection
 from ..states import APP
+from ..stream import Stream
 from . import Turns
 from .blocked import Watch
 from .hubpoller import HubPoller
@@ -94,7 +94,7 @@ class _Worker(_Greenlet):
     def __init__(self, backend: "Greenlets", slot: Slot) -> None:
         super().__init__()
         self.slot = slot
-        self.job: Connection | None = None
+        self.job: Stream | None = None
         self.given_away = False
         self._backend = backend
 
@@ -108,16 +108,16 @@ class _Worker(_Greenlet):
         backend, hub = self._backend, gevent.get_hub()
         loop, pending = backend.loop, backend.pending
         while not backend.stopped:
-            connection = self.job
-            while connection is not None:
+            stream = self.job
+            while stream is not None:
                 watchers = pending.activecnt
-                connection.exchange(self.slot, clock())
+                stream.exchange(self.slot, clock())
                 if self.given_away or pending.activecnt != watchers:
                     backend.retire(self)
                     return
-                loop.finish(connection)
+                loop.finish(stream)
                 # The next one without a switch to the hub and back, which would cost a tenth of its time.
-                self.job = connection = loop.take()
+                self.job = stream = loop.take()
             backend.idle = self
             try:
                 hub.switch()
@@ -164,6 +164,7 @@ class Greenlets:
 
     def __init__(self, slots: int, row: Row) -> None:
         self.waits = Waits()
+        self.make_stream = Stream
         # A greenlet that is about to end has its slot still, while the next one runs; so there is one more.
         self._free = row.slots[slots::-1]
         self._workers: dict[int, _Worker] = {}
@@ -268,8 +269,8 @@ class Greenlets:
         if watch.asleep:
             watch.ring()
         loop.turn(block=False)
-        while (connection := loop.take()) is not None:
-            self._run(connection)
+        while (stream := loop.take()) is not None:
+            self._run(stream)
             if self.stopped:
                 return  # in a child, which has just been forked by what ran
         if loop.finished:
@@ -291,9 +292,9 @@ class Greenlets:
             self._timer.start(self._turn)
             self._timer_due = due
 
-    def _run(self, connection: Connection) -> None:
+    def _run(self, stream: Stream) -> None:
         worker, self.idle = self.idle or self._make_worker(), None
-        worker.job = connection
+        worker.job = stream
         worker.switch()
         if worker.job is not None:
             # It blocks, or one that it took after it; gevent came back here, which is where its hub was left.
@@ -314,9 +315,9 @@ class Greenlets:
         Its slot comes free, and the connection is closed. The error is a bug of ours, or something was thrown into the
         greenlet behind the application.
         """
-        connection = worker.job
-        if connection is not None and connection.state is APP:
-            connection.give_up(worker.slot)
+        stream = worker.job
+        if stream is not None and stream.connection.state is APP:
+            stream.give_up(worker.slot)
             self.retire(worker)
         else:
             worker.job = None
@@ -328,10 +329,10 @@ class Greenlets:
 
     def retire(self, worker: _Worker) -> None:
         """Its exchange is over, and it may not run another."""
-        connection, worker.job = worker.job, None
-        assert connection is not None
+        stream, worker.job = worker.job, None
+        assert stream is not None
         if worker.given_away:
-            self.loop.give_back(connection)
+            self.loop.give_back(stream)
         else:
-            self.loop.finish(connection)
+            self.loop.finish(stream)
         self._free.append(worker.slot)

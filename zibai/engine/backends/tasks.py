@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context
-from http import HTTPStatus
 from importlib import import_module
 from types import FrameType
 from typing import Any, Final
@@ -31,8 +30,9 @@ from ...net.listener import Socket
 from ...net.poller import make_poller
 from ...system.forks import forget_in_children
 from ...telemetry.scoreboard import Row, Slot
-from ..async_stream import AsyncStream, frames
+from ..async_stream import AsyncStream, TaskStream, frames
 from ..connection import Connection
+from ..stream import Stream
 from . import Turns
 from .blocked import Watch
 from .eager import Start, starter
@@ -80,14 +80,14 @@ def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
 class Tasks:
     """Drives the loop from ``event_loop``, which it closes in the end.
 
-    ``make`` makes the exchange of a connection that has a request. Each request begins with a copy of ``context()``.
+    ``make`` makes the exchange of a stream that has a request. Each request begins with a copy of ``context()``.
     """
 
     def __init__(
         self,
         event_loop: asyncio.AbstractEventLoop,
         row: Row,
-        make: "Callable[[Connection, Tasks], AsyncStream]",
+        make: "Callable[[TaskStream, Tasks], AsyncStream]",
         context: Callable[[], Context],
     ) -> None:
         self.waits = Waits()
@@ -100,7 +100,7 @@ class Tasks:
         self._row = row
         self._idle: Slot = row.slots[0]  # for the first step of each request
         self._free = row.slots[:0:-1]
-        self._streams: dict[AsyncStream, asyncio.Task[None] | None] = {}  # those of suspended requests
+        self._exchanges: dict[AsyncStream, asyncio.Task[None]] = {}  # those of suspended requests
         self._tasks: set[asyncio.Task[None]] = set()  # every task that has not ended: the event loop keeps none
         self._timer: asyncio.TimerHandle | None = None
         self._watch = Watch("the event loop", self._ask, lambda: bool(self._tasks))
@@ -109,6 +109,9 @@ class Tasks:
         self._stopped = False
 
     # The interface of a backend.
+
+    def make_stream(self, connection: Connection) -> Stream:
+        return TaskStream(connection) if connection.service is self.loop.service else Stream(connection)
 
     def start(self, loop: Turns) -> None:
         self.loop: Any = loop
@@ -159,15 +162,15 @@ class Tasks:
         after three quarters of the time, because frameworks cancel a request whose client has left. At the end of the
         time every task is cancelled.
         """
-        for stream in [*self._streams]:
-            if stream.is_endless:
-                stream.tell_end()
+        for exchange in [*self._exchanges]:
+            if exchange.is_endless:
+                exchange.tell_end()
         self.event_loop.call_later(timeout * 0.75, self._tell_all)
         self.event_loop.call_later(timeout, self.cancel)
 
     def _tell_all(self) -> None:
-        for stream in [*self._streams]:
-            stream.tell_end()
+        for exchange in [*self._exchanges]:
+            exchange.tell_end()
 
     def cancel(self) -> None:
         """Cancel what still runs: requests, and what they have left to be done."""
@@ -191,8 +194,8 @@ class Tasks:
         return True
 
     def where(self, slot: int) -> tuple[str, FrameType | None]:
-        for stream, task in self._streams.items():
-            if stream.slot is not None and stream.slot.number == slot and task is not None:
+        for exchange, task in self._exchanges.items():
+            if exchange.slot is not None and exchange.slot.number == slot:
                 found = frames(task.get_coro())
                 return "a task", found[-1] if found else None
         return "a task", None
@@ -241,10 +244,10 @@ class Tasks:
             return
         loop.turn(block=False)
         count, until = 0, 0.0
-        while (connection := loop.take()) is not None:
-            self._run(connection)
+        while (stream := loop.take()) is not None:
+            self._run(stream)
             count += 1
-            begun = connection.started
+            begun = stream.started
             until = until or begun + SPAN
             if count >= AT_ONCE or begun > until:
                 self._turn_soon()
@@ -267,49 +270,51 @@ class Tasks:
             timer.cancel()
         self._timer = self.event_loop.call_at(due, self._turn, context=self._context)
 
-    def _run(self, connection: Connection) -> None:
+    def _run(self, stream: Stream) -> None:
         """The first step of a request."""
-        if connection.service.keep_alive_requests:
-            connection.count_exchange()
-        stream = connection.task = self._make(connection, self)
+        if not isinstance(stream, TaskStream):  # of a service that runs no tasks: it redirects to https
+            stream.exchange(self._idle, clock())
+            self.loop.finish(stream)
+            return
         now = clock()
-        connection.started, connection.status, connection.sent = now, 499, 0
+        stream.begin(now)
+        exchange = stream.running = self._make(stream, self)
         slot = self._idle
-        slot.begin(stream.request.summary, now)
-        task = self._start(stream.run())
+        slot.begin(exchange.request.summary, now)
+        task = self._start(exchange.run())
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._ended)
-        if stream.released:
-            slot.end(connection.status, now, clock())
-            connection.task = None
-            self.loop.finish(connection)
+        if exchange.released:
+            slot.end(stream.status, now, clock())
+            stream.running = None
+            self.loop.finish(stream)
             return
         assert task is not None, "the gateway has not completed a response"
-        stream.stepping = False
-        stream.end_step()
-        stream.suspended = True
+        exchange.stepping = False
+        exchange.end_step()
+        exchange.suspended = True
         if self._free:
-            stream.slot, self._idle = slot, self._free.pop()
+            exchange.slot, self._idle = slot, self._free.pop()
         else:
-            slot.end(connection.status, now, clock())  # counted, and not shown while it runs
-        self._streams[stream] = task
-        self.loop.suspend(connection)
+            slot.end(stream.status, now, clock())  # counted, and not shown while it runs
+        self._exchanges[exchange] = task
+        self.loop.suspend(stream)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             error_logger.error("a task of the server has failed", exc_info=error)
 
-    def release(self, stream: AsyncStream) -> None:
+    def release(self, exchange: AsyncStream) -> None:
         """The response of a suspended request is complete."""
-        del self._streams[stream]
-        connection, slot = stream.connection, stream.slot
+        del self._exchanges[exchange]
+        stream, slot = exchange.stream, exchange.slot
         if slot is not None:
-            slot.end(connection.status or HTTPStatus.OK, connection.started, clock())
+            slot.end(stream.status, stream.started, clock())
             self._free.append(slot)
-        connection.task = None
-        self.loop.resume(connection)
+        stream.running = None
+        self.loop.conclude(stream)
         self._turn_soon()
 
     def _turn_soon(self) -> None:

@@ -37,8 +37,8 @@ from ...net.listener import Socket
 from ...net.poller import make_poller
 from ...system.forks import forget_in_children
 from ...telemetry.scoreboard import Row, Slot
-from ..connection import Connection
 from ..states import APP
+from ..stream import Stream
 from . import Turns
 
 PATIENCE = 0.005
@@ -70,7 +70,7 @@ def _wait(sock: Socket, writable: bool, timeout: float) -> bool:
     return bool(poll.poll(timeout * 1000))
 
 
-_Stake = tuple[Connection, float]  # what a leader runs inline, and since when
+_Stake = tuple[Stream, float]  # what a leader runs inline, and since when
 
 
 class _Runner(threading.Thread):
@@ -97,6 +97,7 @@ class Threads:
 
     def __init__(self, slots: int, row: Row) -> None:
         self.waits = Waits()
+        self.make_stream = Stream
         self._row = row
         self._runners: list[_Runner] = []
         self.poller = make_poller()
@@ -216,20 +217,20 @@ class Threads:
             except BaseException as error:
                 self._recover(me, None, error)
 
-    def _recover(self, me: _Runner, connection: Connection | None, error: BaseException) -> None:
-        """An error has left a runner, perhaps while it ran ``connection``. The thread lives on.
+    def _recover(self, me: _Runner, stream: Stream | None, error: BaseException) -> None:
+        """An error has left a runner, perhaps while it ran ``stream``. The thread lives on.
 
         Its slot comes free, the connection is closed, and the baton is passed on. The error is a bug of ours, or the
         program has raised it in this thread from outside. A thread that died of it would be missing until the end.
         """
-        if connection is not None and connection.state is APP:
-            connection.give_up(me.slot)
+        if stream is not None and stream.connection.state is APP:
+            stream.give_up(me.slot)
             try:
                 me.stake.pop()
             except IndexError:
-                self._loop.give_back(connection)
+                self._loop.give_back(stream)
             else:
-                self._loop.finish(connection)
+                self._loop.finish(stream)
         with self._lock:
             if self._coming is me:
                 self._coming = None
@@ -324,30 +325,30 @@ class Threads:
         What every request pays stands here and in no function of its own; a call is a twentieth of what is left of it.
         """
         loop, slot, stake = self._loop, me.slot, me.stake
-        connection: Connection | None = None
+        stream: Stream | None = None
         try:
             while not loop.finished:
-                connection = loop.take()
-                if connection is None:
+                stream = loop.take()
+                if stream is None:
                     loop.turn(block=True)
                     continue
                 now = clock()
                 if now < self._pass_until:
-                    self._run_passed(me, connection)
+                    self._run_passed(me, stream)
                     return
-                stake.append((connection, now))
+                stake.append((stream, now))
                 self._turns += 1
                 if not self._watching:
                     self._call_deputy()
-                connection.exchange(slot, now)
+                stream.exchange(slot, now)
                 try:
                     stake.pop()
                 except IndexError:
-                    loop.give_back(connection)
+                    loop.give_back(stream)
                     return
-                loop.finish(connection)
+                loop.finish(stream)
         except BaseException as error:
-            self._recover(me, connection, error)
+            self._recover(me, stream, error)
             return
         with self._lock:
             self._stopped = True
@@ -360,12 +361,12 @@ class Threads:
                 return
         self._add_runner()
 
-    def _run_passed(self, me: _Runner, connection: Connection) -> None:
+    def _run_passed(self, me: _Runner, stream: Stream) -> None:
         """Pass the baton on, then run as a thread of a plain pool does."""
-        self._loop.give_away(connection)
+        self._loop.give_away(stream)
         with self._lock:
             is_led = self._pass_on()
         if not is_led:
             self._add_runner()
-        connection.exchange(me.slot, clock())
-        self._loop.give_back(connection)
+        stream.exchange(me.slot, clock())
+        self._loop.give_back(stream)

@@ -1,0 +1,114 @@
+"""What waits in a loop's table: a client's socket, with a state and a deadline.
+
+A :class:`Waiter` is a connection, or a stage before one (see :mod:`.preamble`). The loop's
+:class:`~zibai.engine.table.Table` watches its socket as its state says, and calls its steps: ``begin``, ``readable``,
+``writable``, ``resume`` and ``expire``. None of them blocks. Each may move ``state`` and ``deadline``, and the table
+looks at both after it. Everything here is the loop owner's.
+"""
+
+import socket
+from typing import Any
+
+from ..config.addresses import plain_host
+from ..net.listener import Endpoint, Socket
+from .context import Service
+from .states import CLOSED
+
+
+class Waiter:
+    """One client. ``pause`` says why the loop does not read from it although its state would have it so."""
+
+    __slots__ = ("deadline", "endpoint", "fd", "pause", "peer", "service", "sock", "state", "watched")
+
+    def __init__(
+        self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, state: str, now: float
+    ) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.peer = tidy(peer)
+        self.endpoint = endpoint
+        self.service = service
+        self.state = state
+        self.deadline = now + service.limits.header_timeout
+        self.pause = 0
+        self.watched = 0  # what the poller watches; the table's
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.peer}: {self.state}>"
+
+    @property
+    def out(self) -> Any:
+        """What waits to be sent."""
+        raise NotImplementedError
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is lost when it is closed for another client: it waits for a request, and no byte came."""
+        raise NotImplementedError
+
+    @property
+    def served(self) -> bool:
+        """Whether it has had a response of an application."""
+        return False
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was sent to it since its request came."""
+        return True
+
+    @property
+    def note(self) -> bytes:
+        """What a worker that takes it over has to know of it."""
+        return b""
+
+    def secured(self) -> dict[str, str]:
+        """What TLS adds to the environ of each of its requests."""
+        return {}
+
+    def receive_raw(self, size: int, flags: int = 0) -> bytes:
+        """What the kernel has, below TLS."""
+        return self.sock.recv(size, flags)
+
+    def begin(self, now: float) -> None:
+        """It has just taken its place in the table."""
+
+    def readable(self, now: float) -> None:
+        """The socket has bytes, its end or an error."""
+        raise NotImplementedError
+
+    def writable(self, now: float) -> None:
+        """The socket takes bytes."""
+
+    def resume(self, now: float) -> None:
+        """A pause is over."""
+        self.pause = 0
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        self.state = CLOSED
+
+    def close(self) -> None:
+        """End it for the client, also if a child process, forked by C code, has a copy of the socket."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the client was faster
+        self.release()
+
+    def release(self) -> None:
+        """Release everything, and leave the client to another process that has the socket, too."""
+        self.state = CLOSED
+        self.sock.close()
+
+
+def name_of(peer: object) -> str:
+    """A peer in a log line: without its port, which is another one each time."""
+    return peer[0] if isinstance(peer, tuple) else "a unix socket"
+
+
+def tidy(peer: object) -> object:
+    """A peer as the rest of the server has it: the address of a TCP client in one form, the name of a unix socket fit
+    for a log. It may have been bound to any name, and one that ends a line would forge the next."""
+    if isinstance(peer, tuple):
+        return (plain_host(peer[0]), *peer[1:]) if ":" in peer[0] else peer
+    return ascii(peer) if isinstance(peer, bytes) or (isinstance(peer, str) and not peer.isprintable()) else peer

@@ -1,0 +1,77 @@
+"""Whether an application is ASGI, before it is imported: gevent has to patch before that, and must not patch for ASGI.
+
+Only the import itself tells for sure. So a look at the source of its module comes first: nearly all ASGI applications
+name what they are made with. Where the source does, another process imports the application and says what it is, which
+costs one more import. Where it does not, nothing is spent, and gevent patches. If the application is ASGI all the same,
+the worker does not start and says what to type.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+
+from ..config.options import Options
+
+_SIGNS = re.compile(
+    r"\b(?:asgi\w*|get_asgi_application|fastapi|starlette|quart|litestar|blacksheep|channels|ninja|esmerald|ravyn)\b"
+    r"|async\s+def\s+\w+\s*\(\s*(?:self\s*,\s*)?scope\b"
+    r"|async\s+def\s+__call__",
+    re.IGNORECASE,
+)
+
+_SCRIPT = """\
+import sys
+from zibai.config.options import Options
+from zibai.gateway.interface import resolve
+from zibai.server import application
+sys.stdout = sys.stderr
+app, app_dir, env_file, call = sys.argv[1:]
+options = Options(app=app, app_dir=app_dir or None, env_file=env_file or None, call=call == "call")
+site = application.load(options)
+print("zibai:", resolve(site.app), file=sys.__stdout__)
+"""
+
+
+def is_asgi(options: Options) -> bool:
+    """Whether ``options`` name an ASGI application, as far as it can be told before gevent patches."""
+    if options.interface != "auto":
+        return options.interface == "asgi"
+    if not _is_installed("gevent") or not _SIGNS.search(_source(options)):
+        return False
+    arguments = [options.app, options.app_dir or "", options.env_file or "", "call" if options.call else ""]
+    try:
+        done = subprocess.run(  # noqa: S603 -- it runs this Python
+            [sys.executable, "-c", _SCRIPT, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=options.boot_timeout or None,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False  # the import that counts tells what is wrong
+    return done.stdout.rstrip().endswith(b"zibai: asgi")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _source(options: Options) -> str:
+    """The source of the module that ``options`` name, without an import; empty where it cannot be found."""
+    name = options.app.partition(":")[0]
+    relative = name.replace(".", os.sep)
+    places = [name] if name.endswith(".py") else [f"{relative}.py", os.path.join(relative, "__init__.py")]
+    for folder in (options.app_dir or "", os.getcwd(), *sys.path):
+        for place in places:
+            try:
+                with open(os.path.join(folder, place), encoding="utf-8", errors="replace") as file:
+                    return file.read()
+            except (OSError, ValueError):
+                continue
+    return ""
