@@ -62,7 +62,7 @@ def test_a_known_flag(line: str, expected: dict[str, object]) -> None:
             "--forwarded-allow-ips * a:b",
             "--forwarded-allow-ips is a flag of gunicorn and uvicorn; here it is --trusted",
         ),
-        ("--interface asgi a:b", "--interface is a flag of uvicorn and granian without a counterpart here: only WSGI"),
+        ("--ws auto a:b", "--ws is a flag of uvicorn and granian without a counterpart here: WebSockets"),
         ("--unix-socket /x a:b", "--unix-socket is a flag of waitress; here it is --listen: as unix:PATH"),
         ("a:b --wokers 3", "unrecognized arguments: --wokers 3; did you mean --workers?"),
         ("a:b --host x:y --listen :1", "--host and --listen both say where to listen; leave one out"),

@@ -15,8 +15,6 @@ from support import run
 if TYPE_CHECKING:
     from pathlib import Path
 
-ASGI = "--interface asgi: only WSGI is served yet"
-
 
 def migrated(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[dict[str, Any], str]:
     """The table, which must be one that is read, and the whole text."""
@@ -104,8 +102,8 @@ def test_a_configuration_of_gunicorn(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         (
             "gunicorn -k uvicorn.workers.UvicornWorker --preload --access-logfile x.log a:b",
-            {"app": "a:b", "preload": True},
-            ["-k uvicorn.workers.UvicornWorker: only WSGI", "--access-logfile x.log: a file of its own"],
+            {"app": "a:b", "preload": True, "interface": "asgi"},
+            ["--access-logfile x.log: a file of its own"],
         ),
         (
             "gunicorn --threads 4 --max-requests 0 --spew --xyz 3 --umask 7 --access-logfile - a:b",
@@ -120,13 +118,13 @@ def test_a_configuration_of_gunicorn(tmp_path: Path, capsys: pytest.CaptureFixtu
         (
             "uvicorn main:app --host 0.0.0.0 --port 80 --workers 4 --reload --root-path /x --no-access-log",
             {"app": "main:app", "host": "0.0.0.0", "port": 80, "processes": 4, "reload": True, "url_prefix": "/x"}
-            | {"no_access_log": True},
-            [ASGI],
+            | {"no_access_log": True, "interface": "asgi"},
+            [],
         ),
         (
             "uvicorn --interface wsgi --uds /x --env-file .env --limit-max-requests 9 --log-level trace m:a --factory",
             {"app": "m:a", "listen": ["unix:/x"], "env_file": ".env", "max_requests": 9, "log_level": "debug"}
-            | {"call": True},
+            | {"call": True, "interface": "wsgi"},
             [],
         ),
         (

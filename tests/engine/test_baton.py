@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from zibai.engine.backends import threads
-from zibai.engine.backends.threads import LATE, LONGEST_SPELL, PATIENCE, SPELL, Threads
+from zibai.engine.backends import baton, threads
+from zibai.engine.backends.baton import LONGEST_SPELL, SPELL
+from zibai.engine.backends.threads import LATE, PATIENCE, Threads
 from zibai.engine.health import Health
 from zibai.engine.loop import Loop
 from zibai.net.listener import Listener
@@ -350,8 +351,8 @@ def test_who_has_lost_the_baton_does_not_take_a_later_leaders_for_his(
 def test_nobody_is_lost_or_doubled_however_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deputy's time is up just when exchanges end, hundreds of times."""
     with Stage(monkeypatch, patience=0) as stage:
-        monkeypatch.setattr(threads, "SPELL", 0.0)
-        monkeypatch.setattr(threads, "LONGEST_SPELL", 0.0)
+        monkeypatch.setattr(baton, "SPELL", 0.0)
+        monkeypatch.setattr(baton, "LONGEST_SPELL", 0.0)
         exchanges = [Exchange(quick=True) for _ in range(500)]
         for exchange in exchanges:
             stage.turns.put(exchange)
@@ -387,13 +388,13 @@ def test_the_spell_is_longer_each_time_and_forgets(monkeypatch: pytest.MonkeyPat
     backend = Threads(1, Row.private(2))
     spells = []
     for _ in range(6):
-        backend._note_blocking()
-        spells.append(backend._pass_until - clock.now)
-        clock.now = backend._pass_until + 0.5
+        backend._spell.note(clock.now)
+        spells.append(backend._spell.until - clock.now)
+        clock.now = backend._spell.until + 0.5
     assert spells == [SPELL, 2, 4, 8, LONGEST_SPELL, LONGEST_SPELL]
-    clock.now = backend._pass_until + LONGEST_SPELL
-    backend._note_blocking()
-    assert backend._pass_until == clock.now + SPELL
+    clock.now = backend._spell.until + LONGEST_SPELL
+    backend._spell.note(clock.now)
+    assert backend._spell.until == clock.now + SPELL
     backend.stop()
 
 
@@ -404,14 +405,14 @@ def test_what_is_passed_on_within_the_spell_does_not_prolong_it(
     with Stage(monkeypatch, patience=0) as stage:
         first = stage.block()
         stage.taken(first)
-        until = stage.backend._pass_until
+        until = stage.backend._spell.until
         stage.patience(NEVER)
         clock.now += SPELL / 2
         second = stage.block()  # passed on
         stage.patience(0)
         second.leave.set()
         stage.turns.wait_for("back", second)
-        assert stage.backend._pass_until == until
+        assert stage.backend._spell.until == until
         first.leave.set()
         stage.turns.wait_for("back", first)
 
@@ -422,14 +423,14 @@ def test_a_deputy_that_is_late_itself_gives_the_leader_twice_the_time(clock: Sim
     backend._loop = given = Turns(1)  # type: ignore[assignment]
     exchange: Any = Exchange()
 
-    leader = threads._Runner(lambda _: None, backend._row.slots[0])
+    leader = threads.Runner(lambda _: None, backend._row.slots[0])
 
     def look() -> float | None:
         return backend._watch(leader, backend._turns)
 
     leader.stake.append((exchange, clock.now))
     clock.now += PATIENCE + 2 * LATE
-    assert (look(), backend._pass_until) == (PATIENCE, 0.0)
+    assert (look(), backend._spell.until) == (PATIENCE, 0.0)
     clock.now += PATIENCE + 2 * LATE
     assert look() is None, "the same exchange still: late or not, it lasts too long"
     assert given.of(exchange) == ["away"]
@@ -444,7 +445,7 @@ def test_an_exchange_that_ends_while_the_deputy_looks_is_not_taken(clock: Simple
     """Who takes the stake away has the baton: only one of the two can."""
     backend = Threads(1, Row.private(2))
     backend._loop = given = Turns(1)  # type: ignore[assignment]
-    leader = threads._Runner(lambda _: None, backend._row.slots[0])
+    leader = threads.Runner(lambda _: None, backend._row.slots[0])
     first: Any = Exchange()
     second: Any = Exchange()
 
@@ -469,7 +470,7 @@ def test_an_exchange_that_ends_while_the_deputy_looks_is_not_taken(clock: Simple
     clock.now += PATIENCE + LATE / 2
     assert backend._watch(leader, backend._turns) is None
     assert (given.of(first), given.of(second)) == ([], ["away"]), "what is taken is what is given away"
-    assert backend._pass_until == 0.0, "and nothing is known of it"
+    assert backend._spell.until == 0.0, "and nothing is known of it"
     assert not leader.stake, "so its leader finds out"
     backend.stop()
 
@@ -503,12 +504,12 @@ def test_an_idle_server_does_not_wake_up(monkeypatch: pytest.MonkeyPatch) -> Non
             sleeps.append(timeout)
             return bool(self._gate.acquire(timeout=timeout))
 
-    class Runner(threads._Runner):
+    class Runner(threads.Runner):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self.gate = Gate(self.gate)  # type: ignore[assignment]
 
-    monkeypatch.setattr(threads, "_Runner", Runner)
+    monkeypatch.setattr(threads, "Runner", Runner)
     with Stage(monkeypatch, patience=0.001) as stage:
         exchange = Exchange(quick=True)
         stage.turns.put(exchange)
@@ -533,7 +534,7 @@ def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, caplog
             raise RuntimeError("can't start new thread")
 
         with monkeypatch.context() as patch:
-            patch.setattr(threads._Runner, "start", fail)
+            patch.setattr(threads.Runner, "start", fail)
             exchange = stage.block()
         exchange.leave.set()
         stage.turns.wait_for("finished", exchange)
@@ -549,7 +550,7 @@ def test_not_even_one_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads._Runner, "start", fail)
+    monkeypatch.setattr(threads.Runner, "start", fail)
     backend = Threads(1, Row.private(2))
     with pytest.raises(RuntimeError, match="can't start"):
         backend.start(Turns(1))  # type: ignore[arg-type]

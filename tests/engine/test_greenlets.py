@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 gevent = pytest.importorskip("gevent")
 
-from zibai.engine.backends import greenlets  # noqa: E402
+from zibai.engine.backends import greenlets, pending  # noqa: E402
 from zibai.net.poller import READ, WRITE  # noqa: E402
 
 SCRIPT = APPS / "greenlet_scenes.py"
@@ -181,9 +181,9 @@ def test_another_timeout_goes_through_a_wait(pair: Pair) -> None:
 
 def test_a_loop_that_counts_nothing_known_gives_each_exchange_a_greenlet_of_its_own() -> None:
     loop = gevent.get_hub().loop
-    kept = greenlets._Kept(SimpleNamespace())
+    kept = pending.Kept(SimpleNamespace())
     assert kept.activecnt != kept.activecnt
-    counting = greenlets._counting(loop)
+    counting = pending.counting(loop)
     before = counting.activecnt
     watcher = loop.timer(60)
     watcher.start(lambda: None)

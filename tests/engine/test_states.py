@@ -18,7 +18,7 @@ def test_the_table_is_whole() -> None:
     for rule in RULES.values():
         assert rule.after <= RULES.keys()
         assert CLOSED in rule.after
-        assert rule.owner in ("loop", "runner")
+        assert rule.owner in ("loop", "runner", "task")
     assert WATCH.keys() == RULES.keys()
     reached = set().union(*(rule.after for rule in RULES.values()))
     assert set(RULES) - reached <= {"proxy", "handshake"}, "only what a client can begin with follows nothing"

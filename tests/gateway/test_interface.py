@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.gateway.interface import detect, refusal
+from zibai.gateway.interface import detect, refusal, resolve, single
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +140,7 @@ def test_kinds(name: str) -> None:
     app, kind = KINDS[name]
     assert detect(app) == kind
     text = refusal(app, "site:app")
-    assert (text == "") is (kind == "wsgi")
+    assert (text == "") is (kind in {"wsgi", "asgi3", "asgi2"})
     assert "\n" not in text
 
 
@@ -196,22 +196,6 @@ def test_frameworks(name: str) -> None:
 @pytest.mark.parametrize(
     ("app", "spec", "text"),
     [
-        (
-            asgi,
-            "shop:api",
-            (
-                "'shop:api' is an ASGI application, and only WSGI is served yet; the package a2wsgi makes a WSGI "
-                "application of it: a2wsgi.ASGIMiddleware(api)"
-            ),
-        ),
-        (
-            asgi,
-            "mysite.asgi:application",
-            (
-                "'mysite.asgi:application' is an ASGI application, and only WSGI is served yet; Django has one for "
-                "WSGI: zibai mysite.wsgi:application"
-            ),
-        ),
         (create_app, "shop:make", "'shop:make' is a factory, not an application; have it called: zibai 'shop:make()'"),
         (Wsgi, "shop:App", "'shop:App' is a class, not an application; have an instance made: zibai 'shop:App()'"),
         (
@@ -234,3 +218,34 @@ def test_frameworks(name: str) -> None:
 )
 def test_what_to_type(app: Any, spec: str, text: str) -> None:
     assert refusal(app, spec) == text
+
+
+@pytest.mark.parametrize(
+    ("app", "wanted", "interface"),
+    [
+        (wsgi, "auto", "wsgi"),
+        (asgi, "auto", "asgi"),
+        (Asgi2, "auto", "asgi"),
+        (anything, "auto", "wsgi"),
+        (anything, "asgi", "asgi"),
+        (asgi, "wsgi", "wsgi"),
+    ],
+)
+def test_it_is_called_as_wanted_or_as_it_looks(app: Any, wanted: str, interface: str) -> None:
+    assert resolve(app, wanted) == interface
+
+
+def test_an_asgi_2_application_is_called_in_two_steps() -> None:
+    called: list[object] = []
+
+    class Application:
+        def __init__(self, scope: Any) -> None:
+            called.append(scope)
+
+        async def __call__(self, receive: Any, send: Any) -> None:
+            called.extend((receive, send))
+
+    with pytest.raises(StopIteration):
+        single(Application)("scope", "receive", "send").send(None)
+    assert called == ["scope", "receive", "send"]
+    assert single(asgi) is asgi

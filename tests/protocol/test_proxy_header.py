@@ -241,7 +241,7 @@ def test_a_header_that_nobody_expects_is_explained(
         for _ in range(2):
             client, _ = served.connect()
             client.sendall(data + GET)
-            served.until(lambda: any(connection.closing for connection in served.connections))
+            served.until(lambda: any(connection.sender.closing for connection in served.connections))
             assert read(client, 12) == b"HTTP/1.1 400"
             client.close()
             served.until(lambda: not served.connections)

@@ -24,6 +24,7 @@ from zibai import serve
 from zibai.config.options import Options
 from zibai.engine.context import RECEIVE
 from zibai.engine.states import HANDSHAKE
+from zibai.engine.stream import Stream
 from zibai.engine.table import GRACE
 from zibai.errors import UsageError
 from zibai.gateway.redirect import Redirect
@@ -567,6 +568,23 @@ def test_a_client_that_only_listens_any_more_is_answered(tls_rig: TLSRig, creden
         # Python's ssl reads nothing any more when it has said goodbye, so count what came.
         peer.sock.settimeout(DEADLINE)
         assert len(ended(peer.sock)) > requests * len(ANSWER)
+
+
+def test_nothing_is_left_of_a_connection(tls_rig: TLSRig, credentials: Credentials) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        peer, connection = tls_rig.peer(credentials.context())
+        peer.send(GET)
+        tls_rig.answered(peer)
+        kind, number = type(connection), id(connection)
+        del connection
+        peer.sock.close()
+        tls_rig.until(lambda: not tls_rig.connections)
+        assert number not in [id(each) for each in gc.get_objects() if type(each) in (kind, Stream)]
+        assert not [each for each in gc.get_objects() if type(each) is Stream and each.service is tls_rig.service]
+    finally:
+        gc.enable()
 
 
 def test_an_answer_that_is_cut_does_not_look_whole(tls_rig: TLSRig, credentials: Credentials) -> None:

@@ -132,8 +132,10 @@ def _worker_class(migration: Migration, given: Given) -> None:
         migration.put(given, names()["max_workers"], 1, note)
     elif kind in ("gthread", "threadworker"):
         migration.put(given, names()["no_gevent"], True)
+    elif kind == "asgi" or "uvicorn" in str(given.value):
+        migration.put(given, names()["interface"], "asgi")
     elif not kind.startswith("gevent"):
-        migration.leave(given, "only WSGI is served, by threads or by greenlets of gevent")
+        migration.leave(given, "an application runs on threads, on greenlets of gevent, or as tasks of asyncio")
 
 
 def _timeout(migration: Migration, given: Given) -> None:
@@ -163,8 +165,13 @@ def _max_requests(migration: Migration, given: Given) -> None:
 
 
 def _interface(migration: Migration, given: Given) -> None:
-    if given.value not in ("wsgi", "auto"):
-        migration.leave(given, "only WSGI is served yet; a2wsgi.ASGIMiddleware makes a WSGI application of an ASGI one")
+    kind = str(given.value)
+    if kind.startswith("asgi") or kind == "wsgi":  # granian has asginl for ASGI without a lifespan
+        migration.put(given, names()["interface"], kind[:4])
+        if kind == "asginl":
+            migration.put(given, names()["lifespan"], "off")
+    elif kind != "auto":
+        migration.leave(given, "WSGI and ASGI are served")
 
 
 def _cert_reqs(migration: Migration, given: Given) -> None:

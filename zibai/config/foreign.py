@@ -59,7 +59,9 @@ gunicorn | --permit-obsolete-folding --strip-header-spaces --permit-unconvention
 gunicorn | --http-parser | http | auto or h11
 gunicorn | --suppress-ragged-eofs --do-handshake-on-connect | | a TLS handshake never holds a thread
 gunicorn | --http-protocols --http2-cleartext --http2-max-concurrent-streams --http2-initial-window-size --http2-max-frame-size --http2-max-header-list-size | | a proxy in front speaks HTTP/2, and HTTP/1.1 to the server
-gunicorn | --asgi-loop --asgi-lifespan --asgi-disconnect-grace-period --websocket-max-message-size | | ASGI is not served
+gunicorn | --asgi-loop | loop |
+gunicorn | --asgi-lifespan | lifespan |
+gunicorn | --asgi-disconnect-grace-period --websocket-max-message-size | | an application hears at once that its client has left; WebSockets are not served
 gunicorn | --dirty-app --dirty-apps --dirty-workers --dirty-timeout --dirty-threads --dirty-graceful-timeout | | zibai.Supervisor keeps a function running in processes
 gunicorn | --control-socket --control-socket-mode --no-control-socket | control | a file that zibai ps reads; signals control the server
 gunicorn | --ssl-version | tls_min_version | 1.2 or 1.3
@@ -76,7 +78,7 @@ uvicorn | --reload-dir --reload-dirs | | --reload watches the current directory,
 uvicorn | --reload-include --reload-includes | watchfiles | patterns in one text, as in '*.html;*.yml'
 uvicorn | --reload-exclude --reload-excludes | | caches, version control and virtual environments are left out; --watchfiles names exactly what counts
 uvicorn | --reload-delay | | the system tells of changes
-uvicorn | --loop --lifespan --interface --reset-contextvars --http2 | | only WSGI over HTTP/1.1 is served
+uvicorn | --reset-contextvars --http2 | | each request has a context of its own; a proxy in front speaks HTTP/2
 uvicorn | --ws --ws-max-size --ws-max-queue --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate | | WebSockets are not served
 uvicorn | --log-config | logging_config | JSON or TOML in the form of dictConfig
 uvicorn | --access-log | | the access log is on
@@ -103,9 +105,9 @@ granian | --workers | processes |
 granian | --blocking-threads | max_workers |
 granian | --uds | listen | as unix:PATH
 granian | --uds-permissions | unix_socket_perms |
-granian | --interface --ws --no-ws | | only WSGI is served
+granian | --ws --no-ws | | WebSockets are not served
 granian | --no-factory --no-reload --log --no-log | | leave it out
-granian | --blocking-threads-idle-timeout --runtime-threads --runtime-blocking-threads --runtime-mode --loop --task-impl | | there is no runtime beside Python
+granian | --blocking-threads-idle-timeout --runtime-threads --runtime-blocking-threads --runtime-mode --task-impl | | there is no runtime beside Python
 granian | --backpressure | max_workers | further requests wait, at most --queue-timeout
 granian | --http1-buffer-size | max_header_size | for the head of a request
 granian | --http1-header-read-timeout | header_timeout | in seconds

@@ -219,10 +219,11 @@ class Options:
         embedded=True,
     )
     loop: Defaulted[str] = option(
-        "asyncio",
+        "auto",
         group=WORKERS,
-        choices=("asyncio", "uvloop"),
-        help="the event loop of an ASGI application: that of Python, or uvloop (winloop on Windows), an extra",
+        choices=("auto", "asyncio", "uvloop"),
+        help="the event loop of an ASGI application: that of Python, or uvloop (winloop on Windows), an extra; auto is "
+        "that of Python",
         embedded=True,
     )
     preload: Defaulted[bool] = option(

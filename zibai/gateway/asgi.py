@@ -18,6 +18,7 @@ from ..protocol.http1.request import Request, learn_name, names
 from ..telemetry.records import log_exchange
 from . import wsgi
 from .asgi_http import HttpExchange
+from .asgi_response import Responding
 from .lifespan import Application, Lifespan
 from .shortcut import _SENT as SENT
 
@@ -115,7 +116,7 @@ class Gateway(wsgi.Gateway):
                 found.append(pair)
         return found
 
-    def log(self, exchange: HttpExchange) -> None:
+    def log(self, exchange: Responding) -> None:
         """Log a request whose response is over."""
         stream, head, reply, error = exchange.stream, exchange.head, exchange.reply, exchange.error
         stream.status = 499 if head is None or not exchange.on_wire else head.code

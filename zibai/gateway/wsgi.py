@@ -1,6 +1,6 @@
 """The WSGI gateway: it makes the environ of a request and calls the application with it (PEP 3333).
 
-A :class:`Gateway` belongs to a server and holds what all its exchanges share. A runner calls it with a connection whose
+A :class:`Gateway` belongs to a server and holds what all its exchanges share. A runner calls it with a stream whose
 request and body are there. An :class:`~zibai.gateway.exchange.Exchange` sends the response.
 """
 

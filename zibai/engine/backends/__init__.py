@@ -1,8 +1,19 @@
-"""What drives the loop and runs the requests: the two backends, threads and greenlets, behind one interface.
+"""What drives the loop and runs the requests: the backends, threads, greenlets and tasks, behind one interface.
 
 A backend drives the server loop (:class:`Turns`): it turns it, takes the connections whose requests are ready, and
-runs them in a thread or greenlet. Nothing in this package knows HTTP, and what both backends would share
-belongs into the loop or the connection.
+runs them in a thread or greenlet, each by its stream. Nothing in this package knows HTTP, and what both backends would
+share belongs into the loop, the connection or the stream.
+
+ - threads    a leader turns the loop and runs applications itself, until one blocks
+ - baton      what the leaders pass on to each other, and when they do so at once
+ - polling    how a thread waits for a socket, and how a poller is woken
+ - greenlets  worker greenlets, started from gevent's hub
+ - pending    what an exchange has left behind in the hub
+ - hubpoller  a poller of watchers, where the hub cannot watch the system's
+ - blocked    tells when an application blocks the hub or the event loop
+ - tasks      coroutines of an event loop, which also turns the server loop
+ - eager      the first step of a coroutine, at once
+ - threadpoller a poller in which a thread waits
 
 The thread that drives the loop *owns* it (one at a time), or the hub does. All of :class:`Turns` is the owner's, except
 ``give_back`` and ``lend``, which any thread may call. A connection runs *inline* while the loop waits for it, still

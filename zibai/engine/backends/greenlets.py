@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ from ..stream import Stream
 from . import Turns
 from .blocked import Watch
 from .hubpoller import HubPoller
+from .pending import counting
 
 try:
     import gevent
@@ -125,40 +125,6 @@ class _Worker(_Greenlet):
                 continue  # a kill, at the end or by an application that remembers us; there is no exchange to end
 
 
-class _Kept:
-    """Counts what is started in a loop of gevent whose own ``activecnt`` is always 0: libuv's, the only one on Windows.
-
-    It keeps a set of the watchers that are started, and a queue of callbacks. Where a new gevent has not got these,
-    the count is another one each time, so that no greenlet runs a second exchange.
-    """
-
-    def __init__(self, loop: Any) -> None:
-        self._watchers = getattr(loop, "_keepaliveset", None)
-        self._callbacks = getattr(loop, "_callbacks", None)
-        self._turns = count()
-
-    @property
-    def activecnt(self) -> int:
-        if self._watchers is None or self._callbacks is None:
-            return next(self._turns)
-        return len(self._watchers) + len(self._callbacks)
-
-
-def _counting(loop: Any) -> Any:
-    """What tells by its ``activecnt`` how many watchers and callbacks are started: the loop itself, if it counts."""
-    watcher = loop.timer(60)
-    before = loop.activecnt
-    watcher.start(_do_nothing)
-    counts = loop.activecnt != before
-    watcher.stop()
-    watcher.close()
-    return loop if counts else _Kept(loop)
-
-
-def _do_nothing() -> None:
-    pass
-
-
 class Greenlets:
     """Drives the loop from gevent's hub. ``slots`` is how many exchanges may run at once."""
 
@@ -170,7 +136,7 @@ class Greenlets:
         self._workers: dict[int, _Worker] = {}
         self._hub: Any = gevent.get_hub()
         self._turning = False
-        self.pending = _counting(self._hub.loop)
+        self.pending = counting(self._hub.loop)
         self.stopped = False
         self._ask = self._hub.loop.async_()  # for a sign of life
         self._watch = Watch(

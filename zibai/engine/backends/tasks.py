@@ -59,7 +59,7 @@ class Waits:
 
 def make_event_loop(name: str) -> asyncio.AbstractEventLoop:
     """A new event loop. Raises :class:`~zibai.errors.MissingExtra` where the one of that name is not installed."""
-    if name == "asyncio":
+    if name != "uvloop":
         return asyncio.new_event_loop()
     module = "winloop" if sys.platform == "win32" else "uvloop"
     try:

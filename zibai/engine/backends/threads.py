@@ -20,8 +20,6 @@ list's ``pop`` is one step). Each runner has a stake of its own, so that of a la
 there costs 4 % of all that a plain request needs.
 """
 
-import select
-import socket
 import sys
 import threading
 from collections import deque
@@ -33,63 +31,20 @@ from typing import Any
 
 from ...clock import clock
 from ...logger import logger, safely
-from ...net.listener import Socket
 from ...net.poller import make_poller
 from ...system.forks import forget_in_children
-from ...telemetry.scoreboard import Row, Slot
+from ...telemetry.scoreboard import Row
 from ..states import APP
 from ..stream import Stream
 from . import Turns
+from .baton import Runner, Spell
+from .polling import Bell, Waits
 
 PATIENCE = 0.005
 """Seconds that an exchange may last before the deputy takes the baton: the switch interval of the GIL, too."""
 
 LATE = 0.001
 """Seconds that a deputy may be late and still be sure that the application blocks, and not that the machine is busy."""
-
-SPELL = 1.0
-LONGEST_SPELL = 16.0
-
-
-class Waits:
-    """A thread waits for one socket. ``select.poll``, where it exists, takes any number of descriptor."""
-
-    def wait_readable(self, sock: Socket, timeout: float) -> bool:
-        return _wait(sock, False, timeout)
-
-    def wait_writable(self, sock: Socket, timeout: float) -> bool:
-        return _wait(sock, True, timeout)
-
-
-def _wait(sock: Socket, writable: bool, timeout: float) -> bool:
-    if sys.platform == "win32":  # there is no poll, and select takes 512 sockets of any number
-        lists = ([], [sock], [sock]) if writable else ([sock], [], [])
-        return any(select.select(*lists, timeout))
-    poll = select.poll()
-    poll.register(sock, select.POLLOUT if writable else select.POLLIN)
-    return bool(poll.poll(timeout * 1000))
-
-
-_Stake = tuple[Stream, float]  # what a leader runs inline, and since when
-
-
-class _Runner(threading.Thread):
-    """A thread, and the gate at which it waits until it is rung.
-
-    ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton.
-    """
-
-    def __init__(self, life: Callable[["_Runner"], None], slot: Slot) -> None:
-        super().__init__(target=life, args=(self,), name=f"zibai-{slot.number + 1}", daemon=True)
-        self.slot = slot
-        self.stake: list[_Stake] = []
-        self.gate = threading.Lock()
-        self.gate.acquire()
-
-    def ring(self) -> None:
-        """Let it look again. Under the backend's lock, so that two rings cannot meet; one is kept for later."""
-        if self.gate.locked():
-            self.gate.release()
 
 
 class Threads:
@@ -99,46 +54,33 @@ class Threads:
         self.waits = Waits()
         self.make_stream = Stream
         self._row = row
-        self._runners: list[_Runner] = []
+        self._runners: list[Runner] = []
         self.poller = make_poller()
         self._limit = slots + 1
         self._loop: Turns
         self._lock = threading.Lock()
-        self._leader: _Runner | None = None
-        self._parked: deque[_Runner] = deque()  # the runners that wait for the baton; the first is the deputy
+        self._leader: Runner | None = None
+        self._parked: deque[Runner] = deque()  # the runners that wait for the baton; the first is the deputy
         self._threads = 0
-        self._coming: _Runner | None = None  # has been started and has not parked yet
+        self._coming: Runner | None = None  # has been started and has not parked yet
         self._spared = -inf  # when the exchange began that gets twice the time; it is not held by that
         self._turns = 0  # counts inline exchanges; the deputy sees by it whether the leader works
         self._watching = False  # whether the deputy looks by itself, or has to be rung
         self._stopped = False
-        self._pass_until = 0.0  # until then the leader passes the baton before it runs anything
-        self._spell = SPELL
+        self._spell = Spell()
         self._done = threading.Event()
-        # A poller sleeps on descriptors only, so a byte on one of our own wakes it.
-        self._wake_end, self._bell = socket.socketpair()
-        self._wake_end.setblocking(False)
-        self._bell.setblocking(False)
+        self._bell = Bell()
 
     # The interface.
 
     def start(self, loop: Turns) -> None:
         self._loop = loop
         forget_in_children(self)
-        loop.watch(self._wake_end.fileno(), self._hear)
+        loop.watch(self._bell.fileno(), self._bell.hear)
         self._add_runner()
 
     def wake(self) -> None:
-        try:
-            self._bell.send(b"\0")
-        except OSError:
-            pass  # the buffer is full of bells already, or the server has ended
-
-    def _hear(self) -> None:
-        try:
-            self._wake_end.recv(4096)
-        except BlockingIOError:
-            pass  # a turn before has heard it
+        self._bell.ring()
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
         safely(log, *args)
@@ -163,7 +105,6 @@ class Threads:
                 runner.ring()
         for runner in idle:
             runner.join()
-        self._wake_end.close()
         self._bell.close()
         self.poller.close()
 
@@ -174,7 +115,6 @@ class Threads:
         """
         self._lock = threading.Lock()
         self._stopped = True
-        self._wake_end.close()
         self._bell.close()
         self.poller.close()
 
@@ -194,7 +134,7 @@ class Threads:
             if self._coming is not None or self._threads == self._limit:
                 return
             self._threads += 1
-            self._coming = runner = _Runner(self._live, self._row.slots[self._threads - 1])
+            self._coming = runner = Runner(self._live, self._row.slots[self._threads - 1])
             self._runners.append(runner)
         try:
             runner.start()
@@ -208,7 +148,7 @@ class Threads:
                 raise
             logger.error("%s; serving with %d threads", error, self._limit)
 
-    def _live(self, me: _Runner) -> None:
+    def _live(self, me: Runner) -> None:
         while True:
             try:
                 if not self._wait_for_baton(me):
@@ -217,7 +157,7 @@ class Threads:
             except BaseException as error:
                 self._recover(me, None, error)
 
-    def _recover(self, me: _Runner, stream: Stream | None, error: BaseException) -> None:
+    def _recover(self, me: Runner, stream: Stream | None, error: BaseException) -> None:
         """An error has left a runner, perhaps while it ran ``stream``. The thread lives on.
 
         Its slot comes free, the connection is closed, and the baton is passed on. The error is a bug of ours, or the
@@ -241,7 +181,7 @@ class Threads:
         with suppress(BaseException):  # a handler of the log may raise anything
             logger.error("an error came out of a server thread, which serves on", exc_info=error)
 
-    def _wait_for_baton(self, me: _Runner) -> bool:
+    def _wait_for_baton(self, me: Runner) -> bool:
         """Queue up, as the deputy when it is our turn to watch; False at the end."""
         seen = -1
         with self._lock:
@@ -264,14 +204,14 @@ class Threads:
                     return True
             me.gate.acquire(timeout=timeout)
 
-    def _promote(self, runner: _Runner | None) -> None:
+    def _promote(self, runner: Runner | None) -> None:
         """Give the baton to one that is parked, or lay it down for the runner that parks next. Under the lock."""
         self._leader = runner
         self._watching = False  # there is another deputy now, and it sleeps
         if runner is not None:
             self._parked.remove(runner)
 
-    def _watch(self, leader: _Runner, seen: int) -> float | None:
+    def _watch(self, leader: Runner, seen: int) -> float | None:
         """The deputy's look, under the lock: in how many seconds to look again, None when it takes the baton."""
         self._watching = False
         stake = leader.stake[:]
@@ -295,16 +235,8 @@ class Threads:
             return PATIENCE  # it is over, this very moment
         self._loop.give_away(taken[0])
         if taken is inline:  # and not the next, begun in this very moment, which tells nothing of the application
-            self._note_blocking()
+            self._spell.note(clock())
         return None
-
-    def _note_blocking(self) -> None:
-        """An exchange has lasted: pass the baton for a spell, a longer one if the last has only just ended."""
-        now = clock()
-        if now >= self._pass_until:
-            again = now < self._pass_until + self._spell
-            self._spell = min(self._spell * 2, LONGEST_SPELL) if again else SPELL
-        self._pass_until = now + self._spell
 
     def _pass_on(self) -> bool:
         """Give the baton to the deputy; without one, to the thread that parks next. Returns whether there is a deputy.
@@ -319,12 +251,12 @@ class Threads:
 
     # The leader.
 
-    def _lead(self, me: _Runner) -> None:
+    def _lead(self, me: Runner) -> None:
         """Turn the loop and run what is ready, until the baton is lost or passed on, or the loop has finished.
 
         What every request pays stands here and in no function of its own; a call is a twentieth of what is left of it.
         """
-        loop, slot, stake = self._loop, me.slot, me.stake
+        loop, slot, stake, spell = self._loop, me.slot, me.stake, self._spell
         stream: Stream | None = None
         try:
             while not loop.finished:
@@ -333,7 +265,7 @@ class Threads:
                     loop.turn(block=True)
                     continue
                 now = clock()
-                if now < self._pass_until:
+                if now < spell.until:
                     self._run_passed(me, stream)
                     return
                 stake.append((stream, now))
@@ -361,7 +293,7 @@ class Threads:
                 return
         self._add_runner()
 
-    def _run_passed(self, me: _Runner, stream: Stream) -> None:
+    def _run_passed(self, me: Runner, stream: Stream) -> None:
         """Pass the baton on, then run as a thread of a plain pool does."""
         self._loop.give_away(stream)
         with self._lock:

@@ -1,0 +1,55 @@
+"""What the baton of :mod:`.threads` passes between, and when it is passed on without a look."""
+
+import threading
+from collections.abc import Callable
+
+from ...telemetry.scoreboard import Slot
+from ..stream import Stream
+
+SPELL = 1.0
+LONGEST_SPELL = 16.0
+
+Stake = tuple[Stream, float]
+"""What a leader runs inline, and since when."""
+
+
+class Runner(threading.Thread):
+    """A thread, and the gate at which it waits until it is rung.
+
+    ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton.
+    """
+
+    def __init__(self, life: Callable[["Runner"], None], slot: Slot) -> None:
+        super().__init__(target=life, args=(self,), name=f"zibai-{slot.number + 1}", daemon=True)
+        self.slot = slot
+        self.stake: list[Stake] = []
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def ring(self) -> None:
+        """Let it look again. Under the backend's lock, so that two rings cannot meet; one is kept for later."""
+        if self.gate.locked():
+            self.gate.release()
+
+
+class Spell:
+    """A time in which the leader passes the baton on before it runs anything, since the application blocks.
+
+    It lasts ``until`` (by the package's clock). Under the backend's lock, but any thread reads ``until``.
+    """
+
+    __slots__ = ("_length", "until")
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self._length = SPELL
+
+    def __repr__(self) -> str:
+        return f"<Spell until {self.until:.1f}>"
+
+    def note(self, now: float) -> None:
+        """An exchange has lasted: begin a spell, a longer one if the last has only just ended."""
+        if now >= self.until:
+            again = now < self.until + self._length
+            self._length = min(self._length * 2, LONGEST_SPELL) if again else SPELL
+        self.until = now + self._length

@@ -1,0 +1,260 @@
+"""The response of an ASGI application: what its messages put on the wire, and when.
+
+What a :class:`~zibai.gateway.reply.Reply` makes of the messages is held until the step of the application ends, so that
+pieces that it gives at once go out together. A head is never held for longer, because a client of an event stream waits
+for it.
+
+Everything here is for the thread of the event loop.
+"""
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from ..clock import head_end
+from ..engine.async_stream import AsyncStream
+from ..engine.outgoing import File
+from ..errors import Gone
+from ..logger import error_logger
+from ..protocol.http1.response import ResponseHead, interim, prepare_raw, trailer_lines
+from .given_file import duplicate, open_path
+from .reply import JOIN, Reply, instead
+from .shortcut import _SENT as SENT
+
+if TYPE_CHECKING:
+    from .asgi import Gateway
+
+Message = dict[str, Any]
+
+TOGETHER: Final = 32 * 1024
+"""Bytes that are held until the step of the application ends; more is sent at once."""
+
+
+class Responding(AsyncStream):
+    """The response side of an exchange, which is one object: a second one would cost 4 % of a plain request."""
+
+    _gateway: "Gateway"
+    head: ResponseHead | None = None
+    reply: Reply | None = None
+    size = 0  # bytes of the body of a response of one piece
+    complete = False  # whether the last byte of the response was given to the stream
+    on_wire = False  # whether the first one was
+    error: BaseException | None = None  # what the application raised
+    facts: dict[str, str] | None = None  # of the client, where its proxy tells more than its connection
+    _heard = False  # whether the application was told that its client has left
+    _held: "list[bytes] | tuple[()]" = ()
+    _held_size = 0
+    _flushing = False  # whether a flush is due when the step ends
+    _given = False  # whether the last piece of the body was
+    _trailers: list[bytes] | None = None  # where the application has promised some
+
+    def _start(self, message: Message) -> None:
+        if self.head is not None:
+            raise RuntimeError("http.response.start was sent twice")
+        self.head = prepare_raw(message["status"], message.get("headers") or ())
+        self._trailers = [] if message.get("trailers") else None
+        self._flush_soon()
+
+    def _send_body(self, message: Message) -> None:
+        data = message.get("body", b"")
+        if type(data) is not bytes:
+            data = memoryview(data).tobytes()
+        more = bool(message.get("more_body"))
+        if self._given:
+            raise RuntimeError("http.response.body was sent after the last piece of the body")
+        if not more and self.reply is None and self._send_at_once(data):
+            return
+        reply = self.reply or self._begin(None if more or self._trailers is not None else len(data))
+        for part in reply.give(data):
+            self._hold(part)
+        if reply.surplus:
+            self._gateway.complaints.surplus(self.stream)
+        if not more:
+            self._end_body()
+
+    def _send_at_once(self, data: bytes) -> bool:
+        """Short cut for a response of one piece, by one send; returns whether it was sent.
+
+        It does what the rest of :meth:`_send_body` does with such a response, in a third of the time.
+        """
+        head, sender, size = self.head, self.sender, len(data)
+        if (
+            head is None
+            or not head.plain
+            or self._held
+            or self._trailers is not None
+            or size >= JOIN
+            or not self.request.plain
+            or sender.closing
+            or self.stream.service.draining
+        ):
+            return False
+        if head.length == size:
+            start = head.data
+        elif head.length is None:
+            start = b"%bContent-Length: %d\r\n" % (head.data, size)
+        else:
+            return False
+        self.reply = SENT
+        self.complete = self.on_wire = True
+        self.size = size
+        try:
+            self.stream.send(start + head_end() + data)
+        except Gone:
+            pass
+        self._over()
+        return True
+
+    def _end_body(self) -> None:
+        """The application has given its last piece. Trailers may follow."""
+        self._given = True
+        if self._trailers is None:
+            self._finish()
+
+    def _begin(self, size: int | None) -> Reply:
+        if self.head is None:
+            raise RuntimeError("http.response.body was sent before http.response.start")
+        self.forbid_continue()
+        keep_alive = self.request.keep_alive and not self.closing
+        self.reply = reply = Reply(self.head, self.request, size, keep_alive, head_end())
+        for name in self.head.removed:
+            self._gateway.complaints.removed(name, self.stream)
+        if not reply.keep_alive:
+            self.end_after_this()
+        return reply
+
+    def _finish(self) -> None:
+        """The application has given everything."""
+        reply = self.reply
+        assert reply is not None
+        try:
+            for part in reply.finish(b"".join(self._trailers or ())):
+                self._hold(part)
+        except ValueError as error:  # less than it has promised
+            error_logger.error("%s, at %s", error, ascii(self.request.path))
+            self._cut()
+            return
+        reply.complete = self.complete = True
+        self._flush()
+        self._over()
+
+    def _hold(self, part: bytes) -> None:
+        if not self._held:
+            self._held = []
+        self._held.append(part)
+        self._held_size += len(part)
+        if self._held_size >= TOGETHER:
+            self._flush()
+        else:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not (self._flushing or self.stepping or self.complete):
+            self._flushing = True
+            self.call_soon(self.end_step)
+
+    @property
+    def is_endless(self) -> bool:
+        return self.head is not None and b"text/event-stream" in self.head.data.lower()
+
+    def end_step(self) -> None:
+        """The step of the application has ended without an end of the response: nothing is held any longer."""
+        self._flushing = False
+        if self.complete or self._heard or self.ending or self.broken:
+            return
+        if self.reply is None and self.head is not None:
+            for part in self._begin(None).give(b""):
+                self._hold(part)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what is held. A client that has left is noticed at the next message."""
+        held, self._held, self._held_size = self._held, (), 0
+        if not held:
+            return
+        self.on_wire = True
+        try:
+            self.push(held[0] if len(held) == 1 else b"".join(held))
+        except Gone:
+            pass
+
+    def _send_extension(self, kind: str, message: Message) -> None:
+        if kind == "http.response.early_hint":
+            self._send_hints(message)
+        elif kind == "http.response.pathsend":
+            self._send_file(open_path(message["path"], self.connection.endpoint.plain))
+        elif kind == "http.response.trailers":
+            self._send_trailers(message)
+        elif kind == "http.response.zerocopysend":
+            self._send_file(duplicate(message, self.connection.endpoint.plain), more=bool(message.get("more_body")))
+        else:
+            raise ValueError(f"{kind!r} is no message of an HTTP response")
+
+    def _send_hints(self, message: Message) -> None:
+        links = [("Link", bytes(link).decode("latin-1")) for link in message["links"]]
+        data, _ = interim("103 Early Hints", links)
+        if self.reply is not None or not self.request.is_http11:
+            return
+        self.stream.interims += 1
+        try:
+            self.push(data)
+        except Gone:
+            pass
+
+    def _send_file(self, file: File, more: bool = False) -> None:
+        """Send a file without reading it here. It is the loop that sends what the client does not take at once."""
+        try:
+            promised = None if self.head is None else self.head.length
+            reply = self.reply or self._begin(None if more else file.left)
+            count = file.left if reply.left is None else min(file.left, reply.left)
+            if reply.left is not None and promised is not None and file.left > count:
+                self._gateway.complaints.surplus(self.stream)
+            before, behind = reply.around(count) if count else (b"", b"")
+        except BaseException:
+            file.close()
+            raise
+        file.left = count
+        if before:
+            self._hold(before)
+        self._flush()
+        self.on_wire = True
+        if count:
+            self.push_file(file)
+        else:
+            file.close()
+        if behind:
+            self._hold(behind)
+        if not more:
+            self._end_body()
+
+    def _send_trailers(self, message: Message) -> None:
+        """Take trailers. A client that has not asked for them does not get them (RFC 9110 6.5.1)."""
+        if not self._given or self._trailers is None:
+            raise RuntimeError("http.response.trailers was sent before the end of the body, or was not announced")
+        if self._gateway.takes_trailers(self.request):
+            self._trailers += trailer_lines(message.get("headers") or ())
+        if not message.get("more_trailers"):
+            self._finish()
+
+    def _over(self) -> None:
+        self._gateway.log(self)
+        self.release()
+
+    @property
+    def _path(self) -> str:
+        return ascii(self.request.path)
+
+    def _respond(self, status: HTTPStatus) -> None:
+        """Respond instead of the application, of whose response nothing has gone out."""
+        self._held, self._held_size = (), 0
+        self.head, body = instead(status)
+        self.reply, self._trailers = None, None
+        for part in self._begin(len(body)).give(body):
+            self._hold(part)
+        self._finish()
+
+    def _cut(self) -> None:
+        """End the connection so that the client sees that the response is not whole."""
+        self._held = ()
+        self.complete = True
+        self.cut()
+        self._over()
