@@ -52,6 +52,9 @@ class Gateway(wsgi.Gateway):
         if not facts:
             facts = stream.facts = self._learn_facts(connection)
         headers = self._headers(request)
+        if request.target[:1] not in "/*":
+            # RFC 9112 3.2.2: the host of an absolute target counts, and not the field.
+            headers = _with_host(headers, request.environ["HTTP_HOST"])
         prefix = self.script_name
         scheme = facts.get("wsgi.url_scheme", self._scheme)
         if request.forwards:
@@ -61,11 +64,10 @@ class Gateway(wsgi.Gateway):
             exchange.facts = facts = told
             scheme, prefix = told["wsgi.url_scheme"], told["SCRIPT_NAME"]
             if told["HTTP_HOST"] != host:
-                other = told["HTTP_HOST"].encode("latin-1")
-                headers = [(name, other if name == b"host" else value) for name, value in headers]
-        path = request.path
+                headers = _with_host(headers, told["HTTP_HOST"])
+        path = request.path or request.target  # the latter is *
         path = unquote_to_bytes(path).decode("utf-8", "replace") if "%" in path else path
-        if prefix and not (path == prefix or path.startswith(prefix + "/")):
+        if prefix and path != "*" and not (path == prefix or path.startswith(prefix + "/")):
             path = prefix + path
         client = (facts["REMOTE_ADDR"], int(facts.get("REMOTE_PORT", 0))) if facts["REMOTE_ADDR"] else None
         endpoint = connection.endpoint
@@ -77,7 +79,7 @@ class Gateway(wsgi.Gateway):
             "method": request.method,
             "scheme": scheme,
             "path": path,
-            "raw_path": request.path.encode("latin-1"),
+            "raw_path": (request.path or request.target).encode("latin-1"),
             "query_string": request.query.encode("latin-1"),
             "root_path": prefix,
             "headers": headers,
@@ -149,6 +151,10 @@ class Gateway(wsgi.Gateway):
         environ["PATH_INFO"] = request.path
         duration, sent = clock() - stream.started, max(0, stream.sent - stream.sender.lost)
         log_exchange(logger, level, environ, stream.status, duration, sent, error)
+
+
+def _with_host(headers: list[tuple[bytes, bytes]], host: str) -> list[tuple[bytes, bytes]]:
+    return [(b"host", host.encode("latin-1")), *(pair for pair in headers if pair[0] != b"host")]
 
 
 def _path_of(connection: Connection) -> str:

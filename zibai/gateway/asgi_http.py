@@ -141,7 +141,7 @@ class HttpExchange(Responding):
     def _fail(self, error: BaseException) -> None:
         """The application has raised."""
         if self.complete:
-            if not is_ours(error):
+            if not (is_ours(error) or isinstance(error, CancelledError)):
                 error_logger.error("an error after the response to %s", self._path, exc_info=error)
             return
         if self.refusal is not None and not self.on_wire:

@@ -40,6 +40,7 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
         self._events: asyncio.Queue[Message] | None = None
         self._error: BaseException | None = None  # what the application has raised
+        self._serving = False  # whether the application has said that it has started
         self._asked = False  # whether the application has asked for an event
         self._told: asyncio.Future[Message] | None = None  # what it says of the event at hand
 
@@ -65,7 +66,7 @@ class Lifespan:
                 await _ended(task)
                 raise LoadError("the application refuses to start: lifespan.startup.failed", _text(message))
             return
-        self._task, error = None, self._error
+        self._task, error = None, asyncio.CancelledError() if task.cancelled() else self._error
         if error is not None and (self._asked or self._mode == "on"):
             trace = format_exception(error, error.__traceback__)
             raise LoadError(f"the application failed in its lifespan: {last_line(error)}", trace) from error
@@ -79,7 +80,9 @@ class Lifespan:
         task, events = self._task, self._events
         if task is None or events is None:
             return
-        if task.done():
+        if task.done() or not self._serving:
+            task.cancel()  # nothing, if it is done; else the end comes within the start
+            await _ended(task)
             self._log_error()
             return
         self._told = told = asyncio.get_running_loop().create_future()
@@ -114,17 +117,19 @@ class Lifespan:
 
     async def _send(self, message: Message) -> None:
         kind, told = message["type"], self._told
-        phase = "startup" if kind.startswith("lifespan.startup.") else "shutdown"
+        phase = "shutdown" if self._serving else "startup"
         if kind not in {f"lifespan.{phase}.complete", f"lifespan.{phase}.failed"}:
-            raise ValueError(f"{kind!r} is no message of a lifespan")
+            raise ValueError(f"{kind!r} is no message of the {phase} of a lifespan")
         if told is None or told.done():
             raise RuntimeError(f"{kind} was sent twice, or before its event")
         told.set_result(message)
+        self._serving |= kind == "lifespan.startup.complete"
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
     """Give a task that has said its last word a moment to end, then cancel it."""
-    await asyncio.wait({task}, timeout=1.0)
+    if not task.done() and not task.cancelling():
+        await asyncio.wait({task}, timeout=1.0)
     if not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)

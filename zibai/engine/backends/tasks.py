@@ -16,8 +16,7 @@ watch no poller, so a thread waits in the poller there (:mod:`.pollerthread`).
 import asyncio
 import sys
 import threading
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context
 from types import FrameType
@@ -56,6 +55,13 @@ class Waits:
         raise AssertionError("a task must not block")
 
     wait_writable = wait_readable
+
+
+def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """Cancel each of the tasks once: a second time would interrupt what they do at their end."""
+    for task in [*tasks]:
+        if not task.cancelling():
+            task.cancel()
 
 
 class Tasks:
@@ -102,7 +108,7 @@ class Tasks:
         self._start: Start = starter(self.event_loop, self._context)
         self._finished = self.event_loop.create_future()
         if not isinstance(self.poller, ThreadPoller):
-            self.event_loop.add_reader(self.poller.fileno(), self._turn)
+            self.event_loop.add_reader(self.poller.fileno(), self._turn_now)
         self._watch.start()
         self.wake()
 
@@ -156,8 +162,7 @@ class Tasks:
 
     def cancel(self) -> None:
         """Cancel what still runs: requests, and what they have left to be done."""
-        for task in [*self._tasks]:
-            task.cancel()
+        _cancel(self._tasks)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run the event loop until a coroutine has ended; returns its result."""
@@ -194,8 +199,7 @@ class Tasks:
         if self._timer is not None:
             self._timer.cancel()
         tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
+        _cancel(tasks)
         try:
             if tasks:
                 loop.run_until_complete(asyncio.wait(tasks, timeout=LAST))
@@ -213,6 +217,10 @@ class Tasks:
 
     # In the event loop.
 
+    def _turn_now(self) -> None:
+        if not self._turn_is_due:  # else it would have two turns for one of all others
+            self._turn()
+
     def _turn(self) -> None:
         """One turn of the server loop and what it made ready; never blocks."""
         loop, watch = self.loop, self._watch
@@ -223,12 +231,14 @@ class Tasks:
         if loop.finished or self._stopped:
             return
         loop.turn(block=False)
-        count, until = 0, time.monotonic() + SPAN
+        count, until = 0, 0.0
         while (stream := loop.take()) is not None:
             self._run(stream)
             count += 1
-            if count >= AT_ONCE or (not count % 8 and time.monotonic() > until):
-                self.event_loop.call_soon(self._turn, context=self._context)
+            begun = stream.started
+            until = until or begun + SPAN
+            if count >= AT_ONCE or begun > until:
+                self._turn_soon()
                 return
         if loop.finished:
             assert self._finished is not None

@@ -1,0 +1,17 @@
+"""Applications of ASGI whose life is not smooth."""
+
+import time
+
+
+async def refuses(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "the database is away"})
+
+
+async def blocks(scope, receive, send):
+    """Blocks the event loop for as many seconds as the query says."""
+    if scope["type"] != "http":
+        raise AssertionError("no lifespan")
+    time.sleep(int(scope["query_string"] or 0))  # noqa: ASYNC251
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"fine"})

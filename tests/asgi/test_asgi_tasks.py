@@ -1,0 +1,378 @@
+"""Tasks, contexts and the event loop: traps 24 to 34 of other servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+from harness import END, START, asgi, errors, read_body, request, respond, tracebacks, until
+
+from support import DEADLINE, Client, wait_for
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+@pytest.mark.parametrize("kind", ["plain", "pause", "body", "slow body", "stalled send", "pipelined", "background"])
+def test_no_context_of_one_request_is_seen_by_the_next(kind: str) -> None:
+    """Traps 24 and 25: uvicorn#2167, starlette#2335, cpython#140947, langflow#14769."""
+    seen: list[tuple[str, str]] = []
+    tasks: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope["path"], VARIABLE.get()))
+        task = asyncio.current_task()
+        tasks.append(task)
+        assert task is not None
+        VARIABLE.set(scope["path"])
+        if kind == "pause":
+            await asyncio.sleep(0.001)
+        await read_body(receive)
+        if kind == "stalled send":
+            await send(START)
+            for _ in range(50):
+                await send({**END, "body": b"x" * 100_000, "more_body": True})
+            await send(END)
+        else:
+            await respond(send)
+        if kind == "background":
+            await asyncio.sleep(0.01)
+        assert VARIABLE.get() == scope["path"]
+        assert asyncio.current_task() is task
+
+    has_body = kind in ("body", "slow body")
+    with asgi(app) as server, Client(server.port) as client:
+        for number in range(6):
+            if kind == "pipelined":
+                if not number:
+                    client.send(b"".join(request(f"/{each}") for each in range(6)))
+            elif has_body:
+                client.send(request(f"/{number}", "Content-Length: 3", method="POST"))
+                if kind == "slow body":
+                    time.sleep(0.01)
+                client.send(b"abc")
+            else:
+                client.send(request(f"/{number}"))
+            assert client.read().status == 200
+    assert seen == [(f"/{number}", "unset") for number in range(6)]
+    assert not errors(server)
+
+
+def test_what_the_start_has_set_is_seen_by_every_request() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            VARIABLE.set("startup")
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        seen.append(VARIABLE.get())
+        VARIABLE.set("mine")
+        await respond(send)
+
+    from serving import serving
+
+    with serving(app, valid=False) as server, Client(server.port) as client:
+        for _ in range(3):
+            assert client.get("/").status == 200
+    assert seen == ["startup"] * 3
+
+
+def test_a_waiting_request_is_not_collected() -> None:
+    """Trap 26: uvicorn#972: the event loop has weak references to tasks alone."""
+    entered, go = threading.Event(), threading.Event()
+    held: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        future = asyncio.get_running_loop().create_future()
+        held.append(weakref.ref(future))  # nothing refers to the task but the task
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=lambda: (go.wait(DEADLINE), loop.call_soon_threadsafe(finish))).start()
+
+        def finish() -> None:
+            waiting = held[0]()
+            if waiting is not None:
+                waiting.set_result(None)
+
+        entered.set()
+        await future
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request())
+        assert entered.wait(DEADLINE)
+        gc.collect()
+        go.set()
+        assert client.read().status == 200
+
+
+@pytest.mark.parametrize("keep", [list, dict, weakref.WeakKeyDictionary], ids=lambda kind: kind.__name__)
+def test_a_task_that_an_application_keeps_is_used_once(keep: Any) -> None:
+    """Trap 27: SQLAlchemy's scopefunc=current_task would give a session to the next user."""
+    store: Any = keep()
+    first: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        first.append(task not in store)
+        if keep is list:
+            store.append(task)
+        else:
+            store[task] = "a session"
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as client:
+        for _ in range(5):
+            assert client.get("/").status == 200
+    assert first == [True] * 5
+
+
+@pytest.mark.parametrize("when", ["before the response", "at the end"])
+def test_a_request_that_cancels_itself_does_not_hit_the_next(when: str) -> None:
+    """Trap 28."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if scope["path"] == "/next":
+            assert not task.cancelling()
+            await asyncio.sleep(0)
+            await respond(send, b"next")
+            return
+        if when == "before the response":
+            task.cancel()
+        await respond(send)
+        task.cancel()
+
+    with asgi(app) as server, Client(server.port) as client:
+        for _ in range(3):
+            assert client.get("/").status == 200
+            assert client.get("/next").body == b"next"
+    assert not errors(server)
+
+
+def test_children_of_an_application_start_later() -> None:
+    """Trap 29: cpython#155418, #128550, #128588: eager children."""
+    order: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def child() -> None:
+            order.append("child")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+            order.append("parent")
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as client:
+        assert client.get("/").status == 200
+    assert order == ["parent", "child"]
+
+
+def test_two_servers_in_two_threads() -> None:
+    """Trap 30: aiohttp#13535: a task of another thread's loop. And trap 31: nothing asks a loop for eager tasks."""
+    loops: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        loops.append((asyncio.get_running_loop(), threading.get_ident()))
+        await asyncio.sleep(0.001)
+        await respond(send)
+
+    async def main() -> None:  # and this thread has a loop that runs, too
+        with asgi(app) as one:
+            threading.Thread(target=ask, args=[one.port]).start()  # so that all of its threads are there
+            await until(over)
+            over.clear()
+            with asgi(app) as two:
+                threading.Thread(target=ask, args=[one.port, two.port]).start()
+                await until(over)
+
+    over = threading.Event()
+
+    def ask(*ports: int) -> None:
+        for port in ports * 3:
+            with Client(port) as client:
+                assert client.get("/").status == 200
+        over.set()
+
+    asyncio.run(main())
+    assert len(set(loops)) == 2
+
+
+@pytest.mark.daily("plain")
+@pytest.mark.parametrize("kind", ["plain", "pause", "body"])
+def test_ten_thousand_requests_leave_nothing(kind: str) -> None:
+    """Trap 33: nggit in uvicorn#2799: a task that is done before it is in the set stays for ever."""
+    amount = 2000
+    counts: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/count":
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+            counts.append(len(asyncio.all_tasks()))
+        elif kind == "pause":
+            await asyncio.sleep(0)
+        elif kind == "body":
+            await read_body(receive)
+        await respond(send)
+
+    one = request("/", "Content-Length: 1", method="POST", body=b"x") if kind == "body" else request("/")
+    with asgi(app) as server, Client(server.port) as client:
+
+        def many() -> None:
+            for _ in range(amount // 50):
+                client.send(one * 50)
+                for _ in range(50):
+                    assert client.read().status == 200
+
+        many()
+        server.records.clear()
+        client.get("/count")
+        many()
+        server.records.clear()
+        client.get("/count")
+    before, tasks_before, after, tasks_after = counts
+    assert after - before < amount / 10
+    assert tasks_after == tasks_before <= 2
+
+
+def test_ready_requests_leave_time_to_the_event_loop() -> None:
+    """Trap 34: one turn starves timers. Here each request works for 2 ms, and a task waits for 1 ms in each step."""
+    ticks = [0]
+    between: list[int] = []
+    started = threading.Event()
+    amount, work = 128, 0.002
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            ticks[0] += 1
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/tick":
+            ticking = asyncio.create_task(tick())
+            await read_body(receive)
+            started.set()
+            await receive()
+            ticking.cancel()
+            return
+        between.append(ticks[0])
+        over = time.perf_counter() + work
+        while time.perf_counter() < over:
+            pass
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as ticker:
+        ticker.send(request("/tick"))
+        assert started.wait(DEADLINE)
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(Client(server.port)) for _ in range(amount)]
+            for client in clients:
+                client.send(request())
+            for client in clients:
+                assert client.read().status == 200
+    # A turn runs 5 ms, so three of them at the most, and after at most three turns the task has its step.
+    assert between[-1] - between[0] > amount / 20
+
+
+def test_background_work_does_not_hold_the_connection() -> None:
+    entered, go, over = threading.Event(), threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send)
+        if scope["path"] == "/background":
+            entered.set()
+            await until(go)
+            over.set()
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request("/background") + request("/"))
+        assert [client.read().status for _ in range(2)] == [200, 200]
+        assert entered.wait(DEADLINE)
+        assert not over.is_set()
+        go.set()
+    assert over.is_set()  # the end waits for it
+
+
+def test_the_end_of_the_server_waits_for_background_work_and_no_longer() -> None:
+    stopped: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            stopped.append("finally")
+
+    begun = time.monotonic()
+    with asgi(app, graceful_exit_timeout=0.5) as server, Client(server.port) as client:
+        assert client.get("/").status == 200
+    assert stopped == ["finally"]
+    assert 0.4 < time.monotonic() - begun < 10
+    assert not tracebacks(server)
+
+
+def test_threads_and_async_generators() -> None:
+    closed = threading.Event()
+
+    async def numbers() -> Any:
+        try:
+            for number in range(10):
+                yield number
+        finally:
+            await asyncio.sleep(0)
+            closed.set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        VARIABLE.set("mine")
+        assert await asyncio.to_thread(VARIABLE.get) == "mine"
+        async for number in numbers():
+            if number == 3:
+                break
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as client:
+        assert client.get("/").status == 200
+        wait_for(lambda: gc.collect() or closed.is_set())
+
+
+def test_a_child_may_serve_the_request() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async with asyncio.TaskGroup() as group:
+            body = group.create_task(read_body(receive))
+            group.create_task(send(START))
+        await asyncio.create_task(send({**END, "body": body.result()}))
+
+    with asgi(app) as server, Client(server.port) as client:
+        for _ in range(3):
+            client.send(request("/", "Content-Length: 3", method="POST", body=b"abc"))
+            assert client.read().body == b"abc"
+
+
+def test_timeouts_and_cancellation_from_outside() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(10)
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        task.uncancel()
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as client:
+        for _ in range(3):
+            assert client.get("/").status == 200
