@@ -95,6 +95,7 @@ def scoreboard(
         "app": options.app,
         "listen": names,
         "processes": processes,
+        "slots": options.max_workers,
     }
     # A restart has workers of both generations, so there are twice as many rows; 30 more are for SIGTTIN.
     rows = 2 * processes + 30 if processes else 1

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 from ..config.options import Options
+from ..net.kernel import backlog_of
 from ..supervise import mainloop
 from ..supervise.output import Collector
 from ..supervise.preload import Preload
@@ -18,6 +19,9 @@ from ..supervise.roster import SETTLED
 from ..system import home, lastword, terminal, title
 from ..system.signals import Signals
 from ..system.usage import Usage
+from ..telemetry.board_view import describe
+from ..telemetry.metrics import Metrics
+from ..telemetry.scoreboard import Scoreboard
 from . import loader, worker
 from .environment import Prepared
 from .listeners import Listeners
@@ -80,12 +84,25 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
     listeners, notifier, board = prepared.listeners, prepared.environment.notifier, prepared.board
     observers: list[mainloop.Observer] = []
     if listeners.health:
-        probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.is_shared())
+        probes = Probes(
+            listeners.health,
+            pulse,
+            lambda: listeners.is_health_kept or upgrade.is_shared(),
+            None if board is None else partial(Metrics, partial(_look, board, listeners)),
+        )
         observers.append(stack.enter_context(probes))
     observers.append(upgrade)
     if notifier is not None:
         observers.append(Reporter(notifier, board.rows() if board is not None else ()))
     return observers
+
+
+def _look(board: Scoreboard, listeners: Listeners) -> tuple[dict[str, Any], dict[str, int]]:
+    """What the metrics show; the thread of the probes calls this."""
+    server = describe(board)
+    # The last listener may be the one of --redirect-http, which has no name in the scoreboard.
+    found = zip(server["listen"], map(backlog_of, listeners.sockets), strict=False)
+    return server, {name: waiting for name, waiting in found if waiting is not None}
 
 
 def _rules(options: Options) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
 from ..engine.loop import Loop
+from ..errors import Refused
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
 from ..net.bind import describe, is_public, listen
@@ -209,7 +210,7 @@ class Server:
             new_context=copy_context().copy,
             waits=engine.waits,
             report=engine.report,
-            refused=self._gateway.log_refusal,
+            refused=self._note_refusal,
             row=self._row,
             base=self._gateway.base,
         )
@@ -228,6 +229,11 @@ class Server:
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
         return loop
+
+    def _note_refusal(self, connection: Any, refusal: Refused, response: bytes) -> None:
+        """Count and log a request that the application never sees. The server loop calls this."""
+        self._row.refuse(refusal.status)
+        self._gateway.log_refusal(connection, refusal, response)
 
 
 def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
