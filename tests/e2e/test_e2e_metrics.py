@@ -48,7 +48,9 @@ class Load:
         self.sent["write"] += 1
 
     def check(self) -> dict[str, float]:
-        """At once: nobody waits for a heartbeat."""
+        """A request is counted just after its client has its response, and no later."""
+        number = sum(self.sent.values())
+        wait_for(lambda: scrape(self.server).get("zibai_request_duration_seconds_count{}", 0) >= number)
         found = scrape(self.server)
         for method, number in self.sent.items():
             assert found[f"zibai_requests_total{{method={method},status=2xx}}"] == number
@@ -78,6 +80,7 @@ def test_counters_are_the_load_across_a_restart_and_a_killed_worker(backend: tup
         load.send()
         victim = int(get(server.port, "/pid").body)
         load.sent["read"] += 1
+        load.check()  # it is counted
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: scrape(server)["zibai_worker_ends_total{cause=signal}"] == 1)
         load.check()

@@ -149,15 +149,18 @@ class Row:
 
     def __init__(self, memory: Any, slots: int) -> None:
         self._number = slots
-        self._slots: list[Slot] | None = None
+        self._made: dict[str, list[Slot]] = {}
         self._use(memory)
 
     @property
     def slots(self) -> list[Slot]:
-        """The slots, for the worker, whose row must be empty when it first asks for them."""
-        if self._slots is None:
-            self._slots = [Slot(self._rest, self._counts, number) for number in range(self._number)]
-        return self._slots
+        """The slots, for the worker, whose row must be empty when it first asks for them. Any thread.
+
+        There is only one object for each: it has a copy of the numbers.
+        """
+        return self._made.get("slots") or self._made.setdefault(
+            "slots", [Slot(self._rest, self._counts, number) for number in range(self._number)]
+        )
 
     def _use(self, memory: Any) -> None:
         self._view = view = memoryview(memory)
@@ -173,7 +176,7 @@ class Row:
         """
         before = self._tally, self._rest, self._counts, self._view
         self._use(bytearray(self._view))
-        for slot in self._slots or ():
+        for slot in self._made.get("slots", ()):
             slot.move(self._rest, self._counts)
         for view in before:
             with suppress(BufferError):  # a thread writes at this moment, which is possible without the GIL
