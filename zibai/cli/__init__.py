@@ -5,6 +5,8 @@ Thin: arguments become options, and other wings do the work.
  - arguments  the command line, made from the declarations of options
  - texts      what the declarations say to people: --help, --help-all, docs/options.md
  - ps         zibai ps
+ - steer      zibai reload, stop, workers, dump and reopen
+ - find       which server a command is for
 """
 
 from collections.abc import Sequence

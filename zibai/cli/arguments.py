@@ -131,6 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .ps import ps
 
         return ps(argv[1:])
+    if argv[:1] and argv[0] in ("reload", "stop", "workers", "dump", "reopen"):
+        from .steer import steer
+
+        return steer(argv)
     options = parse_args(argv)
     from ..server.start import main as run_main
 

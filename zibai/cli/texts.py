@@ -12,7 +12,7 @@ COLUMN = 35
 
 _USAGE = """\
 usage: zibai [options] module:attribute
-       zibai ps [--json] [--control PATH]
+       zibai ps|reload|stop|workers|dump|reopen [--help] [SERVER]
 """
 
 

@@ -9,6 +9,9 @@ It puts the parts together: options, listeners, workers, and in each of them an 
  - guest         zibai.run() at a prompt
  - worker        the life of a worker
  - control       how a process that serves is told to stop
+ - endpoint      the control channel: who may speak, and how
+ - commands      what the control channel does
+ - dump          the stacks of a worker
  - application   the user's code: the application and its hooks
  - loader        the process that imports once and forks (--preload)
  - orders        the loader's end of the pipe to its parent

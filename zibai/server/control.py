@@ -36,6 +36,7 @@ from ..supervise.control import GRACEFUL, QUICK, REOPEN, UPGRADE
 from ..supervise.pipe import Parent
 from ..system import lastword
 from ..telemetry import logfile
+from .dump import describe_self
 
 
 class Control(control.Control):
@@ -69,6 +70,9 @@ class Control(control.Control):
         self._replacement: Any = None  # the channel to it
         self._shares_listeners = False
         self._channels: deque[Any] = deque()
+        self.describe: Callable[[], str] = lambda: describe_self(
+            None, None, None
+        )  # all stacks; set before there is a loop
         if hub is None:
             # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
             self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)
@@ -119,6 +123,8 @@ class Control(control.Control):
             channel = None  # a replacement gives nothing back through it
         if self._parent is None and UPGRADE in names:
             self._refuse_upgrade()
+        if verb == "dump" and self._parent is not None:
+            self._parent.dump(_never_failing(self.describe))
         if verb == "reopen" or REOPEN in names:
             self._reopen()
         if verb == "announce_drain":
@@ -171,6 +177,13 @@ class Control(control.Control):
 
     def _due(self) -> float:
         return self._drain_at if self._drain_at < inf else super()._due()
+
+
+def _never_failing(describe: Callable[[], str]) -> str:
+    try:
+        return describe()
+    except Exception as error:  # a stack that changes while it is looked at; the thread must live on
+        return f"the stacks cannot be shown: {error!r}"
 
 
 def _interrupting_and_setting(interrupt: Callable[[], object], end: threading.Event) -> Callable[[], None]:

@@ -23,6 +23,8 @@ from ..telemetry.board_view import describe
 from ..telemetry.metrics import Metrics
 from ..telemetry.scoreboard import Scoreboard
 from . import loader, worker
+from .commands import Commands
+from .endpoint import Endpoint
 from .environment import Prepared
 from .listeners import Listeners
 from .probes import Probes
@@ -35,7 +37,7 @@ def serve_as_parent(
     prepared: Prepared, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None, exits: bool
 ) -> None:
     """Run the main loop, with workers and with everything that watches them, until told to end."""
-    options, environment, listeners, board, on_up = prepared
+    options, environment, listeners, board, on_up, endpoint = prepared
     app = environment.app
     if not environment.guest:
         title.show("master", options.app)
@@ -73,6 +75,8 @@ def serve_as_parent(
             signals.heard = _overseer(options, loop, preload).heard
         if options.watchfiles is not None:
             stack.enter_context(Reloader(options.watchfiles, loop.restart_soon, _directory(prepared)))
+        if not environment.guest:
+            stack.enter_context(Endpoint(endpoint, Commands(loop, signals.heard)))
         if prompt is None:
             loop.run(signals)
         else:

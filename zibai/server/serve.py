@@ -11,6 +11,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from math import inf
 from socket import socket
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..config.addresses import Trust
@@ -100,13 +101,15 @@ class Ties:
     server loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server
     loop before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its
     kind.
-    ``multiprocess`` is ``wsgi.multiprocess``.
+    ``multiprocess`` is ``wsgi.multiprocess``. The server sets ``where``, which tells what the runner of a slot
+    executes.
     """
 
     row: Row | None = None
     beat_every: float = inf
     multiprocess: bool = False
     directory: str = ""
+    where: Callable[[int], tuple[str, FrameType | None]] | None = None
     on_worn: Hook | None = None
     on_stuck: Hook | None = None
     on_beat: Hook = lambda: None
@@ -152,6 +155,7 @@ class Server:
         """Serve. Raises what :func:`serve` raises."""
         forget_in_children(*self._sockets)
         engine = _make_backend(self._backend, self._options.max_workers, self._row)
+        self._ties.where = engine.where
         try:
             https = self._prepare_tls(engine)
             for sock in self._sockets:

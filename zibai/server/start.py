@@ -26,6 +26,7 @@ from ..telemetry import setup as logs
 from ..tls.devcert import certified
 from ..version import __version__
 from . import environment as around
+from .endpoint import address_for
 from .environment import Environment, Prepared
 from .listeners import Listeners
 from .parent import serve_as_parent
@@ -134,7 +135,8 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         _announce(options, listeners, names)
         if options.pid_file is not None:
             stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
-        scoreboard = around.scoreboard(options, processes, names, predecessor.pid if predecessor else 0)
+        endpoint = "" if environment.guest else address_for(options.control)
+        scoreboard = around.scoreboard(options, processes, names, predecessor.pid if predecessor else 0, endpoint)
         # Only root may be able to make the file of --control. By default it is in a directory of the serving user.
         board = stack.enter_context(scoreboard) if options.control else None
         if identity is not None:
@@ -146,7 +148,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             if processes:
                 start_helper()  # before, or it would keep the log file open for as long as the server runs
             daemon.print_to(options.log_file)
-        prepared = Prepared(options, environment, listeners, board, on_up)
+        prepared = Prepared(options, environment, listeners, board, on_up, endpoint)
         if signals is None:
             serve_alone(prepared, exits)
         else:

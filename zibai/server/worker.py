@@ -10,10 +10,11 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from random import randrange
 from socket import socket
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NamedTuple
 
 from ..config.options import Options
@@ -29,9 +30,10 @@ from ..system.machine import raise_descriptor_limit
 from ..system.signals import Signals
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
-from . import application
+from . import application, dump
 from .application import Site
 from .control import Control
+from .dump import describe_self
 from .serve import Hooks, Server, Ties
 
 
@@ -59,6 +61,7 @@ def run_child(
 ) -> None:
     """The main function of a worker process; ends it with the exit code."""
     parent.set_up_process(detached=options.interactive, stdin=stdin)
+    dump.prepare()
     try:
         if preloaded is None:
             with parent.uncaptured():
@@ -115,11 +118,14 @@ def run(
             parent.hear_ctrl_c()
         site = application.begin(options, application.load(options, app) if preloaded is None else preloaded.site)
         signals.reassert()
-        backend = "greenlets" if hub else "threads"
-        _tie(ties, control, parent, options, show_title, backend)
+        _tie(ties, control, parent, options, show_title, hub)
         options = replace(options, max_request_pre_process=_with_jitter(options.max_requests))
         hooks = _hooks(site, show_title)
-        Server(site.app, sockets, options, end=end, backend=backend, hooks=hooks, ties=ties).run()
+        Server(site.app, sockets, options, end=end, backend=_backend(hub), hooks=hooks, ties=ties).run()
+
+
+def _backend(hub: ModuleType | None) -> str:
+    return "greenlets" if hub else "threads"
 
 
 def _make_control(
@@ -138,10 +144,17 @@ def _make_control(
 
 
 def _tie(
-    ties: Ties, control: Control, parent: Parent | None, options: Options, show_ready: Callable[[], None], backend: str
+    ties: Ties,
+    control: Control,
+    parent: Parent | None,
+    options: Options,
+    show_ready: Callable[[], None],
+    hub: ModuleType | None,
 ) -> None:
     """Tie the server to the control thread and to the parent."""
     tell = ties.on_start
+    backend = _backend(hub)
+    greenlets = None if hub is None else hub.greenlets
 
     def started(loop: Loop) -> None:
         control.attach(loop)
@@ -151,11 +164,16 @@ def _tie(
         logger.info("worker ready: %s", backend)
         tell(loop)
 
+    control.describe = partial(describe_self, ties.row, lambda slot: _where(ties, slot), greenlets)
     ties.before_start, ties.on_start = control.prepare, started
     if parent is not None:
         ties.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
         ties.multiprocess = True
         ties.on_worn, ties.on_stuck = parent.reached_max_requests, parent.hung
+
+
+def _where(ties: Ties, slot: int) -> tuple[str, FrameType | None]:
+    return ("", None) if ties.where is None else ties.where(slot)
 
 
 def _hooks(site: Site, show_title: Callable[[str], None]) -> Hooks:

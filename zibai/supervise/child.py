@@ -204,6 +204,10 @@ class Child:
         """Tell it to reopen the log files."""
         self._send("reopen")
 
+    def dump(self) -> bool:
+        """Ask for all stacks; they come as a message. Returns False if the worker does not read."""
+        return self._send("dump")
+
     def kill(self) -> None:
         """End a worker that does not listen any more."""
         self._killed = True

@@ -33,10 +33,10 @@ from .waiting import wait
 
 # What each signal asks for. Signals that a system does not have are never sent.
 _ASKS_FOR: dict[str, Callable[[Roster], object]] = {
-    "SIGINT": lambda roster: roster.end("quit"),
-    "SIGTERM": lambda roster: roster.end("drain"),
-    "SIGBREAK": lambda roster: roster.end("drain"),
-    "SIGQUIT": lambda roster: roster.end("drain"),
+    "SIGINT": lambda roster: roster.end("quit", "SIGINT"),
+    "SIGTERM": lambda roster: roster.end("drain", "SIGTERM"),
+    "SIGBREAK": lambda roster: roster.end("drain", "SIGBREAK"),
+    "SIGQUIT": lambda roster: roster.end("drain", "SIGQUIT"),
     "SIGHUP": lambda roster: roster.restart("SIGHUP"),
     "SIGTTIN": lambda roster: roster.change_wanted(+1),
     "SIGTTOU": lambda roster: roster.change_wanted(-1),
@@ -114,7 +114,9 @@ class MainLoop:
         self._roster = Roster(self._spawn, processes, clock, tell=self.ledger.tell, **rules)
         self._pauses = Pauses()
         self._error: LoadError | None = None
+        self._is_over = False
         # What other threads want done here; a byte on the socket wakes the loop.
+        self.on_dump: Callable[[Child, str], object] = lambda child, text: None
         self._asked: deque[Callable[[Roster], object]] = deque()
         self._changes, self._changed = socket.socketpair()
         self._changed.setblocking(False)
@@ -122,6 +124,10 @@ class MainLoop:
     def restart_soon(self, why: str = "") -> None:
         """Ask for a restart; ``why`` is for the log. Any thread."""
         self.ask(lambda roster: roster.restart(why))
+
+    def signal_soon(self, name: str) -> None:
+        """Do what a signal of this name does. Any thread."""
+        self.ask(lambda roster: self._obey(name))
 
     def ask(self, request: Callable[[Roster], object]) -> None:
         """Have something done with the roster, soon. Any thread."""
@@ -140,6 +146,16 @@ class MainLoop:
     def pids(self) -> list[int]:
         """The process ids of all workers. Any thread: unlike ``workers`` it does not receive from a loader."""
         return [child.known_pid for child in list(self._children)]
+
+    @property
+    def children(self) -> list[Child]:
+        """The processes of the workers; for what was asked for with ``ask``."""
+        return self._children
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this loop has ended, so that nothing that is asked for happens any more. Any thread."""
+        return self._is_over
 
     @property
     def is_ending(self) -> bool:
@@ -168,6 +184,7 @@ class MainLoop:
                     child.kill()
                 raise
             finally:
+                self._is_over = True
                 self.ledger.close()
                 self._board, self._rows = None, []  # the file stays open as long as a row of it is referenced
                 if self._collector is not None:
@@ -250,12 +267,7 @@ class MainLoop:
         self._pulse.wakes()
         # Signals come first: Ctrl-C at the terminal ends the workers too, and they need no replacements then.
         for name in [] if signals is None else signals.read():
-            for observer in self._observers:
-                observer.on_signal(name)
-            if name in _ASKS_FOR:
-                _ASKS_FOR[name](self._roster)
-            elif name == "SIGUSR1":
-                self._reopen_logs()
+            self._obey(name)
         for child in list(self._children):
             if child.pipe in ready or child.sentinel in ready:
                 for message in child.receive():
@@ -276,6 +288,15 @@ class MainLoop:
             loaders = self._preload.pids if self._preload is not None else set()
             reap_orphans({child.pid for child in self._children} | loaders)
 
+    def _obey(self, name: str) -> None:
+        """Do what a signal asks for."""
+        for observer in self._observers:
+            observer.on_signal(name)
+        if name in _ASKS_FOR:
+            _ASKS_FOR[name](self._roster)
+        elif name == "SIGUSR1":
+            self._reopen_logs()
+
     def _hear(self, child: Child, message: Message) -> None:
         worker = self._roster.find(child)
         match message.verb:
@@ -287,6 +308,8 @@ class MainLoop:
                 self._roster.on_max_requests(worker)
             case "hung":
                 self._roster.on_hung(worker)
+            case "dump":
+                self.on_dump(child, message.text)
             case "failed":
                 self._roster.on_failed(worker)
                 self._error = LoadError(message.text, message.trace)

@@ -232,8 +232,8 @@ class Roster:
         """Exactly this number of workers."""
         self.change_wanted(number - self.wanted)
 
-    def end(self, how: str) -> None:
-        """End all workers: "drain" is graceful; "quit" is not, and overrides "drain".
+    def end(self, how: str, why: str = "") -> None:
+        """End all workers: "drain" is graceful; "quit" is not, and overrides "drain". ``why`` is for the log.
 
         With ``drain_delay`` the first "drain" of a server that has been up is only announced. The shutdown begins when
         that time is over, or at the second call.
@@ -243,13 +243,15 @@ class Roster:
         drain_delay = 0.0 if self.drain_announced or not self.was_up else self._drain_delay()
         if how == "drain" and drain_delay:
             self._drain_at = self._clock() + drain_delay
-            logger.info("graceful shutdown in %g s; until then each response says Connection: close", drain_delay)
+            text = "graceful shutdown in %g s%s; until then each response says Connection: close"
+            logger.info(text, drain_delay, why and f" ({why})")
             for worker in self.workers:
                 worker.process.announce_drain()
             return
         self._ending = how
         self._restart_began = None
-        self._tell("ending", "graceful shutdown begun" if how == "drain" else "quick exit begun")
+        name = "graceful shutdown" if how == "drain" else "quick exit"
+        self._tell("ending", f"{name} begun{why and f' ({why})'}")
         for worker in self.workers:
             self._stop(worker, how)
 

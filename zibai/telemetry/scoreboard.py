@@ -30,7 +30,7 @@ MAGIC: Final = b"zibai 2\n"
 ASIDE: Final = ".old"
 """The suffix of the path of a scoreboard after another server has taken its place."""
 
-_HEAD: Final = Struct("=8sqdHI1000s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
+_HEAD: Final = Struct("=8sqdHI2000s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
 _ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
 
@@ -181,7 +181,7 @@ def _fill(file: int, rows: int, slots: int, facts: dict[str, Any]) -> None:
     """Write the head and empty rows to a new file."""
     text = json.dumps(facts).encode()
     with os.fdopen(file, "wb", closefd=False) as stream:
-        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 1000 else b""))
+        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 2000 else b""))
         # Written, and not a hole: a write to a mapped hole while the disk is full kills the process by SIGBUS.
         stream.write(bytes(TOTALS_SIZE))
         for _ in range(rows):
