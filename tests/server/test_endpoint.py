@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -139,12 +138,21 @@ def test_a_bug_costs_one_client(
     assert ask(address)["ok"]
 
 
-def test_it_waits_without_a_thread_that_stays(tmp_path: Path) -> None:
-    before = len(sys._current_frames())
+def accepting() -> int:
+    """How many threads wait for clients."""
+    frames = sys._current_frames().values()
+    return sum(
+        frame.f_code.co_name in ("_accept", "_run") and frame.f_code.co_filename == module.__file__ for frame in frames
+    )
+
+
+def test_one_thread_waits_and_it_ends_with_the_server(tmp_path: Path) -> None:
+    wait_for(lambda: not accepting())
     with Endpoint(str(tmp_path / "s"), echo):
-        wait_for(lambda: len(sys._current_frames()) == before + 1)
-        assert threading.active_count() <= before
-    wait_for(lambda: len(sys._current_frames()) == before)
+        wait_for(lambda: accepting() == 1)
+        assert ask(str(tmp_path / "s"))["ok"]
+        assert accepting() == 1
+    wait_for(lambda: not accepting())
 
 
 @pytest.mark.parametrize("place", ["missing/s", "x" * 200, "", "file"])

@@ -14,6 +14,7 @@ from socket import socket
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ..clock import clock
 from ..config.addresses import Trust
 from ..config.options import Options, declared, script_name
 from ..engine.backends import Backend
@@ -185,7 +186,10 @@ class Server:
             timeout = self._options.graceful_exit_timeout
             loop.drain(timeout)
             if not _join(engine, timeout):
-                logger.warning("after %g s some requests are not finished; they are cut", timeout)
+                self._tell_cut(f"after {timeout:g} s of the graceful shutdown")
+        except KeyboardInterrupt:
+            self._tell_cut("the quick exit begins")
+            raise
         finally:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
             loop.quit()
@@ -233,6 +237,15 @@ class Server:
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
         return loop
+
+    def _tell_cut(self, when: str) -> None:
+        """Log the requests that do not get their whole response, if there are any."""
+        running = self._row.running()
+        if running:
+            now = clock()
+            lines = "".join(f"\n  {each.what} for {now - each.since:.1f} s ({each.phase})" for each in running)
+            number = f"{len(running)} request{'' if len(running) == 1 else 's'}"
+            logger.warning("%s, and %s cut:%s", when, f"{number} {'is' if len(running) == 1 else 'are'}", lines)
 
     def _note_refusal(self, connection: Any, refusal: Refused, response: bytes) -> None:
         """Count and log a request that the application never sees. The server loop calls this."""

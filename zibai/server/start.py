@@ -6,8 +6,10 @@ environment here, so that no child process takes them for its own.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from socket import socket
 
 from ..config.options import Options, declared
@@ -133,6 +135,8 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
         names = around.names(options, listeners.sockets)
         _announce(options, listeners, names)
+        if options.app and not environment.guest:
+            logger.info("%s", _story(options, processes))
         if options.pid_file is not None:
             stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
         endpoint = "" if environment.guest else address_for(options.control)
@@ -163,6 +167,18 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
     warn_of_strangers(options, listeners.sockets)
     for sock in listeners.health:
         logger.info("health checks on %s", describe(sock))
+
+
+def _story(options: Options, processes: int) -> str:
+    """What is about to be served, by how many of what, and how it is ended."""
+    greenlets = not options.no_gevent and find_spec("gevent") is not None
+    runners = f"{options.max_workers} {'greenlet' if greenlets else 'thread'}{'' if options.max_workers == 1 else 's'}"
+    workers = (
+        f"{processes} worker{'' if processes == 1 else 's'} of {runners}" if processes else f"{runners}, one process"
+    )
+    python = ".".join(map(str, sys.version_info[:3]))
+    how = "Ctrl-C" if sys.stderr is not None and sys.stderr.isatty() and not options.daemon else "zibai stop or SIGTERM"
+    return f"starting {options.app}: {workers}; Python {python}; {how} ends it"
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def run(
         signals.reassert()
         _tie(ties, control, parent, options, show_title, hub)
         options = replace(options, max_request_pre_process=_with_jitter(options.max_requests))
-        hooks = _hooks(site, show_title)
+        hooks = _hooks(site, show_title, alone=parent is None)
         Server(site.app, sockets, options, end=end, backend=_backend(hub), hooks=hooks, ties=ties).run()
 
 
@@ -176,11 +176,13 @@ def _where(ties: Ties, slot: int) -> tuple[str, FrameType | None]:
     return ("", None) if ties.where is None else ties.where(slot)
 
 
-def _hooks(site: Site, show_title: Callable[[str], None]) -> Hooks:
-    """The hooks that are still to be called."""
+def _hooks(site: Site, show_title: Callable[[str], None], *, alone: bool) -> Hooks:
+    """The hooks that are still to be called. A process that is ``alone`` has no parent that tells of its end."""
 
     def draining() -> None:
         show_title("draining")
+        if alone:
+            logger.info("graceful shutdown begun")
         if site.hooks.before_graceful_exit is not None:
             site.hooks.before_graceful_exit()
 

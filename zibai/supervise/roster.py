@@ -264,6 +264,8 @@ class Roster:
         if self.drain_announced and now >= self._drain_at:
             self.end("drain")
         if self._ending:
+            if self.was_up and not self.workers and not self.finished:
+                logger.info("all workers have ended")
             self.finished = not self.workers
         else:
             self._watch.check_usage(self.workers)
