@@ -84,6 +84,7 @@ def test_the_sum_of_what_is_counted(board: Scoreboard) -> None:
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_a_bound_belongs_to_its_bucket(board: Scoreboard, bound: float) -> None:
     row = board.row(0)
+    row.assign("ready", 1, 0, 1.0)
     row.slots[0].begin(b"GET /", 0.0)
     row.slots[0].end(200, 0.0, bound)
     assert value(families(board), "zibai_request_duration_seconds_bucket", le=str(bound)) == 1
@@ -118,7 +119,9 @@ def test_a_worker_that_ends_takes_nothing_away(board: Scoreboard) -> None:
     assert after.pop("zibai_cpu_seconds_total{}") == pytest.approx(cpu)
     assert after == pytest.approx(before)
     assert sum(board.row(2).read().counters[name] for name in COUNTERS) == 0
-    serve(board, board.row(2))
+    again = board.row(2)
+    again.assign("ready", 1, 0, 1.0)
+    serve(board, again)
     assert counters()["zibai_request_duration_seconds_count{}"] == 10
 
 

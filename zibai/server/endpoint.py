@@ -110,8 +110,11 @@ class Endpoint:
             if self._clients >= MOST or not channel.is_ours():
                 channel.close()
                 continue
-            self._clients += 1
-            start_thread(_serving(self._serve, channel))
+            try:
+                original("_thread", "start_new_thread")(self._serve, (channel,))
+                self._clients += 1
+            except RuntimeError:
+                channel.close()  # the system has no room for a thread
         self._listener.close()
 
     def _serve(self, channel: "Channel") -> None:
@@ -137,10 +140,6 @@ class Endpoint:
             yield {"error": "a request is one JSON object in one line"}
             return
         yield from self._handle(request)
-
-
-def _serving(serve: Callable[["Channel"], None], channel: "Channel") -> Callable[[], None]:
-    return lambda: serve(channel)
 
 
 def _pause() -> None:

@@ -177,7 +177,9 @@ def _story(options: Options, processes: int) -> str:
         f"{processes} worker{'' if processes == 1 else 's'} of {runners}" if processes else f"{runners}, one process"
     )
     python = ".".join(map(str, sys.version_info[:3]))
-    how = "Ctrl-C" if sys.stderr is not None and sys.stderr.isatty() and not options.daemon else "zibai stop or SIGTERM"
+    how = "zibai stop or Ctrl-Break" if sys.platform == "win32" else "zibai stop or SIGTERM"
+    if sys.stderr is not None and sys.stderr.isatty() and not options.daemon:
+        how = "Ctrl-C"
     return f"starting {options.app}: {workers}; Python {python}; {how} ends it"
 
 

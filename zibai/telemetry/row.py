@@ -209,6 +209,11 @@ class Row:
         """The requests that run, the longest first."""
         return self._read_slots(bytes(self._rest))[0]
 
+    @property
+    def is_used(self) -> bool:
+        """Whether the row has a worker."""
+        return bool(self._view[0])
+
     def read(self) -> Report:
         """Read all of it; any process may."""
         state, pid, generation, started = _ROW.unpack_from(self._view)
