@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -11,6 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from test_e2e_restart import deploy, ready, site
+
+from zibai.cli.find import find_all
+from zibai.cli.steer import steer
+from zibai.errors import ZibaiError
 
 from support import ZIBAI, Client, Server, environment, get, run, wait_for
 
@@ -176,6 +181,7 @@ def test_dump_of_a_worker_that_cannot_speak(backend: tuple[str, ...], control: t
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         pytest.skip("it holds nothing that others need")
     with Server("mortal:app", "-p", "1", "--worker-timeout", "60", *control, *backend) as server:
+        wait_for(lambda: len(ready(server)) == 1)  # or it would be killed before it has said so
         with Client(server.port) as client:
             pid = int(client.get("/pid").body)
             client.send(b"GET /loop HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -191,33 +197,44 @@ def test_dump_of_a_worker_that_cannot_speak(backend: tuple[str, ...], control: t
         assert "thread MainThread" in run("dump", *control).stdout
 
 
+def found(name: str | None, **named: str) -> list[int]:
+    args = argparse.Namespace(**{"control": None, "pid_file": None, **named})
+    try:
+        return [each.pid for each in find_all(args, name)]
+    except ZibaiError:
+        return []
+
+
 @pytest.mark.daily("threads")
-def test_a_server_is_found_by_what_is_known_of_it(backend: tuple[str, ...], tmp_path: Path) -> None:
-    place = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    pid_file = ("--pid-file", str(tmp_path / "pid"))
-    with Server("mortal:app", "-p", "1", *pid_file, *backend, env=place) as first:
-        assert run("workers", env=place).returncode == 0, "it is the only one"
-        with Server("plain:app", "-p", "1", *backend, env=place) as second:
-            several = run("workers", env=place)
+def test_a_server_is_found_by_what_is_known_of_it(
+    backend: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    pid_file = str(tmp_path / "pid")
+    with Server("mortal:app", "-p", "1", "--pid-file", pid_file, *backend) as first:
+        assert run("workers").returncode == 0, "it is the only one"
+        with Server("plain:app", "-p", "1", *backend) as second:
+            several = run("workers")
             assert several.returncode == 1
             assert several.stderr.count("\n  process ") == 2
-            for name in (
-                f":{first.port}", f"127.0.0.1:{first.port}", f"http://127.0.0.1:{first.port}", "mortal:app",
-            ):  # fmt: skip
-                (worker,) = json.loads(run("workers", "--json", name, env=place).stdout)["workers"]
-                assert worker["pid"] in first.children()
-                assert json.loads(run("ps", "--json", name, env=place).stdout)["pid"] == first.pid
-            (worker,) = json.loads(run("workers", "--json", *pid_file, env=place).stdout)["workers"]
+            address = f"127.0.0.1:{first.port}"
+            for name in (f":{first.port}", address, f"http://{address}", "mortal:app"):
+                assert found(name) == [first.pid]
+            assert found(None, pid_file=pid_file) == [first.pid]
+            assert found("plain:app") == [second.pid]
+            assert found("plain:app", pid_file=pid_file) == []
+            assert sorted(found(None)) == sorted([first.pid, second.pid])
+            for wrong in ("other:app", ":1", "app", f":{str(first.port)[1:]}"):
+                assert found(wrong) == []
+            (worker,) = json.loads(run("workers", "--json", f":{first.port}").stdout)["workers"]
             assert worker["pid"] in first.children()
-            (worker,) = json.loads(run("workers", "--json", "plain:app", env=place).stdout)["workers"]
-            assert worker["pid"] in second.children()
-            for wrong in ("other:app", ":1", "app"):
-                assert run("workers", wrong, env=place).returncode == 1
-            both = run("ps", "--json", env=place).stdout.splitlines()
-            assert {json.loads(line)["pid"] for line in both} == {first.pid, second.pid}
-        assert run("reload", "8000", env=place).returncode == 2
-        assert run("reload", "a:b", "c:d", env=place).returncode == 2
-        assert run("reload", "--wiat", env=place).returncode == 2
+
+
+@pytest.mark.parametrize("words", [("reload", "8000"), ("reload", "a:b", "c:d"), ("stop", "--wiat")])
+def test_wrong_usage(words: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        steer(words)
+    assert ended.value.code == 2
 
 
 @posix
