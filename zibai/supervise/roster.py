@@ -251,7 +251,8 @@ class Roster:
         self._ending = how
         self._restart_began = None
         name = "graceful shutdown" if how == "drain" else "quick exit"
-        self._tell("ending", f"{name} begun{why and f' ({why})'}")
+        if not self.failure:
+            self._tell("ending", f"{name} begun{why and f' ({why})'}")
         for worker in self.workers:
             self._stop(worker, how)
 
