@@ -377,7 +377,7 @@ def test_ps_finds_servers_by_itself(backend: tuple[str, ...], tmp_path: Path) ->
     assert run("ps", env=place).returncode == 1
     with Server("mortal:app", *backend, env=place) as another:
         assert get(another.port, "/pid").status == 200
-        left = {"zibai-1.board", "zibai-2.board", f"zibai-{another.pid}.board"}
+        left = {"zibai-1.board", "zibai-2.board", f"zibai-{another.pid}.board", f"zibai-{another.pid}.sock"}
         assert {file.name for file in tmp_path.iterdir()} == left
 
 
@@ -416,6 +416,7 @@ def test_without_a_file_a_worker_that_stands_still_is_replaced_all_the_same(
     """Its beats are in memory without a name, so that nobody else can take them away."""
     flags = ("-p", "1", "--worker-timeout", "0.5", "--control", str(tmp_path / "nowhere" / "board"))
     with Server("mortal:app", *flags, *backend) as server, Client(server.port) as client:
+        wait_for(lambda: len(ready(server)) == 1)
         victim = int(client.get("/pid").body)
         os.kill(victim, signal.SIGSTOP)
         server.wait_for_log(f"worker {victim} killed: no heartbeat")

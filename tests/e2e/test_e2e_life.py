@@ -84,7 +84,8 @@ def test_while_the_end_waits_a_new_connection_is_refused(backend: tuple[str, ...
 
 def test_hooks_run_in_every_worker(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "2", *backend, *HOOK_FLAGS) as server:
-        wait_for(lambda: len(hooks(server)) == 2)
+        # A worker that is told to end between the hook and its first client has nothing to end gracefully.
+        wait_for(lambda: len(hooks(server)) == 2 and sum("worker ready" in line for line in server.log) == 2)
         assert server.stop() == 0
     assert set(hooks(server)[:2]) == {"before_serve"}
     assert hooks(server)[-1] == "before_died"
@@ -189,7 +190,11 @@ def test_an_end_leaves_no_file_behind(backend: tuple[str, ...], processes: tuple
         with Gate() as gate, Client(server.port) as client:
             client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
             gate.arrival()
-            assert [path.name for path in tmp_path.iterdir()] == [f"zibai-{server.pid}.board"]
+            names = {path.name for path in tmp_path.iterdir()}
+            assert names == {
+                f"zibai-{server.pid}.board",
+                *([] if sys.platform == "win32" else [f"zibai-{server.pid}.sock"]),
+            }
             assert server.stop() == 0
         assert list(tmp_path.iterdir()) == []
 
@@ -226,7 +231,7 @@ def test_a_mistyped_application(app: str, code: int, word: str, processes: tuple
     done = run(app, "-l", "127.0.0.1:0", *processes)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
-    complaints = [line for line in done.stderr.splitlines() if word in line]
+    complaints = [line for line in done.stderr.splitlines() if word in line and " INFO starting " not in line]
     assert len(complaints) == 1, done.stderr
 
 

@@ -84,8 +84,8 @@ def test_the_last_one_removes_the_files(site: Path) -> None:
         wait_for(lambda: "ready" in run("ps", "--control", str(board)).stdout)
         with upgraded(server) as new:
             assert number.read_text() == f"{new}\n"
-            assert f"process {new}," in run("ps", "--control", str(board)).stdout
-            assert f"process {server.pid}," in run("ps", "--control", f"{board}.old").stdout
+            assert f"process {new}\n" in run("ps", "--control", str(board)).stdout
+            assert f"process {server.pid}\n" in run("ps", "--control", f"{board}.old").stdout
             server.signal(signal.SIGUSR2)
             server.wait_for_log("upgrade refused: process")
             os.kill(new, signal.SIGUSR2)
@@ -93,7 +93,7 @@ def test_the_last_one_removes_the_files(site: Path) -> None:
         server.wait_for_log("has ended (exit code 0); this server keeps serving")
         assert get(path, "/version").body == b"1"
         assert number.read_text() == f"{server.pid}\n"
-        wait_for(lambda: f"process {server.pid}," in run("ps", "--control", str(board)).stdout)
+        wait_for(lambda: f"process {server.pid}\n" in run("ps", "--control", str(board)).stdout)
         assert not Path(f"{board}.old").exists()
 
         with upgraded(server) as new:
@@ -101,7 +101,7 @@ def test_the_last_one_removes_the_files(site: Path) -> None:
             wait_for(lambda: server.has_ended)
             assert get(path, "/version").body == b"1"
             assert number.read_text() == f"{new}\n"
-            assert f"process {new}," in run("ps", "--control", str(board)).stdout
+            assert f"process {new}\n" in run("ps", "--control", str(board)).stdout
         assert {each.name for each in site.iterdir()} <= {"versioned.py", "version.txt", "__pycache__"}
 
 

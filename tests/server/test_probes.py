@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zibai.errors import MissingExtra
 from zibai.logger import logger
 from zibai.protocol.http1 import Codec
 from zibai.server import probes
@@ -185,3 +186,68 @@ def test_the_new_one_of_two_knows_that_it_serves_before_it_speaks(clock: Clock) 
         probe.look(SimpleNamespace(condition=READY, was_up=True))  # type: ignore[arg-type]
         probe._thread.join()
         assert heard == ["ok"]
+
+
+# --- metrics ----------------------------------------------------------------------------------------
+
+
+class Long:
+    """Metrics that no socket has room for."""
+
+    content_type = "text/plain; version=0.0.4"
+    text = b"# a comment\n" * 500_000
+
+    def render(self) -> bytes:
+        return self.text
+
+
+def serving(make_metrics: object, listener: socket.socket) -> Probes:
+    pulse = Pulse()
+    pulse.finds("ready")
+    pulse.waits(None)
+    return Probes([listener], pulse, make_metrics=make_metrics)  # type: ignore[arg-type]
+
+
+def test_metrics_may_be_longer_than_the_buffer_of_a_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, serving(Long, listener):
+        port = listener.getsockname()[1]
+        with Client(port) as slow, Client(port) as fast:
+            slow.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert fast.get("/metrics").body == Long.text, "one that does not read keeps no other out"
+            assert slow.read().body == Long.text
+            assert slow.rest() == b""
+        with Client(port) as client:
+            client.send(b"HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            response = client.read("HEAD")
+            assert (response.status, response.headers["Content-Length"]) == (200, str(len(Long.text)))
+        with Client(port) as gone:
+            gone.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert get(port, "/livez").status == 200
+
+
+def test_without_the_extra_metrics_say_what_to_install() -> None:
+    def missing() -> object:
+        raise MissingExtra("/metrics needs prometheus_client; pip install 'zibai-server[metrics]'")
+
+    for make, text in (
+        (missing, b"pip install 'zibai-server[metrics]'\n"),
+        (None, b"no scoreboard, and so no metrics\n"),
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as listener, serving(make, listener):
+            response = get(listener.getsockname()[1], "/metrics")
+            assert response.status == 404
+            assert response.body.endswith(text)
+            assert response.body.count(b"\n") == 1
+
+
+def test_metrics_that_fail_cost_one_client(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(logger, "propagate", True)
+
+    def fail() -> object:
+        raise ZeroDivisionError
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, serving(fail, listener):
+        port = listener.getsockname()[1]
+        assert raw(port, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n") == b""
+        assert get(port, "/readyz").status == 200
+    assert "ZeroDivisionError" in caplog.text

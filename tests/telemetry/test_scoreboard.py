@@ -17,6 +17,7 @@ from zibai.clock import clock
 from zibai.telemetry import board_file as control
 from zibai.telemetry import row as row_module
 from zibai.telemetry import scoreboard
+from zibai.telemetry.counts import REFUSALS, Counted
 from zibai.telemetry.row import (
     CALLED,
     COUNTERS,
@@ -57,7 +58,7 @@ def serve(row: Row, slot: int, what: bytes, began: float, ended: float, status: 
 
 
 def test_an_empty_row_says_nothing() -> None:
-    assert Row.private(2).read() == ("", 0, 0, 0.0, 0.0, 0.0, NOTHING, [], [])
+    assert Row.private(2).read() == ("", 0, 0, 0.0, 0.0, 0.0, NOTHING, [], [], Counted(), [0] * len(REFUSALS))
 
 
 def test_what_the_parent_thinks_of_a_worker() -> None:
@@ -171,7 +172,7 @@ def test_a_new_request_does_not_inherit_what_was_in_its_place() -> None:
         (b"GET /" + b"x" * (TEXT - 5), "GET /" + "x" * (TEXT - 5)),
         ("GET /é".encode(), "GET /\\xc3\\xa9"),
         (b"GET /" + b"x" * (TEXT - 6) + "é".encode(), "GET /" + "x" * (TEXT - 6) + "\\xc3"),
-        (b"", ""),
+        (b" ", " "),
     ],
     ids=["long", "just", "not ASCII", "cut in a character", "empty"],
 )
@@ -336,7 +337,7 @@ def test_rows_fill_the_file_and_no_more(tmp_path: Path) -> None:
         path = tmp_path / f"{rows}-{slots}"
         board = Scoreboard.create(str(path), rows, slots, {})
         assert len(list(board.rows())) == rows
-        assert path.stat().st_size == scoreboard._HEAD.size + rows * size_of(slots)
+        assert path.stat().st_size == scoreboard._ROWS_AT + rows * size_of(slots)
         assert len(board.row(rows - 1).slots) == slots
         board.row(rows - 1).slots[-1].begin(b"GET /last", 1.0)
         assert [each.what for each in board.row(rows - 1).running()] == ["GET /last"]

@@ -11,6 +11,8 @@ Thin: arguments become options, and other wings do the work.
  - completion  zibai completion
  - findings    what zibai check looks at
  - probe       the process in which zibai check imports the application
+ - steer       zibai reload, stop, workers, dump and reopen
+ - find        which server a command is for
 """
 
 from collections.abc import Sequence

@@ -160,6 +160,7 @@ def _usable(option: Option, value: str) -> bool:
 
 
 COMMANDS = ("ps", "check", "migrate", "completion")
+STEERING = ("reload", "stop", "workers", "dump", "reopen")
 """The modules of other commands, each with a function of the same name."""
 
 
@@ -169,6 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # An application that is called like a command is named with its attribute: check:app.
     if argv and argv[0] in COMMANDS:
         return int(getattr(import_module(f".{argv[0]}", __package__), argv[0])(argv[1:]))
+    if argv and argv[0] in STEERING:
+        from .steer import steer
+
+        return steer(argv)
     options = parse_args(argv)
     from ..server.start import main as run_main
 

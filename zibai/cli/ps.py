@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..telemetry.board_file import default_paths, directories, is_served, reason
-from ..telemetry.board_view import describe, table
-from ..telemetry.scoreboard import Scoreboard
+from ..errors import ZibaiError
+from ..telemetry.board_view import table
+from .find import add_arguments, find_all
 
 
 def ps(argv: Sequence[str]) -> int:
@@ -17,7 +17,7 @@ def ps(argv: Sequence[str]) -> int:
         prog="zibai ps", description="What the workers of running servers do.", allow_abbrev=False
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a server, each on a line")
-    parser.add_argument("--control", metavar="PATH", help="the server with this file (default: all of this user)")
+    add_arguments(parser)
     args = parser.parse_args(argv)
     try:
         code = _show(args)
@@ -30,22 +30,17 @@ def ps(argv: Sequence[str]) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    found = False
-    for path in [args.control] if args.control else default_paths():
-        try:
-            board = Scoreboard.open(path)
-        except (OSError, ValueError) as error:
-            if args.control:
-                sys.stderr.write(f"zibai ps: error: {reason(error)}\n")
-            continue
-        server = describe(board)
-        board.release()
-        if is_served(path, board.pid):
-            found = True
-            sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
-        elif args.control:
-            sys.stderr.write(f"zibai ps: error: the server of {path}, process {board.pid}, is gone\n")
-    if not found and not args.control:
-        places = " and ".join(map(str, directories())) or "any directory of this user"
-        sys.stderr.write(f"zibai ps: error: no server is found in {places}; name its file with --control PATH\n")
-    return 0 if found else 1
+    shown = False
+    try:
+        for name in args.words or [None]:
+            for each in find_all(args, name):
+                try:
+                    server = each.describe()
+                except (OSError, ValueError):
+                    continue  # it has ended since
+                shown = True
+                sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
+    except ZibaiError as error:
+        sys.stderr.write(f"zibai ps: error: {error}\n")
+        return 1
+    return 0 if shown else 1

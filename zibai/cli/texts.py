@@ -17,7 +17,7 @@ usage: zibai [options] module:attribute
        zibai check [--json] [--strict] [options] module:attribute
        zibai migrate gunicorn.conf.py | gunicorn [its flags]
        zibai completion bash|zsh|fish
-       zibai ps [--json] [--control PATH]
+       zibai ps|reload|stop|workers|dump|reopen [--help] [SERVER]
 """
 
 

@@ -135,7 +135,8 @@ class RunOptions(ServeOptions, total=False):
     """the group of unix sockets, by name or number, such as the group of the proxy in front; the server must be root or
     a member of it (not on Windows)"""
     health_listen: str | None
-    """another address, as for --listen, where the parent serves /livez and /readyz, also while every worker is busy"""
+    """another address, as for --listen, where the parent serves /livez, /readyz and /metrics, also while every worker
+    is busy"""
     subprocess: int | None
     no_gevent: bool | None
     """use threads even if gevent is installed"""

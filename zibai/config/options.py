@@ -171,8 +171,8 @@ class Options:
         metavar="ADDRESS",
         check=parse_address,
         needs_parent=True,
-        help="another address, as for --listen, where the parent serves /livez and /readyz, also while every worker is "
-        "busy",
+        help="another address, as for --listen, where the parent serves /livez, /readyz and /metrics, also while every "
+        "worker is busy",
     )
 
     processes: Defaulted[int] = option(

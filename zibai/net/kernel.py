@@ -1,6 +1,7 @@
 """What the kernel knows about a connection: whether the client is there, and how much the client has taken.
 
-Each of these is one system call, takes nothing from the socket, and never waits.
+And about a listener: how many connections wait there. Each of these is one system call, takes nothing from the socket,
+and never waits.
 """
 
 import socket
@@ -19,6 +20,8 @@ AT_ONCE: Final = 0.2
 """Seconds between the last byte of a request and the end of the client's side, if both were sent together."""
 
 _TIMES: Final = struct.Struct("=52xII")  # tcpi_last_data_recv and tcpi_last_ack_recv, milliseconds ago
+
+_BACKLOG: Final = struct.Struct("=24xI")  # tcpi_unacked, which is the accept queue of a listening socket
 
 _CLOSE: Final = 7  # states of a connection, in Linux's tcp_states.h
 _CLOSE_WAIT: Final = 8
@@ -76,3 +79,14 @@ def unsent(sock: Socket) -> int:
     except OSError:
         pass  # a socket that has ended
     return 0
+
+
+def backlog_of(listener: socket.socket) -> int | None:
+    """How many connections wait at a listener until they are accepted; None if the system does not tell."""
+    if sys.platform != "linux" or listener.family == socket.AF_UNIX:
+        return None
+    try:
+        (waiting,) = _BACKLOG.unpack(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BACKLOG.size))
+    except (OSError, struct.error):
+        return None  # it is closed
+    return int(waiting)

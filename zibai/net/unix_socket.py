@@ -41,7 +41,7 @@ def bind_unix(path: str, perms: int, group: str | None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bound = False
     try:
-        _clear_the_way(path)
+        clear_the_way(path)
         # By the umask, since a chmod would follow a link that another user puts there after the bind.
         # The umask belongs to the whole process, so it is changed for this one call only.
         umask = os.umask(0o777 & ~perms)
@@ -76,7 +76,7 @@ def _give_to_group(path: str, gid: int, group: str) -> None:
         ) from None
 
 
-def _clear_the_way(path: str) -> None:
+def clear_the_way(path: str) -> None:
     """Remove the socket that a dead server has left at ``path``; raises BindError for anything else there."""
     if sys.platform == "win32":
         return

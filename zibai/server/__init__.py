@@ -2,25 +2,28 @@
 
 It puts the parts together: options, listeners, workers, and in each of them an engine with a gateway.
 
- - start        main(): from options to one process or a parent
- - environment  what a server finds around it and prepares: directory, log, user
- - parent       the parent of worker processes
- - single       one process that serves by itself
- - guest        zibai.run() at a prompt
- - worker       the life of a worker
- - control      how a process that serves is told to stop
- - peek         whether an application is ASGI, before gevent patches
- - application  the user's code: the application and its hooks
- - loader       the process that imports once and forks (--preload)
- - orders       the loader's end of the pipe to its parent
- - serve        serve(): one application on its sockets
- - kinds        what WSGI and ASGI applications need of a server
- - serving      serving(): the same in a thread, within a block
- - fixture      the pytest fixture zibai_server
- - guard        if __name__ == "__main__"
- - listeners    the listeners of the server
- - upgrade      a new server on the same listeners (SIGUSR2)
- - probes       /livez and /readyz
- - systemd      notifications of systemd
- - reloader     --watchfiles
+ - start         main(): from options to one process or a parent
+ - environment   what a server finds around it and prepares: directory, log, user
+ - parent        the parent of worker processes
+ - single        one process that serves by itself
+ - guest         zibai.run() at a prompt
+ - worker        the life of a worker
+ - control       how a process that serves is told to stop
+ - peek          whether an application is ASGI, before gevent patches
+ - application   the user's code: the application and its hooks
+ - loader        the process that imports once and forks (--preload)
+ - orders        the loader's end of the pipe to its parent
+ - serve         serve(): one application on its sockets
+ - kinds         what WSGI and ASGI applications need of a server
+ - serving       serving(): the same in a thread, within a block
+ - fixture       the pytest fixture zibai_server
+ - guard         if __name__ == "__main__"
+ - listeners     the listeners of the server
+ - upgrade       a new server on the same listeners (SIGUSR2)
+ - probes        /livez and /readyz
+ - systemd       notifications of systemd
+ - reloader      --watchfiles
+ - endpoint      the control channel: who may speak, and how
+ - commands      what the control channel does
+ - dump          the stacks of a worker
 """

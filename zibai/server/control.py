@@ -38,6 +38,7 @@ from ..supervise.pipe import Parent
 from ..system import lastword
 from ..system.terminal import has_terminal
 from ..telemetry import logfile
+from .dump import describe_self
 
 HANGUP: Final = "SIGHUP"
 """A restart, for a parent. A single process says that it cannot, or ends when it means that its terminal is closed."""
@@ -76,6 +77,9 @@ class Control(control.Control):
         self._shares_listeners = False
         self._channels: deque[Any] = deque()
         self._was_busy = False  # the loop owner's
+        self.describe: Callable[[], str] = lambda: describe_self(
+            None, None, None
+        )  # all stacks; set before there is a loop
         if hub is None:
             # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
             self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)
@@ -147,6 +151,8 @@ class Control(control.Control):
                 names = [*names, GRACEFUL[0]]  # the terminal is closed, and no person there could stop this server
             else:
                 self._refuse_restart()
+        if verb == "dump" and self._parent is not None:
+            self._parent.dump(_never_failing(self.describe))
         if verb == "reopen" or REOPEN in names:
             self._reopen()
         if verb == "announce_drain":
@@ -210,6 +216,13 @@ class Control(control.Control):
 
     def _due(self) -> float:
         return self._drain_at if self._drain_at < inf else super()._due()
+
+
+def _never_failing(describe: Callable[[], str]) -> str:
+    try:
+        return describe()
+    except Exception as error:  # a stack that changes while it is looked at; the thread must live on
+        return f"the stacks cannot be shown: {error!r}"
 
 
 def _interrupting_and_setting(interrupt: Callable[[], object], end: threading.Event) -> Callable[[], None]:

@@ -98,13 +98,16 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 class Prepared(NamedTuple):
-    """What both ways to serve need. ``on_up`` is called when the server is up."""
+    """What both ways to serve need. ``on_up`` is called when the server is up; ``endpoint`` is the address of the
+    control channel.
+    """
 
     options: Options
     environment: Environment
     listeners: Listeners
     board: Scoreboard | None
     on_up: Callable[[], object]
+    endpoint: str = ""
 
 
 def check_tls(options: Options, sockets: list[socket]) -> None:
@@ -122,7 +125,7 @@ def names(options: Options, sockets: list[socket]) -> list[str]:
 
 
 def scoreboard(
-    options: Options, processes: int, names: list[str], predecessor: int
+    options: Options, processes: int, names: list[str], predecessor: int, endpoint: str = ""
 ) -> AbstractContextManager[Scoreboard | None]:
     """The scoreboard of ``--control``, or one in the directory of this user."""
     facts = {
@@ -130,6 +133,8 @@ def scoreboard(
         "app": options.app,
         "listen": names,
         "processes": processes,
+        "slots": options.max_workers,
+        "endpoint": endpoint,
     }
     # A restart has workers of both generations, so there are twice as many rows; 30 more are for SIGTTIN.
     rows = 2 * processes + 30 if processes else 1

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 from ..config.options import Options, watched
+from ..net.kernel import backlog_of
 from ..supervise import mainloop
 from ..supervise.output import Collector
 from ..supervise.preload import Preload
@@ -18,8 +19,13 @@ from ..supervise.roster import SETTLED
 from ..system import home, lastword, terminal, title
 from ..system.signals import Signals
 from ..system.usage import Usage
+from ..telemetry.board_view import describe
+from ..telemetry.metrics import Metrics
+from ..telemetry.scoreboard import Scoreboard
 from . import environment as around
 from . import loader, worker
+from .commands import Commands
+from .endpoint import Endpoint
 from .environment import Prepared
 from .listeners import Listeners
 from .probes import Probes
@@ -32,7 +38,7 @@ def serve_as_parent(
     prepared: Prepared, processes: int, limits: Usage, signals: Signals, prompt: Prompt | None, exits: bool
 ) -> None:
     """Run the main loop, with workers and with everything that watches them, until told to end."""
-    options, environment, listeners, board, on_up = prepared
+    options, environment, listeners, board, on_up, endpoint = prepared
     app = environment.app
     if not environment.guest:
         title.show("parent", options.app)
@@ -71,6 +77,8 @@ def serve_as_parent(
         if patterns := watched(options):
             for number, root in enumerate(around.roots(options, _directory(prepared))):
                 stack.enter_context(Reloader(patterns, loop.restart_soon, root, warns=number == 0))
+        if not environment.guest:
+            stack.enter_context(Endpoint(endpoint, Commands(loop, signals.heard)))
         if prompt is None:
             loop.run(signals)
         else:
@@ -82,12 +90,25 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
     listeners, notifier, board = prepared.listeners, prepared.environment.notifier, prepared.board
     observers: list[mainloop.Observer] = []
     if listeners.health:
-        probes = Probes(listeners.health, pulse, lambda: listeners.is_health_kept or upgrade.is_shared())
+        probes = Probes(
+            listeners.health,
+            pulse,
+            lambda: listeners.is_health_kept or upgrade.is_shared(),
+            None if board is None else partial(Metrics, partial(_look, board, listeners)),
+        )
         observers.append(stack.enter_context(probes))
     observers.append(upgrade)
     if notifier is not None:
         observers.append(Reporter(notifier, board.rows() if board is not None else ()))
     return observers
+
+
+def _look(board: Scoreboard, listeners: Listeners) -> tuple[dict[str, Any], dict[str, int]]:
+    """What the metrics show; the thread of the probes calls this."""
+    server = describe(board)
+    # The last listener may be the one of --redirect-http, which has no name in the scoreboard.
+    found = zip(server["listen"], map(backlog_of, listeners.sockets), strict=False)
+    return server, {name: waiting for name, waiting in found if waiting is not None}
 
 
 def _rules(options: Options) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""``--health-listen``: the parent serves ``/livez`` and ``/readyz``, also when every worker is busy.
+"""``--health-listen``: the parent serves ``/livez``, ``/readyz`` and ``/metrics``, also when every worker is busy.
 
 ``/livez`` tells whether the server must be restarted from outside. The response is 503 only when the parent's main loop
 hangs, since the parent itself replaces workers that hang or die. ``/readyz`` tells whether new requests should be sent
 here. The response is 503 while no worker is ready, and from the moment that the end is asked for. The body is the
-reason, in one word.
+reason, in one word. ``/metrics`` is for Prometheus (:mod:`zibai.telemetry.metrics`).
 
 A thread of its own (:class:`Probes`) responds, so that clients cost the main loop nothing. It does not ask the main
 loop, but reads what the loop has written down (:class:`Pulse`), so it can also tell that the loop hangs. The same codec
@@ -23,15 +23,16 @@ from types import TracebackType
 from typing import Final, Self
 
 from ..clock import clock, head_end
-from ..errors import Refused
+from ..errors import MissingExtra, Refused
 from ..logger import debug_logger, logger
 from ..net.acceptor import Acceptor
 from ..net.listener import Endpoint, Listener, Socket
-from ..net.poller import READ, make_poller
+from ..net.poller import READ, WRITE, make_poller
 from ..protocol.http1 import Codec, Request
 from ..supervise.pulse import Pulse
 from ..supervise.record import DRAINING
 from ..supervise.roster import Roster
+from ..telemetry.metrics import Metrics
 
 TIME: Final = 5.0
 """Seconds that a client has to send its request, to get the response and to close."""
@@ -56,10 +57,11 @@ class _Client:
         self.codec = Codec(HEAD)
         self.left = BYTES
         self.has_response = False
+        self.rest = b""  # of the response
 
 
 class Probes:
-    """Responds on ``sockets``, which listen already, with what ``pulse`` says.
+    """Responds on ``sockets``, which listen already, with what ``pulse`` says, and with ``metrics`` if there are any.
 
     A context manager and an :class:`~zibai.supervise.mainloop.Observer`. The main thread calls the public methods,
     which start and stop the thread that responds; the rest belongs to that thread. The caller closes ``sockets``.
@@ -67,10 +69,16 @@ class Probes:
     """
 
     def __init__(
-        self, sockets: list[socket.socket], pulse: Pulse, is_shared: Callable[[], bool] = lambda: False
+        self,
+        sockets: list[socket.socket],
+        pulse: Pulse,
+        is_shared: Callable[[], bool] = lambda: False,
+        make_metrics: Callable[[], Metrics] | None = None,
     ) -> None:
         self._sockets = sockets
         self._pulse = pulse
+        self._make_metrics = make_metrics
+        self._metrics: Metrics | None = None  # made for the first scrape, since it costs memory
         self._is_shared = is_shared
         self._clients: dict[int, _Client] = {}  # the oldest first
         self._thread = threading.Thread(target=self._run, name="zibai-probes", daemon=True)
@@ -153,7 +161,7 @@ class Probes:
         acceptor.watch(False, clock())
         self._poller.unregister(self._stopped.fileno())
         until = clock() + LAST
-        while not all(client.has_response for client in self._clients.values()) and clock() < until:
+        while not all(each.has_response and not each.rest for each in self._clients.values()) and clock() < until:
             fds = [fd for fd, _ in self._poller.poll(LAST)]
             if not fds:
                 return
@@ -174,8 +182,11 @@ class Probes:
         client.sock.close()
 
     def _step(self, client: _Client) -> None:
-        """Its socket is readable."""
+        """Its socket is readable, or writable for the rest of its response."""
         try:
+            if client.rest:
+                self._send(client)
+                return
             data = client.sock.recv(client.left)
             client.left -= len(data)
             if not data or not client.left:
@@ -204,26 +215,57 @@ class Probes:
     def _response_to(self, request: Request) -> bytes:
         bodyless = request.method == "HEAD"
         words = {"/livez": self._pulse.live, "/readyz": self._pulse.ready}
-        if request.path not in words:
-            return _response(HTTPStatus.NOT_FOUND, "there are /livez and /readyz", bodyless)
+        if request.path not in (*words, "/metrics"):
+            return _response(HTTPStatus.NOT_FOUND, "there are /livez, /readyz and /metrics", bodyless)
         if request.method not in ("GET", "HEAD"):
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD", fields=b"Allow: GET, HEAD\r\n")
+        if request.path == "/metrics":
+            return self._scrape(bodyless)
         word = words[request.path]
         return _response(HTTPStatus.OK if word == "ok" else HTTPStatus.SERVICE_UNAVAILABLE, word, bodyless)
 
+    def _scrape(self, bodyless: bool) -> bytes:
+        try:
+            if self._metrics is None:
+                if self._make_metrics is None:
+                    raise MissingExtra("this server has no scoreboard, and so no metrics")
+                self._metrics = self._make_metrics()
+        except MissingExtra as error:
+            return _response(HTTPStatus.NOT_FOUND, str(error), bodyless)
+        body, kind = self._metrics.render(), self._metrics.content_type.encode("ascii")
+        return _response(HTTPStatus.OK, body, bodyless, kind=kind)
+
     def _respond(self, client: _Client, response: bytes) -> None:
-        """Send the response, then wait for the client to close. The empty buffer of the socket has room for all of it.
+        """Send the response, then wait for the client to close.
 
         Closing at once would reset the connection if the client still sends, and the response could be lost.
         """
-        client.sock.send(response)
-        client.sock.shutdown(socket.SHUT_WR)
         client.has_response = True
+        client.rest = response
+        self._send(client)
+
+    def _send(self, client: _Client) -> None:
+        """Send what the client takes now. The empty buffer of the socket has room for all but long metrics."""
+        watched = WRITE if len(client.rest) > (sent := _send_some(client.sock, client.rest)) else READ
+        client.rest = client.rest[sent:]
+        self._poller.modify(client.sock.fileno(), watched)
+        if not client.rest:
+            client.sock.shutdown(socket.SHUT_WR)
 
 
-def _response(status: HTTPStatus, text: str, bodyless: bool = False, fields: bytes = b"") -> bytes:
-    body = text.encode("latin-1", "replace") + b"\n"
-    head = b"HTTP/1.1 %d %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%bCache-Control: no-store\r\n" % (
-        status, status.phrase.encode(), len(body), fields,
+def _send_some(sock: Socket, data: bytes) -> int:
+    """Send without waiting; returns how many bytes went out."""
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        return 0
+
+
+def _response(
+    status: HTTPStatus, text: str | bytes, bodyless: bool = False, fields: bytes = b"", kind: bytes = b"text/plain"
+) -> bytes:
+    body = text if isinstance(text, bytes) else text.encode("latin-1", "replace") + b"\n"
+    head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%bCache-Control: no-store\r\n" % (
+        status, status.phrase.encode(), kind, len(body), fields,
     )  # fmt: skip
     return head + b"Connection: close\r\n" + head_end() + (b"" if bodyless else body)

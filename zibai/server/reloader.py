@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ..errors import MissingExtra
-from ..logger import logger
+from ..logger import escape, logger
 
 IGNORED = frozenset(
     {
@@ -60,12 +60,14 @@ def matches(path: str, patterns: Iterable[str], root: str) -> bool:
 class Reloader:
     """Calls ``changed``, from its thread, after files that match ``patterns`` (separated by ``;``) have changed.
 
+    The argument says which, for the log.
+
     The files are below ``root``, by default the current directory. ``warns`` of a pattern that matches no file there.
 
     A context manager. Raises :class:`MissingExtra` when watchfiles cannot be imported.
     """
 
-    def __init__(self, patterns: str, changed: Callable[[], None], root: str = "", *, warns: bool = True) -> None:
+    def __init__(self, patterns: str, changed: Callable[[str], object], root: str = "", *, warns: bool = True) -> None:
         try:
             from watchfiles import watch
         except ImportError as error:
@@ -117,8 +119,8 @@ class Reloader:
         must be named to be watched.
         """
         folders, whole = tree(root)
-        if self._ended is not None and self._has_changed(root, folders, self._ended):
-            self._tell([])
+        if self._ended is not None and (name := self._find_changed(root, folders, self._ended)):
+            self._changed(f"{name} has changed")
         known = set(folders)
         try:
             # A burst of saved files is over when no file has changed for 50 ms (`step`).
@@ -133,9 +135,9 @@ class Reloader:
                 ignore_permission_denied=True,
             ):
                 moved = os.path.realpath(self._root) != root
-                files = sorted({path for _, path in changes if self._matters(path, root)})
-                if moved or files:
-                    self._tell([os.path.relpath(path, root) for path in files])
+                paths = sorted({os.path.relpath(path, root) for _, path in changes if self._matters(path, root)})
+                if moved or paths:
+                    self._changed(_in_words(paths))
                 if moved or (not whole and any(path not in known and os.path.isdir(path) for _, path in changes)):
                     return
         finally:
@@ -165,23 +167,26 @@ class Reloader:
                 os.path.splitext(only)[1],
             )
 
-    def _tell(self, files: list[str]) -> None:
-        more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-        logger.info("%s%s changed; restarting the workers", ", ".join(files[:SHOWN]) or "files have", more)
-        self._changed()
-
     def _matters(self, path: str, root: str) -> bool:
         return matches(path, self._patterns, root)
 
-    def _has_changed(self, root: str, folders: list[str], since: float) -> bool:
-        """Whether a file has changed between two watches, or is in a new folder."""
+    def _find_changed(self, root: str, folders: list[str], since: float) -> str:
+        """A file that has changed between two watches, or is in a new folder; empty if there is none."""
         for folder in folders:
             with suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
                     is_new = folder not in self._known or entry.stat().st_mtime > since - CLOCK
                     if is_new and entry.is_file() and self._matters(entry.path, root):
-                        return True
-        return False
+                        return escape(os.path.relpath(entry.path, root))
+        return ""
+
+
+def _in_words(paths: list[str]) -> str:
+    """Which files have changed; without any, it is the link to the directory."""
+    if not paths:
+        return "the directory is another one now"
+    more = len(paths) - 1
+    return f"{escape(paths[0])}{f' and {more} more' if more else ''} {'have' if more else 'has'} changed"
 
 
 def tree(root: str) -> tuple[list[str], bool]:

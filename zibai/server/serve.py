@@ -10,8 +10,10 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from math import inf
 from socket import socket
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
+from ..clock import clock
 from ..config.addresses import Trust
 from ..config.keywords import ServeOptions
 from ..config.options import Options, declared, runners, script_name
@@ -19,7 +21,7 @@ from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
 from ..engine.loop import Loop
-from ..errors import UsageError
+from ..errors import Refused, UsageError
 from ..gateway.interface import refusal, resolve
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
@@ -107,13 +109,15 @@ class Ties:
     server loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server
     loop before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its
     kind.
-    ``multiprocess`` is ``wsgi.multiprocess``.
+    ``multiprocess`` is ``wsgi.multiprocess``. The server sets ``where``, which tells what the runner of a slot
+    executes.
     """
 
     row: Row | None = None
     beat_every: float = inf
     multiprocess: bool = False
     directory: str = ""
+    where: Callable[[int], tuple[str, FrameType | None]] | None = None
     on_max_requests: Hook | None = None
     on_stuck: Hook | None = None
     on_beat: Hook = lambda: None
@@ -161,6 +165,7 @@ class Server:
         """Serve. Raises what :func:`serve` raises."""
         forget_in_children(*self._sockets)
         engine = self._make_engine()
+        self._ties.where = engine.where
         try:
             if self._lifespan is not None:
                 engine.run(self._lifespan.start())
@@ -195,7 +200,10 @@ class Server:
             loop.drain(timeout)
             engine.ending(timeout)
             if not _join(engine, timeout):
-                logger.warning("after %g s some requests are not finished; they are cut", timeout)
+                self._tell_cut(f"after {timeout:g} s of the graceful shutdown")
+        except KeyboardInterrupt:
+            self._tell_cut("the quick exit begins")
+            raise
         finally:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
             loop.quit()
@@ -236,7 +244,7 @@ class Server:
             new_context=copy_context().copy,
             waits=engine.waits,
             report=engine.report,
-            refused=self._gateway.log_refusal,
+            refused=self._note_refusal,
             row=self._row,
             base=self._gateway.base,
         )
@@ -258,6 +266,20 @@ class Server:
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
         return loop
+
+    def _tell_cut(self, when: str) -> None:
+        """Log the requests that do not get their whole response, if there are any."""
+        running = self._row.running()
+        if running:
+            now = clock()
+            lines = "".join(f"\n  {each.what} for {now - each.since:.1f} s ({each.phase})" for each in running)
+            number = f"{len(running)} request{'' if len(running) == 1 else 's'}"
+            logger.warning("%s, and %s cut:%s", when, f"{number} {'is' if len(running) == 1 else 'are'}", lines)
+
+    def _note_refusal(self, connection: Any, refusal: Refused, response: bytes) -> None:
+        """Count and log a request that the application never sees. The server loop calls this."""
+        self._row.refuse(refusal.status)
+        self._gateway.log_refusal(connection, refusal, response)
 
 
 def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:

@@ -1,11 +1,14 @@
 """One process that serves by itself."""
 
 import os
+from contextlib import nullcontext
 
 from ..clock import clock
 from ..engine.loop import Loop
 from ..supervise.record import READY
 from . import worker
+from .commands import serve_single
+from .endpoint import Endpoint
 from .environment import Prepared
 from .serve import Ties
 from .systemd import SingleReporter
@@ -13,7 +16,7 @@ from .systemd import SingleReporter
 
 def serve_alone(prepared: Prepared, exits: bool) -> None:
     """Load the application and serve it until told to end."""
-    options, environment, listeners, board, on_up = prepared
+    options, environment, listeners, board, on_up, endpoint = prepared
     predecessor, notifier = environment.predecessor, environment.notifier
     ties = Ties(row=None if board is None else board.row(0))
     if ties.row is not None:
@@ -32,4 +35,5 @@ def serve_alone(prepared: Prepared, exits: bool) -> None:
 
     ties.on_start = started
     guest, app = environment.guest, environment.app
-    worker.run(options, listeners.sockets, ties=ties, exits=exits, app=app, guest=guest)
+    with nullcontext() if guest else Endpoint(endpoint, serve_single):
+        worker.run(options, listeners.sockets, ties=ties, exits=exits, app=app, guest=guest)

@@ -6,8 +6,10 @@ environment here, so that no child process takes them for its own.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from socket import socket
 
 from ..config.options import Options, declared
@@ -27,6 +29,7 @@ from ..tls.devcert import certified
 from ..version import __version__
 from . import environment as around
 from . import guard
+from .endpoint import address_for
 from .environment import Environment, Prepared
 from .listeners import Listeners
 from .parent import serve_as_parent
@@ -135,9 +138,12 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         # What root makes must not be led elsewhere. The user makes it then.
         paths = [path for path in (options.pid_file, options.control) if path is not None]
         of_user = [path for path in paths if identity is not None and identity.may_redirect(path)]
+        if options.app and not environment.guest:
+            logger.info("%s", _story(options, processes))
         if options.pid_file is not None and options.pid_file not in of_user:
             stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
-        scoreboard = around.scoreboard(options, processes, names, predecessor.pid if predecessor else 0)
+        endpoint = "" if environment.guest else address_for(options.control)
+        scoreboard = around.scoreboard(options, processes, names, predecessor.pid if predecessor else 0, endpoint)
         # Only root may be able to make the file of --control. By default it is in a directory of the serving user.
         early = options.control is not None and options.control not in of_user
         board = stack.enter_context(scoreboard) if early else None
@@ -152,7 +158,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             if processes:
                 start_helper()  # before, or it would keep the log file open for as long as the server runs
             daemon.print_to(options.log_file)
-        prepared = Prepared(options, environment, listeners, board, on_up)
+        prepared = Prepared(options, environment, listeners, board, on_up, endpoint)
         if signals is None:
             serve_alone(prepared, exits)
         else:
@@ -176,6 +182,20 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
     warn_of_strangers(options, listeners.sockets)
     for sock in listeners.health:
         logger.info("health checks on %s", describe(sock))
+
+
+def _story(options: Options, processes: int) -> str:
+    """What is about to be served, by how many of what, and how it is ended."""
+    greenlets = not options.no_gevent and find_spec("gevent") is not None
+    runners = f"{options.max_workers} {'greenlet' if greenlets else 'thread'}{'' if options.max_workers == 1 else 's'}"
+    workers = (
+        f"{processes} worker{'' if processes == 1 else 's'} of {runners}" if processes else f"{runners}, one process"
+    )
+    python = ".".join(map(str, sys.version_info[:3]))
+    how = "zibai stop or Ctrl-Break" if sys.platform == "win32" else "zibai stop or SIGTERM"
+    if sys.stderr is not None and sys.stderr.isatty() and not options.daemon:
+        how = "Ctrl-C"
+    return f"starting {options.app}: {workers}; Python {python}; {how} ends it"
 
 
 @contextmanager

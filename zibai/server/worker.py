@@ -11,10 +11,11 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from random import randrange
 from socket import socket
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NamedTuple
 
 from ..config.options import Options
@@ -31,9 +32,10 @@ from ..system.machine import raise_descriptor_limit
 from ..system.signals import Signals
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
-from . import application, peek
+from . import application, dump, peek
 from .application import Site
 from .control import HANGUP, Control
+from .dump import describe_self
 from .serve import Hooks, Server, Ties
 
 
@@ -61,6 +63,7 @@ def run_child(
 ) -> None:
     """The main function of a worker process; ends it with the exit code."""
     parent.set_up_process(detached=options.interactive, stdin=stdin)
+    dump.prepare()
     try:
         if preloaded is None:
             with parent.uncaptured():
@@ -118,9 +121,9 @@ def run(
         site = application.begin(options, application.load(options, app) if preloaded is None else preloaded.site)
         signals.reassert()
         backend = _backend(options, site.app, hub)
-        _tie(ties, control, parent, options, show_title, backend)
+        _tie(ties, control, parent, options, show_title, backend, hub)
         options = replace(options, max_request_pre_process=_with_jitter(options.max_requests))
-        hooks = _hooks(site, show_title)
+        hooks = _hooks(site, show_title, alone=parent is None)
         Server(site.app, sockets, options, end=end, backend=backend, hooks=hooks, ties=ties).run()
 
 
@@ -149,10 +152,17 @@ def _make_control(
 
 
 def _tie(
-    ties: Ties, control: Control, parent: Parent | None, options: Options, show_ready: Callable[[], None], backend: str
+    ties: Ties,
+    control: Control,
+    parent: Parent | None,
+    options: Options,
+    show_ready: Callable[[], None],
+    backend: str,
+    hub: ModuleType | None,
 ) -> None:
     """Tie the server to the control thread and to the parent."""
     tell, beaten = ties.on_start, ties.on_beat
+    greenlets = None if hub is None else hub.greenlets
 
     def beat() -> None:
         beaten()
@@ -166,6 +176,7 @@ def _tie(
         logger.info("worker ready: %s", backend)
         tell(loop)
 
+    control.describe = partial(describe_self, ties.row, lambda slot: _where(ties, slot), greenlets)
     ties.before_start, ties.on_start, ties.on_beat = control.prepare, started, beat
     if parent is not None:
         ties.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
@@ -185,11 +196,17 @@ def _backend(options: Options, app: object, hub: ModuleType | None) -> str:
     return "tasks"
 
 
-def _hooks(site: Site, show_title: Callable[[str], None]) -> Hooks:
-    """The hooks that are still to be called."""
+def _where(ties: Ties, slot: int) -> tuple[str, FrameType | None]:
+    return ("", None) if ties.where is None else ties.where(slot)
+
+
+def _hooks(site: Site, show_title: Callable[[str], None], *, alone: bool) -> Hooks:
+    """The hooks that are still to be called. A process that is ``alone`` has no parent that tells of its end."""
 
     def draining() -> None:
         show_title("draining")
+        if alone:
+            logger.info("graceful shutdown begun")
         if site.hooks.before_graceful_exit is not None:
             site.hooks.before_graceful_exit()
 

@@ -4,6 +4,7 @@ It knows nothing of HTTP, listeners and options; the server is one user of it, z
 
  - roster      how many workers run and which is next: facts and decisions, with a clock that tests set
  - record      one worker as these decisions see it
+ - events      what happens to workers and restarts, for the log, for counters and for clients that wait
  - watch       which workers are late, or take too much
  - backoff     the pause before the next start of a worker
  - mainloop    the parent's loop: it waits for facts, tells the roster, and starts workers

@@ -28,11 +28,15 @@ START_LIMIT = 3.0
 
 
 class Ending(NamedTuple):
-    """How a worker ended, in words; whether that was in order; and what it was doing, in further lines."""
+    """How a worker ended, in words; whether that was in order; and what it was doing, in further lines.
+
+    ``cause`` is one of those that are counted (:data:`zibai.telemetry.totals.EVENTS`).
+    """
 
     reason: str
     clean: bool = False
     story: str = ""
+    cause: str = "signal"
 
 
 class Child:
@@ -148,12 +152,12 @@ class Child:
         story = black_box(self.row.read()) if self.row is not None else ""
         if code is None:
             # The loader, which could tell, is gone, or this process ignores SIGCHLD. Taken for an orderly end.
-            return Ending("ended in an unknown way", True, story)
+            return Ending("ended in an unknown way", True, story, "stopped")
         if sys.platform == "win32":
             reason, clean = machine.windows_exit(code)
-            return Ending(reason, clean, story)
+            return Ending(reason, clean, story, "killed" if self._killed else "stopped" if clean else "exit")
         if code >= 0:
-            return Ending(f"ended with exit code {code}", not code, story)
+            return Ending(f"ended with exit code {code}", not code, story, "exit" if code else "stopped")
         try:
             reason = f"was killed by {signal.Signals(-code).name}"
         except ValueError:
@@ -162,7 +166,8 @@ class Child:
         counted = before is not None and after is not None and after > before
         if counted and reason.endswith("SIGKILL") and not self._killed:
             reason += " because memory ran out (the kernel has counted an out-of-memory kill)"
-        return Ending(reason, False, story)
+            return Ending(reason, False, story, "memory")
+        return Ending(reason, False, story, "killed" if self._killed else "signal")
 
     def receive(self) -> Iterator[Message]:
         """The messages of the worker that are there; does not wait."""
@@ -198,6 +203,10 @@ class Child:
     def reopen(self) -> None:
         """Tell it to reopen the log files."""
         self._send("reopen")
+
+    def dump(self) -> bool:
+        """Ask for all stacks; they come as a message. Returns False if the worker does not read."""
+        return self._send("dump")
 
     def kill(self) -> None:
         """End a worker that does not listen any more."""

@@ -20,6 +20,7 @@ from ..system.signals import Signals, hear_of_children
 from ..telemetry import logfile
 from ..telemetry.scoreboard import Row, Scoreboard
 from .child import Child, Method, start_captured
+from .events import Ledger
 from .output import Collector, Outlet
 from .pauses import STEP, Pauses
 from .pipe import Message
@@ -31,12 +32,12 @@ from .sentinel import reap_orphans
 from .waiting import wait
 
 # What each signal asks for. Signals that a system does not have are never sent.
-_ASKS_FOR: dict[str, Callable[[Roster], None]] = {
-    "SIGINT": lambda roster: roster.end("quit"),
-    "SIGTERM": lambda roster: roster.end("drain"),
-    "SIGBREAK": lambda roster: roster.end("drain"),
-    "SIGQUIT": lambda roster: roster.end("drain"),
-    "SIGHUP": lambda roster: roster.restart(),
+_ASKS_FOR: dict[str, Callable[[Roster], object]] = {
+    "SIGINT": lambda roster: roster.end("quit", "SIGINT"),
+    "SIGTERM": lambda roster: roster.end("drain", "SIGTERM"),
+    "SIGBREAK": lambda roster: roster.end("drain", "SIGBREAK"),
+    "SIGQUIT": lambda roster: roster.end("drain", "SIGQUIT"),
+    "SIGHUP": lambda roster: roster.restart("SIGHUP"),
     "SIGTTIN": lambda roster: roster.change_wanted(+1),
     "SIGTTOU": lambda roster: roster.change_wanted(-1),
 }
@@ -109,17 +110,24 @@ class MainLoop:
         self._board = board
         self._rows = list(board.rows()) if board is not None else []
         self._children: list[Child] = []
-        self._roster = Roster(self._spawn, processes, clock, **rules)
+        self.ledger = Ledger(board)
+        self._roster = Roster(self._spawn, processes, clock, tell=self.ledger.tell, **rules)
         self._pauses = Pauses()
         self._error: LoadError | None = None
+        self._is_over = False
         # What other threads want done here; a byte on the socket wakes the loop.
+        self.on_dump: Callable[[Child, str], object] = lambda child, text: None
         self._asked: deque[Callable[[Roster], object]] = deque()
         self._changes, self._changed = socket.socketpair()
         self._changed.setblocking(False)
 
-    def restart_soon(self) -> None:
-        """Ask for a restart. Any thread."""
-        self.ask(Roster.restart)
+    def restart_soon(self, why: str = "") -> None:
+        """Ask for a restart; ``why`` is for the log. Any thread."""
+        self.ask(lambda roster: roster.restart(why))
+
+    def signal_soon(self, name: str) -> None:
+        """Do what a signal of this name does. Any thread."""
+        self.ask(lambda roster: self._obey(name))
 
     def ask(self, request: Callable[[Roster], object]) -> None:
         """Have something done with the roster, soon. Any thread."""
@@ -138,6 +146,16 @@ class MainLoop:
     def pids(self) -> list[int]:
         """The process ids of all workers. Any thread: unlike ``workers`` it does not receive from a loader."""
         return [child.known_pid for child in list(self._children)]
+
+    @property
+    def children(self) -> list[Child]:
+        """The processes of the workers; for what was asked for with ``ask``."""
+        return self._children
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this loop has ended, so that nothing that is asked for happens any more. Any thread."""
+        return self._is_over
 
     @property
     def is_ending(self) -> bool:
@@ -166,6 +184,8 @@ class MainLoop:
                     child.kill()
                 raise
             finally:
+                self._is_over = True
+                self.ledger.close()
                 self._board, self._rows = None, []  # the file stays open as long as a row of it is referenced
                 if self._collector is not None:
                     self._collector.close()
@@ -212,6 +232,7 @@ class MainLoop:
         with self._starting():
             child = self._start((*self._args, self._board, number), row)
         self._children.append(child)
+        self.ledger.started()
         return child
 
     def _start(self, args: tuple[Any, ...], row: Row | None) -> Child:
@@ -227,6 +248,7 @@ class MainLoop:
 
     def _publish(self) -> None:
         """Write the states of the workers into the scoreboard."""
+        self.ledger.want(self._roster.wanted)
         for worker in self._roster.workers:
             if worker.process.row is not None:
                 worker.process.row.assign(worker.state, worker.process.pid, worker.generation, worker.started)
@@ -245,21 +267,16 @@ class MainLoop:
         self._pulse.wakes()
         # Signals come first: Ctrl-C at the terminal ends the workers too, and they need no replacements then.
         for name in [] if signals is None else signals.read():
-            for observer in self._observers:
-                observer.on_signal(name)
-            if name in _ASKS_FOR:
-                _ASKS_FOR[name](self._roster)
-            elif name == "SIGUSR1":
-                self._reopen_logs()
+            self._obey(name)
         for child in list(self._children):
             if child.pipe in ready or child.sentinel in ready:
                 for message in child.receive():
                     self._hear(child, message)
             if child.sentinel in ready:
                 self._children.remove(child)
-                self._roster.on_gone(self._roster.find(child), child.ending())
-                if child.row is not None:
-                    child.row.clear()
+                ending = child.ending()
+                self._roster.on_gone(self._roster.find(child), ending)
+                self.ledger.ended(child.row, ending.cause)
                 child.close()
         if self._changes in ready:
             self._changes.recv(4096)
@@ -270,6 +287,15 @@ class MainLoop:
         if os.getpid() == 1:
             loaders = self._preload.pids if self._preload is not None else set()
             reap_orphans({child.pid for child in self._children} | loaders)
+
+    def _obey(self, name: str) -> None:
+        """Do what a signal asks for."""
+        for observer in self._observers:
+            observer.on_signal(name)
+        if name in _ASKS_FOR:
+            _ASKS_FOR[name](self._roster)
+        elif name == "SIGUSR1":
+            self._reopen_logs()
 
     def _hear(self, child: Child, message: Message) -> None:
         worker = self._roster.find(child)
@@ -282,9 +308,12 @@ class MainLoop:
                 self._roster.on_max_requests(worker)
             case "hung":
                 self._roster.on_hung(worker)
+            case "dump":
+                self.on_dump(child, message.text)
             case "failed":
                 self._roster.on_failed(worker)
                 self._error = LoadError(message.text, message.trace)
+                self.ledger.trace = message.trace or message.text
                 if self._roster.was_up:
                     # At the first start run() raises it, once for all workers that failed alike.
                     logger.error("worker %d cannot serve: %s\n%s", child.pid, message.text, message.trace)

@@ -44,6 +44,7 @@ class Message(NamedTuple):
     - ``quit``: exit at once
     - ``adopt``: take connections from the channel that comes along
     - ``reopen``: reopen the log files
+    - ``dump``: send all stacks
 
     From the worker to the parent:
 
@@ -51,6 +52,7 @@ class Message(NamedTuple):
     - ``ready``, ``failed``: the worker serves, or cannot serve
     - ``heartbeats``: a supervised function has sent its first heartbeat, and is watched from now on
     - ``max_requests``: the worker has served its maximum of requests, and asks for a replacement
+    - ``dump``: all stacks, in ``text``
     - ``hung``: a request has run for too long, and the worker asks for a replacement
     """
 
@@ -123,6 +125,10 @@ class Parent:
     def hung(self) -> None:
         """Say that a request has run for too long, and ask for a replacement."""
         self._send(Message("hung"))
+
+    def dump(self, text: str) -> None:
+        """Send all stacks of this process."""
+        self._send(Message("dump", text))
 
     def failed(self, error: LoadError) -> None:
         """Say why this worker cannot serve. The parent tells the user, once for all workers."""

@@ -27,6 +27,7 @@ from ..logger import logger
 from ..system.usage import NO_LIMITS, Usage
 from .backoff import Backoff
 from .child import Ending
+from .events import Event, Kind
 from .record import DRAINING, PATIENCE, READY, STARTING, TO_REPLACE, Process, Worker
 from .watch import Watch
 
@@ -44,8 +45,9 @@ class Roster:
     ``graceful_timeout`` is the time that workers themselves allow for a graceful shutdown. ``drain_delay`` tells, when
     the end is asked for, the seconds before a graceful one. A worker that was ready for less than ``settle`` seconds is
     replaced after a pause, like a worker that never was ready. ``boot_timeout``, ``worker_timeout`` and ``limits``:
-    see :class:`~zibai.supervise.watch.Watch`. All times are seconds; ``inf`` is no limit. When ``finished`` is set,
-    all workers have ended; ``failure`` says then that the server has never come up. One thread makes all calls.
+    see :class:`~zibai.supervise.watch.Watch`. ``tell`` is called with each event. All times are seconds; ``inf`` is no
+    limit. When ``finished`` is set, all workers have ended; ``failure`` says then that the server has never come up.
+    One thread makes all calls.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Roster:
         settle: float = 0.0,
         limits: Usage = NO_LIMITS,
         eager: bool = False,
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._spawn = spawn
         self._clock = clock
@@ -70,6 +73,8 @@ class Roster:
         self._drain_delay = drain_delay
         self._settle = settle
         self._eager = eager
+        self._tell_event = tell
+        self._restart_began: float | None = None  # while a restart goes on
         self.wanted = wanted
         self.workers: list[Worker] = []
         self.generation = 0
@@ -149,7 +154,8 @@ class Roster:
             self.end("quit")
             return
         if any(other.generation not in (TO_REPLACE, self.generation) for other in self.workers if other.is_active):
-            logger.error("restart aborted: the new code does not start; the old workers keep serving")
+            self._restart_began = None
+            self._tell("aborted", "restart aborted: the new code does not start; the old workers keep serving")
             for other in self.workers:
                 if other.generation != TO_REPLACE:
                     other.generation = self.generation
@@ -186,17 +192,36 @@ class Roster:
 
     # Requests of the user.
 
-    def restart(self) -> None:
-        """Replace every worker, one after the other. Does nothing once the end has been asked for."""
+    def restart(self, why: str = "") -> int | None:
+        """Replace every worker, one after the other; ``why`` is for the log. Returns the generation of the new workers.
+
+        Does nothing, and returns None, once the end has been asked for.
+        """
         if self._ending or self.drain_announced:
-            return
+            return None
         self.generation += 1
+        self._restart_began = self._clock()
+        number = f"{self.wanted} worker{'' if self.wanted == 1 else 's'}"
+        self._tell("begun", f"restart begun{why and f' ({why})'}: new workers replace {number}")
         self._backoff.end()
         if self.is_up:
             for worker in self.workers:
                 if worker.state is STARTING:
                     # A replacement whose code is already old. It may serve since a moment ago, so it drains.
                     self._stop(worker, "drain")
+        return self.generation
+
+    def _tell(self, kind: Kind, text: str) -> None:
+        self._tell_event(Event(kind, text, self.generation))
+
+    def _look_at_restart(self) -> None:
+        """Tell when all wanted workers run the code of this generation."""
+        if self._restart_began is None:
+            return
+        new = [worker for worker in self.workers if worker.state is READY and worker.generation == self.generation]
+        if len(new) >= self.wanted:
+            duration, self._restart_began = self._clock() - self._restart_began, None
+            self._tell("done", f"restart done after {duration:.1f} s: all workers run the new code")
 
     def change_wanted(self, by: int) -> None:
         """More workers, or fewer; never below one."""
@@ -207,8 +232,8 @@ class Roster:
         """Exactly this number of workers."""
         self.change_wanted(number - self.wanted)
 
-    def end(self, how: str) -> None:
-        """End all workers: "drain" is graceful; "quit" is not, and overrides "drain".
+    def end(self, how: str, why: str = "") -> None:
+        """End all workers: "drain" is graceful; "quit" is not, and overrides "drain". ``why`` is for the log.
 
         With ``drain_delay`` the first "drain" of a server that has been up is only announced. The shutdown begins when
         that time is over, or at the second call.
@@ -218,11 +243,16 @@ class Roster:
         drain_delay = 0.0 if self.drain_announced or not self.was_up else self._drain_delay()
         if how == "drain" and drain_delay:
             self._drain_at = self._clock() + drain_delay
-            logger.info("graceful shutdown in %g s; until then each response says Connection: close", drain_delay)
+            text = "graceful shutdown in %g s%s; until then each response says Connection: close"
+            logger.info(text, drain_delay, why and f" ({why})")
             for worker in self.workers:
                 worker.process.announce_drain()
             return
         self._ending = how
+        self._restart_began = None
+        name = "graceful shutdown" if how == "drain" else "quick exit"
+        if not self.failure:
+            self._tell("ending", f"{name} begun{why and f' ({why})'}")
         for worker in self.workers:
             self._stop(worker, how)
 
@@ -235,10 +265,13 @@ class Roster:
         if self.drain_announced and now >= self._drain_at:
             self.end("drain")
         if self._ending:
+            if self.was_up and not self.workers and not self.finished:
+                logger.info("all workers have ended")
             self.finished = not self.workers
         else:
             self._watch.check_usage(self.workers)
             self._drain_surplus()
+            self._look_at_restart()
             self._start_missing(now)
         due = min((worker.deadline for worker in self.workers), default=inf)
         if not self._ending:
@@ -255,6 +288,7 @@ class Roster:
         ready = [worker for worker in self.workers if worker.state is READY]
         ready.sort(key=lambda worker: worker.generation == self.generation)
         for worker in ready[: max(0, len(ready) - self.wanted)]:
+            self._tell_replaced(worker, ready[-1])
             self._stop(worker, "drain", ready[-1])
 
     def _start_missing(self, now: float) -> None:
@@ -284,7 +318,12 @@ class Roster:
             replacement = self.workers[-1]
             for worker in active:
                 if worker.generation != self.generation:
+                    self._tell_replaced(worker, replacement)
                     self._stop(worker, "drain", replacement)
+
+    def _tell_replaced(self, old: Worker, new: Worker) -> None:
+        if old.generation != self.generation:
+            self._tell("replaced", f"worker {old.process.pid} is replaced by {new.process.pid}")
 
     def _stop(self, worker: Worker, how: str, replacement: Worker | None = None) -> None:
         """Tell a worker to end; ``replacement`` takes over its idle connections.

@@ -1,27 +1,75 @@
-"""A scoreboard as plain values, and as a table for people."""
+"""A scoreboard as plain values, and as a table.
+
+:func:`describe` is the only way from rows to values: ``zibai ps``, ``/metrics`` and the control channel show what it
+returns. So they cannot contradict each other.
+"""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from ..clock import clock
+from ..system import machine
+from ..system.usage import usage
+from .counts import REFUSALS, Counted
 from .scoreboard import Report, Scoreboard
+from .totals import SUMS
 
 
 def describe(board: Scoreboard) -> dict[str, Any]:
-    """The data of ``--json``: plain values, times as seconds until now."""
-    now = clock()
-    workers = [_worker(report, now) for report in (row.read() for row in board.rows()) if report.state]
-    return {"pid": board.pid, **board.facts, "up": _past(now, board.started), "workers": workers}
+    """The data of ``--json``: plain values, times as seconds until now, counters since the start of the server.
 
-
-def _worker(report: Report, now: float) -> dict[str, Any]:
+    ``workers`` are those that run. ``totals`` has the sums of all workers, also of those that have ended.
+    """
+    with board.totals.lock:  # no row moves into the totals meanwhile
+        now = clock()
+        reports = [(number, row.read()) for number, row in enumerate(board.rows()) if row.is_used]
+        totals = board.totals.read()
+    present = [(number, report) for number, report in reports if report.state]
     return {
+        "pid": board.pid,
+        **board.facts,
+        "up": _past(now, board.started),
+        "totals": _totals([report for _, report in reports], *totals),
+        "workers": [_worker(number, report, now) for number, report in present],
+    }
+
+
+def _totals(
+    reports: list[Report], numbers: dict[str, int], refusals: list[int], counted: Counted, cpu: float
+) -> dict[str, Any]:
+    """The sums of all rows, and of the workers that have ended."""
+    for report in reports:
+        counted = counted.plus(report.counted)
+        refusals = [sum(pair) for pair in zip_longest(refusals, report.refusals, fillvalue=0)]
+        cpu += report.cpu
+    sums = {name: numbers[name] + sum(report.counters[name] for report in reports) for name in SUMS}
+    ends = {name.removeprefix("ended_"): number for name, number in numbers.items() if name.startswith("ended_")}
+    restarts = {name.removeprefix("restarts_"): n for name, n in numbers.items() if name.startswith("restarts_")}
+    return {
+        **sums,
+        "served": counted.describe(),
+        "refusals": {str(status or "other"): n for status, n in zip(REFUSALS, refusals, strict=True) if n},
+        "cpu": round(cpu, 3),
+        "wanted": numbers["wanted"],
+        "starts": numbers["worker_starts"],
+        "ends": ends,
+        "restarts": restarts,
+    }
+
+
+def _worker(number: int, report: Report, now: float) -> dict[str, Any]:
+    used, cpu = usage(report.pid), machine.cpu_time(report.pid)
+    return {
+        "row": number,
         "pid": report.pid,
         "state": report.state,
         "generation": report.generation,
         "up": _past(now, report.started),
         "beat": _past(now, report.beat) if report.beat else None,
-        "cpu": round(report.cpu, 3),
+        "cpu": round(report.cpu if cpu is None else cpu, 3),
+        "memory": used.memory,
+        "descriptors": used.descriptors,
         **report.counters,
         "running": [
             {**_request(each.what), "phase": each.phase, "seconds": _past(now, each.since)} for each in report.running
@@ -47,32 +95,57 @@ def _request(what: str) -> dict[str, str]:
     return {"method": method, "path": path}
 
 
-_COLUMNS = ("pid", "state", "up", "beat", "cpu", "requests", "4xx", "5xx", "open", "idle", "busy", "queue")
+_COLUMNS = {"pid": 8, "state": 9, "up": 9, "beat": 7, "cpu": 8, "memory": 9}
+_REQUESTS = {"requests": 10, "4xx": 6, "5xx": 5, "busy": 5, "queue": 4}
+_TITLES = {"pid": "worker", "memory": "rss", "up": "age", "requests": "requests", "queue": "q"}
 
 
 def table(server: dict[str, Any]) -> Iterator[str]:
-    """Lines for people: one for the server, one for each worker, and one for each request that runs."""
-    name = f"zibai {server.get('version', '')}, {server.get('app', '')}"
-    yield ", ".join([name, f"process {server['pid']}", f"up {_age(server['up'])}", *server.get("listen", [])])
-    columns = _COLUMNS if server.get("listen") else _COLUMNS[:5]  # a supervised function has no requests
-    yield "".join(f"{name:>9}" for name in ("worker", *columns[1:]))
+    """Lines of at most 80 columns for people, but for what is long itself: the server, its totals, its workers, and
+    each request that runs.
+    """
+    yield f"zibai {server.get('version', '')}, {server.get('app', '')}, process {server['pid']}"
+    yield "  " + ", ".join([f"up {_age(server['up'])}", *server.get("listen", [])])
+    serves = bool(server.get("listen"))  # a supervised function has no requests
+    yield "  " + _summary(server["totals"], serves)
+    columns = {**_COLUMNS, **(_REQUESTS if serves else {})}
+    yield "".join(f"{_TITLES.get(name, name):>{width}}" for name, width in columns.items())
     for worker in server["workers"]:
-        yield "".join(f"{_cell(name, worker[name]):>9}" for name in columns)
+        yield "".join(f"{_cell(name, worker[name]):>{width}}" for name, width in columns.items())
         for each in worker["running"]:
-            yield f"{'':>9}  {each['method']} {each['path']}  {_age(each['seconds'])}, {each['phase']}"
+            yield _cut(f"{'':8}  {each['method']} {each['path']}", f"  {_age(each['seconds'])}, {each['phase']}")
+
+
+def _summary(totals: dict[str, Any], serves: bool) -> str:
+    """The totals in a line."""
+    ends = {name: number for name, number in totals["ends"].items() if number and name != "stopped"}
+    deaths = "".join(f", {number} by {name}" for name, number in ends.items())
+    parts = []
+    if serves:
+        parts = [f"{totals['requests']} requests", f"{totals['4xx']} 4xx", f"{totals['5xx']} 5xx"]
+    parts += [f"cpu {_age(totals['cpu'])}", f"{totals['restarts']['begun']} restarts"]
+    return ", ".join(parts) + (f"; workers that died: {sum(ends.values())} ({deaths[2:]})" if ends else "")
+
+
+def _cut(text: str, end: str, width: int = 80) -> str:
+    """``text`` and ``end`` in one line; what does not fit is cut from the end of ``text``."""
+    room = width - len(end)
+    return (text if len(text) <= room else text[: room - 3] + "...") + end
 
 
 def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
     if name in ("up", "beat", "cpu"):
-        return "-" if value is None else _age(value)
-    return str(value)
+        return _age(value)
+    return f"{value / 2**20:.1f} M" if name == "memory" else str(value)
 
 
 def _age(seconds: float) -> str:
-    """A duration in a unit that is easy to read: 4.2 s, 12.0 min, 3.5 h, 2.1 d."""
+    """A duration in a unit that is easy to read: 4.2 s, 12.0 m, 3.5 h, 2.1 d."""
     if seconds < 100:
         return f"{seconds:.1f} s"
-    for size, unit in ((60, "min"), (3600, "h"), (86400, "d")):
+    for size, unit in ((60, "m"), (3600, "h"), (86400, "d")):
         if seconds < 100 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds / 86400:.0f} d"

@@ -1,7 +1,8 @@
 """What one worker is doing: a row of the scoreboard, with a slot for each of its threads or greenlets.
 
 A row holds what the parent knows about the worker, its heartbeat, its counters, and its slots. A slot keeps a few
-records in turn: the request that the thread or greenlet runs, and those that it has finished before.
+records in turn: the request that the thread or greenlet runs, and those that it has finished before. It also counts
+(:mod:`zibai.telemetry.counts`).
 
 Nothing is locked, since each byte has one writer: the parent writes the first fields of a row, the owner of the server
 loop writes heartbeat, gauges and counters, and each thread or greenlet writes its slot. A reader may see a write
@@ -9,12 +10,14 @@ halfway, so its result is for people and for time limits. A path is kept without
 """
 
 import time
+from bisect import bisect_left
 from contextlib import suppress
 from itertools import cycle
 from struct import Struct
 from typing import Any, Final, NamedTuple, Self
 
 from ..clock import clock
+from .counts import BOUNDS, PLACES, REFUSALS, SIZE, Counted, refusal_place
 
 FREE, CALLED, READING, SENDING = range(4)
 PHASES: Final = ("free", "app", "body", "send")
@@ -32,12 +35,16 @@ TEXT: Final = 112
 _ROW: Final = Struct("=16sqId")  # written by the parent: state, pid, generation, start of the worker
 _BEAT: Final = Struct("=dd")  # last heartbeat, CPU time of the worker then
 _TALLY: Final = len(COUNTERS) + len(GAUGES)
-_RECORD: Final = Struct(f"=BHdd{TEXT}s")  # phase, status, when it began and ended, "METHOD /path"
-_END: Final = Struct("=BHdd")
+_REFUSALS: Final = len(REFUSALS)  # after the tally; written by the owner of the server loop, too
+_RECORD: Final = Struct(f"=BHddd{TEXT}s")
+"""Phase, status, when it began and ended, the sum of all durations of the slot until then, "METHOD /path"."""
+
+_END: Final = Struct("=BHddd")
 _RECORDS: Final = 4
 _begin, _end = _RECORD.pack_into, _END.pack_into
 _SLOT: Final = _RECORD.size * _RECORDS
-_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * _TALLY
+_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_TALLY + _REFUSALS)
+_NUMBERS: Final = Struct(f"={SIZE}Q")  # what a slot has counted; after the records of all slots
 
 
 class Running(NamedTuple):
@@ -70,49 +77,97 @@ class Report(NamedTuple):
     counters: dict[str, int]
     running: list[Running]  # the longest first
     finished: list[Finished]  # the latest first
+    counted: Counted  # by all slots
+    refusals: list[int]  # in the order of REFUSALS
 
 
 class Slot:
-    """What one thread or greenlet runs. It alone writes; ``begin`` and ``end`` are paid by every request."""
+    """What one thread or greenlet runs. It alone writes; ``begin`` and ``end`` are paid by every request.
 
-    __slots__ = ("_at", "_next", "_view", "number")
+    The numbers are kept twice: reading them from the shared memory would cost as much as writing. All of the counting
+    costs 2 % of a varied request. Shared memory is used without a local name: :meth:`move` may release it while this
+    thread waits for the GIL, which it does after a call and not between the steps of an assignment.
+    """
 
-    def __init__(self, view: memoryview, number: int) -> None:
+    __slots__ = ("_at", "_counts", "_first", "_next", "_numbers", "_seconds", "_view", "number")
+
+    def __init__(self, view: memoryview, counts: memoryview, number: int) -> None:
         self.number = number
         self._view = view
         self._at = number * _SLOT
+        self._first = PLACES[0]  # of the method of the request that runs
+        self._numbers = [0] * SIZE
+        self._seconds = 0.0
         places = [self._at + place * _RECORD.size for place in range(_RECORDS)]
         self._next = cycle(places[1:] + places[:1]).__next__
+        self._take(counts)
 
-    def move(self, view: memoryview) -> None:
+    def _take(self, counts: memoryview) -> None:
+        self._counts = counts[self.number * _NUMBERS.size : (self.number + 1) * _NUMBERS.size].cast("Q")
+
+    def move(self, view: memoryview, counts: memoryview) -> None:
         """Write to other memory from now on."""
         self._view = view
+        before = self._counts
+        self._take(counts)
+        before.release()
 
     def begin(self, what: bytes, now: float) -> None:
         """Note that the application is called for ``what``, such as ``b"GET /path"``."""
         step = self._next  # bound first: Python 3.11 searches for a slot that is called at once
         self._at = at = step()
-        _begin(self._view, at, CALLED, 0, now, 0.0, what)
+        self._first = _first_of[what[0]]
+        _begin(self._view, at, CALLED, 0, now, 0.0, 0.0, what)
 
     def phase(self, phase: int) -> None:
         """Note that the request waits, or runs again."""
         self._view[self._at] = phase
 
     def end(self, status: int, began: float, now: float) -> None:
-        """Note that the thread or greenlet is done with the request."""
-        _end(self._view, self._at, FREE, status, began, now)
+        """Note that the thread or greenlet is done with the request, and count it."""
+        duration = now - began
+        self._seconds = seconds = self._seconds + duration
+        _end(self._view, self._at, FREE, status, began, now, seconds)
+        numbers = self._numbers
+        # Short cut: the first bucket is the usual one where speed matters, and the call costs half a percent.
+        place = 0 if duration <= SHORTEST else _bucket(BOUNDS, duration)
+        numbers[place] = number = numbers[place] + 1
+        self._counts[place] = number
+        place = self._first + status // 100
+        numbers[place] = number = numbers[place] + 1
+        self._counts[place] = number
+
+
+SHORTEST: Final = BOUNDS[0]
+_first_of: Final = PLACES
+_bucket: Final = bisect_left
 
 
 class Row:
-    """One worker. The owner of the server loop calls ``beat`` and ``running``, the parent or a reader the rest."""
+    """One worker. The owner of the server loop calls ``beat``, ``refuse`` and ``running``, the parent or a reader the
+    rest.
+    """
 
     def __init__(self, memory: Any, slots: int) -> None:
+        self._number = slots
+        self._made: dict[str, list[Slot]] = {}
         self._use(memory)
-        self.slots = [Slot(self._rest, number) for number in range(slots)]
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots, for the worker, whose row must be empty when it first asks for them. Any thread.
+
+        There is only one object for each: it has a copy of the numbers.
+        """
+        return self._made.get("slots") or self._made.setdefault(
+            "slots", [Slot(self._rest, self._counts, number) for number in range(self._number)]
+        )
 
     def _use(self, memory: Any) -> None:
         self._view = view = memoryview(memory)
-        self._rest = view[_SLOTS_AT:]
+        counts_at = _SLOTS_AT + self._number * _SLOT
+        self._rest = view[_SLOTS_AT:counts_at]
+        self._counts = view[counts_at:]
         self._tally = view[_ROW.size + _BEAT.size : _SLOTS_AT].cast("Q")
 
     def detach(self) -> None:
@@ -120,10 +175,10 @@ class Row:
 
         A request that is cut at the end of a server still writes to its slot.
         """
-        before = self._tally, self._rest, self._view
+        before = self._tally, self._rest, self._counts, self._view
         self._use(bytearray(self._view))
-        for slot in self.slots:
-            slot.move(self._rest)
+        for slot in self._made.get("slots", ()):
+            slot.move(self._rest, self._counts)
         for view in before:
             with suppress(BufferError):  # a thread writes at this moment, which is possible without the GIL
                 view.release()
@@ -147,32 +202,51 @@ class Row:
             self._tally[place] = value
         _BEAT.pack_into(self._view, _ROW.size, clock(), time.process_time())
 
+    def refuse(self, status: int) -> None:
+        """Count a request that the application never sees."""
+        self._tally[_TALLY + refusal_place(status)] += 1
+
     def running(self) -> list[Running]:
         """The requests that run, the longest first."""
-        running, _ = self._read_slots(bytes(self._rest))
-        return running
+        return self._read_slots(bytes(self._rest))[0]
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the row has a worker."""
+        return bool(self._view[0])
 
     def read(self) -> Report:
         """Read all of it; any process may."""
         state, pid, generation, started = _ROW.unpack_from(self._view)
         beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
-        counters = dict(zip(COUNTERS + GAUGES, self._tally, strict=True))
-        running, finished = self._read_slots(bytes(self._rest))
+        tally = self._tally.tolist()
+        counters = dict(zip(COUNTERS + GAUGES, tally, strict=False))
+        running, finished, seconds = self._read_slots(bytes(self._rest))
         state = state.rstrip(b"\0").decode("ascii", "replace")
-        return Report(state, pid, generation, started, beat, cpu, counters, running, finished)
+        counted, refusals = Counted(self._read_counts(bytes(self._counts)), seconds), tally[_TALLY:]
+        return Report(state, pid, generation, started, beat, cpu, counters, running, finished, counted, refusals)
 
-    def _read_slots(self, data: bytes) -> tuple[list[Running], list[Finished]]:
+    def _read_counts(self, data: bytes) -> tuple[int, ...]:
+        """The sum of what the slots have counted."""
+        slots = [each for each in _NUMBERS.iter_unpack(data) if any(each)]  # most have never run
+        return tuple(map(sum, zip(*slots, strict=True))) or (0,) * SIZE
+
+    def _read_slots(self, data: bytes) -> tuple[list[Running], list[Finished], float]:
+        """What runs, what has ended, and the sum of all durations."""
         running, finished = [], []
-        for place in range(len(self.slots) * _RECORDS):
-            phase, status, began, ended, raw = _RECORD.unpack_from(data, place * _RECORD.size)
+        seconds = [0.0] * self._number
+        for place in range(self._number * _RECORDS):
+            phase, status, began, ended, total, raw = _RECORD.unpack_from(data, place * _RECORD.size)
             what = raw.rstrip(b"\0").decode("ascii", "backslashreplace")
+            slot = place // _RECORDS
+            seconds[slot] = max(seconds[slot], total)  # the latest record has the most
             if 0 < phase < len(PHASES):
-                running.append(Running(place // _RECORDS, what, PHASES[phase], began))
+                running.append(Running(slot, what, PHASES[phase], began))
             elif ended:
                 finished.append(Finished(what, status, began, ended))
         running.sort(key=lambda each: each.since)
         finished.sort(key=lambda each: -each.ended)
-        return running, finished
+        return running, finished, sum(seconds)
 
 
 def black_box(report: Report) -> str:
@@ -192,4 +266,4 @@ LAST: Final = 8
 
 def size_of(slots: int) -> int:
     """Bytes of a row with so many slots."""
-    return _SLOTS_AT + slots * _SLOT
+    return _SLOTS_AT + slots * (_SLOT + _NUMBERS.size)

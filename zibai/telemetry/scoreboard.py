@@ -1,8 +1,8 @@
 """What each worker is doing, in memory that can be read even while the worker hangs, is stopped or dead.
 
 The memory is one file, mapped by the parent and by each worker (by its descriptor, or on Windows by its path), so that
-a reader needs no reply from any process. It is a head, which the parent writes once, and a :class:`Row` for each
-worker.
+a reader needs no reply from any process. It is a head, which the parent writes once, the totals of the server
+(:mod:`zibai.telemetry.totals`), and a :class:`Row` for each worker.
 
 Times are of :data:`clock`, seconds since the system came up: the same clock in all processes, which nothing sets.
 """
@@ -21,15 +21,17 @@ from weakref import WeakSet
 
 from ..clock import clock
 from .row import CALLED, GAUGES, READING, SENDING, Report, Row, Running, Slot, black_box, size_of
+from .totals import TOTALS_SIZE, Totals
 
 __all__ = ["CALLED", "GAUGES", "READING", "SENDING", "Report", "Row", "Running", "Scoreboard", "Slot", "black_box"]
 
-MAGIC: Final = b"zibai 1\n"
+MAGIC: Final = b"zibai 2\n"
 
 ASIDE: Final = ".old"
 """The suffix of the path of a scoreboard after another server has taken its place."""
 
-_HEAD: Final = Struct("=8sqdHI1000s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
+_HEAD: Final = Struct("=8sqdHI2000s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
+_ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
 
 class Scoreboard:
@@ -46,11 +48,18 @@ class Scoreboard:
         if size < _HEAD.size:
             raise ValueError(f"{path} is no scoreboard")
         self._map = mmap.mmap(file, 0)
+        self._slots: int
         magic, self.pid, self.started, self._rows, self._slots, facts = _HEAD.unpack_from(self._map)
         # A file that is being made, or was cut short, has a head and not all rows.
-        if magic != MAGIC or size < _HEAD.size + self._rows * size_of(self._slots):
+        if magic != MAGIC or size < _ROWS_AT + self._rows * size_of(self._slots):
             raise ValueError(f"{path} is no scoreboard of this version")
+        self.totals = Totals(memoryview(self._map)[_HEAD.size : _ROWS_AT])
         self.facts: dict[str, Any] = json.loads(facts.rstrip(b"\0") or b"{}")
+
+    @property
+    def slots(self) -> int:
+        """How many slots a row has."""
+        return self._slots
 
     @classmethod
     def create(cls, path: str, rows: int, slots: int, facts: dict[str, Any]) -> "Scoreboard":
@@ -102,7 +111,7 @@ class Scoreboard:
     def row(self, number: int) -> Row:
         """The row of this number, from 0."""
         size = size_of(self._slots)
-        start = _HEAD.size + number * size
+        start = _ROWS_AT + number * size
         row = Row(memoryview(self._map)[start : start + size], self._slots)
         self._given.add(row)
         return row
@@ -120,6 +129,7 @@ class Scoreboard:
         """Close the file, in this process. Its rows continue in private memory."""
         for row in list(self._given):
             row.detach()
+        self.totals.detach()
         # The memory is closed as well: Windows removes no file that a process has mapped.
         with suppress(BufferError):  # see Row.detach
             self._map.close()
@@ -171,8 +181,9 @@ def _fill(file: int, rows: int, slots: int, facts: dict[str, Any]) -> None:
     """Write the head and empty rows to a new file."""
     text = json.dumps(facts).encode()
     with os.fdopen(file, "wb", closefd=False) as stream:
-        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 1000 else b""))
+        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 2000 else b""))
         # Written, and not a hole: a write to a mapped hole while the disk is full kills the process by SIGBUS.
+        stream.write(bytes(TOTALS_SIZE))
         for _ in range(rows):
             stream.write(bytes(size_of(slots)))
 

@@ -1,0 +1,211 @@
+"""The commands of the control channel: what a client of :mod:`zibai.server.endpoint` may ask a server to do.
+
+Everything that a signal does, a command does, too, on every system. A request is ``{"command": "reload", "by":
+"zibai reload", ...}``, and each line of the response an object. The last one has ``ok``, or ``error`` and a sentence.
+
+Each command runs in the thread of its client. It changes nothing by itself, but asks the main loop of the parent
+(:meth:`~zibai.supervise.mainloop.MainLoop.ask`), or raises a signal in a single process. What comes back arrives in a
+queue of the command: the main loop only appends to it, and the client's thread only takes. If the main loop has ended,
+nothing comes; so the client's thread looks every second whether it has.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from ..clock import clock
+from ..supervise.child import Child
+from ..supervise.mainloop import MainLoop
+from ..supervise.roster import Roster
+from .dump import describe_process
+from .endpoint import Request
+
+if TYPE_CHECKING:
+    from ..supervise.events import Event
+
+Lines = Iterator[dict[str, Any]]
+
+GRACEFUL: Final = "SIGBREAK" if sys.platform == "win32" else "SIGTERM"
+QUICK: Final = "SIGINT"
+
+MANY: Final = 1000
+"""The largest number of workers that may be asked for: a typing error should not use up the machine."""
+
+DUMP: Final = 2.0
+"""Seconds that a worker has to send its stacks. After them it is taken for one that holds the GIL."""
+
+_ENDED: Final = {"error": "the server has ended"}
+
+
+class Commands:
+    """The commands of a parent. ``heard`` is what a signal for the end calls, so that an end that hangs is ended."""
+
+    def __init__(self, loop: MainLoop, heard: Callable[[str], object] | None = None) -> None:
+        self._loop = loop
+        self._heard = heard
+        self._dumps: list[SimpleQueue[tuple[int, str]]] = []  # of the commands that wait; only the main loop changes it
+        loop.on_dump = self._on_dump
+        self._known: dict[str, Callable[[Request], Lines]] = {
+            "reload": self._reload,
+            "stop": self._stop,
+            "workers": self._workers,
+            "dump": self._dump,
+            "reopen": self._reopen,
+            "upgrade": self._upgrade,
+        }
+
+    def __call__(self, request: Request) -> Lines:
+        command = self._known.get(str(request.get("command")))
+        if command is None:
+            yield {"error": f"the commands are {', '.join(self._known)}"}
+            return
+        yield from command(request)
+
+    def _reload(self, request: Request) -> Lines:
+        """Begin a restart; with ``wait`` a line for each of its events, until it is done, aborted or given up."""
+        events: SimpleQueue[Event | int | None] = SimpleQueue()
+        wait = request.get("wait") is True
+
+        def begin(roster: Roster) -> None:
+            if wait:
+                self._loop.ledger.subscribe(events.put)
+            events.put(roster.restart(_by(request)))
+
+        self._loop.ask(begin)
+        generation: int | None = None
+        try:
+            while True:
+                event = self._next(events)
+                if isinstance(event, int):
+                    generation = event
+                    if not wait:
+                        yield {"ok": True, "generation": generation}
+                        return
+                elif event is None or event.kind == "ending":
+                    yield {"error": "the server is ending"}
+                    return
+                else:
+                    yield {"event": event.kind, "text": event.text, "generation": event.generation}
+                    if generation is not None and event.generation >= generation:
+                        if event.kind == "done":
+                            yield {"ok": True, "generation": event.generation}
+                            return
+                        if event.kind == "aborted":
+                            yield {"error": event.text, "aborted": True, "trace": event.trace}
+                            return
+        finally:
+            if wait:
+                self._loop.ask(lambda roster: self._loop.ledger.unsubscribe(events.put))
+
+    def _next(self, events: SimpleQueue[Any], until: float | None = None) -> Any:
+        """What comes next; None if the main loop has ended, or ``until`` is over."""
+        while True:
+            try:
+                return events.get(timeout=1.0 if until is None else max(0.0, min(1.0, until - clock())))
+            except Empty:
+                if self._loop.is_over or (until is not None and clock() >= until):
+                    return None
+
+    def _stop(self, request: Request) -> Lines:
+        """Begin the end, ``now`` or gracefully. The client hears first, since the end may be faster than the line."""
+        now = request.get("now") is True
+        yield {"ok": True, "pid": os.getpid()}
+        self._loop.ask(lambda roster: roster.end("quit" if now else "drain", _by(request)))
+        if self._heard is not None:
+            self._heard(QUICK if now else GRACEFUL)
+
+    def _workers(self, request: Request) -> Lines:
+        """Change how many workers there are, if there is a ``number``, and tell."""
+        number = request.get("number")
+        if number is not None and (type(number) is not int or not 1 <= number <= MANY):
+            yield {"error": f"the number of workers is from 1 to {MANY}"}
+            return
+        told: SimpleQueue[int] = SimpleQueue()
+
+        def change(roster: Roster) -> None:
+            if number is not None and not roster.is_ending:
+                roster.change_wanted_to(number)
+            told.put(roster.wanted)
+
+        self._loop.ask(change)
+        wanted = self._next(told)
+        if wanted is None:
+            yield _ENDED
+            return
+        workers = [{"pid": pid, "state": state} for pid, state in self._loop.workers]
+        yield {"ok": True, "wanted": wanted, "workers": workers}
+
+    def _reopen(self, request: Request) -> Lines:
+        self._loop.signal_soon("SIGUSR1")
+        yield {"ok": True}
+
+    def _upgrade(self, request: Request) -> Lines:
+        if sys.platform == "win32":
+            yield {"error": "this system cannot pass listeners to a new server"}
+            return
+        self._loop.signal_soon("SIGUSR2")
+        yield {"ok": True}
+
+    def _on_dump(self, child: Child, text: str) -> None:
+        """A worker has sent its stacks. The main loop calls this."""
+        for waiting in self._dumps:
+            waiting.put((child.known_pid, text))
+
+    def _dump(self, request: Request) -> Lines:
+        """The stacks of all workers, or of the one with this ``pid``: a line for each."""
+        only = request.get("pid")
+        came: SimpleQueue[Any] = SimpleQueue()
+
+        def begin(roster: Roster) -> None:
+            self._dumps.append(came)
+            chosen = [child for child in self._loop.children if only in (None, child.known_pid)]
+            came.put([child.known_pid for child in chosen])
+            for child in chosen:
+                child.dump()
+
+        self._loop.ask(begin)
+        try:
+            left = self._next(came)
+            if not left:
+                yield _ENDED if left is None else {"error": f"process {only} is no worker of this server"}
+                return
+            until = clock() + DUMP
+            while left and (found := self._next(came, until)) is not None:
+                pid, text = found
+                if pid in left:
+                    left.remove(pid)
+                    yield {"pid": pid, "text": text}
+            for pid in left:
+                yield {"pid": pid, "text": describe_process(pid)}
+            yield {"ok": True}
+        finally:
+            self._loop.ask(lambda roster: self._dumps.remove(came))
+
+
+def serve_single(request: Request) -> Lines:
+    """The commands of a single process: it is asked to end, as by a signal."""
+    if request.get("command") == "stop":
+        yield {"ok": True, "pid": os.getpid()}
+        _send_signal(getattr(signal, QUICK if request.get("now") is True else GRACEFUL))
+    elif request.get("command") == "reopen" and sys.platform != "win32":
+        _send_signal(signal.SIGUSR1)
+        yield {"ok": True}
+    else:
+        yield {"error": "this server is a single process, which can only be stopped; start it with --processes 1"}
+
+
+def _send_signal(number: int) -> None:
+    """Send a signal to this process: not to this thread, in which signals may be blocked."""
+    if sys.platform == "win32":
+        signal.raise_signal(number)  # os.kill would end the process, or every process of its console
+    else:
+        os.kill(os.getpid(), number)
+
+
+def _by(request: Request) -> str:
+    """What is said in the log about the origin of a request; anything that a client sends is made printable."""
+    by = str(request.get("by", ""))[:100]
+    return by if by.isprintable() else "control channel"

@@ -1,0 +1,135 @@
+"""``zibai dump``: the stacks of a worker, each with its request.
+
+The control thread of a worker makes the text, also while every thread or greenlet of the worker is busy. It cannot run
+while C code of the application holds the GIL. For that case :mod:`faulthandler` writes the stacks from the handler of
+a signal, without the interpreter. On Linux it writes into memory that the parent finds in ``/proc``; on macOS it
+writes to standard error. Windows has no such signal.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from _thread import get_ident
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final
+
+from ..clock import clock
+from ..system.stacks import format_stack
+from ..telemetry.scoreboard import Row
+
+MOST: Final = 60_000
+"""Characters of one text: the pipe of a worker takes this much without a parent that reads."""
+
+NAME: Final = "zibai-stacks"
+
+WAIT: Final = 1.0
+"""Seconds in which a signal has been handled. A process that is stopped does not handle it."""
+
+Where = Callable[[int], tuple[str, FrameType | None]]
+Greenlets = Callable[[], list[tuple[str, FrameType | None]]]
+
+_MAIN: Final = threading.main_thread().ident or 0  # of the system; gevent has numbers of its own
+_file: Any = None
+
+
+def prepare() -> None:
+    """In a worker, before the application is loaded: let a signal write the stacks."""
+    global _file
+    if sys.platform == "win32":
+        return
+    with suppress(OSError, RuntimeError, ValueError):
+        if sys.platform == "linux":
+            _file = os.fdopen(os.memfd_create(NAME), "wb", buffering=0)
+        faulthandler.register(_number(), file=2 if _file is None else _file, all_threads=True, chain=False)
+
+
+def _number() -> int:
+    """A signal that is used for nothing else: a real-time signal, or what Ctrl-T sends."""
+    if sys.platform == "linux":
+        return int(signal.SIGRTMIN + 5)
+    if sys.platform == "darwin":
+        return int(signal.SIGINFO)
+    return 0
+
+
+def describe_self(row: Row | None, where: Where | None, greenlets: Greenlets | None) -> str:
+    """The stacks of this process: of each request that runs, then of all other threads and greenlets. Any thread."""
+    parts: list[str] = []
+    shown: set[int] = set()
+
+    def show(title: str, frame: FrameType | None) -> None:
+        shown.add(_root(frame))
+        parts.append(f"{title}:\n{format_stack(frame)}")
+
+    now = clock()
+    for each in row.running() if row is not None and where is not None else []:
+        assert where is not None
+        name, frame = where(each.slot)
+        if frame is None and greenlets is not None:
+            frame = _main_frame()  # the greenlet that runs at this moment has no frame of its own
+        show(f"{each.what} for {now - each.since:.1f} s ({each.phase}), {name}", frame)
+    names = {ident: thread.name for ident, thread in list(threading._active.items())}  # type: ignore[attr-defined]
+    names[_MAIN] = "MainThread"
+    for ident, frame in sys._current_frames().items():
+        if ident != get_ident() and _root(frame) not in shown:
+            show(f"thread {names.get(ident, ident)}", frame)
+    for name, frame in [] if greenlets is None else greenlets():
+        if frame is not None and _root(frame) not in shown:
+            show(name, frame)
+    text = "\n".join(parts)
+    return text if len(text) <= MOST else text[:MOST] + "\n(the rest is too long)"
+
+
+def _main_frame() -> FrameType | None:
+    return sys._current_frames().get(_MAIN)
+
+
+def _root(frame: FrameType | None) -> int:
+    """What stays the same of a stack while it runs: its outermost frame."""
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return id(frame)
+
+
+def describe_process(pid: int) -> str:
+    """The stacks of a worker that does not respond, as :mod:`faulthandler` writes them; the innermost call first."""
+    why = "the worker does not respond"
+    if sys.platform == "darwin":
+        os.kill(pid, _number())
+        return f"{why}; its stacks are in its standard error"
+    if sys.platform != "linux":
+        return f"{why}, and this system has no way to see its stacks"
+    path = _find(pid)
+    if path is None:
+        return f"{why}, and has not prepared to show its stacks"
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            os.kill(pid, _number())
+            found, until = b"", clock() + WAIT
+            while clock() < until:
+                time.sleep(0.05)
+                more = file.read(MOST)
+                if found and not more:
+                    break
+                found += more
+    except OSError as error:
+        return f"{why}: {error.strerror}"
+    text = found.decode("utf-8", "replace").rstrip("\n")
+    return text or f"{why}, and does not handle signals either: it is stopped, or waits for a device"
+
+
+def _find(pid: int) -> str | None:
+    """The memory of :func:`prepare` in a worker."""
+    folder = f"/proc/{pid}/fd"
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            with suppress(OSError):
+                if os.readlink(f"{folder}/{name}").startswith(f"/memfd:{NAME}"):
+                    return f"{folder}/{name}"
+    return None

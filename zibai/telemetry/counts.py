@@ -1,0 +1,59 @@
+"""What each thread or greenlet has counted: its requests by method and status, and how long they took.
+
+A slot of the scoreboard has these numbers in shared memory, so that a killed worker takes none of them with it, and
+so that no lock is needed: the thread or greenlet of the slot is the only writer. Numbers only grow. A reader sums the
+slots of all rows, and the parent adds up the rows of workers that have ended (:mod:`zibai.telemetry.totals`).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Self
+
+BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the buckets of a duration, in seconds; a duration falls into the first that is not below it, and into
+one more bucket if there is none."""
+
+METHODS: Final = ("read", "write", "other")
+"""Classes of methods: GET and HEAD; POST, PUT, PATCH and DELETE; all others. The first letter decides, since that is
+cheap: of WebDAV's methods, those with a P count as writing."""
+
+CLASSES: Final = ("other", "1xx", "2xx", "3xx", "4xx", "5xx")
+
+REFUSALS: Final = (400, 408, 411, 413, 414, 417, 421, 431, 501, 503, 505, 507, 0)
+"""Status codes of the responses with which the server itself refuses a request; 0 is any other."""
+
+_BUCKETS: Final = len(BOUNDS) + 1
+_COLUMNS: Final = 10  # by the first digit of the status; an application may send any
+SIZE: Final = _BUCKETS + len(METHODS) * _COLUMNS
+"""How many numbers a slot has: the buckets, then the requests by method and first digit of the status."""
+
+PLACES: Final = bytes(
+    _BUCKETS + _COLUMNS * (0 if letter in b"GH" else 1 if letter in b"PD" else 2) for letter in range(256)
+)
+"""Where the numbers of a class of methods begin, by the first letter of the method."""
+
+
+def refusal_place(status: int) -> int:
+    """The place of a status among :data:`REFUSALS`."""
+    return REFUSALS.index(status) if status in REFUSALS else len(REFUSALS) - 1
+
+
+class Counted(NamedTuple):
+    """The sum of any number of slots: ``numbers`` as in a slot, and ``seconds``, the sum of all durations."""
+
+    numbers: Sequence[int] = (0,) * SIZE
+    seconds: float = 0.0
+
+    def plus(self, other: Self) -> "Counted":
+        """The sum of both."""
+        return Counted([a + b for a, b in zip(self.numbers, other.numbers, strict=True)], self.seconds + other.seconds)
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values: ``buckets``, not cumulative; ``seconds``; ``by`` method and class, without zeros."""
+        by: dict[str, dict[str, int]] = {}
+        for place, method in enumerate(METHODS):
+            start = _BUCKETS + place * _COLUMNS
+            digits = self.numbers[start : start + _COLUMNS]
+            found = dict(zip(CLASSES, [digits[0] + sum(digits[6:]), *digits[1:6]], strict=True))
+            if any(digits):
+                by[method] = {name: number for name, number in found.items() if number}
+        return {"buckets": list(self.numbers[:_BUCKETS]), "seconds": round(self.seconds, 6), "by": by}

@@ -1,0 +1,140 @@
+"""The scoreboard for Prometheus: what :func:`~zibai.telemetry.board_view.describe` returns, in its text format.
+
+Names follow Prometheus' conventions: base units, ``_total`` for what only grows, no label whose values have no bound.
+So a worker is called by its row in the scoreboard, which its replacement gets, and not by its process id.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any, Final
+
+from ..errors import MissingExtra
+from .counts import BOUNDS
+
+STATES: Final = ("idle", "head", "body", "queue", "busy", "send")
+PHASES: Final = ("app", "body", "send")
+LIFE: Final = ("starting", "ready", "draining")
+
+
+class Metrics:
+    """Renders what ``look`` returns. Raises MissingExtra without prometheus_client. Any one thread at a time.
+
+    ``look`` returns the data of ``describe``, and how many connections wait in the backlog of each listener, by its
+    name, where the system tells.
+    """
+
+    def __init__(self, look: Callable[[], tuple[dict[str, Any], Mapping[str, int]]]) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, exposition, metrics_core
+        except ImportError as error:
+            text = "/metrics needs prometheus_client; pip install 'zibai-server[metrics]'"
+            raise MissingExtra.because(error, "prometheus_client", text) from None
+        self._look = look
+        self._core = metrics_core
+        self._generate = exposition.generate_latest
+        self.content_type: str = exposition.CONTENT_TYPE_LATEST
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """The text of one scrape."""
+        return self._generate(self._registry)
+
+    def describe(self) -> list[Any]:
+        """For the registry, which would collect otherwise to learn the names."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """All families of one moment."""
+        server, backlog = self._look()
+        yield from self._requests(server["totals"])
+        yield from self._connections(server, backlog)
+        yield from self._workers(server)
+
+    def _family(self, kind: str, name: str, text: str, values: Mapping[Any, float], *labels: str) -> Any:
+        """A family of ``values`` by label, or by a tuple of labels."""
+        make = {"gauge": self._core.GaugeMetricFamily, "counter": self._core.CounterMetricFamily}[kind]
+        family = make(f"zibai_{name}", text, labels=labels)
+        for label, value in values.items():
+            family.add_metric([label] if isinstance(label, str) else list(label), value)
+        return family
+
+    def _requests(self, totals: dict[str, Any]) -> Iterator[Any]:
+        served = totals["served"]
+        by = {(method, status): n for method, found in served["by"].items() for status, n in found.items()}
+        yield self._family("counter", "requests", "Requests that the application has served.", by, "method", "status")
+        cumulative = list(accumulate(served["buckets"]))
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, cumulative, strict=True))
+        duration = self._core.HistogramMetricFamily(
+            "zibai_request_duration_seconds", "Time from the call of the application to the end of its response."
+        )
+        duration.add_metric([], buckets, served["seconds"])
+        yield duration
+        yield self._family(
+            "counter", "responses", "Responses, also the server's own and interim ones, as of the last heartbeat.",
+            {name: totals[name] for name in ("1xx", "2xx", "3xx", "4xx", "5xx")}, "status",
+        )  # fmt: skip
+        yield self._family(
+            "counter", "refusals", "Requests that the server has refused itself, by status.",
+            totals["refusals"], "status",
+        )  # fmt: skip
+        yield self._family(
+            "counter", "response_body_bytes", "Bytes of the bodies of responses, as of the last heartbeat.",
+            {(): totals["bytes"]},
+        )  # fmt: skip
+
+    def _connections(self, server: dict[str, Any], backlog: Mapping[str, int]) -> Iterator[Any]:
+        workers = server["workers"]
+        yield self._family(
+            "gauge", "connections", "Open connections, by what they wait for, as of the last heartbeat.",
+            {state: sum(worker[state] for worker in workers) for state in STATES}, "state",
+        )  # fmt: skip
+        running = [each["phase"] for worker in workers for each in worker["running"]]
+        yield self._family(
+            "gauge", "requests_running", "Requests that have a thread or greenlet, by what they do.",
+            {phase: running.count(phase) for phase in PHASES}, "phase",
+        )  # fmt: skip
+        serving = sum(worker["state"] != "starting" for worker in workers)
+        slots = serving * server.get("slots", 0)
+        yield self._family(
+            "gauge", "slots", "Threads or greenlets of the workers that serve.",
+            {"busy": len(running), "free": max(0, slots - len(running))}, "state",
+        )  # fmt: skip
+        if backlog:
+            yield self._family(
+                "gauge", "backlog_connections", "Connections that no worker has accepted yet.", backlog, "listener"
+            )
+
+    def _workers(self, server: dict[str, Any]) -> Iterator[Any]:
+        workers, totals = server["workers"], server["totals"]
+        facts = {"version": str(server.get("version", "")), "app": str(server.get("app", ""))}
+        info = self._core.InfoMetricFamily("zibai_server", "What runs.", labels=[])
+        info.add_metric([], facts)
+        yield info
+        gauge, counter = "gauge", "counter"
+        yield self._family(gauge, "uptime_seconds", "Time since the start of the server.", {(): server["up"]})
+        states = [worker["state"] for worker in workers]
+        yield self._family(
+            gauge, "workers", "Worker processes, by state.", {state: states.count(state) for state in LIFE}, "state"
+        )
+        yield self._family(gauge, "workers_wanted", "Worker processes that should serve.", {(): totals["wanted"]})
+        yield self._family(counter, "worker_starts", "Worker processes that were started.", {(): totals["starts"]})
+        yield self._family(
+            counter, "worker_ends", "Worker processes that have ended, by cause.", totals["ends"], "cause"
+        )
+        yield self._family(
+            counter, "restarts", "Rolling restarts, by what has become of them.", totals["restarts"], "outcome"
+        )
+        for key, kind, name, text in (
+            ("memory", gauge, "worker_resident_memory_bytes", "Resident memory of a worker."),
+            ("cpu", counter, "worker_cpu_seconds", "Processor time of a worker."),
+            ("descriptors", gauge, "worker_open_descriptors", "Open descriptors of a worker."),
+            ("beat", gauge, "worker_heartbeat_age_seconds", "Time since the last heartbeat of a worker."),
+        ):
+            known = {str(worker["row"]): worker[key] for worker in workers if worker[key] is not None}
+            yield self._family(kind, name, text, known, "worker")
+        yield self._family(
+            counter, "cpu_seconds", "Processor time of all workers, also of those that have ended.",
+            {(): totals["cpu"]},
+        )  # fmt: skip
