@@ -98,7 +98,7 @@ def test_missing_module(write: Write, spec: str, message: str) -> None:
         ("things:Site.wsg", "'Site' in module 'things' has no attribute 'wsg'; did you mean wsgi?"),
         ("things:make()", "module 'things' has no attribute 'make'"),
         ("made:app", "module 'made' has no attribute 'app'; did you mean make_app()?"),
-        ("made:applicatio", "module 'made' has no attribute 'applicatio'"),
+        ("made:log", "module 'made' has no attribute 'log'; did you mean logger?"),
     ],
 )
 def test_missing_attribute(write: Write, spec: str, message: str) -> None:

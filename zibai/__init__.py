@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .net.bind import create_bind_socket
     from .server.guest import run
     from .server.serve import serve
+    from .server.serving import serving
     from .server.start import main
     from .supervise.supervisor import Supervisor
     from .supervise.worker import current_worker
@@ -30,6 +31,7 @@ __all__ = [
     "parse_args",
     "run",
     "serve",
+    "serving",
 ]
 
 _MODULES = {
@@ -42,6 +44,7 @@ _MODULES = {
     "parse_args": "cli.arguments",
     "run": "server.guest",
     "serve": "server.serve",
+    "serving": "server.serving",
 }
 
 

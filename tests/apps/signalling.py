@@ -21,23 +21,29 @@ def run_for_ever() -> None:
     threading.Thread(target=loop.run_forever, daemon=True).start()
 
 
-match TAKES:
-    case "another":
-        asyncio.run(prepare(signal.SIGUSR2))
-    case "ours":
-        asyncio.run(prepare(signal.SIGTERM, signal.SIGINT))
-    case "default":
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    case "ignored":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    case "no descriptor":
-        signal.set_wakeup_fd(-1)
-    case "kept":
-        run_for_ever()
-    case "own":
-        signal.signal(signal.SIGTERM, lambda number, frame: os.write(2, b"the application has heard it\n"))
+def take(what):
+    match what:
+        case "another":
+            asyncio.run(prepare(signal.SIGUSR2))
+        case "ours":
+            asyncio.run(prepare(signal.SIGTERM, signal.SIGINT))
+        case "default":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        case "ignored":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        case "no descriptor":
+            signal.set_wakeup_fd(-1)
+        case "kept":
+            run_for_ever()
+        case "own":
+            signal.signal(signal.SIGTERM, lambda number, frame: os.write(2, b"the application has heard it\n"))
+
+
+take(TAKES)
 
 
 def app(environ, start_response):
+    """A request for ``/ours`` takes in its view what ``TAKES=ours`` takes at import."""
+    take(environ["PATH_INFO"].lstrip("/"))
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]

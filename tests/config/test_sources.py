@@ -96,6 +96,20 @@ def test_the_pyproject_of_other_tools_is_left_alone(folder: Path) -> None:
     assert parse_args(["a:b"]) == Options("a:b")
 
 
+@pytest.mark.parametrize("name", ["zibai.toml", "pyproject.toml"])
+def test_a_file_that_may_not_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    def refusing(file: object, *args: object) -> object:
+        raise PermissionError(13, "Permission denied") if file == name else FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", refusing)
+    if name == "zibai.toml":
+        assert failure(capsys, "a:b") == "cannot read 'zibai.toml': Permission denied"
+    else:
+        assert parse_args(["a:b"]) == Options("a:b"), "it may well be about other tools only"
+
+
 def test_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder, "app = 'c:d'\n", "live.toml")
     assert parse_args(["--config", "live.toml"]) == Options("c:d")

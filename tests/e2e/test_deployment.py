@@ -25,7 +25,7 @@ from test_e2e_proxies import free_ports
 from test_readme import SNIPPETS
 
 from zibai import Options, parse_args
-from zibai.config.options import declared
+from zibai.cli.arguments import make_parser
 from zibai.supervise.record import PATIENCE
 
 from support import APPS, DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for
@@ -37,12 +37,20 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is about POSIX")
 
 OF_OTHERS = {
-    *("--help", "--help-all", "--version", "--json"),  # of zibai as well, but no options of the server
+    *(
+        "--help",
+        "--help-all",
+        "--version",
+        "--json",
+        "--explain",
+        "--strict",
+    ),  # of zibai as well, but no options of the server
     *("--list", "--quick", "--readme", "--collect-only", "--workloads"),  # of the benchmark, of pytest
     *("--cacert", "--proxy-header"),  # of curl, of gcloud
     *("--path", "--port"),  # of start_server
     *("--seconds", "--seed"),  # of the fuzzer
-    *("--init", "--interval", "--start-period", "--stop-timeout", "--timeout"),  # of Docker
+    *("--debug", "--timeout"),  # of Flask, and of gunicorn
+    *("--init", "--interval", "--start-period", "--stop-timeout", "--timeout", "--cpus", "--ulimit"),  # of Docker
     *("--no-cache-dir", "--now", "--path", "--port", "--system"),  # of pip, systemctl, start_server, useradd
 }
 
@@ -252,7 +260,7 @@ def says_close_at(path: Path) -> bool:
 
 
 def test_every_flag_that_is_written_about_is_there() -> None:
-    known = {flag for option in declared() for flag in (option.flag, *option.older_flags)}
+    known = set(make_parser()._option_string_actions)
     flags: dict[str, set[str]] = {}
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         if path.stem != "migrating":
@@ -275,7 +283,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 
 @pytest.mark.parametrize("section", ["gunicorn", "waitress", "uvicorn", "granian", "Starman", "uFork"])
 def test_what_to_migrate_to_is_there(section: str) -> None:
-    known = {flag for option in declared() for flag in (option.flag, *option.older_flags)}
+    known = set(make_parser()._option_string_actions)
     named = {flag for row in rows(section) for cell in row[1:2] for flag in FLAG.findall(cell)}
     assert named <= known, named - known
     assert named

@@ -10,6 +10,7 @@ import socket
 import stat
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -473,6 +474,43 @@ def test_root_follows_no_link_in_the_place_of_the_log_file(
     assert done.stderr.endswith("zibai: error: --log-file: 'theirs/log' cannot be written: Permission denied\n")
     assert "listening on " in done.stderr, "what was held back is told"
     assert (secret.read_text() if secret.exists() else None) == ("of root\n" if target == "there" else None)
+
+
+@root
+@PROCESSES
+@pytest.mark.daily("log-")
+@pytest.mark.parametrize("what", ["log", "pid", "control"])
+def test_root_makes_no_file_through_a_link_of_the_user(
+    public: Path, python: list[str], processes: tuple[str, ...], what: str
+) -> None:
+    """In the place of a directory."""
+    of_root, theirs = public / "of_root", public / "theirs"
+    of_root.mkdir()
+    (theirs / "true").mkdir(parents=True)
+    for folder in (theirs, theirs / "true"):
+        os.chown(folder, 65534, 65534)
+    (theirs / "link").symlink_to(of_root)
+    command = [*python, "background:app", "-l", "127.0.0.1:0", "--user", "nobody", *processes]
+    flag = {"log": "--log-file", "pid": "--pid-file", "control": "--control"}[what]
+    for folder in ("link", "true"):
+        file = theirs / folder / "file"
+        with Popen([*command, flag, str(file)], cwd=public, env={"PYTHONPATH": str(public / "lib")}, stderr=PIPE) as it:
+            assert it.stderr is not None
+            too_late = threading.Timer(DEADLINE, it.kill)
+            too_late.start()
+            try:
+                if folder == "true":
+                    wait_for(file.exists)
+                    assert file.stat().st_uid == 65534
+                elif what == "control":
+                    assert any(b"no file for zibai ps: --control: Permission denied" in line for line in it.stderr)
+                else:
+                    assert it.wait(DEADLINE) in (1, 2)
+            finally:
+                too_late.cancel()
+                it.terminate()
+                it.communicate(timeout=DEADLINE)
+    assert list(of_root.iterdir()) == []
 
 
 @root

@@ -81,3 +81,32 @@ def test_a_signal_to_the_whole_group_ends_no_helper(mode: tuple[str, ...], name:
     text = "\n".join(server.log)
     assert "resource_tracker" not in text
     assert "Traceback" not in text
+
+
+@pytest.mark.daily("ours", "default-single")
+@pytest.mark.skipif(sys.platform != "linux", reason="the system says which signals a process handles")
+@pytest.mark.parametrize("mode", [(), ("-p", "1")], ids=["single", "worker"])
+@pytest.mark.parametrize("kind", ["ours", "default", "ignored", "own"])
+def test_a_view_that_resets_a_signal_does_not_keep_it(kind: str, mode: tuple[str, ...]) -> None:
+    """With gevent it runs in the main thread. A worker hears SIGTERM when systemd sends it to the whole group."""
+    pytest.importorskip("gevent")
+    with Server("signalling:app", *mode) as server:
+        server.wait_for_log("worker ready")
+        [pid] = ready(server)
+        for _ in range(2):  # and a handler that is there already is not wrapped again
+            assert get(server.port, f"/{kind}").status == 200
+        wait_for(lambda: handles(pid, signal.SIGTERM))
+        os.kill(pid, signal.SIGTERM)
+        if mode:
+            server.wait_for_log(f"worker {pid} ended with exit code 0")
+            wait_for(lambda: len(ready(server)) == 2)
+            assert server.stop() == 0
+        else:
+            assert server.wait() == 0
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether the process has a handler for a signal."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        caught = next(line for line in file if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> number - 1 & 1)

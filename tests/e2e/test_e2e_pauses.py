@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import APPS, Server, alive, child_processes, get, wait_for
+from support import APPS, Client, Gate, Server, alive, child_processes, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +62,7 @@ def test_a_worker_that_alone_is_stopped_is_killed_after_a_pause_too() -> None:
         wait_for(lambda: len(ready(server)) == 2)
         victim, other = ready(server)
         os.kill(victim, signal.SIGSTOP)
-        stop_for(1.5, [other, server.pid])
+        stop_for(3, [other, server.pid])  # longer than the parent waits, by more than it may be late
         server.wait_for_log(f"worker {victim} killed: no heartbeat")
         wait_for(lambda: len(ready(server)) == 3)
         assert alive(other)
@@ -81,6 +81,21 @@ def test_a_pause_does_not_count_against_the_start(mode: tuple[str, ...], tmp_pat
         stop_for(9, [pid, server.pid])
         server.wait_for_log("worker ready")
         assert get(server.port, "/hello").status == 200
+
+
+@pytest.mark.daily("threads")
+def test_a_pause_is_no_time_of_a_request(backend: tuple[str, ...]) -> None:
+    flags = ("-p", "1", "--request-timeout", "3", "--slow-request", "2.5", "--graceful-exit-timeout", "1")
+    with Gate() as gate, Server("plain:app", *flags, *backend) as server, Client(server.port) as client:
+        client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        request = gate.arrival()
+        stop_for(5, [server.pid, *server.children()])
+        seen = len(server.log)
+        time.sleep(0.7)  # app: it would be replaced now
+        assert not [line for line in server.log if "has run for" in line or "--request-timeout is over" in line]
+        assert len(server.log) == seen
+        request.close()
+        assert client.read().status == 200
 
 
 DYING = """

@@ -12,7 +12,7 @@ import pytest
 
 from zibai.engine import health as health_module
 from zibai.engine import stream as stream_module
-from zibai.engine.health import SOON
+from zibai.engine.health import MOMENT, SOON
 from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.logger import logger
 from zibai.telemetry import row
@@ -243,6 +243,63 @@ def test_one_that_is_stuck_is_said_once_and_all_stacks_are_shown(
         assert len(stuck) == 1, "the worker is on its way out already"
         assert len(log.records) == 2
         assert rig.health.due == inf
+
+
+def pause(rig: Rig, clock: Clock, seconds: float) -> None:
+    """The process is stopped for so long, and its loop turns as soon as it goes on."""
+    clock.now += seconds
+    rig.turn(after=seconds)
+
+
+def test_the_time_of_a_pause_is_no_time_of_a_request(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    stuck: list[float] = []
+    limits = {"slow_request": 30.0, "request_timeout": 60.0, "on_stuck": lambda: stuck.append(clock.now)}
+    with Rig(monkeypatch, **limits) as rig:
+        begin(rig, clock, 0)
+        forward(rig, clock, 20)
+        pause(rig, clock, 1000)
+        assert not log.records
+        rig.health.excuse(1000)  # by another thread, a moment later
+        forward(rig, clock, MOMENT)
+        assert not log.records
+        begin(rig, clock, 1)
+        forward(rig, clock, 10)
+        pause(rig, clock, 1)  # too short to be noticed
+        assert [record.getMessage().splitlines()[0][:30] for record in log.records] == [
+            "a request has run for 30.0 s: "
+        ]
+        forward(rig, clock, 27)
+        assert not stuck
+        forward(rig, clock, 2)
+        assert len(stuck) == 1
+
+
+def test_without_a_word_from_another_thread_a_late_look_judges_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """An application that blocks gevent's hub again and again is not excused."""
+    stuck: list[float] = []
+    with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
+        begin(rig, clock, 0)
+        pause(rig, clock, 65)
+        assert not stuck
+        pause(rig, clock, MOMENT + 5)
+        assert len(stuck) == 1
+
+
+def test_a_pause_before_the_first_look_at_a_request_is_excused(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    stuck: list[float] = []
+    with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
+        look(rig)
+        rig.health.due = rig.now + SOON
+        rig.row.slots[0].begin(b"GET /slow", clock.now)
+        pause(rig, clock, 1000)
+        forward(rig, clock, 55)
+        assert not stuck
+        forward(rig, clock, 6)
+        assert len(stuck) == 1
 
 
 def test_slow_and_stuck_are_two_things(

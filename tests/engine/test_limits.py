@@ -242,7 +242,7 @@ def test_what_is_too_much_waits_until_a_connection_ends(
         [record] = caplog.records
         assert record.getMessage() == (
             "2 connections are open, as many as --max-connections allows, and more want in; the longest idle are "
-            "closed for them"
+            "closed for them, then those whose requests have been incomplete for the longest time"
         )
         first.close()
         rig.until(rig.run)
@@ -488,11 +488,12 @@ def app(environ, start_response):
 """
 
 
-@pytest.mark.daily("threads-plain")
+@pytest.mark.daily("silent-threads-plain", "byte-threads-TLS")
+@pytest.mark.parametrize("says", ["nothing", "a byte"], ids=["silent", "byte"])
 @pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
 @posix
 def test_silent_clients_leave_the_application_its_descriptors(
-    backend: tuple[str, ...], secured: bool, tmp_path: Path, credentials: Credentials
+    backend: tuple[str, ...], secured: bool, says: str, tmp_path: Path, credentials: Credentials
 ) -> None:
     (tmp_path / "hungry.py").write_text(HUNGRY, encoding="utf-8")
     limited = ("sh", "-c", 'ulimit -n 256 && exec "$0" "$@"', *ZIBAI)
@@ -502,6 +503,9 @@ def test_silent_clients_leave_the_application_its_descriptors(
         silent = []
         try:
             silent += [Client(server.port) for _ in range(300)]
+            if says == "a byte":
+                for client in silent:
+                    client.send(b"\x16" if secured else b"G")
             begin = time.monotonic()
             for _ in range(3):
                 assert get(server.port, tls=tls).body == b"opened"

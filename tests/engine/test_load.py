@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zibai.config.addresses import Trust
 from zibai.engine import body as body_module
 from zibai.engine import load as load_module
-from zibai.engine.capacity import IDLE, PAUSE
+from zibai.engine.capacity import IDLE, PAUSE, SLOW
 from zibai.engine.context import IN_MEMORY, RECEIVE
 from zibai.engine.deferred import AGAIN
 from zibai.engine.load import TURN, Load, spool
@@ -676,6 +677,50 @@ def test_those_who_say_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> Non
         assert rig.now < 1005
         assert begun_connection in rig.connections
         assert ended(silent[0][0]) == b""
+
+
+@pytest.mark.parametrize("kind", ["first", "kept", "PROXY"])
+def test_the_oldest_incomplete_head_makes_room(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    more: dict[str, Any] = {"proxy_protocol": True, "trust": Trust(["127.0.0.1"])} if kind == "PROXY" else {}
+    beginning = b"PROXY TCP4 192.0.2.1" if kind == "PROXY" else GET[:5]
+    with Rig(monkeypatch, max_connections=3, slots=50, **more) as rig:
+        slow = [rig.connect() for _ in range(3)]
+        for client, connection in slow:
+            if kind == "kept":
+                client.send(GET)
+                rig.until(rig.run)
+                assert read(client) == ANSWER
+            client.send(beginning)
+            rig.until(lambda connection=connection: not connection.idle)
+            rig.turn(0.5)
+        slow[0][0].send(beginning[:1])  # of no use: more bytes make no head younger
+        extra = rig.client()
+        extra.send((beginning + b" 192.0.2.2 5000 80\r\n" if kind == "PROXY" else b"") + GET)
+        rig.until(lambda: not rig.accepting)
+        while rig.now < 1000 + SLOW - PAUSE:
+            rig.turn(PAUSE)
+            assert {connection for _, connection in slow} <= set(rig.connections)
+        served = len(rig.served)
+        rig.until(lambda: (rig.run(), len(rig.served) > served)[1] or rig.turn(PAUSE))
+        assert read(extra) == ANSWER
+        assert rig.now < 1000 + SLOW + 5 * PAUSE
+        assert ended(slow[0][0]) == b""
+        assert [connection in rig.connections for _, connection in slow] == [False, True, True]
+
+
+def test_an_incomplete_head_stays_while_an_idle_connection_can_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Rig(monkeypatch, max_connections=2, slots=50) as rig:
+        slow, slow_connection = rig.connect()
+        slow.send(GET[:5])
+        rig.until(lambda: not slow_connection.idle)
+        rig.turn(SLOW)
+        idle, _ = rig.connect()
+        rig.turn(IDLE)
+        rig.client().send(GET)
+        rig.until(lambda: not rig.accepting)
+        rig.until(lambda: (rig.run(), rig.served)[1] or rig.turn(PAUSE))
+        assert ended(idle) == b""
+        assert slow_connection in rig.connections
 
 
 def test_one_that_has_something_in_the_air_is_not_put_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,3 +249,11 @@ def test_an_asgi_2_application_is_called_in_two_steps() -> None:
         single(Application)("scope", "receive", "send").send(None)
     assert called == ["scope", "receive", "send"]
     assert single(asgi) is asgi
+
+
+def test_what_to_do_in_a_program() -> None:
+    assert refusal(create_app, "make", typed=False) == (
+        "'make' is a factory, not an application; call it, and serve what it returns"
+    )
+    assert refusal(Wsgi, "Wsgi", typed=False) == "'Wsgi' is a class, not an application; serve an instance of it"
+    assert "zibai '" not in refusal(view, "view", typed=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ class Script:
     pipe = socket = "the only source"
     since = inf
     outlet = None
+    health = SimpleNamespace(busy=False)
 
     def __init__(self, *wakes: tuple[str, list[str]]) -> None:
         self._wakes = list(wakes)
@@ -86,6 +88,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.service = self
         self.draining = False
+        self.health = SimpleNamespace(busy=False)
 
 
 def draining_soon(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]], until: float = 0.0) -> Any:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from zibai.errors import UsageError, ZibaiError
 from zibai.system import daemon, privileges
 from zibai.system.privileges import Identity, find
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such users")
 
@@ -151,3 +155,32 @@ def test_the_environment_is_his(system: System, monkeypatch: pytest.MonkeyPatch)
         "www",
         None,
     ]
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs root")
+def test_a_path_that_leads_through_a_directory_of_the_user(tmp_path: Path) -> None:
+    identity, (theirs, ours) = Identity("nobody", 65534, 65534), (tmp_path / "theirs", tmp_path / "ours")
+    for folder in (theirs, ours, theirs / "inside", tmp_path / "shared", tmp_path / "open"):
+        folder.mkdir()
+    for folder in (theirs, theirs / "inside"):
+        os.chown(folder, 65534, 65534)
+    os.chown(tmp_path / "shared", 0, 65534)
+    (tmp_path / "shared").chmod(0o775)
+    (tmp_path / "open").chmod(0o1777)
+    (tmp_path / "open" / "ours").mkdir()
+    (tmp_path / "open" / "theirs").mkdir()
+    os.chown(tmp_path / "open" / "theirs", 65534, 65534)
+    (theirs / "link").symlink_to(ours)
+    (ours / "link").symlink_to(theirs)
+    (ours / "far").symlink_to("../theirs/link")
+    (ours / "loop").symlink_to("loop")
+
+    def redirected(path: str) -> bool:
+        return identity.may_redirect(str(tmp_path / path))
+
+    safe = ("ours/log", "theirs/log", "ours/link/log", "shared/log", "open/log", "open/ours/log")
+    assert not any(map(redirected, safe))
+    told = ("theirs/link/log", "theirs/inside/log", "ours/link/link/log", "ours/far/log", "open/theirs/log",
+            "ours/loop/log", "ours/missing/log", "theirs/link/../log")  # fmt: skip
+    assert all(map(redirected, told))
+    assert not Identity("root", 0, 0).may_redirect(str(theirs / "link" / "log"))

@@ -513,7 +513,7 @@ def forgotten() -> Iterator[None]:
 
 @posix
 @pytest.mark.usefixtures("forgotten")
-@pytest.mark.parametrize("where", ["logger", "queue", "memory", "remembered"])
+@pytest.mark.parametrize("where", ["logger", "queue", "memory", "wrapped", "listed", "remembered"])
 def test_they_are_reopened(path: Path, where: str) -> None:
     handler = logging.FileHandler(path)
     other = logging.getLogger("test_logfile")
@@ -531,6 +531,10 @@ def test_they_are_reopened(path: Path, where: str) -> None:
         forget()
         if where == "memory":
             other.addHandler(logging.handlers.MemoryHandler(1, target=handler))
+        if where in {"wrapped", "listed"}:  # by a handler of the user
+            outer: Any = logging.NullHandler()
+            outer.inner = handler if where == "wrapped" else [handler]
+            other.addHandler(outer)
         write(handler, "first")
         path.rename(path.with_name("moved"))
         logfile.reopen()

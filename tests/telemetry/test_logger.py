@@ -793,6 +793,15 @@ def test_the_documented_fields_are_attributes() -> None:
     assert asked == ["/path?q", "secret", "none", 200], "a formatter may ask for what its format names"
 
 
+@pytest.mark.parametrize("environ", [{}, {"REMOTE_ADDR": "127.0.0.1"}], ids=["nothing", "malformed"])
+def test_a_record_of_which_little_is_known_has_the_usual_attributes(environ: dict[str, object]) -> None:
+    record: Any = record_of(environ)
+    known = [record.REMOTE_ADDR, record.REQUEST_METHOD, record.REQUEST_URI, record.PATH_INFO]
+    assert known == [environ.get("REMOTE_ADDR", "-"), "-", "-", "-"]
+    assert (record.QUERY_STRING, record.SERVER_PROTOCOL) == ("-", "-")
+    assert not hasattr(record, "REMOTE_USER")
+
+
 def test_a_filter_may_read_any_key_and_hears_clearly_what_there_is_not() -> None:
     record: Any = record_of()
     assert record.HTTP_COOKIE == "secret"

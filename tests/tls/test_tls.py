@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zibai.engine.connection import Connection
-    from zibai.engine.stream import Stream
 
     from credentials import Credentials
 

@@ -1,5 +1,6 @@
-"""What the declarations of options say to people: ``zibai --help``, ``zibai --help-all`` and ``docs/options.md``."""
+"""What the declarations of options say to people: the help, ``docs/options.md``, and the keywords in an editor."""
 
+import json
 import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -68,8 +69,9 @@ def options_markdown() -> str:
         "",
         "Each option is a flag of the command `zibai` and a field of `zibai.Options`: `--max-workers 20` is",
         "`Options(..., max_workers=20)`. `zibai --help` shows the options that people use first, `zibai --help-all`",
-        "all of them. An older name still works: as a flag, as an argument of `Options` and `serve()`, and as an",
-        "attribute.",
+        "all of them. [Variables and a file](configuration.md) have them too: `ZIBAI_MAX_WORKERS=20`,",
+        "`max_workers = 20`. An older name still works: as a flag, as an argument of `Options` and `serve()`, and as",
+        "an attribute. A flag after *also* is known from other servers, and is a flag only.",
     ]
     for title, group in _groups(listed()):
         lines += ["", f"## {title}", "", "| flag | default | meaning |", "| --- | --- | --- |"]
@@ -81,6 +83,53 @@ def options_markdown() -> str:
     ):
         lines += ["", f"{text}: " + ", ".join(f"`{name}`" for name in names) + "."]
     return "\n".join(lines) + "\n"
+
+
+def keywords_source() -> str:
+    """The text of ``zibai/config/keywords.py``."""
+    given = {"app", "listen", "processes", "interactive"}  # parameters of run() itself
+    lines = _KEYWORDS.splitlines()
+    for name, base, about, options in (
+        (
+            "ServeOptions",
+            "TypedDict",
+            "What :func:`zibai.serve` takes.",
+            [each for each in declared() if each.embedded],
+        ),
+        (
+            "RunOptions",
+            "ServeOptions",
+            "What :func:`zibai.run` takes.",
+            [each for each in declared() if each.at_prompt and not each.embedded],
+        ),
+    ):
+        lines += ["", "", f"class {name}({base}, total=False):", f'    """{about}"""', ""]
+        for option in options:
+            hint = _hint(option)
+            lines += [f"    {alias}: {hint}" for alias in option.aliases]
+            if option.name in given:
+                continue
+            lines.append(f"    {option.name}: {hint}")
+            text = _with_default(option, option.help).replace("\\", "\\\\")
+            wrapped = textwrap.wrap(f'"""{text}"""', 116, break_on_hyphens=False, break_long_words=False)
+            lines += [f"    {line}" for line in wrapped]
+    return "\n".join(lines) + "\n"
+
+
+_KEYWORDS = '''\
+"""The keywords of ``serve()`` and ``run()``, for type checkers and editors. None stands for the default.
+
+Made from zibai/config/options.py by docs/generate_keywords.py: change it there.
+"""
+
+from typing import Literal, TypedDict'''
+
+
+def _hint(option: Option) -> str:
+    """The annotation of an option."""
+    if option.choices is not None:
+        return f"Literal[{', '.join(json.dumps(choice) for choice in option.choices)}] | None"
+    return ("list[str]" if option.kind is list else option.kind.__name__) + " | None"
 
 
 def default_of(option: Option) -> str | None:

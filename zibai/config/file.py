@@ -52,6 +52,10 @@ def _find(becomes: bool) -> File | None:
         try:
             with open(name, "rb") as opened:
                 status, data = os.fstat(opened.fileno()), opened.read()
+        except PermissionError as error:
+            if name == FILES[0]:  # a server with other options than those that are written there
+                raise UsageError(f"cannot read {name!r}: {error.strerror}") from None
+            continue
         except OSError:
             continue
         if name == FILES[1] and b"zibai" not in data:

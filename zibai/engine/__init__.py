@@ -12,6 +12,8 @@ loop has a Connection and a runner its Stream. Both share one Sender, the bytes 
  - connection    one client, from its first byte to its last: the loop's side
  - stream        the runner's side of a connection, which may block
  - async_stream  what the tasks of an event loop have of a connection
+ - task_stream   a connection, as those tasks have it
+ - task_loop     the server loop of tasks
  - reading       a streamed body, which a runner reads
  - sending       what both sides share: the bytes on their way out, and their lock
  - outgoing      what waits to be sent: bytes without a copy, and files

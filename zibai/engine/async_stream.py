@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import Gone, Refused
 from ..net.kernel import ENDED, RESET, look_for_client
 from ..protocol.http1.response import CONTINUE
 from ..telemetry.scoreboard import Slot
 from .outgoing import File
-from .states import HELD
-from .stream import LOOK, Stream
+from .states import HELD, LATER, TASK
+from .stream import LOOK
 
 if TYPE_CHECKING:
     from ..protocol.http1 import Request
     from .backends.tasks import Tasks
-    from .connection import Connection
+    from .task_stream import TaskStream
 
 HIGH: Final = 64 * 1024
 """Bytes that may wait in either direction before a task has to wait."""
@@ -156,7 +156,7 @@ class AsyncStream:
 
         Raises :class:`Gone` when it does not come whole; :attr:`refusal` may say why.
         """
-        connection, codec, intake = self.connection, self.connection.codec, self.connection.intake
+        codec, intake = self.connection.codec, self.connection.intake
         assert intake is not None
         if not self.continued:
             self.continued = True
@@ -185,8 +185,15 @@ class AsyncStream:
                     await asyncio.sleep(0)
                 else:
                     await self._wait_for_bytes()
-        self._tasks.loop.read_on(connection)
+        self._read_on()
         return b"".join(pieces)
+
+    def _read_on(self) -> None:
+        """What had come is used."""
+        connection = self.connection
+        if connection.pause is HELD and connection.state is TASK and not self.ended:
+            connection.pause = LATER  # TLS may have bytes that no poller knows of
+            self._tasks.loop.settle(connection)
 
     def _stop_reading(self, refusal: Refused) -> Gone:
         self.sender.closing = True
@@ -206,8 +213,10 @@ class AsyncStream:
             assert connection.intake is not None
             self._waits_since = now
             self._due = now + max(0.0, connection.intake.patience(self._body_waited))
-            self._tasks.loop.expect(connection, min(self._due, self._send_due()))
-        self._tasks.loop.read_on(connection)
+            connection.deadline = min(self._due, self._send_due())
+            if connection.state is TASK:
+                self._tasks.loop.settle(connection)
+        self._read_on()
         self._more = self._more or []
         try:
             await self._wait(self._more)
@@ -296,6 +305,7 @@ class AsyncStream:
         elif self.sender.out and self.sender.is_expired(now):
             connection.deadline = inf
             connection.abort()
+            self.has_ended()
         else:
             connection.deadline = min(self._send_due(), self._due)
 
@@ -303,61 +313,7 @@ class AsyncStream:
         _wake(self._more)
 
 
-class TaskStream(Stream):
-    """A connection, from its first request to its last, as the tasks have it: a stream of which nothing blocks.
-
-    ``running`` is the exchange of the request at hand, which the loop tells what its client does.
-    """
-
-    __slots__ = ("running",)
-
-    def __init__(self, connection: "Connection") -> None:
-        super().__init__(connection)
-        self.running: AsyncStream | None = None
-
-    def begin(self, now: float) -> None:
-        """A request begins; ``now`` is by :func:`zibai.clock.clock`."""
-        self.connection.body = None  # the task reads it
-        self.started, self.status, self.sent = now, 499, 0
-        if self._left:
-            self._left -= 1
-            if not self._left:
-                self.sender.closing = True
-
-    def fed(self) -> None:
-        """Bytes have come."""
-        if self.running is not None:
-            self.running.fed()
-
-    def has_ended(self) -> None:
-        """The client has ended its side, or the connection is broken."""
-        if self.running is not None:
-            self.running.has_ended()
-
-    def written(self) -> None:
-        """The client has taken something, or the connection is broken."""
-        if self.running is not None:
-            self.running.written()
-
-    def expire(self, now: float) -> None:
-        """The deadline has passed: of the body, or of the response."""
-        if self.running is not None:
-            self.running.expire(now)
-
-
 def _wake(waiters: "list[asyncio.Future[None]] | tuple[()]") -> None:
     for future in waiters:
         if not future.done():
             future.set_result(None)
-
-
-def frames(coroutine: Any) -> list[Any]:
-    """The frames of a coroutine that waits, outermost first."""
-    found = []
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is None:
-            break
-        found.append(frame)
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
-    return found

@@ -4,7 +4,8 @@ Nothing is dropped for want of a place: what is too much waits in the backlog, o
 idle connections would keep it waiting for a minute. So when a client waits and goes on waiting for a moment
 (a sibling would have been faster), two things make room: responses say ``Connection: close``, and the connection that
 has been idle the longest is closed, unless something has just come from it. Then the places go from client to client.
-That holds for kept-alive connections and for those on which nothing has come at all.
+That holds for kept-alive connections and for those on which nothing has come at all. When none of these is left, the
+request of which only a part has come for the longest time makes room: its client sends too slowly, or on purpose.
 
 Where ``--max-connections`` does not say how many connections there may be, the limit of descriptors does, of which the
 application needs some for itself. Files with request bodies, and those that slow clients are sent, take from the same
@@ -13,7 +14,7 @@ number.
 Everything here is the loop owner's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from socket import MSG_PEEK
 from typing import Final
@@ -21,6 +22,7 @@ from typing import Final
 from ..logger import logger
 from .connection import Connection
 from .context import Service
+from .states import HEAD, PROXY
 from .table import Table
 
 PAUSE: Final = 0.1
@@ -31,6 +33,10 @@ CROWDED: Final = 1.0
 
 IDLE: Final = 1.0
 """Seconds that a connection has to be idle to be closed. A client that has just got a response may be sending."""
+
+SLOW: Final = 2.0
+"""Seconds after which an incomplete head may make room. A client sends a head at once, and a packet that is lost again
+within a second. The oldest head goes first: its size says less, since an attacker can send more."""
 
 
 class Crowd:
@@ -63,10 +69,10 @@ class Crowd:
         return self.again == inf
 
     def make_room(self, table: Table, now: float) -> None:
-        """A client waits and there is no place: close the longest idle connection for it, if there is one."""
-        idle = self.choose(table.connections.values(), now)
-        if idle is not None:
-            table.drop(idle)
+        """A client waits and there is no place: close a connection for it, if there is one to be closed."""
+        chosen = self.choose(table.connections.values(), now)
+        if chosen is not None:
+            table.drop(chosen)
 
     def choose(self, connections: Iterable[Connection], now: float) -> Connection | None:
         """A client waits and there is no place: the connection to close for it, if there is one."""
@@ -74,17 +80,22 @@ class Crowd:
         if now < self.until or now - seen <= CROWDED:
             self.until = now + CROWDED
             self._warn(now)
-            limits = self._service.limits
-
-            def since(each: Connection) -> float:
-                return each.deadline - (limits.keep_alive_timeout if each.served else limits.header_timeout)
-
-            idle = (each for each in connections if each.idle and since(each) <= now - IDLE)
-            for each in sorted(idle, key=since):
+            for _, _, each in sorted(self._candidates(connections, now), key=lambda found: found[:2]):
                 if _is_silent(each):
                     return each
         self.again = now + PAUSE
         return None
+
+    def _candidates(self, connections: Iterable[Connection], now: float) -> Iterator[tuple[bool, float, Connection]]:
+        """The connections that may be closed: whether a part of a head has come, since when they wait, and they."""
+        limits = self._service.limits
+        for each in connections:
+            begun = not each.idle
+            if not begun or each.state is HEAD or each.state is PROXY:
+                is_kept = each.served and not begun
+                since = each.deadline - (limits.keep_alive_timeout if is_kept else limits.header_timeout)
+                if since <= now - (SLOW if begun else IDLE):
+                    yield begun, since, each
 
     def _warn(self, now: float) -> None:
         if now < self._warned + 60:
@@ -98,7 +109,8 @@ class Crowd:
             bound = "the limit of descriptors (ulimit -n)"
         self._report(
             logger.warning,
-            "%d connections are open, as many as %s allows, and more want in; the longest idle are closed for them",
+            "%d connections are open, as many as %s allows, and more want in; the longest idle are closed for them, "
+            "then those whose requests have been incomplete for the longest time",
             self.places,
             bound,
         )

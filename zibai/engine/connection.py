@@ -4,8 +4,7 @@ A connection has one owner at a time. The *server loop* owns it while it waits: 
 response, or a lingering close. A *runner* (a thread or greenlet) owns it while the application runs, and has it by a
 :class:`~zibai.engine.stream.Stream`. A stream may block and nothing here does, so this module does not know it.
 
-Only the :class:`~zibai.engine.sending.Sender` is for both at the same time. While a runner has the connection, the loop
-sends what was lent, and moves ``deadline``, ``watched`` and ``pause``, which are always the loop's.
+Both use the :class:`~zibai.engine.sending.Sender`; ``deadline``, ``watched`` and ``pause`` are always the loop's.
 """
 
 import io
@@ -28,7 +27,7 @@ from .lingering import LINGER_TIME, Lingering
 from .parting import may_part
 from .preamble import hint_at_proxy_header, write_note
 from .sending import Sender
-from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, HELD, LINGER, PARTED, READY, STARVED, TASK
+from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, STARVED, TASK
 from .waiting import Waiter
 
 USUAL_HEAD: Final = 8 * 1024
@@ -85,19 +84,15 @@ class Connection(Waiter):
     def readable(self, now: float) -> None:
         """The socket has bytes, its end or an error; read once."""
         try:
-            data = self.sock.recv(RECEIVE)
+            data: bytes | None = self.sock.recv(RECEIVE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data = b""
-            if self.state is TASK:  # a reset, after which nothing can be sent
-                self.sender.closing = self.sender.broken = True
-                self.sender.forget()
+            data = None
         if not data:
             if self.state is TASK:
-                self._end_of_client()
-            else:
-                # The end before a whole request, or after the last one: no client is left that waits for a response.
+                self.stream.end(reset=data is None)
+            else:  # before a whole request, or after the last one, so no client waits for a response
                 self.state = CLOSED
         elif self.state is HEAD:
             # What came before was all of it, so nothing waits in the codec, which need not be asked then.
@@ -126,33 +121,19 @@ class Connection(Waiter):
             self.state = READY
             self.deadline = inf
         elif self.state is TASK:
-            self._keep_for_task(data)
+            self.stream.receive(data)
         elif self.state is not LINGER:
             self.codec.feed(data)
             self._advance(now)
         elif self.lingering is not None:
             self.lingering.hear(self)
 
-    def _keep_for_task(self, data: bytes) -> None:
-        """Keep what has come, of the body or of the next request, until the task or the next turn uses it."""
-        self.codec.feed(data)
-        self.alone = False
-        if self.codec.size >= RECEIVE:
-            self.pause = HELD
-        self.stream.fed()
-
-    def _end_of_client(self) -> None:
-        """The client has ended its side while a task runs. It may still read, so the task decides what follows."""
-        self.pause = HELD  # a poller would report the end again and again
-        self.stream.has_ended()
-
     def resume(self, now: float) -> None:
         """A pause is over: go on without a byte more from the client, and then read."""
         self.pause = 0
         self._advance(now)
         if not self.pause and (self.state is BODY or self.state is DISCARD or self.state is TASK):
-            # Now, since a connection that is there comes first: with many others there may be no budget for it later.
-            self.readable(now)
+            self.readable(now)  # now, for with many others there may be no budget for it later
 
     def _advance(self, now: float) -> None:
         """Go as far as the bytes at hand allow."""
@@ -378,11 +359,7 @@ class Connection(Waiter):
             self.state = CLOSED
 
     def _end_idle(self, now: float) -> None:
-        """It has waited long enough for a request. One that came this very moment is served.
-
-        What comes after our end is lost. But the loop stays to see it: a client that sends it does not know of the end
-        yet, so its time for idle connections is longer than ours, and nothing else shows that.
-        """
+        """It has waited long enough. A request that came this very moment is served; a later one is lost, and told."""
         self.readable(now)
         if self.state is not HEAD or self._begun:
             return
@@ -396,8 +373,6 @@ class Connection(Waiter):
         """Cut the connection under a runner; the socket stays open until the loop closes it."""
         # In HTTP/1.0 the end of the connection may mark the end of the body, so an orderly end would hide the cut.
         self.sender.abort(orderly=self.request is None or self.request.is_http11)
-        if self.state is TASK:
-            self.stream.has_ended()
 
     def close(self) -> None:
         """End the connection and release everything. Only the loop calls this, when no runner has the connection."""
@@ -418,8 +393,7 @@ class Connection(Waiter):
     def _drop_body(self) -> None:
         """Release a body that no application has in its hands, and give back what it holds."""
         body, self.body = self.body, None
-        if body is None:
-            body = self.intake
+        body = body or self.intake
         if body is not None:
             with suppress(OSError):  # the disk is full, and a file writes its buffer now; nothing reads it any more
                 body.close()

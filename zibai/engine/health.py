@@ -7,8 +7,13 @@ process exists. A request that runs too long harms no other request, and its wor
  - after ``slow_request`` it is logged, once, while it runs, with the stack of its thread or greenlet;
  - after ``request_timeout`` all stacks are logged and ``on_stuck`` is called, once, so that the parent
    replaces the worker, lets the other requests finish, and ends what does not.
+
+Time in which the process was stopped (``SIGSTOP``, a paused container, a closed laptop) is no time of a request. The
+loop cannot tell it from an application that blocks gevent's hub. So another thread measures it while requests run, and
+calls :meth:`Health.excuse`. A look that comes late leaves that thread a moment to do so.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
 from typing import Final
@@ -25,11 +30,19 @@ from .states import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, TASK
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""
 
+LATE: Final = 1.0
+"""Seconds that a look may be late, on a busy machine, before it is a sign that the process was stopped."""
+
+MOMENT: Final = 0.5
+"""Seconds that a late look leaves another thread to say for how long the process was stopped."""
+
 
 class Health:
-    """Looks after the row of ``service``. Everything is the loop owner's; times are seconds, ``inf`` is never.
+    """Looks after the row of ``service``. Everything but ``excuse`` is the loop owner's; times are seconds, ``inf`` is
+    never.
 
     ``beat_every`` is how long a parent is left without a beat. ``due`` is when to look next, by the loop's clock.
+    ``busy`` is whether requests ran at the last look; any thread may read it.
     """
 
     def __init__(
@@ -44,6 +57,7 @@ class Health:
         on_beat: Callable[[], object] = lambda: None,
     ) -> None:
         self.due = -inf
+        self.busy = False
         self._service = service
         self._row = service.row
         self._backend = backend
@@ -53,21 +67,45 @@ class Health:
         self._on_stuck: Callable[[], object] | None = on_stuck
         self._on_beat = on_beat
         self._told: dict[int, float] = {}  # slot to the beginning of the slow request that was logged
+        self._pauses: deque[tuple[float, float]] = deque()  # when the process went on, and how long it was stopped
+        self._leaves_a_moment = False
 
     def look(self, now: float, connections: Iterable[Connection]) -> None:
         """``now`` is by the loop's clock."""
         answered = self._service.answered
         self._row.beat([sum(answered[2:]), *answered[1:6], self._service.sent, *_gauges(connections)])
+        self.due = now + min(self._beat_every, self._look_at_requests(now - self.due))
         self._on_beat()
-        self.due = now + min(self._beat_every, self._look_at_requests())
 
-    def _look_at_requests(self) -> float:
+    def excuse(self, seconds: float) -> None:
+        """The process was stopped for so long until now, which is no time of the requests that run. Any thread."""
+        self._pauses.append((clock(), seconds))
+
+    def _look_at_requests(self, late: float) -> float:
         """Log what is to be said of the requests that run; return the seconds until there may be more to say."""
+        running = self._row.running()
+        was_busy, self.busy = self.busy, bool(running)
+        if not running:
+            self._pauses.clear()
+            return inf
+        if late > LATE and not was_busy:
+            self.excuse(late)  # no other thread has watched yet
+        elif late > LATE and not self._leaves_a_moment:
+            self._leaves_a_moment = True
+            return MOMENT
+        self._leaves_a_moment = False
+        return self._judge(running)
+
+    def _age(self, request: Running, at: float) -> float:
+        """The seconds that a request has run, without those in which the process was stopped."""
+        stopped = sum(seconds for until, seconds in list(self._pauses) if until > request.since)
+        return max(0.0, at - request.since - stopped)
+
+    def _judge(self, running: list[Running]) -> float:
         wait = inf
         at = clock()
-        running = self._row.running()
-        for each in running:
-            age = at - each.since
+        ages = [self._age(each, at) for each in running]
+        for each, age in zip(running, ages, strict=True):
             if self._told.get(each.slot) != each.since:
                 if age < self._slow_request:
                     wait = min(wait, self._slow_request - age)
@@ -76,9 +114,9 @@ class Health:
                     self._tell("a request has run for %.1f s: %s, %s%s", age, each)
             if self._on_stuck is not None:
                 wait = min(wait, max(0.0, self._request_timeout - age))
-        if running and self._on_stuck is not None and at - running[0].since >= self._request_timeout:
-            for each in running:
-                self._tell("--request-timeout is over; running for %.1f s: %s, %s%s", at - each.since, each)
+        if self._on_stuck is not None and max(ages) >= self._request_timeout:
+            for each, age in zip(running, ages, strict=True):
+                self._tell("--request-timeout is over; running for %.1f s: %s, %s%s", age, each)
             self._on_stuck()
             self._on_stuck = None
         return wait

@@ -30,7 +30,7 @@ from .health import SOON, Health
 from .load import TURN
 from .preamble import begin, read_note
 from .queueing import Queue
-from .states import APP, HEAD, HELD, LATER, READY, TASK
+from .states import APP, HEAD, READY, TASK
 from .table import GRACE, Table
 from .waiting import Waiter
 
@@ -61,7 +61,7 @@ class Loop:
         self.on_failure: Callable[[], object] = lambda: None
         self.cedes: Callable[[], bool] = lambda: False
         self._backend = backend
-        self._health = health
+        self.health = health
         self._slots = slots
         self._running = 0  # connections that were given away
         self._queue = Queue(service)
@@ -198,7 +198,7 @@ class Loop:
 
     def _end_turn(self, now: float, stirred: bool) -> None:
         """All events are dealt with: do what is due. ``stirred`` says whether there were any."""
-        table, health, ready = self._table, self._health, self._ready
+        table, health, ready = self._table, self.health, self._ready
         if self._handed:
             self._receive_handed(now)  # mostly it has woken the poller; a turn later would cost a runner's slot as long
         if self._drain and not table.draining:
@@ -222,7 +222,7 @@ class Loop:
         ending = self._quit or (self._drain and not (table.draining and table.connections))
         if ending or self._handed or self._adoption.coming:
             return 0
-        due = min(table.next_sweep, self._health.due, self._acceptor.again, self._crowd.again, table.parting.due)
+        due = min(table.next_sweep, self.health.due, self._acceptor.again, self._crowd.again, table.parting.due)
         if table.deferred.busy:
             due = min(due, (now := time.monotonic()) + table.deferred.wait(now))
         if self._ready:
@@ -252,36 +252,6 @@ class Loop:
         """See :class:`zibai.engine.backends.Turns`."""
         self._table.watch(stream.connection, 0)
         self._running += 1
-
-    def suspend(self, stream: RunnersSide) -> None:
-        """See :class:`zibai.engine.backends.Turns`."""
-        stream.connection.state = TASK
-        self._running += 1
-        self._table.settle(stream.connection, self._now)
-
-    def conclude(self, stream: RunnersSide) -> None:
-        """See :class:`zibai.engine.backends.Turns`."""
-        self._running -= 1
-        if self.finished:
-            stream.connection.close()  # the table has let go of it
-            return
-        self._now = time.monotonic()
-        stream.connection.pause = 0
-        self.finish(stream)
-
-    def read_on(self, connection: Connection) -> None:
-        """See :class:`zibai.engine.backends.Turns`."""
-        if connection.pause is HELD and connection.state is TASK:
-            connection.pause = LATER  # TLS may have bytes that no poller knows of
-            self._table.settle(connection, self._now)
-            self._backend.wake()
-
-    def expect(self, connection: Connection, deadline: float) -> None:
-        """See :class:`zibai.engine.backends.Turns`."""
-        connection.deadline = deadline
-        if connection.state is TASK:
-            self._table.settle(connection, self._now)
-            self._backend.wake()
 
     def finish(self, stream: RunnersSide) -> None:
         """See :class:`zibai.engine.backends.Turns`."""

@@ -117,7 +117,7 @@ class Table:
         if connection.state is APP or connection.state is TASK:
             self.watch(connection, 0)
             connection.pause = HELD  # a task's connection is not settled again
-            connection.abort()  # type: ignore[attr-defined]  # its runner gives it back
+            _abort(connection)
         else:
             self.drop(connection)
 
@@ -218,7 +218,7 @@ class Table:
             self.watch(connection, 0)
             self.deferred.forget(connection)
             if connection.state is APP or connection.state is TASK:
-                connection.abort()
+                _abort(connection)
             else:
                 connection.close()
         self.connections.clear()
@@ -230,3 +230,10 @@ class Table:
         for connection in self.connections.values():
             connection.watched = 0
             connection.sock.close()
+
+
+def _abort(connection: Any) -> None:
+    """Cut a connection that a runner or a task has, which gives it back."""
+    connection.abort()
+    if connection.state is TASK:
+        connection.stream.has_ended()

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ..clock import clock
-from ..engine.async_stream import TaskStream
 from ..engine.connection import Connection
+from ..engine.task_stream import TaskStream
 from ..logger import access_logger, error_logger
 from ..protocol.http1.request import Request, learn_name, names
 from ..telemetry.records import log_exchange

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from ..engine.async_stream import HIGH, TaskStream
+from ..engine.async_stream import HIGH
+from ..engine.task_stream import TaskStream
 from ..errors import Gone, Refused
 from ..logger import debug_logger, error_logger, safely
 from .asgi_response import Message, Responding

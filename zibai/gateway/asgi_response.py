@@ -15,7 +15,8 @@ from ..engine.async_stream import AsyncStream
 from ..engine.outgoing import File
 from ..errors import Gone
 from ..logger import error_logger
-from ..protocol.http1.response import ResponseHead, interim, prepare_raw, trailer_lines
+from ..protocol.http1.raw_response import prepare_raw, trailer_lines
+from ..protocol.http1.response import ResponseHead, interim
 from .given_file import duplicate, open_path
 from .reply import JOIN, Reply, instead
 from .shortcut import _SENT as SENT

@@ -64,25 +64,28 @@ def single(app: Any) -> Any:
     return asgi3
 
 
-def refusal(app: Any, spec: str) -> str:
-    """Why ``app``, which was named ``spec``, cannot be served, and what to type; empty for one that can."""
+def refusal(app: Any, spec: str, typed: bool = True) -> str:
+    """Why ``app``, which is called ``spec``, cannot be served, and what to do; empty for one that can.
+
+    ``typed``: its name was typed on a command line, where something else can be typed instead.
+    """
     module, _, attribute = spec.partition(":")
     attribute = attribute.partition("(")[0] or "app"
     match detect(app):
         case "wsgi" | "asgi3" | "asgi2":
             return ""
         case "factory":
-            return f"{spec!r} is a factory, not an application; have it called: zibai '{module}:{attribute}()'"
+            hint = f"have it called: zibai '{module}:{attribute}()'" if typed else "call it, and serve what it returns"
+            return f"{spec!r} is a factory, not an application; {hint}"
         case "class":
-            return f"{spec!r} is a class, not an application; have an instance made: zibai '{module}:{attribute}()'"
+            hint = f"have an instance made: zibai '{module}:{attribute}()'" if typed else "serve an instance of it"
+            return f"{spec!r} is a class, not an application; {hint}"
         case "async":
             plain = f"def {attribute}(environ, start_response)"
             return f"{spec!r} is a coroutine function, and a WSGI application is a plain one: {plain}"
         case "unfit":
-            return (
-                f"{spec!r} takes {_describe(app)}, and a WSGI application takes environ and start_response; if it is a "
-                f"factory, have it called: zibai '{module}:{attribute}(...)'"
-            )
+            hint = f"; if it is a factory, have it called: zibai '{module}:{attribute}(...)'" if typed else ""
+            return f"{spec!r} takes {_describe(app)}, and a WSGI application takes environ and start_response{hint}"
 
 
 def _detect_class(app: type) -> Kind:

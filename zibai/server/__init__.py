@@ -14,6 +14,10 @@ It puts the parts together: options, listeners, workers, and in each of them an 
  - loader       the process that imports once and forks (--preload)
  - orders       the loader's end of the pipe to its parent
  - serve        serve(): one application on its sockets
+ - kinds        what WSGI and ASGI applications need of a server
+ - serving      serving(): the same in a thread, within a block
+ - fixture      the pytest fixture zibai_server
+ - guard        if __name__ == "__main__"
  - listeners    the listeners of the server
  - upgrade      a new server on the same listeners (SIGUSR2)
  - probes       /livez and /readyz

@@ -22,6 +22,7 @@ class Site(NamedTuple):
 
 def load(options: Options, app: Application | None = None) -> Site:
     """Import the application, unless ``app`` is it already, and the hooks. Raises :class:`LoadError`."""
+    typed = app is None
     try:
         if options.env_file is not None:
             _load_variables(options.env_file)
@@ -30,7 +31,7 @@ def load(options: Options, app: Application | None = None) -> Site:
             if options.app_dir is not None:
                 importer.add_to_path(options.app_dir)
             app = importer.load_app(options.app, options.call)
-        if options.interface == "auto" and (text := refusal(app, options.app)):
+        if options.interface == "auto" and (text := refusal(app, options.app, typed)):
             raise LoadError(text)
         hooks = (
             importer.import_from_string(spec) if spec else None

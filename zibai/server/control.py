@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from ..clock import clock
 from ..engine.loop import Loop
@@ -33,9 +33,14 @@ from ..logger import logger
 from ..net.handover import pass_on
 from ..supervise import control
 from ..supervise.control import GRACEFUL, QUICK, REOPEN, UPGRADE
+from ..supervise.pauses import STEP
 from ..supervise.pipe import Parent
 from ..system import lastword
+from ..system.terminal import has_terminal
 from ..telemetry import logfile
+
+HANGUP: Final = "SIGHUP"
+"""A restart, for a parent. A single process says that it cannot, or ends when it means that its terminal is closed."""
 
 
 class Control(control.Control):
@@ -61,6 +66,7 @@ class Control(control.Control):
     ) -> None:
         super().__init__(parent, end, hub, boot_timeout=boot_timeout, graceful_timeout=graceful_timeout, **rest)
         self._drain_delay = drain_delay
+        self._has_terminal = has_terminal()
         self._drain_announced = False
         self._drain_at = inf  # when the graceful shutdown begins, if this process counts the time
         self._is_booting = parent is not None
@@ -69,15 +75,18 @@ class Control(control.Control):
         self._replacement: Any = None  # the channel to it
         self._shares_listeners = False
         self._channels: deque[Any] = deque()
+        self._was_busy = False  # the loop owner's
         if hub is None:
             # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
             self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)
+            self._refuse_restart: Callable[[], object] = _in_own_thread(_refuse_restart)
             self._reopen: Callable[[], object] = _in_own_thread(logfile.reopen)
             if sys.platform == "win32":
                 self._interrupt = _interrupting_and_setting(self._interrupt, end)
         else:
             # The locks of handlers are gevent's, and a thread of the system must not wait for them.
             self._refuse_upgrade = hub.spawning_from_threads(_refuse_upgrade)
+            self._refuse_restart = hub.spawning_from_threads(_refuse_restart)
             self._reopen = hub.spawning_from_threads(logfile.reopen)
 
     def prepare(self, loop: Loop) -> None:
@@ -93,6 +102,20 @@ class Control(control.Control):
         self.prepare(loop)  # again: a message may have come in between
         self._tell_successors(loop)
         self._adopt()
+
+    def note_beat(self) -> None:
+        """The loop has looked at its requests: while some run, this thread looks at the clock. Called by the loop's
+        owner.
+
+        With gevent that is the main thread, which also runs the application: a view may have reset a signal, as an
+        asyncio event loop does at its end.
+        """
+        if self._greenlet is not None:
+            self._signals.reassert()
+        busy = self._loop is not None and self._loop.health.busy
+        if busy and not self._was_busy:
+            self._signals.wake()
+        self._was_busy = busy
 
     def _tell_successors(self, loop: Loop) -> None:
         """Tell the loop, before it drains, which process takes over."""
@@ -119,6 +142,11 @@ class Control(control.Control):
             channel = None  # a replacement gives nothing back through it
         if self._parent is None and UPGRADE in names:
             self._refuse_upgrade()
+        if self._parent is None and HANGUP in names:
+            if self._has_terminal and not has_terminal():
+                names = [*names, GRACEFUL[0]]  # the terminal is closed, and no person there could stop this server
+            else:
+                self._refuse_restart()
         if verb == "reopen" or REOPEN in names:
             self._reopen()
         if verb == "announce_drain":
@@ -169,6 +197,17 @@ class Control(control.Control):
     def _is_starting(self) -> bool:
         return self._is_booting
 
+    def _on_pause(self, seconds: float) -> None:
+        super()._on_pause(seconds)
+        if self._loop is not None:
+            self._loop.health.excuse(seconds)
+
+    def _time_left(self) -> float | None:
+        left = super()._time_left()
+        if self._loop is None or not self._loop.health.busy:
+            return left
+        return STEP if left is None else min(STEP, left)
+
     def _due(self) -> float:
         return self._drain_at if self._drain_at < inf else super()._due()
 
@@ -190,3 +229,10 @@ def _in_own_thread(function: Callable[[], None]) -> Callable[[], None]:
 
 def _refuse_upgrade() -> None:
     logger.error("upgrade refused: a single process cannot start a new server; start this one with --processes 1")
+
+
+def _refuse_restart() -> None:
+    logger.error(
+        "restart refused: a single process would refuse requests meanwhile; start this one with --processes 1, which "
+        "restarts its worker at SIGHUP"
+    )

@@ -9,8 +9,9 @@ import gc
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
+from ..config.keywords import RunOptions
 from ..config.options import Options, declared
 from ..errors import UsageError
 from ..gateway.wsgi import Application
@@ -27,10 +28,10 @@ A_MOMENT = 1.0
 def run(
     app: Application | str,
     *,
-    listen: str | Sequence[str] = "127.0.0.1:8000",
-    processes: int = 0,
-    interactive: bool = False,
-    **options: Any,
+    listen: str | Sequence[str] | None = "127.0.0.1:8000",
+    processes: int | None = 0,
+    interactive: bool | None = False,
+    **options: Unpack[RunOptions],
 ) -> None:
     """Serve until Ctrl-C. Only the main thread may call it.
 
@@ -46,7 +47,7 @@ def run(
         raise UsageError(f"{app!r} cannot be called, so it is no application")
     settings = Options(
         app=app if isinstance(app, str) else describe(app),
-        listen=[listen] if isinstance(listen, str) else list(listen),
+        listen=[listen] if isinstance(listen, str) else None if listen is None else list(listen),
         processes=processes,
         interactive=interactive,
         **options,

@@ -4,29 +4,31 @@ It puts the parts together: a backend (what runs), the server loop (what waits),
 called from any thread of any program: it installs no signal handler, configures no logging, patches nothing.
 """
 
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from math import inf
 from socket import socket
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 from ..config.addresses import Trust
+from ..config.keywords import ServeOptions
 from ..config.options import Options, declared, runners, script_name
 from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
 from ..engine.loop import Loop
 from ..errors import UsageError
-from ..gateway.interface import resolve, single
+from ..gateway.interface import refusal, resolve
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
 from ..net.bind import describe, is_public, listen
 from ..net.listener import Listener
+from ..supervise.worker import describe as describe_function
 from ..system.forks import forget_in_children
 from ..telemetry.scoreboard import Row
+from . import kinds
 
 if TYPE_CHECKING:
     from ..gateway.lifespan import Lifespan
@@ -45,7 +47,7 @@ def serve(
     before_serve_hook: Hook | None = None,
     before_graceful_exit_hook: Hook | None = None,
     before_died_hook: Hook | None = None,
-    **options: Any,
+    **options: Unpack[ServeOptions],
 ) -> None:
     """Serve ``app`` until ``graceful_exit`` is set and every request in flight has its response.
 
@@ -63,7 +65,8 @@ def serve(
         stands, too.
     :raises ValueError: without a socket, or for a backend that there is not.
     :raises TypeError: for an option that there is not, or that is not the server's.
-    :raises UsageError: for an option that makes no sense, or a certificate that cannot be used.
+    :raises UsageError: for an option that makes no sense, a certificate that cannot be used, or what is no WSGI
+        application, such as an ASGI application.
     :raises BindError: if a socket cannot listen.
     :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent cannot be imported.
     """
@@ -77,6 +80,8 @@ def serve(
     options["url_prefix"] = (options.get("url_prefix") or "").rstrip("/")
     settings = Options("", **options)
     settings.validate()
+    if settings.interface == "auto" and (text := refusal(app, describe_function(app), typed=False)):
+        raise UsageError(text)
     warn_of_strangers(settings, sockets)
     hooks = Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook)
     end = threading.Event() if graceful_exit is None else graceful_exit
@@ -145,29 +150,20 @@ class Server:
         self._row = Row.private(min(self._runners, MOST_SLOTS) + 1) if ties.row is None else ties.row
         self._backend = backend
         self._lifespan: Lifespan | None = None
-        self._gateway = self._make_gateway(app)
-
-    def _make_gateway(self, app: Any) -> Gateway:
-        options = self._options
-        mounted: dict[str, Any] = {"url_scheme": options.url_scheme, "script_name": script_name(options)}
+        mounted = {"url_scheme": options.url_scheme, "script_name": script_name(options)}
         if self._interface == "wsgi":
             several = self._runners > 1
-            return Gateway(app, multithread=several, multiprocess=self._ties.multiprocess, **mounted)
-        # A server of WSGI applications need not have asyncio in memory.
-        from ..gateway.asgi import Gateway as AsgiGateway
-        from ..gateway.lifespan import Lifespan
-
-        app = single(app)
-        self._lifespan = Lifespan(app, options.lifespan)  # type: ignore[arg-type]
-        return AsgiGateway(app, self._lifespan, **mounted)
+            self._gateway = Gateway(app, multithread=several, multiprocess=ties.multiprocess, **mounted)
+        else:
+            self._gateway, self._lifespan = kinds.make_asgi_gateway(app, options, mounted)
 
     def run(self) -> None:
         """Serve. Raises what :func:`serve` raises."""
         forget_in_children(*self._sockets)
-        engine = self._make_backend()
+        engine = self._make_engine()
         try:
             if self._lifespan is not None:
-                engine.run(self._lifespan.start())  # type: ignore[attr-defined]
+                engine.run(self._lifespan.start())
             https = self._prepare_tls(engine)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
@@ -210,21 +206,15 @@ class Server:
                 listener.close()  # the loop has done it, unless it is the loop that is broken
             _call_hook("before_died", self._hooks.before_died)
 
-    def _stop(self, engine: Backend) -> None:
-        if self._lifespan is not None:
-            engine.run(self._lifespan.stop(5.0))  # type: ignore[attr-defined]
-        engine.stop()
-
-    def _make_backend(self) -> Backend:
+    def _make_engine(self) -> Any:
         if self._lifespan is None:
-            return _make_backend(self._backend, self._runners, self._row)
-        monkey = sys.modules.get("gevent.monkey")
-        if monkey is not None and monkey.is_module_patched("threading"):
-            raise UsageError("gevent has patched this process, in which no event loop can run; write --interface asgi")
-        from ..engine.backends.tasks import Tasks, make_event_loop
+            return kinds.make_backend(self._backend, self._runners, self._row)
+        return kinds.make_tasks(self._options, self._row, self._gateway, self._lifespan)
 
-        lifespan, gateway = self._lifespan, self._gateway
-        return Tasks(make_event_loop(self._options.loop), self._row, gateway.make, lambda: lifespan.context)  # type: ignore[attr-defined]
+    def _stop(self, engine: Any) -> None:
+        if self._lifespan is not None:
+            engine.run(self._lifespan.stop(5.0))
+        engine.stop()
 
     def _prepare_tls(self, engine: Backend) -> "Https | None":
         """None without; a server that speaks no TLS need not have it in memory."""
@@ -238,9 +228,10 @@ class Server:
 
     def _make_loop(self, engine: Backend, listeners: list[Listener]) -> Loop:
         options, ties = self._options, self._ties
+        gateway: Any = self._gateway
         service = Service.from_options(
             options,
-            application=self._gateway.serve,
+            application=gateway.serve if self._lifespan is None else gateway.make,
             # Of the context that called serve(), after the hook before_serve: each request begins with a copy of it.
             new_context=copy_context().copy,
             waits=engine.waits,
@@ -261,7 +252,8 @@ class Server:
             on_beat=ties.on_beat,
         )
         enough = ties.on_max_requests or self._end.set
-        loop = Loop(service, engine, listeners, health, self._runners, options.max_requests, enough)
+        kind: type[Loop] = Loop if self._lifespan is None else kinds.task_loop()
+        loop = kind(service, engine, listeners, health, self._runners, options.max_requests, enough)
         service.lend = loop.lend
         loop.on_failure = self._end.set
         health.look(0, ())  # the first beat, so that a worker that is ready has one
@@ -298,23 +290,6 @@ STEP = 1.0
 QUICK = 2.0
 """Seconds for the loop to close its connections at a quick exit. It is only late if it is held by a bug or by an
 application that never lets go of the GIL; then the process has to end without it."""
-
-
-def _make_backend(name: str | None, slots: int, row: Row) -> Backend:
-    """The backend of a WSGI application."""
-    if name is None:
-        # A program that has patched has imported it, so gevent is asked only where it is in use.
-        monkey = sys.modules.get("gevent.monkey")
-        name = "greenlets" if monkey is not None and monkey.is_module_patched("threading") else "threads"
-    if name == "greenlets":
-        from ..engine.backends.greenlets import Greenlets
-
-        return Greenlets(slots, row)
-    if name == "threads":
-        from ..engine.backends.threads import Threads
-
-        return Threads(slots, row)
-    raise ValueError(f'backend must be "threads" or "greenlets", not {name!r}')
 
 
 def _call_hook(name: str, hook: Hook | None) -> None:

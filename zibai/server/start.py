@@ -26,6 +26,7 @@ from ..telemetry import setup as logs
 from ..tls.devcert import certified
 from ..version import __version__
 from . import environment as around
+from . import guard
 from .environment import Environment, Prepared
 from .listeners import Listeners
 from .parent import serve_as_parent
@@ -56,7 +57,7 @@ def main(options: Options, *, exits: bool = False) -> None:
             pidfile.check(options.pid_file, environment.parent)
         if identity is not None:
             identity.adapt_environment()
-        if options.log_file is not None:
+        if options.log_file is not None and not (identity and identity.may_redirect(options.log_file)):
             logfile.prepare(options.log_file, bool(options.log_max_bytes), None if identity is None else identity.owner)
         if options.daemon and environment.predecessor is None:  # a successor is in the background already
             launcher = daemon.detach()
@@ -110,11 +111,9 @@ def needs_parent(options: Options) -> str:
 def _serve(options: Options, exits: bool, environment: Environment, on_up: Callable[[], object]) -> None:
     """Open the listeners, become the user that serves, and serve in this process or in workers."""
     processes = options.processes or int(bool(needs_parent(options)))
-    limits = Usage(options.max_worker_memory, options.max_worker_descriptors)
-    if limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
-        raise UsageError(
-            "--max-worker-memory, --max-worker-descriptors: this system does not tell what a process takes"
-        )
+    if processes and environment.app is None:
+        guard.check()
+    limits = _limits(options)
     prompt = Prompt() if options.interactive else None
     predecessor, identity = environment.predecessor, environment.identity
     with (
@@ -133,15 +132,21 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
         names = around.names(options, listeners.sockets)
         _announce(options, listeners, names)
-        if options.pid_file is not None:
+        # What root makes must not be led elsewhere. The user makes it then.
+        paths = [path for path in (options.pid_file, options.control) if path is not None]
+        of_user = [path for path in paths if identity is not None and identity.may_redirect(path)]
+        if options.pid_file is not None and options.pid_file not in of_user:
             stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
         scoreboard = around.scoreboard(options, processes, names, predecessor.pid if predecessor else 0)
         # Only root may be able to make the file of --control. By default it is in a directory of the serving user.
-        board = stack.enter_context(scoreboard) if options.control else None
+        early = options.control is not None and options.control not in of_user
+        board = stack.enter_context(scoreboard) if early else None
         if identity is not None:
             around.become(identity, options, [*listeners.sockets, *listeners.health], board)
             around.check_tls(options, listeners.sockets)  # once more: root may read what this user may not
-        if not options.control:
+        if options.pid_file in of_user:
+            stack.enter_context(pidfile.held(options.pid_file, environment.parent))
+        if not early:
             board = stack.enter_context(scoreboard)
         if options.daemon and options.log_file is not None:
             if processes:
@@ -152,6 +157,15 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             serve_alone(prepared, exits)
         else:
             serve_as_parent(prepared, processes, limits, signals, prompt, exits)
+
+
+def _limits(options: Options) -> Usage:
+    limits = Usage(options.max_worker_memory, options.max_worker_descriptors)
+    if limits != NO_LIMITS and usage(os.getpid()) == NO_LIMITS:
+        raise UsageError(
+            "--max-worker-memory, --max-worker-descriptors: this system does not tell what a process takes"
+        )
+    return limits
 
 
 def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:

@@ -6,6 +6,7 @@ is. :mod:`zibai.server.control` listens for the two ways to stop, graceful and q
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
 from . import application, peek
 from .application import Site
-from .control import Control
+from .control import HANGUP, Control
 from .serve import Hooks, Server, Ties
 
 
@@ -108,7 +109,7 @@ def run(
     ties.directory = directory() if preloaded is None else preloaded.directory
     ends = exits and not guest
     control = _make_control(parent, end, hub, options, may_exit=not guest, ends=ends)
-    names = (*GRACEFUL, *QUICK, REOPEN, *((UPGRADE,) if parent is None else FOR_PARENT))
+    names = (*GRACEFUL, *QUICK, REOPEN, *(_of_single_process(guest) if parent is None else FOR_PARENT))
     # The parent tells a worker what the terminal has told it already, so a second signal means nothing there.
     late = lastword.hurry if ends and parent is None else None
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
@@ -121,6 +122,15 @@ def run(
         options = replace(options, max_request_pre_process=_with_jitter(options.max_requests))
         hooks = _hooks(site, show_title)
         Server(site.app, sockets, options, end=end, backend=backend, hooks=hooks, ties=ties).run()
+
+
+def _of_single_process(guest: bool) -> tuple[str, ...]:
+    """The signals that a single process hears and does not obey, in order to say why.
+
+    ``nohup`` ignores SIGHUP, and that stays. At a prompt it belongs to the prompt.
+    """
+    hears = not guest and sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return (UPGRADE, HANGUP) if hears else (UPGRADE,)
 
 
 def _make_control(
@@ -142,7 +152,11 @@ def _tie(
     ties: Ties, control: Control, parent: Parent | None, options: Options, show_ready: Callable[[], None], backend: str
 ) -> None:
     """Tie the server to the control thread and to the parent."""
-    tell = ties.on_start
+    tell, beaten = ties.on_start, ties.on_beat
+
+    def beat() -> None:
+        beaten()
+        control.note_beat()
 
     def started(loop: Loop) -> None:
         control.attach(loop)
@@ -152,7 +166,7 @@ def _tie(
         logger.info("worker ready: %s", backend)
         tell(loop)
 
-    ties.before_start, ties.on_start = control.prepare, started
+    ties.before_start, ties.on_start, ties.on_beat = control.prepare, started, beat
     if parent is not None:
         ties.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
         ties.multiprocess = True

@@ -6,11 +6,16 @@ again, because a system has many ways to keep a right (saved ids, capabilities).
 """
 
 import os
+import stat
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from ..errors import UsageError, ZibaiError
+
+MOST_LINKS: Final = 40
+"""Links in one path that are followed, as many as Linux follows."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,41 @@ class Identity:
                 f"{self.name} may not run {sys.executable}; install Python and zibai where that is possible"
             )
 
+    def may_redirect(self, path: str) -> bool:
+        """Whether this user, or another one beside root, can put a link in the place of a directory of ``path``.
+
+        Root must not make a file there: it could be made in any directory of root. The directory itself that the file
+        is in may be the user's.
+        """
+        if sys.platform == "win32" or self.uid == 0:
+            return False
+        if ".." in path.split("/"):
+            return True  # it leads to one place before links are followed, and maybe to another one after
+        groups = {self.gid, *(os.getgrouplist(self.login, self.gid) if self.login else [])}
+        current, rest, links = "/", os.path.dirname(os.path.abspath(path)).split("/")[::-1], 0
+        while rest:
+            name = rest.pop()
+            if name in {"", ".", ".."}:
+                current = os.path.dirname(current) if name == ".." else current
+                continue
+            entry = os.path.join(current, name)
+            try:
+                folder, info = os.stat(current), os.lstat(entry)
+            except OSError:
+                return True  # it is missing: nobody knows what it will be
+            if _may_replace(folder, info, groups):
+                return True
+            if stat.S_ISLNK(info.st_mode):
+                links += 1
+                target = os.readlink(entry)
+                if links > MOST_LINKS:
+                    return True
+                current = "/" if target.startswith("/") else current
+                rest += target.split("/")[::-1]
+            else:
+                current = entry
+        return False
+
     def _verify(self, uid: int, gid: int) -> None:
         """Check that nothing leads back to the former ``uid`` and ``gid``."""
         if sys.platform == "win32":
@@ -77,6 +117,14 @@ class Identity:
             except PermissionError:
                 continue
             raise ZibaiError(f"the change to {self.name} could be undone; not serving")
+
+
+def _may_replace(folder: os.stat_result, entry: os.stat_result, groups: set[int]) -> bool:
+    """Whether a user of ``groups`` who is not root can put something else in the place of an entry of a folder."""
+    if folder.st_uid != 0:
+        return True
+    is_writable = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid in groups)
+    return bool(is_writable) and not (folder.st_mode & stat.S_ISVTX and entry.st_uid == 0)
 
 
 def find(user: str | None, group: str | None) -> Identity | None:

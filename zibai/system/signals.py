@@ -147,15 +147,17 @@ class Signals:
     def reassert(self) -> None:
         """Handle signals again whose handlers the application has set and reset. Only in the main thread.
 
-        A handler of the application's own stays, and is called after ours.
+        A handler of the application's own stays, and is called after ours. May be called again at any time.
         """
+        if not self._old:
+            return  # the block has ended
         for number in self._old:
             current = signal.getsignal(number)
             ours = self._handler(number)
             if current in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None):
                 signal.signal(number, ours)
-            elif current != ours and callable(current):
-                signal.signal(number, _both(self._on_signal, current))
+            elif current != ours and callable(current) and not isinstance(current, _Both):
+                signal.signal(number, _Both(self._on_signal, current))
         ours = self._writer.fileno()
         before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         if before != ours:
@@ -221,14 +223,15 @@ class Signals:
 _CHILD: Any = getattr(signal, "SIGCHLD", None)
 
 
-def _both(first: Callable[..., object], second: Callable[..., object]) -> Callable[..., None]:
+class _Both:
     """One handler of a signal that calls two."""
 
-    def handler(number: int, frame: FrameType | None) -> None:
-        first(number, frame)
-        second(number, frame)
+    def __init__(self, first: Callable[..., object], second: Callable[..., object]) -> None:
+        self._first, self._second = first, second
 
-    return handler
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._first(number, frame)
+        self._second(number, frame)
 
 
 def interrupting() -> Callable[[], None]:

@@ -64,3 +64,15 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
 
 
 # --------------------------------------------------------------------------------------------- the last way
+
+
+def frames_of_coroutine(coroutine: object) -> list[FrameType]:
+    """The frames of a coroutine that waits, outermost first."""
+    found: list[FrameType] = []
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is None:
+            break
+        found.append(frame)
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return found

@@ -58,6 +58,17 @@ def hear_ctrl_c() -> None:
         ctypes.windll.kernel32.SetConsoleCtrlHandler(None, False)
 
 
+def has_terminal() -> bool:
+    """Whether this process has a terminal that controls it, which is open."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def hears_ctrl_c() -> bool:
     """Whether this process hears Ctrl-C. On Windows its own parent may have prevented that (``start /b``)."""
     if sys.platform == "win32":

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from logging.handlers import MemoryHandler, QueueHandler, QueueListener, RotatingFileHandler
+from logging.handlers import QueueListener, RotatingFileHandler
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -256,10 +256,10 @@ def _all_handlers() -> set[logging.Handler]:
             waiting += each.handlers
         elif isinstance(each, logging.Handler) and each not in found:
             found.add(each)
-            if isinstance(each, QueueHandler):
-                waiting.append(getattr(each, "listener", None))  # since Python 3.12
-            elif isinstance(each, MemoryHandler):
-                waiting.append(each.target)
+            # A handler may write to others: the target of a MemoryHandler, the listener of a QueueHandler, or whatever
+            # the handlers of the user call their own.
+            for value in list(vars(each).values()):
+                waiting += value if isinstance(value, list | tuple) else [value]
     return found
 
 

@@ -34,6 +34,10 @@ NAMED: Final = (
 )
 """Keys of the environ that become fields of a record, if the request has them: no cookies and no passwords."""
 
+ALWAYS: Final = frozenset(NAMED[:1] + NAMED[2:7])
+"""The fields that every record has, ``-`` where they are not known. A filter may read them as attributes; if that
+raised an error, any client could keep its malformed requests out of the log."""
+
 
 class ExchangeRecord(logging.LogRecord):
     """A record whose formats and filters may name any key of the environ."""
@@ -63,7 +67,7 @@ def _restore(fields: Mapping[str, Any], environ: Mapping[str, str]) -> ExchangeR
 def _attach(record: ExchangeRecord, environ: Mapping[str, object], **facts: object) -> ExchangeRecord:
     # Only text: a record may be kept for long, and must not keep sockets and files with it.
     texts = {key: value for key, value in environ.items() if isinstance(value, str)}
-    named = {key: escape(texts[key]) for key in NAMED if key in texts}
+    named = {key: escape(texts.get(key, "-")) for key in NAMED if key in texts or key in ALWAYS}
     record.__dict__ = Fields(record.__dict__ | named | facts, texts)
     return record
 

@@ -4,16 +4,17 @@ A backend drives the server loop (:class:`Turns`): it turns it, takes the connec
 runs them in a thread or greenlet, each by its stream. Nothing in this package knows HTTP, and what both backends would
 share belongs into the loop, the connection or the stream.
 
- - threads    a leader turns the loop and runs applications itself, until one blocks
- - baton      what the leaders pass on to each other, and when they do so at once
- - polling    how a thread waits for a socket, and how a poller is woken
- - greenlets  worker greenlets, started from gevent's hub
- - pending    what an exchange has left behind in the hub
- - hubpoller  a poller of watchers, where the hub cannot watch the system's
- - blocked    tells when an application blocks the hub or the event loop
- - tasks      coroutines of an event loop, which also turns the server loop
- - eager      the first step of a coroutine, at once
- - threadpoller a poller in which a thread waits
+ - threads       a leader turns the loop and runs applications itself, until one blocks
+ - baton         what the leaders pass on to each other, and when they do so at once
+ - polling       how a thread waits for a socket, and how a poller is woken
+ - greenlets     worker greenlets, started from gevent's hub
+ - pending       what an exchange has left behind in the hub
+ - hubpoller     a poller of watchers, where the hub cannot watch the system's
+ - blocked       tells when an application blocks the hub or the event loop
+ - tasks         coroutines of an event loop, which also turns the server loop
+ - eventloop     the event loops that tasks can run in
+ - eager         the first step of a coroutine, at once
+ - threadpoller  a poller in which a thread waits
 
 The thread that drives the loop *owns* it (one at a time), or the hub does. All of :class:`Turns` is the owner's, except
 ``give_back`` and ``lend``, which any thread may call. A connection runs *inline* while the loop waits for it, still
@@ -72,7 +73,9 @@ class Turns(Protocol):
     def give_back(self, stream: RunnersSide) -> None:
         """A connection that was given away is done. Any thread."""
 
-    # For tasks, which run in the thread that turns the loop, and never while it turns.
+
+class TaskTurns(Turns, Protocol):
+    """The server loop, as tasks see it. They run in the thread that turns it, and never while it turns."""
 
     def suspend(self, stream: RunnersSide) -> None:
         """A connection that was taken belongs to a task from now on; the loop reads on for it. It occupies a slot."""
@@ -80,11 +83,21 @@ class Turns(Protocol):
     def conclude(self, stream: RunnersSide) -> None:
         """The response of a connection that was suspended is complete."""
 
-    def read_on(self, connection: Connection) -> None:
-        """The task has used what had come of its client."""
+    def settle(self, connection: Connection) -> None:
+        """The task has changed what its connection waits for, or until when."""
 
-    def expect(self, connection: Connection, deadline: float) -> None:
-        """The task waits for something that has to come by then, by the loop's clock."""
+
+class Blocking:
+    """What threads and greenlets have in common: a runner finishes its request, whatever the server wants."""
+
+    def wait(self, end: Any) -> None:
+        end.wait()
+
+    def ending(self, timeout: float) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
 
 
 class Backend(Protocol):

@@ -29,7 +29,7 @@ from ...system.forks import forget_in_children
 from ...telemetry.scoreboard import Row, Slot
 from ..states import APP
 from ..stream import Stream
-from . import Turns
+from . import Blocking, Turns
 from .blocked import Watch
 from .hubpoller import HubPoller
 from .pending import counting
@@ -125,7 +125,7 @@ class _Worker(_Greenlet):
                 continue  # a kill, at the end or by an application that remembers us; there is no exchange to end
 
 
-class Greenlets:
+class Greenlets(Blocking):
     """Drives the loop from gevent's hub. ``slots`` is how many exchanges may run at once."""
 
     def __init__(self, slots: int, row: Row) -> None:
@@ -177,15 +177,6 @@ class Greenlets:
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
         gevent.spawn(safely, log, *args)
-
-    def wait(self, end: Any) -> None:
-        end.wait()
-
-    def ending(self, timeout: float) -> None:
-        pass  # a thread or greenlet finishes its request
-
-    def cancel(self) -> None:
-        pass
 
     def join(self, timeout: float | None) -> bool:
         return bool(self._done.wait(timeout))

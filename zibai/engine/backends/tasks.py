@@ -19,21 +19,21 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context
-from importlib import import_module
 from types import FrameType
 from typing import Any, Final
 
 from ...clock import clock
-from ...errors import MissingExtra
 from ...logger import error_logger, safely
 from ...net.listener import Socket
 from ...net.poller import make_poller
 from ...system.forks import forget_in_children
+from ...system.stacks import frames_of_coroutine
 from ...telemetry.scoreboard import Row, Slot
-from ..async_stream import AsyncStream, TaskStream, frames
+from ..async_stream import AsyncStream
 from ..connection import Connection
 from ..stream import Stream
-from . import Turns
+from ..task_stream import TaskStream
+from . import TaskTurns
 from .blocked import Watch
 from .eager import Start, starter
 from .threadpoller import ThreadPoller
@@ -55,19 +55,6 @@ class Waits:
         raise AssertionError("a task must not block")
 
     wait_writable = wait_readable
-
-
-def make_event_loop(name: str) -> asyncio.AbstractEventLoop:
-    """A new event loop. Raises :class:`~zibai.errors.MissingExtra` where the one of that name is not installed."""
-    if name != "uvloop":
-        return asyncio.new_event_loop()
-    module = "winloop" if sys.platform == "win32" else "uvloop"
-    try:
-        loop: asyncio.AbstractEventLoop = import_module(module).new_event_loop()
-    except ImportError as error:
-        text = f"{module} is not installed; pip install 'zibai-server[uvloop]', or leave out --loop uvloop"
-        raise MissingExtra.because(error, module, text) from None
-    return loop
 
 
 def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
@@ -111,10 +98,11 @@ class Tasks:
     # The interface of a backend.
 
     def make_stream(self, connection: Connection) -> Stream:
-        return TaskStream(connection) if connection.service is self.loop.service else Stream(connection)
+        make: Any = self._make
+        return TaskStream(connection) if connection.service.application == make else Stream(connection)
 
-    def start(self, loop: Turns) -> None:
-        self.loop: Any = loop
+    def start(self, loop: TaskTurns) -> None:
+        self.loop: TaskTurns = loop
         forget_in_children(self)
         self._context = self._context_of()
         self._start: Start = starter(self.event_loop, self._context)
@@ -196,7 +184,7 @@ class Tasks:
     def where(self, slot: int) -> tuple[str, FrameType | None]:
         for exchange, task in self._exchanges.items():
             if exchange.slot is not None and exchange.slot.number == slot:
-                found = frames(task.get_coro())
+                found = frames_of_coroutine(task.get_coro())
                 return "a task", found[-1] if found else None
         return "a task", None
 

@@ -36,7 +36,7 @@ from ...system.forks import forget_in_children
 from ...telemetry.scoreboard import Row
 from ..states import APP
 from ..stream import Stream
-from . import Turns
+from . import Blocking, Turns
 from .baton import Runner, Spell
 from .polling import Bell, Waits
 
@@ -47,7 +47,7 @@ LATE = 0.001
 """Seconds that a deputy may be late and still be sure that the application blocks, and not that the machine is busy."""
 
 
-class Threads:
+class Threads(Blocking):
     """The baton. ``slots`` is how many exchanges may run at once; there is one thread, and slot of ``row``, more."""
 
     def __init__(self, slots: int, row: Row) -> None:
@@ -84,15 +84,6 @@ class Threads:
 
     def report(self, log: Callable[..., None], *args: Any) -> None:
         safely(log, *args)
-
-    def wait(self, end: Any) -> None:
-        end.wait()
-
-    def ending(self, timeout: float) -> None:
-        pass  # a thread or greenlet finishes its request
-
-    def cancel(self) -> None:
-        pass
 
     def join(self, timeout: float | None) -> bool:
         return self._done.wait(timeout)

@@ -7,7 +7,6 @@ status would let a client write a response of its own (response splitting).
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any
 
 from .request import Request
 
@@ -76,17 +75,6 @@ def interim(status: str, fields: Fields) -> tuple[bytes, list[str]]:
     removed = [name for name, _ in fields if name.lower() in HOP_BY_HOP]
     lines = [f"{name}: {value}\r\n" for name, value in fields if name.lower() not in HOP_BY_HOP | {"content-length"}]
     return f"{_status_line(status)}{''.join(lines)}\r\n".encode("latin-1"), removed
-
-
-def trailer_lines(fields: Iterable[Iterable[bytes]]) -> list[bytes]:
-    """The lines of trailers, whose fields are bytes. Raises what :func:`prepare` raises.
-
-    Fields that frame or route a message are no trailers (RFC 9110 6.5.1); they are left out.
-    """
-    pairs = [(_exact_bytes(name).decode("latin-1"), _exact_bytes(value).decode("latin-1")) for name, value in fields]
-    validate("200 OK", pairs)
-    left_out = HOP_BY_HOP | {"content-length", "host", "content-encoding", "content-type", "content-range"}
-    return [f"{name}: {value}\r\n".encode("latin-1") for name, value in pairs if name.lower() not in left_out]
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -206,10 +194,10 @@ def prepare(status: str, fields: Fields) -> ResponseHead:
         head = _heads.get(key)
     except TypeError:
         head = None  # pairs that are lists, which many servers allow, cannot be keys of a dict
-    return head or _prepare(*plain_text(*key))
+    return head or prepare_text(*plain_text(*key))
 
 
-def _prepare(status: str, fields: tuple[tuple[str, str], ...]) -> ResponseHead:
+def prepare_text(status: str, fields: tuple[tuple[str, str], ...]) -> ResponseHead:
     """The same for plain text. Only that may be a key: subclasses of ``str`` may define what equals them.
 
     A head is kept when it comes for the second time. An application that sends another ETag or Location each time
@@ -235,46 +223,9 @@ def _prepare(status: str, fields: tuple[tuple[str, str], ...]) -> ResponseHead:
     return head
 
 
-# The same for heads of bytes: each is one that came before as text, too, so there are no more of them.
-_raw_heads: dict[tuple[int, tuple[tuple[bytes, bytes], ...]], ResponseHead] = {}
-
-
-def prepare_raw(status: int, fields: Iterable[Iterable[bytes]]) -> ResponseHead:
-    """The head of a response whose fields are bytes, as in ASGI. Raises what :func:`prepare` raises."""
-    key: Any = status, tuple(fields)
-    try:
-        head = _raw_heads.get(key)
-    except TypeError:
-        head = None  # pairs that are lists cannot be keys of a dict
-    return head or _prepare_raw(*key)
-
-
-def _prepare_raw(status: Any, fields: tuple[Iterable[Any], ...]) -> ResponseHead:
-    if not isinstance(status, int):
-        raise TypeError(f"the status must be an int, not {status!r}")
-    if not 200 <= status <= 999:
-        raise ValueError(f"{status} is no final status")
-    pairs = tuple((_exact_bytes(name), _exact_bytes(value)) for name, value in fields)
-    line = _lines_by_code.get(status) or f"{status:d} "
-    text = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
-    head = _prepare(line, text)
-    if _heads.get((line, text)) is head:  # it has come for the second time
-        if len(_raw_heads) >= _MAX_HEADS:
-            _raw_heads.clear()
-        _raw_heads[int(status), pairs] = head
-    return head
-
-
-_lines_by_code = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
-
-
-def _exact_bytes(value: object) -> bytes:
-    """The same as :func:`_exact`, for bytes."""
-    if type(value) is bytes:
-        return value
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise TypeError(f"names and values of fields must be bytes, not {value!r}")
-    return memoryview(value).tobytes()
+def is_kept(status: str, fields: tuple[tuple[str, str], ...], head: ResponseHead) -> bool:
+    """Whether this head has come more than once."""
+    return _heads.get((status, fields)) is head
 
 
 class Framing:

@@ -1,0 +1,33 @@
+"""The server loop of tasks: it reads on from a connection whose task waits.
+
+The thread of the event loop owns it. A task calls it, and never while it turns.
+"""
+
+import time
+
+from .backends import RunnersSide
+from .connection import Connection
+from .loop import Loop
+from .states import TASK
+
+
+class TaskLoop(Loop):
+    """See the module, and :class:`zibai.engine.backends.TaskTurns`."""
+
+    def suspend(self, stream: RunnersSide) -> None:
+        stream.connection.state = TASK
+        self._running += 1
+        self._table.settle(stream.connection, self._now)
+
+    def conclude(self, stream: RunnersSide) -> None:
+        self._running -= 1
+        if self.finished:
+            stream.connection.close()  # the table has let go of it
+            return
+        self._now = time.monotonic()
+        stream.connection.pause = 0
+        self.finish(stream)
+
+    def settle(self, connection: Connection) -> None:
+        self._table.settle(connection, self._now)
+        self._backend.wake()

@@ -1,0 +1,69 @@
+"""A connection as tasks have it: the stream that the loop tells what its client does.
+
+Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
+"""
+
+from typing import TYPE_CHECKING
+
+from .connection import Connection
+from .context import RECEIVE
+from .states import HELD
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from .async_stream import AsyncStream
+
+
+class TaskStream(Stream):
+    """A connection, from its first request to its last, as the tasks have it: a stream of which nothing blocks.
+
+    ``running`` is the exchange of the request at hand, which the loop tells what its client does.
+    """
+
+    __slots__ = ("running",)
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.running: AsyncStream | None = None
+
+    def begin(self, now: float) -> None:
+        """A request begins; ``now`` is by :func:`zibai.clock.clock`."""
+        self.connection.body = None  # the task reads it
+        self.started, self.status, self.sent = now, 499, 0
+        if self._left:
+            self._left -= 1
+            if not self._left:
+                self.sender.closing = True
+
+    def receive(self, data: bytes) -> None:
+        """Keep what has come, of the body or of the next request, until the task or the next turn uses it."""
+        connection = self.connection
+        connection.codec.feed(data)
+        connection.alone = False
+        if connection.codec.size >= RECEIVE:
+            connection.pause = HELD
+        if self.running is not None:
+            self.running.fed()
+
+    def end(self, *, reset: bool) -> None:
+        """The client has ended its side, or reset the connection. In the first case it may still read."""
+        if reset:
+            self.sender.closing = self.sender.broken = True
+            self.sender.forget()
+        self.connection.pause = HELD  # a poller would report the end again and again
+        self.has_ended()
+
+    def has_ended(self) -> None:
+        """The client has ended its side, or the connection is broken."""
+        if self.running is not None:
+            self.running.has_ended()
+
+    def written(self) -> None:
+        """The client has taken something, or the connection is broken."""
+        if self.running is not None:
+            self.running.written()
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed: of the body, or of the response."""
+        if self.running is not None:
+            self.running.expire(now)

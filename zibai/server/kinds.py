@@ -1,0 +1,67 @@
+"""What the kinds of applications need: which backend runs them, and which gateway calls them.
+
+A server of WSGI applications on threads has neither gevent nor asyncio in memory, so each is imported where it is used.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ..config.options import Options
+from ..engine.backends import Backend
+from ..engine.loop import Loop
+from ..errors import UsageError
+from ..gateway.interface import single
+from ..telemetry.scoreboard import Row
+
+if TYPE_CHECKING:
+    from ..engine.backends.tasks import Tasks
+    from ..gateway.asgi import Gateway
+    from ..gateway.lifespan import Lifespan
+
+
+def make_backend(name: str | None, slots: int, row: Row) -> Backend:
+    """The backend of a WSGI application."""
+    if name is None:
+        name = "greenlets" if _is_patched() else "threads"
+    if name == "greenlets":
+        from ..engine.backends.greenlets import Greenlets
+
+        return Greenlets(slots, row)
+    if name == "threads":
+        from ..engine.backends.threads import Threads
+
+        return Threads(slots, row)
+    raise ValueError(f'backend must be "threads" or "greenlets", not {name!r}')
+
+
+def make_asgi_gateway(app: Any, options: Options, mounted: dict[str, str]) -> "tuple[Gateway, Lifespan]":
+    """The gateway of an ASGI application, and its lifespan."""
+    from ..gateway.asgi import Gateway
+    from ..gateway.lifespan import Lifespan
+
+    app = single(app)
+    lifespan = Lifespan(app, options.lifespan)  # type: ignore[arg-type]  # it is one of the choices
+    return Gateway(app, lifespan, **mounted), lifespan
+
+
+def make_tasks(options: Options, row: Row, gateway: Any, lifespan: "Lifespan") -> "Tasks":
+    """The backend of an ASGI application. Raises ``UsageError`` in a process that gevent has patched."""
+    if _is_patched():
+        raise UsageError("gevent has patched this process, in which no event loop can run; write --interface asgi")
+    from ..engine.backends.eventloop import make_event_loop
+    from ..engine.backends.tasks import Tasks
+
+    return Tasks(make_event_loop(options.loop), row, gateway.make, lambda: lifespan.context)
+
+
+def task_loop() -> type[Loop]:
+    """The server loop of tasks."""
+    from ..engine.task_loop import TaskLoop
+
+    return TaskLoop
+
+
+def _is_patched() -> bool:
+    # A program that has patched has imported it, so gevent is asked only where it is in use.
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
