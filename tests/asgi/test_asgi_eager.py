@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.engine.async_stream import frames
 from zibai.engine.backends.eager import _ByHand, _Eager
+from zibai.system.stacks import frames_of_coroutine as frames
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
