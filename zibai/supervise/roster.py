@@ -215,11 +215,11 @@ class Roster:
         self._tell_event(Event(kind, text, self.generation))
 
     def _look_at_restart(self) -> None:
-        """Tell when all wanted workers run the code of this generation."""
+        """Tell when all wanted workers run the code of this generation. An old one that drains may still accept."""
         if self._restart_began is None:
             return
         new = [worker for worker in self.workers if worker.state is READY and worker.generation == self.generation]
-        if len(new) >= self.wanted:
+        if len(new) >= self.wanted and all(worker.generation == self.generation for worker in self.workers):
             duration, self._restart_began = self._clock() - self._restart_began, None
             self._tell("done", f"restart done after {duration:.1f} s: all workers run the new code")
 
