@@ -16,7 +16,7 @@ async def app(scope, receive, send):
             return
         body += message["body"]
         more = message["more_body"]
-    path = unquote_to_bytes(scope["raw_path"]).decode("latin-1")
+    path = unquote_to_bytes(scope["raw_path"]).decode("latin-1").removeprefix("*")
     query = scope["query_string"].decode("latin-1")
     if path == "/wire-seen":
         answer, seen[:] = json.dumps(seen), []

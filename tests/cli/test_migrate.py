@@ -129,7 +129,8 @@ def test_a_configuration_of_gunicorn(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         (
             "granian --interface wsgi --workers-max-rss 512 --http1-header-read-timeout 5000 --ssl-client-verify m:a",
-            {"app": "m:a", "max_worker_memory": 512 * 2**20, "header_timeout": 5.0, "cert_reqs": "required"},
+            {"app": "m:a", "max_worker_memory": 512 * 2**20, "header_timeout": 5.0, "cert_reqs": "required"}
+            | {"interface": "wsgi"},
             [],
         ),
         (

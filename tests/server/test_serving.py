@@ -61,11 +61,20 @@ def test_what_is_wrong_is_raised_before_the_block(options: dict[str, Any], error
         pytest.fail("not reached")
 
 
-def test_what_is_no_wsgi_application() -> None:
-    async def api(scope: object, receive: object, send: object) -> None: ...
+def test_what_is_no_application() -> None:
+    def view(request: object) -> None: ...
 
-    with pytest.raises(UsageError, match=r"is an ASGI application, and only WSGI is served yet"), zibai.serving(api):  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="takes request, and a WSGI application takes"), zibai.serving(view):  # type: ignore[arg-type]
         pytest.fail("not reached")
+
+
+def test_an_asgi_application() -> None:
+    async def api(scope: dict[str, object], receive: object, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": str(scope["path"]).encode()})
+
+    with zibai.serving(api, lifespan="off") as url, urlopen(f"{url}/x") as response:  # type: ignore[arg-type]
+        assert response.read() == b"/x"
 
 
 def test_tls(credentials: Credentials) -> None:

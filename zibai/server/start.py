@@ -21,6 +21,7 @@ from ..supervise import mainloop
 from ..supervise.prompt import Prompt
 from ..supervise.starting import start_helper
 from ..system import daemon, home, lastword, pidfile, standard
+from ..system.privileges import Identity
 from ..system.signals import hear_of_children, signals_held_back
 from ..system.usage import NO_LIMITS, Usage, usage
 from ..telemetry import logfile
@@ -135,9 +136,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
         names = around.names(options, listeners.sockets)
         _announce(options, listeners, names)
-        # What root makes must not be led elsewhere. The user makes it then.
-        paths = [path for path in (options.pid_file, options.control) if path is not None]
-        of_user = [path for path in paths if identity is not None and identity.may_redirect(path)]
+        of_user = _made_by_user(options, identity)
         if options.app and not environment.guest:
             logger.info("%s", _story(options, processes))
         if options.pid_file is not None and options.pid_file not in of_user:
@@ -163,6 +162,12 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             serve_alone(prepared, exits)
         else:
             serve_as_parent(prepared, processes, limits, signals, prompt, exits)
+
+
+def _made_by_user(options: Options, identity: Identity | None) -> list[str]:
+    """The files that root must not make, because the user that serves could lead it elsewhere."""
+    paths = [path for path in (options.pid_file, options.control) if path is not None]
+    return [path for path in paths if identity is not None and identity.may_redirect(path)]
 
 
 def _limits(options: Options) -> Usage:
