@@ -172,10 +172,7 @@ class Server:
             https = self._prepare_tls(engine)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
-            if self._hooks.before_serve is not None and self._lifespan is not None:
-                self._lifespan.context.run(self._hooks.before_serve)  # requests begin with a copy of that
-            elif self._hooks.before_serve is not None:
-                self._hooks.before_serve()
+            self._call_before_serve()
             listeners = [Listener(sock) for sock in self._sockets]
         except BaseException:
             self._stop(engine)  # it holds descriptors
@@ -213,6 +210,13 @@ class Server:
             for listener in listeners:
                 listener.close()  # the loop has done it, unless it is the loop that is broken
             _call_hook("before_died", self._hooks.before_died)
+
+    def _call_before_serve(self) -> None:
+        hook = self._hooks.before_serve
+        if hook is not None and self._lifespan is not None:
+            self._lifespan.context.run(hook)  # requests begin with a copy of that
+        elif hook is not None:
+            hook()
 
     def _make_engine(self) -> Any:
         if self._lifespan is None:
