@@ -1,0 +1,107 @@
+"""ASGI by the command: which interface, restarts, broken deploys, the end."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+from load import Load
+from support import APPS, Client, Server, get, run, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+has_hup = pytest.mark.skipif(sys.platform == "win32", reason="SIGHUP")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A directory with the application, at version 1."""
+    shutil.copy(APPS / "versioned_asgi.py", tmp_path)
+    deploy(tmp_path, "1")
+    return tmp_path
+
+
+def deploy(site: Path, version: str) -> None:
+    (site / "version.txt").write_text(version, encoding="ascii")
+
+
+@pytest.mark.daily("-p 1")
+@pytest.mark.parametrize("flags", ["-p 0", "-p 1", "-p 1 --preload"])
+def test_the_interface_is_found_out_although_gevent_may_be_installed(site: Path, flags: str) -> None:
+    if "--preload" in flags and sys.platform == "win32":
+        pytest.skip("Windows cannot fork")
+    with Server("versioned_asgi:app", *flags.split(), cwd=site) as server:
+        server.wait_for_log("worker ready: tasks")
+        assert get(server.port).body == b"1"
+        assert server.stop() == 0
+    assert "Traceback" not in "\n".join(server.log)
+
+
+def test_gevent_that_has_patched_already_is_told_with_what_to_type(tmp_path: Path) -> None:
+    if find_spec("gevent") is None:
+        pytest.skip("gevent is not installed")
+    shutil.copy(APPS / "versioned_asgi.py", tmp_path)
+    deploy(tmp_path, "1")
+    (tmp_path / "elsewhere.py").write_text("from versioned_asgi import app\n", encoding="ascii")
+    done = run("elsewhere:app", "--listen", "127.0.0.1:0", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "is an ASGI application, and gevent, which is installed, has patched this process" in done.stderr
+    assert "--interface asgi" in done.stderr
+    with Server("elsewhere:app", "--interface", "asgi", cwd=tmp_path) as server:
+        assert get(server.port).body == b"1"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_signals_are_heard_whatever_the_event_loop(site: Path, loop: str) -> None:
+    if loop == "uvloop" and find_spec("uvloop") is None:
+        pytest.skip("uvloop is not installed")
+    with Server("versioned_asgi:app", "--loop", loop, "--interface", "asgi", cwd=site) as server:
+        assert get(server.port).body == b"1"
+        assert server.stop() == 0
+
+
+@has_hup
+def test_restarts_under_load_lose_nothing(site: Path) -> None:
+    flags = ("--no-access-log", "-p", "2", "--interface", "asgi")
+    with Server("versioned_asgi:app", *flags, cwd=site) as server, Load(server.port) as load:
+        load.wait_for(500)
+        for version in range(2):
+            old = set(server.children())
+            deploy(site, f"new {version}")
+            server.signal(signal.SIGHUP)
+            wait_for(lambda old=old: len(now := set(server.children())) == 2 and not now & old)
+            load.wait_for(500)
+    assert load.lost == []
+    assert {b"1", b"new 0", b"new 1"} <= load.bodies
+
+
+@has_hup
+@pytest.mark.parametrize(
+    ("version", "why"), [("broken", "this version does not start"), ("refused", "there is no database")]
+)
+def test_a_version_that_does_not_start_changes_nothing(site: Path, version: str, why: str) -> None:
+    with Server("versioned_asgi:app", "-p", "1", "--interface", "asgi", cwd=site) as server:
+        with Client(server.port) as kept:
+            assert kept.get().body == b"1"
+            deploy(site, version)
+            server.signal(signal.SIGHUP)
+            server.wait_for_log("restart aborted")
+            server.wait_for_log(why)
+            assert kept.get().body == b"1"
+        deploy(site, "mended")
+        server.signal(signal.SIGHUP)
+        wait_for(lambda: get(server.port).body == b"mended")
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_an_application_that_refuses_to_start_ends_the_server(site: Path, processes: str) -> None:
+    deploy(site, "refused")
+    done = run("versioned_asgi:app", "--listen", "127.0.0.1:0", "-p", processes, "--interface", "asgi", cwd=site)
+    assert done.returncode == 3
+    assert "there is no database" in done.stderr
