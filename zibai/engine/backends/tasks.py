@@ -89,7 +89,8 @@ class Tasks:
         self._free = row.slots[:0:-1]
         self._exchanges: dict[AsyncStream, asyncio.Task[None]] = {}  # those of suspended requests
         self._tasks: set[asyncio.Task[None]] = set()  # every task that has not ended: the event loop keeps none
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = 0.0
         self._watch = Watch("the event loop", self._ask, lambda: bool(self._tasks))
         self._turn_is_due = False
         self._finished: asyncio.Future[None] | None = None
@@ -251,12 +252,17 @@ class Tasks:
         """Turn again in ``timeout`` seconds. A timer that fires earlier may stay; it costs one idle turn."""
         if timeout is None:
             return
-        timer, due = self._timer, self.event_loop.time() + timeout
-        if timer is not None and not timer.cancelled() and self.event_loop.time() < timer.when() <= due:
+        if timeout <= 0:
+            self._turn_soon()
             return
-        if timer is not None:
-            timer.cancel()
-        self._timer = self.event_loop.call_at(due, self._turn, context=self._context)
+        now = self.event_loop.time()
+        if now < self._timer_due <= now + timeout:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        # What uvloop returns for a moment that is near has no when().
+        self._timer_due = now + timeout
+        self._timer = self.event_loop.call_at(self._timer_due, self._turn, context=self._context)
 
     def _run(self, stream: Stream) -> None:
         """The first step of a request."""
