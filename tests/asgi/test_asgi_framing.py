@@ -573,6 +573,14 @@ def test_trailers(said: Said, asked: bool) -> None:
     assert data.endswith(b"\r\n4\r\nfine\r\n0\r\nx-sum: 1\r\ny: 2\r\n\r\n" if asked else b"\r\n4\r\nfine\r\n0\r\n\r\n")
 
 
+def test_a_file_behind_the_last_piece(said: Said, file: Path) -> None:
+    said.messages = [start(trailers=True), body(), {"type": "http.response.pathsend", "path": str(file)}]
+    with asgi(said) as server, Client(server.port) as client:
+        client.send(request())
+        assert client.read().status == 500  # nothing was on the wire
+    assert isinstance(said.failures[0], RuntimeError)
+
+
 def test_trailers_of_a_client_of_http10(said: Said) -> None:
     said.messages = [start(trailers=True), body(), TRAILERS]
     with asgi(said) as server, Client(server.port) as client:
