@@ -167,10 +167,9 @@ class Server:
             https = self._prepare_tls(engine)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
-            if self._hooks.before_serve is not None and self._lifespan is not None:
-                self._lifespan.context.run(self._hooks.before_serve)  # requests begin with a copy of that
-            elif self._hooks.before_serve is not None:
-                self._hooks.before_serve()
+            if (hook := self._hooks.before_serve) is not None:
+                # The requests of an ASGI application begin with a copy of the context of its start.
+                _ = hook() if self._lifespan is None else self._lifespan.context.run(hook)
             listeners = [Listener(sock) for sock in self._sockets]
         except BaseException:
             self._stop(engine)  # it holds descriptors
