@@ -327,11 +327,12 @@ def test_a_cancelled_send_leaves_the_response_whole() -> None:
 def test_a_disconnect_that_is_there_is_told_without_a_pause() -> None:
     """Trap 10: anycorn#77: a queued disconnect came a checkpoint too late."""
     found: list[Any] = []
-    over = threading.Event()
+    told, over = threading.Event(), threading.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        await receive()
+        await until(told)
+        await asyncio.sleep(0.1)  # the end has come, and no receive has asked for it
         coroutine = receive()
         try:
             coroutine.send(None)
@@ -342,6 +343,7 @@ def test_a_disconnect_that_is_there_is_told_without_a_pause() -> None:
     with asgi(app) as server, Client(server.port) as client:
         client.send(request())
         half_close(client)
+        told.set()
         assert over.wait(DEADLINE)
         drop(client)
     assert found == [{"type": "http.disconnect"}]

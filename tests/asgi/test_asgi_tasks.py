@@ -208,7 +208,7 @@ def test_two_servers_in_two_threads() -> None:
     assert len(set(loops)) == 2
 
 
-@pytest.mark.daily("plain")
+@pytest.mark.daily("pause")
 @pytest.mark.parametrize("kind", ["plain", "pause", "body"])
 def test_ten_thousand_requests_leave_nothing(kind: str) -> None:
     """Trap 33: nggit in uvicorn#2799: a task that is done before it is in the set stays for ever."""

@@ -204,6 +204,8 @@ class Responding(AsyncStream):
     def _send_file(self, file: File, more: bool = False) -> None:
         """Send a file without reading it here. It is the loop that sends what the client does not take at once."""
         try:
+            if self._given:
+                raise RuntimeError("a file was sent after the last piece of the body")
             promised = None if self.head is None else self.head.length
             reply = self.reply or self._begin(None if more else file.left)
             count = file.left if reply.left is None else min(file.left, reply.left)

@@ -275,7 +275,12 @@ class Tasks:
         exchange = stream.running = self._make(stream, self)
         slot = self._idle
         slot.begin(exchange.request.summary, now)
-        task = self._start(exchange.run())
+        try:
+            task = self._start(exchange.run())
+        except BaseException:  # KeyboardInterrupt, which ends the server; the connection is cut
+            stream.running = None
+            self.loop.finish(stream)
+            raise
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._ended)
@@ -297,7 +302,8 @@ class Tasks:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, KeyboardInterrupt):
             error_logger.error("a task of the server has failed", exc_info=error)
 
     def release(self, exchange: AsyncStream) -> None:
