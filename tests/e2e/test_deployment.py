@@ -44,6 +44,7 @@ OF_OTHERS = {
         "--json",
         "--explain",
         "--strict",
+        "--wait",
     ),  # of zibai as well, but no options of the server
     *("--list", "--quick", "--readme", "--collect-only", "--workloads"),  # of the benchmark, of pytest
     *("--cacert", "--proxy-header"),  # of curl, of gcloud

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from socket import socket
 
@@ -26,6 +27,7 @@ from ..system.signals import hear_of_children, signals_held_back
 from ..system.usage import NO_LIMITS, Usage, usage
 from ..telemetry import logfile
 from ..telemetry import setup as logs
+from ..telemetry.scoreboard import Scoreboard
 from ..tls.devcert import certified
 from ..version import __version__
 from . import environment as around
@@ -141,18 +143,17 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             logger.info("%s", _story(options, processes))
         if options.pid_file is not None and options.pid_file not in of_user:
             stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
-        endpoint = "" if environment.guest else address_for(options.control)
-        scoreboard = around.scoreboard(options, processes, names, predecessor.pid if predecessor else 0, endpoint)
+        open_board = partial(_open_board, stack, options, environment, processes, names)
         # Only root may be able to make the file of --control. By default it is in a directory of the serving user.
         early = options.control is not None and options.control not in of_user
-        board = stack.enter_context(scoreboard) if early else None
+        board, endpoint = open_board() if early else (None, "")
         if identity is not None:
             around.become(identity, options, [*listeners.sockets, *listeners.health], board)
             around.check_tls(options, listeners.sockets)  # once more: root may read what this user may not
         if options.pid_file in of_user:
             stack.enter_context(pidfile.held(options.pid_file, environment.parent))
         if not early:
-            board = stack.enter_context(scoreboard)
+            board, endpoint = open_board()
         if options.daemon and options.log_file is not None:
             if processes:
                 start_helper()  # before, or it would keep the log file open for as long as the server runs
@@ -162,6 +163,15 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             serve_alone(prepared, exits)
         else:
             serve_as_parent(prepared, processes, limits, signals, prompt, exits)
+
+
+def _open_board(
+    stack: ExitStack, options: Options, environment: Environment, processes: int, names: list[str]
+) -> tuple[Scoreboard | None, str]:
+    """The scoreboard, and the address of the control channel beside it."""
+    endpoint = "" if environment.guest else address_for(options.control)
+    predecessor = environment.predecessor.pid if environment.predecessor else 0
+    return stack.enter_context(around.scoreboard(options, processes, names, predecessor, endpoint)), endpoint
 
 
 def _made_by_user(options: Options, identity: Identity | None) -> list[str]:
