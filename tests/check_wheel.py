@@ -16,7 +16,20 @@ from urllib.request import urlopen
 import zibai
 from zibai.errors import MissingExtra
 
-OPTIONAL = {"gevent", "rich", "selenium", "setproctitle", "trustme", "uvloop", "watchfiles"}
+OPTIONAL = {
+    *(
+        "dotenv",
+        "gevent",
+        "prometheus_client",
+        "pytest",
+        "rich",
+        "selenium",
+        "setproctitle",
+        "trustme",
+        "uvloop",
+        "watchfiles",
+    )
+}
 
 
 def check_imports() -> None:
