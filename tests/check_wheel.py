@@ -17,18 +17,16 @@ import zibai
 from zibai.errors import MissingExtra
 
 OPTIONAL = {
-    *(
-        "dotenv",
-        "gevent",
-        "prometheus_client",
-        "pytest",
-        "rich",
-        "selenium",
-        "setproctitle",
-        "trustme",
-        "uvloop",
-        "watchfiles",
-    )
+    "dotenv",
+    "gevent",
+    "prometheus_client",
+    "pytest",
+    "rich",
+    "selenium",
+    "setproctitle",
+    "trustme",
+    "uvloop",
+    "watchfiles",
 }
 
 
