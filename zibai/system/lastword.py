@@ -38,21 +38,36 @@ exit_code = 0
 """The exit code of the process. The code that notices a failure sets it."""
 
 _deadline = inf
+_before: Callable[[], object] | None = None  # what the thread calls at the deadline
+_bell: Any = None  # a lock that is released to wake the thread for an earlier deadline; None without a thread
 _silent_file: Any = None  # faulthandler needs its file for as long as it waits
 
 
-def arm(seconds: float, before: Callable[[], object] = lambda: None) -> None:
+def arm(seconds: float, before: Callable[[], object] | None = None) -> None:
     """End the process in so many seconds, after a call of ``before``, unless it ends by itself.
 
     A later call can only bring the end closer. Any thread; also a handler of a signal, so nothing here takes a lock.
     """
-    global _deadline
+    global _deadline, _before, _bell
     until = clock() + seconds
     if until >= _deadline:
         return
-    _deadline = until
-    start_thread(lambda: _end(seconds, before))
+    _deadline, _before = until, before
+    if _bell is None:
+        # Both threads begin now: Python 3.12 starts none any more while the interpreter waits for threads to end.
+        _bell, ask, told = (_taken_lock() for _ in range(3))
+        start_thread(lambda: _tell(ask, told))
+        start_thread(lambda: _end(_bell, ask, told))
+    else:
+        with suppress(RuntimeError):  # it is awake already
+            _bell.release()
     _arm_faulthandler(seconds + BEYOND)
+
+
+def _taken_lock() -> Any:
+    lock = original("_thread", "allocate_lock")()
+    lock.acquire()
+    return lock
 
 
 def is_armed() -> bool:
@@ -85,22 +100,23 @@ def start_thread(function: Callable[[], object]) -> None:
         original("_thread", "start_new_thread")(function, ())
 
 
-def _end(seconds: float, before: Callable[[], object]) -> None:
-    original("time", "sleep")(seconds)
-    before()
-    told = original("_thread", "allocate_lock")()
-    told.acquire()
-    start_thread(lambda: _tell(told.release))
+def _end(bell: Any, ask: Any, told: Any) -> None:
+    while (left := _deadline - clock()) > 0:
+        bell.acquire(timeout=left)
+    if _before is not None:
+        _before()
+    ask.release()
     told.acquire(timeout=BEYOND / 2)  # descriptor 2 may be a pipe that is not read
     os._exit(exit_code)
 
 
-def _tell(done: Callable[[], None]) -> None:
-    """Write what still runs: without ``logging``, whose locks may be held."""
+def _tell(ask: Any, told: Any) -> None:
+    """Write what still runs, when asked: without ``logging``, whose locks may be held."""
+    ask.acquire()
     text = f"zibai: process {os.getpid()} has not ended in time and ends now; it was here:\n{_stacks()}\n"
     with suppress(OSError):
         original("os", "write")(2, text.encode("utf-8", "backslashreplace"))
-    done()
+    told.release()
 
 
 def _stacks() -> str:
