@@ -37,6 +37,7 @@ def test_the_interface_is_found_out_although_gevent_may_be_installed(site: Path,
     if "--preload" in flags and sys.platform == "win32":
         pytest.skip("Windows cannot fork")
     with Server("versioned_asgi:app", *flags.split(), cwd=site) as server:
+        server.wait_for_log("1,000 tasks")
         server.wait_for_log("worker ready: tasks")
         assert get(server.port).body == b"1"
         assert server.stop() == 0

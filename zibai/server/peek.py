@@ -38,7 +38,7 @@ def is_asgi(options: Options) -> bool:
     """Whether ``options`` name an ASGI application, as far as it can be told before gevent patches."""
     if options.interface != "auto":
         return options.interface == "asgi"
-    if not _is_installed("gevent") or not _SIGNS.search(_source(options)):
+    if not _is_installed("gevent") or not looks_like_asgi(options):
         return False
     arguments = [options.app, options.app_dir or "", options.env_file or "", "call" if options.call else ""]
     try:
@@ -53,6 +53,11 @@ def is_asgi(options: Options) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False  # the import that counts tells what is wrong
     return done.stdout.rstrip().endswith(b"zibai: asgi")
+
+
+def looks_like_asgi(options: Options) -> bool:
+    """Whether ``options`` name an ASGI application by the look of its source, which may be wrong."""
+    return options.interface == "asgi" or (options.interface == "auto" and bool(_SIGNS.search(_source(options))))
 
 
 def _is_installed(package: str) -> bool:

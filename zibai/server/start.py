@@ -13,7 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from socket import socket
 
-from ..config.options import Options, declared
+from ..config.options import Options, declared, runners
 from ..errors import LoadError, UsageError, ZibaiError, format_exception
 from ..gateway.wsgi import Application
 from ..logger import logger
@@ -31,7 +31,7 @@ from ..telemetry.scoreboard import Scoreboard
 from ..tls.devcert import certified
 from ..version import __version__
 from . import environment as around
-from . import guard
+from . import guard, peek
 from .endpoint import address_for
 from .environment import Environment, Prepared
 from .listeners import Listeners
@@ -201,11 +201,13 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
 
 def _story(options: Options, processes: int) -> str:
     """What is about to be served, by how many of what, and how it is ended."""
-    greenlets = not options.no_gevent and find_spec("gevent") is not None
-    runners = f"{options.max_workers} {'greenlet' if greenlets else 'thread'}{'' if options.max_workers == 1 else 's'}"
-    workers = (
-        f"{processes} worker{'' if processes == 1 else 's'} of {runners}" if processes else f"{runners}, one process"
-    )
+    if peek.looks_like_asgi(options):
+        number, kind = runners(options, "asgi"), "task"
+    else:
+        number = options.max_workers
+        kind = "greenlet" if not options.no_gevent and find_spec("gevent") is not None else "thread"
+    many = f"{number:,} {kind}{'' if number == 1 else 's'}"
+    workers = f"{processes} worker{'' if processes == 1 else 's'} of {many}" if processes else f"{many}, one process"
     python = ".".join(map(str, sys.version_info[:3]))
     how = "zibai stop or Ctrl-Break" if sys.platform == "win32" else "zibai stop or SIGTERM"
     if sys.stderr is not None and sys.stderr.isatty() and not options.daemon:

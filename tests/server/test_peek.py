@@ -1,0 +1,53 @@
+"""Whether an application is ASGI, by the look of its source and by a process that imports it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zibai.config.options import Options
+from zibai.server import peek
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("source", "looks"),
+    [
+        ("from fastapi import FastAPI\napp = FastAPI()", True),
+        ("from django.core.asgi import get_asgi_application\napp = get_asgi_application()", True),
+        ("async def app(scope, receive, send): ...", True),
+        ("class App:\n    async def __call__(self, *given): ...", True),
+        ("from flask import Flask\napp = Flask(__name__)", False),
+        ("async def view(request): ...\ndef app(environ, start_response): ...", False),
+    ],
+)
+def test_the_source_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, looks: bool) -> None:
+    (tmp_path / "site_.py").write_text(source, encoding="ascii")
+    monkeypatch.chdir(tmp_path)
+    assert peek.looks_like_asgi(Options("site_:app")) is looks
+    assert not peek.looks_like_asgi(Options("site_:app", interface="wsgi"))
+    assert peek.looks_like_asgi(Options("site_:app", interface="asgi"))
+
+
+def test_what_cannot_be_found_looks_like_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not peek.looks_like_asgi(Options("nowhere.at_all:app"))
+
+
+@pytest.mark.skipif(find_spec("gevent") is None, reason="nothing would patch")
+@pytest.mark.parametrize(
+    ("source", "is_asgi"),
+    [
+        ("print('noise')\nasync def app(scope, receive, send): ...", True),
+        ("import asgi_of_others_is_not_there\ndef app(environ, start_response): ...", False),
+        ("# not asgi\ndef app(environ, start_response): ...", False),
+    ],
+)
+def test_another_process_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, is_asgi: bool) -> None:
+    (tmp_path / "site_.py").write_text(source, encoding="ascii")
+    monkeypatch.chdir(tmp_path)
+    assert peek.is_asgi(Options("site_:app")) is is_asgi
