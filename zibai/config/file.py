@@ -62,7 +62,7 @@ def _find(becomes: bool) -> File | None:
             continue  # also one that is no TOML: this is the file of other tools
         file = _parse(name, data)
         if file is not None:
-            # Root follows options such as --pid-file before it becomes the user to whom this file may belong.
+            # Root follows options such as --pid-file before it becomes the user. This file may belong to that user.
             if becomes and status.st_uid != 0 and getattr(os, "geteuid", lambda: 1)() == 0:
                 raise UsageError(
                     f"{name} does not belong to root, which starts this server; name it by --config to trust it"

@@ -181,7 +181,7 @@ def table() -> tuple[Foreign, ...]:
 
 
 def translation(flag: str) -> str:
-    """One line for a person who has written ``flag``; empty if no server that is known has it."""
+    """One line that explains ``flag``, a flag of another server; empty if none of the known servers has it."""
     found = [row for row in table() if flag in row.flags]
     if not found:
         return ""

@@ -246,7 +246,7 @@ class AsyncStream:
 
     def fed(self) -> None:
         """Bytes have come."""
-        self._wake_readers()
+        _wake(self._more)
         if self.connection.pause is HELD:
             self._look_soon()
 
@@ -300,7 +300,7 @@ class AsyncStream:
             self.refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, "it comes too slowly, or not")
             self.sender.closing = True
             self._due = inf
-            self._wake_readers()
+            _wake(self._more)
             connection.deadline = self._send_due()
         elif self.sender.out and self.sender.is_expired(now):
             connection.deadline = inf
@@ -308,9 +308,6 @@ class AsyncStream:
             self.has_ended()
         else:
             connection.deadline = min(self._send_due(), self._due)
-
-    def _wake_readers(self) -> None:
-        _wake(self._more)
 
 
 def _wake(waiters: "list[asyncio.Future[None]] | tuple[()]") -> None:

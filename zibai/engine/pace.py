@@ -25,8 +25,8 @@ class Pace:
     """How fast a client takes what waits for it, from the moment when something waits.
 
     The kernel takes bytes in lumps, up to some MiB at a time. So at the ``deadline`` (by the loop's clock) it is asked
-    what the client has really taken meanwhile. A :class:`~zibai.engine.sending.Sender` makes one, and whoever has its
-    lock uses it.
+    what the client has really taken meanwhile. A :class:`~zibai.engine.sending.Sender` makes one; the side that holds
+    the lock of the sender uses it.
     """
 
     __slots__ = ("_backlog", "_given", "_rate", "_seen", "_since", "_sock", "_timeout", "deadline")

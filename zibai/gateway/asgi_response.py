@@ -101,7 +101,7 @@ class Responding(AsyncStream):
         try:
             self.stream.send(start + head_end() + data)
         except Gone:
-            pass
+            pass  # the client has left, which the log and the next message tell
         self._over()
         return True
 
@@ -176,7 +176,7 @@ class Responding(AsyncStream):
         try:
             self.push(held[0] if len(held) == 1 else b"".join(held))
         except Gone:
-            pass
+            pass  # the client has left, which the log and the next message tell
 
     def _send_extension(self, kind: str, message: Message) -> None:
         if kind == "http.response.early_hint":
@@ -199,7 +199,7 @@ class Responding(AsyncStream):
         try:
             self.push(data)
         except Gone:
-            pass
+            pass  # the client has left, which the log and the next message tell
 
     def _send_file(self, file: File, more: bool = False) -> None:
         """Send a file without reading it here. It is the loop that sends what the client does not take at once."""

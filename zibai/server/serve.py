@@ -53,7 +53,7 @@ def serve(
 ) -> None:
     """Serve ``app`` until ``graceful_exit`` is set and every request in flight has its response.
 
-    :param app: a WSGI application (PEP 3333).
+    :param app: a WSGI application (PEP 3333), or an ASGI application, whose event loop runs in the calling thread.
     :param bind_socket: a bound socket, see :func:`~zibai.create_bind_socket`; or several as ``bind_sockets``.
         They are taken over: made to listen, and closed when the end begins.
     :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched.
@@ -67,8 +67,8 @@ def serve(
         stands, too.
     :raises ValueError: without a socket, or for a backend that there is not.
     :raises TypeError: for an option that there is not, or that is not the server's.
-    :raises UsageError: for an option that makes no sense, a certificate that cannot be used, or what is no WSGI
-        application, such as an ASGI application.
+    :raises UsageError: for an option that makes no sense, a certificate that cannot be used, or an
+        object that is neither a WSGI nor an ASGI application, such as a factory.
     :raises BindError: if a socket cannot listen.
     :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent cannot be imported.
     """
