@@ -110,7 +110,7 @@ def _read_call(text: str, spec: str) -> tuple[str, list[Any], dict[str, Any]]:
             keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
             return ast.unparse(call.func), args, keywords
     except (SyntaxError, ValueError):
-        pass
+        pass  # not Python, or an argument that is no plain value: the error below is for both
     raise LoadError(f"{spec!r} is no call with plain values, as in 'example:create_app(\"production\", debug=False)'")
 
 

@@ -20,7 +20,6 @@ from . import wsgi
 from .asgi_http import HttpExchange
 from .asgi_response import Responding
 from .lifespan import Application, Lifespan
-from .shortcut import _SENT as SENT
 
 _MAX_LINES = 1024
 """Lines of heads whose name and value a gateway keeps."""
@@ -124,7 +123,7 @@ class Gateway(wsgi.Gateway):
         stream.status = 499 if head is None or not exchange.on_wire else head.code
         failed = error is not None or stream.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
-        stream.sent = exchange.size if reply is SENT else 0 if reply is None else reply.given
+        stream.sent = exchange.sent or (0 if reply is None else reply.given)
         if not logger.isEnabledFor(level):
             return
         log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error)

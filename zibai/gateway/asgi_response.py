@@ -18,8 +18,8 @@ from ..logger import error_logger
 from ..protocol.http1.raw_response import prepare_raw, trailer_lines
 from ..protocol.http1.response import ResponseHead, interim
 from .given_file import duplicate, open_path
-from .reply import JOIN, Reply, instead
-from .shortcut import _SENT as SENT
+from .reply import Reply, instead
+from .shortcut import send_at_once
 
 if TYPE_CHECKING:
     from .asgi import Gateway
@@ -36,7 +36,7 @@ class Responding(AsyncStream):
     _gateway: "Gateway"
     head: ResponseHead | None = None
     reply: Reply | None = None
-    size = 0  # bytes of the body of a response of one piece
+    sent = 0  # bytes of the body of a response that took the short cut
     complete = False  # whether the last byte of the response was given to the stream
     on_wire = False  # whether the first one was
     error: BaseException | None = None  # what the application raised
@@ -73,35 +73,15 @@ class Responding(AsyncStream):
             self._end_body()
 
     def _send_at_once(self, data: bytes) -> bool:
-        """Short cut for a response of one piece, by one send; returns whether it was sent.
-
-        It does what the rest of :meth:`_send_body` does with such a response, in a third of the time.
-        """
-        head, sender, size = self.head, self.sender, len(data)
-        if (
-            head is None
-            or not head.plain
-            or self._held
-            or self._trailers is not None
-            or size >= JOIN
-            or not self.request.plain
-            or sender.closing
-            or self.stream.service.draining
-        ):
+        """Short cut for a response of one piece, which all gateways share; returns whether it was sent."""
+        if self._held or self._trailers is not None:
             return False
-        if head.length == size:
-            start = head.data
-        elif head.length is None:
-            start = b"%bContent-Length: %d\r\n" % (head.data, size)
-        else:
-            return False
-        self.reply = SENT
-        self.complete = self.on_wire = True
-        self.size = size
         try:
-            self.stream.send(start + head_end() + data)
+            if not send_at_once(self, self.stream, self.request, [data]):
+                return False
         except Gone:
             pass  # the client has left, which the log and the next message tell
+        self.complete = self.on_wire = True
         self._over()
         return True
 
