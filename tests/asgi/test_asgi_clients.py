@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import END, START, asgi, errors, half_close, hello, read_body, request, reset, respond, tracebacks, until
 
+from zibai.net.kernel import AT_ONCE
+
 from support import DEADLINE, Client
 
 if TYPE_CHECKING:
@@ -164,6 +166,9 @@ def test_a_half_closed_client_gets_its_response(how: str) -> None:
     go = threading.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/hello":
+            await respond(send)
+            return
         if how == "reads the body":
             assert await read_body(receive) == b"abc"
         await until(go)
@@ -172,7 +177,7 @@ def test_a_half_closed_client_gets_its_response(how: str) -> None:
     with asgi(app) as server, Client(server.port) as client:
         client.send(request("/", "Content-Length: 3", method="POST", body=b"abc"))
         half_close(client)
-        time.sleep(0.05)  # the end should reach the server before the response
+        hello(server)  # the loop has looked at its connections since the end came
         go.set()
         assert client.read().body == b"late"
         assert client.rest() == b""
@@ -193,11 +198,12 @@ def test_pipelined_requests_of_a_half_closed_client_are_all_run() -> None:
 def test_a_half_closed_long_poll_costs_nothing() -> None:
     """Trap 5: a level-triggered end spins."""
     spent: list[float] = []
+    closed = threading.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await read_body(receive)
         if scope["path"] == "/polled":
-            await asyncio.sleep(0.2)  # until the end has come
+            await until(closed)
             before = time.thread_time()
             await asyncio.sleep(0.5)
             spent.append(time.thread_time() - before)
@@ -206,6 +212,8 @@ def test_a_half_closed_long_poll_costs_nothing() -> None:
     with asgi(app) as server, Client(server.port) as client:
         client.send(request("/polled"))
         half_close(client)
+        hello(server)  # the loop has looked at its connections since the end came
+        closed.set()
         assert client.read().body == b"fine"
     assert spent[0] < 0.1
 
@@ -330,9 +338,11 @@ def test_a_disconnect_that_is_there_is_told_without_a_pause() -> None:
     told, over = threading.Event(), threading.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/hello":
+            await respond(send)
+            return
         await receive()
         await until(told)
-        await asyncio.sleep(0.1)  # the end has come, and no receive has asked for it
         coroutine = receive()
         try:
             coroutine.send(None)
@@ -343,6 +353,7 @@ def test_a_disconnect_that_is_there_is_told_without_a_pause() -> None:
     with asgi(app) as server, Client(server.port) as client:
         client.send(request())
         half_close(client)
+        hello(server)  # the loop has looked at its connections since the end came
         told.set()
         assert over.wait(DEADLINE)
         drop(client)
@@ -417,7 +428,6 @@ def test_a_reset_makes_send_fail() -> None:
         await receive()
         entered.set()
         await until(gone)
-        await asyncio.sleep(0.05)
         with pytest.raises(OSError, match="left"):
             await send(START)
         over.set()
@@ -450,9 +460,8 @@ def test_a_request_whose_client_left_in_the_queue_is_not_run() -> None:
         first.send(request("/first"))
         assert entered.wait(DEADLINE)
         second.send(request("/second"))
-        time.sleep(0.3)  # longer than a client that half-closes at once
         reset(second)
-        time.sleep(0.25)
+        time.sleep(2 * AT_ONCE)  # the server asks only for the client of a request that has waited for AT_ONCE
         go.set()
         assert first.read().status == 200
         assert first.get("/third").status == 200
