@@ -6,12 +6,16 @@ import os
 import re
 import signal
 import sys
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from test_e2e_restart import ready
 
 from support import Client, Server, get, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 parser = pytest.importorskip("prometheus_client.parser")
 
@@ -111,3 +115,39 @@ def test_a_scrape_sees_what_runs_and_what_waits(backend: tuple[str, ...], tmp_pa
             third.close()
         (tmp_path / "here.go").touch()
         assert first.read().status == second.read().status == 200
+
+
+WAITING = """
+import asyncio
+
+go = asyncio.Event()
+
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"] == "/go":
+        go.set()
+    await go.wait()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"fine"})
+"""
+
+
+@pytest.mark.daily
+def test_more_tasks_than_slots_are_counted_by_their_responses(tmp_path: Path) -> None:
+    """Their status and duration were counted when they began, as 499 after no time."""
+    (tmp_path / "waiting.py").write_text(WAITING, encoding="ascii")
+    flags = ("-p", "1", "--interface", "asgi", "--lifespan", "off", "--health-listen", "127.0.0.1:0")
+    with Server("waiting:app", *flags, cwd=tmp_path) as server, ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.port)) for _ in range(30)]
+        for client in clients:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_for(lambda: scrape(server)["zibai_slots{state=busy}"] == 30)
+        found = scrape(server)
+        assert found["zibai_slots{state=free}"] == 970
+        assert found["zibai_request_duration_seconds_count{}"] == 0
+        assert get(server.port, "/go").status == 200
+        assert [client.read().status for client in clients] == [200] * 30
+        wait_for(lambda: scrape(server)["zibai_request_duration_seconds_count{}"] == 31)
+        counted = {name: value for name, value in scrape(server).items() if name.startswith("zibai_requests_total")}
+        assert counted == {"zibai_requests_total{method=read,status=2xx}": 31}

@@ -12,7 +12,7 @@ import yaml
 from zibai.telemetry.board_view import describe
 from zibai.telemetry.counts import BOUNDS
 from zibai.telemetry.metrics import Metrics
-from zibai.telemetry.row import COUNTERS, GAUGES
+from zibai.telemetry.row import COUNTERS, GAUGES, Row
 from zibai.telemetry.scoreboard import Scoreboard
 
 from support import ROOT
@@ -57,6 +57,7 @@ def test_the_sum_of_what_is_counted(board: Scoreboard) -> None:
     first, second = board.row(0), board.row(1)
     for row in first, second:
         row.assign("ready", 1, 0, 1.0)
+        row.offer(2)
         serve(board, row)
         serve(board, row, b"POST /", 503, 7.0)
     serve(board, second, b"PROPFIND /", 799)
@@ -77,8 +78,27 @@ def test_the_sum_of_what_is_counted(board: Scoreboard) -> None:
     assert value(found, "zibai_refusals_total", status="408") == 1
     assert value(found, "zibai_refusals_total", status="other") == 1
     assert value(found, "zibai_response_body_bytes_total") == 77
-    assert value(found, "zibai_slots", state="free") == 4
+    assert value(found, "zibai_slots", state="busy") == 1
+    assert value(found, "zibai_slots", state="free") == 3
     assert value(found, "zibai_backlog_connections", listener="http://a") == 3
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "duration"), [(b"GET /", 200, 0.0), (b"POST /", 503, 7.0), (b"TRACE /", 799, 99.0)]
+)
+def test_a_request_without_a_slot_counts_as_one_with_a_slot(what: bytes, status: int, duration: float) -> None:
+    expected, row = Row.private(2), Row.private(2)
+    expected.slots[1].begin(what, 5.0)
+    expected.slots[1].end(status, 5.0, 5.0 + duration)
+    row.slots[0].begin(b"GET /other", 1.0)  # another request runs in the slot that counts
+    row.slots[0].count(what, status, 5.0, 5.0 + duration)
+    assert row.read().counted == expected.read().counted
+    assert [each.what for each in row.read().running] == ["GET /other"]
+    assert not row.read().finished
+    row.slots[0].end(200, 1.0, 2.0)
+    expected.slots[0].begin(b"GET /other", 1.0)
+    expected.slots[0].end(200, 1.0, 2.0)
+    assert row.read().counted == expected.read().counted
 
 
 @pytest.mark.parametrize("bound", BOUNDS)

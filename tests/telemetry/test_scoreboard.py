@@ -58,7 +58,7 @@ def serve(row: Row, slot: int, what: bytes, began: float, ended: float, status: 
 
 
 def test_an_empty_row_says_nothing() -> None:
-    assert Row.private(2).read() == ("", 0, 0, 0.0, 0.0, 0.0, NOTHING, [], [], Counted(), [0] * len(REFUSALS))
+    assert Row.private(2).read() == ("", 0, 0, 0.0, 0.0, 0.0, NOTHING, [], [], Counted(), [0] * len(REFUSALS), 0)
 
 
 def test_what_the_parent_thinks_of_a_worker() -> None:

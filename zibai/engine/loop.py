@@ -63,6 +63,7 @@ class Loop:
         self._backend = backend
         self.health = health
         self._slots = slots
+        service.row.offer(slots)
         self._running = 0  # connections that were given away
         self._queue = Queue(service)
         self._ready = self._queue.ready

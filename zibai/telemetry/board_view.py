@@ -70,6 +70,7 @@ def _worker(number: int, report: Report, now: float) -> dict[str, Any]:
         "cpu": round(report.cpu if cpu is None else cpu, 3),
         "memory": used.memory,
         "descriptors": used.descriptors,
+        "runners": report.runners,
         **report.counters,
         "running": [
             {**_request(each.what), "phase": each.phase, "seconds": _past(now, each.since)} for each in report.running

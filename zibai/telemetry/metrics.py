@@ -92,14 +92,14 @@ class Metrics:
         )  # fmt: skip
         running = [each["phase"] for worker in workers for each in worker["running"]]
         yield self._family(
-            "gauge", "requests_running", "Requests that have a thread or greenlet, by what they do.",
+            "gauge", "requests_running", "Requests that have a thread, greenlet or task, by what they do.",
             {phase: running.count(phase) for phase in PHASES}, "phase",
         )  # fmt: skip
-        serving = sum(worker["state"] != "starting" for worker in workers)
-        slots = serving * server.get("slots", 0)
+        busy = sum(max(len(worker["running"]), worker["busy"]) for worker in workers)  # tasks may be more than slots
+        runners = sum(worker["runners"] for worker in workers)
         yield self._family(
-            "gauge", "slots", "Threads or greenlets of the workers that serve.",
-            {"busy": len(running), "free": max(0, slots - len(running))}, "state",
+            "gauge", "slots", "Threads, greenlets or tasks of the workers that serve.",
+            {"busy": busy, "free": max(0, runners - busy)}, "state",
         )  # fmt: skip
         if backlog:
             yield self._family(

@@ -36,14 +36,17 @@ _ROW: Final = Struct("=16sqId")  # written by the parent: state, pid, generation
 _BEAT: Final = Struct("=dd")  # last heartbeat, CPU time of the worker then
 _TALLY: Final = len(COUNTERS) + len(GAUGES)
 _REFUSALS: Final = len(REFUSALS)  # after the tally; written by the owner of the server loop, too
+_RUNNERS: Final = _TALLY + _REFUSALS  # the place of the number that :meth:`Row.offer` writes
 _RECORD: Final = Struct(f"=BHddd{TEXT}s")
 """Phase, status, when it began and ended, the sum of all durations of the slot until then, "METHOD /path"."""
 
 _END: Final = Struct("=BHddd")
+_SUM: Final = Struct("=d")
+_SUM_AT: Final = _END.size - _SUM.size
 _RECORDS: Final = 4
 _begin, _end = _RECORD.pack_into, _END.pack_into
 _SLOT: Final = _RECORD.size * _RECORDS
-_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_TALLY + _REFUSALS)
+_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_RUNNERS + 1)
 _NUMBERS: Final = Struct(f"={SIZE}Q")  # what a slot has counted; after the records of all slots
 
 
@@ -79,6 +82,7 @@ class Report(NamedTuple):
     finished: list[Finished]  # the latest first
     counted: Counted  # by all slots
     refusals: list[int]  # in the order of REFUSALS
+    runners: int  # how many requests the worker runs at the same time; 0 until it serves
 
 
 class Slot:
@@ -137,6 +141,16 @@ class Slot:
         numbers[place] = number = numbers[place] + 1
         self._counts[place] = number
 
+    def count(self, what: bytes, status: int, began: float, now: float) -> None:
+        """Count a request that had no slot while it ran, as :meth:`end` does; it leaves no record."""
+        duration = now - began
+        self._seconds = seconds = self._seconds + duration
+        _SUM.pack_into(self._view, self._at + _SUM_AT, seconds)
+        numbers = self._numbers
+        for place in (_bucket(BOUNDS, duration), _first_of[what[0]] + status // 100):
+            numbers[place] = number = numbers[place] + 1
+            self._counts[place] = number
+
 
 SHORTEST: Final = BOUNDS[0]
 _first_of: Final = PLACES
@@ -144,8 +158,8 @@ _bucket: Final = bisect_left
 
 
 class Row:
-    """One worker. The owner of the server loop calls ``beat``, ``refuse`` and ``running``, the parent or a reader the
-    rest.
+    """One worker. The owner of the server loop calls ``offer``, ``beat``, ``refuse`` and ``running``, the parent or a
+    reader the rest.
     """
 
     def __init__(self, memory: Any, slots: int) -> None:
@@ -206,8 +220,12 @@ class Row:
         """Count a request that the application never sees."""
         self._tally[_TALLY + refusal_place(status)] += 1
 
+    def offer(self, runners: int) -> None:
+        """Write how many requests the worker runs at the same time: tasks may be more than slots."""
+        self._tally[_RUNNERS] = runners
+
     def running(self) -> list[Running]:
-        """The requests that run, the longest first."""
+        """The requests that run and have a slot, the longest first."""
         return self._read_slots(bytes(self._rest))[0]
 
     @property
@@ -223,8 +241,10 @@ class Row:
         counters = dict(zip(COUNTERS + GAUGES, tally, strict=False))
         running, finished, seconds = self._read_slots(bytes(self._rest))
         state = state.rstrip(b"\0").decode("ascii", "replace")
-        counted, refusals = Counted(self._read_counts(bytes(self._counts)), seconds), tally[_TALLY:]
-        return Report(state, pid, generation, started, beat, cpu, counters, running, finished, counted, refusals)
+        counted, refusals = Counted(self._read_counts(bytes(self._counts)), seconds), tally[_TALLY:_RUNNERS]
+        return Report(
+            state, pid, generation, started, beat, cpu, counters, running, finished, counted, refusals, tally[_RUNNERS]
+        )
 
     def _read_counts(self, data: bytes) -> tuple[int, ...]:
         """The sum of what the slots have counted."""

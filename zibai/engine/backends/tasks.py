@@ -28,7 +28,7 @@ from ...net.listener import Socket
 from ...net.poller import make_poller
 from ...system.forks import forget_in_children
 from ...system.stacks import frames_of_coroutine
-from ...telemetry.scoreboard import Row, Slot
+from ...telemetry.row import FREE, Row, Slot
 from ..async_stream import AsyncStream
 from ..connection import Connection
 from ..stream import Stream
@@ -296,7 +296,7 @@ class Tasks:
         if self._free:
             exchange.slot, self._idle = slot, self._free.pop()
         else:
-            slot.end(stream.status, now, clock())  # counted, and not shown while it runs
+            slot.phase(FREE)  # it is not shown while it runs, and counted at its end
         self._exchanges[exchange] = task
         self.loop.suspend(stream)
 
@@ -310,7 +310,9 @@ class Tasks:
         """The response of a suspended request is complete."""
         del self._exchanges[exchange]
         stream, slot = exchange.stream, exchange.slot
-        if slot is not None:
+        if slot is None:
+            self._idle.count(exchange.request.summary, stream.status, stream.started, clock())
+        else:
             slot.end(stream.status, stream.started, clock())
             self._free.append(slot)
         stream.running = None
