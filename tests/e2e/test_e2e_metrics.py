@@ -133,7 +133,6 @@ async def app(scope, receive, send):
 """
 
 
-@pytest.mark.daily
 def test_more_tasks_than_slots_are_counted_by_their_responses(tmp_path: Path) -> None:
     """Their status and duration were counted when they began, as 499 after no time."""
     (tmp_path / "waiting.py").write_text(WAITING, encoding="ascii")
