@@ -5,10 +5,11 @@ The thread of the event loop owns it. A task calls it, and never while it turns.
 
 import time
 
+from ..net.poller import READ
 from .backends import RunnersSide
 from .connection import Connection
 from .loop import Loop
-from .states import TASK
+from .states import LATER, TASK
 
 
 class TaskLoop(Loop):
@@ -25,7 +26,8 @@ class TaskLoop(Loop):
             stream.connection.close()  # the table has let go of it
             return
         self._now = time.monotonic()
-        stream.connection.pause = 0
+        # TLS may hold bytes, or the end of the client, that no poller knows of.
+        stream.connection.pause = 0 if stream.connection.next_bytes() == READ else LATER
         self.finish(stream)
 
     def settle(self, connection: Connection) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from ..engine.connection import Connection
 from ..engine.context import RECEIVE, Service
 from ..engine.lingering import LINGER_TIME
-from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HEAD, LATER, LINGER
+from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HEAD, HELD, LATER, LINGER, TASK
 from ..logger import debug_logger
 from ..net.listener import Endpoint
 from ..net.poller import READ, WRITE
@@ -25,7 +25,7 @@ _RECORD: Final = 8
 keys."""
 
 _READS: Final = frozenset((HEAD, BODY, DISCARD))
-"""The states in which a client may choke."""
+"""The states in which a client that chokes has a deadline. In TASK there is none: the task has the connection."""
 
 
 class TLSConnection(Connection):
@@ -74,6 +74,9 @@ class TLSConnection(Connection):
                 self._deadline_before = self.deadline
                 self.deadline = min(self.deadline, now + self.service.limits.socket_timeout)
             self.pause = CHOKED
+        elif sock.choked and self.state is TASK and self.pause is not HELD:
+            self.alone = False
+            self.pause = CHOKED
         elif sock.choked or sock.has_bytes:
             self.alone = False
             self.pause = self.pause or LATER
@@ -94,11 +97,15 @@ class TLSConnection(Connection):
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self.state = CLOSED
+            if self.state is TASK:
+                self.stream.end(reset=True)
+            else:
+                self.state = CLOSED
             return
         if not self.sock.choked:
             self.pause = LATER
-            self.deadline = self._deadline_before
+            if self.state is not TASK:
+                self.deadline = self._deadline_before
 
     def expire(self, now: float) -> None:
         if self.pause is CHOKED and self.state in _READS:
@@ -113,7 +120,7 @@ class TLSConnection(Connection):
     def writable(self, now: float) -> None:
         if self.state is not LINGER:
             super().writable(now)
-            if self.pause is CHOKED and self.state in _READS:
+            if self.pause is CHOKED and (self.state in _READS or self.state is TASK):
                 self._breathe(now)
             return
         try:
