@@ -346,6 +346,26 @@ def test_a_message_after_completion_is_ignored_and_said_once(said: Said) -> None
     assert sum("it is ignored" in record.getMessage() for record in server.logged("zibai.error")) == 2  # of each type
 
 
+def test_what_comes_late_is_blamed_on_its_own_request() -> None:
+    """By then the connection has the next one."""
+    next_began, said_late = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/next":
+            next_began.set()
+            await until(said_late)
+            await respond(send)
+            return
+        await respond(send)
+        await until(next_began)
+        await send(body(b"late"))
+        said_late.set()
+
+    with asgi(app) as server, Client(server.port) as client:
+        assert client.get("/first").status == client.get("/next").status == 200
+    assert ["'/first'" in record.getMessage() for record in server.logged("zibai.error")] == [True]
+
+
 ERRORS = [KeyError("x"), SystemExit(3), asyncio.CancelledError(), ExceptionGroup("all", [KeyError("x")])]
 
 
@@ -581,6 +601,16 @@ def test_a_file_behind_the_last_piece(said: Said, file: Path) -> None:
     assert isinstance(said.failures[0], RuntimeError)
 
 
+def test_trailers_behind_a_file(said: Said, file: Path) -> None:
+    """They need a body in chunks, although the size of the file is known."""
+    said.messages = [start(trailers=True), {"type": "http.response.pathsend", "path": str(file)}, TRAILERS]
+    with asgi(said) as server, Client(server.port) as client:
+        client.send(request("/", "TE: trailers", "Connection: close"))
+        data = client.rest()
+    assert b"Transfer-Encoding: chunked\r\n" in data
+    assert data.endswith(file.read_bytes()[-256:] + b"\r\n0\r\nx-sum: 1\r\n\r\n")
+
+
 def test_trailers_of_a_client_of_http10(said: Said) -> None:
     said.messages = [start(trailers=True), body(), TRAILERS]
     with asgi(said) as server, Client(server.port) as client:
@@ -607,8 +637,9 @@ def test_pathsend(said: Said, file: Path, fields: Fields, paused: bool) -> None:
 
 def test_pathsend_and_head(said: Said, file: Path) -> None:
     messages = [start((b"content-length", b"2048000")), {"type": "http.response.pathsend", "path": str(file)}]
-    _, first, following = exchange(said, *messages, method="HEAD")
+    server, first, following = exchange(said, *messages, method="HEAD")
     assert (first.headers["Content-Length"], following.body) == ("2048000", b"next")
+    assert not server.logged("zibai.error")  # the application has given as much as it promised
 
 
 @pytest.mark.parametrize("what", ["missing", "a directory", "a FIFO"])

@@ -425,6 +425,38 @@ def test_endless_event_streams_end_and_downloads_do_not() -> None:
     assert not [record for record in server.records if record.exc_info]
 
 
+def listens(port: int) -> bool:
+    try:
+        Client(port).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_an_event_stream_that_begins_while_the_server_ends_is_told() -> None:
+    """It began too late to be told with the others, and would last until the end of the graceful shutdown."""
+    entered, go = threading.Event(), threading.Event()
+
+    async def events(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await until(go)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        while True:
+            await send({"type": "http.response.body", "body": b"data: x\n\n", "more_body": True})
+            await asyncio.sleep(0.01)
+
+    with (
+        serving(events, valid=False, lifespan="off", graceful_exit_timeout=6 * DEADLINE) as server,
+        Client(server.port) as client,
+    ):
+        client.send(request("/"))
+        assert entered.wait(DEADLINE)
+        server.end.set()
+        wait_for(lambda: not listens(server.port))
+        go.set()
+        assert client.read().body.endswith(b"data: x\n\n")
+
+
 def test_everybody_is_told_and_then_cancelled() -> None:
     """At three quarters of the time, and at its end."""
     heard: list[tuple[str, float]] = []

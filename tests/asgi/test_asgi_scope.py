@@ -153,6 +153,7 @@ def test_a_trusted_proxy_tells_of_the_client(scopes: Scopes) -> None:
     assert (told["scheme"], plain["scheme"]) == ("https", "http")
     assert (b"host", b"example.org") in told["headers"]
     assert plain["client"][0] == "127.0.0.1"
+    assert told["server"] == plain["server"] == ("127.0.0.1", server.port)  # the proxy's port belongs to no listener
     assert [record.__dict__["REMOTE_ADDR"] for record in server.logged("zibai.access")] == ["192.0.2.7", "127.0.0.1"]
 
 

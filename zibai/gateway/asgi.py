@@ -70,7 +70,7 @@ class Gateway(wsgi.Gateway):
             path = prefix + path
         client = (facts["REMOTE_ADDR"], int(facts.get("REMOTE_PORT", 0))) if facts["REMOTE_ADDR"] else None
         endpoint = connection.endpoint
-        server = (endpoint.host, int(facts["SERVER_PORT"])) if endpoint.host else (_path_of(connection), None)
+        server = (endpoint.host, int(stream.facts["SERVER_PORT"])) if endpoint.host else (_path_of(connection), None)
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.5"},

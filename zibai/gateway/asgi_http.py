@@ -79,7 +79,7 @@ class HttpExchange(Responding):
         """Take a message of the response. Raises :class:`~zibai.errors.Gone`, an ``OSError``, without a client."""
         kind = message["type"]
         if self.complete:
-            self._gateway.complaints.late(kind, self.stream)
+            self._gateway.complaints.late(kind, self.request)
             return
         if self._heard or self.ending or self.broken:
             raise Gone("the server ends" if self.ending else "the client has left")

@@ -68,7 +68,7 @@ class Responding(AsyncStream):
         for part in reply.give(data):
             self._hold(part)
         if reply.surplus:
-            self._gateway.complaints.surplus(self.stream)
+            self._gateway.complaints.surplus(self.request)
         if not more:
             self._end_body()
 
@@ -98,9 +98,11 @@ class Responding(AsyncStream):
         keep_alive = self.request.keep_alive and not self.closing
         self.reply = reply = Reply(self.head, self.request, size, keep_alive, head_end())
         for name in self.head.removed:
-            self._gateway.complaints.removed(name, self.stream)
+            self._gateway.complaints.removed(name, self.request)
         if not reply.keep_alive:
             self.end_after_this()
+        if self.stream.service.draining and self.is_endless:
+            self.call_soon(self.tell_end)  # it begins too late to be told with the others
         return reply
 
     def _finish(self) -> None:
@@ -187,10 +189,10 @@ class Responding(AsyncStream):
             if self._given:
                 raise RuntimeError("a file was sent after the last piece of the body")
             promised = None if self.head is None else self.head.length
-            reply = self.reply or self._begin(None if more else file.left)
+            reply = self.reply or self._begin(None if more or self._trailers is not None else file.left)
             count = file.left if reply.left is None else min(file.left, reply.left)
-            if reply.left is not None and promised is not None and file.left > count:
-                self._gateway.complaints.surplus(self.stream)
+            if reply.has_body and promised is not None and file.left > count:
+                self._gateway.complaints.surplus(self.request)
             before, behind = reply.around(count) if count else (b"", b"")
         except BaseException:
             file.close()

@@ -1,13 +1,14 @@
 """What an application does wrong at each request, logged once."""
 
-from ..engine.stream import Stream
 from ..logger import error_logger
+from ..protocol.http1.request import Request
 
 
 class Complaints:
     """The faults of one application that a gateway has logged: the next request with the same fault logs nothing.
 
-    Any runner may call it. Two runners that meet a new fault at the same time may both log it.
+    ``request`` is the one at fault. Any runner may call it. Two runners that meet a new fault at the same time may both
+    log it.
     """
 
     def __init__(self) -> None:
@@ -16,20 +17,20 @@ class Complaints:
     def __repr__(self) -> str:
         return f"<Complaints: {sorted(self._said)}>"
 
-    def surplus(self, stream: Stream) -> None:
+    def surplus(self, request: Request | None) -> None:
         """The application gives more bytes than its Content-Length promises."""
-        self._say_once("more than Content-Length is given; the rest is dropped", stream)
+        self._say_once("more than Content-Length is given; the rest is dropped", request)
 
-    def late(self, kind: str, stream: Stream) -> None:
+    def late(self, kind: str, request: Request | None) -> None:
         """The application goes on after the end of its response."""
-        self._say_once(f"{kind} came after the end of the response; it is ignored", stream)
+        self._say_once(f"{kind} came after the end of the response; it is ignored", request)
 
-    def removed(self, name: str, stream: Stream) -> None:
+    def removed(self, name: str, request: Request | None) -> None:
         """The application gives a field of one hop (RFC 9110 7.6.1)."""
-        self._say_once(f"the field {name} is the server's to send; it is removed", stream)
+        self._say_once(f"the field {name} is the server's to send; it is removed", request)
 
-    def _say_once(self, message: str, stream: Stream) -> None:
+    def _say_once(self, message: str, request: Request | None) -> None:
         if message not in self._said:
             self._said.add(message)
-            path = stream.request.path if stream.request is not None else ""
+            path = "" if request is None else request.path
             error_logger.warning("%s (said once, at %s)", message, ascii(path))

@@ -87,7 +87,7 @@ class Exchange:
         data, removed = interim(status, headers)
         stream = self._stream
         for name in removed:
-            self._complaints.removed(name, stream)
+            self._complaints.removed(name, stream.request)
         assert stream.request is not None
         if self.reply is None and stream.request.is_http11:
             stream.interims += 1
@@ -149,7 +149,7 @@ class Exchange:
         undone.
         """
         if self.reply is not None and self.reply.has_body and next(pieces, b""):
-            self._complaints.surplus(self._stream)
+            self._complaints.surplus(self._stream.request)
 
     def _look_for_client(self) -> None:
         """Nothing was sent, so nothing shows that the client has left: look, at intervals. Raises :class:`Gone`."""
@@ -169,7 +169,7 @@ class Exchange:
         parts = reply.give(data)
         stream, satisfied = self._stream, reply.left == 0
         if satisfied and reply.surplus:
-            self._complaints.surplus(stream)
+            self._complaints.surplus(stream.request)
         if stream.sender.out and not whole and not satisfied:
             stream.drain(max(0, TAIL - len(data)))
         self.sent = reply.given
@@ -189,7 +189,7 @@ class Exchange:
         keep_alive = request.keep_alive and not stream.service.draining and not stream.sender.closing
         reply = Reply(head, request, size, keep_alive, head_end())
         for name in head.removed:
-            self._complaints.removed(name, stream)
+            self._complaints.removed(name, stream.request)
         stream.sender.closing = not reply.keep_alive
         self.reply = reply
         return reply

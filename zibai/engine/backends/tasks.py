@@ -10,7 +10,7 @@ response is complete. What the coroutine does after that (a background task) hol
 
 The event loop runs in the thread that calls ``serve()``, by :meth:`Tasks.wait` and :meth:`Tasks.join`: applications and
 libraries expect it in the main thread. Only :meth:`Tasks.wake` may be called by other threads. Windows' event loop can
-watch no poller, so a thread waits in the poller there (:mod:`.pollerthread`).
+watch no poller, so a thread waits in the poller there (:mod:`.threadpoller`).
 """
 
 import asyncio
