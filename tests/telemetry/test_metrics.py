@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zibai.telemetry.board_view import describe
 from zibai.telemetry.counts import BOUNDS
@@ -99,6 +101,28 @@ def test_a_request_without_a_slot_counts_as_one_with_a_slot(what: bytes, status:
     expected.slots[0].begin(b"GET /other", 1.0)
     expected.slots[0].end(200, 1.0, 2.0)
     assert row.read().counted == expected.read().counted
+
+
+REQUESTS = st.tuples(
+    st.sampled_from([b"GET /", b"HEAD /", b"POST /", b"TRACE /"]),
+    st.sampled_from([101, 200, 204, 299, 302, 404, 500, 799]),
+    st.sampled_from([0.0, *BOUNDS[:2], 0.0010001, 99.0]),
+    st.integers(0, 1),
+)
+
+
+@given(st.lists(REQUESTS))
+def test_the_usual_request_is_counted_as_all_others(requests: list[tuple[bytes, int, float, int]]) -> None:
+    """The short cut of ``end`` against ``count``, which has none."""
+    quick, plain = Row.private(2), Row.private(2)
+    for what, status, duration, slot in requests:
+        quick.slots[slot].begin(what, 5.0)
+        quick.slots[slot].end(status, 5.0, 5.0 + duration)
+        plain.slots[slot].begin(what, 5.0)
+        plain.slots[slot].count(what, status, 5.0, 5.0 + duration)
+    found, expected = quick.read().counted, plain.read().counted
+    assert found.numbers == expected.numbers
+    assert found.seconds == pytest.approx(expected.seconds)
 
 
 @pytest.mark.parametrize("bound", BOUNDS)

@@ -18,22 +18,9 @@ from zibai.telemetry import board_file as control
 from zibai.telemetry import row as row_module
 from zibai.telemetry import scoreboard
 from zibai.telemetry.counts import REFUSALS, Counted
-from zibai.telemetry.row import (
-    CALLED,
-    COUNTERS,
-    FREE,
-    GAUGES,
-    LAST,
-    READING,
-    SENDING,
-    TEXT,
-    Finished,
-    Row,
-    Running,
-    black_box,
-    size_of,
-)
+from zibai.telemetry.row import COUNTERS, GAUGES, LAST, Row, black_box, size_of
 from zibai.telemetry.scoreboard import Scoreboard
+from zibai.telemetry.slot import CALLED, FREE, READING, SENDING, TEXT, Finished, Running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +114,17 @@ def test_a_request_runs_and_is_finished() -> None:
     slot.end(404, 10.0, 10.5)
     assert row.running() == row.read().running == []
     assert row.read().finished == [Finished("GET /path", 404, 10.0, 10.5)]
+
+
+def test_a_request_that_is_not_shown_leaves_no_record() -> None:
+    """Its place has the end of an earlier request."""
+    row = Row.private(1)
+    for number in range(4):
+        serve(row, 0, b"GET /%d" % number, number, number + 0.5)
+    row.slots[0].begin(b"GET /hidden", 5.0)
+    row.slots[0].phase(FREE)
+    assert row.running() == []
+    assert [each.what for each in row.read().finished] == ["GET /3", "GET /2", "GET /1"]
 
 
 def test_the_longest_runs_first_and_the_latest_finished_comes_first() -> None:

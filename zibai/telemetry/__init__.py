@@ -10,6 +10,7 @@ Nothing in here decides anything about a request. A log or a file that fails nev
  - setup       the configuration of the loggers
  - scoreboard  what each worker does, in memory that others can read: the file
  - row         the row of one worker in it, with a slot for each thread or greenlet
+ - slot        what one thread or greenlet runs and has run
  - counts      what each thread or greenlet has counted: requests and durations
  - totals      what the server has counted apart from the workers that run
  - board_file  where the scoreboard's file lies

@@ -1,71 +1,33 @@
 """What one worker is doing: a row of the scoreboard, with a slot for each of its threads or greenlets.
 
-A row holds what the parent knows about the worker, its heartbeat, its counters, and its slots. A slot keeps a few
-records in turn: the request that the thread or greenlet runs, and those that it has finished before. It also counts
-(:mod:`zibai.telemetry.counts`).
+A row holds what the parent knows about the worker, its heartbeat, its counters, and its slots
+(:mod:`zibai.telemetry.slot`).
 
 Nothing is locked, since each byte has one writer: the parent writes the first fields of a row, the owner of the server
 loop writes heartbeat, gauges and counters, and each thread or greenlet writes its slot. A reader may see a write
-halfway, so its result is for people and for time limits. A path is kept without its query, which may hold secrets.
+halfway, so its result is for people and for time limits.
 """
 
 import time
-from bisect import bisect_left
 from contextlib import suppress
-from itertools import cycle
 from struct import Struct
 from typing import Any, Final, NamedTuple, Self
 
 from ..clock import clock
-from .counts import BOUNDS, PLACES, REFUSALS, SIZE, Counted, refusal_place
-
-FREE, CALLED, READING, SENDING = range(4)
-PHASES: Final = ("free", "app", "body", "send")
-"""What a thread or greenlet does: nothing, run the application, wait for a request body, or wait until the client takes
-the response."""
+from .counts import REFUSALS, Counted, refusal_place
+from .slot import NUMBERS, SLOT_SIZE, Finished, Running, Slot, read_counts, read_records
 
 COUNTERS: Final = ("requests", "1xx", "2xx", "3xx", "4xx", "5xx", "bytes")
 GAUGES: Final = ("open", "idle", "head", "body", "queue", "busy", "send")
 """Connections: all, and those that wait for a request, a head, a body, or a thread or greenlet (queue); those that have
 one (busy), and those whose client has to take the response (send)."""
 
-TEXT: Final = 112
-"""Bytes that are kept of method and path."""
-
 _ROW: Final = Struct("=16sqId")  # written by the parent: state, pid, generation, start of the worker
 _BEAT: Final = Struct("=dd")  # last heartbeat, CPU time of the worker then
 _TALLY: Final = len(COUNTERS) + len(GAUGES)
 _REFUSALS: Final = len(REFUSALS)  # after the tally; written by the owner of the server loop, too
 _RUNNERS: Final = _TALLY + _REFUSALS  # the place of the number that :meth:`Row.offer` writes
-_RECORD: Final = Struct(f"=BHddd{TEXT}s")
-"""Phase, status, when it began and ended, the sum of all durations of the slot until then, "METHOD /path"."""
-
-_END: Final = Struct("=BHddd")
-_SUM: Final = Struct("=d")
-_SUM_AT: Final = _END.size - _SUM.size
-_RECORDS: Final = 4
-_begin, _end = _RECORD.pack_into, _END.pack_into
-_SLOT: Final = _RECORD.size * _RECORDS
 _SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_RUNNERS + 1)
-_NUMBERS: Final = Struct(f"={SIZE}Q")  # what a slot has counted; after the records of all slots
-
-
-class Running(NamedTuple):
-    """A request that a thread or greenlet runs. ``since`` is the time of the call of the application."""
-
-    slot: int
-    what: str
-    phase: str
-    since: float
-
-
-class Finished(NamedTuple):
-    """A request with its response; status 499 is a client that left before the response began."""
-
-    what: str
-    status: int
-    began: float
-    ended: float
 
 
 class Report(NamedTuple):
@@ -83,78 +45,6 @@ class Report(NamedTuple):
     counted: Counted  # by all slots
     refusals: list[int]  # in the order of REFUSALS
     runners: int  # how many requests the worker runs at the same time; 0 until it serves
-
-
-class Slot:
-    """What one thread or greenlet runs. It alone writes; ``begin`` and ``end`` are paid by every request.
-
-    The numbers are kept twice: reading them from the shared memory would cost as much as writing. All of the counting
-    costs 2 % of a varied request. Shared memory is used without a local name: :meth:`move` may release it while this
-    thread waits for the GIL, which it does after a call and not between the steps of an assignment.
-    """
-
-    __slots__ = ("_at", "_counts", "_first", "_next", "_numbers", "_seconds", "_view", "number")
-
-    def __init__(self, view: memoryview, counts: memoryview, number: int) -> None:
-        self.number = number
-        self._view = view
-        self._at = number * _SLOT
-        self._first = PLACES[0]  # of the method of the request that runs
-        self._numbers = [0] * SIZE
-        self._seconds = 0.0
-        places = [self._at + place * _RECORD.size for place in range(_RECORDS)]
-        self._next = cycle(places[1:] + places[:1]).__next__
-        self._take(counts)
-
-    def _take(self, counts: memoryview) -> None:
-        self._counts = counts[self.number * _NUMBERS.size : (self.number + 1) * _NUMBERS.size].cast("Q")
-
-    def move(self, view: memoryview, counts: memoryview) -> None:
-        """Write to other memory from now on."""
-        self._view = view
-        before = self._counts
-        self._take(counts)
-        before.release()
-
-    def begin(self, what: bytes, now: float) -> None:
-        """Note that the application is called for ``what``, such as ``b"GET /path"``."""
-        step = self._next  # bound first: Python 3.11 searches for a slot that is called at once
-        self._at = at = step()
-        self._first = _first_of[what[0]]
-        _begin(self._view, at, CALLED, 0, now, 0.0, 0.0, what)
-
-    def phase(self, phase: int) -> None:
-        """Note that the request waits, or runs again."""
-        self._view[self._at] = phase
-
-    def end(self, status: int, began: float, now: float) -> None:
-        """Note that the thread or greenlet is done with the request, and count it."""
-        duration = now - began
-        self._seconds = seconds = self._seconds + duration
-        _end(self._view, self._at, FREE, status, began, now, seconds)
-        numbers = self._numbers
-        # Short cut: the first bucket is the usual one where speed matters, and the call costs half a percent.
-        place = 0 if duration <= SHORTEST else _bucket(BOUNDS, duration)
-        numbers[place] = number = numbers[place] + 1
-        self._counts[place] = number
-        place = self._first + status // 100
-        numbers[place] = number = numbers[place] + 1
-        self._counts[place] = number
-
-    def count(self, what: bytes, status: int, began: float, now: float) -> None:
-        """Count a request that had no slot while it ran, as :meth:`end` does; it leaves no record."""
-        duration = now - began
-        self._seconds = seconds = self._seconds + duration
-        _SUM.pack_into(self._view, self._at + _SUM_AT, seconds)
-        numbers = self._numbers
-        for place in (_bucket(BOUNDS, duration), _first_of[what[0]] + status // 100):
-            numbers[place] = number = numbers[place] + 1
-            self._counts[place] = number
-
-
-SHORTEST: Final = BOUNDS[0]
-_first_of: Final = PLACES
-_bucket: Final = bisect_left
 
 
 class Row:
@@ -179,7 +69,7 @@ class Row:
 
     def _use(self, memory: Any) -> None:
         self._view = view = memoryview(memory)
-        counts_at = _SLOTS_AT + self._number * _SLOT
+        counts_at = _SLOTS_AT + self._number * SLOT_SIZE
         self._rest = view[_SLOTS_AT:counts_at]
         self._counts = view[counts_at:]
         self._tally = view[_ROW.size + _BEAT.size : _SLOTS_AT].cast("Q")
@@ -226,7 +116,7 @@ class Row:
 
     def running(self) -> list[Running]:
         """The requests that run and have a slot, the longest first."""
-        return self._read_slots(bytes(self._rest))[0]
+        return read_records(bytes(self._rest), self._number).running
 
     @property
     def is_used(self) -> bool:
@@ -239,34 +129,21 @@ class Row:
         beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
         tally = self._tally.tolist()
         counters = dict(zip(COUNTERS + GAUGES, tally, strict=False))
-        running, finished, seconds = self._read_slots(bytes(self._rest))
-        state = state.rstrip(b"\0").decode("ascii", "replace")
-        counted, refusals = Counted(self._read_counts(bytes(self._counts)), seconds), tally[_TALLY:_RUNNERS]
+        records = read_records(bytes(self._rest), self._number)
         return Report(
-            state, pid, generation, started, beat, cpu, counters, running, finished, counted, refusals, tally[_RUNNERS]
+            state.rstrip(b"\0").decode("ascii", "replace"),
+            pid,
+            generation,
+            started,
+            beat,
+            cpu,
+            counters,
+            records.running,
+            records.finished,
+            counted=read_counts(bytes(self._counts), records),
+            refusals=tally[_TALLY:_RUNNERS],
+            runners=tally[_RUNNERS],
         )
-
-    def _read_counts(self, data: bytes) -> tuple[int, ...]:
-        """The sum of what the slots have counted."""
-        slots = [each for each in _NUMBERS.iter_unpack(data) if any(each)]  # most have never run
-        return tuple(map(sum, zip(*slots, strict=True))) or (0,) * SIZE
-
-    def _read_slots(self, data: bytes) -> tuple[list[Running], list[Finished], float]:
-        """What runs, what has ended, and the sum of all durations."""
-        running, finished = [], []
-        seconds = [0.0] * self._number
-        for place in range(self._number * _RECORDS):
-            phase, status, began, ended, total, raw = _RECORD.unpack_from(data, place * _RECORD.size)
-            what = raw.rstrip(b"\0").decode("ascii", "backslashreplace")
-            slot = place // _RECORDS
-            seconds[slot] = max(seconds[slot], total)  # the latest record has the most
-            if 0 < phase < len(PHASES):
-                running.append(Running(slot, what, PHASES[phase], began))
-            elif ended:
-                finished.append(Finished(what, status, began, ended))
-        running.sort(key=lambda each: each.since)
-        finished.sort(key=lambda each: -each.ended)
-        return running, finished, sum(seconds)
 
 
 def black_box(report: Report) -> str:
@@ -286,4 +163,4 @@ LAST: Final = 8
 
 def size_of(slots: int) -> int:
     """Bytes of a row with so many slots."""
-    return _SLOTS_AT + slots * (_SLOT + _NUMBERS.size)
+    return _SLOTS_AT + slots * (SLOT_SIZE + NUMBERS.size)

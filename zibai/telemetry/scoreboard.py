@@ -20,7 +20,8 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from ..clock import clock
-from .row import CALLED, GAUGES, READING, SENDING, Report, Row, Running, Slot, black_box, size_of
+from .row import GAUGES, Report, Row, black_box, size_of
+from .slot import CALLED, READING, SENDING, Running, Slot
 from .totals import TOTALS_SIZE, Totals
 
 __all__ = ["CALLED", "GAUGES", "READING", "SENDING", "Report", "Row", "Running", "Scoreboard", "Slot", "black_box"]

@@ -28,7 +28,8 @@ from ...net.listener import Socket
 from ...net.poller import make_poller
 from ...system.forks import forget_in_children
 from ...system.stacks import frames_of_coroutine
-from ...telemetry.row import FREE, Row, Slot
+from ...telemetry.row import Row
+from ...telemetry.slot import FREE, Slot
 from ..async_stream import AsyncStream
 from ..connection import Connection
 from ..stream import Stream
