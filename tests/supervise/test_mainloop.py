@@ -124,12 +124,17 @@ class World:
         self.loop._wait(self, None)  # type: ignore[arg-type]
         self.tick()
 
+    def wake(self) -> None:
+        """Have the loop do what other threads have asked for."""
+        self._ready = [self.loop._asked.source]  # type: ignore[list-item]
+        self.loop._wait(self, None)  # type: ignore[arg-type]
+        self.tick()
+
     def die(self, *children: FakeChild) -> None:
         self._hear(*children)
 
     def close(self) -> None:
-        self.loop._changes.close()
-        self.loop._changed.close()
+        self.loop._asked.close()
 
 
 @pytest.fixture
@@ -262,6 +267,24 @@ def test_log_files_are_reopened_in_parent_and_workers(monkeypatch: pytest.Monkey
         world.signals = ["SIGUSR1"]
         world._hear()
         assert (reopened, [child.reopened for child in world.children]) == (["parent"], [1, 1])
+
+
+def test_a_bug_in_what_another_thread_asks_for_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logger, "propagate", True)
+
+    def fail(roster: Roster) -> None:
+        raise RecursionError
+
+    world = World(monkeypatch, 1, None)
+    asked: list[Roster] = []
+    world.loop.ask(fail)
+    world.loop.ask(asked.append)
+    world.wake()
+    assert len(asked) == 1
+    assert "RecursionError" in caplog.text
+    world.close()
 
 
 @pytest.mark.parametrize(("away", "told"), [(0.5, []), (2.9, []), (3.1, [3.1]), (3600.0, [3600.0])])

@@ -8,6 +8,7 @@ It knows nothing of HTTP, listeners and options; the server is one user of it, z
  - watch       which workers are late, or take too much
  - backoff     the pause before the next start of a worker
  - mainloop    the parent's loop: it waits for facts, tells the roster, and starts workers
+ - asked       what other threads of the parent want done in that loop
  - child       a worker as its parent sees it
  - starting    the first moments of a worker process, on both sides
  - pipe        the parent as its worker sees it, and the words between them

@@ -6,10 +6,8 @@ whole server, may have been stopped, in a paused container or a closed laptop. T
 """
 
 import os
-import socket
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any, Protocol
 
 from ..clock import clock
@@ -19,6 +17,7 @@ from ..system import lastword
 from ..system.signals import Signals, hear_of_children
 from ..telemetry import logfile
 from ..telemetry.scoreboard import Row, Scoreboard
+from .asked import Asked
 from .child import Child, Method, start_captured
 from .events import Ledger
 from .output import Collector, Outlet
@@ -115,11 +114,8 @@ class MainLoop:
         self._pauses = Pauses()
         self._error: LoadError | None = None
         self._is_over = False
-        # What other threads want done here; a byte on the socket wakes the loop.
         self.on_dump: Callable[[Child, str], object] = lambda child, text: None
-        self._asked: deque[Callable[[Roster], object]] = deque()
-        self._changes, self._changed = socket.socketpair()
-        self._changed.setblocking(False)
+        self._asked = Asked()
 
     def restart_soon(self, why: str = "") -> None:
         """Ask for a restart; ``why`` is for the log. Any thread."""
@@ -131,11 +127,7 @@ class MainLoop:
 
     def ask(self, request: Callable[[Roster], object]) -> None:
         """Have something done with the roster, soon. Any thread."""
-        self._asked.append(request)
-        try:
-            self._changed.send(b"\0")
-        except OSError:
-            pass  # the loop has many requests already, or has ended
+        self._asked.add(request)
 
     @property
     def workers(self) -> list[tuple[int, str]]:
@@ -168,7 +160,7 @@ class MainLoop:
         Only a main thread can have ``signals``. Without them the loop ends when another thread asks for it.
         """
         roster = self._roster
-        with self._changes, self._changed:
+        with closing(self._asked):
             try:
                 while True:
                     timeout = self._decide()
@@ -254,7 +246,7 @@ class MainLoop:
                 worker.process.row.assign(worker.state, worker.process.pid, worker.generation, worker.started)
 
     def _wait(self, signals: Signals | None, timeout: float | None) -> None:
-        sources: list[Any] = [self._changes] if signals is None else [signals.socket, self._changes]
+        sources: list[Any] = [self._asked.source] if signals is None else [signals.socket, self._asked.source]
         for child in self._children:
             sources += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]
         for observer in self._observers:
@@ -278,10 +270,8 @@ class MainLoop:
                 self._roster.on_gone(self._roster.find(child), ending)
                 self.ledger.ended(child.row, ending.cause)
                 child.close()
-        if self._changes in ready:
-            self._changes.recv(4096)
-            while self._asked:
-                self._asked.popleft()(self._roster)
+        if self._asked.source in ready:
+            self._asked.do(self._roster)
         if self._preload is not None:
             self._preload.look()
         if os.getpid() == 1:
