@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,9 @@ from test_e2e_restart import deploy, ready, site
 from zibai.cli.find import find_all
 from zibai.cli.steer import steer
 from zibai.errors import ZibaiError
+from zibai.server.endpoint import connect
 
-from support import ZIBAI, Client, Server, environment, get, run, wait_for
+from support import DEADLINE, ZIBAI, Client, Server, environment, get, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -195,6 +197,24 @@ def test_dump_of_a_worker_that_cannot_speak(backend: tuple[str, ...], control: t
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: len(ready(server)) == 2)
         assert "thread MainThread" in run("dump", *control).stdout
+
+
+@posix
+def test_no_request_ends_the_server_and_a_client_that_leaves_ends_it(control: tuple[str, str], tmp_path: Path) -> None:
+    with Server("mortal:app", "-p", "1", "--no-gevent", *control) as server:
+        wait_for(lambda: len(ready(server)) == 1)
+        address = str(tmp_path / f"zibai-{server.pid}.sock")
+        # Python reads lists that are nested so deeply, and cannot print some of them at the depth of the main loop.
+        for depth in range(960, 1000, 4):
+            with closing(connect(address)) as channel:
+                by = b"[" * depth + b"]" * depth
+                channel._sock.sendall(b'{"command": "reload", "by": ' + by + b"}\n")
+                assert channel.receive(DEADLINE).startswith(b"{")
+        assert run("workers", *control).returncode == 0, "it lives"
+        with closing(connect(address)) as channel:
+            channel.send({"command": "stop"})
+        assert server.wait() == 0
+        assert not any("Traceback" in line for line in server.log)
 
 
 def found(name: str | None, **named: str) -> list[int]:

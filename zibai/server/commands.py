@@ -58,7 +58,8 @@ class Commands:
         }
 
     def __call__(self, request: Request) -> Lines:
-        command = self._known.get(str(request.get("command")))
+        name = request.get("command")
+        command = self._known.get(name) if isinstance(name, str) else None
         if command is None:
             yield {"error": f"the commands are {', '.join(self._known)}"}
             return
@@ -67,12 +68,12 @@ class Commands:
     def _reload(self, request: Request) -> Lines:
         """Begin a restart; with ``wait`` a line for each of its events, until it is done, aborted or given up."""
         events: SimpleQueue[Event | int | None] = SimpleQueue()
-        wait = request.get("wait") is True
+        wait, by = request.get("wait") is True, _by(request)
 
         def begin(roster: Roster) -> None:
             if wait:
                 self._loop.ledger.subscribe(events.put)
-            events.put(roster.restart(_by(request)))
+            events.put(roster.restart(by))
 
         self._loop.ask(begin)
         generation: int | None = None
@@ -111,11 +112,15 @@ class Commands:
 
     def _stop(self, request: Request) -> Lines:
         """Begin the end, ``now`` or gracefully. The client hears first, since the end may be faster than the line."""
-        now = request.get("now") is True
-        yield {"ok": True, "pid": os.getpid()}
-        self._loop.ask(lambda roster: roster.end("quit" if now else "drain", _by(request)))
-        if self._heard is not None:
-            self._heard(QUICK if now else GRACEFUL)
+        now, by = request.get("now") is True, _by(request)
+        try:
+            yield {"ok": True, "pid": os.getpid()}
+        finally:  # also for a client that has left without waiting for the line
+            # Before the main loop begins the end, as with a signal: the overseer would take an announced shutdown for a
+            # second request, which leaves no time for --drain.
+            if self._heard is not None:
+                self._heard(QUICK if now else GRACEFUL)
+            self._loop.ask(lambda roster: roster.end("quit" if now else "drain", by))
 
     def _workers(self, request: Request) -> Lines:
         """Change how many workers there are, if there is a ``number``, and tell."""
@@ -157,6 +162,9 @@ class Commands:
     def _dump(self, request: Request) -> Lines:
         """The stacks of all workers, or of the one with this ``pid``: a line for each."""
         only = request.get("pid")
+        if only is not None and type(only) is not int:
+            yield {"error": "pid is the number of a process"}
+            return
         came: SimpleQueue[Any] = SimpleQueue()
 
         def begin(roster: Roster) -> None:
@@ -188,8 +196,10 @@ class Commands:
 def serve_single(request: Request) -> Lines:
     """The commands of a single process: it is asked to end, as by a signal."""
     if request.get("command") == "stop":
-        yield {"ok": True, "pid": os.getpid()}
-        _send_signal(getattr(signal, QUICK if request.get("now") is True else GRACEFUL))
+        try:
+            yield {"ok": True, "pid": os.getpid()}
+        finally:  # also for a client that has left without waiting for the line
+            _send_signal(getattr(signal, QUICK if request.get("now") is True else GRACEFUL))
     elif request.get("command") == "reopen" and sys.platform != "win32":
         _send_signal(signal.SIGUSR1)
         yield {"ok": True}
@@ -206,6 +216,9 @@ def _send_signal(number: int) -> None:
 
 
 def _by(request: Request) -> str:
-    """What is said in the log about the origin of a request; anything that a client sends is made printable."""
-    by = str(request.get("by", ""))[:100]
-    return by if by.isprintable() else "control channel"
+    """What is said in the log about the origin of a request, whatever a client sends.
+
+    Only a text is taken: json reads lists that are nested more deeply than ``str`` can print.
+    """
+    by = request.get("by", "")
+    return by[:100] if isinstance(by, str) and by[:100].isprintable() else "control channel"

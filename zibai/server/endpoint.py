@@ -18,7 +18,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from glob import escape, glob
 from multiprocessing import connection
@@ -120,8 +120,9 @@ class Endpoint:
     def _serve(self, channel: "Channel") -> None:
         """One client, one request. Never raises."""
         try:
-            with closing(channel):
-                for line in self._respond(channel):
+            # The response is closed first, also for a client that has left: a command may have more to do.
+            with closing(channel), closing(self._respond(channel)) as lines:
+                for line in lines:
                     channel.send(line)
         except (OSError, EOFError):
             pass  # it has left, or it was too slow
@@ -131,7 +132,7 @@ class Endpoint:
         finally:
             self._left.append(None)
 
-    def _respond(self, channel: "Channel") -> Iterator[dict[str, Any]]:
+    def _respond(self, channel: "Channel") -> Generator[dict[str, Any], None, None]:
         try:
             request = json.loads(channel.receive(TIME))
             if not isinstance(request, dict):
