@@ -72,6 +72,20 @@ def test_reload_waits_until_all_run_the_new_code(
         server.wait_for_log("restart done", after=len(server.log) - 1)
 
 
+@posix
+def test_reload_ends_when_the_code_does_not_start_and_no_worker_is_left(site: Path, control: tuple[str, str]) -> None:
+    with Server("versioned:app", "-p", "1", "--no-gevent", *control, cwd=site) as server:
+        wait_for(lambda: len(ready(server)) == 1)
+        deploy(site, "broken")
+        os.kill(server.children()[0], signal.SIGKILL)
+        server.wait_for_log("cannot serve")
+        done = run("reload", "--wait", *control)
+        assert done.returncode == 3
+        assert "error: restart aborted: the new code does not start, and no worker is ready" in done.stderr
+        deploy(site, "2")
+        wait_for(lambda: len(ready(server)) == 1)
+
+
 @pytest.mark.daily("threads")
 def test_reload_ends_when_the_server_ends(backend: tuple[str, ...], site: Path, control: tuple[str, str]) -> None:
     with Server("versioned:app", "-p", "1", *control, *backend, cwd=site) as server:

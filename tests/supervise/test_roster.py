@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from itertools import count
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from zibai.supervise.record import PATIENCE, Worker
 from zibai.supervise.roster import LAST_WORDS, Roster
 from zibai.supervise.watch import BETWEEN_SAMPLES
 from zibai.system.usage import Usage
+
+if TYPE_CHECKING:
+    from zibai.supervise.events import Event
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +70,7 @@ class World:
         self.now = 1000.0
         self.started: list[FakeProcess] = []
         self.room = True
+        self.events: list[Event] = []
         self._pids = count(1)
         self.roster = Roster(
             self._spawn,
@@ -75,6 +80,7 @@ class World:
             boot_timeout=BOOT,
             worker_timeout=SILENCE,
             drain_delay=lambda: drain_delay,
+            tell=self.events.append,
         )
 
     def _spawn(self) -> FakeProcess:
@@ -98,6 +104,11 @@ class World:
         for pid in pids:
             self.roster.on_gone(self.worker(pid), Ending(reason, reason.endswith("code 0"), story))
         self.tick()
+
+    @property
+    def story(self) -> list[str]:
+        """What is told of restarts."""
+        return [event.text for event in self.events]
 
     @property
     def samples(self) -> int:
@@ -232,6 +243,77 @@ def test_a_restart_whose_code_does_not_come_up_changes_nothing() -> None:
     assert world.told(1) == ["drain"]
 
 
+BEGUN = "restart begun: new workers replace 2 workers"
+FAILED = "ended with exit code 3"
+
+
+def test_a_restart_that_fails_beside_old_workers_is_aborted() -> None:
+    world = up(2)
+    world.roster.restart()
+    world.tick()
+    world.gone(3, reason=FAILED)
+    assert world.story == [BEGUN, "restart aborted: the new code does not start; the old workers keep serving"]
+    world.gone(1)
+    world.now += 1
+    world.tick()
+    world.gone(4, reason=FAILED)
+    assert len(world.story) == 2, "it is told once"
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_restart_that_fails_without_any_other_worker_is_aborted_and_the_start_is_tried_again(eager: bool) -> None:
+    world = up(2)
+    world.roster._generations.eager = eager
+    world.roster.restart()
+    if not eager:
+        world.gone(1, 2, reason="was killed by SIGKILL")
+    world.tick()
+    assert len(world.started) == 4
+    world.gone(3, reason=FAILED)
+    world.gone(4, reason=FAILED)
+    aborted = [event for event in world.events if event.kind == "aborted"]
+    assert [event.text for event in aborted] == [
+        "restart aborted: the new code does not start, and no worker is ready; the next start is in 1 s"
+    ]
+    world.now += 1
+    world.tick()
+    world.ready(5, 6)
+    assert world.roster.is_up
+    assert world.events[-1] == aborted[0], "a restart that was aborted is not done later"
+
+
+def test_a_restart_that_fails_beside_new_workers_or_those_to_replace_is_aborted() -> None:
+    for other in ("new", "to replace"):
+        world = up(2)
+        if other == "to replace":
+            world.roster.on_max_requests(world.worker(1))
+        world.roster.restart()
+        world.tick()
+        if other == "new":
+            world.ready(3)
+            world.gone(1)
+        world.gone(2, reason="was killed by SIGKILL")
+        last = world.pids[-1]
+        world.gone(last, reason=FAILED)
+        assert world.story[-1] == (
+            "restart aborted: a worker with the new code does not start; the other workers keep serving"
+        )
+
+
+def test_a_worker_of_an_older_generation_that_fails_does_not_abort_a_restart() -> None:
+    world = up(2)
+    world.gone(1)
+    world.roster.restart()
+    world.gone(3, reason=FAILED)
+    assert world.story == [BEGUN]
+    world.now += 1
+    world.tick()
+    world.ready(4)
+    world.gone(2)
+    world.ready(5)
+    assert world.story[-1] == "restart done after 1.0 s: all workers run the new code"
+
+
 def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
     world = up(2)
     world.roster.restart()
@@ -253,7 +335,7 @@ def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
 @pytest.mark.parametrize("eager", [False, True])
 def test_a_storm_of_restarts_starts_one_worker_after_the_other(eager: bool) -> None:
     world = up(2)
-    world.roster._eager = eager
+    world.roster._generations.eager = eager
     for _ in range(100):
         world.roster.restart()
         world.tick()

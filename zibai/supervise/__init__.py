@@ -3,6 +3,7 @@
 It knows nothing of HTTP, listeners and options; the server is one user of it, zibai.Supervisor another.
 
  - roster      how many workers run and which is next: facts and decisions, with a clock that tests set
+ - generations  which workers are old, which is replaced next, and the story of a restart
  - record      one worker as these decisions see it
  - events      what happens to workers and restarts, for the log, for counters and for clients that wait
  - watch       which workers are late, or take too much

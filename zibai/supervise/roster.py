@@ -4,14 +4,8 @@ Facts come in: a worker is ready, has failed, has gone; the user asks for a rest
 Each of these calls only records a fact. :meth:`Roster.tick` compares the facts with the wanted state and takes the next
 steps. So the order of events does not matter, and two events at once are not a special case. The roster waits for
 nothing, knows no processes, signals or clocks except those that it is given, and says when it wants to be called again.
-:mod:`zibai.supervise.watch` finds the workers that are late or too large.
-
-A worker belongs to a generation, and a restart is a new generation. Workers of an old generation are replaced one by
-one: a new worker starts, and when it is ready, an old one drains. There is never a moment without workers, and if the
-new code does not start, the old workers have not been touched.
-
-With ``eager``, for development, the old workers begin to drain when the new ones start. They finish their requests, and
-new requests wait for the new code, which serves in every case, if only a page that shows why it fails.
+:mod:`zibai.supervise.watch` finds the workers that are late or too large, :mod:`zibai.supervise.generations` those that
+a restart replaces.
 
 With ``drain_delay`` a graceful shutdown is announced first. Until it begins the server works as before, but each
 response says ``Connection: close`` and load balancers are told to look elsewhere. A second request for the end begins
@@ -27,7 +21,8 @@ from ..logger import logger
 from ..system.usage import NO_LIMITS, Usage
 from .backoff import Backoff
 from .child import Ending
-from .events import Event, Kind
+from .events import Event
+from .generations import Generations
 from .record import DRAINING, PATIENCE, READY, STARTING, TO_REPLACE, Process, Worker
 from .watch import Watch
 
@@ -45,9 +40,9 @@ class Roster:
     ``graceful_timeout`` is the time that workers themselves allow for a graceful shutdown. ``drain_delay`` tells, when
     the end is asked for, the seconds before a graceful one. A worker that was ready for less than ``settle`` seconds is
     replaced after a pause, like a worker that never was ready. ``boot_timeout``, ``worker_timeout`` and ``limits``:
-    see :class:`~zibai.supervise.watch.Watch`. ``tell`` is called with each event. All times are seconds; ``inf`` is no
-    limit. When ``finished`` is set, all workers have ended; ``failure`` says then that the server has never come up.
-    One thread makes all calls.
+    see :class:`~zibai.supervise.watch.Watch`; ``eager``: :mod:`zibai.supervise.generations`. ``tell`` is called with
+    each event. All times are seconds; ``inf`` is no limit. When ``finished`` is set, all workers have ended;
+    ``failure`` says then that the server has never come up. One thread makes all calls.
     """
 
     def __init__(
@@ -72,12 +67,9 @@ class Roster:
         self._watch = Watch(clock, boot_timeout=boot_timeout, worker_timeout=worker_timeout, limits=limits)
         self._drain_delay = drain_delay
         self._settle = settle
-        self._eager = eager
-        self._tell_event = tell
-        self._restart_began: float | None = None  # while a restart goes on
+        self._generations = Generations(clock, tell, eager=eager)
         self.wanted = wanted
         self.workers: list[Worker] = []
-        self.generation = 0
         self.finished = False
         self.failure = False
         self._ending = ""  # "drain" or "quit"
@@ -153,13 +145,13 @@ class Roster:
             self.failure = True
             self.end("quit")
             return
-        if any(other.generation not in (TO_REPLACE, self.generation) for other in self.workers if other.is_active):
-            self._restart_began = None
-            self._tell("aborted", "restart aborted: the new code does not start; the old workers keep serving")
-            for other in self.workers:
-                if other.generation != TO_REPLACE:
-                    other.generation = self.generation
         self._backoff.fail()
+        self._generations.fail(worker, self.workers, self._backoff.seconds)
+
+    @property
+    def generation(self) -> int:
+        """The generation that workers should have."""
+        return self._generations.current
 
     @property
     def is_up(self) -> bool:
@@ -199,10 +191,7 @@ class Roster:
         """
         if self._ending or self.drain_announced:
             return None
-        self.generation += 1
-        self._restart_began = self._clock()
-        number = f"{self.wanted} worker{'' if self.wanted == 1 else 's'}"
-        self._tell("begun", f"restart begun{why and f' ({why})'}: new workers replace {number}")
+        self._generations.begin(self.wanted, why)
         self._backoff.end()
         if self.is_up:
             for worker in self.workers:
@@ -210,18 +199,6 @@ class Roster:
                     # A replacement whose code is already old. It may serve since a moment ago, so it drains.
                     self._stop(worker, "drain")
         return self.generation
-
-    def _tell(self, kind: Kind, text: str) -> None:
-        self._tell_event(Event(kind, text, self.generation))
-
-    def _look_at_restart(self) -> None:
-        """Tell when all wanted workers run the code of this generation. An old one that drains may still accept."""
-        if self._restart_began is None:
-            return
-        new = [worker for worker in self.workers if worker.state is READY and worker.generation == self.generation]
-        if len(new) >= self.wanted and all(worker.generation == self.generation for worker in self.workers):
-            duration, self._restart_began = self._clock() - self._restart_began, None
-            self._tell("done", f"restart done after {duration:.1f} s: all workers run the new code")
 
     def change_wanted(self, by: int) -> None:
         """More workers, or fewer; never below one."""
@@ -249,10 +226,10 @@ class Roster:
                 worker.process.announce_drain()
             return
         self._ending = how
-        self._restart_began = None
+        self._generations.forget()
         name = "graceful shutdown" if how == "drain" else "quick exit"
         if not self.failure:
-            self._tell("ending", f"{name} begun{why and f' ({why})'}")
+            self._generations.tell("ending", f"{name} begun{why and f' ({why})'}")
         for worker in self.workers:
             self._stop(worker, how)
 
@@ -270,8 +247,9 @@ class Roster:
             self.finished = not self.workers
         else:
             self._watch.check_usage(self.workers)
-            self._drain_surplus()
-            self._look_at_restart()
+            for worker, replacement in self._generations.surplus(self.workers, self.wanted):
+                self._replace(worker, replacement)
+            self._generations.look(self.workers, self.wanted)
             self._start_missing(now)
         due = min((worker.deadline for worker in self.workers), default=inf)
         if not self._ending:
@@ -280,30 +258,12 @@ class Roster:
             due = min(due, self._drain_at)
         return None if due == inf else max(0.0, due - self._clock())
 
-    def _drain_surplus(self) -> None:
-        """Drain the workers that are too many: those of an old generation first, then the oldest.
-
-        A worker that is starting does not count, so no worker drains before its replacement is ready.
-        """
-        ready = [worker for worker in self.workers if worker.state is READY]
-        ready.sort(key=lambda worker: worker.generation == self.generation)
-        for worker in ready[: max(0, len(ready) - self.wanted)]:
-            self._tell_replaced(worker, ready[-1])
-            self._stop(worker, "drain", ready[-1])
-
     def _start_missing(self, now: float) -> None:
-        """Start all workers that are missing at once, and a replacement for an old worker while no other one starts."""
+        """Start the workers that are missing, all at once, unless starts have failed a moment ago."""
         if now < self._backoff.until:
             return
         active = [worker for worker in self.workers if worker.is_active]
-        missing = self.wanted - len(active)
-        # A worker that was told to end before it served counts, or each of a hundred restarts would start a worker.
-        leaving = any(worker.state is DRAINING and not worker.was_ready for worker in self.workers)
-        starting = leaving or any(worker.state is STARTING for worker in active)
-        if missing <= 0 and not starting and any(worker.generation != self.generation for worker in active):
-            missing = 1
-        if self._eager and not leaving:
-            missing = self.wanted - sum(worker.generation == self.generation for worker in active)
+        missing = self._generations.missing(self.workers, self.wanted)
         for _ in range(missing):
             try:
                 process = self._spawn()
@@ -314,16 +274,13 @@ class Roster:
             if self.drain_announced:
                 process.announce_drain()
             self.workers.append(Worker(process, self.generation, now, now + self._boot_timeout + LAST_WORDS))
-        if self._eager and missing > 0:
-            replacement = self.workers[-1]
-            for worker in active:
-                if worker.generation != self.generation:
-                    self._tell_replaced(worker, replacement)
-                    self._stop(worker, "drain", replacement)
+        if self._generations.eager and missing > 0:
+            for worker in filter(self._generations.is_old, active):
+                self._replace(worker, self.workers[-1])
 
-    def _tell_replaced(self, old: Worker, new: Worker) -> None:
-        if old.generation != self.generation:
-            self._tell("replaced", f"worker {old.process.pid} is replaced by {new.process.pid}")
+    def _replace(self, worker: Worker, replacement: Worker) -> None:
+        self._generations.tell_replaced(worker, replacement)
+        self._stop(worker, "drain", replacement)
 
     def _stop(self, worker: Worker, how: str, replacement: Worker | None = None) -> None:
         """Tell a worker to end; ``replacement`` takes over its idle connections.
