@@ -36,6 +36,9 @@ CERTAIN = [
     "start()",
     "done = start()",
     "try:\n    start()\nfinally:\n    pass",
+    "with open('program.py'):\n    start()",
+    "with open('program.py') as file, memoryview(start() or b''):\n    pass",
+    "logger = __import__('logging').getLogger(__name__)\nstart()",
     "zibai.run('program:app', processes=2)",
 ]
 HINT = 'each worker imports this file; put the call under: if __name__ == "__main__":'
@@ -57,7 +60,7 @@ def run(tmp_path: Path, text: str, processes: int = 2) -> subprocess.CompletedPr
 @pytest.mark.parametrize("text", CERTAIN)
 def test_without_the_guard(tmp_path: Path, text: str) -> None:
     done = run(tmp_path, text)
-    line = 19 if text.startswith("try") else 18
+    line = 18 + text.partition("start()")[0].count("\n")
     assert done.stderr.splitlines()[-1].endswith(f"program.py, line {line}: {HINT}")
     assert "listening" not in done.stderr
     assert done.returncode == (1 if "run" in text else 2)
@@ -69,12 +72,25 @@ def test_what_is_certain_in_a_worker_only(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
+# Programs that are right, with the guard in all the places that programs have it.
+GUARDED = [
+    'if __name__ == "__main__":\n    start()',
+    'try:\n    if __name__ == "__main__":\n        start()\nexcept KeyboardInterrupt:\n    pass',
+    'import contextlib\nwith contextlib.suppress(OSError):\n    if "__main__" == __name__:\n        start()',
+    '__name__ == "__main__" and start()',
+    'done = start() if __name__ == "__main__" else None',
+    'is_main = __name__ == "__main__"\nis_main and start()',
+    'is_main = __name__ == "__main__"\ntry:\n    if is_main:\n        start()\nfinally:\n    pass',
+    "from multiprocessing import *\nif current_process().name == 'MainProcess':\n    start()",
+    "from multiprocessing import *\ntry:\n    assert current_process().name == 'MainProcess'\n    start()\nexcept: 0",
+    "from multiprocessing import *\nname = current_process().name\ntry:\n    {'MainProcess': start}[name]()\nexcept: 0",
+    "def check():\n    if __name__ != '__main__':\n        raise KeyError\ntry:\n    check()\n    start()\nexcept: 0",
+    "try:\n    assert __name__ == '__main__'\nexcept: 0\nelse:\n    start()",
+]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself SIGTERM")
-@pytest.mark.parametrize(
-    ("text", "processes"),
-    [('if __name__ == "__main__":\n    start()', 1), ("start()", 0)],
-    ids=["guarded", "without workers"],
-)
+@pytest.mark.parametrize(("text", "processes"), [*((text, 1) for text in GUARDED), ("start()", 0)])
 def test_what_is_right_serves(tmp_path: Path, text: str, processes: int) -> None:
     done = run(tmp_path, text, processes)
     assert HINT not in done.stderr

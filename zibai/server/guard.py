@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 HINT = 'each worker imports this file; put the call under: if __name__ == "__main__":'
 
-# What a program may ask instead of ``__name__``.
-_OTHER_GUARDS = {"__name__", "parent_process", "current_process"}
+# What a program may ask in order to learn whether it runs in a worker.
+_GUARDS = {"__name__", "parent_process", "current_process"}
 
 
 def check() -> None:
@@ -46,10 +46,42 @@ def _unguarded_line() -> int:
             body = ast.parse(file.read()).body
     except (OSError, SyntaxError, ValueError):
         return 0
+    return frame.f_lineno if _is_certain(body, frame.f_lineno) else 0
+
+
+def _is_certain(body: list[ast.stmt], line: int) -> bool:
+    """Whether whoever executes ``body`` executes this line of it, too, as far as this can be seen."""
     for statement in body:
-        names = {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(statement)}
-        if statement.lineno <= frame.f_lineno <= (statement.end_lineno or 0):
-            return frame.f_lineno if isinstance(statement, ast.Expr | ast.Assign | ast.Try | ast.With) else 0
-        if names & _OTHER_GUARDS and not isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Assign):
-            return 0
-    return 0
+        if statement.lineno <= line <= (statement.end_lineno or 0):
+            return not _names(statement) & _GUARDS and _is_certain_in(statement, line)
+        if _may_guard(statement):
+            return False
+    return False
+
+
+def _is_certain_in(statement: ast.stmt, line: int) -> bool:
+    """The same for the only statement of a body that has the line, and in which no guard is."""
+    match statement:
+        case ast.Expr() | ast.Assign():
+            return not any(isinstance(node, ast.BoolOp | ast.IfExp) for node in ast.walk(statement))
+        case ast.With(body=body):
+            return line < body[0].lineno or _is_certain(body, line)
+        case ast.Try(body=body, orelse=orelse, finalbody=finalbody):
+            return any(_is_certain(part, line) for part in (body, orelse, finalbody))
+        case _:
+            return False  # a condition, a loop: who knows
+
+
+def _may_guard(statement: ast.stmt) -> bool:
+    """Whether it may keep a worker from what follows: by leaving, or by what it assigns or defines.
+
+    ``__name__`` that is only passed on, as to ``getLogger``, is no guard.
+    """
+    found = _names(statement) & _GUARDS
+    if found == {"__name__"} and isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Assign):
+        return any("__name__" in _names(node) for node in ast.walk(statement) if isinstance(node, ast.Compare))
+    return bool(found)
+
+
+def _names(tree: ast.AST) -> set[str]:
+    return {getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(tree)}
