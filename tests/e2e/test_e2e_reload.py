@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support import Client, Server, get, wait_for
+from support import Client, Server, get, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,47 @@ def test_a_mistake_at_the_first_start_is_shown_too(tmp_path: Path) -> None:
         assert b"ZeroDivisionError" in get(server.port).body
         save(tmp_path, SOURCE.format("mended"))
         wait_for(lambda: get(server.port).body == b"mended")
+
+
+ASGI = """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        {}
+        return await send({{"type": "lifespan.startup.complete"}})
+    await send({{"type": "http.response.start", "status": 200}})
+    await send({{"type": "http.response.body", "body": b"{}"}})
+"""
+
+
+@pytest.mark.parametrize("interface", ["auto", "asgi"])
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_mistakes_of_asgi_show_too_and_a_restart_that_shows_one_is_aborted(
+    interface: str, preload: bool, tmp_path: Path
+) -> None:
+    if preload and sys.platform == "win32":
+        pytest.skip("Windows cannot fork")
+    control = ("--control", str(tmp_path / "board"))
+    flags = ("--watchfiles", "*.py", "--interface", interface, *(["--preload"] if preload else []), *control)
+    save(tmp_path, ASGI.format("", "one"))
+    with Server("site_:app", *flags, cwd=tmp_path) as server:
+        assert get(server.port).body == b"one"
+        for mistake, shown in [
+            ("1 / 0", "ZeroDivisionError"),
+            (ASGI.format("1 / 0", "two"), "the application failed in its lifespan: ZeroDivisionError"),
+        ]:
+            save(tmp_path, mistake)
+            page = wait_for(lambda shown=shown: (page := get(server.port)) and shown.encode() in page.body and page)
+            assert page.status == 500
+            assert b"TypeError" not in page.body
+            done = run("reload", "--wait", *control)
+            assert done.returncode == 3
+            assert "ZeroDivisionError" in done.stderr
+            assert done.stderr.splitlines()[-1].endswith("does not start; each request gets the traceback")
+        save(tmp_path, ASGI.format("", "mended"))
+        wait_for(lambda: get(server.port).body == b"mended")
+        assert run("reload", "--wait", *control).returncode == 0
+        assert server.stop() == 0
 
 
 def starts(server: Server) -> int:

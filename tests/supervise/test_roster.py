@@ -282,6 +282,26 @@ def test_a_restart_that_fails_without_any_other_worker_is_aborted_and_the_start_
     assert world.events[-1] == aborted[0], "a restart that was aborted is not done later"
 
 
+def test_a_restart_to_a_page_that_shows_a_failure_is_aborted_and_the_page_serves() -> None:
+    world = up(2)
+    world.roster._generations.eager = True
+    for failed in (4, 0):
+        world.roster.restart()
+        world.tick()
+        old, new = world.pids[:2], world.pids[2:]
+        if failed:
+            world.roster.on_failed(world.worker(failed))
+        world.ready(*new)
+        world.gone(*old)
+        assert world.pids == new
+        kind, text, *_ = world.events[-1]
+        assert (kind, text) == (
+            ("aborted", "restart aborted: the new code does not start; each request gets the traceback")
+            if failed
+            else ("done", "restart done after 0.0 s: all workers run the new code")
+        )
+
+
 def test_a_restart_that_fails_beside_new_workers_or_those_to_replace_is_aborted() -> None:
     for other in ("new", "to replace"):
         world = up(2)

@@ -7,17 +7,22 @@ from .. import importer
 from ..config import envfile
 from ..config.options import Options, watched
 from ..errors import LoadError, UsageError
-from ..gateway.interface import refusal
+from ..gateway.interface import Interface, refusal, resolve
 from ..gateway.wsgi import Application
 from ..logger import logger
 from .serve import Hooks
 
 
 class Site(NamedTuple):
-    """The application and its hooks."""
+    """The application and its hooks. With a ``failure`` it is the page of WSGI that shows it."""
 
     app: Application
     hooks: Hooks = Hooks()
+    failure: LoadError | None = None
+
+    def interface(self, wanted: str) -> Interface:
+        """How to call the application: as ``wanted``, which is ``--interface``, says."""
+        return resolve(self.app, "auto" if self.failure else wanted)
 
 
 def load(options: Options, app: Application | None = None) -> Site:
@@ -39,7 +44,7 @@ def load(options: Options, app: Application | None = None) -> Site:
         )
         return Site(app, Hooks(*hooks))
     except LoadError as error:
-        return _failed(options, error)
+        return fail(options, error)
 
 
 def _load_variables(path: str) -> None:
@@ -56,15 +61,18 @@ def begin(options: Options, site: Site) -> Site:
             importer.guarded("the hook before_serve", site.hooks.before_serve)
         return site
     except LoadError as error:
-        return _failed(options, error)
+        return fail(options, error)
 
 
-def _failed(options: Options, error: LoadError) -> Site:
-    """A worker whose code fails must not serve. With ``--reload`` it serves the failure until the next change."""
+def fail(options: Options, error: LoadError) -> Site:
+    """A worker whose code fails must not serve, so this raises ``error``.
+
+    With ``--reload`` or ``--watchfiles`` it returns what the worker serves until the next change.
+    """
     if not watched(options):
         raise error
     logger.error("%s\n%s", error, error.trace)
-    return Site(_failure_page(error))
+    return Site(_failure_page(error), failure=error)
 
 
 def _failure_page(error: LoadError) -> Application:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ..config.options import Options
 from ..engine.loop import Loop
 from ..errors import LoadError, MissingExtra, ZibaiError
-from ..gateway.interface import resolve
+from ..gateway.interface import Interface
 from ..gateway.wsgi import Application
 from ..logger import logger
 from ..supervise.control import FOR_PARENT, GRACEFUL, QUICK, REOPEN, UPGRADE
@@ -108,23 +108,31 @@ def run(
     forget_in_children(*sockets)  # the application may fork as soon as it is imported
     hub = prepare(options) if preloaded is None else preloaded.hub
     end = threading.Event()
-    ties = ties or Ties()
-    ties.directory = directory() if preloaded is None else preloaded.directory
-    ends = exits and not guest
-    control = _make_control(parent, end, hub, options, may_exit=not guest, ends=ends)
+    ties = replace(ties or Ties(), directory=directory() if preloaded is None else preloaded.directory)
+    control = _make_control(parent, end, hub, options, may_exit=not guest, ends=exits and not guest)
     names = (*GRACEFUL, *QUICK, REOPEN, *(_of_single_process(guest) if parent is None else FOR_PARENT))
     # The parent tells a worker what the terminal has told it already, so a second signal means nothing there.
-    late = lastword.hurry if ends and parent is None else None
+    late = lastword.hurry if exits and not guest and parent is None else None
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
         if parent is not None and not options.interactive:
             parent.hear_ctrl_c()
         site = application.begin(options, application.load(options, app) if preloaded is None else preloaded.site)
         signals.reassert()
-        backend = _backend(options, site.app, hub)
-        _tie(ties, control, parent, options, show_title, backend, hub)
-        options = replace(options, max_request_pre_process=_with_jitter(options.max_requests))
-        hooks = _hooks(site, show_title, alone=parent is None)
-        Server(site.app, sockets, options, end=end, backend=backend, hooks=hooks, ties=ties).run()
+
+        def serve() -> None:
+            interface = site.interface(options.interface)
+            backend = _backend(options, interface, hub)
+            tied = _tie(ties, control, parent, options, partial(_announce, site, parent, show_title, backend), hub)
+            settings = replace(options, interface=interface, max_request_pre_process=_with_jitter(options.max_requests))
+            hooks = _hooks(site, show_title, alone=parent is None)
+            Server(site.app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=tied).run()
+
+        try:
+            serve()
+            return
+        except LoadError as error:  # the lifespan refuses to start, or gevent has patched this process
+            site = application.fail(options, error)
+        serve()
 
 
 def _of_single_process(guest: bool) -> tuple[str, ...]:
@@ -156,37 +164,43 @@ def _tie(
     control: Control,
     parent: Parent | None,
     options: Options,
-    show_ready: Callable[[], None],
-    backend: str,
+    announce: Callable[[], object],
     hub: ModuleType | None,
-) -> None:
-    """Tie the server to the control thread and to the parent."""
-    tell, beaten = ties.on_start, ties.on_beat
+) -> Ties:
+    """Tie a server to the control thread and to the parent. ``announce`` is called when it serves."""
     greenlets = None if hub is None else hub.greenlets
 
     def beat() -> None:
-        beaten()
+        ties.on_beat()
         control.note_beat()
 
     def started(loop: Loop) -> None:
         control.attach(loop)
-        show_ready()
-        if parent is not None:
-            parent.ready()
-        logger.info("worker ready: %s", backend)
-        tell(loop)
+        announce()
+        ties.on_start(loop)
 
-    control.describe = partial(describe_self, ties.row, lambda slot: _where(ties, slot), greenlets)
-    ties.before_start, ties.on_start, ties.on_beat = control.prepare, started, beat
+    tied = replace(ties, before_start=control.prepare, on_start=started, on_beat=beat)
+    control.describe = partial(describe_self, tied.row, lambda slot: _where(tied, slot), greenlets)
     if parent is not None:
-        ties.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
-        ties.multiprocess = True
-        ties.on_max_requests, ties.on_stuck = parent.reached_max_requests, parent.hung
+        tied.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
+        tied.multiprocess = True
+        tied.on_max_requests, tied.on_stuck = parent.reached_max_requests, parent.hung
+    return tied
 
 
-def _backend(options: Options, app: object, hub: ModuleType | None) -> str:
+def _announce(site: Site, parent: Parent | None, show_title: Callable[[], object], backend: str) -> None:
+    """Say that the worker serves, if only a page that shows a failure."""
+    show_title()
+    if parent is not None and site.failure is not None:
+        parent.shows(site.failure)
+    if parent is not None:
+        parent.ready()
+    logger.info("worker ready: %s", backend)
+
+
+def _backend(options: Options, interface: Interface, hub: ModuleType | None) -> str:
     """What runs the requests. Raises :class:`LoadError`."""
-    if resolve(app, options.interface) == "wsgi":
+    if interface == "wsgi":
         return "greenlets" if hub else "threads"
     if hub is not None:
         raise LoadError(

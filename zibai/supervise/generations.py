@@ -67,13 +67,19 @@ class Generations:
         self.tell("begun", f"restart begun{why and f' ({why})'}: new workers replace {number}")
 
     def look(self, workers: Sequence[Worker], wanted: int) -> None:
-        """Tell when all wanted workers run the code of this generation. An old one that drains may still accept."""
+        """Tell when all wanted workers run the code of this generation. An old one that drains may still accept.
+
+        With ``eager`` a worker whose code fails serves as well, a page that shows why. That restart is aborted.
+        """
         if self._began is None:
             return
         new = [worker for worker in workers if worker.state is READY and not self.is_old(worker)]
         if len(new) >= wanted and not any(map(self.is_old, workers)):
             duration, self._began = self._clock() - self._began, None
-            self.tell("done", f"restart done after {duration:.1f} s: all workers run the new code")
+            if any(worker.failed for worker in new):
+                self.tell("aborted", "restart aborted: the new code does not start; each request gets the traceback")
+            else:
+                self.tell("done", f"restart done after {duration:.1f} s: all workers run the new code")
 
     def fail(self, failed: Worker, workers: Sequence[Worker], pause: float) -> None:
         """A worker has ended before it was ready; the next start is in ``pause`` seconds.

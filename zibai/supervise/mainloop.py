@@ -300,6 +300,9 @@ class MainLoop:
                 self._roster.on_hung(worker)
             case "dump":
                 self.on_dump(child, message.text)
+            case "shows":
+                self._roster.on_failed(worker)
+                self.ledger.trace = message.trace or message.text
             case "failed":
                 self._roster.on_failed(worker)
                 self._error = LoadError(message.text, message.trace)

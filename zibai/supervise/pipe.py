@@ -34,7 +34,7 @@ else:
 
 
 class Message(NamedTuple):
-    """One message: a verb, and for ``failed`` the text for the user.
+    """One message: a verb, and for ``failed`` and ``shows`` the text for the user.
 
     From the parent to the worker:
 
@@ -50,6 +50,7 @@ class Message(NamedTuple):
 
     - ``started``: a forked worker runs
     - ``ready``, ``failed``: the worker serves, or cannot serve
+    - ``shows``: before ``ready``, the worker serves only a page that shows why it fails
     - ``heartbeats``: a supervised function has sent its first heartbeat, and is watched from now on
     - ``max_requests``: the worker has served its maximum of requests, and asks for a replacement
     - ``dump``: all stacks, in ``text``
@@ -133,6 +134,10 @@ class Parent:
     def failed(self, error: LoadError) -> None:
         """Say why this worker cannot serve. The parent tells the user, once for all workers."""
         self._send(Message("failed", str(error), error.trace))
+
+    def shows(self, error: LoadError) -> None:
+        """Say that this worker serves nothing but a page with this error. It has logged it."""
+        self._send(Message("shows", str(error), error.trace))
 
     def _send(self, message: Message) -> None:
         with self._lock, suppress(OSError):  # the parent is gone; the control thread notices that and ends this process

@@ -40,7 +40,7 @@ class Worker:
         self.generation = generation
         self.state = STARTING
         self.deadline = deadline  # when it must be ready, or send a heartbeat, or be gone
-        self.failed = False  # whether it has said that it cannot serve
+        self.failed = False  # whether it has said that it cannot serve, or only a page that shows why
         self.was_ready = False  # whether it has served
         self.told = ""  # "drain" or "quit", once it has been told to end
         self.excused_until = -inf  # heartbeats that are missing before this time do not count: the parent was paused

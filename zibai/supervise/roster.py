@@ -115,7 +115,7 @@ class Roster:
         worker.generation = TO_REPLACE
 
     def on_failed(self, worker: Worker) -> None:
-        """It has said why it cannot serve; its process ends by itself."""
+        """It has said why it cannot serve; its process ends by itself, or serves a page that shows it."""
         worker.failed = True
 
     def on_gone(self, worker: Worker, ending: Ending) -> None:
