@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from test_e2e_restart import ready
 
-from support import Client, Server, get, wait_for
+from support import Client, Server, get, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +115,19 @@ def test_a_scrape_sees_what_runs_and_what_waits(backend: tuple[str, ...], tmp_pa
             third.close()
         (tmp_path / "here.go").touch()
         assert first.read().status == second.read().status == 200
+
+
+def test_a_server_of_many_listeners_is_scraped_and_steered(tmp_path: Any) -> None:
+    """They have no room in the scoreboard."""
+    listen = ["--listen", "127.0.0.1:0"] * 99
+    control = ("--control", str(tmp_path / "board"))
+    with Server("mortal:app", "-p", "1", *listen, "--health-listen", "127.0.0.1:0", *control, "--no-gevent") as server:
+        wait_for(lambda: len(ready(server)) == 1)
+        if sys.platform == "linux":
+            assert sum(name.startswith("zibai_backlog_connections{") for name in scrape(server)) == 100
+        assert " more addresses\n" in run("ps", *control).stdout
+        assert run("stop", "--wait", *control).returncode == 0
+        assert server.wait() == 0
 
 
 WAITING = """

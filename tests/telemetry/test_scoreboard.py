@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from zibai.clock import clock
 from zibai.telemetry import board_file as control
 from zibai.telemetry import row as row_module
 from zibai.telemetry import scoreboard
+from zibai.telemetry.board_view import describe, table
 from zibai.telemetry.counts import REFUSALS, Counted
 from zibai.telemetry.row import COUNTERS, GAUGES, LAST, Row, black_box, size_of
 from zibai.telemetry.scoreboard import Scoreboard
@@ -342,15 +343,39 @@ def test_rows_fill_the_file_and_no_more(tmp_path: Path) -> None:
         board.close()
 
 
-@pytest.mark.parametrize(("size", "kept"), [(980, True), (2000, False)])
-def test_facts_that_are_too_long_are_left_out_whole(tmp_path: Path, size: int, kept: bool) -> None:
+ENDPOINT = {"version": "1", "endpoint": "/run/zibai-1.sock", "slots": 10}
+
+
+@pytest.mark.parametrize(
+    ("long", "kept"),
+    [
+        ({"app": "x" * 1900}, {"app": "x" * 1900}),
+        ({"app": "x" * 3000}, {"app": "x" * 1500}),
+        ({"app": "\U0001f98a" * 300}, {"app": "\U0001f98a" * 150}),
+        ({"app": "a:b", "listen": ["x" * 90] * 20}, {"app": "a:b", "listen": ["x" * 90] * 20}),
+        ({"app": "a:b", "listen": ["x" * 90] * 26}, {"app": "a:b", "listen": ["x" * 90] * 20, "unlisted": 6}),
+        ({"app": "x" * 3000, "listen": ["x"]}, {"app": "x" * 1500, "listen": [], "unlisted": 1}),
+    ],
+)
+def test_facts_that_are_too_long_keep_what_commands_need(
+    tmp_path: Path, long: dict[str, Any], kept: dict[str, Any]
+) -> None:
     path = str(tmp_path / "board")
-    facts = {"app": "x" * size}
-    assert (len(json.dumps(facts)) <= 1000) is kept
-    board = Scoreboard.create(path, 1, 1, facts)
+    given = copy.deepcopy(ENDPOINT | long)
+    board = Scoreboard.create(path, 1, 1, given)
     other = Scoreboard.open(path)
-    assert board.facts == other.facts == (facts if kept else {})
+    assert board.facts == other.facts == ENDPOINT | kept
+    assert given == ENDPOINT | long, "they are the caller's"
+    told = list(table(describe(other)))
+    assert told[1].endswith(" more addresses") is ("unlisted" in kept)
+    assert (" requests, " in told[2]) is ("listen" in kept)
     other.release()
+    board.close()
+
+
+def test_facts_that_cannot_be_made_shorter_are_left_out(tmp_path: Path) -> None:
+    board = Scoreboard.create(str(tmp_path / "board"), 1, 1, {"endpoint": "x" * 3000})
+    assert board.facts == {}
     board.close()
 
 

@@ -90,11 +90,12 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
     listeners, notifier, board = prepared.listeners, prepared.environment.notifier, prepared.board
     observers: list[mainloop.Observer] = []
     if listeners.health:
+        names = around.names(prepared.options, listeners.sockets)
         probes = Probes(
             listeners.health,
             pulse,
             lambda: listeners.is_health_kept or upgrade.is_shared(),
-            None if board is None else partial(Metrics, partial(_look, board, listeners)),
+            None if board is None else partial(Metrics, partial(_look, board, names, listeners)),
         )
         observers.append(stack.enter_context(probes))
     observers.append(upgrade)
@@ -103,12 +104,11 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
     return observers
 
 
-def _look(board: Scoreboard, listeners: Listeners) -> tuple[dict[str, Any], dict[str, int]]:
+def _look(board: Scoreboard, names: list[str], listeners: Listeners) -> tuple[dict[str, Any], dict[str, int]]:
     """What the metrics show; the thread of the probes calls this."""
-    server = describe(board)
-    # The last listener may be the one of --redirect-http, which has no name in the scoreboard.
-    found = zip(server["listen"], map(backlog_of, listeners.sockets), strict=False)
-    return server, {name: waiting for name, waiting in found if waiting is not None}
+    # The last listener may be the one of --redirect-http, which has no name.
+    found = zip(names, map(backlog_of, listeners.sockets), strict=False)
+    return describe(board), {name: waiting for name, waiting in found if waiting is not None}
 
 
 def _rules(options: Options) -> dict[str, Any]:

@@ -106,8 +106,9 @@ def table(server: dict[str, Any]) -> Iterator[str]:
     each request that runs.
     """
     yield f"zibai {server.get('version', '')}, {server.get('app', '')}, process {server['pid']}"
-    yield "  " + ", ".join([f"up {_age(server['up'])}", *server.get("listen", [])])
-    serves = bool(server.get("listen"))  # a supervised function has no requests
+    more = [f"{server['unlisted']} more addresses"] if "unlisted" in server else []
+    yield "  " + ", ".join([f"up {_age(server['up'])}", *server.get("listen", []), *more])
+    serves = bool(server.get("listen") or more)  # a supervised function has no requests
     yield "  " + _summary(server["totals"], serves)
     columns = {**_COLUMNS, **(_REQUESTS if serves else {})}
     yield "".join(f"{_TITLES.get(name, name):>{width}}" for name, width in columns.items())

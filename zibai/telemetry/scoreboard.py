@@ -31,7 +31,10 @@ MAGIC: Final = b"zibai 2\n"
 ASIDE: Final = ".old"
 """The suffix of the path of a scoreboard after another server has taken its place."""
 
-_HEAD: Final = Struct("=8sqdHI2000s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
+_ROOM: Final = 2000
+"""Bytes of the facts, as JSON."""
+
+_HEAD: Final = Struct(f"=8sqdHI{_ROOM}s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
 _ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
 
@@ -180,13 +183,29 @@ def _nameless_file() -> int | None:
 
 def _fill(file: int, rows: int, slots: int, facts: dict[str, Any]) -> None:
     """Write the head and empty rows to a new file."""
-    text = json.dumps(facts).encode()
     with os.fdopen(file, "wb", closefd=False) as stream:
-        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, text if len(text) <= 2000 else b""))
+        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, _fit(facts)))
         # Written, and not a hole: a write to a mapped hole while the disk is full kills the process by SIGBUS.
         stream.write(bytes(TOTALS_SIZE))
         for _ in range(rows):
             stream.write(bytes(size_of(slots)))
+
+
+def _fit(facts: dict[str, Any]) -> bytes:
+    """The facts as JSON that has room. The last addresses of ``listen`` are left out, as many as ``unlisted`` says.
+
+    If that is not enough, the end of ``app`` is. What commands need in order to reach the server stays.
+    """
+    facts = dict(facts)
+    while len(text := json.dumps(facts).encode()) > _ROOM:
+        if facts.get("listen"):
+            facts["listen"] = facts["listen"][:-1]
+            facts["unlisted"] = facts.get("unlisted", 0) + 1
+        elif facts.get("app"):
+            facts["app"] = facts["app"][: len(facts["app"]) // 2]
+        else:
+            return b""
+    return text
 
 
 def _inherit(descriptor: Any, path: str) -> Scoreboard:
