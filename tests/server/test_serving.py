@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import tomllib
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, get_type_hints
 from urllib.request import urlopen
@@ -17,7 +19,7 @@ from zibai.config.options import declared
 from zibai.errors import BindError, UsageError
 from zibai.server.fixture import zibai_server as zibai_server  # noqa: PLC0414 -- also where no entry point is installed
 
-from support import ROOT, Client
+from support import ROOT, Client, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,24 @@ def test_a_block() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("zibai-")]
     with pytest.raises(OSError, match="refused"):
         Client(int(url.rpartition(":")[2])).get()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no unix sockets")
+@pytest.mark.parametrize("ending", ["block", "error", "by itself", "never"])
+def test_a_unix_socket_leaves_no_file(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a path in it may be too long
+    options: dict[str, Any] = {"max_workers": 0} if ending == "never" else {"max_request_pre_process": 1}
+    with suppress(UsageError, ZeroDivisionError), zibai.serving(app, listen="unix:socket", **options) as url:
+        assert url == "unix:socket"
+        assert (tmp_path / "socket").exists()
+        if ending == "by itself":
+            with Client("socket") as client:
+                assert client.get().status == 200
+            wait_for(lambda: not (tmp_path / "socket").exists())
+            (tmp_path / "socket").touch()  # another program's
+        if ending == "error":
+            raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == (["socket"] if ending == "by itself" else [])
 
 
 def test_what_the_block_raises_is_raised() -> None:

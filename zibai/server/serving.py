@@ -8,6 +8,7 @@ from typing import Literal, Unpack
 from ..config.keywords import ServeOptions
 from ..gateway.wsgi import Application
 from ..net.bind import create_bind_socket, describe
+from ..net.unix_socket import unlink_unix_socket
 from .serve import serve
 
 
@@ -23,7 +24,8 @@ def serving(
 
     At the end of the block, requests in flight have ``graceful_exit_timeout`` to finish.
 
-    :param listen: an address; port 0 is a free one. The URL of a unix socket is ``unix:PATH``.
+    :param listen: an address; port 0 is a free one. The URL of a unix socket is ``unix:PATH``; its
+        file is removed at the end of the block.
     :param backend: see :func:`~zibai.serve`.
     :param options: those of :func:`~zibai.serve`.
     :raises BindError: if it cannot listen there.
@@ -36,17 +38,11 @@ def serving(
 
     def run() -> None:
         try:
-            serve(
-                app=app,
-                bind_socket=sock,
-                graceful_exit=end,
-                backend=backend,
-                before_serve_hook=ready.set,
-                **options,
-            )
+            serve(app=app, bind_socket=sock, backend=backend, graceful_exit=end, before_serve_hook=ready.set, **options)
         except BaseException as error:
             failures.append(error)
         finally:
+            unlink_unix_socket(sock)  # it may have ended by itself
             sock.close()
             ready.set()
 
@@ -58,6 +54,7 @@ def serving(
             raise failures.pop()
         yield url
     finally:
+        unlink_unix_socket(sock)  # before the server closes it
         end.set()
         thread.join()
     if failures:
