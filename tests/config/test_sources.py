@@ -231,14 +231,65 @@ def test_what_platforms_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert parse_args(["a:b"]) == Options("a:b", processes=1, trusted_proxies=["none"])
 
 
-@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root can be told to become another user")
-def test_root_takes_no_options_from_the_file_of_a_user(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(folder, "pid_file = '/etc/x'\n")
-    assert parse_args(["a:b", "--user", "nobody"]).pid_file == "/etc/x"
-    os.chown(folder / "zibai.toml", 1000, 1000)
-    assert failure(capsys, "a:b", "--user", "nobody").startswith("zibai.toml does not belong to root, which starts")
-    assert parse_args(["a:b", "--user", "nobody", "--config", "zibai.toml"]).pid_file == "/etc/x"
-    assert parse_args(["a:b"]).pid_file == "/etc/x", "root stays root, as the code that it imports"
+root_only = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="only root has something to lose")
+
+
+@root_only
+@pytest.mark.parametrize("name", ["zibai.toml", "pyproject.toml"])
+@pytest.mark.parametrize("head", ["", "user = 'nobody'\n"])
+@pytest.mark.parametrize(
+    ("owner", "mode", "folder_owner", "folder_mode", "why"),
+    [
+        ((1000, 1000), 0o644, (0, 0), 0o755, "it belongs to another user"),
+        ((0, 0), 0o646, (0, 0), 0o755, "another user may write it"),
+        ((0, 1000), 0o664, (0, 0), 0o755, "another user may write it"),
+        ((0, 0), 0o644, (1000, 0), 0o755, "another user may replace it"),
+        ((0, 0), 0o644, (1000, 0), 0o1777, "another user may replace it"),
+        ((0, 0), 0o644, (0, 1000), 0o775, "another user may replace it"),
+        ((0, 0), 0o644, (0, 0), 0o777, "another user may replace it"),
+        ((0, 0), 0o644, (0, 0), 0o1777, ""),
+        ((0, 0), 0o664, (0, 0), 0o775, ""),
+    ],
+)
+def test_root_takes_no_options_from_a_file_that_another_user_can_change(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    head: str,
+    owner: tuple[int, int],
+    mode: int,
+    folder_owner: tuple[int, int],
+    folder_mode: int,
+    why: str,
+) -> None:
+    """The file says which user the server becomes, so that its owner could keep the server root."""
+    write(folder, f"{'[tool.zibai]' if name == 'pyproject.toml' else ''}\n{head}pid_file = '/etc/x'\n", name)
+    (folder / name).chmod(mode)
+    folder.chmod(folder_mode)
+    os.chown(folder / name, *owner)
+    os.chown(folder, *folder_owner)
+    if why:
+        for flags in ([], ["--user", "nobody"]):
+            assert failure(capsys, "a:b", *flags) == (
+                f"{name}: {why}, and root would follow it; to trust it, add --config {name}"
+            )
+    assert parse_args(["a:b", *(["--config", name] if why else [])]).pid_file == "/etc/x"
+
+
+@root_only
+def test_root_follows_no_link_of_another_user(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, "pid_file = '/etc/x'\n", "root.toml")
+    (folder / "zibai.toml").symlink_to("root.toml")
+    assert parse_args(["a:b"]).pid_file == "/etc/x"
+    os.chown(folder / "zibai.toml", 1000, 1000, follow_symlinks=False)
+    assert failure(capsys, "a:b").startswith("zibai.toml: it belongs to another user")
+
+
+@root_only
+def test_root_leaves_the_pyproject_of_other_tools_alone(folder: Path) -> None:
+    write(folder, "[project]\nname = 'zibai-shop'\n", "pyproject.toml")
+    os.chown(folder / "pyproject.toml", 1000, 1000)
+    assert parse_args(["a:b"]) == Options("a:b")
 
 
 # --- each option, by each source ----------------------------------------------------------------------

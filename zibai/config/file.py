@@ -1,6 +1,8 @@
 """The file of options: which one, and what is in it."""
 
 import os
+import stat
+import sys
 import tomllib
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -20,12 +22,9 @@ class File(NamedTuple):
     table: Mapping[str, Any]
 
 
-def read_file(place: Setting | None, profile: Setting | None, becomes: bool) -> list[Layer]:
-    """The layers of a file: the profile, then the rest; none if there is no file.
-
-    ``becomes`` says that the server is going to be another user. Raises UsageError.
-    """
-    file = _find(becomes) if place is None else _read(place.value, place.origin)
+def read_file(place: Setting | None, profile: Setting | None) -> list[Layer]:
+    """The layers of a file: the profile, then the rest; none if there is no file. Raises UsageError."""
+    file = _find() if place is None else _read(place.value, place.origin)
     if file is None:
         if profile is not None:
             raise UsageError(
@@ -47,7 +46,7 @@ def read_file(place: Setting | None, profile: Setting | None, becomes: bool) -> 
     return layers
 
 
-def _find(becomes: bool) -> File | None:
+def _find() -> File | None:
     for name in FILES:
         try:
             with open(name, "rb") as opened:
@@ -62,13 +61,38 @@ def _find(becomes: bool) -> File | None:
             continue  # also one that is no TOML: this is the file of other tools
         file = _parse(name, data)
         if file is not None:
-            # Root follows options such as --pid-file before it becomes the user. This file may belong to that user.
-            if becomes and status.st_uid != 0 and getattr(os, "geteuid", lambda: 1)() == 0:
-                raise UsageError(
-                    f"{name} does not belong to root, which starts this server; name it by --config to trust it"
-                )
+            if sys.platform != "win32" and os.geteuid() == 0 and (why := _distrust(name, status)):
+                raise UsageError(f"{name}: {why}, and root would follow it; to trust it, add --config {name}")
             return file
     return None
+
+
+def _distrust(name: str, status: os.stat_result) -> str:
+    """Why root must not follow a file that it has found by itself; empty if nobody but root can change it.
+
+    The file says what root imports, which files it writes, and which user it becomes. So it does not matter whether
+    ``user`` stands in it: its owner could take that out.
+    """
+    try:
+        link = os.lstat(name)
+        folders = {os.curdir, os.path.dirname(os.path.realpath(name))}
+        replaceable = any(_is_open(os.stat(folder), sticky=True) for folder in folders)
+    except OSError:
+        return "it is being replaced"
+    if status.st_uid != 0 or link.st_uid != 0:
+        return "it belongs to another user"
+    if _is_open(status):
+        return "another user may write it"
+    return "another user may replace it" if replaceable else ""
+
+
+def _is_open(status: os.stat_result, *, sticky: bool = False) -> bool:
+    """Whether others than root may write a file, or with ``sticky`` the entries of root in a folder."""
+    if status.st_uid != 0:
+        return True
+    if sticky and status.st_mode & stat.S_ISVTX:
+        return False
+    return bool(status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != 0))
 
 
 def _read(path: str, origin: str) -> File:

@@ -109,8 +109,7 @@ def gather(flags: Layer, environ: Mapping[str, str]) -> Settings:
     variables, warnings = from_variables(environ)
     place = flags.get("config") or variables.get("config")
     profile = flags.get("profile") or variables.get("profile")
-    becomes = any(name in layer for name in ("user", "group") for layer in (flags, variables))
-    layers = [flags, variables, *read_file(place, profile, becomes), from_platform(environ)]
+    layers = [flags, variables, *read_file(place, profile), from_platform(environ)]
     merged: Layer = {}
     for layer in reversed(layers):
         merged.update(layer)
