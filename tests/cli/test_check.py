@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,6 +106,66 @@ def test_addresses(tmp_path: Path) -> None:
     assert advice(checks._addresses, listen=["fd:3"])[0][0] == "note"
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize("flag", ["listen", "health_listen", "redirect_http"])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_two_addresses_that_exclude_each_other(flag: str, kind: str, tmp_path: Path) -> None:
+    if kind == "unix" and sys.platform == "win32":
+        pytest.skip("there are no unix sockets")
+    name = f"127.0.0.1:{free_port()}" if kind == "tcp" else f"unix:{tmp_path / 'sock'}"
+    options: dict[str, Any] = {"listen": [name, name]} if flag == "listen" else {"listen": [name], flag: name}
+    found = [finding for finding in advice(checks._addresses, **options) if finding[0] != "note"]
+    assert found[0] == ("ok", f"{name} is free")
+    assert [level for level, _ in found[1:]] == ["error"]
+    assert f"{name} is in use" in found[1][1]
+    assert advice(checks._addresses, listen=[name])[0][0] == "ok", "all are closed in the end"
+    assert not (tmp_path / "sock").exists()
+
+
+def test_one_descriptor_for_two_listeners() -> None:
+    found = advice(checks._addresses, listen=["fd:3", "fd:3"])
+    assert found[1] == ("error", "fd:3 is there twice")
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "text"),
+    [
+        (
+            "watchfiles",
+            {"reload": True},
+            "--reload and --watchfiles need watchfiles; pip install 'zibai-server[reload]'",
+        ),
+        ("watchfiles", {"watchfiles": "*.html"}, "--reload and --watchfiles need watchfiles"),
+        ("trustme", {"tls_dev": True}, "--tls-dev needs trustme; pip install 'zibai-server[tls-dev]'"),
+    ],
+)
+def test_a_missing_extra(module: str, options: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    found = [finding for finding in checks.findings(Options("plain:app", **options)) if finding.subject == "extras"]
+    assert [(finding.level, finding.code) for finding in found] == [("error", 2)]
+    assert text.partition(";")[0] in found[0].text
+
+
+def test_extras_that_are_there() -> None:
+    pytest.importorskip("watchfiles")
+    pytest.importorskip("trustme")
+    assert [level for level, _ in advice(checks._extras, reload=True, tls_dev=True)] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("name", ["log_file", "control"])
+def test_a_file_that_cannot_be_written(name: str, tmp_path: Path) -> None:
+    flag = "--" + name.replace("_", "-")
+    assert advice(checks._files, **{name: str(tmp_path)})[0] == (
+        "error",
+        f"{flag}: {str(tmp_path)!r} cannot be written",
+    )
+    assert advice(checks._files, **{name: str(tmp_path / "new")})[0][0] == "ok"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no unix sockets")
 def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -149,6 +210,37 @@ def test_a_server_that_would_start() -> None:
     assert "requests run in threads" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("api:app", "requests run as tasks; not tried: its lifespan\n"),
+        ("api:app --lifespan off", "requests run as tasks\n"),
+        ("hidden:app --no-gevent", "requests run as tasks; not tried: its lifespan\n"),
+        ("hidden:app --interface asgi", "requests run as tasks; not tried: its lifespan\n"),
+        ("hidden:app --no-gevent --before-serve hidden:setup", "not tried: its lifespan and --before-serve\n"),
+    ],
+)
+def test_an_asgi_application_runs_as_tasks(folder: Path, line: str, words: str) -> None:
+    done = run("check", *line.split(), *FREE, cwd=folder)
+    assert done.returncode == 0, done.stdout
+    assert words in done.stdout
+
+
+@pytest.mark.skipif(find_spec("gevent") is None, reason="nothing would patch")
+def test_gevent_that_patches_in_front_of_asgi(folder: Path) -> None:
+    done = run("check", "hidden:app", *FREE, cwd=folder)
+    assert done.returncode == 3
+    assert "'hidden:app' is an ASGI application, and gevent, which is installed, has patched" in done.stdout
+
+
+def test_an_event_loop_that_is_not_installed(folder: Path) -> None:
+    module = "winloop" if sys.platform == "win32" else "uvloop"
+    (folder / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})\n", encoding="utf-8")
+    done = run("check", "api:app", *FREE, "--loop", "uvloop", cwd=folder)
+    assert done.returncode == 2
+    assert f"{module} is not installed; pip install 'zibai-server[uvloop]'" in done.stdout
+
+
 def test_json_and_strict() -> None:
     done = run("check", "plain:app", *FREE, "--json", "--no-gevent", "--keep-alive-timeout", "5", "--strict")
     report = json.loads(done.stdout)
@@ -165,7 +257,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "broken.py").write_text("print('noise')\nimport nowhere_xyz\n", encoding="utf-8")
     (tmp_path / "leaves.py").write_text("import os\nos._exit(7)\n", encoding="utf-8")
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
-    (tmp_path / "api.py").write_text("async def app(scope, receive, send): ...\n", encoding="utf-8")
+    api = "async def app(scope, receive, send): ...\ndef make_app(): return app\n"
+    (tmp_path / "api.py").write_text(api, encoding="utf-8")
+    (tmp_path / "hidden.py").write_text("from api import app\ndef setup(): raise OSError\n", encoding="utf-8")
     return tmp_path
 
 
@@ -174,7 +268,7 @@ def folder(tmp_path: Path) -> Path:
     ("line", "code", "words"),
     [
         ("broken:app --reload", 3, "error    application  importing 'broken' failed: ModuleNotFoundError: No module"),
-        ("api:app", 3, "error    application  'api:app' is an ASGI application"),
+        ("api:make_app", 3, "error    application  'api:make_app' is a factory, not an application; have it called"),
         ("leaves:app", 3, "error    application  the process that imports 'leaves:app' has ended with code 7"),
         ("hangs:app --boot-timeout 2", 3, "error    application  'hangs:app' is not imported in 2 s (--boot-timeout)"),
         ("api:app --logging-config nowhere.toml", 2, "error    application  --logging-config: 'nowhere.toml' cannot"),

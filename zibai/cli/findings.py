@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from ..config.addresses import Inherited, Trust, parse_address
 from ..config.options import LISTEN, Options, watched
 from ..errors import LoadError, ZibaiError
-from ..net.bind import create_bind_socket, is_public
+from ..net.bind import create_bind_socket, is_public, listen
 from ..net.unix_socket import unlink_unix_socket
 from ..server import environment as around
 from ..supervise.record import PATIENCE
@@ -52,7 +53,7 @@ class Finding(NamedTuple):
 
 def findings(options: Options) -> Iterator[Finding]:
     """All checks, in the order in which a start would fail. The caller has changed to the directory of ``--chdir``."""
-    for check in (_files, _user, _certificate, _addresses, _application):
+    for check in (_files, _user, _extras, _certificate, _addresses, _application):
         try:
             yield from check(options)
         except ZibaiError as error:
@@ -65,10 +66,13 @@ def _files(options: Options) -> Iterator[Finding]:
     around.check_files(options)
     if options.pid_file is not None:
         pidfile.check(options.pid_file, os.getppid())
-    for flag, path in (("--pid-file", options.pid_file), ("--log-file", options.log_file)):
+    made = {"--pid-file": options.pid_file, "--log-file": options.log_file, "--control": options.control}
+    for flag, path in made.items():
         folder = "" if path is None else os.path.dirname(os.path.abspath(path))
         if folder and not os.access(folder, os.W_OK | os.X_OK):
             yield Finding("error", "files", f"{flag}: no file can be made in {folder!r}")
+        elif path is not None and os.path.exists(path) and (os.path.isdir(path) or not os.access(path, os.W_OK)):
+            yield Finding("error", "files", f"{flag}: {path!r} cannot be written", code=2)
     try:
         yield Finding("ok", "files", f"large bodies go to {tempfile.gettempdir()}")
     except FileNotFoundError:
@@ -82,6 +86,19 @@ def _user(options: Options) -> Iterator[Finding]:
         yield Finding("ok", "user", f"the server becomes {options.user or options.group}")
     elif sys.platform != "win32" and os.geteuid() == 0:
         yield Finding("warning", "user", "the application would run as root; add --user, or start as another user")
+
+
+def _extras(options: Options) -> Iterator[Finding]:
+    if watched(options):
+        from ..server.reloader import Reloader
+
+        Reloader("", lambda changed: None)  # it imports watchfiles, and watches nothing until it is entered
+        yield Finding("ok", "extras", "files can be watched")
+    if options.tls_dev:
+        from ..tls.devcert import certified
+
+        with certified(options):
+            yield Finding("ok", "extras", "a certificate for localhost can be made")
 
 
 def _certificate(options: Options) -> Iterator[Finding]:
@@ -111,32 +128,41 @@ def _seconds_left(path: str) -> float | None:
 
 
 def _addresses(options: Options) -> Iterator[Finding]:
+    """Each address is bound as the server binds it, and stays so until all are: two of them may exclude each other."""
     others = [address for address in (options.health_listen, options.redirect_http) if address is not None]
-    for address in [*(options.listen or [LISTEN]), *others]:
-        if isinstance(parse_address(address), Inherited):
-            yield Finding("note", "address", f"{address} is given by the program that starts the server")
-            continue
-        try:
-            sock = create_bind_socket(
-                address,
-                unix_socket_perms=options.unix_socket_perms,
-                unix_socket_group=options.unix_socket_group,
-                dualstack_ipv6=options.dualstack_ipv6,
-            )
-        except ZibaiError as error:
-            yield Finding("error", "address", str(error), code=error.exit_code)
-            continue
-        try:
-            yield Finding("ok", "address", f"{address} is free")
-            if is_public(sock):
-                yield from _public(options, address)
-        finally:
-            unlink_unix_socket(sock)
-            sock.close()
-        if address.startswith("unix:") and options.unix_socket_perms & 0o060 != 0o060:
-            text = f"only the user of the server may connect to {address}; for a proxy that is another user, add "
-            text += "--unix-socket-perms 660 --unix-socket-group GROUP, or the proxy responds with 502"
-            yield Finding("note", "address", text)
+    inherited = set()
+    with ExitStack() as stack:
+        for address in [*others, *(options.listen or [LISTEN])]:
+            if isinstance(parse_address(address), Inherited):
+                if address in inherited:
+                    yield Finding("error", "address", f"{address} is there twice", code=2)
+                else:
+                    yield Finding("note", "address", f"{address} is given by the program that starts the server")
+                inherited.add(address)
+                continue
+            try:
+                yield from _bound(options, address, stack)
+            except ZibaiError as error:
+                yield Finding("error", "address", str(error), code=error.exit_code)
+
+
+def _bound(options: Options, address: str, stack: ExitStack) -> Iterator[Finding]:
+    sock = create_bind_socket(
+        address,
+        unix_socket_perms=options.unix_socket_perms,
+        unix_socket_group=options.unix_socket_group,
+        dualstack_ipv6=options.dualstack_ipv6,
+    )
+    stack.callback(sock.close)
+    stack.callback(unlink_unix_socket, sock)
+    listen(sock, 1)  # SO_REUSEADDR lets two sockets be bound to one port as long as neither listens
+    yield Finding("ok", "address", f"{address} is free")
+    if is_public(sock):
+        yield from _public(options, address)
+    if address.startswith("unix:") and options.unix_socket_perms & 0o060 != 0o060:
+        text = f"only the user of the server may connect to {address}; for a proxy that is another user, add "
+        text += "--unix-socket-perms 660 --unix-socket-group GROUP, or the proxy responds with 502"
+        yield Finding("note", "address", text)
 
 
 def _public(options: Options, address: str) -> Iterator[Finding]:
@@ -170,7 +196,13 @@ def _application(options: Options) -> Iterator[Finding]:
     if report["error"] is not None:
         yield Finding("error", "application", report["error"], report["trace"], report["code"])
     else:
-        text = f"{options.app!r} is imported in {report['seconds']:.1f} s; requests run in {report['backend']}"
+        backend = report["backend"]
+        text = f"{options.app!r} is imported in {report['seconds']:.1f} s; requests run "
+        text += "as tasks" if backend == "tasks" else f"in {backend}"
+        # What these do (open connections, start jobs) is for a server, so a failure of theirs is not seen here.
+        untried = ["its lifespan"] if backend == "tasks" and options.lifespan != "off" else []
+        untried += ["--before-serve"] if options.before_serve else []
+        text += f"; not tried: {' and '.join(untried)}" if untried else ""
         yield Finding("ok", "application", text)
 
 

@@ -17,19 +17,23 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Import the application and its hooks. What they print stays apart from the report."""
+    """Import the application and its hooks, and call none of them. What they print stays apart from the report."""
     options: Options = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from the command itself
     report: dict[str, object] = {"error": None, "trace": ""}
     began = time.monotonic()
     try:
+        from ..engine.backends.eventloop import make_event_loop
         from ..server import application, worker
         from ..telemetry import setup as logs
 
         # Not the page with which --reload shows an error, and no log file, which the running server may have.
         options = replace(options, reload=False, watchfiles=None, log_file=None, log_max_bytes=0)
         logs.configure_as(options)
-        report["backend"] = "threads" if worker.prepare(options) is None else "greenlets"
-        application.load(options)
+        hub = worker.prepare(options)
+        site = application.load(options)
+        report["backend"] = worker.backend_of(options, site.interface(options.interface), hub)
+        if report["backend"] == "tasks":
+            make_event_loop(options.loop).close()
     except ZibaiError as error:
         report |= {"error": str(error), "trace": error.trace if isinstance(error, LoadError) else ""}
         report["code"] = error.exit_code

@@ -121,7 +121,7 @@ def run(
 
         def serve() -> None:
             interface = site.interface(options.interface)
-            backend = _backend(options, interface, hub)
+            backend = backend_of(options, interface, hub)
             tied = _tie(ties, control, parent, options, partial(_announce, site, parent, show_title, backend), hub)
             settings = replace(options, interface=interface, max_request_pre_process=_with_jitter(options.max_requests))
             hooks = _hooks(site, show_title, alone=parent is None)
@@ -198,7 +198,7 @@ def _announce(site: Site, parent: Parent | None, show_title: Callable[[], object
     logger.info("worker ready: %s", backend)
 
 
-def _backend(options: Options, interface: Interface, hub: ModuleType | None) -> str:
+def backend_of(options: Options, interface: Interface, hub: ModuleType | None) -> str:
     """What runs the requests. Raises :class:`LoadError`."""
     if interface == "wsgi":
         return "greenlets" if hub else "threads"
