@@ -31,6 +31,14 @@ def hang(client: Client, tmp_path: Path) -> None:
     wait_for((tmp_path / "here").exists)
 
 
+def test_a_module_of_both_kinds_gets_no_guess(tmp_path: Path) -> None:
+    source = "async def api(scope, receive, send): ...\ndef app(environ, start_response): ...\n"
+    (tmp_path / "both.py").write_text(source, encoding="ascii")
+    with Server("both:app", "--no-gevent", cwd=tmp_path) as server:
+        server.wait_for_log("worker ready: threads")
+        assert any(text.startswith("starting both:app: one process; Python") for text in texts(server))
+
+
 @pytest.mark.daily("threads")
 def test_from_the_start_to_the_end(backend: tuple[str, ...], site: Path) -> None:
     with Server("versioned:app", "-p", "2", "-w", "3", *backend, cwd=site) as server:

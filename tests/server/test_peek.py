@@ -33,6 +33,31 @@ def test_the_source_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sourc
     assert peek.looks_like_asgi(Options("site_:app", interface="asgi"))
 
 
+@pytest.mark.parametrize(
+    ("source", "app", "interface"),
+    [
+        ("async def app(scope, receive, send): ...", "app", "asgi"),
+        ("async def app(scope, receive, send): ...", "", "asgi"),
+        ("import fastapi\napi: fastapi.FastAPI = fastapi.FastAPI()", "api", "asgi"),
+        ("from django.core.asgi import get_asgi_application\napp = get_asgi_application()", "app", "asgi"),
+        ("def app(environ, start_response): ...", "app", "wsgi"),
+        ("async def as3(scope, receive, send): ...\ndef app(environ, start_response): ...", "app", ""),
+        ("async def app2(scope, receive, send): ...\ndef app(environ, start_response): ...", "app", ""),
+        ("from fastapi import FastAPI\ndef make(): return FastAPI()", "make()", ""),
+        ("from fastapi import FastAPI\nadmin = FastAPI()\nfrom shop import app", "app", ""),
+    ],
+)
+def test_the_first_line_of_the_log_says_what_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, app: str, interface: str
+) -> None:
+    (tmp_path / "site_.py").write_text(source, encoding="ascii")
+    monkeypatch.chdir(tmp_path)
+    name = f"site_:{app}" if app else "site_"
+    assert peek.likely_interface(Options(name)) == interface
+    assert peek.likely_interface(Options(name, interface="wsgi")) == "wsgi"
+    assert peek.likely_interface(Options(name, interface="asgi")) == "asgi"
+
+
 def test_what_cannot_be_found_looks_like_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert not peek.looks_like_asgi(Options("nowhere.at_all:app"))

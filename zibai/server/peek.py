@@ -11,8 +11,11 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Literal
 
 from ..config.options import Options
+from ..gateway.interface import Interface
+from ..importer import USUAL
 
 _SIGNS = re.compile(
     r"\b(?:asgi\w*|get_asgi_application|fastapi|starlette|quart|litestar|blacksheep|channels|ninja|esmerald|ravyn)\b"
@@ -20,6 +23,9 @@ _SIGNS = re.compile(
     r"|async\s+def\s+__call__",
     re.IGNORECASE,
 )
+
+_MADE = r"^async\s+def\s+(?:{name})\b|^(?:{name})\b[^=\n]*=\s*(?:\w+\.)*(?:{makers})\("
+_MAKERS = "get_asgi_application|FastAPI|Starlette|Quart|Litestar|BlackSheep|NinjaAPI|Esmerald|Ravyn"
 
 _SCRIPT = """\
 import sys
@@ -58,6 +64,22 @@ def is_asgi(options: Options) -> bool:
 def looks_like_asgi(options: Options) -> bool:
     """Whether ``options`` name an ASGI application by the look of its source, which may be wrong."""
     return options.interface == "asgi" or (options.interface == "auto" and bool(_SIGNS.search(_source(options))))
+
+
+def likely_interface(options: Options) -> Interface | Literal[""]:
+    """The interface for the first line of the log; empty where the source does not show what the attribute is.
+
+    A module may hold applications of both kinds, and only the import tells them apart.
+    """
+    if options.interface != "auto":
+        return "asgi" if options.interface == "asgi" else "wsgi"
+    source = _source(options)
+    if not _SIGNS.search(source):
+        return "wsgi"
+    _, colon, attribute = options.app.partition(":")
+    name = re.escape(attribute) if colon else "|".join(USUAL)
+    made = not options.call and re.search(_MADE.format(name=name, makers=_MAKERS), source, re.MULTILINE)
+    return "asgi" if made else ""
 
 
 def _is_installed(package: str) -> bool:

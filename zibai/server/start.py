@@ -201,13 +201,14 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
 
 def _story(options: Options, processes: int) -> str:
     """What is about to be served, by how many of what, and how it is ended."""
-    if peek.looks_like_asgi(options):
-        number, kind = runners(options, "asgi"), "task"
-    else:
-        number = options.max_workers
-        kind = "greenlet" if not options.no_gevent and find_spec("gevent") is not None else "thread"
-    many = f"{number:,} {kind}{'' if number == 1 else 's'}"
-    workers = f"{processes} worker{'' if processes == 1 else 's'} of {many}" if processes else f"{many}, one process"
+    interface = peek.likely_interface(options)
+    number = runners(options, interface)
+    kind = "greenlet" if not options.no_gevent and find_spec("gevent") is not None else "thread"
+    kind = "task" if interface == "asgi" else kind
+    many = f"{number:,} {kind}{'' if number == 1 else 's'}" if interface else ""  # "worker ready" will tell
+    workers = f"{processes} worker{'' if processes == 1 else 's'}" if processes else "one process"
+    if many:
+        workers = f"{workers} of {many}" if processes else f"{many}, {workers}"
     python = ".".join(map(str, sys.version_info[:3]))
     how = "zibai stop or Ctrl-Break" if sys.platform == "win32" else "zibai stop or SIGTERM"
     if sys.stderr is not None and sys.stderr.isatty() and not options.daemon:
