@@ -7,6 +7,8 @@ Thin: arguments become options, and other wings do the work.
  - ps          zibai ps
  - check       zibai check
  - migrate     zibai migrate
+ - grammar     how other servers are told what to do: settings of gunicorn, flags
+ - counterparts  what each flag and setting of another server becomes here
  - migration   the configuration of another server, as it becomes ours
  - completion  zibai completion
  - findings    what zibai check looks at

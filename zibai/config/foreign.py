@@ -52,9 +52,9 @@ gunicorn | --disable-redirect-access-to-syslog --log-syslog --log-syslog-to --lo
 gunicorn | --logger-class --log-config --log-config-json --logconfig --logconfig-dict --logconfig-json | logging_config | JSON or TOML in the form of dictConfig
 gunicorn | -R --enable-stdio-inheritance | | standard output is left as it is
 gunicorn | --statsd-host --statsd-prefix --dogstatsd-tags --enable-backlog-metric | | zibai ps --json has the counters
-gunicorn | -n --name --proc-name | | process titles show the application, if setproctitle is installed
-gunicorn | --protocol --uwsgi-allow-from | | let nginx speak HTTP: proxy_pass instead of uwsgi_pass
-gunicorn | --paste --paster --paste-global | call | name a function that loads the file and returns the application
+gunicorn | -n --name --proc-name --default-proc-name | | process titles show the application, if setproctitle is installed
+gunicorn | --protocol --uwsgi-allow-from --uwsgi-allow-ips | | let nginx speak HTTP: proxy_pass instead of uwsgi_pass
+gunicorn | --paste --paster --paste-global --raw-paste-global-conf | call | name a function that loads the file and returns the application
 gunicorn | --permit-obsolete-folding --strip-header-spaces --permit-unconventional-http-method --permit-unconventional-http-version --casefold-http-method --header-map | | such requests are always refused, since request smuggling uses them
 gunicorn | --http-parser | http | auto or h11
 gunicorn | --suppress-ragged-eofs --do-handshake-on-connect | | a TLS handshake never holds a thread
@@ -62,8 +62,8 @@ gunicorn | --http-protocols --http2-cleartext --http2-max-concurrent-streams --h
 gunicorn | --asgi-loop | loop |
 gunicorn | --asgi-lifespan | lifespan |
 gunicorn | --asgi-disconnect-grace-period --websocket-max-message-size | | an application hears at once that its client has left; WebSockets are not served
-gunicorn | --dirty-app --dirty-apps --dirty-workers --dirty-timeout --dirty-threads --dirty-graceful-timeout | | zibai.Supervisor keeps a function running in processes
-gunicorn | --control-socket --control-socket-mode --no-control-socket | control | a file that zibai ps reads; signals control the server
+gunicorn | --dirty-app --dirty-apps --dirty-workers --dirty-timeout --dirty-threads --dirty-graceful-timeout --dirty-post-fork --dirty-worker-init --dirty-worker-exit --on-dirty-starting | | zibai.Supervisor keeps a function running in processes
+gunicorn | --control-socket --control-socket-mode --control-socket-disable --no-control-socket | control | a file that zibai ps reads; signals control the server
 gunicorn | --ssl-version | tls_min_version | 1.2 or 1.3
 gunicorn | --post-fork --post-worker-init | before_serve | a name, module:attribute, of a function without arguments
 gunicorn | --worker-int | before_graceful_exit | a name, module:attribute, of a function without arguments
@@ -154,11 +154,12 @@ waitress | --recv-bytes --send-bytes | | these sizes are fixed
 waitress | --channel-request-lookahead | | environ["zibai.client_disconnected"] is always there
 waitress | --log-socket-errors --no-log-socket-errors | log_level | --log-level debug logs them
 waitress | --expose-tracebacks --no-expose-tracebacks | | the log has tracebacks, and a client never gets one
-waitress | --asyncore-loop-timeout --asyncore-use-poll | | epoll, or the best method of the system
+waitress | --asyncore-loop-timeout --asyncore-use-poll --no-asyncore-use-poll | | epoll, or the best method of the system
 waitress | --trusted-proxy | trusted_proxies |
 waitress | --trusted-proxy-headers | forwarded_fields | fields, as in for,proto
 waitress | --trusted-proxy-count | trusted_proxies | name the proxies instead of their number
-waitress | --clear-untrusted-proxy-headers | | such fields stay in the environ and change nothing
+waitress | --clear-untrusted-proxy-headers --no-clear-untrusted-proxy-headers | | such fields stay in the environ and change nothing
+waitress | --log-untrusted-proxy-headers --no-log-untrusted-proxy-headers | | the log says once that a peer is not trusted
 """
 
 SERVERS: Final = ("gunicorn", "uvicorn", "granian", "waitress")
