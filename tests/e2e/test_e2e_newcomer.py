@@ -65,7 +65,7 @@ MISTAKES = [
     Mistake("site_:App", "'site_:App' is a class, not an application; have an instance made: zibai 'site_:App(", LOAD),
     Mistake("site_:nothing", "'site_:nothing' is None and cannot be called; name an application", LOAD),
     Mistake("site_:view", "'site_:view' takes request, and a WSGI application takes environ and start_response", LOAD),
-    Mistake("site_:page", "'site_:page' is a coroutine function, and a WSGI application is a plain one: def pa", LOAD),
+    Mistake("site_:page", "'site_:page' is async: write def page(environ, start_response) for WSGI, or async d", LOAD),
     Mistake("package:site", "'package:site' is a module; name the application in it, as in package.site:app", LOAD),
     Mistake("site_:wsgi --ws auto", "--ws is a flag of uvicorn and granian without a counterpart here"),
     Mistake("site_:wsgi -k gevent", "-k is a flag of gunicorn without a counterpart here: --no-gevent is for threads"),

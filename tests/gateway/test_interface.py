@@ -31,6 +31,7 @@ def view(request: Any) -> Any: ...
 def keywords_only(*, environ: Any, start_response: Any) -> Any: ...
 async def coroutine(request: Any) -> None: ...
 async def wsgi_as_a_coroutine(environ: Any, start_response: Any) -> None: ...
+def get_app(environ: Any, start_response: Any) -> Any: ...
 async def create_app_later() -> Any: ...
 
 
@@ -88,6 +89,20 @@ def as_wsgi(app: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def as_asgi(app: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(app)
+    async def wrapper(scope: Any, receive: Any, send: Any) -> None: ...
+
+    return wrapper
+
+
+def decorated_by_a_coroutine(app: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(app)
+    async def wrapper(*args: Any, **keywords: Any) -> Any: ...
+
+    return wrapper
+
+
 KINDS: dict[str, tuple[Any, str]] = {
     "a function": (wsgi, "wsgi"),
     "a function by other names": (wsgi_by_other_names, "wsgi"),
@@ -131,6 +146,13 @@ KINDS: dict[str, tuple[Any, str]] = {
     "a function of keywords": (keywords_only, "unfit"),
     "a coroutine function": (coroutine, "async"),
     "a coroutine function of WSGI": (wsgi_as_a_coroutine, "async"),
+    "a decorated coroutine function of WSGI": (decorated(decorated(wsgi_as_a_coroutine)), "async"),
+    "a coroutine function around WSGI": (decorated_by_a_coroutine(wsgi), "async"),
+    "a partial of a coroutine function of WSGI": (functools.partial(wsgi_as_a_coroutine), "async"),
+    "WSGI made of a coroutine function": (as_wsgi(wsgi_as_a_coroutine), "wsgi"),
+    "ASGI made of WSGI": (as_asgi(wsgi), "asgi3"),
+    "ASGI made of WSGI, decorated": (decorated(as_asgi(wsgi)), "asgi3"),
+    "WSGI that is called like a factory, decorated": (decorated(get_app), "wsgi"),
     "a factory that is a coroutine": (create_app_later, "async"),
 }
 
@@ -210,8 +232,8 @@ def test_frameworks(name: str) -> None:
             coroutine,
             "shop:app",
             (
-                "'shop:app' is a coroutine function, and a WSGI application is a plain one: "
-                "def app(environ, start_response)"
+                "'shop:app' is async: write def app(environ, start_response) for WSGI, "
+                "or async def app(scope, receive, send) for ASGI"
             ),
         ),
     ],

@@ -25,8 +25,8 @@ def detect(app: Any) -> Kind:
     """
     if inspect.isclass(app):
         return _detect_class(app)
-    if _takes(app, "environ", "start_response") and _binds(app, 2):
-        return "async" if _is_async(app) else "wsgi"
+    if (called := _down_to_wsgi(app)) and _binds(app, 2):
+        return "async" if any(map(_is_async, called)) else "wsgi"
     if any(getattr(layer, "_asgi_single_callable", False) for layer in _layers(app)):
         return "asgi3"
     if any(_is_async(layer) for layer in _layers(app)):
@@ -81,8 +81,8 @@ def refusal(app: Any, spec: str, typed: bool = True) -> str:
             hint = f"have an instance made: zibai '{module}:{attribute}()'" if typed else "serve an instance of it"
             return f"{spec!r} is a class, not an application; {hint}"
         case "async":
-            plain = f"def {attribute}(environ, start_response)"
-            return f"{spec!r} is a coroutine function, and a WSGI application is a plain one: {plain}"
+            plain = f"def {attribute}(environ, start_response) for WSGI"
+            return f"{spec!r} is async: write {plain}, or async def {attribute}(scope, receive, send) for ASGI"
         case "unfit":
             hint = f"; if it is a factory, have it called: zibai '{module}:{attribute}(...)'" if typed else ""
             return f"{spec!r} takes {_describe(app)}, and a WSGI application takes environ and start_response{hint}"
@@ -116,6 +116,18 @@ def _layers(app: Any) -> Iterator[Any]:
             app = inner
         else:
             return
+
+
+def _down_to_wsgi(app: Any) -> list[Any]:
+    """The layers from outside to the first one with the parameters of WSGI; none if ASGI comes first, or neither."""
+    called = []
+    for layer in _layers(app):
+        called.append(layer)
+        if _takes(layer, "environ", "start_response"):
+            return called
+        if _takes(layer, "scope", "receive", "send"):
+            break
+    return []
 
 
 def _is_async(thing: Any) -> bool:
