@@ -274,6 +274,8 @@ def test_what_is_no_setting_of_gunicorn_is_a_helper(capsys: pytest.CaptureFixtur
         ("bind = (':1', ':2')", {"listen": [":1", ":2"]}, ""),
         ("bind = 8000", {}, "bind = 8000: an address is text"),
         ("def chdir(): ...", {}, "chdir = chdir(): only plain values"),
+        ("workers = True", {}, "workers: it is --processes here"),
+        ("pidfile = '-'", {}, "pidfile = '-': '-' names no file"),
         ("paste = 'live.ini'", {}, "paste = 'live.ini': it is --call here"),
         ("wsgi_app = 'a' + chr(10) + 'b:c'", {"app": "a\nb:c"}, ""),
         ("class Bad:\n    def __repr__(self): 1 / 0\nproc_name = Bad()", {}, "proc_name = <Bad>: process titles"),
@@ -332,6 +334,7 @@ def test_a_path_is_not_cut(capsys: pytest.CaptureFixture[str], name: str) -> Non
     [
         (["gunicorn -b ':1"], '"gunicorn -b \':1": No closing quotation'),
         (["it's"], '"it\'s" is neither a gunicorn.conf.py nor one of gunicorn, uvicorn, granian, waitress'),
+        (["gunicorn", "a:b", "-c"], "-c needs a file"),
         (["gunicorn", "-c", "nowhere"], "cannot read 'nowhere': No such file or directory"),
         (["gunicorn", "-c", "python:nowhere_xyz"], "'python:nowhere_xyz' fails: ImportError: No module named"),
         (["nowhere.py"], "cannot read 'nowhere.py': No such file or directory"),

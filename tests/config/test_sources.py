@@ -128,6 +128,12 @@ def test_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_workers = 1.5", "zibai.toml: max_workers must be a whole number, not 1.5"),
         ("call = 'perhaps'", "zibai.toml: call: 'perhaps' is not true or false"),
         ("call = 1", "zibai.toml: call must be True or False, not 1"),
+        ("host = 1", "zibai.toml: host must be text, not 1"),
+        ("host = ['a']", "zibai.toml: host must be text, not ['a']"),
+        ("host = 'a b'", "zibai.toml: host: 'a b:8000' is no address; write HOST:PORT"),
+        ("log_file = '-'", "zibai.toml: log_file: the log goes to standard error already; leave it out"),
+        ("pid_file = '-'", "zibai.toml: pid_file: '-' names no file"),
+        ("control = ''", "zibai.toml: control: '' names no file"),
         ("listen = [8000]", "zibai.toml: listen must be a list of text, not [8000]"),
         ("listen = ['x:y']", "zibai.toml: listen: 'x:y' is no address; write HOST:PORT"),
         ("drain = 'soon'", "zibai.toml: drain: 'soon' is not a number, or one with s, m or h"),
@@ -146,9 +152,20 @@ def test_a_mistake_in_a_file(folder: Path, capsys: pytest.CaptureFixture[str], t
     assert failure(capsys, "a:b").startswith(message)
 
 
+@pytest.mark.parametrize("name", [option.name for option in declared() if option.kind is str and not option.choices])
+def test_a_null_character_in_a_file(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """TOML can write one, and no call of the system takes it."""
+    write(folder, f'{name} = "a\\u0000b"\n')
+    argv = () if name == "app" else ("a:b",)
+    assert failure(capsys, *argv).startswith(f"zibai.toml: {name} must not contain a null character")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        ("--log-file -", "--log-file: the log goes to standard error already; leave it out"),
+        ("--pid-file -", "--pid-file: '-' names no file"),
+        ("--control -", "--control: '-' names no file"),
         ("--config nowhere.toml", "--config: cannot read 'nowhere.toml': No such file or directory"),
         ("--config gunicorn.conf.py", "--config: 'gunicorn.conf.py' is no TOML; zibai migrate gunicorn.conf.py"),
         ("-c pyproject.toml", "--config: 'pyproject.toml' has no table [tool.zibai]"),
@@ -168,6 +185,8 @@ def test_a_file_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[
         ("ZIBAI_MAX_WORKERS", "0", "environment variable ZIBAI_MAX_WORKERS must be at least 1, not 0"),
         ("ZIBAI_PRELOAD", "2", "environment variable ZIBAI_PRELOAD: '2' is not true or false"),
         ("ZIBAI_LISTEN", ":1 '", 'environment variable ZIBAI_LISTEN: ":1 \'" is not a list of words'),
+        ("ZIBAI_LOG_FILE", "-", "environment variable ZIBAI_LOG_FILE: the log goes to standard error already; leave"),
+        ("ZIBAI_PID_FILE", "-", "environment variable ZIBAI_PID_FILE: '-' names no file"),
         ("PORT", "http", "environment variable PORT: 'http' is no port number"),
         ("WEB_CONCURRENCY", "x", "environment variable WEB_CONCURRENCY: 'x' is not a whole number or auto"),
         ("FORWARDED_ALLOW_IPS", "x", "environment variable FORWARDED_ALLOW_IPS: 'x' is no peer"),
@@ -299,6 +318,8 @@ TEXTS = {
     "parse_address": [":0", "127.0.0.1:80", "[::1]:80", "unix:/run/my site.sock", "fd:3"],
     "check_trusted": ["10.0.0.0/8,unix", "none", "*", "::1"],
     "check_fields": ["for", "for,proto,host"],
+    "check_file": ["zibai.pid", "/run/a b"],
+    "check_log_file": ["zibai.log", "/dev/stdout"],
 }
 
 

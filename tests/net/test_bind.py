@@ -179,7 +179,7 @@ def test_two_bound_sockets_cannot_both_listen(bind: Bind) -> None:
         listen(second, 5)
 
 
-@pytest.mark.parametrize("value", ["host.invalid:80", f"{'a' * 70}.b:80", "a..b:80", "[not an address::]:80"])
+@pytest.mark.parametrize("value", ["host.invalid:80", f"{'a' * 70}.b:80", "a..b:80", "[not-an-address::]:80"])
 def test_unknown_host(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     original = socket.getaddrinfo
 

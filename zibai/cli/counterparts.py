@@ -58,7 +58,7 @@ def _put_row(migration: Migration, given: Given, row: Foreign) -> None:
     if prefix:
         migration.put(given, option, f"{prefix}{given.value}")
     elif option.name in _BY_HAND or (option.kind is bool) != isinstance(given.value, bool):
-        migration.leave(given, f"it is {option.flag} here: {row.note}")
+        migration.leave(given, f"it is {option.flag} here" + (f": {row.note}" if row.note else ""))
     else:
         migration.put(given, option, given.value, row.note)
 

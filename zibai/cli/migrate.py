@@ -74,6 +74,8 @@ def _migrated(words: list[str]) -> Migration:
         if server == "gunicorn":
             named = [each for each in flags if each.name in ("-c", "--config")]
             flags = [each for each in flags if each not in named]
+            if named and named[-1].value is True:
+                raise UsageError(f"{named[-1].name} needs a file")
             configuration = str(named[-1].value) if named else CONFIGURATION * os.path.isfile(CONFIGURATION)
             source += f" and {configuration}" if configuration else ""
     elif words[0].endswith(".py") or os.path.isfile(words[0]):

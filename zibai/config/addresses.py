@@ -28,7 +28,7 @@ def parse_address(value: str) -> tuple[str, int] | str | Inherited:
             return Inherited(value.removeprefix("fd:"))
         if value.startswith("unix:") and value != "unix:":
             return value.removeprefix("unix:")
-        match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]*)):([0-9]{1,5})", value)
+        match = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^:\[\]\s]*)):([0-9]{1,5})", value)
         if match and int(match[3]) <= 65535:
             return match[1] or match[2], int(match[3])
     raise UsageError(f"{value!r} is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N")

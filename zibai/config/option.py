@@ -147,6 +147,8 @@ class Option:
             raise UsageError(f"{self.flag} must be {KINDS[self.kind]}, not {value!r}")
         if self.kind is list and not value:
             raise UsageError(f"{self.flag} needs at least one value")
+        if any("\0" in text for text in (value if self.kind is list else [value]) if isinstance(text, str)):
+            raise UsageError(f"{self.flag} must not contain a null character, not {value!r}")
         if self.choices is not None and value not in self.choices:
             raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
         self.bounds.validate(value, self)

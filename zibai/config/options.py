@@ -51,6 +51,18 @@ def check_prefix(value: str) -> None:
         raise UsageError(f"{value!r} must start with a slash and not end with one, or be empty")
 
 
+def check_log_file(value: str) -> None:
+    """Raise UsageError for ``-``, which gunicorn takes for standard error."""
+    if value == "-":
+        raise UsageError("the log goes to standard error already; leave it out")
+
+
+def check_file(value: str) -> None:
+    """Raise UsageError for ``-``, which is no file for those who write it, and for no name at all."""
+    if value in ("", "-"):
+        raise UsageError(f"{value!r} names no file")
+
+
 class _Usual(int):
     """A default that depends on something else, and can be told from the same number that was given."""
 
@@ -572,6 +584,7 @@ class Options:
         None,
         group=LOGGING,
         metavar="PATH",
+        check=check_log_file,
         brief="append the log to this file",
         help="append the log, and the output of a --daemon, to this file instead of printing it; SIGUSR1 opens the "
         "file again after it was moved",
@@ -628,6 +641,7 @@ class Options:
         None,
         group=PROCESS,
         metavar="PATH",
+        check=check_file,
         brief="keep the process id in this file",
         help="keep the process id of the server, to which signals are sent, in this file; a server does not start "
         "while the file names another server that runs",
@@ -659,6 +673,7 @@ class Options:
         None,
         group=PROCESS,
         metavar="PATH",
+        check=check_file,
         help="the file in which the server publishes its state for zibai ps; by default, zibai-PID.board in the "
         "runtime or temporary directory",
     )

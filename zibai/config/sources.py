@@ -204,6 +204,8 @@ def join_address(layers: list[Layer]) -> Setting | None:
         number = int(number)
     if port is not None:
         check(PORT, Setting(number, origin))
+    if host is not None:
+        check(HOST, host)
     name = "127.0.0.1" if host is None else host.value.strip("[]")
     name = "" if name == "*" else f"[{name}]" if ":" in name else name
     return Setting([f"{name}:{number}"], origin)
