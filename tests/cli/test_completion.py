@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai.cli.arguments import make_parser
-from zibai.cli.completion import completion
+from zibai.cli.arguments import COMMANDS, STEERING, make_parser
+from zibai.cli.completion import FLAGS, WORDS, completion
+
+from support import run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +43,22 @@ def test_the_shell_takes_the_script(shell: str, capsys: pytest.CaptureFixture[st
     subprocess.run([shell, "-n", file], check=True, timeout=20)
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, *STEERING])
+def test_the_flags_of_a_command_are_those_of_its_help(command: str) -> None:
+    text = run(command, "--help").stdout
+    usage = set(re.findall(r"(?<![\w-])--[a-z-]+", text))
+    assert {*FLAGS[command], "--help"} == usage | {"--help"}
+    assert set(FLAGS) == {*COMMANDS, *STEERING}
+    assert all(word in text for word in WORDS.get(command, ()))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_command_is_in_the_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = script(shell, capsys)
+    for command in (*COMMANDS, *STEERING):
+        assert len(re.findall(rf"(?<![\w-]){command}(?![\w-])", text)) >= 2, command
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 @pytest.mark.parametrize(
     ("words", "completed"),
@@ -51,6 +69,20 @@ def test_the_shell_takes_the_script(shell: str, capsys: pytest.CaptureFixture[st
         ("zibai a:b --chdir ", ["folder"]),
         ("zibai mi", ["migrate"]),
         ("zibai a:b --workers ", []),
+        ("zibai rel", ["reload"]),
+        ("zibai st", ["stop"]),
+        ("zibai reload --w", ["--wait"]),
+        ("zibai stop --n", ["--now"]),
+        ("zibai ps --j", ["--json"]),
+        ("zibai dump --max-wor", []),
+        ("zibai completion f", ["fish"]),
+        ("zibai completion ", ["bash", "zsh", "fish"]),
+        ("zibai migrate gu", ["gunicorn"]),
+        ("zibai dump --control ", []),
+        ("zibai check --st", ["--strict", "--stream-request-body"]),
+        ("zibai check --max-workers 3 --ex", ["--explain"]),
+        ("zibai check --max-worker-m", ["--max-worker-memory"]),
+        ("zibai a:b --st", ["--stream-request-body"]),
     ],
 )
 def test_bash(words: str, completed: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

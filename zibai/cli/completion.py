@@ -10,7 +10,7 @@ from typing import Final
 
 from ..config.option import Option
 from ..config.sources import listed
-from .arguments import COMMANDS, Parser
+from .arguments import COMMANDS, STEERING, Parser
 from .texts import flags_of
 
 HELP = """\
@@ -22,6 +22,28 @@ Print a script that completes the flags of zibai in a shell:
   zsh     eval "$(zibai completion zsh)"     in ~/.zshrc, after compinit
   fish    zibai completion fish > ~/.config/fish/completions/zibai.fish
 """
+
+_EVERY: Final = (*COMMANDS, *STEERING)
+_SERVER: Final = ("--help", "--json", "--control", "--pid-file")
+
+FLAGS: Final = {
+    "ps": _SERVER,
+    "reload": (*_SERVER, "--wait"),
+    "stop": (*_SERVER, "--now", "--wait"),
+    "workers": _SERVER,
+    "dump": _SERVER,
+    "reopen": _SERVER,
+    "check": ("--help", "--json", "--strict", "--explain"),
+    "migrate": ("--help",),
+    "completion": ("--help",),
+}
+"""The flags of each command; ``check`` has those of the server as well."""
+
+WORDS: Final = {"completion": ("bash", "zsh", "fish"), "migrate": ("gunicorn", "uvicorn", "granian", "waitress-serve")}
+"""What may stand behind a command, beside files."""
+
+_OTHERS: Final = [command for command in FLAGS if command != "check"]
+"""Commands without the flags of the server."""
 
 _FILES: Final = frozenset({"FILE", "PATH"})
 _FOLDERS: Final = frozenset({"DIRECTORY"})
@@ -50,6 +72,16 @@ def _bash() -> Iterator[str]:
     yield "_zibai() {"
     yield '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"'
     yield "    COMPREPLY=()"
+    yield '    local command="" known=""'
+    yield '    if [[ "$COMP_CWORD" -gt 1 ]]; then command="${COMP_WORDS[1]}"; fi'
+    yield '    case "$command" in'
+    for command in _OTHERS:
+        # Without words of its own, bash completes files.
+        known, words = " ".join(FLAGS[command]), " ".join(WORDS.get(command, ()))
+        reply = f'case "$word" in -*) known="{known}" ;; *) known="{words}" ;; esac'
+        yield f"        {command}) {reply}"
+        yield '            COMPREPLY=($(compgen -W "$known" -- "$word")); return ;;'
+    yield "    esac"
     yield '    case "$before" in'
     for option, flags in _options():
         pattern = "|".join(flags)
@@ -65,10 +97,12 @@ def _bash() -> Iterator[str]:
             yield f"        {pattern}) return ;;"
     yield "    esac"
     every = " ".join(flag for _, flags in _options() for flag in flags if flag.startswith("--"))
-    yield '    if [[ "$word" == -* ]]; then'
+    yield '    if [[ "$word" == -* && "$command" == check ]]; then'
+    yield f'        COMPREPLY=($(compgen -W "{every} {" ".join(FLAGS["check"])}" -- "$word"))'
+    yield '    elif [[ "$word" == -* ]]; then'
     yield f'        COMPREPLY=($(compgen -W "{every} --help --help-all --version" -- "$word"))'
     yield '    elif [[ "$COMP_CWORD" == 1 ]]; then'
-    yield f'        COMPREPLY=($(compgen -W "{" ".join(COMMANDS)}" -- "$word"))'
+    yield f'        COMPREPLY=($(compgen -W "{" ".join(_EVERY)}" -- "$word"))'
     yield "    fi"
     yield "}"
     yield "complete -o bashdefault -F _zibai zibai"
@@ -83,13 +117,20 @@ def _text(option: Option) -> str:
 def _zsh() -> Iterator[str]:
     yield "#compdef zibai"
     yield "_zibai() {"
-    yield "    _arguments -s \\"
+    yield "    local -a more=()"
+    yield '    if (( CURRENT > 2 )); then case "$words[2]" in'
+    for command in _OTHERS:
+        values = f"*:value:{{compadd {' '.join(WORDS[command])}; _files}}" if command in WORDS else "*:file:_files"
+        yield f"        {command}) _arguments {' '.join(FLAGS[command])} '{values}'; return ;;"
+    yield f"        check) more=({' '.join(FLAGS['check'])}) ;;"
+    yield "    esac; fi"
+    yield "    _arguments -s $more \\"
     for option, flags in _options():
         for flag in flags:
             # A flag of several values is repeated, since zsh cannot know where they end.
             star = "'*'" if option.kind is list else ""
             yield f"        {star}{flag}'[{_text(option)}]{_zsh_value(option)}' \\"
-    yield f"        '1:application or command:({' '.join(COMMANDS)})'"
+    yield f"        '1:application or command:({' '.join(_EVERY)})'"
     yield "}"
     yield "compdef _zibai zibai"
 
@@ -104,7 +145,13 @@ def _zsh_value(option: Option) -> str:
 
 
 def _fish() -> Iterator[str]:
-    yield f"complete -c zibai -n __fish_is_first_token -a '{' '.join(COMMANDS)}'"
+    yield f"complete -c zibai -n __fish_is_first_token -a '{' '.join(_EVERY)}'"
+    for command, known in FLAGS.items():
+        within = f"complete -c zibai -n '__fish_seen_subcommand_from {command}'"
+        yield from (f"{within} -l {flag[2:]}" for flag in known)
+        if command in WORDS:
+            yield f"{within} -a '{' '.join(WORDS[command])}'"
+    served = f"-n 'not __fish_seen_subcommand_from {' '.join(_OTHERS)}'"
     for option, flags in _options():
         names = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in flags)
         value = "" if option.kind is bool else " -r"
@@ -112,4 +159,4 @@ def _fish() -> Iterator[str]:
             value = f" -x -a '{' '.join(option.choices)}'"
         elif value and option.metavar not in _FILES | _FOLDERS:
             value = " -x"
-        yield f"complete -c zibai {names}{value} -d '{_text(option)}'"
+        yield f"complete -c zibai {served} {names}{value} -d '{_text(option)}'"
