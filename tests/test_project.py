@@ -41,6 +41,13 @@ def test_the_readme_is_short_and_its_links_lead_to_files_that_are_there() -> Non
     assert [link for link in links if link.startswith("#") and link[1:] not in headings] == []
 
 
+@pytest.mark.parametrize("page", ["index.md", "frameworks.md", "configuration.md", "migrating.md", "options.md"])
+def test_a_page_for_newcomers_knows_both_interfaces(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert "ASGI" in text
+    assert not re.search(r"ASGI is (not|refused)|a2wsgi|no WSGI application|is a WSGI server", text)
+
+
 def test_what_is_installed_is_this_program() -> None:
     """The name has an older program on the package index, with other options."""
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:

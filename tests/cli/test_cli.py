@@ -204,6 +204,7 @@ def shown(capsys: pytest.CaptureFixture[str], flag: str) -> str:
 def test_help_is_one_line_for_each_option_that_people_use_first(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, flag)
     assert max(map(len, text.splitlines())) < 80
+    assert "WSGI and ASGI applications" in text
     for option in declared():
         lines = [line for line in text.splitlines() if re.match(rf"  (-\w, )?{option.flag} ", line)]
         assert len(lines) == bool(option.brief) or option.positional, option.name

@@ -25,7 +25,7 @@ def short_help() -> str:
     """The options that people use first, one line each, for a terminal of 80 columns."""
     lines = [
         _USAGE,
-        "A pure-Python WSGI server.",
+        "A pure-Python server of WSGI and ASGI applications.",
         "",
         "Options that people use first, with their defaults in parentheses:",
     ]
@@ -44,7 +44,7 @@ def short_help() -> str:
 
 def long_help(width: int) -> str:
     """All options with their long texts, for a terminal of ``width`` columns."""
-    lines = [_USAGE, *textwrap.wrap("A pure-Python WSGI server. All options:", width)]
+    lines = [_USAGE, *textwrap.wrap("A pure-Python server of WSGI and ASGI applications. All options:", width)]
     for title, group in _groups(listed()):
         lines += ["", f"{title}:"]
         for option in group:

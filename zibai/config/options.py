@@ -87,8 +87,8 @@ class Options:
     app: str = option(
         group=APPLICATION,
         metavar="module:attribute",
-        brief="the WSGI application, as in example:app",
-        help="the WSGI application: module:attribute, which may be nested, as in package.module:object.app; "
+        brief="WSGI or ASGI application: example:app",
+        help="the WSGI or ASGI application: module:attribute, which may be nested, as in package.module:object.app; "
         "module:create_app('live') calls a factory, with plain values; module alone is its app, application, "
         "create_app or make_app; path/to/file.py may stand for the module",
     )

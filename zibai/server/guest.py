@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Serve until Ctrl-C. Only the main thread may call it.
 
-    :param app: a WSGI application, or its name, ``"module:attribute"``, as on the command line.
+    :param app: a WSGI or ASGI application, or its name, ``"module:attribute"``, as on the command line.
     :param listen: an address, or several.
     :param processes: worker processes; 0 serves in this one. For an application without a name they are forked, with
         the application as it is at that moment. Where this is impossible, this process serves, with a warning.
