@@ -54,7 +54,17 @@ def test_a_known_flag(line: str, expected: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a:b -k gevent", "-k is a flag of gunicorn without a counterpart here: --no-gevent is for threads"),
+        ("a:b -k gevent", "-k is a flag of gunicorn without a counterpart here: leave it out, since gevent and"),
+        ("a:b -k uvicorn.workers.UvicornWorker", "-k is a flag of gunicorn without a counterpart here: leave it out"),
+        (
+            "a:b --statsd-host x",
+            "--statsd-host is a flag of gunicorn without a counterpart here: --health-listen serves /m",
+        ),
+        ("a:b --metrics", "--metrics is a flag of granian without a counterpart here: --health-listen serves /metrics"),
+        (
+            "a:b --control-socket x",
+            "--control-socket is a flag of gunicorn; here it is --control: zibai reload, stop and",
+        ),
         ("--timeout 30 a:b", "--timeout is a flag of gunicorn; here it is --request-timeout: --worker-timeout is for"),
         ("a:b --timeout=30", "--timeout is a flag of gunicorn; here it is --request-timeout"),
         ("a:b -t30", "-t is a flag of gunicorn; here it is --request-timeout"),
@@ -64,6 +74,8 @@ def test_a_known_flag(line: str, expected: dict[str, object]) -> None:
         ),
         ("--ws auto a:b", "--ws is a flag of uvicorn and granian without a counterpart here: WebSockets"),
         ("--unix-socket /x a:b", "--unix-socket is a flag of waitress; here it is --listen: as unix:PATH"),
+        ("a:b --no-preload", "unrecognized arguments: --no-preload; write --preload=no"),
+        ("a:b --no-capture-output", "unrecognized arguments: --no-capture-output; write --capture-output=no"),
         ("a:b --wokers 3", "unrecognized arguments: --wokers 3; did you mean --workers?"),
         ("a:b --host x:y --listen :1", "--host and --listen both say where to listen; leave one out"),
         ("a:b --port 70000", "--port must be at most 65535, not 70000"),

@@ -275,6 +275,7 @@ def test_what_is_no_setting_of_gunicorn_is_a_helper(capsys: pytest.CaptureFixtur
         ("bind = 8000", {}, "bind = 8000: an address is text"),
         ("def chdir(): ...", {}, "chdir = chdir(): only plain values"),
         ("workers = True", {}, "workers: it is --processes here"),
+        ("graceful_timeout = 0", {}, "graceful_timeout = 0: must be more than 0, not 0"),
         ("pidfile = '-'", {}, "pidfile = '-': '-' names no file"),
         ("paste = 'live.ini'", {}, "paste = 'live.ini': it is --call here"),
         ("wsgi_app = 'a' + chr(10) + 'b:c'", {"app": "a\nb:c"}, ""),

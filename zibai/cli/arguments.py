@@ -145,6 +145,9 @@ def _unknown(words: list[str]) -> str:
         flag = word.partition("=")[0] if word.startswith("--") else word[:2]
         if flag.startswith("-") and (text := translation(flag)):
             return text
+    taken_back = names().get(words[0].removeprefix("--no-").replace("-", "_"))
+    if words[0].startswith("--no-") and taken_back is not None and taken_back.kind is bool:
+        return f"unrecognized arguments: {words[0]}; write {taken_back.flag}=no"
     text = f"unrecognized arguments: {' '.join(words)}"
     flags = [flag for option in listed() for flag in (option.flag, *option.older_flags, *option.known_as)]
     near = get_close_matches(words[0].partition("=")[0], flags, n=1, cutoff=0.7) if words[0].startswith("--") else []

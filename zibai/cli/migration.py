@@ -81,7 +81,7 @@ class Migration:
             self.pending[name] = given
 
     def leave(self, given: Given, why: str) -> None:
-        self.left.append(f"{given}: {why.removeprefix(f'{given}: ')}")
+        self.left.append(f"{given}: {why.removeprefix(str(given)).lstrip(': ')}")
 
     def end_layer(self) -> None:
         """From here on come places that count less."""

@@ -15,7 +15,7 @@ gunicorn | --threads | max_workers |
 gunicorn | -b --bind | listen |
 gunicorn | -p --pid --pidfile | pid_file |
 gunicorn | --reload | reload |
-gunicorn | -k --worker-class | | --no-gevent is for threads, which -w 1 makes one at a time; without it, greenlets are used if gevent is installed
+gunicorn | -k --worker-class | | leave it out, since gevent and ASGI are found; write --no-gevent for gthread, --no-gevent -w 1 for sync
 gunicorn | --worker-connections | max_connections | idle connections cost no thread, so the default has no limit; --max-workers limits concurrent requests
 gunicorn | -t --timeout | request_timeout | --worker-timeout is for a hung server loop only, so a long request may take its time without --request-timeout
 gunicorn | --graceful-timeout | graceful_exit_timeout |
@@ -51,7 +51,7 @@ gunicorn | --loglevel | log_level |
 gunicorn | --disable-redirect-access-to-syslog --log-syslog --log-syslog-to --log-syslog-prefix --log-syslog-facility --syslog --syslog-addr --syslog-prefix --syslog-facility | logging_config | with a logging.handlers.SysLogHandler
 gunicorn | --logger-class --log-config --log-config-json --logconfig --logconfig-dict --logconfig-json | logging_config | JSON or TOML in the form of dictConfig
 gunicorn | -R --enable-stdio-inheritance | | standard output is left as it is
-gunicorn | --statsd-host --statsd-prefix --dogstatsd-tags --enable-backlog-metric | | zibai ps --json has the counters
+gunicorn | --statsd-host --statsd-prefix --dogstatsd-tags --enable-backlog-metric | | --health-listen serves /metrics for Prometheus
 gunicorn | -n --name --proc-name --default-proc-name | | process titles show the application, if setproctitle is installed
 gunicorn | --protocol --uwsgi-allow-from --uwsgi-allow-ips | | let nginx speak HTTP: proxy_pass instead of uwsgi_pass
 gunicorn | --paste --paster --paste-global --raw-paste-global-conf | call | name a function that loads the file and returns the application
@@ -63,7 +63,7 @@ gunicorn | --asgi-loop | loop |
 gunicorn | --asgi-lifespan | lifespan |
 gunicorn | --asgi-disconnect-grace-period --websocket-max-message-size | | an application hears at once that its client has left; WebSockets are not served
 gunicorn | --dirty-app --dirty-apps --dirty-workers --dirty-timeout --dirty-threads --dirty-graceful-timeout --dirty-post-fork --dirty-worker-init --dirty-worker-exit --on-dirty-starting | | zibai.Supervisor keeps a function running in processes
-gunicorn | --control-socket --control-socket-mode --control-socket-disable --no-control-socket | control | a file that zibai ps reads; signals control the server
+gunicorn | --control-socket --control-socket-mode --control-socket-disable --no-control-socket | control | zibai reload, stop and workers control the server
 gunicorn | --ssl-version | tls_min_version | 1.2 or 1.3
 gunicorn | --post-fork --post-worker-init | before_serve | a name, module:attribute, of a function without arguments
 gunicorn | --worker-int | before_graceful_exit | a name, module:attribute, of a function without arguments
@@ -135,7 +135,7 @@ granian | --workers-kill-timeout | graceful_exit_timeout |
 granian | --working-dir | chdir |
 granian | --env-files | env_file | one file
 granian | --static-path-route --static-path-mount --static-path-dir-to-file --static-path-expires | | nginx in front or WhiteNoise serves files
-granian | --metrics --no-metrics --metrics-scrape-interval --metrics-address --metrics-port | | zibai ps --json has the counters
+granian | --metrics --no-metrics --metrics-scrape-interval --metrics-address --metrics-port | | --health-listen serves /metrics for Prometheus
 granian | --reload-paths --reload-ignore-dirs --reload-ignore-patterns --reload-ignore-paths --reload-tick | | --watchfiles has patterns of what counts
 granian | --reload-ignore-worker-failure --no-reload-ignore-worker-failure | | each request shows why the code does not load, until the next change
 granian | --process-name | | process titles show the application, if setproctitle is installed
@@ -183,7 +183,7 @@ def table() -> tuple[Foreign, ...]:
 
 def translation(flag: str) -> str:
     """One line that explains ``flag``, a flag of another server; empty if none of the known servers has it."""
-    found = [row for row in table() if flag in row.flags]
+    found = _find(flag)
     if not found:
         return ""
     servers = " and ".join(dict.fromkeys(row.server for row in found))
@@ -192,3 +192,22 @@ def translation(flag: str) -> str:
         return f"{flag} is a flag of {servers} without a counterpart here: {row.note}"
     ours = "--" + row.option.replace("_", "-")
     return f"{flag} is a flag of {servers}; here it is {ours}" + (f": {row.note}" if row.note else "")
+
+
+def key_translation(key: str) -> str:
+    """The same for a key of a file, for which a key of ours is to be written; empty if there is none."""
+    row = next(iter(_find("--" + key)), None)
+    if row is None:
+        return ""
+    if not row.option:
+        return f"{key} is a setting of {row.server} without a counterpart here: {row.note}"
+    return f"write {row.option}" + (f": {row.note}" if row.note else "")
+
+
+def _find(flag: str) -> list[Foreign]:
+    """The rows with ``flag``, which may be spelled like a setting: ``--limit_request_line``."""
+    return [row for row in table() if _spell(flag) in map(_spell, row.flags)]
+
+
+def _spell(flag: str) -> str:
+    return flag[:2] + flag[2:].replace("_", "-")

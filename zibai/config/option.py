@@ -49,9 +49,9 @@ class Bounds(NamedTuple):
         """Raise UsageError unless ``value`` is within the bounds."""
         # Not "value < minimum": NaN is neither above nor below anything, and must be refused.
         if self.minimum is not None and not value >= self.minimum:
-            raise UsageError(f"{option.flag} must be at least {option.show(self.minimum)}, not {value}")
+            raise UsageError(f"{option.flag} must be at least {option.show(self.minimum)}, not {option.show(value)}")
         if self.above is not None and not value > self.above:
-            raise UsageError(f"{option.flag} must be more than {option.show(self.above)}, not {value}")
+            raise UsageError(f"{option.flag} must be more than {option.show(self.above)}, not {option.show(value)}")
         if self.maximum is not None and not value <= self.maximum:
             raise UsageError(f"{option.flag} must be at most {option.show(self.maximum)}, not {option.show(value)}")
 

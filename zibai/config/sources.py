@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ..errors import UsageError
-from .foreign import translation
+from .foreign import key_translation
 from .option import Bounds, Option
 from .options import APPLICATION, LISTENING, Options, declared
 from .values import Setting, read_text, read_value
@@ -133,7 +133,10 @@ def check(option: Option, setting: Setting) -> None:
     try:
         option.validate(setting.value)
     except UsageError as error:
-        raise UsageError(f"{setting.origin}{str(error).removeprefix(option.flag)}") from None
+        text = str(error).removeprefix(option.flag)
+        if isinstance(setting.value, bool) or option.kind is bool:
+            text = text.replace("True", "true").replace("False", "false")  # as TOML and variables have it
+        raise UsageError(f"{setting.origin}{text}") from None
 
 
 def from_variables(environ: Mapping[str, str]) -> tuple[Layer, list[str]]:
@@ -222,7 +225,7 @@ def read_table(table: Mapping[str, Any], place: str) -> Layer:
             if option is not None:
                 raise UsageError(f"{place}: {key} is an option, so no profile can have this name")
         elif option is None:
-            raise UsageError(f"{place}: there is no option {key!r}{_advice(key)}")
+            raise UsageError(f"{place}: there is no option {key!r}{_advice(key.replace('-', '_'))}")
         else:
             _put(layer, option, read_value(option, value, f"{place}: {key}"))
     return layer
@@ -235,10 +238,11 @@ def _put(layer: Layer, option: Option, setting: Setting) -> None:
 
 
 def _advice(key: str) -> str:
-    flag = "--" + key.replace("_", "-")
-    if text := translation(flag):
-        return f": {text}"
-    near = get_close_matches(key.replace("-", "_"), names(), n=1)
+    if f"no_{key}" in names():
+        return f"; it is on unless you write no_{key} = true"
+    if text := key_translation(key):
+        return f"; {text}"
+    near = get_close_matches(key, names(), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
