@@ -166,6 +166,14 @@ def test_a_file_that_cannot_be_written(name: str, tmp_path: Path) -> None:
     assert advice(checks._files, **{name: str(tmp_path / "new")})[0][0] == "ok"
 
 
+def test_a_log_file_that_is_there_needs_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``/dev/stdout`` in a container."""
+    (tmp_path / "log").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    assert [level for level, _ in advice(checks._files, log_file=str(tmp_path / "log"))] == ["ok"]
+    assert advice(checks._files, log_file=str(tmp_path / "new"))[0][0] == "error"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no unix sockets")
 def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -69,9 +69,11 @@ def _files(options: Options) -> Iterator[Finding]:
     made = {"--pid-file": options.pid_file, "--log-file": options.log_file, "--control": options.control}
     for flag, path in made.items():
         folder = "" if path is None else os.path.dirname(os.path.abspath(path))
-        if folder and not os.access(folder, os.W_OK | os.X_OK):
+        is_there = path is not None and os.path.exists(path)
+        is_opened = is_there and flag == "--log-file"  # as it is, such as /dev/stdout; the others are made anew
+        if folder and not is_opened and not os.access(folder, os.W_OK | os.X_OK):
             yield Finding("error", "files", f"{flag}: no file can be made in {folder!r}")
-        elif path is not None and os.path.exists(path) and (os.path.isdir(path) or not os.access(path, os.W_OK)):
+        elif path is not None and is_there and (os.path.isdir(path) or not os.access(path, os.W_OK)):
             yield Finding("error", "files", f"{flag}: {path!r} cannot be written", code=2)
     try:
         yield Finding("ok", "files", f"large bodies go to {tempfile.gettempdir()}")
