@@ -29,11 +29,10 @@ LONG = {  # modules of more than 300 lines, and the most that each may have
     "gateway/exchange.py": 320,  # the steps of one response, which share all they know
     "gateway/wsgi.py": 310,  # one environ
     "server/serve.py": 330,  # one server: what it is made of, and its life
-    "supervise/mainloop.py": 315,  # one loop
 }
 # Classes of more than 20 attributes: the loop, which is where everything meets; and the exchange of ASGI, since another
 # object for each request costs 4 % of it.
-MANY = {"Loop", "MainLoop", "TaskLoop", "HttpExchange", "Responding"}
+MANY = {"Loop", "TaskLoop", "HttpExchange", "Responding"}
 TABLES = {"Options", "Option"}  # each attribute is an option, or a word of its declaration
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -11,6 +11,7 @@ import pytest
 from zibai.logger import logger
 from zibai.server import commands as module
 from zibai.server.commands import Commands, serve_single
+from zibai.supervise.crew import Crew
 from zibai.supervise.mainloop import MainLoop
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[MainLoop]:
     """A main loop that does at once what it is asked for, in the thread that asks."""
     monkeypatch.setattr(logger, "propagate", True)
-    loop = MainLoop(print, (), 1)
+    loop = MainLoop(Crew(print, ()), 1)
     monkeypatch.setattr(loop, "ask", lambda request: request(loop._roster))
     with closing(loop._asked):
         yield loop

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.logger import logger
-from zibai.supervise import mainloop
+from zibai.supervise import crew, mainloop
 from zibai.supervise import pauses as pauses_module
 from zibai.supervise.child import Ending
+from zibai.supervise.crew import Crew
 from zibai.supervise.mainloop import MainLoop
 from zibai.supervise.pipe import Message
 from zibai.telemetry.scoreboard import Row, Scoreboard, black_box
@@ -71,12 +72,12 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: int, board: Scoreboard | None) -> None:
         self._ready: list[FakeChild] = []
-        monkeypatch.setattr(mainloop, "Child", FakeChild)
+        monkeypatch.setattr(crew, "Child", FakeChild)
         monkeypatch.setattr(mainloop, "wait", lambda sources, timeout: self._ready)
         self.board = board
         self.ups: list[list[str]] = []
         self.looked = 0
-        self.loop = MainLoop(print, ("options",), processes, board, on_up=self.is_up, observers=[self])
+        self.loop = MainLoop(Crew(print, ("options",), board), processes, on_up=self.is_up, observers=[self])
         self.signals: list[str] = []
         self.tick()
 
@@ -102,7 +103,7 @@ class World:
 
     @property
     def children(self) -> list[FakeChild]:
-        return list(self.loop._children)  # type: ignore[arg-type]
+        return list(self.loop.children)  # type: ignore[arg-type]
 
     @property
     def numbers(self) -> list[int | None]:
@@ -204,7 +205,7 @@ def test_what_a_dying_worker_writes_late_does_not_reach_the_next(
     assert world.states == [("", 0)] * 3, "zibai ps does not show the dead"
     monkeypatch.undo()
     board.row(0).slots[0].begin(b"GET /", 1.0)  # by a child of that worker, say
-    monkeypatch.setattr(mainloop, "Child", FakeChild)
+    monkeypatch.setattr(crew, "Child", FakeChild)
     world.tick()
     assert world.numbers == [0]
     assert board.row(0).read().running == []
@@ -260,7 +261,7 @@ def test_it_is_not_up_when_it_is_told_to_end_before(monkeypatch: pytest.MonkeyPa
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGUSR1")
 def test_log_files_are_reopened_in_parent_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     reopened: list[str] = []
-    monkeypatch.setattr(mainloop.logfile, "reopen", lambda: reopened.append("parent"))
+    monkeypatch.setattr(crew.logfile, "reopen", lambda: reopened.append("parent"))
     with mainloop.signals(exits=False) as signals:
         assert signal.SIGUSR1 in signals._numbers
     with closing(World(monkeypatch, 2, None)) as world:

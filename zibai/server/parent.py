@@ -10,6 +10,7 @@ from typing import Any
 from ..config.options import Options, watched
 from ..net.kernel import backlog_of
 from ..supervise import mainloop
+from ..supervise.crew import Crew
 from ..supervise.output import Collector
 from ..supervise.preload import Preload
 from ..supervise.prompt import Prompt, forking
@@ -54,35 +55,43 @@ def serve_as_parent(
         if options.preload and app is None:  # an application from a prompt is forked from this process anyway
             preload = Preload(partial(loader.run_loader, stdin=stdin), (options, listeners.sockets, board), collector)
             stack.enter_context(preload)
-        loop = mainloop.MainLoop(
+        crew = Crew(
             partial(worker.run_child, app=app, stdin=None if preload else stdin),
             (options, listeners.sockets),
-            processes,
             board,
             method="spawn" if app is None else "fork",
             starting=_starting(prepared, prompt, collector),
             collector=collector,
+            shares_listeners=lambda: listeners.are_kept or upgrade.is_shared(),
+            preload=preload,
+        )
+        loop = mainloop.MainLoop(
+            crew,
+            processes,
             on_up=on_up,
             on_end=partial(_stop_listening, listeners, preload),
-            shares_listeners=lambda: listeners.are_kept or upgrade.is_shared(),
             observers=observers,
             pulse=pulse,
-            preload=preload,
             limits=limits,
             drain_delay=lambda: 0.0 if upgrade.is_shared() else options.drain,
             **_rules(options),
         )
         if exits and not environment.guest:
             signals.heard = _overseer(options, loop, preload).heard
-        if patterns := watched(options):
-            for number, root in enumerate(around.roots(options, _directory(prepared))):
-                stack.enter_context(Reloader(patterns, loop.restart_soon, root, warns=number == 0))
+        _watch_files(stack, prepared, loop)
         if not environment.guest:
             stack.enter_context(Endpoint(endpoint, Commands(loop, signals.heard)))
         if prompt is None:
             loop.run(signals)
         else:
             prompt.run(loop, signals, board)
+
+
+def _watch_files(stack: ExitStack, prepared: Prepared, loop: mainloop.MainLoop) -> None:
+    """With --reload or --watchfiles, restart when a file has changed."""
+    if patterns := watched(prepared.options):
+        for number, root in enumerate(around.roots(prepared.options, _directory(prepared))):
+            stack.enter_context(Reloader(patterns, loop.restart_soon, root, warns=number == 0))
 
 
 def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pulse) -> list[mainloop.Observer]:

@@ -8,7 +8,8 @@ It knows nothing of HTTP, listeners and options; the server is one user of it, z
  - events      what happens to workers and restarts, for the log, for counters and for clients that wait
  - watch       which workers are late, or take too much
  - backoff     the pause before the next start of a worker
- - mainloop    the parent's loop: it waits for facts, tells the roster, and starts workers
+ - mainloop    the parent's loop: it waits for facts, and tells the roster
+ - crew        the processes of the workers: how each is made, and which live
  - asked       what other threads of the parent want done in that loop
  - child       a worker as its parent sees it
  - starting    the first moments of a worker process, on both sides

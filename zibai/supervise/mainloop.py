@@ -7,7 +7,7 @@ whole server, may have been stopped, in a paused container or a closed laptop. T
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from typing import Any, Protocol
 
 from ..clock import clock
@@ -15,19 +15,15 @@ from ..errors import LoadError
 from ..logger import logger
 from ..system import lastword
 from ..system.signals import Signals, hear_of_children
-from ..telemetry import logfile
-from ..telemetry.scoreboard import Row, Scoreboard
 from .asked import Asked
-from .child import Child, Method, start_captured
+from .child import Child
+from .crew import Crew
 from .events import Ledger
-from .output import Collector, Outlet
 from .pauses import STEP, Pauses
 from .pipe import Message
-from .preload import Preload
 from .pulse import Pulse
 from .record import STARTING
 from .roster import Roster
-from .sentinel import reap_orphans
 from .waiting import wait
 
 # What each signal asks for. Signals that a system does not have are never sent.
@@ -67,49 +63,30 @@ def signals(*, exits: bool, prompt: bool = False) -> Signals:
 
 
 class MainLoop:
-    """Runs ``target(parent, *args, board, row)`` in ``processes`` workers until it is told to end.
+    """Keeps ``processes`` workers of ``crew`` until it is told to end.
 
-    The thread that calls ``run`` owns it; other threads may only ``ask``. ``board`` may be None, and so may ``row``,
-    the number of the worker's row, when all rows are taken. ``method`` is how a worker is made, within ``starting()``;
-    with ``preload`` its loaders fork the workers. ``collector`` takes what workers print. ``on_up`` is called once,
-    when at least one worker is ready and none is starting. ``on_end`` is called when the end begins, perhaps more than
-    once. ``shares_listeners`` is passed to every :class:`Child`. ``pulse`` learns how the server is. The other
-    keywords are those of :class:`Roster`.
+    The thread that calls ``run`` owns it; other threads may only ``ask``. ``on_up`` is called once, when at least one
+    worker is ready and none is starting. ``on_end`` is called when the end begins, perhaps more than once. ``pulse``
+    learns how the server is. The other keywords are those of :class:`Roster`.
     """
 
     def __init__(
         self,
-        target: Callable[..., None],
-        args: tuple[Any, ...],
+        crew: Crew,
         processes: int,
-        board: Scoreboard | None = None,
         *,
-        method: Method = "spawn",
-        starting: Callable[[], AbstractContextManager[None]] = nullcontext,
-        collector: Collector | None = None,
         on_up: Callable[[], object] = lambda: None,
         on_end: Callable[[], object] = lambda: None,
-        shares_listeners: Callable[[], bool] = lambda: False,
         observers: Sequence[Observer] = (),
         pulse: Pulse | None = None,
-        preload: Preload | None = None,
         **rules: Any,
     ) -> None:
-        self._target = target
-        self._method = method
-        self._starting = starting
-        self._collector = collector
+        self._crew = crew
         self._on_up: Callable[[], object] | None = on_up
         self._on_end = on_end
-        self._shares_listeners = shares_listeners
         self._observers = observers
         self._pulse = Pulse() if pulse is None else pulse
-        self._preload = preload
-        self._args = args
-        self._board = board
-        self._rows = list(board.rows()) if board is not None else []
-        self._children: list[Child] = []
-        self.ledger = Ledger(board)
+        self.ledger = Ledger(crew.board)
         self._roster = Roster(self._spawn, processes, clock, tell=self.ledger.tell, **rules)
         self._pauses = Pauses()
         self._error: LoadError | None = None
@@ -137,12 +114,12 @@ class MainLoop:
     @property
     def pids(self) -> list[int]:
         """The process ids of all workers. Any thread: unlike ``workers`` it does not receive from a loader."""
-        return [child.known_pid for child in list(self._children)]
+        return self._crew.pids
 
     @property
     def children(self) -> list[Child]:
         """The processes of the workers; for what was asked for with ``ask``."""
-        return self._children
+        return self._crew.children
 
     @property
     def is_over(self) -> bool:
@@ -171,16 +148,12 @@ class MainLoop:
                     self._pulse.waits(timeout)
                     self._wait(signals, timeout)
             except BaseException:
-                # A bug: no other process would end the workers.
-                for child in self._children:
-                    child.kill()
+                self._crew.kill()
                 raise
             finally:
                 self._is_over = True
                 self.ledger.close()
-                self._board, self._rows = None, []  # the file stays open as long as a row of it is referenced
-                if self._collector is not None:
-                    self._collector.close()
+                self._crew.close()
         if roster.failure:
             raise self._error or LoadError("no worker has come up")
 
@@ -189,7 +162,8 @@ class MainLoop:
         roster = self._roster
         self._look_at_clock()
         timeout = roster.tick()
-        self._publish()
+        self.ledger.want(roster.wanted)
+        self._crew.publish(roster)
         due = [timeout, *(observer.look(roster) for observer in self._observers)]
         self._tell_up()
         if roster.is_ending:
@@ -208,51 +182,16 @@ class MainLoop:
             self._on_up()
             self._on_up = None
 
-    def _reopen_logs(self) -> None:
-        logfile.reopen()
-        for child in self._children:
-            child.reopen()
-        if self._preload is not None:
-            self._preload.reopen()
-
     def _spawn(self) -> Child:
-        taken = [child.row for child in self._children]
-        number = next((number for number, row in enumerate(self._rows) if row not in taken), None)
-        row = None if number is None else self._rows[number]
-        if row is not None:
-            row.clear()
-        with self._starting():
-            child = self._start((*self._args, self._board, number), row)
-        self._children.append(child)
+        child = self._crew.start(self._roster.generation)
         self.ledger.started()
         return child
 
-    def _start(self, args: tuple[Any, ...], row: Row | None) -> Child:
-        def make(outlet: Outlet | None) -> Child:
-            if self._preload is None:
-                child = Child(self._target, args, row, method=self._method, outlet=outlet)
-            else:
-                child = self._preload.child(self._roster.generation, self._target, args, row, outlet)
-            child.shares_listeners = self._shares_listeners
-            return child
-
-        return start_captured(make, self._collector)
-
-    def _publish(self) -> None:
-        """Write the states of the workers into the scoreboard."""
-        self.ledger.want(self._roster.wanted)
-        for worker in self._roster.workers:
-            if worker.process.row is not None:
-                worker.process.row.assign(worker.state, worker.process.pid, worker.generation, worker.started)
-
     def _wait(self, signals: Signals | None, timeout: float | None) -> None:
         sources: list[Any] = [self._asked.source] if signals is None else [signals.socket, self._asked.source]
-        for child in self._children:
-            sources += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]
+        sources += self._crew.sources()
         for observer in self._observers:
             sources += observer.sources()
-        if self._preload is not None:
-            sources += self._preload.pipes
         self._look_at_clock(timeout)
         ready = set(wait(sources, timeout))
         self._look_at_clock()
@@ -260,23 +199,23 @@ class MainLoop:
         # Signals come first: Ctrl-C at the terminal ends the workers too, and they need no replacements then.
         for name in [] if signals is None else signals.read():
             self._obey(name)
-        for child in list(self._children):
-            if child.pipe in ready or child.sentinel in ready:
-                for message in child.receive():
-                    self._hear(child, message)
-            if child.sentinel in ready:
-                self._children.remove(child)
-                ending = child.ending()
-                self._roster.on_gone(self._roster.find(child), ending)
-                self.ledger.ended(child.row, ending.cause)
-                child.close()
+        for child in list(self._crew.children):
+            self._look_at(child, ready)
         if self._asked.source in ready:
             self._asked.do(self._roster)
-        if self._preload is not None:
-            self._preload.look()
-        if os.getpid() == 1:
-            loaders = self._preload.pids if self._preload is not None else set()
-            reap_orphans({child.pid for child in self._children} | loaders)
+        self._crew.look_after()
+
+    def _look_at(self, child: Child, ready: set[Any]) -> None:
+        """Hear what a worker has said, and take note of its end."""
+        if child.pipe in ready or child.sentinel in ready:
+            for message in child.receive():
+                self._hear(child, message)
+        if child.sentinel in ready:
+            self._crew.children.remove(child)
+            ending = child.ending()
+            self._roster.on_gone(self._roster.find(child), ending)
+            self.ledger.ended(child.row, ending.cause)
+            child.close()
 
     def _obey(self, name: str) -> None:
         """Do what a signal asks for."""
@@ -285,7 +224,7 @@ class MainLoop:
         if name in _ASKS_FOR:
             _ASKS_FOR[name](self._roster)
         elif name == "SIGUSR1":
-            self._reopen_logs()
+            self._crew.reopen_logs()
 
     def _hear(self, child: Child, message: Message) -> None:
         worker = self._roster.find(child)

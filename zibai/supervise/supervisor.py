@@ -30,6 +30,7 @@ from ..version import __version__
 from . import mainloop
 from . import worker as supervised
 from .child import Method
+from .crew import Crew
 from .handle import Handle
 from .mainloop import MainLoop
 from .output import Collector
@@ -157,14 +158,17 @@ class Supervisor(Handle):
         self._error = None
         self.board = self._resources.enter_context(_scoreboard(self._job, self._processes))
         collector = Collector() if self._capture_output else None
-        self.loop = MainLoop(
+        crew = Crew(
             supervised.main,
             (self._job._replace(detached=detached),),
-            self._processes,
             self.board,
             method=method,
             starting=nullcontext if method == "spawn" else partial(forking, prompt, collector),
             collector=collector,
+        )
+        self.loop = MainLoop(
+            crew,
+            self._processes,
             on_up=self._is_settled.set,
             on_end=_once(self._on_end),
             graceful_timeout=self._job.graceful_timeout,
