@@ -52,7 +52,15 @@ OF_OTHERS = {
     *("--seconds", "--seed"),  # of the fuzzer
     *("--debug", "--timeout"),  # of Flask, and of gunicorn
     *("--init", "--interval", "--start-period", "--stop-timeout", "--timeout", "--cpus", "--ulimit"),  # of Docker
-    *("--no-cache-dir", "--now", "--path", "--port", "--system"),  # of pip, systemctl, start_server, useradd
+    *(
+        "--no-cache-dir",
+        "--no-create-home",
+        "--now",
+        "--path",
+        "--port",
+        "--system",
+        "--uid",
+    ),  # of pip, systemctl, start_server, useradd
 }
 
 
