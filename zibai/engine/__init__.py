@@ -3,28 +3,29 @@
 A connection has one owner at a time: the loop, which never blocks, or a runner, which may. So it is cut in two: the
 loop has a Connection and a runner its Stream. Both share one Sender, the bytes on their way out.
 
- - states        the states of a connection: owner, what is watched, and which state may follow
- - context       limits and collaborators that the connections of one server share
- - loop          the server loop: deadlines, queue, accepting, the end
- - waiting       what lies in a loop's table: a connection, or a stage before one
- - table         the connections of a loop: what the poller watches for each
- - queueing      requests that wait for a runner for too long
- - connection    one client, from its first byte to its last: the loop's side
- - stream        the runner's side of a connection, which may block
- - async_stream  what the tasks of an event loop have of a connection
- - task_stream   a connection, as those tasks have it
- - task_loop     the server loop of tasks
- - reading       a streamed body, which a runner reads
- - sending       what both sides share: the bytes on their way out, and their lock
- - outgoing      what waits to be sent: bytes without a copy, and files
- - load          what all clients together make a server do in a turn, and hold
- - deferred      connections that are not read from for a while
- - pace          how long a client may take, for a body and for a response
- - lingering     connections that stay for a moment after the last response
- - parting       sockets that are shut down and closed a little later, so that no response is lost
- - body          the body of one request while it is read: limits, memory, files, and room
- - preamble      stages before a connection that wait by themselves, and the PROXY header
- - capacity      more clients than connections
- - health        beats, slow requests, request time limits
- - backends      threads and greenlets
+ - states          the states of a connection: owner, what is watched, and which state may follow
+ - context         limits and collaborators that the connections of one server share
+ - loop            the server loop: deadlines, queue, accepting, the end
+ - waiting         what lies in a loop's table: a connection, or a stage before one
+ - table           the connections of a loop: what the poller watches for each
+ - queueing        requests that wait for a runner for too long
+ - connection      one client, from its first byte to its last: the loop's side
+ - stream          the runner's side of a connection, which may block
+ - async_stream    what the tasks of an event loop have of a connection, whatever it speaks
+ - async_request   one HTTP request of a task, with its body
+ - task_stream     a connection, as those tasks have it
+ - task_loop       the server loop of tasks
+ - reading         a streamed body, which a runner reads
+ - sending         what both sides share: the bytes on their way out, and their lock
+ - outgoing        what waits to be sent: bytes without a copy, and files
+ - load            what all clients together make a server do in a turn, and hold
+ - deferred        connections that are not read from for a while
+ - pace            how long a client may take, for a body and for a response
+ - lingering       connections that stay for a moment after the last response
+ - parting         sockets that are shut down and closed a little later, so that no response is lost
+ - body            the body of one request while it is read: limits, memory, files, and room
+ - preamble        stages before a connection that wait by themselves, and the PROXY header
+ - capacity        more clients than connections
+ - health          beats, slow requests, request time limits
+ - backends        threads and greenlets
 """

@@ -114,14 +114,14 @@ class Connection(Waiter):
             request, body = whole
             if body:
                 self.body = io.BytesIO(body)
-                self._hold(len(body))
+                self.hold(len(body))
             self.request = request
             self._begun = False
             self.alone = True
             self.state = READY
             self.deadline = inf
         elif self.state is TASK:
-            self.stream.receive(data)
+            self.stream.feed(data)
         elif self.state is not LINGER:
             self.codec.feed(data)
             self._advance(now)
@@ -151,7 +151,7 @@ class Connection(Waiter):
         """A head is complete, or is not yet."""
         self.request = request
         self.alone = False
-        self._hold(-self.held)
+        self.hold(-self.held)
         if request is None:
             self._await_head(now)
             return
@@ -178,7 +178,7 @@ class Connection(Waiter):
             self._read_body(now)
 
     def _await_head(self, now: float) -> None:
-        self._hold(self.codec.size)
+        self.hold(self.codec.size)
         load, header_timeout = self.service.load, self.service.limits.header_timeout
         if self.held > USUAL_HEAD and load.memory > load.max_memory:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", ceil(header_timeout))
@@ -197,11 +197,11 @@ class Connection(Waiter):
             self.pause, self.deadline = intake.pause, intake.deadline
 
     def _make_ready(self) -> None:
-        self._hold(self.codec.size)  # which stays here as long as the application runs
+        self.hold(self.codec.size)  # which stays here as long as the application runs
         self.state = READY
         self.deadline = inf
 
-    def _hold(self, size: int) -> None:
+    def hold(self, size: int) -> None:
         self.held += size
         self.service.load.memory += size
 
@@ -251,10 +251,10 @@ class Connection(Waiter):
     def await_client(self) -> None:
         """Something may wait for the client, which a runner has lent or the loop could not send at once."""
         pace = self.sender.pace  # once: without the lock, a runner may change it any time
-        if pace is not None:
-            self.deadline = pace.deadline
-        elif self.state is APP or self.state is TASK:
-            self.deadline = inf
+        if self.state is TASK:
+            self.deadline = min(self.stream.due, inf if pace is None else pace.deadline)
+        elif pace is not None or self.state is APP:
+            self.deadline = inf if pace is None else pace.deadline
 
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""

@@ -3,10 +3,10 @@
 Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
 """
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from .connection import Connection
-from .context import RECEIVE
 from .states import HELD
 from .stream import Stream
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class TaskStream(Stream):
     """A connection, from its first request to its last, as the tasks have it: a stream of which nothing blocks.
 
-    ``running`` is the exchange of the request at hand, which the loop tells what its client does.
+    ``running`` is what the loop tells what the client does: the exchange of the request at hand, and the messages of a
+    connection that has been upgraded.
     """
 
     __slots__ = ("running",)
@@ -35,15 +36,15 @@ class TaskStream(Stream):
             if not self._left:
                 self.sender.closing = True
 
-    def receive(self, data: bytes) -> None:
-        """Keep what has come, of the body or of the next request, until the task or the next turn uses it."""
-        connection = self.connection
-        connection.codec.feed(data)
-        connection.alone = False
-        if connection.codec.size >= RECEIVE:
-            connection.pause = HELD
+    @property
+    def due(self) -> float:
+        """When the deadline of the connection is, whatever waits to be sent."""
+        return inf if self.running is None else self.running.due
+
+    def feed(self, data: bytes) -> None:
+        """Bytes have come."""
         if self.running is not None:
-            self.running.fed()
+            self.running.feed(data)
 
     def end(self, *, reset: bool) -> None:
         """The client has ended its side, or reset the connection. In the first case it may still read."""
@@ -64,6 +65,6 @@ class TaskStream(Stream):
             self.running.written()
 
     def expire(self, now: float) -> None:
-        """The deadline has passed: of the body, or of the response."""
+        """The deadline has passed: :attr:`due`, or that of what waits to be sent."""
         if self.running is not None:
             self.running.expire(now)

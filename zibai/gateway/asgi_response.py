@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from ..clock import head_end
-from ..engine.async_stream import AsyncStream
+from ..engine.async_request import AsyncRequest
 from ..engine.outgoing import File
 from ..errors import Gone
 from ..logger import error_logger
@@ -30,7 +30,7 @@ TOGETHER: Final = 32 * 1024
 """Bytes that are held until the step of the application ends; more is sent at once."""
 
 
-class Responding(AsyncStream):
+class Responding(AsyncRequest):
     """The response side of an exchange, which is one object: a second one would cost 4 % of a plain request."""
 
     _gateway: "Gateway"

@@ -30,7 +30,7 @@ from ...system.forks import forget_in_children
 from ...system.stacks import frames_of_coroutine
 from ...telemetry.row import Row
 from ...telemetry.slot import FREE, Slot
-from ..async_stream import AsyncStream
+from ..async_request import AsyncRequest
 from ..connection import Connection
 from ..stream import Stream
 from ..task_stream import TaskStream
@@ -75,7 +75,7 @@ class Tasks:
         self,
         event_loop: asyncio.AbstractEventLoop,
         row: Row,
-        make: "Callable[[TaskStream, Tasks], AsyncStream]",
+        make: "Callable[[TaskStream, Tasks], AsyncRequest]",
         context: Callable[[], Context],
     ) -> None:
         self.waits = Waits()
@@ -88,7 +88,7 @@ class Tasks:
         self._row = row
         self._idle: Slot = row.slots[0]  # for the first step of each request
         self._free = row.slots[:0:-1]
-        self._exchanges: dict[AsyncStream, asyncio.Task[None]] = {}  # those of suspended requests
+        self._exchanges: dict[AsyncRequest, asyncio.Task[None]] = {}  # those of suspended requests
         self._tasks: set[asyncio.Task[None]] = set()  # every task that has not ended: the event loop keeps none
         self._timer: asyncio.Handle | None = None
         self._timer_due = 0.0
@@ -307,7 +307,7 @@ class Tasks:
         if error is not None and not isinstance(error, KeyboardInterrupt):
             error_logger.error("a task of the server has failed", exc_info=error)
 
-    def release(self, exchange: AsyncStream) -> None:
+    def release(self, exchange: AsyncRequest) -> None:
         """The response of a suspended request is complete."""
         del self._exchanges[exchange]
         stream, slot = exchange.stream, exchange.slot
