@@ -222,6 +222,7 @@ def test_the_groups_are_in_the_order_of_use() -> None:
         "Development",
         "Proxies",
         "TLS",
+        "WebSocket",
         "Timeouts and limits",
         "Logging",
         "Process",

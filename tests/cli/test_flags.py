@@ -72,7 +72,7 @@ def test_a_known_flag(line: str, expected: dict[str, object]) -> None:
             "--forwarded-allow-ips * a:b",
             "--forwarded-allow-ips is a flag of gunicorn and uvicorn; here it is --trusted",
         ),
-        ("--ws auto a:b", "--ws is a flag of uvicorn and granian without a counterpart here: WebSockets"),
+        ("--ws wsproto a:b", "--ws must be one of auto, on, off, not 'wsproto'"),
         ("--unix-socket /x a:b", "--unix-socket is a flag of waitress; here it is --listen: as unix:PATH"),
         ("a:b --no-preload", "unrecognized arguments: --no-preload; write --preload=no"),
         ("a:b --no-capture-output", "unrecognized arguments: --no-capture-output; write --capture-output=no"),

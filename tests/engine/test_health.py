@@ -58,7 +58,7 @@ def count_looks(monkeypatch: pytest.MonkeyPatch, rig: Rig) -> list[float]:
     """Grows with each look, by the time of the loop."""
     looks: list[float] = []
     look = rig.health.look
-    monkeypatch.setattr(rig.health, "look", lambda now, all_: (looks.append(now), look(now, all_)))
+    monkeypatch.setattr(rig.health, "look", lambda now, *rest: (looks.append(now), look(now, *rest)))
     return looks
 
 
@@ -337,7 +337,7 @@ def test_each_state_of_a_connection_is_counted_in_one_gauge(name: str) -> None:
     state, begun = STATES[name]
     connection = SimpleNamespace(state=state, idle=state is HEAD and not begun)
     gauge = {"discard": "body", "flush": "send", "linger": "send", "closed": "send"}.get(name, name)
-    counted = dict(zip(GAUGES, health_module._gauges([connection, connection]), strict=True))  # type: ignore[list-item]
+    counted = dict(zip(GAUGES, health_module._gauges([connection, connection], 0), strict=True))  # type: ignore[list-item]
     assert counted == dict.fromkeys(GAUGES, 0) | {"open": 2, gauge: 2}
 
 

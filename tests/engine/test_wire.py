@@ -74,7 +74,7 @@ def target(request: pytest.FixtureRequest, backend: tuple[str, ...], credentials
     lane, _, secured = request.param.partition("-")
     if secured == "asgi" and not backend:
         pytest.skip("tasks run it, whatever the backend is")
-    flags = ["--certfile", credentials.server] if secured == "tls" else []
+    flags = {"tls": ["--certfile", credentials.server], "asgi": ["--ws", "off"]}.get(secured, [])
     app = "wire_asgi:app" if secured == "asgi" else "wire:app"
     with Server(app, "--http", lane, "--no-access-log", *flags, *backend) as server:
         target = Target(server, credentials.context() if secured == "tls" else None, secured == "asgi")

@@ -92,7 +92,7 @@ def test_the_parts_of_a_row_do_not_touch_each_other() -> None:
     row = Row.private(2)
     for slot in row.slots:
         slot.begin(b"\xff" * 500, -1.0)
-    row.beat([2**64 - 1] * 14)
+    row.beat([2**64 - 1] * len(NOTHING))
     row.assign("x" * 16, 2**63 - 1, 2**32 - 1, -1.0)
     report = row.read()
     assert report.counters == dict.fromkeys(COUNTERS + GAUGES, 2**64 - 1)
@@ -241,7 +241,7 @@ def test_the_file_is_closed_although_a_request_still_runs(board: Scoreboard) -> 
     """Its thread is left to itself at the end, and still says how it ended. Windows removes no file that is mapped."""
     row = board.row(1)
     slot = row.slots[1]
-    row.beat([5] * 14)
+    row.beat([5] * len(NOTHING))
     slot.begin(b"GET /slow", 1.0)
     board.release()
     assert board._map.closed
@@ -249,7 +249,7 @@ def test_the_file_is_closed_although_a_request_still_runs(board: Scoreboard) -> 
     assert row.running() == [Running(1, "GET /slow", "send", 1.0)]
     slot.end(200, 1.0, 2.0)
     row.slots[0].begin(b"GET /next", 3.0)
-    row.beat([6] * 14)
+    row.beat([6] * len(NOTHING))
     report = row.read()
     assert report.finished == [Finished("GET /slow", 200, 1.0, 2.0)]
     assert [each.what for each in report.running] == ["GET /next"]

@@ -215,6 +215,16 @@ def _verify(migration: Migration, given: Given) -> None:
     migration.put(given, names()["cert_reqs"], "required")
 
 
+def _ws(migration: Migration, given: Given) -> None:
+    if given.name == "--no-ws" or given.value == "none":
+        migration.put(given, names()["ws"], "off")
+
+
+def _deflate(migration: Migration, given: Given) -> None:
+    if str(given.value).lower() in ("false", "0", "no", "off"):
+        migration.put(given, names()["ws_compress_from"], 0)
+
+
 _SPECIAL: Final[dict[tuple[str, str], Callable[[Migration, Given], None]]] = {
     ("", "wsgi_app"): _app,
     ("", "log_level"): _log_level,
@@ -239,6 +249,10 @@ _SPECIAL: Final[dict[tuple[str, str], Callable[[Migration, Given], None]]] = {
     ("gunicorn", "max_requests"): _max_requests,
     ("gunicorn", "cert_reqs"): _cert_reqs,
     ("uvicorn", "ssl_cert_reqs"): _cert_reqs,
+    ("uvicorn", "ws"): _ws,
+    ("uvicorn", "ws_per_message_deflate"): _deflate,
+    ("granian", "ws"): _ws,
+    ("granian", "no_ws"): _ws,
     ("uvicorn", "no_proxy_headers"): _trust_nobody,
     ("gunicorn", "proxy_protocol"): _proxy_protocol,
     ("gunicorn", "raw_env"): _environment,

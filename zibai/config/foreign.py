@@ -79,7 +79,12 @@ uvicorn | --reload-include --reload-includes | watchfiles | patterns in one text
 uvicorn | --reload-exclude --reload-excludes | | caches, version control and virtual environments are left out; --watchfiles names exactly what counts
 uvicorn | --reload-delay | | the system tells of changes
 uvicorn | --reset-contextvars --http2 | | each request has a context of its own; a proxy in front speaks HTTP/2
-uvicorn | --ws --ws-max-size --ws-max-queue --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate | | WebSockets are not served
+uvicorn | --ws | ws | auto, on or off: there is one implementation
+uvicorn | --ws-max-size | ws_max_size |
+uvicorn | --ws-max-queue | ws_max_queue |
+uvicorn | --ws-ping-interval | ws_ping_interval |
+uvicorn | --ws-ping-timeout | ws_ping_timeout |
+uvicorn | --ws-per-message-deflate | ws_compress_from | 0 is never
 uvicorn | --log-config | logging_config | JSON or TOML in the form of dictConfig
 uvicorn | --access-log | | the access log is on
 uvicorn | --use-colors --no-use-colors | | a terminal has colours, unless NO_COLOR is set
@@ -105,7 +110,7 @@ granian | --workers | processes |
 granian | --blocking-threads | max_workers |
 granian | --uds | listen | as unix:PATH
 granian | --uds-permissions | unix_socket_perms |
-granian | --ws --no-ws | | WebSockets are not served
+granian | --ws --no-ws | ws | on or off
 granian | --no-factory --no-reload --log --no-log | | leave it out
 granian | --blocking-threads-idle-timeout --runtime-threads --runtime-blocking-threads --runtime-mode --task-impl | | there is no runtime beside Python
 granian | --backpressure | max_workers | further requests wait, at most --queue-timeout

@@ -59,6 +59,25 @@ class ServeOptions(TypedDict, total=False):
     ciphers: str | None
     """ciphers of TLS 1.2, in the form of OpenSSL; by default, those with forward secrecy and AEAD; the ciphers of TLS
     1.3 are those of OpenSSL"""
+    ws: Literal["auto", "on", "off"] | None
+    """whether an ASGI application is given WebSockets, which needs zibai-server[websocket]; auto is yes where that is
+    installed; with off, a handshake is an ordinary request (default: auto)"""
+    ws_max_size: int | None
+    """bytes of one message of a client, after decompression; a longer one closes the WebSocket with code 1009 (default:
+    16777216)"""
+    ws_max_queue: int | None
+    """messages of a client, of at most 64K together, that are read before the application receives them; then the
+    client has to wait (default: 32)"""
+    ws_ping_interval: float | None
+    """time without a byte of the client after which it is sent a ping; 0 is never (default: 20)"""
+    ws_ping_timeout: float | None
+    """time without a byte of the client after a ping until the WebSocket is closed with code 1011; 0 is never (default:
+    20)"""
+    ws_close_timeout: float | None
+    """time that a client has to respond to a close frame; then the connection is cut (default: 10)"""
+    ws_compress_from: int | None
+    """bytes from which on a message is compressed for clients that offer permessage-deflate; 0 is never, and their
+    messages are not compressed either (default: 256)"""
     slow_request: float | None
     """time after which a running request is logged, once, with the stack of its thread or greenlet; 0 is never
     (default: 30)"""

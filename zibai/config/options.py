@@ -36,6 +36,7 @@ WORKERS = "Workers"
 DEVELOPMENT = "Development"
 PROXIES = "Proxies"
 TLS = "TLS"
+WEBSOCKET = "WebSocket"
 LIMITS = "Timeouts and limits"
 LOGGING = "Logging"
 PROCESS = "Process"
@@ -392,6 +393,61 @@ class Options:
         metavar="ADDRESS",
         check=parse_address,
         help="also listen here, an address as for --listen, and redirect plain HTTP requests to https",
+    )
+
+    ws: Defaulted[str] = option(
+        "auto",
+        group=WEBSOCKET,
+        choices=("auto", "on", "off"),
+        help="whether an ASGI application is given WebSockets, which needs zibai-server[websocket]; auto is yes where "
+        "that is installed; with off, a handshake is an ordinary request",
+        embedded=True,
+    )
+    ws_max_size: Defaulted[int] = option(
+        16 * 1024**2,
+        group=WEBSOCKET,
+        metavar="BYTES",
+        size=True,
+        minimum=1,
+        help="bytes of one message of a client, after decompression; a longer one closes the WebSocket with code 1009",
+        embedded=True,
+    )
+    ws_max_queue: Defaulted[int] = option(
+        32,
+        group=WEBSOCKET,
+        metavar="NUMBER",
+        minimum=1,
+        help="messages of a client, of at most 64K together, that are read before the application receives them; then "
+        "the client has to wait",
+        embedded=True,
+    )
+    ws_ping_interval: Defaulted[float] = patience(
+        20.0,
+        group=WEBSOCKET,
+        help="time without a byte of the client after which it is sent a ping; 0 is never",
+        embedded=True,
+    )
+    ws_ping_timeout: Defaulted[float] = patience(
+        20.0,
+        group=WEBSOCKET,
+        help="time without a byte of the client after a ping until the WebSocket is closed with code 1011; 0 is never",
+        embedded=True,
+    )
+    ws_close_timeout: Defaulted[float] = seconds(
+        10.0,
+        group=WEBSOCKET,
+        help="time that a client has to respond to a close frame; then the connection is cut",
+        embedded=True,
+    )
+    ws_compress_from: Defaulted[int] = option(
+        256,
+        group=WEBSOCKET,
+        metavar="BYTES",
+        size=True,
+        minimum=0,
+        help="bytes from which on a message is compressed for clients that offer permessage-deflate; 0 is never, and "
+        "their messages are not compressed either",
+        embedded=True,
     )
 
     boot_timeout: Defaulted[float] = seconds(

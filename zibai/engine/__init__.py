@@ -13,6 +13,8 @@ loop has a Connection and a runner its Stream. Both share one Sender, the bytes 
  - stream          the runner's side of a connection, which may block
  - async_stream    what the tasks of an event loop have of a connection, whatever it speaks
  - async_request   one HTTP request of a task, with its body
+ - message_stream  a WebSocket, as its task has it
+ - message_limits  what a WebSocket may do, and what it has done
  - task_stream     a connection, as those tasks have it
  - task_loop       the server loop of tasks
  - reading         a streamed body, which a runner reads

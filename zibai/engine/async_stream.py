@@ -107,9 +107,10 @@ class AsyncStream:
     def _read_on(self) -> None:
         """What had come is used."""
         connection = self.connection
-        if connection.pause is HELD and connection.state is TASK and not self.ended:
+        if connection.pause is HELD and not self.ended:
             connection.pause = LATER  # TLS may have bytes that no poller knows of
-            self._tasks.loop.settle(connection)
+            if connection.state is TASK:  # else the loop looks at it when the first step has ended
+                self._tasks.loop.settle(connection)
 
     # What the loop tells.
 

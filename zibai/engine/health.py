@@ -70,10 +70,11 @@ class Health:
         self._pauses: deque[tuple[float, float]] = deque()  # when the process went on, and how long it was stopped
         self._leaves_a_moment = False
 
-    def look(self, now: float, connections: Iterable[Connection]) -> None:
-        """``now`` is by the loop's clock."""
-        answered = self._service.answered
-        self._row.beat([sum(answered[2:]), *answered[1:6], self._service.sent, *_gauges(connections)])
+    def look(self, now: float, connections: Iterable[Connection], upgraded: int = 0) -> None:
+        """``now`` is by the loop's clock; ``upgraded`` of the connections are WebSockets."""
+        service, answered = self._service, self._service.answered
+        gauges = _gauges(connections, upgraded)
+        self._row.beat([sum(answered[2:]), *answered[1:6], service.sent, *gauges])
         self.due = now + min(self._beat_every, self._look_at_requests(now - self.due))
         self._on_beat()
 
@@ -127,8 +128,11 @@ class Health:
         self._backend.report(logger.warning, message, age, request.what + phase, name, "\n" + format_stack(frame))
 
 
-def _gauges(connections: Iterable[Connection]) -> list[int]:
-    """How many connections do what; see :data:`zibai.telemetry.scoreboard.GAUGES`."""
+def _gauges(connections: Iterable[Connection], upgraded: int) -> list[int]:
+    """How many connections do what; see :data:`zibai.telemetry.scoreboard.GAUGES`.
+
+    ``upgraded`` of those that a task has speak no HTTP any more.
+    """
     total = idle = head = body = queue = busy = send = 0
     for connection in connections:
         total += 1
@@ -148,4 +152,4 @@ def _gauges(connections: Iterable[Connection]) -> list[int]:
             body += 1
         else:
             send += 1
-    return [total, idle, head, body, queue, busy, send]
+    return [total, idle, head, body, queue, max(0, busy - upgraded), send, upgraded]

@@ -64,7 +64,7 @@ class Loop:
         self.health = health
         self._slots = slots
         service.row.offer(slots)
-        self._running = 0  # connections that were given away
+        self._running = self._upgraded = 0  # connections that were given away, and those that speak no HTTP any more
         self._queue = Queue(service)
         self._ready = self._queue.ready
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
@@ -99,6 +99,11 @@ class Loop:
             self._backend.wake()
         if self.finished:
             self._close_handed()  # the owner has gone; runners that came too late clean up after themselves
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another process serves on after the drain, so that clients may come again at once."""
+        return self._replacement is not None or self.cedes()
 
     def adopt_from(self, channel: Socket) -> None:
         """Take over the connections that come through ``channel``."""
@@ -211,7 +216,7 @@ class Loop:
         if now >= table.parting.due:
             table.parting.look(now)
         if now >= health.due:
-            health.look(now, table.connections.values())
+            health.look(now, table.connections.values(), self._upgraded)
         elif stirred and health.due > now + SOON:
             health.due = now + SOON
         if ready and now - ready[0][1] >= self._queue.patience:
@@ -263,9 +268,7 @@ class Loop:
             service.answered[1] += stream.interims
             stream.interims = 0
         if self._requests_left:
-            self._requests_left -= 1
-            if not self._requests_left and self._on_max_requests is not None:
-                self._on_max_requests()
+            self._use_up()
         # Short cut: what the last line comes to where nothing is left to be sent, read or watched. Most exchanges end
         # so, and its calls cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
         sender = connection.sender
@@ -279,6 +282,12 @@ class Loop:
                 table.next_sweep = deadline
             return
         table.step(connection, connection.finish, self._now)
+
+    def _use_up(self) -> None:
+        """One request fewer of ``max_requests``."""
+        self._requests_left -= 1
+        if not self._requests_left and self._on_max_requests is not None:
+            self._on_max_requests()
 
     def _receive_handed(self, now: float) -> None:
         """Take what runners have handed over: for good, or to have something sent."""

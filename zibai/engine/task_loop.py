@@ -30,6 +30,24 @@ class TaskLoop(Loop):
         stream.connection.pause = 0 if stream.connection.next_bytes() == READ else LATER
         self.finish(stream)
 
+    def upgrade(self, stream: RunnersSide) -> None:
+        self._running -= 1
+        self._upgraded += 1
+        self.service.answered[1] += 1
+        if self._requests_left:
+            self._use_up()
+
+    def conclude_upgraded(self, stream: RunnersSide) -> None:
+        connection = stream.connection
+        self._upgraded -= 1
+        if self.finished:
+            connection.close()
+            return
+        self._now = time.monotonic()
+        connection.pause = 0
+        self._table.step(connection, connection.finish, self._now)
+        self._backend.wake()
+
     def settle(self, connection: Connection) -> None:
         self._table.settle(connection, self._now)
         self._backend.wake()

@@ -5,6 +5,7 @@ A :class:`Gateway` belongs to a server and holds what all its requests share. A
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -12,10 +13,11 @@ from urllib.parse import unquote_to_bytes
 
 from ..clock import clock
 from ..engine.connection import Connection
+from ..engine.message_limits import Counts
 from ..engine.task_stream import TaskStream
 from ..logger import access_logger, error_logger
 from ..protocol.http1.request import Request, learn_name, names
-from ..telemetry.records import log_exchange
+from ..telemetry.records import log_exchange, log_websocket
 from . import wsgi
 from .asgi_http import HttpExchange
 from .asgi_response import Responding
@@ -34,17 +36,20 @@ class Gateway(wsgi.Gateway):
     def __init__(self, application: Application, lifespan: Lifespan, **rest: Any) -> None:
         super().__init__(application, **rest)  # type: ignore[arg-type]
         self.callable = application
+        self.upgrade: Upgrade = _ignore_upgrade  # of a request for WebSocket
         self.lifespan = lifespan
         self.complaints = self._complaints
         self._scheme = self.base["wsgi.url_scheme"]
         self._lines: dict[bytes, tuple[bytes, bytes] | None] = {}
         self.base = {}
 
-    def make(self, stream: TaskStream, tasks: Any) -> HttpExchange:
+    def make(self, stream: TaskStream, tasks: Any) -> Responding:
         """The exchange of a request."""
+        if stream.connection.request.upgrades:  # type: ignore[union-attr]
+            return self.upgrade(stream, tasks, self)
         return HttpExchange(stream, tasks, self)
 
-    def scope(self, exchange: HttpExchange) -> dict[str, Any]:
+    def scope(self, exchange: Responding) -> dict[str, Any]:
         """The scope of a request. Each part that can be changed is its own. Raises :class:`Refused`."""
         stream, connection, request = exchange.stream, exchange.connection, exchange.request
         facts = stream.facts
@@ -128,7 +133,7 @@ class Gateway(wsgi.Gateway):
             return
         log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error)
         exchange.error = None
-        if stream.out and error is None:
+        if stream.out and error is None and stream.status >= 200:
             # The loop sends the rest. Only then it is known how much of it went, and when.
             stream.when_sent(log)
         else:
@@ -143,13 +148,43 @@ class Gateway(wsgi.Gateway):
         level: int,
         error: BaseException | None,
     ) -> None:
-        environ = request.environ.copy() if request.remembered else request.environ
-        environ.update(facts or stream.facts)
-        environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = request.method, request.version
-        environ["REQUEST_URI"], environ["QUERY_STRING"] = request.target, request.query
-        environ["PATH_INFO"] = request.path
+        environ = _environ(stream, request, facts)
         duration, sent = clock() - stream.started, max(0, stream.sent - stream.sender.lost)
         log_exchange(logger, level, environ, stream.status, duration, sent, error)
+
+    def log_close(self, exchange: Responding, end: tuple[int, str], counts: Counts) -> None:
+        """Log the end of a WebSocket."""
+        if access_logger.isEnabledFor(logging.INFO):
+            environ = _environ(exchange.stream, exchange.request, exchange.facts)
+            log_websocket(environ, *end, clock() - exchange.stream.started, counts)
+
+
+Upgrade = Callable[[TaskStream, Any, Gateway], Responding]
+"""Makes the exchange of a request for an upgrade to WebSocket."""
+
+
+def _ignore_upgrade(stream: TaskStream, tasks: Any, gateway: Gateway) -> Responding:
+    """RFC 9110 7.8: a server may ignore an upgrade."""
+    return HttpExchange(stream, tasks, gateway)
+
+
+def without_websockets(stream: TaskStream, tasks: Any, gateway: Gateway) -> Responding:
+    """The same, and say what is missing."""
+    stream.service.hint(
+        "a client asks for WebSocket, and gets the response to an ordinary request: pip install "
+        "'zibai-server[websocket]', or say --ws off"
+    )
+    return HttpExchange(stream, tasks, gateway)
+
+
+def _environ(stream: TaskStream, request: Request, facts: dict[str, str] | None) -> dict[str, Any]:
+    """What the access log may name."""
+    environ = request.environ.copy() if request.remembered else request.environ
+    environ.update(facts or stream.facts)
+    environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = request.method, request.version
+    environ["REQUEST_URI"], environ["QUERY_STRING"] = request.target, request.query
+    environ["PATH_INFO"] = request.path
+    return environ
 
 
 def _with_host(headers: list[tuple[bytes, bytes]], host: str) -> list[tuple[bytes, bytes]]:

@@ -16,14 +16,13 @@ run in it, too.
 """
 
 from asyncio import CancelledError
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ..engine.async_stream import HIGH
 from ..engine.task_stream import TaskStream
 from ..errors import Gone, Refused
-from ..logger import debug_logger, error_logger, safely
+from ..logger import debug_logger, error_logger
 from .asgi_response import Message, Responding
 from .blame import is_ours
 
@@ -108,15 +107,6 @@ class HttpExchange(Responding):
             self._finally(self._fail, error)
         else:
             self._finally(self._return)
-
-    def _finally(self, end: Callable[..., None], *args: Any) -> None:
-        """Bring the response to its end. A bug of ours costs this connection, and not the server."""
-        try:
-            end(*args)
-        except Exception:
-            safely(error_logger.exception, "the gateway failed")
-            self.cut()
-            self.release()
 
     def _return(self) -> None:
         """The application has returned."""

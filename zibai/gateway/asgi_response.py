@@ -7,6 +7,7 @@ for it.
 Everything here is for the thread of the event loop.
 """
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +15,7 @@ from ..clock import head_end
 from ..engine.async_request import AsyncRequest
 from ..engine.outgoing import File
 from ..errors import Gone
-from ..logger import error_logger
+from ..logger import error_logger, safely
 from ..protocol.http1.raw_response import prepare_raw, trailer_lines
 from ..protocol.http1.response import ResponseHead, interim
 from .given_file import duplicate, open_path
@@ -243,3 +244,12 @@ class Responding(AsyncRequest):
         self.complete = True
         self.cut()
         self._over()
+
+    def _finally(self, end: Callable[..., None], *args: Any) -> None:
+        """Bring the response to its end. A bug of ours costs this connection, and not the server."""
+        try:
+            end(*args)
+        except Exception:
+            safely(error_logger.exception, "the gateway failed")
+            self.cut()
+            self.release()

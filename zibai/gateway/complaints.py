@@ -29,6 +29,10 @@ class Complaints:
         """The application gives a field of one hop (RFC 9110 7.6.1)."""
         self._say_once(f"the field {name} is the server's to send; it is removed", request)
 
+    def subprotocol(self, name: object, request: Request | None) -> None:
+        """The application accepts a WebSocket with a subprotocol that the client does not know (RFC 6455 4.2.2)."""
+        self._say_once(f"the client has not offered the subprotocol {name!r}; it is left out", request)
+
     def _say_once(self, message: str, request: Request | None) -> None:
         if message not in self._said:
             self._said.add(message)

@@ -41,6 +41,12 @@ _MAX_KEY: Final = 512
 """Characters of the fields whose result is kept, so that a client cannot fill the memory with long ones."""
 
 
+_NO_WEBSOCKET: Final = (
+    "a client asks for WebSocket, which no WSGI application can have here; it gets the response to an ordinary "
+    "request. Serve WebSockets from an ASGI application: see the page WebSocket of the documentation"
+)
+
+
 class Gateway:
     """Calls ``application`` for the connections of one server; any number of runners at once.
 
@@ -101,6 +107,8 @@ class Gateway:
         environ["wsgix.informational"] = exchange.informational
         environ["zibai.client_disconnected"] = exchange.client_disconnected
         try:
+            if request.upgrades:
+                stream.service.hint(_NO_WEBSOCKET)
             if request.forwards:
                 self._use_forwarded(stream.connection, self._is_trusted(stream), request, environ)
             iterable = application(environ, exchange.start_response)

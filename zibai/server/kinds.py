@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ..config.options import Options
 from ..engine.backends import Backend
 from ..engine.loop import Loop
-from ..errors import UsageError
+from ..errors import MissingExtra, UsageError
 from ..gateway.interface import single
 from ..telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
     from ..engine.backends.tasks import Tasks
-    from ..gateway.asgi import Gateway
+    from ..gateway.asgi import Gateway, Upgrade
     from ..gateway.lifespan import Lifespan
 
 
@@ -41,7 +41,25 @@ def make_asgi_gateway(app: Any, options: Options, mounted: dict[str, str]) -> "t
 
     app = single(app)
     lifespan = Lifespan(app, options.lifespan)  # type: ignore[arg-type]  # it is one of the choices
-    return Gateway(app, lifespan, **mounted), lifespan
+    gateway = Gateway(app, lifespan, **mounted)
+    if options.ws != "off":
+        gateway.upgrade = _make_upgrade(options)
+    return gateway, lifespan
+
+
+def _make_upgrade(options: Options) -> "Upgrade":
+    """What is made of a request for WebSocket. Raises ``MissingExtra`` where there has to be something."""
+    try:
+        from ..gateway.asgi_websocket import WebSockets
+    except ImportError as error:
+        text = "WebSocket needs websockets; pip install 'zibai-server[websocket]'"
+        missing = MissingExtra.because(error, "websockets", text)
+        if options.ws == "on" or missing.is_broken:
+            raise missing from None
+        from ..gateway.asgi import without_websockets
+
+        return without_websockets
+    return WebSockets(options)
 
 
 def make_tasks(options: Options, row: Row, gateway: Any, lifespan: "Lifespan") -> "Tasks":

@@ -114,6 +114,8 @@ def table(server: dict[str, Any]) -> Iterator[str]:
     yield "".join(f"{_TITLES.get(name, name):>{width}}" for name, width in columns.items())
     for worker in server["workers"]:
         yield "".join(f"{_cell(name, worker[name]):>{width}}" for name, width in columns.items())
+        if worker["websockets"]:
+            yield f"{'':8}  {worker['websockets']} WebSocket{'' if worker['websockets'] == 1 else 's'}"
         for each in worker["running"]:
             yield _cut(f"{'':8}  {each['method']} {each['path']}", f"  {_age(each['seconds'])}, {each['phase']}")
 

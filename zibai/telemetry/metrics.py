@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..errors import MissingExtra
 from .counts import BOUNDS
 
-STATES: Final = ("idle", "head", "body", "queue", "busy", "send")
+STATES: Final = ("idle", "head", "body", "queue", "busy", "send", "websockets")
 PHASES: Final = ("app", "body", "send")
 LIFE: Final = ("starting", "ready", "draining")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-from ..logger import complain, error_logger, escape
+from ..logger import access_logger, complain, error_logger, escape
 from .console import ConsoleHandler
 from .format import MESSAGE, Fields
 from .logfile import LogFile
@@ -107,6 +107,26 @@ def log_exchange(
         logger.handle(_attach(record, environ, **facts))
     except BaseException as error:  # the client has its response, and the thread or greenlet continues
         complain(logger, error, "")
+
+
+def log_websocket(environ: Mapping[str, object], code: int, reason: str, duration: float, counts: Any) -> None:
+    """Log the end of a WebSocket: its close code, ``duration`` in seconds, and what has gone over it (``messages_in``,
+    ``messages_out``, ``bytes_in``, ``bytes_out`` of ``counts``). Never raises.
+    """
+    try:
+        who = escape(str(environ.get("REMOTE_ADDR") or "-")), escape(str(environ.get("REQUEST_URI") or "-"))
+        numbers = counts.messages_in, counts.messages_out, counts.bytes_in, counts.bytes_out
+        record = ExchangeRecord(
+            access_logger.name, logging.INFO, _CLOSED, (*who, code, escape(reason), duration, *numbers), None
+        )
+        names = ("messages_in", "messages_out", "bytes_in", "bytes_out")
+        facts = {"status": 101, "close_code": code, "duration": Seconds(duration), "response_length": counts.bytes_out}
+        access_logger.handle(_attach(record, environ, **facts, **dict(zip(names, numbers, strict=True))))
+    except BaseException as error:  # the event loop goes on
+        complain(access_logger, error, "")
+
+
+_CLOSED: Final = '%s "WEBSOCKET %s" closed %d "%s" after %.1fs, messages in %d out %d, bytes in %d out %d'
 
 
 def _write_at_once(logger: logging.Logger, level: int, args: tuple[object, ...]) -> bool:

@@ -18,9 +18,9 @@ from .counts import REFUSALS, Counted, refusal_place
 from .slot import NUMBERS, SLOT_SIZE, Finished, Running, Slot, read_counts, read_records
 
 COUNTERS: Final = ("requests", "1xx", "2xx", "3xx", "4xx", "5xx", "bytes")
-GAUGES: Final = ("open", "idle", "head", "body", "queue", "busy", "send")
+GAUGES: Final = ("open", "idle", "head", "body", "queue", "busy", "send", "websockets")
 """Connections: all, and those that wait for a request, a head, a body, or a thread or greenlet (queue); those that have
-one (busy), and those whose client has to take the response (send)."""
+one (busy), those whose client has to take the response (send), and WebSockets."""
 
 _ROW: Final = Struct("=16sqId")  # written by the parent: state, pid, generation, start of the worker
 _BEAT: Final = Struct("=dd")  # last heartbeat, CPU time of the worker then

@@ -77,11 +77,21 @@ class Turns(Protocol):
 class TaskTurns(Turns, Protocol):
     """The server loop, as tasks see it. They run in the thread that turns it, and never while it turns."""
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another process serves on after the drain."""
+
     def suspend(self, stream: RunnersSide) -> None:
         """A connection that was taken belongs to a task from now on; the loop reads on for it. It occupies a slot."""
 
     def conclude(self, stream: RunnersSide) -> None:
         """The response of a connection that was suspended is complete."""
+
+    def upgrade(self, stream: RunnersSide) -> None:
+        """A connection that was suspended speaks another protocol from now on; it occupies no slot any more."""
+
+    def conclude_upgraded(self, stream: RunnersSide) -> None:
+        """All is over on such a connection: what waits is sent, then it ends."""
 
     def settle(self, connection: Connection) -> None:
         """The task has changed what its connection waits for, or until when."""

@@ -96,6 +96,7 @@ class Tasks:
         self._turn_is_due = False
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
+        self.is_ending = False  # whether the graceful shutdown has begun
 
     # The interface of a backend.
 
@@ -148,10 +149,11 @@ class Tasks:
     def ending(self, timeout: float) -> None:
         """The graceful shutdown has begun, and lasts ``timeout`` seconds.
 
-        Event streams are told at once, since they would never end; their clients connect again. All others are told
-        after three quarters of the time, because frameworks cancel a request whose client has left. At the end of the
-        time every task is cancelled.
+        Event streams and WebSockets are told at once, since they would never end; their clients connect again. All
+        others are told after three quarters of the time, because frameworks cancel a request whose client has left. At
+        the end of the time every task is cancelled.
         """
+        self.is_ending = True
         for exchange in [*self._exchanges]:
             if exchange.is_endless:
                 exchange.tell_end()
@@ -300,6 +302,8 @@ class Tasks:
             slot.phase(FREE)  # it is not shown while it runs, and counted at its end
         self._exchanges[exchange] = task
         self.loop.suspend(stream)
+        if exchange.upgraded:
+            self.upgrade(exchange)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -308,17 +312,33 @@ class Tasks:
             error_logger.error("a task of the server has failed", exc_info=error)
 
     def release(self, exchange: AsyncRequest) -> None:
-        """The response of a suspended request is complete."""
+        """The response of a suspended request is complete, or all is over on its connection."""
         del self._exchanges[exchange]
+        stream = exchange.stream
+        stream.running = None
+        if exchange.upgraded:
+            self.loop.conclude_upgraded(stream)
+        else:
+            self._vacate(exchange)
+            self.loop.conclude(stream)
+        self._turn_soon()
+
+    def upgrade(self, exchange: AsyncRequest) -> None:
+        """The connection of a request speaks another protocol from now on: the request is over, and holds no slot."""
+        exchange.upgraded = True
+        if exchange.suspended:  # else it will be after its first step
+            self._vacate(exchange)
+            self.loop.upgrade(exchange.stream)
+
+    def _vacate(self, exchange: AsyncRequest) -> None:
+        """The request is over; count it."""
         stream, slot = exchange.stream, exchange.slot
         if slot is None:
             self._idle.count(exchange.request.summary, stream.status, stream.started, clock())
         else:
             slot.end(stream.status, stream.started, clock())
             self._free.append(slot)
-        stream.running = None
-        self.loop.conclude(stream)
-        self._turn_soon()
+            exchange.slot = None
 
     def _turn_soon(self) -> None:
         if not self._turn_is_due:

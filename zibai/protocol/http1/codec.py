@@ -217,6 +217,13 @@ class Codec:
         if end >= 4 and (fields := buffer.count(b"\n", 0, end) - 2) > MAX_FIELDS:
             raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{fields} fields")
 
+    def take_rest(self) -> bytes:
+        """All unused bytes, for another protocol, which the connection speaks from now on."""
+        self._settle()
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
     def next_body(self) -> bytes | None:
         """The next piece of the body, ``b""`` at its end, None when more bytes are needed; raises :class:`Refused`.
 

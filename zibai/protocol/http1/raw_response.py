@@ -50,12 +50,17 @@ def _exact_bytes(value: object) -> bytes:
     return memoryview(value).tobytes()
 
 
+def decode_fields(fields: Iterable[Iterable[bytes]]) -> list[tuple[str, str]]:
+    """Fields as text, which is not checked. Raises ``TypeError``, for the application, for what are no bytes."""
+    return [(_exact_bytes(name).decode("latin-1"), _exact_bytes(value).decode("latin-1")) for name, value in fields]
+
+
 def trailer_lines(fields: Iterable[Iterable[bytes]]) -> list[bytes]:
     """The lines of trailers, whose fields are bytes. Raises what :func:`prepare` raises.
 
     Fields that frame or route a message are no trailers (RFC 9110 6.5.1); they are left out.
     """
-    pairs = [(_exact_bytes(name).decode("latin-1"), _exact_bytes(value).decode("latin-1")) for name, value in fields]
+    pairs = decode_fields(fields)
     validate("200 OK", pairs)
     left_out = HOP_BY_HOP | {"content-length", "host", "content-encoding", "content-type", "content-range"}
     return [f"{name}: {value}\r\n".encode("latin-1") for name, value in pairs if name.lower() not in left_out]

@@ -63,8 +63,8 @@ class Request:
     bytes, 0 without a body, None when it is chunked. ``keep_alive`` is whether the client wants the connection kept,
     ``expects_continue`` whether it waits for 100 Continue. ``forwards`` says that there are fields in which a proxy
     describes its client, whether a proxy has sent them or not. ``plain`` says that the response needs no special
-    treatment: HTTP/1.1, kept alive, no 100 Continue, and it has a body. ``summary`` is method and path, for the
-    scoreboard.
+    treatment: HTTP/1.1, kept alive, no 100 Continue, and it has a body. ``upgrades`` says that the client asks for
+    WebSocket on this connection. ``summary`` is method and path, for the scoreboard.
 
     ``remembered`` says that a lane keeps this object and returns it again, also to several exchanges at the same time.
     Then neither it nor its environ may be changed, and a caller may cache what it derives from it. Any other request
@@ -73,7 +73,7 @@ class Request:
 
     __slots__ = (
         "chunked", "environ", "expects_continue", "forwards", "keep_alive", "length", "method", "path", "plain",
-        "query", "raw", "remembered", "summary", "target", "version",
+        "query", "raw", "remembered", "summary", "target", "upgrades", "version",
     )  # fmt: skip
 
     def __init__(self, method: str, target: str, path: str, query: str, version: str, environ: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ class Request:
         self.raw = b""  # the head, as it came
         self.length: int | None = 0
         self.keep_alive = True
-        self.chunked = self.expects_continue = self.forwards = self.remembered = False
+        self.chunked = self.expects_continue = self.forwards = self.remembered = self.upgrades = False
         self.plain = method != "HEAD"
         self.summary = f"{method} {path}".encode("ascii", "replace")
 
@@ -204,7 +204,7 @@ def _read_framing(request: Request, http11: bool) -> None:
 
 
 def _read_connection(request: Request, http11: bool) -> None:
-    """Read Expect and Connection."""
+    """Read Expect, Connection and Upgrade."""
     expected = request.environ.get("HTTP_EXPECT")
     if expected is not None:
         if _options(expected) != {"100-continue"}:
@@ -217,6 +217,9 @@ def _read_connection(request: Request, http11: bool) -> None:
     else:
         options = _options(wanted)
         request.keep_alive = "close" not in options and (http11 or "keep-alive" in options)
+        # RFC 9110 7.8: an Upgrade that Connection does not name, or in HTTP/1.0, is ignored.
+        if "upgrade" in options and http11:
+            request.upgrades = "websocket" in _options(request.environ.get("HTTP_UPGRADE", ""))
 
 
 def _options(value: str) -> set[str]:

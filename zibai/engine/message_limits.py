@@ -1,0 +1,46 @@
+"""What a WebSocket may do, and what it has done."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Self
+
+from ..config.options import Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageLimits:
+    """What one WebSocket may do. Times are seconds, sizes bytes; 0 is never for ``ping_interval``, ``ping_timeout`` and
+    ``compress_from``. None has a default here: :meth:`from_options` takes them from the options.
+    """
+
+    max_size: int
+    max_queue: int
+    """Messages that are read ahead."""
+    ping_interval: float
+    ping_timeout: float
+    close_timeout: float
+    compress_from: int
+
+    @classmethod
+    def from_options(cls, options: Options) -> Self:
+        """The limits that valid options set."""
+        return cls(
+            max_size=options.ws_max_size,
+            max_queue=options.ws_max_queue,
+            ping_interval=options.ws_ping_interval,
+            ping_timeout=options.ws_ping_timeout or inf,
+            close_timeout=options.ws_close_timeout,
+            compress_from=options.ws_compress_from,
+        )
+
+
+class Counts:
+    """What has gone over one WebSocket: messages that the application has taken and given, and bytes with their
+    frames.
+    """
+
+    __slots__ = ("began", "bytes_in", "bytes_out", "messages_in", "messages_out")
+
+    def __init__(self, now: float) -> None:
+        self.began = now
+        self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0

@@ -1,0 +1,271 @@
+"""A WebSocket as its task has it: messages, and what the loop does for them while the task waits or works.
+
+A connection becomes one when its handshake is complete. It stays in the state TASK, so the loop reads on, but it holds
+no slot, and what comes goes to the codec of WebSocket. Pings are answered whatever the application does. A client whose
+messages nobody takes is not read from until a quarter of them is left. Then it is not expected to answer a ping.
+
+The connection ends when both sides have sent a close frame, when the client is at fault, or when it is lost. The
+application hears of the end once, as soon as it is certain, and after the messages that came before it.
+
+Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
+"""
+
+import time
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from ..errors import Gone
+from .async_stream import HIGH, AsyncStream, wake
+from .message_limits import Counts, MessageLimits
+from .states import HELD, LATER, TASK
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ..protocol.websocket.codec import Codec
+    from ..protocol.websocket.reference import Message
+    from .backends.tasks import Tasks
+    from .task_stream import TaskStream
+
+TOGETHER: Final = 32 * 1024
+"""Bytes of responses to messages of one read that go out together."""
+
+LOST: Final = (1006, "")
+"""Code and reason of a connection that has ended without a close frame (RFC 6455 7.1.5)."""
+
+
+class _Times:
+    """When something was or will be, by the loop's clock."""
+
+    __slots__ = ("closes", "heard", "pinged")
+
+    def __init__(self, now: float) -> None:
+        self.heard = now  # when the last bytes have come
+        self.pinged = False  # whether a ping went out since then
+        self.closes = inf  # until when the client has to send its close frame, once we have sent ours
+
+
+class MessageStream(AsyncStream):
+    """``end`` is the code and the reason of the end, as soon as nothing more is to be sent. ``on_over`` is called,
+    once, when the connection is to go back to the loop.
+    """
+
+    end: tuple[int, str] | None = None
+    _more: "list[asyncio.Future[None]] | tuple[()]" = ()  # of those that wait for a message
+    _held: "list[bytes] | tuple[()]" = ()  # what goes out when the step of the application ends
+    _flushing = False  # whether that is due
+
+    def __init__(
+        self,
+        stream: "TaskStream",
+        tasks: "Tasks",
+        codec: "Codec",
+        limits: MessageLimits,
+        on_over: Callable[[], object],
+    ) -> None:
+        super().__init__(stream, tasks)
+        self._codec = codec
+        self._limits = limits
+        self._on_over = on_over
+        now = time.monotonic()
+        self.counts = Counts(now)
+        self._times = _Times(now)
+
+    def begin(self, rest: bytes) -> None:
+        """The handshake is complete; ``rest`` is what came behind it."""
+        connection = self.connection
+        connection.alone = False
+        if connection.pause is HELD:
+            connection.pause = LATER  # TLS may have bytes that no poller knows of
+        self.feed(rest)
+        self._set_due()
+
+    # What the gateway asks.
+
+    async def next(self) -> "Message | None":
+        """The next message; waits for it. None at the end."""
+        while (message := self.take()) is None and self.end is None:
+            if self._held:
+                self.flush()
+            self._more = self._more or []
+            await self._wait(self._more)
+        return message
+
+    def take(self) -> "Message | None":
+        """The next message, if it is there."""
+        codec = self._codec
+        if not codec.messages:
+            return None
+        message = codec.messages.popleft()
+        self.counts.messages_in += 1
+        if codec.taken(message):
+            self._read_to_end()
+        return message
+
+    def send(self, message: "Message") -> None:
+        """Send a message, or keep it until the step of the application ends. Raises Gone, and what ``encode`` does."""
+        codec = self._codec
+        if self.end is not None:
+            raise Gone("the WebSocket is closed")
+        pieces = codec.encode(message)
+        self.counts.messages_out += 1
+        if (codec.messages or self._held) and len(pieces) == 1:
+            self._hold(pieces[0])
+            return
+        if self._held:
+            self.flush()
+        for piece in pieces:
+            self._send(piece)
+        if self.sender.broken:
+            raise Gone("the client has left")
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Send a close frame, unless the end has begun already, and expect that of the client."""
+        if self.end is not None:
+            return
+        self.flush()
+        codec = self._codec
+        codec.end(code, reason)
+        self.end = codec.close or (code, reason)
+        self.ending = True
+        self._times.closes = time.monotonic() + self._limits.close_timeout
+        self._read_to_end()
+        self.wake_all()
+        if not self.released:
+            self._set_due()
+
+    async def wait_over(self) -> None:
+        """Wait until the connection has gone back to the loop."""
+        while not self.released:
+            self._gone = self._gone or []
+            await self._wait(self._gone)
+
+    def cut_off(self) -> None:
+        """End the connection now, without a close frame."""
+        if not self.released:
+            self.cut()
+            self.has_ended()
+
+    # Sending.
+
+    def _hold(self, data: bytes) -> None:
+        """Keep a frame: more messages are there, to which the application responds in this step."""
+        self._held = self._held or []
+        self._held.append(data)
+        if len(self._held) * len(data) >= TOGETHER:  # about
+            self.flush()
+        elif not self._flushing:
+            self._flushing = True
+            self.call_soon(self._end_step)
+
+    def _end_step(self) -> None:
+        self._flushing = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is held."""
+        held, self._held = self._held, ()
+        if held:
+            self._send(held[0] if len(held) == 1 else b"".join(held))
+
+    def _send(self, data: bytes) -> None:
+        """A client that has left is noticed, and ends the WebSocket."""
+        try:
+            self.push(data)
+        except Gone:
+            self.has_ended()
+        else:
+            self.counts.bytes_out += len(data)
+
+    # What the loop tells.
+
+    def feed(self, data: bytes) -> None:
+        if self.released:
+            return
+        codec, times = self._codec, self._times
+        times.heard, times.pinged = time.monotonic(), False
+        self.counts.bytes_in += len(data)
+        codec.feed(data)
+        if codec.messages:
+            wake(self._more)
+        if codec.replies or codec.full or codec.over or codec.held or self.connection.held:
+            self._read_to_end()
+
+    def _read_to_end(self) -> None:
+        """The codec has read as far as it could: see what has become of it."""
+        codec, connection = self._codec, self.connection
+        held = codec.held
+        if held != connection.held:
+            connection.hold(held - connection.held)
+            load = self.stream.service.load
+            if held > HIGH and load.memory > load.max_memory:
+                codec.fail(1013, "the server has no memory for so large a message now")
+        if codec.replies:
+            self.flush()
+            replies, codec.replies = codec.replies, b""
+            self._send(replies)
+        if codec.over:
+            self._finish(codec.close or LOST)
+        elif codec.full:
+            connection.pause = HELD
+            self.look_soon()
+        else:
+            self._read_on()
+
+    def has_ended(self) -> None:
+        self.ended = True
+        self._finish(LOST)
+
+    def _finish(self, end: tuple[int, str]) -> None:
+        """Nothing more comes, and nothing more is to be sent."""
+        if self.released:
+            return
+        self.released = self.ending = True
+        self.end = self.end or end
+        self.due = inf
+        self.sender.closing = True
+        self.wake_all()
+        # Later: the loop may be at this very connection.
+        self.call_soon(self._on_over)
+
+    def wake_all(self) -> None:
+        wake(self._more)
+        super().wake_all()
+
+    def expire(self, now: float) -> None:
+        if now >= self.due and not (self.sender.out and self.sender.is_expired(now)):
+            self._act(now)
+        super().expire(now)
+
+    def _act(self, now: float) -> None:
+        """A time is over: of the close handshake, or of the silence of the client."""
+        times, limits = self._times, self._limits
+        if times.closes < inf:
+            self.cut_off()
+            return
+        if self.connection.pause is HELD:
+            times.heard, times.pinged = now, False  # it may have sent something, which nobody has read
+        elif times.pinged and now >= times.heard + limits.ping_interval + limits.ping_timeout:
+            self._codec.fail(1011, "no response to a ping")
+            self._read_to_end()
+            return
+        elif not times.pinged and now >= times.heard + limits.ping_interval:
+            times.pinged = True
+            self._send(self._codec.ping())
+        self.due = self._next_due()
+
+    def _next_due(self) -> float:
+        times, limits = self._times, self._limits
+        if times.closes < inf or self.released:
+            return times.closes
+        if not limits.ping_interval:
+            return inf
+        return times.heard + limits.ping_interval + (limits.ping_timeout if times.pinged else 0.0)
+
+    def _set_due(self) -> None:
+        connection = self.connection
+        self.due = self._next_due()
+        connection.deadline = min(self.due, self._send_due())
+        if connection.state is TASK:
+            self._tasks.loop.settle(connection)

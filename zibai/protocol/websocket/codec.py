@@ -1,0 +1,293 @@
+"""The frames of one WebSocket (RFC 6455 5), seen from the server: bytes in, messages out, and the other way round.
+
+As with the heads of HTTP there are two lanes, which behave the same:
+
+ - the *reference lane* is the protocol of ``websockets``. It reads everything, and refuses what is malformed;
+ - the *fast lane* delimits frames. A whole, masked text or binary frame that is a message by itself is read here, in a
+   third of the time. Any other whole frame is given to the reference lane. A frame that cannot become a good one (by
+   its mask, opcode, reserved bits or length) is given to it from its head on, with all that follows, so it is refused
+   at once, whatever length it claims.
+
+The protocol of ``websockets`` takes 2 KiB and 28 µs to be made, and most WebSockets send nothing but plain messages. So
+it is made for the first frame of another kind. A property test holds both lanes against each other.
+
+Reading stops while ``max_messages`` messages, or :data:`ENOUGH` of their characters, are not taken; what follows stays
+as it came.
+"""
+
+from collections import deque
+from struct import Struct
+from typing import Final
+
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.frames import CONT, TEXT, CloseCode, Frame, Opcode
+
+from .deflate import Agreed, Deflate
+from .reference import Fragments, Message, Reference, cut_reason
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where there is no wheel and no compiler; it takes five times as long for a large message
+    from websockets.utils import apply_mask
+
+ENOUGH: Final = 64 * 1024
+"""Characters or bytes of messages that are read ahead."""
+
+LONG: Final = 64 * 1024
+"""Bytes of a message that is not copied behind the head of its frame: a second send costs less."""
+
+_PLAIN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A})
+_COMPRESSED: Final = _PLAIN | {0x41, 0x42, 0xC1, 0xC2}
+"""The first bytes of good frames, without and with permessage-deflate."""
+
+_head_of_16, _head_of_64 = Struct("!BBH").pack, Struct("!BBQ").pack
+_short_texts = [bytes((0x81, size)) for size in range(126)]
+
+
+class Codec:
+    """One WebSocket after its handshake.
+
+    ``messages`` are those that were read; whoever takes one calls :meth:`taken`. ``replies`` are bytes that are to be
+    sent: pongs, and the close frame. ``closing`` says that a close frame was made. ``over`` says that nothing more
+    comes: the close frames are exchanged, or the client is at fault. Then the connection is to end once all is sent.
+    ``close`` is the code and the reason of the end, whoever has begun it; code 1005 is a close frame without a code.
+    ``held`` is how many bytes wait here, beside those of messages.
+    """
+
+    __slots__ = (
+        "_agreed", "_buffer", "_compress_from", "_deflate", "_fragments", "_good", "_max_messages", "_max_size",
+        "_need", "_protocol", "_raw", "close", "closing", "full", "messages", "over", "replies", "size",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        max_size: int,
+        max_messages: int,
+        agreed: Agreed | None = None,
+        compress_from: int = 0,
+        *,
+        fast: bool = True,
+    ) -> None:
+        self._max_size = max_size
+        self._max_messages = max_messages
+        self._agreed = agreed
+        self._compress_from = compress_from if agreed is not None else 0
+        self._good = _PLAIN if agreed is None else _COMPRESSED
+        self._deflate: Deflate | None = None
+        self._protocol: Reference | None = None
+        self._buffer: bytes | bytearray = b""
+        self._need = 0  # bytes of the frame at the front of the buffer, if they are known
+        self._raw = not fast  # whether all goes to the reference lane as it comes
+        self._fragments: Fragments | None = None
+        self.messages: deque[Message] = deque()
+        self.size = 0
+        self.full = False  # whether reading has stopped
+        self.replies = b""
+        self.close: tuple[int, str] | None = None
+        self.closing = self.over = False
+
+    def __repr__(self) -> str:
+        state = "over" if self.over else "closing" if self.closing else "open"
+        return f"<Codec {state}: {len(self.messages)} messages, {self.held} bytes>"
+
+    # From the client.
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes of the client, and read as far as they go."""
+        if self.over:
+            return
+        if self._raw:
+            self._give(data)
+            return
+        buffer = self._buffer
+        if not buffer:
+            used = 0 if self.full else self._read(data)
+            if used < len(data):
+                self._buffer = bytearray(data[used:] if used else data)
+            return
+        assert type(buffer) is bytearray
+        buffer += data
+        if not self.full and len(buffer) >= self._need:
+            self._go_on(buffer)
+
+    def taken(self, message: Message) -> bool:
+        """A message was taken from the queue. Returns whether reading, which stood still, has gone on for that."""
+        self.size -= len(message)
+        if not self.full or len(self.messages) > self._max_messages // 4 or self.size > ENOUGH // 4:
+            return False
+        self.full = False
+        if not self.over:
+            self._go_on(self._buffer)
+        return True
+
+    def _go_on(self, buffer: bytes | bytearray) -> None:
+        used = self._read(buffer)
+        if self._raw or self.over or used == len(buffer):
+            self._buffer = b""  # a new one, since a large one stays large
+        elif used and type(buffer) is bytearray:
+            del buffer[:used]
+
+    def _read(self, data: bytes | bytearray) -> int:
+        """The fast lane; returns how many bytes are used.
+
+        One function on purpose: each message pays for it.
+        """
+        at, end, messages, need = 0, len(data), self.messages, 0
+        while end - at >= 2:
+            first, second = data[at], data[at + 1]
+            size, start = second & 127, at + 6
+            if size == 126:
+                if end - at < 4:
+                    break
+                size, start = data[at + 2] << 8 | data[at + 3], at + 8
+            elif size == 127:
+                if end - at < 10:
+                    break
+                size, start = int.from_bytes(data[at + 2 : at + 10], "big"), at + 14
+            stop = start + size
+            plain = first in (0x81, 0x82) and self._fragments is None and size <= self._max_size
+            if second < 128 or not (plain or self._is_good(first, size)):
+                self._raw = True
+                self._give(bytes(data[at:]))
+                return end
+            if stop > end:
+                need = stop - at
+                break
+            if not plain:
+                self._give(bytes(data[at:stop]))
+                if self.over:
+                    return end
+            elif not self.closing:  # else it comes too late
+                masked = data[start:stop] if size < 1024 else memoryview(data)[start:stop]
+                message: Message = apply_mask(masked, data[start - 4 : start])
+                if first == 0x81:
+                    try:
+                        message = message.decode()  # type: ignore[union-attr]
+                    except UnicodeDecodeError as error:
+                        self._refuse(error)
+                        return end
+                messages.append(message)
+                self.size += len(message)
+            at = stop
+            if (len(messages) >= self._max_messages or self.size >= ENOUGH) and not self.closing:
+                self.full = True
+                break
+        self._need = need
+        return at
+
+    def _is_good(self, first: int, size: int) -> bool:
+        """Whether a masked frame with this head may be a good one."""
+        open_size = 0 if self._protocol is None else self._protocol.current_size or 0
+        is_control = 0x88 <= first <= 0x8A
+        return first in self._good and size <= self._max_size - open_size and not (is_control and size > 125)
+
+    def _reference(self) -> Reference:
+        if self._protocol is None:
+            agreed = self._agreed
+            extensions = [] if agreed is None else [self._compression(agreed)]
+            self._protocol = Reference(self._max_size, extensions)
+        return self._protocol
+
+    def _compression(self, agreed: Agreed) -> Deflate:
+        if self._deflate is None:
+            self._deflate = Deflate(agreed)
+        return self._deflate
+
+    def _give(self, data: bytes) -> None:
+        """The reference lane."""
+        protocol = self._reference()
+        protocol.receive_data(data)
+        try:
+            for frame in protocol.events_received():
+                if frame.opcode < Opcode.CLOSE:  # type: ignore[union-attr]
+                    self._add(frame)  # type: ignore[arg-type]
+        except UnicodeDecodeError as error:
+            self._refuse(error)
+        else:
+            self._collect()
+
+    def _add(self, frame: Frame) -> None:
+        """A frame of a message."""
+        if self.closing:
+            return
+        if frame.opcode is not CONT:
+            self._fragments = Fragments(text=frame.opcode is TEXT)
+        fragments = self._fragments
+        assert fragments is not None  # the protocol has refused what has no beginning
+        fragments.add(frame.data, last=frame.fin)
+        if frame.fin:
+            self._fragments = None
+            message = fragments.join()
+            self.messages.append(message)
+            self.size += len(message)
+
+    def _refuse(self, error: UnicodeDecodeError) -> None:
+        self.fail(CloseCode.INVALID_DATA, error.reason)
+
+    def _collect(self) -> None:
+        """What the protocol wants to be sent, and what it has come to."""
+        protocol = self._reference()
+        for piece in protocol.data_to_send():
+            if piece:
+                self.replies += piece
+            else:
+                self.over = True
+        error = protocol.parser_exc
+        if error is not None and not isinstance(error, ProtocolError | PayloadTooBig | UnicodeDecodeError | EOFError):
+            raise error  # a bug, which the protocol would log
+        sent, received = protocol.close_sent, protocol.close_rcvd
+        if self.close is None and (sent or received):
+            chosen = received if received is not None and error is None else sent or received
+            assert chosen is not None
+            self.close = int(chosen.code), chosen.reason
+        self.closing = self.closing or sent is not None
+        if self.over:
+            self._fragments = None
+            self._buffer = b""
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for the rest of their message, or of their frame."""
+        protocol = self._protocol
+        if protocol is None:
+            return len(self._buffer)
+        return len(self._buffer) + len(protocol.reader.buffer) + (protocol.current_size or 0)
+
+    # To the client.
+
+    def encode(self, message: Message) -> tuple[bytes, ...]:
+        """The frame of a message, in pieces. Raises UnicodeEncodeError for text that UTF-8 cannot hold."""
+        if isinstance(message, str):
+            first, data = 0x81, message.encode()
+        else:
+            first, data = 0x82, message
+        size = len(data)
+        if self._compress_from and size >= self._compress_from:
+            assert self._agreed is not None
+            frame = self._compression(self._agreed).encode(Frame(Opcode(first & 15), data))
+            first, data = first | 0x40, bytes(frame.data)
+            size = len(data)
+        if size < 126:
+            return ((_short_texts[size] if first == 0x81 else bytes((first, size))) + data,)
+        head = _head_of_16(first, 126, size) if size < 65536 else _head_of_64(first, 127, size)
+        return (head + data,) if size < LONG else (head, data)
+
+    def ping(self) -> bytes:
+        """A ping frame."""
+        return b"\x89\x00"
+
+    def end(self, code: int, reason: str = "") -> None:
+        """Make a close frame, unless there was one; the client is to respond with its own. The code is a good one."""
+        if not self.closing:
+            self._reference().send_close(code, cut_reason(reason))
+            self._collect()
+            if self.full:  # the close frame of the client may stand behind messages that nobody takes
+                self.full = False
+                self._go_on(self._buffer)
+
+    def fail(self, code: int, reason: str = "") -> None:
+        """Make a close frame, and expect nothing more of the client (RFC 6455 7.1.7)."""
+        if not self.over:
+            protocol = self._reference()
+            protocol.fail(code, cut_reason(reason))
+            self._collect()

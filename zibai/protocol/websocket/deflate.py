@@ -1,0 +1,88 @@
+"""permessage-deflate (RFC 7692): what the server agrees to, and the compression of one WebSocket.
+
+The windows are small (4 KiB in both directions): those of zlib's defaults would cost each client 316 KiB. Even so a
+compressor has 32 KiB, so nothing is made before the first message that is compressed. Browsers offer the extension
+always, and most WebSockets carry short messages, which are sent as they are.
+"""
+
+from http import HTTPStatus
+from typing import Final, NamedTuple, Self
+
+from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Frame
+from websockets.headers import build_extension, parse_extension
+from websockets.typing import ExtensionName
+
+from ...errors import Refused
+
+_SETTINGS: Final = {"memLevel": 5}
+_NAME: Final = ExtensionName("permessage-deflate")
+_factory = ServerPerMessageDeflateFactory(
+    server_max_window_bits=12, client_max_window_bits=12, compress_settings=_SETTINGS
+)
+
+
+class Agreed(NamedTuple):
+    """What was negotiated: ``field`` is the value of Sec-WebSocket-Extensions in the response."""
+
+    field: str
+    client_no_context: bool
+    server_no_context: bool
+    client_bits: int
+    server_bits: int
+
+    @classmethod
+    def from_offers(cls, value: str) -> Self | None:
+        """Choose among the offers of a Sec-WebSocket-Extensions field; None if there is none that can be used.
+
+        Raises :class:`Refused` for a malformed field (RFC 6455 9.1).
+        """
+        try:
+            offers = parse_extension(value)
+        except InvalidHeader as error:
+            raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from None
+        for name, parameters in offers:
+            if name != _NAME:
+                continue
+            try:
+                said, made = _factory.process_request_params(parameters, [])
+            except NegotiationError:
+                continue  # the next offer may be one that can be used (RFC 7692 5.1)
+            return cls(
+                build_extension([(name, said)]),
+                made.remote_no_context_takeover,
+                made.local_no_context_takeover,
+                made.remote_max_window_bits,
+                made.local_max_window_bits,
+            )
+        return None
+
+
+class Deflate(Extension):
+    """The compression of one WebSocket; makes compressor and decompressor for the first message that needs them."""
+
+    __slots__ = ("_agreed", "_made")
+
+    name = _NAME
+
+    def __init__(self, agreed: Agreed) -> None:
+        self._agreed = agreed
+        self._made: PerMessageDeflate | None = None
+
+    def _make(self) -> PerMessageDeflate:
+        if self._made is None:
+            agreed = self._agreed
+            self._made = PerMessageDeflate(*agreed[1:], _SETTINGS)
+        return self._made
+
+    def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
+        """A frame of the client as it was before its compression. Raises what ``websockets`` raises."""
+        if self._made is None and not frame.rsv1:
+            return frame
+        return self._make().decode(frame, max_size=max_size)
+
+    def encode(self, frame: Frame) -> Frame:
+        """A frame for the client, compressed."""
+        return self._make().encode(frame)
