@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from harness import asgi, errors, half_close, reset, respond
-from wsclient import ACCEPT, FIN, PONG, TEXT, Peer, accept, close, echo, frame, handshake, messages, text
 
 from zibai.protocol.http1 import Codec
 from zibai.protocol.websocket import handshake as rules
 
 from support import DEADLINE, Client, read_response
+from wsclient import ACCEPT, FIN, PONG, TEXT, Peer, accept, close, echo, frame, handshake, messages, text
 
 
 def test_a_handshake_is_accepted() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from harness import asgi, errors, half_close, reset, respond, tracebacks, until
-from wsclient import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV2, TEXT, Peer, accept, close, echo, frame, messages, text
 
 from support import DEADLINE, Client
+from wsclient import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV2, TEXT, Peer, accept, close, echo, frame, messages, text
 
 
 def test_echo() -> None:

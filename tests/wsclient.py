@@ -66,8 +66,10 @@ def close(code: int | None = None, reason: str = "") -> bytes:
 class Peer:
     """A WebSocket, or what has become of its handshake (``response``)."""
 
-    def __init__(self, port: int, target: str = "/", *fields: str, behind: bytes = b"", **options: Any) -> None:
-        self.client = Client(port)
+    def __init__(
+        self, port: int, target: str = "/", *fields: str, behind: bytes = b"", tls: Any = None, **options: Any
+    ) -> None:
+        self.client = Client(port, tls=tls)
         self.client.send(handshake(target, *fields, **options) + behind)
         self.response: Response = read_response(self.client.file)
 
