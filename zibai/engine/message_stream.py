@@ -16,6 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Gone
+from ..protocol.websocket.frames import PING
 from .async_stream import HIGH, AsyncStream, wake
 from .message_limits import Counts, MessageLimits
 from .states import HELD, LATER, TASK
@@ -252,7 +253,7 @@ class MessageStream(AsyncStream):
             return
         elif not times.pinged and now >= times.heard + limits.ping_interval:
             times.pinged = True
-            self._send(self._codec.ping())
+            self._send(PING)
         self.due = self._next_due()
 
     def _next_due(self) -> float:

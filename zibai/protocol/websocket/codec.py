@@ -16,13 +16,13 @@ as it came.
 """
 
 from collections import deque
-from struct import Struct
 from typing import Final
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import CONT, TEXT, CloseCode, Frame, Opcode
 
 from .deflate import Agreed, Deflate
+from .frames import LONG, write_frame
 from .reference import Fragments, Message, Reference, cut_reason
 
 try:
@@ -33,15 +33,9 @@ except ImportError:  # where there is no wheel and no compiler; it takes five ti
 ENOUGH: Final = 64 * 1024
 """Characters or bytes of messages that are read ahead."""
 
-LONG: Final = 64 * 1024
-"""Bytes of a message that is not copied behind the head of its frame: a second send costs less."""
-
 _PLAIN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A})
 _COMPRESSED: Final = _PLAIN | {0x41, 0x42, 0xC1, 0xC2}
 """The first bytes of good frames, without and with permessage-deflate."""
-
-_head_of_16, _head_of_64 = Struct("!BBH").pack, Struct("!BBQ").pack
-_short_texts = [bytes((0x81, size)) for size in range(126)]
 
 
 class Codec:
@@ -56,7 +50,8 @@ class Codec:
 
     __slots__ = (
         "_agreed", "_buffer", "_compress_from", "_deflate", "_fragments", "_good", "_max_messages", "_max_size",
-        "_need", "_protocol", "_raw", "close", "closing", "full", "messages", "over", "replies", "size",
+        "_missing", "_need", "_pieces", "_protocol", "_raw", "close", "closing", "full", "messages", "over", "replies",
+        "size",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +72,8 @@ class Codec:
         self._protocol: Reference | None = None
         self._buffer: bytes | bytearray = b""
         self._need = 0  # bytes of the frame at the front of the buffer, if they are known
+        self._pieces: list[bytes] | tuple[()] = ()  # of a long frame at the front, instead of the buffer
+        self._missing = 0  # bytes that are missing of it
         self._raw = not fast  # whether all goes to the reference lane as it comes
         self._fragments: Fragments | None = None
         self.messages: deque[Message] = deque()
@@ -99,16 +96,32 @@ class Codec:
         if self._raw:
             self._give(data)
             return
+        if self._pieces:
+            self._pieces.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data, self._pieces = b"".join(self._pieces), ()
         buffer = self._buffer
         if not buffer:
             used = 0 if self.full else self._read(data)
             if used < len(data):
-                self._buffer = bytearray(data[used:] if used else data)
+                self._keep(data[used:] if used else data)
             return
         assert type(buffer) is bytearray
         buffer += data
         if not self.full and len(buffer) >= self._need:
             self._go_on(buffer)
+
+    def _keep(self, data: bytes | bytearray) -> None:
+        """Keep the beginning of a frame, or what is not read for a while."""
+        if self._need < LONG:
+            self._buffer = bytearray(data)
+        else:
+            # Joined once: a buffer that grows to 1 MiB is copied many times, which costs a fifth of an echo of it.
+            self._buffer = b""
+            self._pieces = [bytes(data)]
+            self._missing = self._need - len(data)
 
     def taken(self, message: Message) -> bool:
         """A message was taken from the queue. Returns whether reading, which stood still, has gone on for that."""
@@ -124,8 +137,10 @@ class Codec:
         used = self._read(buffer)
         if self._raw or self.over or used == len(buffer):
             self._buffer = b""  # a new one, since a large one stays large
-        elif used and type(buffer) is bytearray:
+        elif type(buffer) is bytearray:
             del buffer[:used]
+            if self._need >= LONG:
+                self._keep(buffer)
 
     def _read(self, data: bytes | bytearray) -> int:
         """The fast lane; returns how many bytes are used.
@@ -243,15 +258,14 @@ class Codec:
         self.closing = self.closing or sent is not None
         if self.over:
             self._fragments = None
-            self._buffer = b""
+            self._buffer, self._pieces = b"", ()
 
     @property
     def held(self) -> int:
         """Bytes that wait for the rest of their message, or of their frame."""
         protocol = self._protocol
-        if protocol is None:
-            return len(self._buffer)
-        return len(self._buffer) + len(protocol.reader.buffer) + (protocol.current_size or 0)
+        held = self._need - self._missing if self._pieces else len(self._buffer)
+        return held if protocol is None else held + len(protocol.reader.buffer) + (protocol.current_size or 0)
 
     # To the client.
 
@@ -266,15 +280,7 @@ class Codec:
             assert self._agreed is not None
             frame = self._compression(self._agreed).encode(Frame(Opcode(first & 15), data))
             first, data = first | 0x40, bytes(frame.data)
-            size = len(data)
-        if size < 126:
-            return ((_short_texts[size] if first == 0x81 else bytes((first, size))) + data,)
-        head = _head_of_16(first, 126, size) if size < 65536 else _head_of_64(first, 127, size)
-        return (head + data,) if size < LONG else (head, data)
-
-    def ping(self) -> bytes:
-        """A ping frame."""
-        return b"\x89\x00"
+        return write_frame(first, data)
 
     def end(self, code: int, reason: str = "") -> None:
         """Make a close frame, unless there was one; the client is to respond with its own. The code is a good one."""

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Self
 from websockets.exceptions import InvalidHeader, NegotiationError
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
-from websockets.frames import Frame
+from websockets.frames import CTRL_OPCODES, Frame
 from websockets.headers import build_extension, parse_extension
 from websockets.typing import ExtensionName
 
@@ -84,5 +84,5 @@ class Deflate(Extension):
         return self._make().decode(frame, max_size=max_size)
 
     def encode(self, frame: Frame) -> Frame:
-        """A frame for the client, compressed."""
-        return self._make().encode(frame)
+        """A frame for the client: a message compressed, a control frame as it is (RFC 7692 6.1)."""
+        return frame if frame.opcode in CTRL_OPCODES else self._make().encode(frame)

@@ -1,0 +1,248 @@
+"""The codec of WebSocket: both lanes give the same, whatever comes and wherever it is cut."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("websockets")
+
+from zibai.errors import Refused
+from zibai.protocol.websocket.codec import ENOUGH, Codec
+from zibai.protocol.websocket.deflate import Agreed
+from zibai.protocol.websocket.reference import cut_reason, is_close_code
+
+from wsclient import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, TEXT, close, frame, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+AGREED = Agreed.from_offers("permessage-deflate; client_max_window_bits")
+assert AGREED is not None
+MAX_SIZE = 300
+
+
+def deflated(data: bytes) -> bytes:
+    made = zlib.compressobj(wbits=-12)
+    return (made.compress(data) + made.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def run(pieces: Iterable[bytes], *, fast: bool, agreed: Agreed | None = AGREED) -> tuple[Any, ...]:
+    """What becomes of the bytes of a client, whose messages are taken as they come."""
+    codec = Codec(MAX_SIZE, 4, agreed, 256, fast=fast)
+    found: list[Any] = []
+    for piece in pieces:
+        codec.feed(piece)
+        while codec.messages:
+            message = codec.messages.popleft()
+            found.append(message)
+            codec.taken(message)
+    return found, codec.replies, codec.close, codec.over
+
+
+words = st.one_of(st.binary(max_size=130), st.text(max_size=40).map(str.encode), st.just(b"x" * 250))
+data_opcodes = st.sampled_from([TEXT, BINARY])
+good = st.builds(frame, st.sampled_from([CONT, TEXT, BINARY]), words, st.sampled_from([FIN, 0]))
+whole = st.builds(frame, data_opcodes, words)
+control = st.builds(frame, st.sampled_from([PING, PONG]), st.binary(max_size=125))
+closing = st.one_of(
+    st.builds(close, st.sampled_from([None, 1000, 1001, 3000, 1006, 999, 5000]), st.text(max_size=9)),
+    st.binary(max_size=5).map(lambda data: frame(CLOSE, data)),
+)
+compressed = st.builds(frame, data_opcodes, words.map(deflated), st.just(FIN | RSV1))
+odd = st.builds(
+    lambda opcode, data, first, masked, size: frame(opcode, data, first, b"\1\2\3\4" if masked else None, size),
+    st.integers(0, 15),
+    st.binary(max_size=20),
+    st.sampled_from([FIN, 0, FIN | 0x40, 0x40, FIN | 0x20, FIN | 0x10]),
+    st.booleans(),
+    st.sampled_from([None, None, 5, 126, 301, 70_000, 1 << 40]),
+)
+frames = st.lists(st.one_of(whole, whole, whole, good, control, compressed, closing, odd), max_size=12).map(b"".join)
+cuts = st.lists(st.integers(1, 400), max_size=20)
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    found = []
+    for size in sizes:
+        found.append(data[:size])
+        data = data[size:]
+    return [piece for piece in [*found, data] if piece]
+
+
+@settings(max_examples=400, deadline=None)
+@given(frames, cuts, st.booleans())
+def test_both_lanes_give_the_same(data: bytes, sizes: list[int], deflate: bool) -> None:
+    """The reference lane has it byte by byte: in one piece, it would reply to what stands behind an error of ours."""
+    agreed = AGREED if deflate else None
+    fast = run(cut(data, sizes), fast=True, agreed=agreed)
+    assert fast == run([bytes([byte]) for byte in data], fast=False, agreed=agreed)
+    assert fast == run([data] if data else [], fast=True, agreed=agreed)
+
+
+def test_reading_stops_at_the_number_of_messages() -> None:
+    codec = Codec(1000, 4)
+    codec.feed(b"".join(map(text, "abcdefghi")) + frame(PING, b"late"))
+    assert (list(codec.messages), codec.full, codec.replies) == (list("abcd"), True, b"")
+    found, went_on = "", ""
+    while codec.messages:
+        message = str(codec.messages.popleft())
+        found += message
+        if codec.taken(message):
+            went_on += message
+    assert (found, went_on) == ("abcdefghi", "cf"), "when a quarter is left"
+    assert codec.replies == b"\x8a\x04late"
+    assert not codec.full
+
+
+def test_reading_stops_at_the_size_of_messages() -> None:
+    codec = Codec(1 << 20, 1000)
+    codec.feed(text("x" * 40_000) * 3)
+    assert len(codec.messages) == 2
+    assert codec.size == 80_000 >= ENOUGH
+    codec.taken(codec.messages.popleft())
+    assert codec.full
+    codec.taken(codec.messages.popleft())
+    assert (len(codec.messages), codec.full) == (1, False)
+
+
+def test_a_close_frame_is_read_although_nobody_takes_the_messages() -> None:
+    codec = Codec(1000, 2)
+    codec.feed(text("x") * 10 + close(1000))
+    assert codec.full
+    codec.end(1012, "restart")
+    assert codec.over
+    assert codec.close == (1012, "restart")
+    assert len(codec.messages) == 2
+
+
+def test_nothing_is_made_for_plain_messages() -> None:
+    codec = Codec(1000, 32, AGREED, 256)
+    codec.feed(text("x") + frame(BINARY, b"y" * 900) + text("z")[:3])
+    assert (codec._protocol, codec._deflate) == (None, None)
+    codec.encode("x" * 255)
+    codec.feed(text("z")[3:] + frame(PING))
+    assert codec._protocol is not None
+    assert codec._deflate is not None
+    assert codec._deflate._made is None, "the compressor is 32 KiB"
+    assert len(codec.messages) == 3
+
+
+@pytest.mark.parametrize("size", [0, 100, 64 * 1024, 64 * 1024 + 1, 1 << 20])
+@pytest.mark.parametrize("step", [1024, 65536, 1 << 22])
+def test_a_long_message_in_pieces(size: int, step: int) -> None:
+    data = text("before") + frame(BINARY, bytes(size)) + text("behind")
+    codec = Codec(1 << 20, 32)
+    for place in range(0, len(data), step):
+        codec.feed(data[place : place + step])
+        while codec.messages:
+            message = codec.messages.popleft()
+            assert message in ("before", bytes(size), "behind")
+            codec.taken(message)
+    assert codec.held == 0
+    assert not codec.over
+
+
+def test_what_waits_is_counted() -> None:
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(BINARY, bytes(500_000))[:-1])
+    assert codec.held == 500_013
+    codec.feed(b"\0")
+    assert codec.held == 0
+    codec.taken(codec.messages.popleft())
+    codec.feed(frame(TEXT, b"x" * 1000, first=0))
+    assert codec.held == 1000
+
+
+def test_a_claim_costs_nothing() -> None:
+    """Trap 60: what a head claims is neither waited for nor reserved."""
+    codec = Codec(16 << 20, 32)
+    codec.feed(frame(BINARY, size=1 << 40)[:14])
+    assert codec.over
+    assert codec.close is not None
+    assert codec.close[0] == 1009
+
+
+def test_a_bomb_is_not_inflated() -> None:
+    codec = Codec(1 << 20, 32, AGREED, 256)
+    codec.feed(frame(BINARY, deflated(bytes(50 << 20)), FIN | RSV1))
+    assert codec.over
+    assert codec.close is not None
+    assert codec.close[0] == 1009
+    assert not codec.messages
+
+
+def test_compressed_fragments_with_a_ping_between() -> None:
+    """Trap 60: wsproto fails."""
+    data = deflated(b"hello" * 50)
+    codec = Codec(1000, 32, AGREED, 256)
+    codec.feed(frame(TEXT, data[:3], RSV1) + frame(PING, b"p") + frame(CONT, data[3:]))
+    assert list(codec.messages) == ["hello" * 50]
+    assert codec.replies == b"\x8a\x01p"
+
+
+def test_what_is_compressed() -> None:
+    """Trap 58: to compress short messages costs more than it saves."""
+    codec = Codec(1000, 32, AGREED, 256)
+    (short,) = codec.encode("x" * 255)
+    (long,) = codec.encode("x" * 256)
+    assert short == b"\x81\x7e\x00\xff" + b"x" * 255
+    assert long[0] == 0xC1
+    assert zlib.decompressobj(wbits=-12).decompress(long[2:] + b"\0\0\xff\xff") == b"x" * 256
+    (binary,) = Codec(1000, 32, None, 256).encode(b"x" * 256)
+    assert binary[0] == 0x82
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_the_frames_of_the_server(size: int) -> None:
+    data = b"".join(Codec(1000, 32).encode(b"x" * size))
+    length = data[1] if data[1] < 126 else struct.unpack_from("!H" if data[1] == 126 else "!Q", data, 2)[0]
+    assert (data[0], length) == (0x82, size)
+    assert data.endswith(b"x" * size)
+    assert len(data) == size + (2 if size < 126 else 4 if size < 65536 else 10)
+
+
+def test_windows_are_small() -> None:
+    """Trap 57: 316 KiB for each client."""
+    for offer in ("permessage-deflate", "permessage-deflate; client_max_window_bits=15; server_max_window_bits=15"):
+        agreed = Agreed.from_offers(offer)
+        assert agreed is not None
+        assert agreed.server_bits <= 12
+    assert "client_max_window_bits=12" in AGREED.field
+
+
+@pytest.mark.parametrize(
+    ("offers", "field"),
+    [
+        ("x-webkit-deflate-frame", None),
+        ("permessage-deflate; unknown", None),
+        ("permessage-deflate; server_max_window_bits=7", None),
+        ("permessage-deflate; server_max_window_bits=8, permessage-deflate", "server_max_window_bits=12"),
+        ("foo, permessage-deflate; server_no_context_takeover; client_no_context_takeover", "no_context_takeover"),
+    ],
+)
+def test_offers(offers: str, field: str | None) -> None:
+    agreed = Agreed.from_offers(offers)
+    assert (agreed is None) == (field is None)
+    if agreed is not None:
+        assert str(field) in agreed.field
+
+
+@pytest.mark.parametrize("offers", ["=", "permessage-deflate; =", 'permessage-deflate; a="', "\x7f"])
+def test_malformed_offers(offers: str) -> None:
+    with pytest.raises(Refused):
+        Agreed.from_offers(offers)
+
+
+def test_codes_and_reasons() -> None:
+    assert [code for code in range(900, 5100) if is_close_code(code)] == [
+        *(1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014),
+        *range(3000, 5000),
+    ]
+    assert cut_reason("é" * 100) == "é" * 61
+    assert cut_reason("short") == "short"

@@ -1,0 +1,21 @@
+"""Frames of the server, which masks nothing (RFC 6455 5.1)."""
+
+from struct import Struct
+from typing import Final
+
+LONG: Final = 64 * 1024
+"""Bytes of a message that is copied as seldom as can be: a second send costs less than to copy it behind its head."""
+
+PING: Final = b"\x89\x00"
+
+_head_of_16, _head_of_64 = Struct("!BBH").pack, Struct("!BBQ").pack
+_short_texts = [bytes((0x81, size)) for size in range(126)]
+
+
+def write_frame(first: int, data: bytes) -> tuple[bytes, ...]:
+    """A whole frame, in pieces; ``first`` is its first byte."""
+    size = len(data)
+    if size < 126:
+        return ((_short_texts[size] if first == 0x81 else bytes((first, size))) + data,)
+    head = _head_of_16(first, 126, size) if size < 65536 else _head_of_64(first, 127, size)
+    return (head + data,) if size < LONG else (head, data)
