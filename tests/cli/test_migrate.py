@@ -171,14 +171,17 @@ def test_a_configuration_of_gunicorn(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         (
             "uvicorn --ws none --ws-per-message-deflate false --fd 3 --port 9 --no-proxy-headers main:app",
-            {"app": "main:app", "listen": ["fd:3"], "interface": "asgi", "trusted_proxies": ["none"]},
-            ["--ws none: WebSockets", "--ws-per-message-deflate false: WebSockets", "--port 9: uvicorn ignores it"],
+            {
+                **{"app": "main:app", "listen": ["fd:3"], "interface": "asgi", "trusted_proxies": ["none"]},
+                **{"ws": "off", "ws_compress_from": 0},
+            },
+            ["--port 9: uvicorn ignores it"],
         ),
         (
             "granian --ws --uds /x --host ::1 --workers-lifetime 3600 --backpressure 9 --blocking-threads 4 m:a",
             {"app": "m:a", "listen": ["unix:/x"], "max_workers": 4},
             [
-                *("--ws: WebSockets", "--workers-lifetime 3600: --max-requests counts", "--backpressure 9: --max-work"),
+                *("--workers-lifetime 3600: --max-requests counts", "--backpressure 9: --max-work"),
                 *("--interface rsgi: WSGI and ASGI are served", "--host ::1: granian ignores it"),
             ],
         ),

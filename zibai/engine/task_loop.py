@@ -44,7 +44,7 @@ class TaskLoop(Loop):
             connection.close()
             return
         self._now = time.monotonic()
-        connection.pause = 0
+        connection.pause = 0 if connection.next_bytes() == READ else LATER
         self._table.step(connection, connection.finish, self._now)
         self._backend.wake()
 
