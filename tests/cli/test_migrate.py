@@ -172,8 +172,12 @@ def test_a_configuration_of_gunicorn(tmp_path: Path, capsys: pytest.CaptureFixtu
         (
             "uvicorn --ws none --ws-per-message-deflate false --fd 3 --port 9 --no-proxy-headers main:app",
             {
-                **{"app": "main:app", "listen": ["fd:3"], "interface": "asgi", "trusted_proxies": ["none"]},
-                **{"ws": "off", "ws_compress_from": 0},
+                "app": "main:app",
+                "listen": ["fd:3"],
+                "interface": "asgi",
+                "trusted_proxies": ["none"],
+                "ws": "off",
+                "ws_compress_from": 0,
             },
             ["--port 9: uvicorn ignores it"],
         ),
