@@ -28,6 +28,42 @@ def test_nothing_is_found() -> None:
     assert {0, 200, 400, 500, 501} <= set(result.answers)
 
 
+def test_nothing_is_found_in_frames() -> None:
+    pytest.importorskip("websockets")
+    from fuzz.frames import fuzz_frames
+
+    result = fuzz_frames(SEED, seconds=3)
+    assert result.failure is None, f"python -m tests.fuzz --frames --seed {SEED} --first {result.number} --count 1"
+    assert result.inputs > 20
+
+
+def blind(patch: pytest.MonkeyPatch) -> None:
+    """The fast lane waits for whatever a head claims."""
+    patch.setattr("zibai.protocol.websocket.codec.Codec._is_good", lambda self, first, size: True)
+
+
+def unmasked(patch: pytest.MonkeyPatch) -> None:
+    """The fast lane does not unmask."""
+    patch.setattr("zibai.protocol.websocket.codec.apply_mask", lambda data, mask: bytes(data))
+
+
+def deaf(patch: pytest.MonkeyPatch) -> None:
+    """Reading does not go on where it has stopped."""
+    patch.setattr("zibai.protocol.websocket.codec.Codec.taken", lambda self, message: False)
+
+
+@pytest.mark.parametrize("fault", [blind, unmasked, deaf])
+def test_a_fault_is_found_in_frames(
+    fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("websockets")
+    from fuzz import frames
+
+    monkeypatch.setattr(frames, "DEADLINE", 1.0)
+    fault(monkeypatch)
+    assert frames.fuzz_frames(SEED, seconds=20).failure is not None
+
+
 def test_inputs_come_again_with_their_seed() -> None:
     inputs = Inputs(2)
     assert [inputs.make(Random(f"3-{n}")) for n in range(20)] == [inputs.make(Random(f"3-{n}")) for n in range(20)]

@@ -7,5 +7,7 @@ more than requests that the application has seen, but for one refusal that ends 
 parser of others takes; the same requests whatever the lane and wherever the bytes are cut; bounded memory; log lines
 that are one line each; and a server that goes on.
 
+``frames`` does the same for WebSockets, over real connections to a server in a thread.
+
 ``python -m tests.fuzz --seconds 3600`` from the root of the repository; ``--help`` says how to repeat a failure.
 """

@@ -136,12 +136,6 @@ class MessageStream(AsyncStream):
         if not self.released:
             self._set_due()
 
-    async def wait_over(self) -> None:
-        """Wait until the connection has gone back to the loop."""
-        while not self.released:
-            self._gone = self._gone or []
-            await self._wait(self._gone)
-
     def cut_off(self) -> None:
         """End the connection now, without a close frame."""
         if not self.released:

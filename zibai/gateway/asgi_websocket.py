@@ -203,8 +203,9 @@ class WebSocketExchange(Responding):
             self._finally(self._fail, error)
         else:
             self._finally(self._return)
-        if self.socket is not None:
-            await self.socket.wait_over()
+        while self.socket is not None and not self.released:
+            self._gone = self._gone or []
+            await self._wait(self._gone)
 
     def _scope(self) -> dict[str, Any]:
         scope = self._gateway.scope(self)
