@@ -77,8 +77,9 @@ def test_an_object_can_be_kept_in_mind() -> None:
 
     sizes = {name: len(collect(node)) for (_, name), node in classes.items()}
     assert {name for name, size in sizes.items() if size > 20} == MANY | TABLES
-    # CPython finds an attribute of an object with more than 30 by a search: that costs 3 % of a plain request.
-    assert sizes["Loop"] <= 30
+    # CPython finds an attribute of an object with more than 29 by a search: that costs 3 % of a plain request. (Room is
+    # made for 30, SHARED_KEYS_MAX_SIZE, and the first object takes one of them away.)
+    assert sizes["TaskLoop"] <= 29
 
 
 def attributes(node: ast.ClassDef) -> set[str]:

@@ -42,7 +42,8 @@ class Health:
     never.
 
     ``beat_every`` is how long a parent is left without a beat. ``due`` is when to look next, by the loop's clock.
-    ``busy`` is whether requests ran at the last look; any thread may read it.
+    ``busy`` is whether requests ran at the last look; any thread may read it. ``upgraded`` is how many connections are
+    WebSockets, which the loop of tasks counts.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Health:
     ) -> None:
         self.due = -inf
         self.busy = False
+        self.upgraded = 0
         self._service = service
         self._row = service.row
         self._backend = backend
@@ -70,10 +72,10 @@ class Health:
         self._pauses: deque[tuple[float, float]] = deque()  # when the process went on, and how long it was stopped
         self._leaves_a_moment = False
 
-    def look(self, now: float, connections: Iterable[Connection], upgraded: int = 0) -> None:
-        """``now`` is by the loop's clock; ``upgraded`` of the connections are WebSockets."""
+    def look(self, now: float, connections: Iterable[Connection]) -> None:
+        """``now`` is by the loop's clock."""
         service, answered = self._service, self._service.answered
-        gauges = _gauges(connections, upgraded)
+        gauges = _gauges(connections, self.upgraded)
         self._row.beat([sum(answered[2:]), *answered[1:6], service.sent, *gauges])
         self.due = now + min(self._beat_every, self._look_at_requests(now - self.due))
         self._on_beat()

@@ -64,7 +64,7 @@ class Loop:
         self.health = health
         self._slots = slots
         service.row.offer(slots)
-        self._running = self._upgraded = 0  # connections that were given away, and those that speak no HTTP any more
+        self._running = 0  # connections that were given away
         self._queue = Queue(service)
         self._ready = self._queue.ready
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
@@ -216,7 +216,7 @@ class Loop:
         if now >= table.parting.due:
             table.parting.look(now)
         if now >= health.due:
-            health.look(now, table.connections.values(), self._upgraded)
+            health.look(now, table.connections.values())
         elif stirred and health.due > now + SOON:
             health.due = now + SOON
         if ready and now - ready[0][1] >= self._queue.patience:

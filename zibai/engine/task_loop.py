@@ -32,14 +32,14 @@ class TaskLoop(Loop):
 
     def upgrade(self, stream: RunnersSide) -> None:
         self._running -= 1
-        self._upgraded += 1
+        self.health.upgraded += 1
         self.service.answered[1] += 1
         if self._requests_left:
             self._use_up()
 
     def conclude_upgraded(self, stream: RunnersSide) -> None:
         connection = stream.connection
-        self._upgraded -= 1
+        self.health.upgraded -= 1
         if self.finished:
             connection.close()
             return
