@@ -26,7 +26,7 @@ from zibai.engine.loop import Loop
 from zibai.engine.stream import Stream
 from zibai.net.listener import Listener
 from zibai.net.poller import Poller, make_poller
-from zibai.telemetry.scoreboard import Row
+from zibai.telemetry.scoreboard import Row, Running
 
 from support import DEADLINE, wait_for
 
@@ -72,6 +72,13 @@ class Backend:
         self.make_stream = Stream
         self.poller = Recorder(poller)
         self.woken = 0
+        self.running: Callable[[], list[Running]]
+        self.expelled: list[Any] = []
+        self.can_expel = False
+
+    def expel(self, slot: Any) -> bool:
+        self.expelled += [slot] * self.can_expel
+        return self.can_expel
 
     def wake(self) -> None:
         self.woken += 1
@@ -123,6 +130,7 @@ class Rig:
         self.listener = Listener(origin)
         self.backend = Backend(poller or make_poller())
         self.row = Row.private(slots + 1)
+        self.backend.running = self.row.running
         health_limits = {name: limits.pop(name) for name in HEALTH & limits.keys()}
         if not health_limits:
             patch.setattr(loop_module, "SOON", inf)  # no look at itself wakes a loop that is not asked to

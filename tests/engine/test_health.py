@@ -12,7 +12,7 @@ import pytest
 
 from zibai.engine import health as health_module
 from zibai.engine import stream as stream_module
-from zibai.engine.health import MOMENT, SOON
+from zibai.engine.health import GRACE, MOMENT, SOON
 from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.logger import logger
 from zibai.telemetry import row
@@ -243,6 +243,46 @@ def test_one_that_is_stuck_is_said_once_and_all_stacks_are_shown(
         assert len(stuck) == 1, "the worker is on its way out already"
         assert len(log.records) == 2
         assert rig.health.due == inf
+
+
+def test_a_request_that_the_backend_ends_costs_its_worker_nothing(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
+) -> None:
+    """Only if it does not end within ``GRACE`` it is stuck."""
+    stuck: list[float] = []
+    with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
+        rig.backend.can_expel = True
+        began = clock.now
+        begin(rig, clock, 1, b"GET /ends")
+        forward(rig, clock, 60)
+        assert rig.backend.expelled == [1]
+        assert rig.health.due == rig.now + GRACE
+        rig.row.slots[1].end(504, began, clock.now)
+        forward(rig, clock, 1)
+        began = clock.now
+        begin(rig, clock, 1, b"GET /stays")  # in the same slot
+        forward(rig, clock, 60)
+        assert rig.backend.expelled == [1, 1]
+        forward(rig, clock, GRACE - 0.1)
+        assert not stuck
+        forward(rig, clock, 0.2)
+        assert stuck == [began + 60 + GRACE]
+        assert rig.backend.expelled == [1, 1], "once each"
+        assert [record.getMessage().splitlines()[0] for record in log.records] == [
+            "--request-timeout is over; cancelled after 60.0 s: GET /ends, runner 1",
+            "--request-timeout is over; cancelled after 60.0 s: GET /stays, runner 1",
+            "--request-timeout is over; running for 65.0 s: GET /stays, runner 1",
+        ]
+
+
+def test_a_stream_without_an_end_is_never_late(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    stuck: list[float] = []
+    limits = {"slow_request": 10.0, "request_timeout": 60.0, "on_stuck": lambda: stuck.append(clock.now)}
+    with Rig(monkeypatch, **limits) as rig:
+        rig.backend.running = lambda: [each._replace(is_endless=True) for each in rig.row.running()]
+        begin(rig, clock, 0)
+        forward(rig, clock, 1000)
+        assert not stuck
 
 
 def pause(rig: Rig, clock: Clock, seconds: float) -> None:

@@ -46,7 +46,7 @@ def serve(row: Row, slot: int, what: bytes, began: float, ended: float, status: 
 
 
 def test_an_empty_row_says_nothing() -> None:
-    assert Row.private(2).read() == ("", 0, 0, 0.0, 0.0, 0.0, NOTHING, [], [], Counted(), [0] * len(REFUSALS), 0)
+    assert Row.private(2).read() == ("", 0, 0, 0.0, 0.0, 0.0, NOTHING, [], [], Counted(), [0] * len(REFUSALS), 0, 0)
 
 
 def test_what_the_parent_thinks_of_a_worker() -> None:
@@ -370,6 +370,21 @@ def test_facts_that_are_too_long_keep_what_commands_need(
     assert told[1].endswith(" more addresses") is ("unlisted" in kept)
     assert (" requests, " in told[2]) is ("listen" in kept)
     other.release()
+    board.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, []), (1, ["and 1 more request, for less time"]), (7, ["and 7 more requests, for less time"])],
+)
+def test_requests_without_a_slot_are_told_of(tmp_path: Path, number: int, said: list[str]) -> None:
+    board = Scoreboard.create(str(tmp_path / "board"), 1, 2, {"listen": ["http://here"]})
+    row = board.row(0)
+    row.assign("ready", os.getpid(), 0, 0.0)
+    row.leave_out(number)
+    told = describe(board)
+    assert told["workers"][0]["unlisted"] == number
+    assert [line.strip() for line in table(told) if " more " in line] == said
     board.close()
 
 

@@ -82,8 +82,9 @@ class ServeOptions(TypedDict, total=False):
     """time after which a running request is logged, once, with the stack of its thread or greenlet; 0 is never
     (default: 30)"""
     request_timeout: float | None
-    """time after which a running request counts as hung: all stacks are logged and its worker is replaced; the other
-    requests of the worker have --graceful-exit-timeout to finish; 0 is never (default: 0)"""
+    """time after which a running request counts as hung: a task (ASGI) is cancelled, and its client gets 504; for a
+    thread, a greenlet, or a task that does not end within 5 s, all stacks are logged and its worker is replaced; the
+    other requests of the worker have --graceful-exit-timeout to finish; 0 is never (default: 0)"""
     graceful_exit_timeout: float | None
     """time that requests have to finish during a graceful exit; then the rest is closed (default: 10)"""
     keep_alive_timeout: float | None

@@ -469,9 +469,10 @@ class Options:
         0.0,
         group=LIMITS,
         needs_parent=True,
-        brief="replace a worker whose request hangs",
-        help="time after which a running request counts as hung: all stacks are logged and its worker is replaced; the "
-        "other requests of the worker have --graceful-exit-timeout to finish; 0 is never",
+        brief="end a request that hangs",
+        help="time after which a running request counts as hung: a task (ASGI) is cancelled, and its client gets 504; "
+        "for a thread, a greenlet, or a task that does not end within 5 s, all stacks are logged and its worker is "
+        "replaced; the other requests of the worker have --graceful-exit-timeout to finish; 0 is never",
         embedded=True,
     )
     graceful_exit_timeout: Defaulted[float] = seconds(

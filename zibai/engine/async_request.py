@@ -28,6 +28,7 @@ class AsyncRequest(AsyncStream):
     """The exchange of a gateway is one of these."""
 
     slot: Slot | None = None
+    timed_out = False  # whether its time was over, and its task was cancelled
     stepping = True  # whether the first step runs
     suspended = False  # whether the loop has been told that a task has the connection
     upgraded = False  # whether the connection speaks another protocol, and its exchange holds no slot any more
@@ -60,6 +61,11 @@ class AsyncRequest(AsyncStream):
         """The first step has ended, and the response is not complete."""
 
     # What the gateway asks.
+
+    @property
+    def phase(self) -> str:
+        """What the request waits for, one of :data:`zibai.telemetry.slot.PHASES`."""
+        return "send" if self._drained else "body" if self._more else "app"
 
     @property
     def in_body(self) -> bool:

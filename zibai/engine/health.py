@@ -4,9 +4,12 @@ The server loop looks when it turns, at most once a second and only after someth
 that listens for its beats, every few seconds even if nothing did. So a beat says that the loop turns, not that a
 process exists. A request that runs too long harms no other request, and its worker is healthy:
 
- - after ``slow_request`` it is logged, once, while it runs, with the stack of its thread or greenlet;
- - after ``request_timeout`` all stacks are logged and ``on_stuck`` is called, once, so that the parent
-   replaces the worker, lets the other requests finish, and ends what does not.
+ - after ``slow_request`` it is logged, once, while it runs, with the stack of its thread, greenlet or task;
+ - after ``request_timeout`` a task is cancelled, and only its own client notices. A thread or greenlet cannot be ended,
+   and some tasks do not end within ``GRACE`` seconds. For these all stacks are logged and ``on_stuck`` is called, once,
+   so that the parent replaces the worker, lets the other requests finish, and ends what does not.
+
+Event streams have no end that could come too late.
 
 Time in which the process was stopped (``SIGSTOP``, a paused container, a closed laptop) is no time of a request. The
 loop cannot tell it from an application that blocks gevent's hub. So another thread measures it while requests run, and
@@ -16,7 +19,7 @@ calls :meth:`Health.excuse`. A look that comes late leaves that thread a moment 
 from collections import deque
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from ..clock import clock
 from ..logger import logger
@@ -32,6 +35,9 @@ SOON: Final = 1.0
 
 LATE: Final = 1.0
 """Seconds that a look may be late, on a busy machine, before it is a sign that the process was stopped."""
+
+GRACE: Final = 5.0
+"""Seconds in which a request that the backend ends is over."""
 
 MOMENT: Final = 0.5
 """Seconds that a late look leaves another thread to say for how long the process was stopped."""
@@ -68,7 +74,8 @@ class Health:
         self._beat_every = beat_every
         self._on_stuck: Callable[[], object] | None = on_stuck
         self._on_beat = on_beat
-        self._told: dict[int, float] = {}  # slot to the beginning of the slow request that was logged
+        self._told: set[Key] = set()  # the slow requests that were logged
+        self._expelled: set[Key] = set()  # those whose time was over, and that the backend ends
         self._pauses: deque[tuple[float, float]] = deque()  # when the process went on, and how long it was stopped
         self._leaves_a_moment = False
 
@@ -86,8 +93,11 @@ class Health:
 
     def _look_at_requests(self, late: float) -> float:
         """Log what is to be said of the requests that run; return the seconds until there may be more to say."""
-        running = self._row.running()
+        running = [each for each in self._backend.running() if not each.is_endless]
         was_busy, self.busy = self.busy, bool(running)
+        keys = {_key(each) for each in running}
+        self._told &= keys
+        self._expelled &= keys
         if not running:
             self._pauses.clear()
             return inf
@@ -105,29 +115,46 @@ class Health:
         return max(0.0, at - request.since - stopped)
 
     def _judge(self, running: list[Running]) -> float:
-        wait = inf
-        at = clock()
-        ages = [self._age(each, at) for each in running]
-        for each, age in zip(running, ages, strict=True):
-            if self._told.get(each.slot) != each.since:
+        at, wait = clock(), inf
+        ages = [(each, self._age(each, at)) for each in running]
+        stuck = False
+        for each, age in ages:
+            if _key(each) not in self._told:
                 if age < self._slow_request:
                     wait = min(wait, self._slow_request - age)
                 else:
-                    self._told[each.slot] = each.since
+                    self._told.add(_key(each))
                     self._tell("a request has run for %.1f s: %s, %s%s", age, each)
             if self._on_stuck is not None:
-                wait = min(wait, max(0.0, self._request_timeout - age))
-        if self._on_stuck is not None and max(ages) >= self._request_timeout:
-            for each, age in zip(running, ages, strict=True):
+                left = self._time_left(each, age)
+                wait, stuck = min(wait, max(0.0, left)), stuck or left <= 0
+        if stuck and self._on_stuck is not None:
+            for each, age in ages:
                 self._tell("--request-timeout is over; running for %.1f s: %s, %s%s", age, each)
             self._on_stuck()
             self._on_stuck = None
         return wait
 
+    def _time_left(self, request: Running, age: float) -> float:
+        """The seconds until a request is stuck. Let the backend end it before, if its time is over."""
+        left = self._request_timeout - age
+        if left <= 0 and _key(request) not in self._expelled and self._backend.expel(request.slot):
+            self._expelled.add(_key(request))
+            self._tell("--request-timeout is over; cancelled after %.1f s: %s, %s%s", age, request)
+        return left + GRACE if _key(request) in self._expelled else left
+
     def _tell(self, message: str, age: float, request: Running) -> None:
         name, frame = self._backend.where(request.slot)
         phase = "" if request.phase == "app" else f" ({request.phase})"
         self._backend.report(logger.warning, message, age, request.what + phase, name, "\n" + format_stack(frame))
+
+
+Key = tuple[Any, float]
+"""What tells a request from all others, also from the next one in the same slot."""
+
+
+def _key(request: Running) -> Key:
+    return request.slot, request.since
 
 
 def _gauges(connections: Iterable[Connection], upgraded: int) -> list[int]:

@@ -116,6 +116,8 @@ class HttpExchange(Responding):
             self._respond(self.refusal.status)
         elif self._heard or self.ending or self.broken:
             self._leave()
+        elif self.timed_out and not self.on_wire:
+            self._respond(HTTPStatus.GATEWAY_TIMEOUT)
         elif self.on_wire or self.head is not None:
             error_logger.error("the application returned before its response to %s was complete", self._path)
             self._cut()
@@ -143,11 +145,12 @@ class HttpExchange(Responding):
             debug_logger.debug("%s: %s", self._path, ascii(str(error)))
             self._leave()
             return
-        self.error = error
+        if not (self.timed_out and isinstance(error, CancelledError)):
+            self.error = error
         if self.on_wire:
             self._cut()
         else:
-            self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._respond(HTTPStatus.GATEWAY_TIMEOUT if self.timed_out else HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _leave(self) -> None:
         """The application has stopped because its client has left, or because the server ends."""

@@ -77,9 +77,7 @@ class Control(control.Control):
         self._shares_listeners = False
         self._channels: deque[Any] = deque()
         self._was_busy = False  # the loop owner's
-        self.describe: Callable[[], str] = lambda: describe_self(
-            None, None, None
-        )  # all stacks; set before there is a loop
+        self.describe: Callable[[], str] = lambda: describe_self(None, None)  # all stacks; set before there is a loop
         if hub is None:
             # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
             self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)

@@ -1,9 +1,9 @@
 """``zibai dump``: the stacks of a worker, each with its request.
 
-The control thread of a worker makes the text, also while every thread or greenlet of the worker is busy. It cannot run
-while C code of the application holds the GIL. For that case :mod:`faulthandler` writes the stacks from the handler of
-a signal, without the interpreter. On Linux it writes into memory that the parent finds in ``/proc``; on macOS it
-writes to standard error. Windows has no such signal.
+The control thread of a worker makes the text, also while every thread, greenlet or task of the worker is busy. It
+cannot run while C code of the application holds the GIL. For that case :mod:`faulthandler` writes the stacks from the
+handler of a signal, without the interpreter. On Linux it writes into memory that the parent finds in ``/proc``; on
+macOS it writes to standard error. Windows has no such signal.
 """
 
 import faulthandler
@@ -19,8 +19,8 @@ from types import FrameType
 from typing import Any, Final
 
 from ..clock import clock
-from ..system.stacks import format_stack
-from ..telemetry.scoreboard import Row
+from ..engine.backends import Backend
+from ..system.stacks import Stack, format_stack, root
 
 MOST: Final = 60_000
 """Characters of one text: the pipe of a worker takes this much without a parent that reads."""
@@ -30,8 +30,7 @@ NAME: Final = "zibai-stacks"
 WAIT: Final = 1.0
 """Seconds in which a signal has been handled. A process that is stopped does not handle it."""
 
-Where = Callable[[int], tuple[str, FrameType | None]]
-Greenlets = Callable[[], list[tuple[str, FrameType | None]]]
+Greenlets = Callable[[], list[tuple[str, Stack]]]
 
 _MAIN: Final = threading.main_thread().ident or 0  # of the system; gevent has numbers of its own
 _file: Any = None
@@ -57,43 +56,39 @@ def _number() -> int:
     return 0
 
 
-def describe_self(row: Row | None, where: Where | None, greenlets: Greenlets | None) -> str:
-    """The stacks of this process: of each request that runs, then of all other threads and greenlets. Any thread."""
+def describe_self(engine: Backend | None, greenlets: Greenlets | None) -> str:
+    """The stacks of this process: of each request that ``engine`` runs, then of all other threads, tasks and greenlets.
+
+    Any thread.
+    """
     parts: list[str] = []
     shown: set[int] = set()
 
-    def show(title: str, frame: FrameType | None) -> None:
-        shown.add(_root(frame))
-        parts.append(f"{title}:\n{format_stack(frame)}")
+    def show(title: str, stack: Stack) -> None:
+        shown.add(root(stack))
+        parts.append(f"{title}:\n{format_stack(stack)}")
 
     now = clock()
-    for each in row.running() if row is not None and where is not None else []:
-        assert where is not None
-        name, frame = where(each.slot)
-        if frame is None and greenlets is not None:
-            frame = _main_frame()  # the greenlet that runs at this moment has no frame of its own
-        show(f"{each.what} for {now - each.since:.1f} s ({each.phase}), {name}", frame)
+    for each in [] if engine is None else engine.running():
+        name, stack = engine.where(each.slot)  # type: ignore[union-attr]
+        if stack is None and greenlets is not None:
+            stack = _main_frame()  # the greenlet that runs at this moment has no frame of its own
+        show(f"{each.what} for {now - each.since:.1f} s ({each.phase}), {name}", stack)
     names = {ident: thread.name for ident, thread in list(threading._active.items())}  # type: ignore[attr-defined]
     names[_MAIN] = "MainThread"
     for ident, frame in sys._current_frames().items():
-        if ident != get_ident() and _root(frame) not in shown:
+        if ident != get_ident() and root(frame) not in shown:
             show(f"thread {names.get(ident, ident)}", frame)
-    for name, frame in [] if greenlets is None else greenlets():
-        if frame is not None and _root(frame) not in shown:
-            show(name, frame)
+    others = [] if engine is None else engine.others()
+    for name, stack in others + ([] if greenlets is None else greenlets()):
+        if stack is not None and root(stack) not in shown:
+            show(name, stack)
     text = "\n".join(parts)
     return text if len(text) <= MOST else text[:MOST] + "\n(the rest is too long)"
 
 
 def _main_frame() -> FrameType | None:
     return sys._current_frames().get(_MAIN)
-
-
-def _root(frame: FrameType | None) -> int:
-    """What stays the same of a stack while it runs: its outermost frame."""
-    while frame is not None and frame.f_back is not None:
-        frame = frame.f_back
-    return id(frame)
 
 
 def describe_process(pid: int) -> str:

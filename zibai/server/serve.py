@@ -10,7 +10,6 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from math import inf
 from socket import socket
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 from ..clock import clock
@@ -29,7 +28,7 @@ from ..net.bind import describe, is_public, listen
 from ..net.listener import Listener
 from ..supervise.worker import describe as describe_function
 from ..system.forks import forget_in_children
-from ..telemetry.scoreboard import Row
+from ..telemetry.row import Row, others
 from . import kinds
 
 if TYPE_CHECKING:
@@ -109,15 +108,14 @@ class Ties:
     server loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server
     loop before it takes a client, ``on_start`` when it turns, ``on_end`` is called when the end begins, whatever its
     kind.
-    ``multiprocess`` is ``wsgi.multiprocess``. The server sets ``where``, which tells what the runner of a slot
-    executes.
+    ``multiprocess`` is ``wsgi.multiprocess``. The server sets ``engine``, its backend, which tells what runs.
     """
 
     row: Row | None = None
     beat_every: float = inf
     multiprocess: bool = False
     directory: str = ""
-    where: Callable[[int], tuple[str, FrameType | None]] | None = None
+    engine: Backend | None = None
     on_max_requests: Hook | None = None
     on_stuck: Hook | None = None
     on_beat: Hook = lambda: None
@@ -165,7 +163,7 @@ class Server:
         """Serve. Raises what :func:`serve` raises."""
         forget_in_children(*self._sockets)
         engine = self._make_engine()
-        self._ties.where = engine.where
+        self._ties.engine = engine
         try:
             if self._lifespan is not None:
                 engine.run(self._lifespan.start())
@@ -273,10 +271,12 @@ class Server:
 
     def _tell_cut(self, when: str) -> None:
         """Log the requests that do not get their whole response, if there are any."""
-        running = self._row.running()
+        running = [] if self._ties.engine is None else self._ties.engine.running()
         if running:
             now = clock()
-            lines = "".join(f"\n  {each.what} for {now - each.since:.1f} s ({each.phase})" for each in running)
+            listed, left = running[:MOST_SLOTS], len(running) - MOST_SLOTS
+            lines = "".join(f"\n  {each.what} for {now - each.since:.1f} s ({each.phase})" for each in listed)
+            lines += f"\n  and {others(left)}" if left > 0 else ""
             number = f"{len(running)} request{'' if len(running) == 1 else 's'}"
             logger.warning("%s, and %s cut:%s", when, f"{number} {'is' if len(running) == 1 else 'are'}", lines)
 
@@ -308,7 +308,7 @@ def _join(engine: Backend, timeout: float) -> bool:
 
 
 MOST_SLOTS = 64
-"""Requests that a server without a parent shows at once."""
+"""Requests that a server without a parent shows at once, and of which a log line tells."""
 
 STEP = 1.0
 """Seconds that the end waits before it waits again."""

@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from random import randrange
 from socket import socket
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import NamedTuple
 
 from ..config.options import Options
@@ -180,7 +180,7 @@ def _tie(
         ties.on_start(loop)
 
     tied = replace(ties, before_start=control.prepare, on_start=started, on_beat=beat)
-    control.describe = partial(describe_self, tied.row, lambda slot: _where(tied, slot), greenlets)
+    control.describe = lambda: describe_self(tied.engine, greenlets)
     if parent is not None:
         tied.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
         tied.multiprocess = True
@@ -208,10 +208,6 @@ def backend_of(options: Options, interface: Interface, hub: ModuleType | None) -
             "--interface asgi, and it does not"
         )
     return "tasks"
-
-
-def _where(ties: Ties, slot: int) -> tuple[str, FrameType | None]:
-    return ("", None) if ties.where is None else ties.where(slot)
 
 
 def _hooks(site: Site, show_title: Callable[[str], None], *, alone: bool) -> Hooks:

@@ -7,6 +7,7 @@ is shorter, and the log still has its record.
 
 import os
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -25,15 +26,19 @@ _BELOW = (
 )
 
 
-def format_stack(frame: FrameType | None) -> str:
-    """Where a thread or greenlet is, as in a traceback; without the frames that come before the application."""
-    frames = _frames(frame)
+Stack = FrameType | Sequence[FrameType] | None
+"""The innermost frame of a thread or greenlet, or all frames of a task, the outermost first; None if it has ended."""
+
+
+def format_stack(stack: Stack) -> str:
+    """Where a thread, greenlet or task is, as in a traceback; without the frames that come before the application."""
+    frames = _frames(stack)
     while len(frames) > 1 and any(below in frames[0].f_code.co_filename for below in _BELOW):
         del frames[0]
     if not frames:
         return "  (it has just ended)"
     try:
-        return "".join(traceback.format_list(traceback.extract_stack(frames[-1])[-len(frames) :])).rstrip("\n")
+        return "".join(traceback.StackSummary.extract((each, each.f_lineno) for each in frames).format()).rstrip("\n")
     except BaseException:  # a loader of the user gives the source lines
         places = ((each.f_code.co_filename, each.f_lineno, each.f_code.co_name) for each in frames)
         return "\n".join(f'  File "{name}", line {number}, in {function}' for name, number, function in places)
@@ -54,16 +59,26 @@ def _is_applications(filename: str) -> bool:
     return not filename.startswith(_STDLIB) or "site-packages" in filename or "dist-packages" in filename
 
 
-def _frames(frame: FrameType | None) -> list[FrameType]:
+def is_ours(frame: FrameType) -> bool:
+    """Whether a frame is the server's."""
+    return frame.f_code.co_filename.startswith(_OURS)
+
+
+def root(stack: Stack) -> int:
+    """What stays the same of a stack while it runs: its outermost frame."""
+    return id(next(iter(_frames(stack)), None))
+
+
+def _frames(stack: Stack) -> list[FrameType]:
     """The frames of a stack, the outermost first."""
+    if not isinstance(stack, FrameType):
+        return [*(stack or ())]
     frames = []
+    frame: FrameType | None = stack
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back
     return frames[::-1]
-
-
-# --------------------------------------------------------------------------------------------- the last way
 
 
 def frames_of_coroutine(coroutine: object) -> list[FrameType]:

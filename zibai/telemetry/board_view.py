@@ -12,6 +12,7 @@ from ..clock import clock
 from ..system import machine
 from ..system.usage import usage
 from .counts import REFUSALS, Counted
+from .row import others
 from .scoreboard import Report, Scoreboard
 from .totals import SUMS
 
@@ -75,6 +76,7 @@ def _worker(number: int, report: Report, now: float) -> dict[str, Any]:
         "running": [
             {**_request(each.what), "phase": each.phase, "seconds": _past(now, each.since)} for each in report.running
         ],
+        "unlisted": report.unlisted,
         "finished": [
             {
                 **_request(each.what),
@@ -118,6 +120,8 @@ def table(server: dict[str, Any]) -> Iterator[str]:
             yield f"{'':8}  {worker['websockets']} WebSocket{'' if worker['websockets'] == 1 else 's'}"
         for each in worker["running"]:
             yield _cut(f"{'':8}  {each['method']} {each['path']}", f"  {_age(each['seconds'])}, {each['phase']}")
+        if worker["unlisted"]:
+            yield f"{'':8}  and {others(worker['unlisted'])}"
 
 
 def _summary(totals: dict[str, Any], serves: bool) -> str:

@@ -27,7 +27,8 @@ _BEAT: Final = Struct("=dd")  # last heartbeat, CPU time of the worker then
 _TALLY: Final = len(COUNTERS) + len(GAUGES)
 _REFUSALS: Final = len(REFUSALS)  # after the tally; written by the owner of the server loop, too
 _RUNNERS: Final = _TALLY + _REFUSALS  # the place of the number that :meth:`Row.offer` writes
-_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_RUNNERS + 1)
+_UNLISTED: Final = _RUNNERS + 1  # the place of the number that :meth:`Row.leave_out` writes
+_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_UNLISTED + 1)
 
 
 class Report(NamedTuple):
@@ -45,11 +46,12 @@ class Report(NamedTuple):
     counted: Counted  # by all slots
     refusals: list[int]  # in the order of REFUSALS
     runners: int  # how many requests the worker runs at the same time; 0 until it serves
+    unlisted: int  # how many requests of tasks run beside those in ``running``
 
 
 class Row:
-    """One worker. The owner of the server loop calls ``offer``, ``beat``, ``refuse`` and ``running``, the parent or a
-    reader the rest.
+    """One worker. The owner of the server loop calls ``offer``, ``leave_out``, ``beat`` and ``refuse``, any thread
+    ``running``, the parent or a reader the rest.
     """
 
     def __init__(self, memory: Any, slots: int) -> None:
@@ -114,6 +116,10 @@ class Row:
         """Write how many requests the worker runs at the same time: tasks may be more than slots."""
         self._tally[_RUNNERS] = runners
 
+    def leave_out(self, requests: int) -> None:
+        """Write how many requests run and have no slot."""
+        self._tally[_UNLISTED] = requests
+
     def running(self) -> list[Running]:
         """The requests that run and have a slot, the longest first."""
         return read_records(bytes(self._rest), self._number).running
@@ -143,6 +149,7 @@ class Row:
             counted=read_counts(bytes(self._counts), records),
             refusals=tally[_TALLY:_RUNNERS],
             runners=tally[_RUNNERS],
+            unlisted=tally[_UNLISTED],
         )
 
 
@@ -150,11 +157,17 @@ def black_box(report: Report) -> str:
     """The last requests of a worker, in lines for the log message about its end; empty if there were none."""
     now = clock()
     lines = [f"it was serving {each.what} for {now - each.since:.1f} s ({each.phase})" for each in report.running]
+    lines += [f"it was serving {others(report.unlisted)}"] if report.unlisted else []
     lines += [
         f"{now - each.ended:.1f} s ago it answered {each.what} with {each.status} after {each.ended - each.began:.3f} s"
         for each in report.finished[:LAST]
     ]
     return "".join(f"\n  {line}" for line in lines)
+
+
+def others(number: int) -> str:
+    """So many requests that no list names, since it names those that have run longest."""
+    return f"{number} more request{'' if number == 1 else 's'}, for less time"
 
 
 LAST: Final = 8

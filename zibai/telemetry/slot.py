@@ -10,7 +10,7 @@ result is for people and for time limits. A path is kept without its query, whic
 from bisect import bisect_left
 from itertools import cycle
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .counts import BOUNDS, PLACES, SIZE, Counted
 
@@ -41,12 +41,17 @@ NUMBERS: Final = Struct(f"={SIZE}Q")  # what a slot has counted; after the recor
 
 
 class Running(NamedTuple):
-    """A request that a thread or greenlet runs. ``since`` is the time of the call of the application."""
+    """A request that runs. ``since`` is the time of the call of the application.
 
-    slot: int
+    ``slot`` is the number of the slot, or what else the backend knows the request by. ``is_endless`` is whether the
+    response is a stream that does not end by itself.
+    """
+
+    slot: Any
     what: str
     phase: str
     since: float
+    is_endless: bool = False
 
 
 class Finished(NamedTuple):

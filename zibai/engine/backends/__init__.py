@@ -12,6 +12,8 @@ share belongs into the loop, the connection or the stream.
  - hubpoller     a poller of watchers, where the hub cannot watch the system's
  - blocked       tells when an application blocks the hub or the event loop
  - tasks         coroutines of an event loop, which also turns the server loop
+ - task_requests the requests that run as tasks, with their slots and stacks
+ - task_stacks   where a task waits
  - eventloop     the event loops that tasks can run in
  - eager         the first step of a coroutine, at once
  - threadpoller  a poller in which a thread waits
@@ -23,10 +25,12 @@ away*, which disarms it first; the runner then *gives it back* when it is done.
 """
 
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Protocol
 
 from ...net.poller import Poller
+from ...system.stacks import Stack
+from ...telemetry.row import Row
+from ...telemetry.slot import Running
 from ..connection import Connection
 from ..context import Waits
 
@@ -100,6 +104,17 @@ class TaskTurns(Turns, Protocol):
 class Blocking:
     """What threads and greenlets have in common: a runner finishes its request, whatever the server wants."""
 
+    _row: Row
+
+    def running(self) -> list[Running]:
+        return self._row.running()
+
+    def others(self) -> list[tuple[str, Stack]]:
+        return []
+
+    def expel(self, slot: Any) -> bool:
+        return False
+
     def wait(self, end: Any) -> None:
         end.wait()
 
@@ -143,8 +158,18 @@ class Backend(Protocol):
     def join(self, timeout: float | None) -> bool:
         """Wait until the loop has finished; False when ``timeout`` seconds went by."""
 
-    def where(self, slot: int) -> tuple[str, FrameType | None]:
-        """The name of the runner that has this slot of the scoreboard, and the frame that it executes."""
+    def running(self) -> list[Running]:
+        """The requests that run, the longest first. Any thread."""
+
+    def where(self, slot: Any) -> tuple[str, Stack]:
+        """The name of what runs the request that :meth:`running` gives with this ``slot``, and what it executes. Any
+        thread."""
+
+    def others(self) -> list[tuple[str, Stack]]:
+        """What else the event loop runs: names and stacks of tasks. Any thread."""
+
+    def expel(self, slot: Any) -> bool:
+        """End a request whose time is over, soon. False where that is impossible. The loop's owner."""
 
     def stop(self) -> None:
         """The loop has finished: end every runner that is idle. Those that are not are left to themselves."""

@@ -3,8 +3,8 @@
 An application blocks it that computes, or waits without its knowledge. Then nothing else in the worker runs, so a
 thread of the system has to see it. It asks for a sign of life ten times a second, while there is anything to run. When
 no sign comes, the thread looks at the stack of the blocked thread, every ``LIMIT`` seconds. The application is to blame
-when two looks find it in the same call, and that is logged. A busy machine, many short requests in a row and the server
-itself are no fault of the application.
+when two looks find it in the same call, and that is logged, with the request where the stack shows one. A busy machine,
+many short requests in a row and the server itself are no fault of the application.
 """
 
 import _thread
@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Any, Final
 
 from ...logger import logger
-from ...system.stacks import application_frame, format_stack
+from ...protocol.http1 import Request
+from ...system.stacks import application_frame, format_stack, is_ours
 
 LIMIT: Final = 0.1
 """Seconds in one call of the application, without a sign of life, that are worth a warning."""
@@ -118,11 +119,25 @@ class Watch:
         if now >= self._silent_until:
             self._silent_until = now + MUTE
             logger.warning(
-                "an application has blocked %s for %g s, so that nothing else runs:\n%s",
+                "an application has blocked %s for %g s%s, so that nothing else runs:\n%s",
                 self._what,
                 LIMIT,
+                _request_of(frame),
                 format_stack(frame),
             )
+
+
+def _request_of(frame: FrameType | None) -> str:
+    """The request that a stack serves, for a log line; empty for a task that the application has made.
+
+    The server's own frames have it in their variables, so no request has to be noted for this.
+    """
+    while frame is not None:
+        request = getattr(frame.f_locals.get("self"), "request", None) if is_ours(frame) else None
+        if isinstance(request, Request):
+            return f" in {request.summary.decode('ascii', 'backslashreplace')}"
+        frame = frame.f_back
+    return ""
 
 
 def _open(lock: Any) -> None:

@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ...clock import clock
@@ -26,6 +25,7 @@ from ...errors import MissingExtra
 from ...logger import logger, safely
 from ...net.listener import Socket
 from ...system.forks import forget_in_children
+from ...system.stacks import Stack
 from ...telemetry.scoreboard import Row, Slot
 from ..states import APP
 from ..stream import Stream
@@ -131,6 +131,7 @@ class Greenlets(Blocking):
     def __init__(self, slots: int, row: Row) -> None:
         self.waits = Waits()
         self.make_stream = Stream
+        self._row = row
         # A greenlet that is about to end has its slot still, while the next one runs; so there is one more.
         self._free = row.slots[slots::-1]
         self._workers: dict[int, _Worker] = {}
@@ -210,7 +211,7 @@ class Greenlets(Blocking):
                 watcher.stop()
                 watcher.close()
 
-    def where(self, slot: int) -> tuple[str, FrameType | None]:
+    def where(self, slot: int) -> tuple[str, Stack]:
         worker = self._workers.get(slot)
         return "a greenlet", None if worker is None else worker.gr_frame
 

@@ -5,8 +5,8 @@ loop, so everything that it does for threads and greenlets it does here, too. A 
 or ``SPAN`` seconds, and then lets the event loop do what else is there.
 
 The first step of a coroutine runs at once (:mod:`.eager`). Most responses are complete after it, and then the
-connection has never left the server loop. Otherwise the connection is *suspended*: it takes one of the slots until its
-response is complete. What the coroutine does after that (a background task) holds no slot.
+connection has never left the server loop. Otherwise the request is *suspended* until its response is complete
+(:mod:`.task_requests`). What the coroutine does after that, a background task, is no request any more.
 
 The event loop runs in the thread that calls ``serve()``, by :meth:`Tasks.wait` and :meth:`Tasks.join`: applications and
 libraries expect it in the main thread. Only :meth:`Tasks.wake` may be called by other threads. Windows' event loop can
@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context
-from types import FrameType
 from typing import Any, Final
 
 from ...clock import clock
@@ -27,9 +26,9 @@ from ...logger import error_logger, safely
 from ...net.listener import Socket
 from ...net.poller import make_poller
 from ...system.forks import forget_in_children
-from ...system.stacks import frames_of_coroutine
+from ...system.stacks import Stack
 from ...telemetry.row import Row
-from ...telemetry.slot import FREE, Slot
+from ...telemetry.slot import Running
 from ..async_request import AsyncRequest
 from ..connection import Connection
 from ..stream import Stream
@@ -37,6 +36,7 @@ from ..task_stream import TaskStream
 from . import TaskTurns
 from .blocked import Watch
 from .eager import Start, starter
+from .task_requests import Requests
 from .threadpoller import ThreadPoller
 
 AT_ONCE: Final = 64
@@ -85,10 +85,7 @@ class Tasks:
         self._context = Context()  # that of the start, once the loop turns
         # The event loop of Windows can watch no poller.
         self.poller: Any = ThreadPoller(self.wake) if sys.platform == "win32" else make_poller()
-        self._row = row
-        self._idle: Slot = row.slots[0]  # for the first step of each request
-        self._free = row.slots[:0:-1]
-        self._exchanges: dict[AsyncRequest, asyncio.Task[None]] = {}  # those of suspended requests
+        self._requests = Requests(event_loop, row)  # those that are suspended
         self._tasks: set[asyncio.Task[None]] = set()  # every task that has not ended: the event loop keeps none
         self._timer: asyncio.Handle | None = None
         self._timer_due = 0.0
@@ -154,14 +151,14 @@ class Tasks:
         the end of the time every task is cancelled.
         """
         self.is_ending = True
-        for exchange in [*self._exchanges]:
+        for exchange in self._requests.exchanges():
             if exchange.is_endless:
                 exchange.tell_end()
         self.event_loop.call_later(timeout * 0.75, self._tell_all)
         self.event_loop.call_later(timeout, self.cancel)
 
     def _tell_all(self) -> None:
-        for exchange in [*self._exchanges]:
+        for exchange in self._requests.exchanges():
             exchange.tell_end()
 
     def cancel(self) -> None:
@@ -185,12 +182,17 @@ class Tasks:
             self.event_loop.run_until_complete(asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED))
         return True
 
-    def where(self, slot: int) -> tuple[str, FrameType | None]:
-        for exchange, task in self._exchanges.items():
-            if exchange.slot is not None and exchange.slot.number == slot:
-                found = frames_of_coroutine(task.get_coro())
-                return "a task", found[-1] if found else None
-        return "a task", None
+    def running(self) -> list[Running]:
+        return self._requests.running()
+
+    def where(self, slot: Any) -> tuple[str, Stack]:
+        return self._requests.where(slot)
+
+    def others(self) -> list[tuple[str, Stack]]:
+        return self._requests.others()
+
+    def expel(self, slot: Any) -> bool:
+        return self._requests.expel(slot)
 
     def stop(self) -> None:
         if self._stopped:
@@ -270,13 +272,14 @@ class Tasks:
     def _run(self, stream: Stream) -> None:
         """The first step of a request."""
         if not isinstance(stream, TaskStream):  # of a service that runs no tasks: it redirects to https
-            stream.exchange(self._idle, clock())
+            stream.exchange(self._requests.idle, clock())
             self.loop.finish(stream)
             return
         now = clock()
         stream.begin(now)
         exchange = stream.running = self._make(stream, self)
-        slot = self._idle
+        requests = self._requests
+        slot = requests.idle
         slot.begin(exchange.request.summary, now)
         try:
             task = self._start(exchange.run())
@@ -296,11 +299,7 @@ class Tasks:
         exchange.stepping = False
         exchange.end_step()
         exchange.suspended = True
-        if self._free:
-            exchange.slot, self._idle = slot, self._free.pop()
-        else:
-            slot.phase(FREE)  # it is not shown while it runs, and counted at its end
-        self._exchanges[exchange] = task
+        requests.add(exchange, task)
         self.loop.suspend(stream)
         if exchange.upgraded:
             self.upgrade(exchange)
@@ -313,13 +312,12 @@ class Tasks:
 
     def release(self, exchange: AsyncRequest) -> None:
         """The response of a suspended request is complete, or all is over on its connection."""
-        del self._exchanges[exchange]
+        self._requests.remove(exchange)
         stream = exchange.stream
         stream.running = None
         if exchange.upgraded:
             self.loop.conclude_upgraded(stream)
         else:
-            self._vacate(exchange)
             self.loop.conclude(stream)
         self._turn_soon()
 
@@ -327,18 +325,8 @@ class Tasks:
         """The connection of a request speaks another protocol from now on: the request is over, and holds no slot."""
         exchange.upgraded = True
         if exchange.suspended:  # else it will be after its first step
-            self._vacate(exchange)
+            self._requests.vacate(exchange)
             self.loop.upgrade(exchange.stream)
-
-    def _vacate(self, exchange: AsyncRequest) -> None:
-        """The request is over; count it."""
-        stream, slot = exchange.stream, exchange.slot
-        if slot is None:
-            self._idle.count(exchange.request.summary, stream.status, stream.started, clock())
-        else:
-            slot.end(stream.status, stream.started, clock())
-            self._free.append(slot)
-            exchange.slot = None
 
     def _turn_soon(self) -> None:
         if not self._turn_is_due:

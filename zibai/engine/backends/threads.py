@@ -26,13 +26,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from types import FrameType
 from typing import Any
 
 from ...clock import clock
 from ...logger import logger, safely
 from ...net.poller import make_poller
 from ...system.forks import forget_in_children
+from ...system.stacks import Stack
 from ...telemetry.scoreboard import Row
 from ..states import APP
 from ..stream import Stream
@@ -109,7 +109,7 @@ class Threads(Blocking):
         self._bell.close()
         self.poller.close()
 
-    def where(self, slot: int) -> tuple[str, FrameType | None]:
+    def where(self, slot: int) -> tuple[str, Stack]:
         runner = self._runners[slot]
         return f"thread {runner.name}", sys._current_frames().get(runner.ident or 0)
 

@@ -1,0 +1,52 @@
+"""Where a task of asyncio waits: the frames of its coroutines, and those of the task that it waits for.
+
+The interpreter knows what a coroutine waits for. It does not know what a task waits for that has made others: a
+middleware that calls its application in a task group waits for a future. So the first task of the group that is not
+done is looked for, in the variables of the frames. Otherwise the stack of each request behind such a middleware would
+end in the middleware.
+
+Any thread may call this. What runs meanwhile may make the result wrong, but harms nothing.
+"""
+
+import asyncio
+from types import FrameType
+from typing import Any, Final
+
+from ...system.stacks import frames_of_coroutine
+
+DEEPEST: Final = 50
+"""Tasks that wait for each other, of which a stack shows the frames."""
+
+
+def frames_of_task(task: "asyncio.Task[Any]") -> list[FrameType]:
+    """The frames of a task that waits, and of the tasks that it waits for, outermost first."""
+    found: list[FrameType] = []
+    seen: list[Any] = []
+    waits: Any = task
+    while waits is not None and waits not in seen and len(seen) < DEEPEST:
+        seen.append(waits)
+        if not isinstance(waits, asyncio.Task):
+            waits = _first_left(getattr(waits, "_children", ()))  # of gather()
+            continue
+        frames = frames_of_coroutine(waits.get_coro())
+        found += frames
+        waiter = getattr(waits, "_fut_waiter", None)
+        waits = waiter if isinstance(waiter, asyncio.Task) or hasattr(waiter, "_children") else _in_group(frames)
+    return found
+
+
+def _in_group(frames: list[FrameType]) -> Any:
+    """The first task that is not done of the innermost task group, of asyncio or anyio."""
+    for frame in reversed(frames):
+        for each in [*frame.f_locals.values()]:
+            if type(each).__name__ == "TaskGroup":
+                members = getattr(each, "_tasks", None)
+                task = _first_left([*members]) if isinstance(members, set) else None
+                if task is not None:
+                    return task
+    return None
+
+
+def _first_left(members: Any) -> Any:
+    """The first that is not done."""
+    return next((each for each in members if not each.done()), None)
