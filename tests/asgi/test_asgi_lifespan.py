@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import logging
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -490,7 +491,64 @@ def test_everybody_is_told_and_then_cancelled() -> None:
     assert 0.9 < heard[1][1] < 5
 
 
-@pytest.mark.parametrize("when", ["first step", "later", "background"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("when", ["child", "awaited child", "callback", "background", "start", "end"])
+def test_sys_exit_in_an_application_ends_no_server(when: str, loop: str) -> None:
+    """asyncio lets it out of the event loop, whichever task or callback raises it."""
+    pytest.importorskip(loop)
+    waiting, go = threading.Event(), threading.Event()
+    tasks: list[Any] = []
+    over: list[str] = []
+
+    async def leave() -> None:
+        await asyncio.sleep(0)
+        sys.exit(3)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                if (when, phase) in (("start", "startup"), ("end", "shutdown")):
+                    tasks.append(asyncio.create_task(leave()))
+                    await asyncio.sleep(0.01)
+                await send({"type": f"lifespan.{phase}.complete"})
+            over.append("shutdown")
+        elif scope["path"] == "/waits":
+            waiting.set()
+            await until(go)
+            await respond(send)
+        elif scope["path"] == "/exits":
+            if when == "background":
+                await respond(send)
+                await asyncio.sleep(0)
+                sys.exit(3)
+            if when == "callback":
+                asyncio.get_running_loop().call_soon(sys.exit, 3)
+            elif "child" in when:
+                tasks.append(asyncio.create_task(leave()))
+                if when == "awaited child":
+                    await tasks[0]
+            await asyncio.sleep(0.01)
+            await respond(send)
+        else:
+            await respond(send)
+
+    with serving(app, valid=False, loop=loop) as server, Client(server.port) as waits, Client(server.port) as client:
+        waits.send(request("/waits"))
+        assert waiting.wait(DEADLINE)
+        assert client.get("/exits").status == (500 if when == "awaited child" else 200)
+        assert client.get("/").status == 200
+        go.set()
+        assert waits.read().status == 200
+        assert not server.end.is_set()
+    assert over == ["shutdown"], "the end is as it always is"
+    said = [record.getMessage() for record in server.logged("zibai.error") if record.exc_info]
+    assert any("SystemExit outside a request" in text for text in said) is (when != "background")
+    tasks.clear()
+    gc.collect()
+
+
+@pytest.mark.parametrize("when", ["first step", "later", "background", "child"])
 def test_ctrl_c_in_an_application_ends_the_server(when: str) -> None:
     """And nothing of it is left, also where a task does not want to end."""
     cleaned: list[str] = []
@@ -505,6 +563,11 @@ def test_ctrl_c_in_an_application_ends_the_server(when: str) -> None:
             await respond(send)
         if when != "first step":
             await asyncio.sleep(0.01)
+        if when == "child":
+            await asyncio.gather(interrupted())
+        raise KeyboardInterrupt
+
+    async def interrupted() -> None:
         raise KeyboardInterrupt
 
     listener = create_bind_socket("127.0.0.1:0")

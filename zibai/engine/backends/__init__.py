@@ -12,6 +12,7 @@ share belongs into the loop, the connection or the stream.
  - hubpoller     a poller of watchers, where the hub cannot watch the system's
  - blocked       tells when an application blocks the hub or the event loop
  - tasks         coroutines of an event loop, which also turns the server loop
+ - own_loop      tasks in an event loop of the server's own
  - task_requests the requests that run as tasks, with their slots and stacks
  - task_stacks   where a task waits
  - eventloop     the event loops that tasks can run in

@@ -38,10 +38,6 @@ class Requests:
     def __repr__(self) -> str:
         return f"<{len(self._tasks)} requests of tasks, {len(self._without)} without a slot>"
 
-    def exchanges(self) -> list[AsyncRequest]:
-        """All of them."""
-        return [*self._tasks]
-
     def add(self, exchange: AsyncRequest, task: "asyncio.Task[None]") -> None:
         """The first step of a request is over, and its response is not complete."""
         self._tasks[exchange] = task
@@ -75,6 +71,21 @@ class Requests:
             heir.slot = slot
             slot.begin(heir.request.summary, heir.stream.started)
         self._row.leave_out(len(self._without))
+
+    def tell_end(self, seconds: float) -> None:
+        """The graceful shutdown has begun, and lasts so many seconds; at its end every task is cancelled.
+
+        Event streams and WebSockets are told at once, since they would never end; their clients connect again. All
+        others are told after three quarters of the time, because frameworks cancel a request whose client has left.
+        """
+        for exchange in [*self._tasks]:
+            if exchange.is_endless:
+                exchange.tell_end()
+        self._event_loop.call_later(seconds * 0.75, self._tell_all)
+
+    def _tell_all(self) -> None:
+        for exchange in [*self._tasks]:
+            exchange.tell_end()
 
     def running(self) -> list[Running]:
         """All of them, the longest first. A WebSocket is one that does not end by itself."""

@@ -8,15 +8,14 @@ The first step of a coroutine runs at once (:mod:`.eager`). Most responses are c
 connection has never left the server loop. Otherwise the request is *suspended* until its response is complete
 (:mod:`.task_requests`). What the coroutine does after that, a background task, is no request any more.
 
-The event loop runs in the thread that calls ``serve()``, by :meth:`Tasks.wait` and :meth:`Tasks.join`: applications and
-libraries expect it in the main thread. Only :meth:`Tasks.wake` may be called by other threads. Windows' event loop can
-watch no poller, so a thread waits in the poller there (:mod:`.threadpoller`).
+Who runs the event loop is for the two kinds of :class:`Tasks`: the server (:mod:`.own_loop`), or the program that the
+server is a part of (:mod:`.guest_loop`). Only :meth:`Tasks.wake` may be called by other threads. Windows' event loop
+can watch no poller, so a thread waits in the poller there (:mod:`.threadpoller`).
 """
 
 import asyncio
 import sys
-import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final
@@ -66,7 +65,7 @@ def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
 
 
 class Tasks:
-    """Drives the loop from ``event_loop``, which it closes in the end.
+    """Drives the loop from ``event_loop``.
 
     ``make`` makes the exchange of a stream that has a request. Each request begins with a copy of ``context()``.
     """
@@ -126,61 +125,14 @@ class Tasks:
     def report(self, log: Callable[..., None], *args: Any) -> None:
         safely(log, *args)
 
-    def wait(self, end: threading.Event) -> None:
-        """Run the event loop until ``end`` is set."""
-        loop = self.event_loop
-        stopped = loop.create_future()
-
-        def stop() -> None:
-            if not stopped.done():
-                stopped.set_result(None)
-
-        def tell() -> None:
-            end.wait()
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(stop)
-
-        threading.Thread(target=tell, name="zibai-end", daemon=True).start()
-        loop.run_until_complete(stopped)
-
     def ending(self, timeout: float) -> None:
-        """The graceful shutdown has begun, and lasts ``timeout`` seconds.
-
-        Event streams and WebSockets are told at once, since they would never end; their clients connect again. All
-        others are told after three quarters of the time, because frameworks cancel a request whose client has left. At
-        the end of the time every task is cancelled.
-        """
         self.is_ending = True
-        for exchange in self._requests.exchanges():
-            if exchange.is_endless:
-                exchange.tell_end()
-        self.event_loop.call_later(timeout * 0.75, self._tell_all)
+        self._requests.tell_end(timeout)
         self.event_loop.call_later(timeout, self.cancel)
-
-    def _tell_all(self) -> None:
-        for exchange in self._requests.exchanges():
-            exchange.tell_end()
 
     def cancel(self) -> None:
         """Cancel what still runs: requests, and what they have left to be done."""
         _cancel(self._tasks)
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run the event loop until a coroutine has ended; returns its result."""
-        return self.event_loop.run_until_complete(coroutine)
-
-    def join(self, timeout: float | None) -> bool:
-        finished = self._finished
-        if finished is None or self.event_loop.is_closed():
-            return True
-        until = None if timeout is None else self.event_loop.time() + timeout
-        while not (finished.done() and not self._tasks):
-            waiting = {finished, *self._tasks} if not finished.done() else self._tasks
-            left = None if until is None else until - self.event_loop.time()
-            if left is not None and left <= 0:
-                return False
-            self.event_loop.run_until_complete(asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED))
-        return True
 
     def running(self) -> list[Running]:
         return self._requests.running()
@@ -194,25 +146,37 @@ class Tasks:
     def expel(self, slot: Any) -> bool:
         return self._requests.expel(slot)
 
-    def stop(self) -> None:
+    async def has_finished(self, seconds: float | None) -> bool:
+        """Wait until the loop and every task have finished; False when so many seconds went by."""
+        finished = self._finished
+        if finished is None:
+            return True
+        until = None if seconds is None else self.event_loop.time() + seconds
+        while not (finished.done() and not self._tasks):
+            waiting = {finished, *self._tasks} if not finished.done() else self._tasks
+            left = None if until is None else until - self.event_loop.time()
+            if left is not None and left <= 0:
+                return False
+            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return True
+
+    def let_go(self) -> bool:
+        """The event loop turns the server loop no more. Returns whether it did so far."""
         if self._stopped:
-            return
+            return False
         self._stopped = True
         self._watch.stop()
-        loop = self.event_loop
         if not isinstance(self.poller, ThreadPoller):
-            loop.remove_reader(self.poller.fileno())
+            self.event_loop.remove_reader(self.poller.fileno())
         if self._timer is not None:
             self._timer.cancel()
-        tasks = asyncio.all_tasks(loop)
+        return True
+
+    async def end_tasks(self, tasks: "set[asyncio.Task[Any]]") -> None:
+        """Cancel these tasks, and give them ``LAST`` seconds."""
         _cancel(tasks)
-        try:
-            if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=LAST))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            loop.close()
-            self.poller.close()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST)
 
     def forget(self) -> None:
         """In a child that the application has forked: it has this event loop, and would serve from it."""

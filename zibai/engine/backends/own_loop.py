@@ -1,0 +1,64 @@
+"""Tasks in an event loop of the server's own, which runs in the thread that calls ``serve()``.
+
+That is the main thread of a worker, where applications and libraries expect it: only there can an event loop watch
+children and signals.
+
+asyncio lets ``SystemExit`` and ``KeyboardInterrupt`` out of the event loop, whichever task or callback raises one. An
+application does not end a worker, so the event loop goes on after a ``SystemExit``. A ``KeyboardInterrupt`` ends the
+server, because it is what Ctrl-C raises in the main thread.
+"""
+
+import threading
+from asyncio import Future, all_tasks, ensure_future
+from collections.abc import Awaitable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from ...logger import error_logger, safely
+from .tasks import Tasks
+
+
+class OwnLoop(Tasks):
+    """Closes the event loop in the end. All methods are for the thread that serves."""
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """Run the event loop until this has ended; returns its result, or raises its error."""
+        future: Future[Any] = ensure_future(awaitable, loop=self.event_loop)
+        while True:
+            try:
+                return self.event_loop.run_until_complete(future)
+            except SystemExit as error:
+                if future.done():
+                    return future.result()
+                log = partial(error_logger.error, exc_info=error)
+                safely(log, "the application has raised SystemExit outside a request, which does not end the worker")
+
+    def wait(self, end: threading.Event) -> None:
+        """Run the event loop until ``end`` is set."""
+        stopped = self.event_loop.create_future()
+
+        def stop() -> None:
+            if not stopped.done():
+                stopped.set_result(None)
+
+        def tell() -> None:
+            end.wait()
+            with suppress(RuntimeError):
+                self.event_loop.call_soon_threadsafe(stop)
+
+        threading.Thread(target=tell, name="zibai-end", daemon=True).start()
+        self.run(stopped)
+
+    def join(self, timeout: float | None) -> bool:
+        return self.event_loop.is_closed() or bool(self.run(self.has_finished(timeout)))
+
+    def stop(self) -> None:
+        if not self.let_go():
+            return
+        try:
+            self.run(self.end_tasks(all_tasks(self.event_loop)))
+            self.run(self.event_loop.shutdown_asyncgens())
+        finally:
+            self.event_loop.close()
+            self.poller.close()
