@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .config.options import Options
     from .importer import import_from_string
     from .net.bind import create_bind_socket
+    from .server.aserve import aserve
     from .server.guest import run
     from .server.serve import serve
     from .server.serving import serving
@@ -24,6 +25,7 @@ __all__ = [
     "Options",
     "Supervisor",
     "__version__",
+    "aserve",
     "create_bind_socket",
     "current_worker",
     "import_from_string",
@@ -37,6 +39,7 @@ __all__ = [
 _MODULES = {
     "Options": "config.options",
     "Supervisor": "supervise.supervisor",
+    "aserve": "server.aserve",
     "create_bind_socket": "net.bind",
     "current_worker": "supervise.worker",
     "import_from_string": "importer",

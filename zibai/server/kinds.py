@@ -14,6 +14,9 @@ from ..gateway.interface import single
 from ..telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from ..engine.backends.guest_loop import GuestLoop
     from ..engine.backends.own_loop import OwnLoop
     from ..gateway.asgi import Gateway, Upgrade
     from ..gateway.lifespan import Lifespan
@@ -62,13 +65,21 @@ def _make_upgrade(options: Options) -> "Upgrade":
     return WebSockets(options)
 
 
-def make_tasks(options: Options, row: Row, gateway: Any, lifespan: "Lifespan") -> "OwnLoop":
-    """The backend of an ASGI application. Raises ``UsageError`` in a process that gevent has patched."""
+def make_tasks(
+    options: Options, row: Row, gateway: Any, lifespan: "Lifespan", running: "AbstractEventLoop | None"
+) -> "OwnLoop | GuestLoop":
+    """The backend of an ASGI application, for an event loop that is ``running`` or for its own.
+
+    Raises ``UsageError`` in a process that gevent has patched.
+    """
     if _is_patched():
         raise UsageError("gevent has patched this process, in which no event loop can run; write --interface asgi")
     from ..engine.backends.eventloop import make_event_loop
+    from ..engine.backends.guest_loop import GuestLoop
     from ..engine.backends.own_loop import OwnLoop
 
+    if running is not None:
+        return GuestLoop(running, row, gateway.make, lambda: lifespan.context)
     return OwnLoop(make_event_loop(options.loop), row, gateway.make, lambda: lifespan.context)
 
 

@@ -6,32 +6,35 @@ called from any thread of any program: it installs no signal handler, configures
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
+from inspect import isawaitable
 from math import inf
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 from ..clock import clock
-from ..config.addresses import Trust
 from ..config.keywords import ServeOptions
-from ..config.options import Options, declared, runners, script_name
+from ..config.options import Options, runners, script_name
 from ..engine.backends import Backend
 from ..engine.context import Service
 from ..engine.health import Health
 from ..engine.loop import Loop
-from ..errors import Refused, UsageError
-from ..gateway.interface import refusal, resolve
+from ..errors import Refused
+from ..gateway.interface import resolve
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
-from ..net.bind import describe, is_public, listen
+from ..net.bind import listen
 from ..net.listener import Listener
-from ..supervise.worker import describe as describe_function
 from ..system.forks import forget_in_children
 from ..telemetry.row import Row, others
 from . import kinds
+from .settings import check
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..gateway.lifespan import Lifespan
     from ..tls.https import Https
 
@@ -72,18 +75,7 @@ def serve(
     :raises MissingExtra: if ``backend`` is ``"greenlets"`` and gevent cannot be imported.
     """
     sockets = [*bind_sockets] if bind_socket is None else [bind_socket, *bind_sockets]
-    if not sockets:
-        raise ValueError("serve() needs a bind_socket or bind_sockets")
-    known = {name for each in declared() if each.embedded for name in (each.name, *each.aliases)}
-    for name in options.keys() - known:
-        raise TypeError(f"serve() takes no option {name!r}")
-    # Never None, or the environment variable would count, and that is the process', too.
-    options["url_prefix"] = (options.get("url_prefix") or "").rstrip("/")
-    settings = Options("", **options)
-    settings.validate()
-    if settings.interface == "auto" and (text := refusal(app, describe_function(app), typed=False)):
-        raise UsageError(text)
-    warn_of_strangers(settings, sockets)
+    settings = check("serve()", app, sockets, options)
     hooks = Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook)
     end = threading.Event() if graceful_exit is None else graceful_exit
     Server(app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=Ties()).run()
@@ -133,14 +125,16 @@ class Server:
         sockets: Sequence[socket],
         options: Options,
         *,
-        end: threading.Event,
+        end: "threading.Event | asyncio.Event",
         backend: str | None,
         hooks: Hooks,
         ties: Ties,
+        running: "asyncio.AbstractEventLoop | None" = None,
     ) -> None:
         """``options`` are valid; their ``app`` and what is about processes are not looked at.
 
-        With ``redirect_http`` the last of ``sockets`` is for that.
+        With ``redirect_http`` the last of ``sockets`` is for that. In an event loop that is ``running``, ``end`` is an
+        event of asyncio.
         """
         self._sockets = sockets
         self._options = options
@@ -151,6 +145,7 @@ class Server:
         self._runners = runners(options, self._interface)
         self._row = Row.private(min(self._runners, MOST_SLOTS) + 1) if ties.row is None else ties.row
         self._backend = backend
+        self._running = running
         self._lifespan: Lifespan | None = None
         mounted = {"url_scheme": options.url_scheme, "script_name": script_name(options)}
         if self._interface == "wsgi":
@@ -161,19 +156,24 @@ class Server:
 
     def run(self) -> None:
         """Serve. Raises what :func:`serve` raises."""
+        with suppress(StopIteration):
+            self.live().send(None)  # until its end: all that it waits for blocks
+
+    async def live(self) -> None:
+        """The whole life of the server. It suspends only in an event loop that is ``running``."""
         forget_in_children(*self._sockets)
         engine = self._make_engine()
         self._ties.engine = engine
         try:
             if self._lifespan is not None:
-                engine.run(self._lifespan.start())
+                await _done(engine.run(self._lifespan.start()))
             https = self._prepare_tls(engine)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
             self._call_before_serve()
             listeners = [Listener(sock) for sock in self._sockets]
         except BaseException:
-            self._stop(engine)  # it holds descriptors
+            await self._stop(engine)  # it holds descriptors
             raise
         loop = self._make_loop(engine, listeners)
         if https is not None:
@@ -184,7 +184,7 @@ class Server:
             engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
             self._ties.on_start(loop)
             try:
-                engine.wait(self._end)
+                await _done(engine.wait(self._end))
             finally:
                 self._ties.on_end()
             if loop.failure is not None:
@@ -194,7 +194,7 @@ class Server:
             timeout = self._options.graceful_exit_timeout
             loop.drain(timeout)
             engine.ending(timeout)
-            if not _join(engine, timeout):
+            if not await _join(engine, timeout):
                 self._tell_cut(f"after {timeout:g} s of the graceful shutdown")
         except KeyboardInterrupt:
             self._tell_cut("the quick exit begins")
@@ -203,8 +203,8 @@ class Server:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
             loop.quit()
             engine.cancel()
-            if engine.join(QUICK) or self._lifespan is not None:
-                self._stop(engine)
+            if await _done(engine.join(QUICK)) or self._lifespan is not None:
+                await self._stop(engine)
             for listener in listeners:
                 listener.close()  # the loop has done it, unless it is the loop that is broken
             _call_hook("before_died", self._hooks.before_died)
@@ -219,12 +219,12 @@ class Server:
     def _make_engine(self) -> Any:
         if self._lifespan is None:
             return kinds.make_backend(self._backend, self._runners, self._row)
-        return kinds.make_tasks(self._options, self._row, self._gateway, self._lifespan)
+        return kinds.make_tasks(self._options, self._row, self._gateway, self._lifespan, self._running)
 
-    def _stop(self, engine: Any) -> None:
+    async def _stop(self, engine: Any) -> None:
         if self._lifespan is not None:
-            engine.run(self._lifespan.stop(5.0))
-        engine.stop()
+            await _done(engine.run(self._lifespan.stop(5.0)))
+        await _done(engine.stop())
 
     def _prepare_tls(self, engine: Backend) -> "Https | None":
         """None without; a server that speaks no TLS need not have it in memory."""
@@ -286,25 +286,18 @@ class Server:
         self._gateway.log_refusal(connection, refusal, response)
 
 
-def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
-    """Warn when every client of the internet may connect, and may say that it is another client."""
-    public = [describe(sock) for sock in sockets if is_public(sock)]
-    if public and Trust(options.trusted_proxies).whole_internet:
-        logger.warning(
-            "--trusted-proxies %s trusts everybody, so whoever reaches %s can say that it is somebody else; name your "
-            "proxies instead, as in --trusted-proxies 10.0.0.0/8,unix",
-            " ".join(options.trusted_proxies),
-            ", ".join(public),
-        )
+async def _done(result: Any) -> Any:
+    """What a method of an engine returns, which has blocked, or has to be awaited."""
+    return await result if isawaitable(result) else result
 
 
-def _join(engine: Backend, timeout: float) -> bool:
+async def _join(engine: Backend, seconds: float) -> bool:
     """``engine.join``, in steps: so the time in which this process itself was stopped does not count."""
-    while timeout > STEP:
-        if engine.join(STEP):
+    while seconds > STEP:
+        if await _done(engine.join(STEP)):
             return True
-        timeout -= STEP
-    return engine.join(timeout)
+        seconds -= STEP
+    return bool(await _done(engine.join(seconds)))
 
 
 MOST_SLOTS = 64

@@ -36,7 +36,7 @@ from .endpoint import address_for
 from .environment import Environment, Prepared
 from .listeners import Listeners
 from .parent import serve_as_parent
-from .serve import warn_of_strangers
+from .settings import warn_of_strangers
 from .single import serve_alone
 
 

@@ -13,6 +13,7 @@ share belongs into the loop, the connection or the stream.
  - blocked       tells when an application blocks the hub or the event loop
  - tasks         coroutines of an event loop, which also turns the server loop
  - own_loop      tasks in an event loop of the server's own
+ - guest_loop    tasks in an event loop that runs already
  - task_requests the requests that run as tasks, with their slots and stacks
  - task_stacks   where a task waits
  - eventloop     the event loops that tasks can run in
@@ -25,7 +26,7 @@ armed in the poller. As soon as another thread or greenlet is to drive the loop 
 away*, which disarms it first; the runner then *gives it back* when it is done.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from ...net.poller import Poller
@@ -127,7 +128,10 @@ class Blocking:
 
 
 class Backend(Protocol):
-    """Runs what the loop has ready, ``slots`` at once at the most. Each runner has a slot of ``row`` of its own."""
+    """Runs what the loop has ready, ``slots`` at once at the most. Each runner has a slot of ``row`` of its own.
+
+    ``wait``, ``join`` and ``stop`` block. In an event loop that runs already they return what has to be awaited.
+    """
 
     @property
     def waits(self) -> Waits: ...
@@ -147,7 +151,7 @@ class Backend(Protocol):
     def report(self, log: Callable[..., None], *args: Any) -> None:
         """Call a logging function where it may block. The loop's owner."""
 
-    def wait(self, end: Any) -> None:
+    def wait(self, end: Any) -> Awaitable[None] | None:
         """Wait until the event ``end`` is set, in the thread that serves."""
 
     def ending(self, timeout: float) -> None:
@@ -156,7 +160,7 @@ class Backend(Protocol):
     def cancel(self) -> None:
         """The graceful shutdown is over: cancel what can be cancelled."""
 
-    def join(self, timeout: float | None) -> bool:
+    def join(self, timeout: float | None) -> Awaitable[bool] | bool:
         """Wait until the loop has finished; False when ``timeout`` seconds went by."""
 
     def running(self) -> list[Running]:
@@ -172,5 +176,5 @@ class Backend(Protocol):
     def expel(self, slot: Any) -> bool:
         """End a request whose time is over, soon. False where that is impossible. The loop's owner."""
 
-    def stop(self) -> None:
+    def stop(self) -> Awaitable[None] | None:
         """The loop has finished: end every runner that is idle. Those that are not are left to themselves."""

@@ -16,20 +16,27 @@ Everything here is for the thread of the event loop.
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Future, Task, current_task
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextvars import Context
-from typing import Any
+from typing import Any, Protocol
 from weakref import getweakrefcount
 
-Start = Callable[[Coroutine[Any, Any, None]], "Task[None] | None"]
-"""Runs the first step of a coroutine, which raises nothing. Returns its task, or None where it has ended."""
+
+class Starter(Protocol):
+    """What starts coroutines in an event loop, each in its own copy of a context."""
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> "Task[None] | None":
+        """Run the first step of a coroutine, which raises nothing. Returns its task, or None where it has ended."""
+
+    def idle(self) -> "set[Task[None]]":
+        """The task that is kept for the next coroutine, if any."""
 
 
-def starter(loop: AbstractEventLoop, context: Context) -> Start:
-    """What starts coroutines in ``loop``, each in its own copy of ``context``."""
+def make_starter(loop: AbstractEventLoop, context: Context) -> Starter:
+    """The best that this Python can."""
     if sys.version_info >= (3, 12):
-        return _Eager(loop, context).start
-    return _ByHand(loop, context).start
+        return _Eager(loop, context)
+    return _ByHand(loop, context)
 
 
 class _Eager:
@@ -43,6 +50,9 @@ class _Eager:
     def start(self, coroutine: Coroutine[Any, Any, None]) -> "Task[None] | None":
         task = Task(coroutine, loop=self._loop, context=self._context.copy(), eager_start=True)  # type: ignore[call-arg]
         return None if task.done() else task
+
+    def idle(self) -> "set[Task[None]]":
+        return set()
 
 
 class _ByHand:
@@ -62,6 +72,9 @@ class _ByHand:
         else:
             spare.retire()
         return None
+
+    def idle(self) -> "set[Task[None]]":
+        return set() if self._spare is None else {self._spare.task}
 
 
 class _Spare(Coroutine[Any, Any, None]):

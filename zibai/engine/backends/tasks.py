@@ -34,7 +34,7 @@ from ..stream import Stream
 from ..task_stream import TaskStream
 from . import TaskTurns
 from .blocked import Watch
-from .eager import Start, starter
+from .eager import Starter, make_starter
 from .task_requests import Requests
 from .threadpoller import ThreadPoller
 
@@ -90,6 +90,7 @@ class Tasks:
         self._timer_due = 0.0
         self._watch = Watch("the event loop", self._ask, lambda: bool(self._tasks))
         self._turn_is_due = False
+        self._starter: Starter | None = None
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
         self.is_ending = False  # whether the graceful shutdown has begun
@@ -104,7 +105,8 @@ class Tasks:
         self.loop: TaskTurns = loop
         forget_in_children(self)
         self._context = self._context_of()
-        self._start: Start = starter(self.event_loop, self._context)
+        self._starter = starter = make_starter(self.event_loop, self._context)
+        self._start = starter.start
         self._finished = self.event_loop.create_future()
         if not isinstance(self.poller, ThreadPoller):
             self.event_loop.add_reader(self.poller.fileno(), self._turn_now)
