@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -15,13 +16,12 @@ from tlsclient import Records, logging_secrets
 from zibai.engine.async_stream import HIGH
 from zibai.engine.states import CHOKED, HELD, TASK
 from zibai.engine.task_loop import TaskLoop
+from zibai.tls import certificates
 from zibai.tls.connection import TLSConnection
 
 from support import DEADLINE, Client, wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from credentials import Credentials
 
 
@@ -202,3 +202,83 @@ def test_a_client_that_takes_no_keys_does_not_keep_the_loop_busy(
                 client.socket.close()
                 wait_for(lambda: watched["connection"].sender.broken)
         app.go.set()
+
+
+# --- what applications are told ---------------------------------------------------------------------
+
+
+class Told:
+    """Notes what it is told of TLS, and spoils it."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        tls = scope["extensions"].get("tls")
+        self.found.append(None if tls is None else {**tls, "client_cert_chain": [*tls["client_cert_chain"]]})
+        if tls is not None:
+            tls["client_cert_chain"].append("spoiled")
+            tls.clear()
+        await respond(send, scope["scheme"].encode())
+
+
+def leaf(path: str) -> str:
+    """The first certificate of a file."""
+    text = Path(path).read_text()
+    begin = text.index("-----BEGIN CERTIFICATE-----")
+    end = "-----END CERTIFICATE-----\n"
+    return text[begin : text.index(end, begin) + len(end)]
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("known", [False, True], ids=["no certificate", "certificate"])
+def test_the_scope_tells_of_tls(credentials: Credentials, version: str, known: bool) -> None:
+    """ASGI TLS Extension 0.2."""
+    app = Told()
+    options = {"certfile": credentials.server, "ca_certs": credentials.authority, "cert_reqs": "optional"}
+    context = credentials.context(credentials.client if known else "")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2 if version == "1.2" else ssl.TLSVersion.TLSv1_3
+    context.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384")
+    with asgi(app, **options) as server, Client(server.port, tls=context) as client:
+        assert [client.get("/").body for _ in range(2)] == [b"https"] * 2
+        assert isinstance(client.socket, ssl.SSLSocket)
+        der = client.socket.getpeercert(binary_form=True)
+        assert der is not None
+    first, second = app.found
+    assert first == second, "what one request does to it, the next does not see"
+    assert first.pop("cipher_suite") in ((0xC02C, 0xC030) if version == "1.2" else (0x1301, 0x1302, 0x1303))
+    assert first == {
+        "server_cert": ssl.DER_cert_to_PEM_cert(der),
+        "client_cert_chain": [leaf(credentials.client)] if known else [],
+        "client_cert_name": first["client_cert_name"] if known else None,
+        "client_cert_error": None,
+        "tls_version": 0x0303 if version == "1.2" else 0x0304,
+    }
+    if known:
+        assert first["client_cert_name"].startswith("CN=Ann \\+ Bob,")
+        assert "O=M\u00fcller\\, S\u00f6hne" in first["client_cert_name"]
+
+
+def test_a_renewed_certificate_is_told(credentials: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an open connection keeps the one that it was opened with."""
+    monkeypatch.setattr(certificates, "LOOK", 0.0)
+    app = Told()
+    path = credentials.issue("renewed")
+    before = leaf(path)
+    with asgi(app, certfile=path) as server, Client(server.port, tls=credentials.context()) as old:
+        old.get("/")
+        credentials.issue("renewed")
+        with Client(server.port, tls=credentials.context()) as client:
+            client.get("/")
+        old.get("/")
+    assert [found["server_cert"] for found in app.found] == [before, leaf(path), before]
+    assert before != leaf(path)
+
+
+def test_without_tls_nothing_is_told_of_it() -> None:
+    """Also where a proxy has spoken TLS with the client."""
+    app = Told()
+    with asgi(app) as server, Client(server.port) as client:
+        assert client.get("/").body == b"http"
+        assert client.get("/", "X-Forwarded-Proto: https", "X-Forwarded-For: 10.0.0.1").body == b"https"
+    assert app.found == [None, None]

@@ -4,7 +4,7 @@ Everything here is for the thread of the event loop, which also turns the server
 """
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
 from .states import HELD
@@ -18,14 +18,15 @@ class TaskStream(Stream):
     """A connection, from its first request to its last, as the tasks have it: a stream of which nothing blocks.
 
     ``running`` is what the loop tells what the client does: the exchange of the request at hand, and the messages of a
-    connection that has been upgraded.
+    connection that has been upgraded. ``tls`` is what the gateway says of TLS to all requests of the connection.
     """
 
-    __slots__ = ("running",)
+    __slots__ = ("running", "tls")
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
         self.running: AsyncStream | None = None
+        self.tls: dict[str, Any] | None = None
 
     def begin(self, now: float) -> None:
         """A request begins; ``now`` is by :func:`zibai.clock.clock`."""

@@ -65,6 +65,10 @@ class Waiter:
         """What TLS adds to the environ of each of its requests."""
         return {}
 
+    def describe_tls(self) -> dict[str, Any] | None:
+        """What ASGI applications are told of TLS; None without."""
+        return None
+
     def receive_raw(self, size: int, flags: int = 0) -> bytes:
         """What the kernel has, below TLS."""
         return self.sock.recv(size, flags)

@@ -55,6 +55,7 @@ class Gateway(wsgi.Gateway):
         facts = stream.facts
         if not facts:
             facts = stream.facts = self._learn_facts(connection)
+            stream.tls = connection.describe_tls()
         headers = self._headers(request)
         if request.target[:1] not in "/*":
             # RFC 9112 3.2.2: the host of an absolute target counts, and not the field.
@@ -95,6 +96,7 @@ class Gateway(wsgi.Gateway):
                 "http.response.pathsend": {},
                 "http.response.zerocopysend": {},
                 **({"http.response.trailers": {}} if self.takes_trailers(request) else {}),
+                **({} if stream.tls is None else {"tls": _copy(stream.tls)}),
             },
         }
 
@@ -185,6 +187,10 @@ def _environ(stream: TaskStream, request: Request, facts: dict[str, str] | None)
     environ["REQUEST_URI"], environ["QUERY_STRING"] = request.target, request.query
     environ["PATH_INFO"] = request.path
     return environ
+
+
+def _copy(tls: dict[str, Any]) -> dict[str, Any]:
+    return {**tls, "client_cert_chain": tls["client_cert_chain"].copy()}
 
 
 def _with_host(headers: list[tuple[bytes, bytes]], host: str) -> list[tuple[bytes, bytes]]:

@@ -8,9 +8,12 @@ OpenSSL never prompts for a password: a server that waits for its terminal would
 """
 
 import os
+import re
 import ssl
+from base64 import b64decode
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ..config.options import Options
 from ..errors import UsageError
@@ -26,6 +29,21 @@ _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3
 _REQUIREMENTS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
+class Own(NamedTuple):
+    """What OpenSSL does not tell of a connection: what is known of its context.
+
+    ``certificate`` is that of the server in PEM form, without the chain behind it; None if it cannot be told.
+    ``suites`` are the ciphers by OpenSSL's names, each with its two bytes in the protocol as one number.
+    """
+
+    certificate: str | None
+    suites: dict[str, int]
+
+
+_own: WeakKeyDictionary[ssl.SSLContext, Own] = WeakKeyDictionary()
+"""Of each context. It is no subclass that has this, because gevent puts a class of its own in the place of Python's."""
+
+
 def make_context(options: Options, directory: str = "") -> ssl.SSLContext:
     """The context for ``options``. Raises UsageError, in one line, for files and ciphers that cannot be used.
 
@@ -39,7 +57,9 @@ def make_context(options: Options, directory: str = "") -> ssl.SSLContext:
         context.set_ciphers(options.ciphers or CIPHERS)
     except ssl.SSLError:
         raise UsageError(f"--ciphers: OpenSSL knows no cipher in {options.ciphers!r}") from None
-    _load_chain(context, options, directory)
+    chain = _load_chain(context, options, directory)
+    suites = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
+    _own[context] = Own(_first_of(chain), suites)
     if options.ca_certs is not None:
         _read("--ca-certs", options.ca_certs, directory)
         try:
@@ -50,12 +70,14 @@ def make_context(options: Options, directory: str = "") -> ssl.SSLContext:
     return context
 
 
-def _load_chain(context: ssl.SSLContext, options: Options, directory: str) -> None:
+def _load_chain(context: ssl.SSLContext, options: Options, directory: str) -> bytes:
+    """Returns what is in the file of the certificate."""
     certfile, keyfile, variable = options.certfile or "", options.keyfile, options.keyfile_password_env
     flag, key = ("--certfile", certfile) if keyfile is None else ("--keyfile", keyfile)
     if variable is not None and variable not in os.environ:
         raise UsageError(f"--keyfile-password-env: there is no environment variable {variable!r}")
-    if b"-BEGIN " not in _read("--certfile", certfile, directory):
+    chain = _read("--certfile", certfile, directory)
+    if b"-BEGIN " not in chain:
         raise UsageError(f"--certfile: {certfile!r} has no certificate in PEM form")
     if b" PRIVATE KEY-" not in _read(flag, key, directory):
         hint = "; name the file of the key with --keyfile" if keyfile is None else ""
@@ -80,6 +102,19 @@ def _load_chain(context: ssl.SSLContext, options: Options, directory: str) -> No
         raise UsageError(f"--certfile: {certfile!r} with the key {key!r}: {_reason(error)}") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"--certfile: {certfile!r} with the key {key!r}: {_reason(error)}") from None
+    return chain
+
+
+def _first_of(chain: bytes) -> str | None:
+    """The first certificate of a file, in the form that Python gives to those of clients."""
+    found = _CERTIFICATE.search(chain)
+    try:
+        return found and ssl.DER_cert_to_PEM_cert(b64decode(found[1]))
+    except ValueError:
+        return None  # OpenSSL says what is wrong with it
+
+
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END ")
 
 
 def _read(flag: str, path: str, directory: str) -> bytes:
@@ -180,6 +215,26 @@ def facts(secured: ssl.SSLObject) -> dict[str, str]:
         }
     return found
 
+
+def extension(secured: ssl.SSLObject) -> dict[str, Any]:
+    """What ASGI applications are told of a connection whose handshake is done (ASGI TLS Extension 0.2).
+
+    A client whose certificate is not accepted has no connection, so there is never an error to be told.
+    """
+    own, cipher, told = _own.get(secured.context, Own(None, {})), secured.cipher(), facts(secured)
+    subject, pem = told.get("SSL_CLIENT_S_DN"), told.get("SSL_CLIENT_CERT")
+    return {
+        "server_cert": own.certificate,
+        "client_cert_chain": [] if pem is None else [pem],
+        "client_cert_name": None if subject is None else subject.encode("latin-1").decode("utf-8", "replace"),
+        "client_cert_error": None,
+        "tls_version": _NUMBERS.get(told["SSL_PROTOCOL"]),
+        "cipher_suite": None if cipher is None else own.suites.get(cipher[0]),
+    }
+
+
+_NUMBERS: Final = {version.name.replace("_", "."): int(version) for version in ssl.TLSVersion if version > 0}
+"""The versions by OpenSSL's names, as the protocol writes them."""
 
 _SHORT: Final = {
     "commonName": "CN",

@@ -5,7 +5,7 @@ talks; then ``out`` has bytes for the wire, and they are sent as they are.
 """
 
 from socket import SHUT_WR
-from typing import Final
+from typing import Any, Final
 
 from ..engine.connection import Connection
 from ..engine.context import RECEIVE, Service
@@ -14,7 +14,7 @@ from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HEAD, HELD, LATER, LI
 from ..logger import debug_logger
 from ..net.listener import Endpoint
 from ..net.poller import READ, WRITE
-from .certificates import facts
+from .certificates import extension, facts
 from .sslsocket import TLSSocket
 
 _USUAL: Final = 4
@@ -41,6 +41,9 @@ class TLSConnection(Connection):
 
     def secured(self) -> dict[str, str]:
         return facts(self.sock.secured) if self.sock.secured is not None else {}
+
+    def describe_tls(self) -> dict[str, Any] | None:
+        return extension(self.sock.secured) if self.sock.secured is not None else None
 
     def begin(self, now: float) -> None:
         if self.sock.has_bytes:  # they came together with the end of the handshake
