@@ -486,3 +486,43 @@ def test_an_event_stream_ends_within_moments_of_its_client() -> None:
             assert client.socket.recv(10)
         assert over.wait(2)
     assert not tracebacks(server)
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000], ids=["small", "stalled"])
+@pytest.mark.parametrize("cancels", [True, False])
+def test_a_task_that_listens_may_cancel_the_one_that_sends(size: int, cancels: bool) -> None:
+    """As Django does, which does not expect that ``send`` raises: it would keep what the request has held."""
+    ended: list[str] = []
+    over = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def stream() -> None:
+            await send(START)
+            try:
+                while True:
+                    await send({**END, "body": b"x" * size, "more_body": True})
+                    await asyncio.sleep(0)
+            except BaseException as error:
+                ended.append(type(error).__name__)
+                raise
+
+        sending = asyncio.create_task(stream())
+        try:
+            await read_body(receive)
+            assert (await receive())["type"] == "http.disconnect"
+            if cancels:
+                sending.cancel()
+            await asyncio.wait({sending})
+        finally:
+            over.set()
+
+    with asgi(app) as server:
+        for _ in range(10):
+            over.clear()
+            with Client(server.port) as client:
+                client.send(request())
+                assert client.socket.recv(100)
+                reset(client)
+            assert over.wait(DEADLINE)
+    assert set(ended) == {"CancelledError" if cancels else "Gone"}
+    assert not errors(server)

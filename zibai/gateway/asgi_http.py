@@ -15,9 +15,9 @@ Everything here is for the thread of the event loop. The tasks that an applicati
 run in it, too.
 """
 
-from asyncio import CancelledError
+from asyncio import CancelledError, Task, current_task, sleep
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..engine.async_stream import HIGH
 from ..engine.task_stream import TaskStream
@@ -30,12 +30,17 @@ if TYPE_CHECKING:
     from ..engine.backends.tasks import Tasks
     from .asgi import Gateway
 
+MOMENT: Final = 0.1
+"""Seconds that ``send`` leaves to a task that listens, before it raises."""
+
 _JOIN: Final = 64 * 1024
 """Bytes of a body that one ``http.request`` has at most."""
 
 
 class HttpExchange(Responding):
     """``receive`` and ``send`` of one request; any number of tasks of the application may wait in ``receive``."""
+
+    _listener: "Task[Any] | None" = None  # the task that waits in receive() for the end of the client
 
     def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
         self.stream = stream
@@ -58,6 +63,7 @@ class HttpExchange(Responding):
         """The next event: a piece of the body, or the end of the client."""
         while not (self.complete or self._heard or self.ending):
             if self._body_over:
+                self._listener = current_task()
                 await self.gone()
                 break
             if self._bodyless:
@@ -81,6 +87,7 @@ class HttpExchange(Responding):
             self._gateway.complaints.late(kind, self.request)
             return
         if self._heard or self.ending or self.broken:
+            await self._leave_to_listener()
             raise Gone("the server ends" if self.ending else "the client has left")
         if kind == "http.response.body":
             self._send_body(message)
@@ -89,7 +96,21 @@ class HttpExchange(Responding):
         else:
             self._send_extension(kind, message)
         if self.waiting > HIGH and not self.complete:
-            await self.drain()
+            try:
+                await self.drain()
+            except Gone:
+                await self._leave_to_listener()
+                raise
+
+    async def _leave_to_listener(self) -> None:
+        """Before ``send`` raises: where another task waits in ``receive``, it hears of the end and may cancel this one.
+
+        Django and task groups do so. Django does not expect that ``send`` raises, and would end the request without its
+        signal ``request_finished``, and with that keep what the request has held.
+        """
+        listener, self._listener = self._listener, None
+        if listener is not None and listener is not current_task():
+            await sleep(MOMENT)
 
     # The end of the coroutine.
 
