@@ -9,11 +9,20 @@ from pathlib import Path
 from . import idle, load, machine, profiled, report, tables, verdict
 from .process import Broken, Running
 from .results import Idle, Measurement, Results
-from .servers import BY_NAME, OURS, ROOT, SERVERS, Server, missing, version
+from .servers import ALL_OURS, BY_NAME, OURS, ROOT, SERVERS, Server, missing, version
 from .workloads import BY_KEY, WORKLOADS, Workload
 
 IDLE, PROCESSES = "idle", "processes"
-UNHURRIED = {"browsers", "new", "tls", "tls-new", "many", PROCESSES}  # no figure to reach, and --quick goes without
+UNHURRIED = {
+    "browsers",
+    "new",
+    "tls",
+    "tls-new",
+    "many",
+    "asgi-new",
+    "asgi-many",
+    PROCESSES,
+}  # no figure to reach, and --quick goes without
 
 Step = tuple[str, Callable[[], str]]  # what it is called, and how it went
 
@@ -121,7 +130,7 @@ def steps(args: argparse.Namespace, servers: list[Server], results: Results) -> 
                 add(f"{title}, {work.title}, {server.name}", one, server, work, number)
         if IDLE in args.workloads:
             # The others once: nothing is compared with theirs, and slow ones take long.
-            for server in (each for each in in_turn() if each.keeps_alive and (number == 1 or each.name in OURS)):
+            for server in (each for each in in_turn() if each.keeps_alive and (number == 1 or each.name in ALL_OURS)):
                 add(f"{title}, idle connections, {server.name}", idling, server, number)
         if PROCESSES in args.workloads:
             for ours in (each.name for each in in_turn() if each.name in OURS):
@@ -169,7 +178,8 @@ def chosen(args: argparse.Namespace, results: Results) -> list[Server]:
             continue
         servers.append(server)
         results.versions[server.name] = version(server)
-        results.commands[server.name] = server.line(BY_KEY["hello"], 8000, args.threads)
+        hello = BY_KEY["asgi-hello" if server.interface == "asgi" else "hello"]
+        results.commands[server.name] = server.line(hello, 8000, args.threads)
     return servers
 
 

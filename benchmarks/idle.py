@@ -12,12 +12,12 @@ import time
 from contextlib import ExitStack
 
 from . import load
+from .apps import HELLO
 from .process import Broken, Running
 from .results import Idle
 from .servers import Server
 from .workloads import BY_KEY
 
-HELLO = BY_KEY["hello"]
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 AT_ONCE = 100  # connections that wait for their answer together
 SPARE = 400  # descriptors for all other things, in the server and here
@@ -39,17 +39,18 @@ def raise_limit(wanted: int) -> int:
 def measure(server: Server, connections: int, threads: int, seconds: int, number: int) -> Idle:
     """Speed of hello without and with so many idle connections, in the same process."""
     result = Idle(server.name, number, connections)
+    hello = BY_KEY["asgi-hello" if server.interface == "asgi" else "hello"]
     try:
-        with Running(server, HELLO, threads) as running, ExitStack() as stack:
-            load.warm_up(HELLO, running.port)
+        with Running(server, hello, threads) as running, ExitStack() as stack:
+            load.warm_up(hello, running.port)
             running.check()
-            before = load.measure(HELLO, running.port, seconds)
+            before = load.measure(hello, running.port, seconds)
             memory = running.memory()
             clients = connect(running, connections, stack)
             if len(clients) < connections:
                 result.errors.append(f"only {len(clients)} connections within {OPENING:g} s")
             result.each = (running.memory() - memory) / len(clients)
-            during = load.measure(HELLO, running.port, seconds)
+            during = load.measure(hello, running.port, seconds)
             running.check_alive()
             result.before, result.during = before.rate, during.rate
             result.errors += before.errors + during.errors
@@ -91,7 +92,7 @@ def _read_answers(selector: selectors.BaseSelector) -> None:
             client, so_far = key.fileobj, key.data
             assert isinstance(client, socket.socket)
             so_far += (data := client.recv(65536))
-            if not data or so_far.endswith(HELLO.answer):
+            if not data or so_far.endswith(HELLO):
                 selector.unregister(client)
 
 

@@ -22,6 +22,7 @@ threads have the same number. gunicorn's gevent worker has a greenlet for each c
 calls at a time than the threads of the others do. "CPU busy" is the share of a processor that the server used: where
 it is far from 1, something else was the limit.
 """
+ASGI = "ASGI applications. All servers but *zibai tasks* run on uvloop, and *zibai tasks* on asyncio.\n"
 PROCESSES = """\
 Requests/s of `-p 1` and `-p 2`. Here server and wrk share all processors, so that with two processors the second
 worker gets only what wrk leaves.
@@ -39,6 +40,7 @@ def page(results: Results, chart: str | None) -> str:
         "## Requests a second\n",
         *([f"![varied requests, as a share of the bare loop]({chart})\n"] if chart else []),
         tables.comparison(results),
+        *([ASGI, asgi] if (asgi := tables.comparison(results, "asgi")) else []),
         *([doubt + "\n"] if (doubt := tables.doubts(results)) else []),
         EXPLANATION,
         "## Figures to reach\n",

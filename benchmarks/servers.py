@@ -1,8 +1,9 @@
 """The servers, as a table: how each is found and how it is started.
 
-One process each, the same number of threads, keep-alive, no access log. Where a default would stand in the way (a limit
-of a hundred connections, ``select``, a backlog of five), it is raised: every server is shown at its best. Servers
-without a command line that can say all of this are started by a line of Python.
+One process each, for WSGI the same number of threads, keep-alive, no access log. Where a default would stand in the
+way (a limit of a hundred connections, ``select``, a backlog of five), it is raised: every server is shown at its best,
+for ASGI with uvloop and the parser in C. Servers without a command line that can say all of this are started by a line
+of Python.
 """
 
 import importlib.metadata
@@ -25,6 +26,7 @@ WITH_TLS = f"--certfile {CERTIFICATE} --keyfile {KEY}"
 
 GUNICORN = "-m gunicorn {app} -b 127.0.0.1:{port} --keep-alive 75 --backlog 2048 --no-control-socket"
 ZIBAI = "-m zibai {app} --listen 127.0.0.1:{port} --max-workers {threads} --no-access-log"
+ZIBAI_ASGI = "-m zibai {app} --interface asgi --listen 127.0.0.1:{port} --no-access-log"
 CHEROOT = (
     "from cheroot.wsgi import Server; from {module} import {attribute} as app; "
     "server = Server(('127.0.0.1', {port}), app, {threads}, max={threads}, request_queue_size=2048, timeout=75); "
@@ -51,6 +53,7 @@ class Server:
     only: tuple[str, ...] = ()  # workloads; all if empty
     keeps_alive: bool = True
     tls: str = ""  # more of the command, for CERTIFICATE and KEY; none where there is no such flag
+    interface: str = "wsgi"
 
     @property
     def key(self) -> str:
@@ -58,7 +61,8 @@ class Server:
         return self.name.replace(" ", "-")
 
     def runs(self, workload: Workload) -> bool:
-        return (not self.only or workload.key in self.only) and bool(self.tls or not workload.tls)
+        fits = self.interface == workload.interface and bool(self.tls or not workload.tls)
+        return fits and (not self.only or workload.key in self.only)
 
     def line(self, workload: Workload, port: int, threads: int) -> str:
         """The command line after ``python``."""
@@ -117,9 +121,38 @@ SERVERS = (
     Server("bjoern", f'-c "{BJOERN}"', "bjoern", "bjoern", "a C compiler and libev's headers", native=True),
     Server("fastwsgi", f'-c "{FASTWSGI}"', "fastwsgi", "fastwsgi", "a C compiler", native=True),
     Server("freastal", f'-c "{FREASTAL}"', "freastal", "freastal", "a C compiler and libuv's headers", native=True),
+    Server("zibai tasks", ZIBAI_ASGI, interface="asgi"),
+    Server("zibai tasks uvloop", f"{ZIBAI_ASGI} --loop uvloop", "uvloop", "uvloop", interface="asgi"),
+    Server(
+        "uvicorn asgi",
+        "-m uvicorn {app} --interface asgi3 --http httptools --loop uvloop --ws none --host 127.0.0.1 --port {port} "
+        "--no-access-log --log-level warning --timeout-keep-alive 75 --backlog 2048",
+        "uvicorn",
+        "uvicorn",
+        interface="asgi",
+    ),
+    Server(
+        "granian asgi",
+        "-m granian {app} --interface asgi --loop uvloop --host 127.0.0.1 --port {port} --http 1 --no-ws "
+        "--backlog 2048 --backpressure 20000 --http1-header-read-timeout 60000",
+        "granian",
+        "granian",
+        needs="a Rust compiler",
+        interface="asgi",
+    ),
+    Server(
+        "hypercorn",
+        "-m hypercorn {app} --bind 127.0.0.1:{port} --worker-class uvloop --backlog 2048 --keep-alive 75 "
+        "--log-level warning",
+        "hypercorn",
+        "hypercorn",
+        interface="asgi",
+    ),
 )
 BY_NAME = {server.name: server for server in SERVERS}
 OURS = ("zibai threads", "zibai gevent")
+TASKS = "zibai tasks"
+ALL_OURS = (*OURS, TASKS, "zibai tasks uvloop")
 LIMIT = "bare loop"
 
 
@@ -147,10 +180,10 @@ def missing(server: Server) -> str:
 
 def version(server: Server) -> str:
     """As the report shows it; of this server with the commit, where git tells, and a plus if it was changed since."""
-    if server.name in OURS:
+    if server.name in ALL_OURS:
         from zibai import __version__ as own
 
-        extra = f", gevent {importlib.metadata.version('gevent')}" if server.module == "gevent" else ""
+        extra = f", {server.package} {importlib.metadata.version(server.package)}" if server.package else ""
         return own + (f" ({commit})" if (commit := _commit()) else "") + extra
     return importlib.metadata.version(server.package) if server.package else ""
 

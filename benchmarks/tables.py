@@ -9,7 +9,7 @@ from statistics import median
 
 from . import results as r
 from .results import Idle, Measurement, Results
-from .servers import LIMIT, OURS, SERVERS
+from .servers import ALL_OURS, BY_NAME, LIMIT, OURS, SERVERS, TASKS
 from .verdict import targets
 from .workloads import BY_KEY, WORKLOADS, Workload
 
@@ -56,14 +56,16 @@ def notes(lines: Iterable[tuple[str, str]]) -> str:
 
 
 def bold(name: str, text: str) -> str:
-    return f"**{text}**" if name in OURS else text
+    return f"**{text}**" if name in ALL_OURS else text
 
 
-def comparison(results: Results) -> str:
-    """All servers and all workloads, requests/s."""
-    works, found = measured_workloads(results), []
-    rows = []
-    for name in names(results):
+def comparison(results: Results, interface: str = "wsgi") -> str:
+    """All servers and workloads of an interface, requests/s; empty without any."""
+    works = [work for work in measured_workloads(results) if work.interface == interface]
+    rows, found = [], []
+    for name in names(results) if works else ():
+        if BY_NAME[name].interface != interface:
+            continue
         row = [bold(name, name)]
         for work in works:
             rounds = r.of(results.measurements, name, work.key)
@@ -71,7 +73,7 @@ def comparison(results: Results) -> str:
             found.append((f"{name}, {work.title}", errors))
             row.append(bold(name, figure(r.typical(rounds, r.rate))) + (MARK if errors else "") if rounds else "")
         rows.append(row)
-    return table(["requests/s", *(work.title for work in works)], rows) + notes(found)
+    return table(["requests/s", *(work.title for work in works)], rows) + notes(found) if rows else ""
 
 
 HEADLINES = ("varied", "forwarded", "browsers", "orders", "flask", "page", "new", "tls")
@@ -101,13 +103,13 @@ def verdict(results: Results) -> str:
     rows = []
     for target in targets():
         row = [target.title, ("≤ " if target.at_most else "≥ ") + format(target.limit, target.form)]
-        for ours in OURS:
-            value = target.figure(results, ours)
+        for ours in (*OURS, TASKS):
+            value = target.figure(results, ours) if ours in target.ours else None
             met = target.met(value)
-            text = NOTHING if value is None else format(value, target.form)
+            text = "" if ours not in target.ours else NOTHING if value is None else format(value, target.form)
             row.append(f"**missed:** {text}" if met is False else text)
         rows.append(row)
-    return table(["figure", "to reach", "threads", "gevent"], rows)
+    return table(["figure", "to reach", "threads", "gevent", "tasks"], rows)
 
 
 def doubts(results: Results) -> str:
@@ -124,7 +126,7 @@ def doubts(results: Results) -> str:
 def workload(results: Results, work: Workload) -> str:
     """One workload in all detail, the fastest first."""
     possible = work.possible(results.threads)
-    base = next((each for each in (LIMIT, OURS[0]) if r.of(results.measurements, each, work.key)), "")
+    base = next((each for each in (LIMIT, OURS[0], TASKS) if r.of(results.measurements, each, work.key)), "")
     rows, found = [], []
     for name in names(results):
         if not (rounds := r.of(results.measurements, name, work.key)):

@@ -50,6 +50,7 @@ class Workload:
     tls: bool = False
     varies: str = ""
     stands_for: str = ""
+    interface: str = "wsgi"
 
     def possible(self, threads: int) -> float | None:
         """Requests a second that so many threads can do, as they sleep; None where they do not."""
@@ -163,6 +164,75 @@ WORKLOADS = (
         headers=API,
         varies="varied",
         stands_for="A framework, with requests that differ.",
+    ),
+    Workload(
+        "asgi-varied",
+        "varied, ASGI",
+        app="benchmarks.asgiapps:hello",
+        headers=API,
+        varies="varied",
+        stands_for="Clients of an API: each request has a path, query, cookie and request id of its own.",
+        interface="asgi",
+    ),
+    Workload(
+        "asgi-orders",
+        "varied JSON POST, ASGI",
+        app="benchmarks.asgiapps:post",
+        answer=TOTAL,
+        method="POST",
+        headers=API,
+        body=ORDER,
+        varies="post",
+        stands_for="An API that takes JSON, each body another one.",
+        interface="asgi",
+    ),
+    Workload(
+        "asgi-hello",
+        "hello, ASGI",
+        app="benchmarks.asgiapps:hello",
+        stands_for="The same short request again and again.",
+        interface="asgi",
+    ),
+    Workload(
+        "asgi-stream",
+        "16 pieces, ASGI",
+        app="benchmarks.asgiapps:stream",
+        answer=apps.CHUNK * apps.CHUNKS,
+        stands_for="A response in 16 messages of 1 KiB without a Content-Length.",
+        interface="asgi",
+    ),
+    Workload(
+        "asgi-new",
+        "new connections, ASGI",
+        app="benchmarks.asgiapps:hello",
+        headers={"Connection": "close"},
+        stands_for="Clients and proxies that open a connection for each request.",
+        interface="asgi",
+    ),
+    Workload(
+        "asgi-many",
+        "512 connections, ASGI",
+        app="benchmarks.asgiapps:hello",
+        connections=512,
+        stands_for="Many clients at once, with the short request.",
+        interface="asgi",
+    ),
+    Workload(
+        "asgi-wait",
+        "1,000 wait 10 ms, ASGI",
+        app="benchmarks.asgiapps:wait",
+        connections=1000,
+        stands_for="A thousand clients, and in each request an await of 10 ms, as for a database.",
+        interface="asgi",
+    ),
+    Workload(
+        "fastapi",
+        "FastAPI, varied",
+        app="benchmarks.fastapiapp:app",
+        headers=API,
+        varies="varied",
+        stands_for="A framework of ASGI, with requests that differ.",
+        interface="asgi",
     ),
 )
 BY_KEY = {workload.key: workload for workload in WORKLOADS}

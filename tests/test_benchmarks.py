@@ -23,7 +23,7 @@ from benchmarks import chart, load, profiled, report, tables, verdict
 from benchmarks.__main__ import parse, steps
 from benchmarks.bareloop import answer
 from benchmarks.results import Idle, Measurement, Results, errors, of, rate, ratio, typical
-from benchmarks.servers import BY_NAME, CERTIFICATE, KEY, LIMIT, OURS, SERVERS, missing, version
+from benchmarks.servers import ALL_OURS, BY_NAME, CERTIFICATE, KEY, LIMIT, OURS, SERVERS, missing, version
 from benchmarks.workloads import BY_KEY, WORKLOADS
 
 from support import ROOT, environment
@@ -150,7 +150,7 @@ def exchange(client: socket.socket, count: int) -> Iterator[tuple[bytes, bytes]]
 
 def test_servers() -> None:
     assert len({server.key for server in SERVERS}) == len(SERVERS)
-    assert {LIMIT, *OURS} <= BY_NAME.keys()
+    assert {LIMIT, *ALL_OURS} <= BY_NAME.keys()
     for server in SERVERS:
         for work in filter(server.runs, WORKLOADS):
             line = server.line(work, 4321, 7)
@@ -180,7 +180,30 @@ def test_version() -> None:
     assert version(BY_NAME[LIMIT]) == ""
 
 
-@pytest.mark.parametrize("work", WORKLOADS, ids=lambda work: work.key)
+@pytest.mark.parametrize("work", [each for each in WORKLOADS if each.interface == "asgi"], ids=lambda work: work.key)
+def test_asgi_applications(work: Any) -> None:
+    import asyncio
+    from importlib import import_module
+
+    if work.key == "fastapi":
+        pytest.importorskip("fastapi")
+    module, _, attribute = work.app.partition(":")
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": work.body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": work.method, "path": "/", "raw_path": b"/", "query_string": b"", "headers": []}
+    scope |= {"root_path": "", "scheme": "http", "http_version": "1.1", "server": ("a", 80), "client": ("b", 1)}
+    asyncio.run(getattr(import_module(module), attribute)(scope, receive, send))
+    assert sent[0]["status"] == 200
+    assert b"".join(message.get("body", b"") for message in sent) == work.answer
+
+
+@pytest.mark.parametrize("work", [each for each in WORKLOADS if each.interface == "wsgi"], ids=lambda work: work.key)
 def test_applications(work: Any) -> None:
     """What the table of workloads takes for the right answer is what the application says."""
     from importlib import import_module
@@ -280,6 +303,24 @@ def test_verdict() -> None:
         ("every call blocks 10 ms: share of the possible", "zibai gevent"),
         ("measurements with an error", "zibai gevent"),
     ]
+
+
+def test_asgi_has_a_table_and_figures_of_its_own() -> None:
+    results = Results(
+        measurements=[
+            *rounds("zibai tasks", "asgi-hello", 90, 90, 90),
+            *rounds("uvicorn asgi", "asgi-hello", 40, 40, 40),
+            *rounds("zibai threads", "hello", 100, 100, 100),
+        ]
+    )
+    page = report.page(results, None)
+    assert "| requests/s | hello |\n| --- | ---: |\n| **zibai threads** | **100** |\n\n" in page
+    assert "| requests/s | hello, ASGI |\n| --- | ---: |\n| **zibai tasks** | **90** |\n| uvicorn asgi | 40 |\n" in page
+    assert "| hello, ASGI: times uvicorn asgi | ≥ 2.00 |  |  | 2.25 |" in page
+    assert "| hello, ASGI: times hello on threads | ≥ 0.85 |  |  | 0.90 |" in page
+    only_wsgi = Results(measurements=rounds("zibai threads", "hello", 1))
+    assert report.ASGI in page
+    assert report.ASGI not in report.page(only_wsgi, None)
 
 
 def test_a_blocking_call_that_failed_counts() -> None:
