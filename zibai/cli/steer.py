@@ -25,7 +25,7 @@ FIRST: Final = 20.0
 """Seconds in which a server that does not hang has said something."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
@@ -34,7 +34,7 @@ def steer(argv: Sequence[str]) -> int:
     """Run ``zibai COMMAND ...``; returns the exit code."""
     command, *rest = argv
     text, prepare = COMMANDS[command]
-    parser = _Parser(prog=f"zibai {command}", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"zibai {command}", description=text, allow_abbrev=False)
     add_arguments(parser, {"workers": "N|SERVER", "dump": "PID|SERVER"}.get(command, "SERVER"))
     parser.add_argument("--json", action="store_true", help="print each line of the response as JSON")
     run = prepare(parser)
@@ -58,7 +58,7 @@ def steer(argv: Sequence[str]) -> int:
         return 130
 
 
-def _ask(args: argparse.Namespace, server: Found, command: str, **fields: Any) -> Iterator[dict[str, Any]]:
+def ask(args: argparse.Namespace, server: Found, command: str, **fields: Any) -> Iterator[dict[str, Any]]:
     """The lines of the response, printed as JSON if that is wanted. Raises ZibaiError, also for an error in them."""
     first: float | None = FIRST
     try:
@@ -97,7 +97,7 @@ def _reload(parser: argparse.ArgumentParser) -> Run:
     )
 
     def run(args: argparse.Namespace, server: Found, _: int | None) -> int:
-        for line in _ask(args, server, "reload", wait=args.wait):
+        for line in ask(args, server, "reload", wait=args.wait):
             if "event" in line:
                 _say(args, line["text"])
             elif "error" in line:
@@ -116,7 +116,7 @@ def _stop(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--wait", action="store_true", help="wait until the server has ended")
 
     def run(args: argparse.Namespace, server: Found, _: int | None) -> int:
-        for _line in _ask(args, server, "stop", now=args.now):
+        for _line in ask(args, server, "stop", now=args.now):
             _say(args, f"{'quick exit' if args.now else 'graceful shutdown'} of {server} begun")
         while args.wait and is_alive(server.pid):
             time.sleep(0.05)
@@ -127,7 +127,7 @@ def _stop(parser: argparse.ArgumentParser) -> Run:
 
 def _workers(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace, server: Found, number: int | None) -> int:
-        for line in _ask(args, server, "workers", number=number):
+        for line in ask(args, server, "workers", number=number):
             _say(args, f"workers wanted: {line['wanted']}")
             for worker in line["workers"]:
                 _say(args, f"  {worker['pid']} {worker['state']}")
@@ -138,7 +138,7 @@ def _workers(parser: argparse.ArgumentParser) -> Run:
 
 def _dump(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace, server: Found, pid: int | None) -> int:
-        for line in _ask(args, server, "dump", pid=pid):
+        for line in ask(args, server, "dump", pid=pid):
             if "pid" in line:
                 _say(args, f"--- worker {line['pid']}\n{line['text']}\n")
         return 0
@@ -148,7 +148,7 @@ def _dump(parser: argparse.ArgumentParser) -> Run:
 
 def _reopen(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace, server: Found, _: int | None) -> int:
-        for _line in _ask(args, server, "reopen"):
+        for _line in ask(args, server, "reopen"):
             pass
         return 0
 

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 from ..clock import clock
 from ..supervise.child import Child
 from ..supervise.mainloop import MainLoop
+from ..supervise.pipe import Message
 from ..supervise.roster import Roster
 from .dump import describe_process
 from .endpoint import Request
+from .profiling import Profiling
 
 if TYPE_CHECKING:
     from ..supervise.events import Event
@@ -47,12 +49,14 @@ class Commands:
         self._loop = loop
         self._heard = heard
         self._dumps: list[SimpleQueue[tuple[int, str]]] = []  # of the commands that wait; only the main loop changes it
-        loop.on_dump = self._on_dump
+        self._profiling = Profiling(loop)
+        loop.on_reply = self._on_reply
         self._known: dict[str, Callable[[Request], Lines]] = {
             "reload": self._reload,
             "stop": self._stop,
             "workers": self._workers,
             "dump": self._dump,
+            "profile": self._profiling,
             "reopen": self._reopen,
             "upgrade": self._upgrade,
         }
@@ -154,10 +158,13 @@ class Commands:
         self._loop.signal_soon("SIGUSR2")
         yield {"ok": True}
 
-    def _on_dump(self, child: Child, text: str) -> None:
-        """A worker has sent its stacks. The main loop calls this."""
+    def _on_reply(self, child: Child, message: Message) -> None:
+        """A worker has sent its stacks, or a piece of a profile. The main loop calls this."""
+        if message.verb == "profile":
+            self._profiling.on_reply(child, message)
+            return
         for waiting in self._dumps:
-            waiting.put((child.known_pid, text))
+            waiting.put((child.known_pid, message.text))
 
     def _dump(self, request: Request) -> Lines:
         """The stacks of all workers, or of the one with this ``pid``: a line for each."""

@@ -38,6 +38,7 @@ from ..supervise.pipe import Parent
 from ..system import lastword
 from ..system.terminal import has_terminal
 from ..telemetry import logfile
+from . import sampling
 from .dump import describe_self
 
 HANGUP: Final = "SIGHUP"
@@ -151,6 +152,10 @@ class Control(control.Control):
                 self._refuse_restart()
         if verb == "dump" and self._parent is not None:
             self._parent.dump(_never_failing(self.describe))
+        if verb == "profile" and self._parent is not None:
+            sampling.begin(self._parent.profile)
+        if verb in {"profile_end", "gone"}:
+            sampling.end()
         if verb == "reopen" or REOPEN in names:
             self._reopen()
         if verb == "announce_drain":

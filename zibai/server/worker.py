@@ -32,7 +32,7 @@ from ..system.machine import raise_descriptor_limit
 from ..system.signals import Signals
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
-from . import application, dump, peek
+from . import application, dump, peek, sampling
 from .application import Site
 from .control import HANGUP, Control
 from .dump import describe_self
@@ -181,6 +181,7 @@ def _tie(
 
     tied = replace(ties, before_start=control.prepare, on_start=started, on_beat=beat)
     control.describe = lambda: describe_self(tied.engine, greenlets)
+    sampling.waiting = lambda: [] if tied.engine is None else tied.engine.waiting()
     if parent is not None:
         tied.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
         tied.multiprocess = True

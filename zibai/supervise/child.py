@@ -208,6 +208,10 @@ class Child:
         """Ask for all stacks; they come as a message. Returns False if the worker does not read."""
         return self._send("dump")
 
+    def profile(self, begins: bool) -> bool:
+        """Begin or end to sample the stacks; what was found comes as messages. False if the worker does not read."""
+        return self._send("profile" if begins else "profile_end")
+
     def kill(self) -> None:
         """End a worker that does not listen any more."""
         self._killed = True

@@ -91,7 +91,7 @@ class MainLoop:
         self._pauses = Pauses()
         self._error: LoadError | None = None
         self._is_over = False
-        self.on_dump: Callable[[Child, str], object] = lambda child, text: None
+        self.on_reply: Callable[[Child, Message], object] = lambda child, message: None
         self._asked = Asked()
 
     def restart_soon(self, why: str = "") -> None:
@@ -237,8 +237,8 @@ class MainLoop:
                 self._roster.on_max_requests(worker)
             case "hung":
                 self._roster.on_hung(worker)
-            case "dump":
-                self.on_dump(child, message.text)
+            case "dump" | "profile":
+                self.on_reply(child, message)
             case "shows":
                 self._roster.on_failed(worker)
                 self.ledger.trace = message.trace or message.text

@@ -45,6 +45,8 @@ class Message(NamedTuple):
     - ``adopt``: take connections from the channel that comes along
     - ``reopen``: reopen the log files
     - ``dump``: send all stacks
+    - ``profile``: begin to sample the stacks
+    - ``profile_end``: end that, and send what was found
 
     From the worker to the parent:
 
@@ -54,6 +56,7 @@ class Message(NamedTuple):
     - ``heartbeats``: a supervised function has sent its first heartbeat, and is watched from now on
     - ``max_requests``: the worker has served its maximum of requests, and asks for a replacement
     - ``dump``: all stacks, in ``text``
+    - ``profile``: a piece of what sampling has found; ``trace`` is empty with the last piece
     - ``hung``: a request has run for too long, and the worker asks for a replacement
     """
 
@@ -130,6 +133,10 @@ class Parent:
     def dump(self, text: str) -> None:
         """Send all stacks of this process."""
         self._send(Message("dump", text))
+
+    def profile(self, piece: str, more: str) -> None:
+        """Send a piece of a profile; ``more`` is empty with the last one."""
+        self._send(Message("profile", piece, more))
 
     def failed(self, error: LoadError) -> None:
         """Say why this worker cannot serve. The parent tells the user, once for all workers."""

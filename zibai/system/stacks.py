@@ -32,8 +32,8 @@ Stack = FrameType | Sequence[FrameType] | None
 
 def format_stack(stack: Stack) -> str:
     """Where a thread, greenlet or task is, as in a traceback; without the frames that come before the application."""
-    frames = _frames(stack)
-    while len(frames) > 1 and any(below in frames[0].f_code.co_filename for below in _BELOW):
+    frames = frames_of(stack)
+    while len(frames) > 1 and is_below(frames[0].f_code.co_filename):
         del frames[0]
     if not frames:
         return "  (it has just ended)"
@@ -49,27 +49,42 @@ def application_frame(frame: FrameType | None) -> FrameType | None:
 
     It is the same object for as long as that call of the application runs.
     """
-    return next((each for each in _frames(frame) if _is_applications(each.f_code.co_filename)), None)
+    return next((each for each in frames_of(frame) if is_applications(each.f_code.co_filename)), None)
 
 
-def _is_applications(filename: str) -> bool:
-    if any(below in filename for below in _BELOW):
+def is_ours(filename: str, wing: str = "") -> bool:
+    """Whether a file belongs to this package, or to one of its wings."""
+    return filename.startswith(os.path.join(_OURS, wing))
+
+
+def is_below(filename: str) -> bool:
+    """Whether a file is of the server, or of what runs it: frames of it come before those of the application."""
+    return any(below in filename for below in _BELOW)
+
+
+def is_applications(filename: str) -> bool:
+    """Whether a file is of the application or of a package that it uses, and not of Python or of the server."""
+    if is_below(filename):
         return False
     # Packages of the user may lie below the standard library's directory.
     return not filename.startswith(_STDLIB) or "site-packages" in filename or "dist-packages" in filename
 
 
-def is_ours(frame: FrameType) -> bool:
-    """Whether a frame is the server's."""
-    return frame.f_code.co_filename.startswith(_OURS)
-
-
 def root(stack: Stack) -> int:
     """What stays the same of a stack while it runs: its outermost frame."""
-    return id(next(iter(_frames(stack)), None))
+    return id(next(iter(frames_of(stack)), None))
 
 
-def _frames(stack: Stack) -> list[FrameType]:
+def origin(filename: str) -> str:
+    """Whose code a file is: of the ``server``, of ``python``, of a ``package``, or of the ``app``."""
+    if is_ours(filename):
+        return "server"
+    if "site-packages" in filename or "dist-packages" in filename:
+        return "package"
+    return "python" if filename.startswith((_STDLIB, "<")) else "app"
+
+
+def frames_of(stack: Stack) -> list[FrameType]:
     """The frames of a stack, the outermost first."""
     if not isinstance(stack, FrameType):
         return [*(stack or ())]

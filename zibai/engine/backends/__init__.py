@@ -27,6 +27,7 @@ away*, which disarms it first; the runner then *gives it back* when it is done.
 """
 
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import Any, Protocol
 
 from ...net.poller import Poller
@@ -175,6 +176,9 @@ class Backend(Protocol):
 
     def expel(self, slot: Any) -> bool:
         """End a request whose time is over, soon. False where that is impossible. The loop's owner."""
+
+    def waiting(self) -> list[list[FrameType]]:
+        """The stacks of the requests that have no thread at this moment, the outermost frame first. Any thread."""
 
     def stop(self) -> Awaitable[None] | None:
         """The loop has finished: end every runner that is idle. Those that are not are left to themselves."""

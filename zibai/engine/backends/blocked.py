@@ -133,7 +133,7 @@ def _request_of(frame: FrameType | None) -> str:
     The server's own frames have it in their variables, so no request has to be noted for this.
     """
     while frame is not None:
-        request = getattr(frame.f_locals.get("self"), "request", None) if is_ours(frame) else None
+        request = getattr(frame.f_locals.get("self"), "request", None) if is_ours(frame.f_code.co_filename) else None
         if isinstance(request, Request):
             return f" in {request.summary.decode('ascii', 'backslashreplace')}"
         frame = frame.f_back

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ...clock import clock
@@ -25,7 +26,7 @@ from ...errors import MissingExtra
 from ...logger import logger, safely
 from ...net.listener import Socket
 from ...system.forks import forget_in_children
-from ...system.stacks import Stack
+from ...system.stacks import Stack, frames_of
 from ...telemetry.scoreboard import Row, Slot
 from ..states import APP
 from ..stream import Stream
@@ -214,6 +215,10 @@ class Greenlets(Blocking):
     def where(self, slot: int) -> tuple[str, Stack]:
         worker = self._workers.get(slot)
         return "a greenlet", None if worker is None else worker.gr_frame
+
+    def waiting(self) -> list[list[FrameType]]:
+        frames = [worker.gr_frame for worker in list(self._workers.values()) if worker.job is not None]
+        return [frames_of(frame) for frame in frames if frame is not None]  # the one that runs has no frame
 
     # In the hub.
 

@@ -10,6 +10,7 @@ thread.
 import asyncio
 import sys
 from threading import get_ident
+from types import FrameType
 from typing import Any
 
 from ...clock import clock
@@ -98,6 +99,11 @@ class Requests:
         """What the task of a request waits for, the outermost frame first; or what it executes."""
         task = self._tasks.get(exchange)
         return "a task", None if task is None else self._stack_of(task)
+
+    def waiting(self) -> list[list[FrameType]]:
+        """The stacks of the requests whose task does not execute at this moment. Any thread."""
+        tasks = self._tasks.copy().values()
+        return [frames_of_task(task) for task in tasks if not getattr(task.get_coro(), "cr_running", False)]
 
     def others(self) -> list[tuple[str, Stack]]:
         """All other tasks of the event loop: those that the application has made, and work after a response."""

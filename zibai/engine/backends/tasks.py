@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
+from types import FrameType
 from typing import Any, Final
 
 from ...clock import clock
@@ -141,6 +142,9 @@ class Tasks:
 
     def where(self, slot: Any) -> tuple[str, Stack]:
         return self._requests.where(slot)
+
+    def waiting(self) -> list[list[FrameType]]:
+        return self._requests.waiting()
 
     def others(self) -> list[tuple[str, Stack]]:
         return self._requests.others()

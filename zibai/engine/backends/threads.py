@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from types import FrameType
 from typing import Any
 
 from ...clock import clock
@@ -112,6 +113,9 @@ class Threads(Blocking):
     def where(self, slot: int) -> tuple[str, Stack]:
         runner = self._runners[slot]
         return f"thread {runner.name}", sys._current_frames().get(runner.ident or 0)
+
+    def waiting(self) -> list[list[FrameType]]:
+        return []
 
     # A runner's life.
 
