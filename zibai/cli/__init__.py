@@ -15,6 +15,9 @@ Thin: arguments become options, and other wings do the work.
  - probe       the process in which zibai check imports the application
  - steer       zibai reload, stop, workers, dump and reopen
  - find        which server a command is for
+ - top         zibai top
+ - view        what zibai top shows
+ - keys        the keyboard of a terminal
  - profile     zibai profile
  - speedscope  a profile as a file of speedscope
  - flame       a profile as a picture

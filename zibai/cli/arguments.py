@@ -162,7 +162,7 @@ def _usable(option: Option, value: str) -> bool:
     return True
 
 
-COMMANDS = ("ps", "profile", "check", "migrate", "completion")
+COMMANDS = ("ps", "top", "profile", "check", "migrate", "completion")
 STEERING = ("reload", "stop", "workers", "dump", "reopen")
 """The modules of other commands, each with a function of the same name."""
 

@@ -28,6 +28,7 @@ _SERVER: Final = ("--help", "--json", "--control", "--pid-file")
 
 FLAGS: Final = {
     "ps": _SERVER,
+    "top": ("--help", "--control", "--pid-file", "--interval"),
     "profile": (*_SERVER, "--pid", "--output"),
     "reload": (*_SERVER, "--wait"),
     "stop": (*_SERVER, "--now", "--wait"),

@@ -23,6 +23,10 @@ class Found(NamedTuple):
             raise ZibaiError(f"process {self.pid} has no control channel")
         return str(self.facts["endpoint"])
 
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return is_served(self.path, self.pid)
+
     def describe(self) -> dict[str, Any]:
         """What its scoreboard says now; raises OSError or ValueError."""
         board = Scoreboard.open(self.path)

@@ -15,5 +15,6 @@ Nothing in here decides anything about a request. A log or a file that fails nev
  - totals      what the server has counted apart from the workers that run
  - board_file  where the scoreboard's file lies
  - board_view  a scoreboard as plain values, and as a table
+ - rates       the differences of two moments: requests a second, percentiles
  - metrics     the same values for Prometheus
 """

@@ -109,7 +109,7 @@ def table(server: dict[str, Any]) -> Iterator[str]:
     """
     yield f"zibai {server.get('version', '')}, {server.get('app', '')}, process {server['pid']}"
     more = [f"{server['unlisted']} more addresses"] if "unlisted" in server else []
-    yield "  " + ", ".join([f"up {_age(server['up'])}", *server.get("listen", []), *more])
+    yield "  " + ", ".join([f"up {age(server['up'])}", *server.get("listen", []), *more])
     serves = bool(server.get("listen") or more)  # a supervised function has no requests
     yield "  " + _summary(server["totals"], serves)
     columns = {**_COLUMNS, **(_REQUESTS if serves else {})}
@@ -119,7 +119,7 @@ def table(server: dict[str, Any]) -> Iterator[str]:
         if worker["websockets"]:
             yield f"{'':8}  {worker['websockets']} WebSocket{'' if worker['websockets'] == 1 else 's'}"
         for each in worker["running"]:
-            yield _cut(f"{'':8}  {each['method']} {each['path']}", f"  {_age(each['seconds'])}, {each['phase']}")
+            yield _cut(f"{'':8}  {each['method']} {each['path']}", f"  {age(each['seconds'])}, {each['phase']}")
         if worker["unlisted"]:
             yield f"{'':8}  and {others(worker['unlisted'])}"
 
@@ -131,7 +131,7 @@ def _summary(totals: dict[str, Any], serves: bool) -> str:
     parts = []
     if serves:
         parts = [f"{totals['requests']} requests", f"{totals['4xx']} 4xx", f"{totals['5xx']} 5xx"]
-    parts += [f"cpu {_age(totals['cpu'])}", f"{totals['restarts']['begun']} restarts"]
+    parts += [f"cpu {age(totals['cpu'])}", f"{totals['restarts']['begun']} restarts"]
     return ", ".join(parts) + (f"; workers that died: {sum(ends.values())} ({deaths[2:]})" if ends else "")
 
 
@@ -145,11 +145,11 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if name in ("up", "beat", "cpu"):
-        return _age(value)
+        return age(value)
     return f"{value / 2**20:.1f} M" if name == "memory" else str(value)
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
     """A duration in a unit that is easy to read: 4.2 s, 12.0 m, 3.5 h, 2.1 d."""
     if seconds < 100:
         return f"{seconds:.1f} s"
