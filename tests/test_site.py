@@ -11,7 +11,6 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from chromium import WIDTH, browser, needs_browser
 from support import ROOT
 
 if TYPE_CHECKING:
@@ -29,17 +29,12 @@ if TYPE_CHECKING:
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 PICTURES = sorted(path.name for path in (DOCS / "pictures").glob("*.svg"))
-WIDTH = 1280
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-NEEDED = bool(os.environ.get("ZIBAI_NEED_BROWSER"))
+__all__ = ["browser"]
 
-pytestmark = [
-    pytest.mark.skipif(not (BROWSER and DRIVER) and not NEEDED, reason="needs chromium and chromedriver"),
-    pytest.mark.xdist_group("site"),
-]
+pytestmark = [needs_browser, pytest.mark.xdist_group("site")]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -63,24 +58,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (
-        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-dev-shm-usage"),
-        *("disable-background-networking", "disable-component-update", "disable-sync", "hide-scrollbars"),
-        *(f"window-size={WIDTH},1000", f"user-data-dir={tmp_path_factory.mktemp('profile')}"),
-    ):
-        options.add_argument(f"--{flag}")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 def address(site: str, page: str) -> str:

@@ -104,6 +104,11 @@ def test_addresses(tmp_path: Path) -> None:
         ("ok", "127.0.0.1:0 is free")
     ]
     assert advice(checks._addresses, listen=["fd:3"])[0][0] == "note"
+    seen = {"listen": ["127.0.0.1:0"], "health_listen": "0.0.0.0:0"}
+    assert [level for level, _ in advice(checks._addresses, **seen)] == ["ok", "ok"]
+    found = advice(checks._addresses, **seen, health_public=True)
+    assert found[-1][0] == "warning"
+    assert "shows its live page" in found[-1][1]
 
 
 def free_port() -> int:

@@ -39,6 +39,7 @@ def test_defaults() -> None:
         "pid_file": None,
         "daemon": False,
         "health_listen": None,
+        "health_public": False,
         "certfile": None,
         "keyfile": None,
         "keyfile_password_env": None,

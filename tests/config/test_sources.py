@@ -362,7 +362,12 @@ def chosen(draw: st.DrawFn) -> dict[str, Any]:
         Options(**found).validate()
     except UsageError:
         found |= {"certfile": "c.pem", "cert_reqs": "required", "ca_certs": "a.pem", "tls_dev": False}
-        found |= {"log_file": "zibai.log", "trusted_proxies": ["::1"], "proxy_protocol": "on"}
+        found |= {
+            "log_file": "zibai.log",
+            "health_listen": "127.0.0.1:80",
+            "trusted_proxies": ["::1"],
+            "proxy_protocol": "on",
+        }
     return found
 
 

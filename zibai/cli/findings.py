@@ -174,6 +174,9 @@ def _public(options: Options, address: str) -> Iterator[Finding]:
     if watched(options) or options.tls_dev:
         text = f"{address} is public, and --reload and --tls-dev are for development: clients see tracebacks"
         yield Finding("warning", "address", text)
+    if options.health_public and address == options.health_listen:
+        text = f"{address} is public, and --health-public shows its live page, with paths of requests, to everybody"
+        yield Finding("warning", "address", text)
 
 
 def _application(options: Options) -> Iterator[Finding]:

@@ -155,8 +155,11 @@ class RunOptions(ServeOptions, total=False):
     """the group of unix sockets, by name or number, such as the group of the proxy in front; the server must be root or
     a member of it (not on Windows)"""
     health_listen: str | None
-    """another address, as for --listen, where the parent serves /livez, /readyz and /metrics, also while every worker
-    is busy"""
+    """another address, as for --listen, where the parent serves /livez, /readyz, /metrics and a live page, also while
+    every worker is busy"""
+    health_public: bool | None
+    """show the live page of --health-listen, and with it paths of requests, also on a public address and under any
+    name; without it, such an address has /livez, /readyz and /metrics only"""
     subprocess: int | None
     no_gevent: bool | None
     """use threads even if gevent is installed"""

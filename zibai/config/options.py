@@ -184,8 +184,14 @@ class Options:
         metavar="ADDRESS",
         check=parse_address,
         needs_parent=True,
-        help="another address, as for --listen, where the parent serves /livez, /readyz and /metrics, also while every "
-        "worker is busy",
+        help="another address, as for --listen, where the parent serves /livez, /readyz, /metrics and a live page, "
+        "also while every worker is busy",
+    )
+    health_public: Defaulted[bool] = option(
+        False,
+        group=LISTENING,
+        help="show the live page of --health-listen, and with it paths of requests, also on a public address and under "
+        "any name; without it, such an address has /livez, /readyz and /metrics only",
     )
 
     processes: Defaulted[int] = option(
@@ -766,6 +772,8 @@ class Options:
             each.validate(getattr(self, each.name))
         if self.preload and not hasattr(os, "fork"):
             raise UsageError("--preload needs fork, which this system does not have; leave it out")
+        if self.health_public and self.health_listen is None:
+            raise UsageError("--health-public needs a --health-listen")
         if self.log_max_bytes and self.log_file is None:
             raise UsageError("--log-max-bytes needs a --log-file")
         if self.proxy_protocol == "on" and not Trust(self.trusted_proxies):

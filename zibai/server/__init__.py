@@ -22,7 +22,8 @@ It puts the parts together: options, listeners, workers, and in each of them an 
  - guard         if __name__ == "__main__"
  - listeners     the listeners of the server
  - upgrade       a new server on the same listeners (SIGUSR2)
- - probes        /livez and /readyz
+ - probes        --health-listen: /livez, /readyz, /metrics
+ - live          --health-listen: the live page
  - systemd       notifications of systemd
  - reloader      --watchfiles
  - endpoint      the control channel: who may speak, and how

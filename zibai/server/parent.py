@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 from ..config.options import Options, watched
+from ..net.bind import is_public
 from ..net.kernel import backlog_of
 from ..supervise import mainloop
 from ..supervise.crew import Crew
@@ -29,6 +30,7 @@ from .commands import Commands
 from .endpoint import Endpoint
 from .environment import Prepared
 from .listeners import Listeners
+from .live import Live
 from .probes import Probes
 from .reloader import Reloader
 from .systemd import Reporter
@@ -99,12 +101,15 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
     listeners, notifier, board = prepared.listeners, prepared.environment.notifier, prepared.board
     observers: list[mainloop.Observer] = []
     if listeners.health:
-        names = around.names(prepared.options, listeners.sockets)
+        options = prepared.options
+        names = around.names(options, listeners.sockets)
+        public = any(map(is_public, listeners.health))
         probes = Probes(
             listeners.health,
             pulse,
             lambda: listeners.is_health_kept or upgrade.is_shared(),
             None if board is None else partial(Metrics, partial(_look, board, names, listeners)),
+            None if board is None else Live(partial(describe, board), public=public, allowed=options.health_public),
         )
         observers.append(stack.enter_context(probes))
     observers.append(upgrade)

@@ -1,9 +1,10 @@
-"""``--health-listen``: the parent serves ``/livez``, ``/readyz`` and ``/metrics``, also when every worker is busy.
+"""``--health-listen``: the parent serves probes, metrics and the live page, also when every worker is busy.
 
 ``/livez`` tells whether the server must be restarted from outside. The response is 503 only when the parent's main loop
 hangs, since the parent itself replaces workers that hang or die. ``/readyz`` tells whether new requests should be sent
 here. The response is 503 while no worker is ready, and from the moment that the end is asked for. The body is the
-reason, in one word. ``/metrics`` is for Prometheus (:mod:`zibai.telemetry.metrics`).
+reason, in one word. ``/metrics`` is for Prometheus (:mod:`zibai.telemetry.metrics`), ``/`` and ``/status.json`` are the
+live page (:mod:`zibai.server.live`).
 
 A thread of its own (:class:`Probes`) responds, so that clients cost the main loop nothing. It does not ask the main
 loop, but reads what the loop has written down (:class:`Pulse`), so it can also tell that the loop hangs. The same codec
@@ -33,6 +34,7 @@ from ..supervise.pulse import Pulse
 from ..supervise.record import DRAINING
 from ..supervise.roster import Roster
 from ..telemetry.metrics import Metrics
+from .live import PATHS, Live
 
 TIME: Final = 5.0
 """Seconds that a client has to send its request, to get the response and to close."""
@@ -61,7 +63,7 @@ class _Client:
 
 
 class Probes:
-    """Responds on ``sockets``, which listen already, with what ``pulse`` says, and with ``metrics`` if there are any.
+    """Responds on ``sockets``, which listen already, with what ``pulse`` says, and with metrics and the page ``live``.
 
     A context manager and an :class:`~zibai.supervise.mainloop.Observer`. The main thread calls the public methods,
     which start and stop the thread that responds; the rest belongs to that thread. The caller closes ``sockets``.
@@ -74,10 +76,12 @@ class Probes:
         pulse: Pulse,
         is_shared: Callable[[], bool] = lambda: False,
         make_metrics: Callable[[], Metrics] | None = None,
+        live: Live | None = None,
     ) -> None:
         self._sockets = sockets
         self._pulse = pulse
         self._make_metrics = make_metrics
+        self._live = live
         self._metrics: Metrics | None = None  # made for the first scrape, since it costs memory
         self._is_shared = is_shared
         self._clients: dict[int, _Client] = {}  # the oldest first
@@ -146,7 +150,10 @@ class Probes:
                 break  # all clients have the same time, so the next ones have more left
             self._close(client)
         acceptor.watch(True, now)
-        due = min(acceptor.again, *(client.deadline for client in self._clients.values()), inf)
+        if self._live is not None and self._live.due <= now:
+            self._live.sample(now)
+        look = inf if self._live is None else self._live.due
+        due = min(acceptor.again, look, *(client.deadline for client in self._clients.values()))
         fds = [fd for fd, _ in self._poller.poll(None if due == inf else max(0.0, due - clock()))]
         if self._stopped.fileno() in fds:
             return False
@@ -215,12 +222,17 @@ class Probes:
     def _response_to(self, request: Request) -> bytes:
         bodyless = request.method == "HEAD"
         words = {"/livez": self._pulse.live, "/readyz": self._pulse.ready}
-        if request.path not in (*words, "/metrics"):
-            return _response(HTTPStatus.NOT_FOUND, "there are /livez, /readyz and /metrics", bodyless)
+        if request.path not in (*words, "/metrics", *PATHS):
+            return _response(HTTPStatus.NOT_FOUND, "there are /livez, /readyz, /metrics and /", bodyless)
         if request.method not in ("GET", "HEAD"):
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, "GET or HEAD", fields=b"Allow: GET, HEAD\r\n")
         if request.path == "/metrics":
             return self._scrape(bodyless)
+        if request.path in PATHS:
+            if self._live is None:
+                return _response(HTTPStatus.NOT_FOUND, "this server has no scoreboard, and so no live page", bodyless)
+            status, body, kind, fields = self._live.respond(request.path, request.environ.get("HTTP_HOST", ""))
+            return _response(status, body, bodyless, fields, kind)
         word = words[request.path]
         return _response(HTTPStatus.OK if word == "ok" else HTTPStatus.SERVICE_UNAVAILABLE, word, bodyless)
 

@@ -1,0 +1,41 @@
+"""Headless Chromium, for tests of what people see.
+
+Without Chromium and its driver these tests are skipped, unless ``ZIBAI_NEED_BROWSER`` is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WIDTH = 1280
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+NEEDED = bool(os.environ.get("ZIBAI_NEED_BROWSER"))
+
+needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER) and not NEEDED, reason="needs chromium and chromedriver")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-dev-shm-usage"),
+        *("disable-background-networking", "disable-component-update", "disable-sync", "hide-scrollbars"),
+        *(f"window-size={WIDTH},1000", f"user-data-dir={tmp_path_factory.mktemp('profile')}"),
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
