@@ -228,6 +228,7 @@ def test_every_field_is_declared_in_full() -> None:
         ({"url_prefix": "/shop/"}, "--url-prefix: '/shop/' must start with a slash and not end with one, or be empty"),
         ({"url_prefix": "/"}, "--url-prefix: '/' must start with a slash and not end with one, or be empty"),
         ({"listen": []}, "--listen needs at least one value"),
+        ({"health_public": True}, "--health-public needs a --health-listen"),
         (
             {"forwarded_fields": ""},
             "--forwarded-fields: '' is no field; write one or more of for,proto,host,port,prefix",
