@@ -33,7 +33,8 @@ CONTROLS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[=>]|\][^\x07]*\x07)")
 class Terminal:
     """``zibai top`` in a pseudo-terminal. ``frame`` is what is on the screen, as lines."""
 
-    def __init__(self, *args: str, columns: int = 80, rows: int = 24) -> None:
+    def __init__(self, *args: str, columns: int = 80, rows: int = 24, encoding: str = "utf-8") -> None:
+        self.encoding = encoding
         self.args = [*ZIBAI, "top", "--interval", "0.2", *args]
         self.output = ""
         self._size = columns, rows
@@ -43,7 +44,7 @@ class Terminal:
         self.near = near  # kept open, to see how the terminal is set at the end
         self.resize(*self._size)
         self.before = termios.tcgetattr(near)
-        env = {**environment({"TERM": "xterm-256color"})}
+        env = {**environment({"TERM": "xterm-256color", "PYTHONIOENCODING": self.encoding})}
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             env.pop(name, None)
         self.process = subprocess.Popen(
@@ -182,6 +183,15 @@ def test_a_single_process_shows_no_stack(control: tuple[str, str]) -> None:
         top.wait_for("which can only be stopped")
         top.press("qq")
         assert top.ended() == 0
+
+
+def test_a_terminal_without_unicode(control: tuple[str, str]) -> None:
+    with Server("mortal:app", "--no-gevent", *control), Terminal(*control, encoding="ascii") as top:
+        top.wait_for("mortal:app")
+        top.wait_for("0 of 10")
+        top.press("q")
+        assert top.ended() == 0
+        assert "Traceback" not in top.output
 
 
 def test_without_a_terminal_it_says_what_to_do(control: tuple[str, str]) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -54,6 +55,8 @@ def _run(args: argparse.Namespace) -> int:
 
     server = find_one(args, args.words[0] if args.words else None)
     watch = Watch(server)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has the characters of the bars
     with _signals(), Keyboard() as keyboard, Display() as display:
         why = _loop(watch, keyboard, display, Screen(), args)
     if why:
