@@ -19,7 +19,8 @@ STDLIB = threading.__file__.removesuffix("threading.py")
 
 
 def code(file: str, name: str = "f") -> CodeType:
-    return compile(f"def {name}(): pass", file, "exec").co_consts[0]  # type: ignore[no-any-return]
+    whole = compile("def f(): pass", file, "exec")
+    return whole if name == "<module>" else whole.co_consts[0].replace(co_name=name)  # type: ignore[no-any-return]
 
 
 def kind(*places: tuple[str, str]) -> str:
@@ -40,6 +41,8 @@ def test_kinds() -> None:
     assert kind(*RUNNER, (f"{ZIBAI}engine/loop.py", "_turn"), (f"{ZIBAI}protocol/http1/fast.py", "read")) == "server"
     assert kind(RUNNER[0], APP) == "other"
     assert kind(RUNNER[0], APP, (f"{STDLIB}queue.py", "get"), (f"{STDLIB}threading.py", "wait")) == "idle"
+    package = (f"{STDLIB}site-packages/websockets/server.py", "<module>")
+    assert kind((f"{ZIBAI}gateway/websocket.py", "<module>"), package) == "other", "an import is no request"
     assert kind((f"{STDLIB}site-packages/gevent/hub.py", "run")) == "idle"
 
 

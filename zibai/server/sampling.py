@@ -165,9 +165,9 @@ def _codes_of(frame: FrameType | None) -> Codes:
 
 
 def _kind_of(codes: Codes) -> str:
-    names = [code.co_filename for code in codes]
-    serves = any(is_ours(name, "gateway") for name in names)
-    runs = any(map(is_applications, names))
+    # Not while a module of the gateway is imported, at the start.
+    serves = any(is_ours(code.co_filename, "gateway") and code.co_name != "<module>" for code in codes)
+    runs = any(is_applications(code.co_filename) for code in codes)
     if serves:
         return "request" if runs else "server"
     if not codes or _waits(codes[-1]):
