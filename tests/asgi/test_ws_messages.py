@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 import time
 from typing import Any
@@ -25,6 +26,16 @@ def test_echo() -> None:
         assert peer.read_close() == (1000, "")
         assert peer.at_end()
     assert not errors(server)
+
+
+def test_on_uvloop() -> None:
+    pytest.importorskip("uvloop")
+    with asgi(echo, loop="uvloop") as server, Peer(server.port) as peer:
+        peer.send(text("x"), frame(PING, b"p"))
+        assert sorted(peer.read() for _ in range(2)) == [(FIN | TEXT, b"x"), (FIN | PONG, b"p")]
+        peer.send(close(1000))
+        assert peer.read_close() == (1000, "")
+        assert peer.at_end()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 4096])
@@ -282,6 +293,31 @@ def test_a_client_that_sends_faster_than_the_application_receives_has_to_wait() 
         peer.send((piece * 2)[sent % 1008 : sent % 1008 + rest] if rest else b"", close(1000))
         assert peer.read_close() == (1000, "")
     assert len(heard) == (sent + rest) // 1008 + 1
+
+
+def test_parts_of_long_messages_have_a_bound_in_sum() -> None:
+    """What is not whole counts as the bodies of requests do. Messages that fit into one read are always taken."""
+    heard: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await messages(receive, heard)
+
+    with asgi(app, max_bodies_memory=500_000) as server:
+        with Peer(server.port) as first, Peer(server.port) as second, Peer(server.port) as third:
+            first.send(frame(BINARY, bytes(300_000))[:-1])
+            second.send(frame(BINARY, bytes(300_000))[:-1])
+            code = select_close(first, second)
+            assert code == (1013, "the server has no memory for so large a message now")
+            third.send(text("short"), close(1000))
+            assert third.read_close() == (1000, "")
+    assert "short" in heard
+
+
+def select_close(*peers: Peer) -> tuple[int, str]:
+    """That of the first of these that is closed."""
+    readable, _, _ = select.select([peer.client.socket for peer in peers], [], [], DEADLINE)
+    return next(peer for peer in peers if peer.client.socket in readable).read_close()
 
 
 def test_a_client_that_takes_nothing_makes_the_application_wait() -> None:

@@ -131,6 +131,7 @@ def test_over_tls(site: Path, credentials: Credentials) -> None:
 
 
 def test_what_one_sees(site: Path) -> None:
+    pytest.importorskip("prometheus_client")
     flags = ("-p", "1", "--interface", "asgi", "--health-listen", "127.0.0.1:0")
     with Server("versioned_ws:app", *flags, cwd=site) as server:
         peers = [Peer(server.port) for _ in range(3)]

@@ -19,7 +19,7 @@ from collections import deque
 from typing import Final
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
-from websockets.frames import CONT, TEXT, CloseCode, Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 
 from .deflate import Agreed, Deflate
 from .frames import LONG, write_frame
@@ -225,8 +225,8 @@ class Codec:
         """A frame of a message."""
         if self.closing:
             return
-        if frame.opcode is not CONT:
-            self._fragments = Fragments(text=frame.opcode is TEXT)
+        if frame.opcode is not Opcode.CONT:
+            self._fragments = Fragments(text=frame.opcode is Opcode.TEXT)
         fragments = self._fragments
         assert fragments is not None  # the protocol has refused what has no beginning
         fragments.add(frame.data, last=frame.fin)

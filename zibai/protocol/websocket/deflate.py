@@ -48,7 +48,7 @@ class Agreed(NamedTuple):
                 continue
             try:
                 said, made = _factory.process_request_params(parameters, [])
-            except NegotiationError:
+            except (NegotiationError, ValueError):  # the latter, before 17, for a window that zlib cannot have
                 continue  # the next offer may be one that can be used (RFC 7692 5.1)
             return cls(
                 build_extension([(name, said)]),
