@@ -153,6 +153,7 @@ def test_a_connection_that_is_lost(leave: Any) -> None:
     assert heard in ([*heard[:-1], (1006, "")], ["last", (1006, "")])
     if leave is not reset:  # which may overtake the message
         assert heard == ["last", (1006, "")]
+    assert not errors(server)
 
 
 def test_the_application_closes() -> None:
@@ -476,6 +477,22 @@ def test_a_silent_client_is_sent_pings_and_closed() -> None:
         assert peer.read() == (FIN | PING, b"")
         assert peer.read_close() == (1011, "no response to a ping")
     assert heard == [(1011, "no response to a ping")]
+
+
+def test_pings_go_on_when_a_slow_client_has_taken_all() -> None:
+    """What waited for the client has had a deadline of its own."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.send", "bytes": bytes(8_000_000)})
+        await messages(receive, [])
+
+    with asgi(app, ws_ping_interval=0.5) as server, Peer(server.port) as peer:
+        while (found := peer.read()).first != FIN | BINARY:
+            assert found.first == FIN | PING
+        for _ in range(2):
+            assert peer.read().first == FIN | PING
+            peer.send(frame(PONG))
 
 
 def test_a_client_whose_messages_wait_is_not_taken_for_dead() -> None:
