@@ -171,6 +171,23 @@ def test_a_worker_that_reads_nothing_holds_nobody_up_and_is_killed_when_it_has_t
     assert [ended(child), ended(replacement)] == ["was killed by SIGKILL"] * 2
 
 
+@pytest.mark.parametrize(
+    ("replaced", "shares", "verb"),
+    [(False, False, "drain"), (False, True, "drain_shared"), (True, False, "drain_shared")],
+)
+def test_where_no_socket_can_be_passed_a_replacement_is_another_server(
+    monkeypatch: pytest.MonkeyPatch, replaced: bool, shares: bool, verb: str
+) -> None:
+    """On Windows, so that a WebSocket is told of a restart there, too."""
+    told: list[str] = []
+    child = Child.__new__(Child)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(child, "shares_listeners", lambda: shares, raising=False)
+    monkeypatch.setattr(child, "_send_or_kill", told.append)
+    child.drain(Child.__new__(Child) if replaced else None)
+    assert told == [verb]
+
+
 @posix
 def test_half_a_message_is_waited_for_by_nobody() -> None:
     """A worker can be stopped in the middle of a message, and a traceback is longer than what is sent at once."""

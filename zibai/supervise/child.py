@@ -189,7 +189,9 @@ class Child:
         read could block.
         """
         if replacement is None or sys.platform == "win32":
-            self._send_or_kill("drain_shared" if self.shares_listeners() else "drain")
+            # A replacement accepts from the same listeners, where no socket can be passed to it.
+            shared = replacement is not None or self.shares_listeners()
+            self._send_or_kill("drain_shared" if shared else "drain")
             return
         giving, taking = socket.socketpair()
         with giving, taking:
