@@ -162,6 +162,38 @@ def test_what_one_sees(site: Path) -> None:
         assert len([line for line in server.log if '"GET / HTTP/1.1" 101 0' in line]) == 3
 
 
+MISSING = "raise ModuleNotFoundError(\"No module named 'websockets'\", name='websockets')\n"
+
+
+def test_without_the_package_a_handshake_is_an_ordinary_request(site: Path) -> None:
+    (site / "websockets.py").write_text(MISSING, encoding="ascii")
+    with Server("versioned_ws:app", "--interface", "asgi", cwd=site) as server:
+        for _ in range(2):
+            with Peer(server.port) as peer:
+                assert (peer.response.status, peer.response.body) == (200, b"1")
+        assert "pip install 'zibai-server[websocket]'" in server.wait_for_log("a client asks for WebSocket")
+        assert server.stop() == 0
+    assert len([line for line in server.log if "asks for WebSocket" in line]) == 1
+
+
+def test_without_the_package_it_can_be_demanded(site: Path) -> None:
+    (site / "websockets.py").write_text(MISSING, encoding="ascii")
+    done = run("versioned_ws:app", "--listen", "127.0.0.1:0", "--interface", "asgi", "--ws", "on", cwd=site)
+    assert done.returncode == 2
+    assert "WebSocket needs websockets; pip install 'zibai-server[websocket]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wsgi_application_has_none_and_the_log_says_what_to_use() -> None:
+    with Server("plain:hello", "--no-gevent") as server:
+        for _ in range(2):
+            with Peer(server.port) as peer:
+                assert peer.response.status == 200
+        assert "from an ASGI application" in server.wait_for_log("a client asks for WebSocket, which no WSGI")
+        assert server.stop() == 0
+    assert len([line for line in server.log if "asks for WebSocket" in line]) == 1
+
+
 @has_hup
 @pytest.mark.slow
 @pytest.mark.timeout(300)

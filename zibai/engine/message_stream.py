@@ -219,6 +219,7 @@ class MessageStream(AsyncStream):
         self.released = self.ending = True
         self.end = self.end or end
         self.due = inf
+        self._held = ()  # what is to be sent was sent before
         self.sender.closing = True
         self.wake_all()
         # Later: the loop may be at this very connection.
