@@ -97,6 +97,21 @@ def test_stalled_clients_and_applications_hold_up_the_end_no_longer_than_they_ma
             peer.client.close()
 
 
+@pytest.mark.parametrize("flags", ["-p 0", "-p 1"])
+def test_the_quick_exit_is_no_error_of_the_application(site: Path, flags: str) -> None:
+    with Server("versioned_ws:app", *flags.split(), "--interface", "asgi", cwd=site) as server:
+        peers = [Peer(server.port, target) for target in ("/", "/stays", "/") for _ in range(3)]
+        for peer in peers:
+            assert peer.texts(1) == ["1"]
+        server.signal(signal.SIGINT)
+        for peer in peers:
+            with pytest.raises(ConnectionError):
+                peer.read()
+            peer.client.close()
+        assert server.wait() == 0
+    assert "ERROR" not in "\n".join(server.log)
+
+
 def test_a_handshake_that_is_decided_during_the_end(site: Path) -> None:
     with Server("versioned_ws:app", "--interface", "asgi", cwd=site) as server:
         with Peer(server.port) as told:

@@ -256,8 +256,9 @@ class WebSocketExchange(Responding):
     def _fail(self, error: BaseException) -> None:
         """The application has raised."""
         socket = self.socket
+        gone = self.ended or self.broken or (socket is not None and socket.end is not None)
         cancelled = isinstance(error, CancelledError) and self._tasks.is_ending
-        ours = cancelled or (is_ours(error) and (socket is not None or self.ended or self.broken))
+        ours = cancelled or (gone and is_ours(error))
         if ours:
             debug_logger.debug("%s: %s", self._path, ascii(str(error)))
         if socket is not None or self.complete:

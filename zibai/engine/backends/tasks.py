@@ -94,7 +94,7 @@ class Tasks:
         self._starter: Starter | None = None
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
-        self.is_ending = False  # whether the graceful shutdown has begun
+        self.is_ending = False  # whether the shutdown has begun, graceful or not
 
     # The interface of a backend.
 
@@ -135,6 +135,7 @@ class Tasks:
 
     def cancel(self) -> None:
         """Cancel what still runs: requests, and what they have left to be done."""
+        self.is_ending = True
         _cancel(self._tasks)
 
     def running(self) -> list[Running]:
