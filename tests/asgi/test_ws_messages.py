@@ -487,7 +487,7 @@ def test_pings_go_on_when_a_slow_client_has_taken_all() -> None:
         await send({"type": "websocket.send", "bytes": bytes(8_000_000)})
         await messages(receive, [])
 
-    with asgi(app, ws_ping_interval=0.5) as server, Peer(server.port) as peer:
+    with asgi(app, ws_ping_interval=0.5, ws_ping_timeout=100.0) as server, Peer(server.port) as peer:
         while (found := peer.read()).first != FIN | BINARY:
             assert found.first == FIN | PING
         for _ in range(2):

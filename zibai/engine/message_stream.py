@@ -179,7 +179,11 @@ class MessageStream(AsyncStream):
         if self.released:
             return
         codec, times = self._codec, self._times
-        times.heard, times.pinged = time.monotonic(), False
+        times.heard = time.monotonic()
+        if times.pinged:  # the next ping is due sooner than its response was
+            times.pinged = False
+            self.due = self._next_due()
+            self.connection.deadline = min(self.due, self._send_due())
         self.counts.bytes_in += len(data)
         codec.feed(data)
         if codec.messages:
