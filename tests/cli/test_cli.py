@@ -96,6 +96,8 @@ def test_every_flag_sets_its_field() -> None:
         "no_access_log": ([], True),
         "log_file": (["zibai.log"], "zibai.log"),
         "log_backups": (["2"], 2),
+        "access_log": (["-"], "-"),
+        "access_log_format": (["combined"], "combined"),
         "logging_config": (["log.toml"], "log.toml"),
     }
     with_certificate = {"certfile": "c.pem"}
@@ -208,7 +210,7 @@ def test_help_is_one_line_for_each_option_that_people_use_first(flag: str, capsy
     for option in declared():
         lines = [line for line in text.splitlines() if re.match(rf"  (-\w, )?{option.flag} ", line)]
         assert len(lines) == bool(option.brief) or option.positional, option.name
-    assert len([option for option in declared() if option.brief]) == 24
+    assert len([option for option in declared() if option.brief]) == 25
     assert "-w, --max-workers NUMBER         threads or greenlets of each worker (10)" in text
     assert "--subprocess" not in text
 

@@ -119,14 +119,20 @@ def test_a_configuration_of_gunicorn(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         (
             "gunicorn -k uvicorn.workers.UvicornWorker --preload --access-logfile x.log a:b",
-            {"app": "a:b", "preload": True, "interface": "asgi"},
-            ["--access-logfile x.log: a file of its own"],
+            {"app": "a:b", "preload": True, "interface": "asgi", "access_log": "x.log"},
+            [],
         ),
         (
             "gunicorn --threads 4 --max-requests 0 --spew --xyz 3 --umask 7 --access-logfile - a:b",
             {"app": "a:b", "max_workers": 4, "no_gevent": True},
             ["--spew: --slow-request", "--xyz 3: not known", "--umask 7: it is --unix-socket-perms here"],
         ),
+        (
+            "gunicorn --threads 4 --access-logformat %(h)s:%(M)s --access-logfile - a:b",
+            {"app": "a:b", "max_workers": 4, "access_log_format": "%(h)s:%(M)s"},
+            [],
+        ),
+        ("granian --access-log --interface wsgi a:b", {"app": "a:b", "interface": "wsgi"}, []),
         (
             "gunicorn --threads many --access-logfile - a:b",
             {"app": "a:b", "no_gevent": True},

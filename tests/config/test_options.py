@@ -99,6 +99,8 @@ def test_defaults() -> None:
         "before_died": None,
         "log_level": "info",
         "no_access_log": False,
+        "access_log": None,
+        "access_log_format": "default",
         "log_file": None,
         "log_max_bytes": 0,
         "log_backups": 5,

@@ -328,6 +328,7 @@ TEXTS = {
     "check_fields": ["for", "for,proto,host"],
     "check_file": ["zibai.pid", "/run/a b"],
     "check_log_file": ["zibai.log", "/dev/stdout"],
+    "check_format": ["default", "json", "%(h)s %({x}i)s"],
 }
 
 
@@ -363,6 +364,7 @@ def chosen(draw: st.DrawFn) -> dict[str, Any]:
     except UsageError:
         found |= {"certfile": "c.pem", "cert_reqs": "required", "ca_certs": "a.pem", "tls_dev": False}
         found |= {
+            "no_access_log": False,
             "log_file": "zibai.log",
             "health_listen": "127.0.0.1:80",
             "trusted_proxies": ["::1"],

@@ -59,7 +59,7 @@ def test_every_line_of_the_log_is_one_of_ours(tmp_path: Path, format: str) -> No
                 client.send(data)
                 client.socket.shutdown(socket.SHUT_WR)
                 client.rest()
-    begin = re.compile(r"[0-9-]{10} [0-9:]{8} [+-][0-9]{4} \[[0-9]+\] (?:INFO|WARNING|ERROR|DEBUG) ")
+    begin = re.compile(r"[0-9-]{10} [0-9:]{8}\.[0-9]{3} [+-][0-9]{4} \[[0-9]+\] (?:INFO|WARNING|ERROR|DEBUG) ")
     assert len(server.log) > 500
     for line in server.log:
         if line.startswith("  "):  # of a traceback

@@ -160,8 +160,13 @@ def _timeout(migration: Migration, given: Given) -> None:
 def _access_log(migration: Migration, given: Given) -> None:
     if not given.value:
         migration.put(given, names()["no_access_log"], True, "gunicorn has no access log unless it is told")
-    elif given.value != "-":
-        migration.leave(given, "a file of its own for the access log takes --logging-config")
+    elif given.value != "-":  # that is gunicorn's word for standard output; here it has the rest of the log for company
+        migration.put(given, names()["access_log"], given.value)
+
+
+def _has_access_log(migration: Migration, given: Given) -> None:
+    """Of uvicorn and granian: a switch."""
+    migration.put(given, names()["no_access_log"], not given.value)
 
 
 def _log_file(migration: Migration, given: Given) -> None:
@@ -248,6 +253,8 @@ _SPECIAL: Final[dict[tuple[str, str], Callable[[Migration, Given], None]]] = {
     ("gunicorn", "log_file"): _log_file,
     ("gunicorn", "max_requests"): _max_requests,
     ("gunicorn", "cert_reqs"): _cert_reqs,
+    ("uvicorn", "access_log"): _has_access_log,
+    ("granian", "access_log"): _has_access_log,
     ("uvicorn", "ssl_cert_reqs"): _cert_reqs,
     ("uvicorn", "ws"): _ws,
     ("uvicorn", "ws_per_message_deflate"): _deflate,

@@ -67,10 +67,14 @@ def _files(options: Options) -> Iterator[Finding]:
     if options.pid_file is not None:
         pidfile.check(options.pid_file, os.getppid())
     made = {"--pid-file": options.pid_file, "--log-file": options.log_file, "--control": options.control}
+    made["--access-log"] = None if options.access_log == "-" else options.access_log
     for flag, path in made.items():
         folder = "" if path is None else os.path.dirname(os.path.abspath(path))
         is_there = path is not None and os.path.exists(path)
-        is_opened = is_there and flag == "--log-file"  # as it is, such as /dev/stdout; the others are made anew
+        is_opened = is_there and flag in (
+            "--log-file",
+            "--access-log",
+        )  # as it is, such as /dev/stdout; the others are made anew
         if folder and not is_opened and not os.access(folder, os.W_OK | os.X_OK):
             yield Finding("error", "files", f"{flag}: no file can be made in {folder!r}")
         elif path is not None and is_there and (os.path.isdir(path) or not os.access(path, os.W_OK)):

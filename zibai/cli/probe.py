@@ -27,7 +27,7 @@ def main() -> None:
         from ..telemetry import setup as logs
 
         # Not the page with which --reload shows an error, and no log file, which the running server may have.
-        options = replace(options, reload=False, watchfiles=None, log_file=None, log_max_bytes=0)
+        options = replace(options, reload=False, watchfiles=None, log_file=None, access_log=None, log_max_bytes=0)
         logs.configure_as(options)
         hub = worker.prepare(options)
         site = application.load(options)

@@ -9,6 +9,7 @@ It opens no socket and starts nothing. A wrong value is refused here, before any
  - values     values as people write them
  - file       the file of options: which one, and what is in it
  - foreign    flags of other servers, and what they are here
+ - atoms      the language of --access-log-format
  - envfile    the file of --env-file
  - addresses  addresses, and the peers that are believed
 """

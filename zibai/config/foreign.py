@@ -44,8 +44,8 @@ gunicorn | --forwarded-allow-ips | trusted_proxies | networks and unix may stand
 gunicorn | --proxy-allow-from --proxy-allow-ips | trusted_proxies | the same list as for Forwarded
 gunicorn | --forwarder-headers | forwarded_fields | fields, as in for,proto,prefix
 gunicorn | --secure-scheme-headers | | X-Forwarded-Proto and Forwarded of --trusted-proxies count
-gunicorn | --access-logfile --accesslog | | the access log is on, and goes to standard error; --no-access-log turns it off, and --logging-config writes it to a file of its own
-gunicorn | --access-logformat --access-log-format | logging_config | a format of the module logging; see docs/logging.md
+gunicorn | --access-logfile --accesslog | access_log | without it the access log is on, and goes where the rest goes; --no-access-log turns it off
+gunicorn | --access-logformat | access_log_format | with the same atoms
 gunicorn | --error-logfile --errorlog | log_file | it has the access log as well
 gunicorn | --loglevel | log_level |
 gunicorn | --disable-redirect-access-to-syslog --log-syslog --log-syslog-to --log-syslog-prefix --log-syslog-facility --syslog --syslog-addr --syslog-prefix --syslog-facility | logging_config | with a logging.handlers.SysLogHandler
@@ -86,7 +86,6 @@ uvicorn | --ws-ping-interval | ws_ping_interval |
 uvicorn | --ws-ping-timeout | ws_ping_timeout |
 uvicorn | --ws-per-message-deflate | ws_compress_from | 0 is never
 uvicorn | --log-config | logging_config | JSON or TOML in the form of dictConfig
-uvicorn | --access-log | | the access log is on
 uvicorn | --use-colors --no-use-colors | | a terminal has colours, unless NO_COLOR is set
 uvicorn | --proxy-headers | trusted_proxies | proxies on this machine are trusted by default
 uvicorn | --no-proxy-headers | trusted_proxies | write --trusted-proxies none
@@ -120,8 +119,8 @@ granian | --http1-keep-alive | | connections are kept
 granian | --no-http1-keep-alive | disable_keep_alive |
 granian | --http1-pipeline-flush --no-http1-pipeline-flush | | responses to pipelined requests are sent in order, as they are there
 granian | --http2-adaptive-window --no-http2-adaptive-window --http2-initial-connection-window-size --http2-initial-stream-window-size --http2-keep-alive-interval --http2-keep-alive-timeout --http2-max-concurrent-streams --http2-max-frame-size --http2-max-headers-size --http2-max-send-buffer-size | | a proxy in front speaks HTTP/2, and HTTP/1.1 to the server
-granian | --log-config --access-log-fmt | logging_config | JSON or TOML in the form of dictConfig
-granian | --access-log | | the access log is on
+granian | --log-config | logging_config | JSON or TOML in the form of dictConfig
+granian | --access-log-fmt | access_log_format | with gunicorn's atoms, as in '%(h)s "%(r)s" %(s)s'
 granian | --ssl-certificate | certfile |
 granian | --ssl-keyfile | keyfile |
 granian | --ssl-keyfile-password | keyfile_password_env | the name of a variable: every user of the machine can read a command line

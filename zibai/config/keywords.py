@@ -197,14 +197,20 @@ class RunOptions(ServeOptions, total=False):
     warning leaves the access log out; a --logging-config that names a level counts more (default: info)"""
     no_access_log: bool | None
     """write no log line for a request that went well"""
+    access_log: str | None
+    """append the access log, with all responses, to this file, or print it to standard output for -; by default it goes
+    where the rest of the log goes"""
+    access_log_format: str | None
+    """lines of the access log: default, common, combined, a format of gunicorn's atoms, as in '%(h)s "%(r)s" %(s)s
+    %(M)s', or json, with which all of the log becomes lines of JSON (default: default)"""
     logging_config_filepath: str | None
     logging_config: str | None
     """a .json or .toml file in the form of logging.config.dictConfig, merged over the default configuration"""
     log_max_bytes: int | None
-    """rename the --log-file to PATH.1 before it grows over this size, PATH.1 to PATH.2 and so on; 0 is never (default:
-    0)"""
+    """rename the --log-file and the --access-log to PATH.1 before they grow over this size, PATH.1 to PATH.2 and so on;
+    0 is never (default: 0)"""
     log_backups: int | None
-    """number of files to keep beside the --log-file; the oldest is removed (default: 5)"""
+    """number of files to keep beside each log file; the oldest is removed (default: 5)"""
     capture_output: bool | None
     """log the output of workers, line by line, to the logger zibai.output: standard output and error, also of C code
     and child processes"""

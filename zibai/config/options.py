@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..system.machine import available_cpus
+from . import atoms
 from .addresses import BELIEVED, Trust, check_fields, check_trusted, parse_address
 from .option import (
     LONGEST_WAIT,
@@ -667,6 +668,22 @@ class Options:
         brief="log no successful requests",
         help="write no log line for a request that went well",
     )
+    access_log: str | None = option(
+        None,
+        group=LOGGING,
+        metavar="PATH",
+        help="append the access log, with all responses, to this file, or print it to standard output for -; by "
+        "default it goes where the rest of the log goes",
+    )
+    access_log_format: Defaulted[str] = option(
+        "default",
+        group=LOGGING,
+        metavar="FORMAT",
+        check=atoms.check_format,
+        brief="common, combined, json or a format",
+        help="lines of the access log: default, common, combined, a format of gunicorn's atoms, as in '%(h)s \"%(r)s\" "
+        "%(s)s %(M)s', or json, with which all of the log becomes lines of JSON",
+    )
     logging_config: str | None = option(
         None,
         aliases=("logging_config_filepath",),
@@ -680,10 +697,11 @@ class Options:
         metavar="BYTES",
         size=True,
         minimum=0,
-        help="rename the --log-file to PATH.1 before it grows over this size, PATH.1 to PATH.2 and so on; 0 is never",
+        help="rename the --log-file and the --access-log to PATH.1 before they grow over this size, PATH.1 to PATH.2 "
+        "and so on; 0 is never",
     )
     log_backups: Defaulted[int] = option(
-        5, group=LOGGING, minimum=1, help="number of files to keep beside the --log-file; the oldest is removed"
+        5, group=LOGGING, minimum=1, help="number of files to keep beside each log file; the oldest is removed"
     )
     capture_output: Defaulted[bool] = option(
         False,
@@ -774,8 +792,10 @@ class Options:
             raise UsageError("--preload needs fork, which this system does not have; leave it out")
         if self.health_public and self.health_listen is None:
             raise UsageError("--health-public needs a --health-listen")
-        if self.log_max_bytes and self.log_file is None:
-            raise UsageError("--log-max-bytes needs a --log-file")
+        if self.log_max_bytes and self.log_file is None and self.access_log in (None, "-"):
+            raise UsageError("--log-max-bytes needs a --log-file or the path of an --access-log")
+        if self.no_access_log and self.access_log is not None:
+            raise UsageError("--access-log and --no-access-log exclude each other; leave one out")
         if self.proxy_protocol == "on" and not Trust(self.trusted_proxies):
             raise UsageError(
                 "--proxy-protocol on accepts connections of --trusted-proxies only, and none are trusted; name them"

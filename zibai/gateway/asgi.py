@@ -17,7 +17,7 @@ from ..engine.message_limits import Counts
 from ..engine.task_stream import TaskStream
 from ..logger import access_logger, error_logger
 from ..protocol.http1.request import Request, learn_name, names
-from ..telemetry.records import log_exchange, log_websocket
+from ..telemetry.records import Told, log_exchange, log_websocket
 from . import wsgi
 from .asgi_http import HttpExchange
 from .asgi_response import Responding
@@ -133,7 +133,8 @@ class Gateway(wsgi.Gateway):
         stream.sent = exchange.sent or (0 if reply is None else reply.given)
         if not logger.isEnabledFor(level):
             return
-        log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error)
+        data = b"" if head is None else head.data
+        log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error, data)
         exchange.error = None
         if stream.out and error is None and stream.status >= 200:
             # The loop sends the rest. Only then it is known how much of it went, and when.
@@ -149,10 +150,11 @@ class Gateway(wsgi.Gateway):
         logger: logging.Logger,
         level: int,
         error: BaseException | None,
+        head: bytes,
     ) -> None:
         environ = _environ(stream, request, facts)
         duration, sent = clock() - stream.started, max(0, stream.sent - stream.sender.lost)
-        log_exchange(logger, level, environ, stream.status, duration, sent, error)
+        log_exchange(logger, level, environ, stream.status, duration, sent, error, lambda: Told(head, {}))
 
     def log_close(self, exchange: Responding, end: tuple[int, str], counts: Counts) -> None:
         """Log the end of a WebSocket."""
@@ -185,7 +187,7 @@ def _environ(stream: TaskStream, request: Request, facts: dict[str, str] | None)
     environ.update(facts or stream.facts)
     environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = request.method, request.version
     environ["REQUEST_URI"], environ["QUERY_STRING"] = request.target, request.query
-    environ["PATH_INFO"] = request.path
+    environ["PATH_INFO"] = unquote_to_bytes(request.path).decode("latin-1")
     return environ
 
 

@@ -20,7 +20,7 @@ from ..engine.stream import LOOK, Stream
 from ..errors import Gone, Refused
 from ..logger import access_logger, debug_logger, error_logger
 from ..protocol.http1.response import ResponseHead, interim, prepare
-from ..telemetry.records import log_exchange
+from ..telemetry.records import Told, log_exchange
 from .complaints import Complaints
 from .filewrapper import FileWrapper, open_plain
 from .reply import JOIN, Reply, exact, instead, joined
@@ -295,12 +295,19 @@ class Exchange:
         if logger.isEnabledFor(level):
             duration = clock() - stream.started
             sent = max(0, self.sent - stream.sender.lost)
-            facts = (logger, level, environ, stream.status, duration, sent, error)
+            status = stream.status
             if by_loop:
+                told = self._tell()  # now, since the report may come later
+                facts = (logger, level, environ, status, duration, sent, error, lambda: told)
                 stream.service.report(log_exchange, *facts)
             else:
-                log_exchange(*facts)
+                log_exchange(logger, level, environ, status, duration, sent, error, self._tell)
         self.error = None  # it refers to this frame; a cycle would keep the environ until the next collection
+
+    def _tell(self) -> Told:
+        """More about the response, for a log that shows more."""
+        head = self.head
+        return Told(b"" if head is None else head.data, {})
 
 
 def begin(stream: Stream, complaints: Complaints) -> Exchange:

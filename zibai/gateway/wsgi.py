@@ -25,7 +25,7 @@ from ..protocol import forwarded
 from ..protocol.forwarded_plain import read_plain
 from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
-from ..telemetry.records import log_exchange
+from ..telemetry.records import Told, log_exchange
 from .complaints import Complaints
 from .exchange import Environ, begin
 from .filewrapper import FileWrapper
@@ -168,9 +168,10 @@ class Gateway:
         if request is not None and request.forwards:
             with suppress(Refused):  # it is refused already
                 self._use_forwarded(client, client.service.trust.holds(client.peer), request, environ)
-        size = len(data.partition(b"\r\n\r\n")[2])
+        head, _, body = data.partition(b"\r\n\r\n")
+        facts = (logger, level, environ, refusal.status, refusal.waited, len(body))
         # The loop must not write a log by itself where that may block.
-        client.service.report(log_exchange, logger, level, environ, refusal.status, refusal.waited, size)
+        client.service.report(log_exchange, *facts, None, lambda: Told(head, {}))
 
     def environ(self, stream: Stream, request: Request) -> Environ:
         """The environ of the request of a stream: native strings of latin-1 (PEP 3333).

@@ -152,6 +152,6 @@ def become(identity: privileges.Identity, options: Options, sockets: list[socket
     except OSError as error:
         raise ZibaiError(f"cannot give files to {identity.name}: {error}") from error
     identity.assume()
-    if options.log_file is not None:
-        logfile.prepare(options.log_file, bool(options.log_max_bytes))
+    for path in logs.files_of(options):
+        logfile.prepare(path, bool(options.log_max_bytes))
     logs.configure_as(options)

@@ -63,8 +63,7 @@ def main(options: Options, *, exits: bool = False) -> None:
             pidfile.check(options.pid_file, environment.parent)
         if identity is not None:
             identity.adapt_environment()
-        if options.log_file is not None and not (identity and identity.may_redirect(options.log_file)):
-            logfile.prepare(options.log_file, bool(options.log_max_bytes), None if identity is None else identity.owner)
+        _prepare_log_files(options, identity)
         if options.daemon and environment.predecessor is None:  # a successor is in the background already
             launcher = daemon.detach()
         if identity is None:
@@ -92,10 +91,17 @@ def main(options: Options, *, exits: bool = False) -> None:
         raise
 
 
+def _prepare_log_files(options: Options, identity: Identity | None) -> None:
+    """Make sure that the log files can be written; raises UsageError. What another user may redirect comes later."""
+    for path in logs.files_of(options):
+        if not (identity and identity.may_redirect(path)):
+            logfile.prepare(path, bool(options.log_max_bytes), None if identity is None else identity.owner)
+
+
 def serve_as_guest(options: Options, app: Application | None) -> None:
     """For :func:`zibai.run`: like ``main``, but errors are raised, and the environment belongs to the prompt."""
-    if options.log_file is not None:
-        logfile.prepare(options.log_file, bool(options.log_max_bytes))
+    for path in logs.files_of(options):
+        logfile.prepare(path, bool(options.log_max_bytes))
     logs.configure_as(options)
     try:
         environment = Environment("", os.getppid(), None, None, [], None, guest=True, app=app)

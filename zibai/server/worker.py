@@ -30,6 +30,7 @@ from ..system import lastword, terminal, title
 from ..system.forks import forget_in_children
 from ..system.machine import raise_descriptor_limit
 from ..system.signals import Signals
+from ..telemetry import jsonlines
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
 from . import application, dump, peek, sampling
@@ -64,6 +65,7 @@ def run_child(
     """The main function of a worker process; ends it with the exit code."""
     parent.set_up_process(detached=options.interactive, stdin=stdin)
     dump.prepare()
+    jsonlines.worker = number
     try:
         if preloaded is None:
             with parent.uncaptured():

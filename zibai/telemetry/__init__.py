@@ -4,6 +4,8 @@ Nothing in here decides anything about a request. A log or a file that fails nev
 
  - records     the record of an exchange, and how its line is written without one
  - format      how a record becomes a line; what clients send is escaped
+ - access      lines of the access log by the atoms of gunicorn
+ - jsonlines   lines of JSON
  - console     the handler for standard error
  - logfile     a file that all processes write, rotated, and reopened after it was moved
  - openfile    an open log file: its locks, and whether its path still names it

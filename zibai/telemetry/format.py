@@ -5,8 +5,8 @@ line, begin another one or colour a terminal.
 
 A record costs twice as much as everything else in a plain request. So the access log makes none if that makes no
 difference: if the only handler is one of ours (:class:`AtOnce`), and its format ends with the message and begins with
-fields that stay the same for a second. Then ``logging`` makes the beginning of the line once a second, and the handler
-writes the line.
+fields that stay the same for a second, or for a millisecond. Then ``logging`` makes the beginning of the line once a
+second, and the handler writes the line. The formats of ``--access-log-format`` need no record either.
 """
 
 import logging
@@ -44,11 +44,15 @@ def local_time(created: float) -> time.struct_time:
 
 
 class Fields(dict[str, Any]):
-    """The fields of a record, then those of the environ; a field that neither has is ``-``."""
+    """The fields of a record, then those of the environ; a field that neither has is ``-``.
 
-    def __init__(self, fields: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    ``head`` is the status line and the fields of the response, as they are sent; empty where they are not known.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], environ: Mapping[str, Any], head: bytes = b"") -> None:
         super().__init__(fields)
         self.environ = environ
+        self.head = head
 
     def __missing__(self, key: str) -> str:
         return escape(self.environ.get(key, "-"))
@@ -60,6 +64,11 @@ class Fields(dict[str, Any]):
         value = self.environ.get(key)
         return default if value is None else escape(value)
 
+
+_DIRECTIVE: Final = re.compile("%.", re.DOTALL)
+
+_MILLISECONDS: Final = "\1"
+"""What stands for the milliseconds in the beginning of lines: no format of the log can have it."""
 
 _STYLES: dict[str, Callable[[str, Fields], str]] = {
     "%": lambda text, fields: text % fields,
@@ -90,13 +99,19 @@ class Formatter(logging.Formatter):
             fields[-1:] == ["message"]
             and self._text.endswith("%(message)s")
             and {"asctime", "process", "levelname", "name"}.issuperset(fields[:-1])
-            and "%f" not in (datefmt or "")
         )
 
     def converter(self, created: float | None) -> time.struct_time:
         """An application may change the time zone of its process, as Django does in the workers. All processes write
         one log, which keeps one clock."""
         return local_time(time.time() if created is None else created)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's
+        """As ``logging`` does; ``%f`` in ``datefmt`` are the milliseconds, three digits."""
+        if datefmt and "%f" in datefmt:
+            digits = record.__dict__.get("milliseconds") or f"{int(record.msecs):03d}"
+            datefmt = _DIRECTIVE.sub(lambda found: digits if found[0] == "%f" else found[0], datefmt)
+        return super().formatTime(record, datefmt)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
         """Indented, since a client may have sent the text of an exception. Never raises."""
@@ -109,14 +124,24 @@ class Formatter(logging.Formatter):
         return self._write(self._text, fields)
 
 
+class ByFields(ABC):
+    """A formatter that can make the line of a response without a record."""
+
+    @abstractmethod
+    def line(self, fields: Fields) -> str:
+        """The line, of ``created``, ``process``, ``name``, ``levelname``, ``message`` and what a record of a response
+        has."""
+
+
 class AtOnce(logging.Handler, ABC):
     """A handler that can write the line of a request without a record."""
 
     stream: Any
     terminator: str
 
-    # Cached beginning of a line: (valid from, valid until, key, text). Replaced as one tuple, so any thread may do it.
-    _beginning: tuple[float, float, object, str | None] = (0.0, 0.0, None, None)
+    # Cached: (valid from, valid until, key, the whole line but for what differs, whether the milliseconds do). Replaced
+    # as one tuple, so any thread may do it.
+    _beginning: tuple[float, float, object, str | None, bool] = (0.0, 0.0, None, None, False)
 
     def write_at_once(self, name: str, level: int, args: tuple[object, ...]) -> bool:
         """Write the line of a record of ``MESSAGE`` for this logger; False, with nothing written, if it might
@@ -124,23 +149,39 @@ class AtOnce(logging.Handler, ABC):
         formatter, stream, now = self.formatter, self.stream, time.time()
         if self.filters or level < self.level or type(formatter) is not Formatter or not formatter.is_steady:
             return False
-        since, until, key, beginning = self._beginning
+        since, until, key, template, is_fine = self._beginning
         if not since <= now < until or key != (formatter, stream, name, level):
-            beginning = None
+            since, template, is_fine = float(int(now)), None, False
             if self.is_plain():
-                record = logging.LogRecord(name, level, __file__, 0, "", (), None)
-                record.created = now  # not a moment later, which may be in the next second
-                beginning = formatter.format(record)
-            since = float(int(now))
-            self._beginning = since, since + 1, (formatter, stream, name, level), beginning
-        if beginning is None:
+                beginning = _begin_lines(formatter, name, level, now)
+                is_fine = _MILLISECONDS in beginning
+                beginning = beginning.replace("%", "%%").replace(_MILLISECONDS, "%03d", 1)
+                template = f"{beginning}{MESSAGE}{self.terminator}"
+            self._beginning = since, since + 1, (formatter, stream, name, level), template, is_fine
+        if template is None:
             return False
-        line = f"{beginning}{MESSAGE % args}{self.terminator}"
-        try:
+        if is_fine:
+            args = ((now - since) * 1000,) + args  # noqa: RUF005 -- which costs twice as much
+        line = template % args
+        try:  # as write_fields does, without a further call
             with self.lock or nullcontext():
                 self.write_line(line)
         except Exception:
             return False  # the record that is made then fails as well, and logging reports why
+        return True
+
+    def write_fields(self, level: int, fields: Fields) -> bool:
+        """Write the line that the formatter, of :class:`ByFields`, makes of a response; False, with nothing written, if
+        a record is needed."""
+        formatter: Any = self.formatter
+        if self.filters or level < self.level:
+            return False
+        line = formatter.line(fields) + self.terminator
+        try:
+            with self.lock or nullcontext():
+                self.write_line(line)
+        except Exception:
+            return False
         return True
 
     def is_plain(self) -> bool:
@@ -150,3 +191,11 @@ class AtOnce(logging.Handler, ABC):
     @abstractmethod
     def write_line(self, line: str) -> None:
         """Write a line with its end; may raise any error of writing. The handler's lock is held."""
+
+
+def _begin_lines(formatter: Formatter, name: str, level: int, now: float) -> str:
+    """What the lines of this second begin with, :data:`_MILLISECONDS` for those."""
+    record = logging.LogRecord(name, level, __file__, 0, "", (), None)
+    record.created = now  # not a moment later, which may be in the next second
+    record.milliseconds = _MILLISECONDS
+    return formatter.format(record)

@@ -7,13 +7,17 @@ are no fields: a handler that writes all fields, as JSON handlers do, would writ
 """
 
 import logging
+import os
+import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..logger import access_logger, complain, error_logger, escape
+from .access import AccessFormatter
 from .console import ConsoleHandler
 from .format import MESSAGE, Fields
+from .jsonlines import JsonFormatter
 from .logfile import LogFile
 
 ExcInfo = BaseException | tuple[type[BaseException], BaseException, TracebackType | None] | None
@@ -55,21 +59,35 @@ class ExchangeRecord(logging.LogRecord):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # copy.copy and pickle, which a QueueHandler uses, would make a plain dict of the fields.
-        return _restore, (dict(self.__dict__), getattr(self.__dict__, "environ", {}))
+        fields = self.__dict__
+        return _restore, (dict(fields), getattr(fields, "environ", {}), getattr(fields, "head", b""))
 
 
-def _restore(fields: Mapping[str, Any], environ: Mapping[str, str]) -> ExchangeRecord:
+def _restore(fields: Mapping[str, Any], environ: dict[str, str], head: bytes) -> ExchangeRecord:
     record = ExchangeRecord.__new__(ExchangeRecord)
-    record.__dict__ = Fields(fields, environ)
+    record.__dict__ = Fields(fields, environ, head)
     return record
 
 
-def _attach(record: ExchangeRecord, environ: Mapping[str, object], **facts: object) -> ExchangeRecord:
+def _attach(
+    record: ExchangeRecord, environ: Mapping[str, object], facts: Mapping[str, object], head: bytes = b""
+) -> ExchangeRecord:
     # Only text: a record may be kept for long, and must not keep sockets and files with it.
     texts = {key: value for key, value in environ.items() if isinstance(value, str)}
-    named = {key: escape(texts.get(key, "-")) for key in NAMED if key in texts or key in ALWAYS}
-    record.__dict__ = Fields(record.__dict__ | named | facts, texts)
+    named: dict[str, str] = {key: escape(texts.get(key, "-")) for key in NAMED if key in texts or key in ALWAYS}
+    fields = Fields(record.__dict__, texts, head)
+    fields.update(named)
+    fields.update(facts)
+    record.__dict__ = fields
     return record
+
+
+class Told(NamedTuple):
+    """More about a response, which only some formats show: its ``head`` as it is sent, and ``phases``, where its time
+    went, in seconds by their name."""
+
+    head: bytes
+    phases: Mapping[str, float]
 
 
 class Seconds(float):
@@ -87,24 +105,38 @@ def log_exchange(
     duration: float,
     response_length: int,
     exc_info: ExcInfo = None,
+    tell: Callable[[], Told] | None = None,
 ) -> None:
-    """Log one request: ``duration`` in seconds, ``response_length`` the bytes of the body. Never raises."""
+    """Log one request at a level that is enabled: ``duration`` in seconds, ``response_length`` the bytes of the body.
+
+    Never raises. ``tell`` is called where a record is made.
+    """
     try:
-        if not logger.isEnabledFor(level):
-            return
         get = environ.get
-        what: tuple[Any, ...] = get("REMOTE_ADDR"), get("REQUEST_METHOD"), get("REQUEST_URI"), get("SERVER_PROTOCOL")
-        client, method, target, protocol = what
+        client, method = get("REMOTE_ADDR"), get("REQUEST_METHOD")
+        target, protocol = get("REQUEST_URI"), get("SERVER_PROTOCOL")
         text = f"{client}{method}{target}{protocol}"
         # A quick check for what _UNSAFE finds: usually there is nothing to escape.
         if not (text.isprintable() and client and method and target and protocol) or '"' in text or "\\" in text:
-            what = tuple(escape(str(value or "-")) for value in what)
-        args = (*what, status, response_length, duration * 1000)
-        if exc_info is None and _write_at_once(logger, level, args):
+            what = (escape(str(value or "-")) for value in (client, method, target, protocol))
+            client, method, target, protocol = what
+        args = (client, method, target, protocol, status, response_length, duration * 1000)
+        handler = _handler_at_once(logger) if exc_info is None else None
+        if handler is not None and handler.write_at_once(logger.name, level, args):
             return
+        facts: dict[str, object] = {"status": status, "duration": Seconds(duration), "response_length": response_length}
+        head = b""
+        if tell is not None:
+            head, phases = tell()
+            for name, seconds in phases.items():
+                facts[f"{name}_ms"] = round(seconds * 1000, 3)
+        if handler is not None and type(handler.formatter) in (AccessFormatter, JsonFormatter):
+            basic = {"name": logger.name, "levelname": logging.getLevelName(level), "message": MESSAGE % args}
+            made = {"created": time.time(), "process": os.getpid(), **basic, **facts}
+            if handler.write_fields(level, Fields(made, environ, head)):
+                return
         record = ExchangeRecord(logger.name, level, MESSAGE, args, exc_info)
-        facts = {"status": status, "duration": Seconds(duration), "response_length": response_length}
-        logger.handle(_attach(record, environ, **facts))
+        logger.handle(_attach(record, environ, facts, head))
     except BaseException as error:  # the client has its response, and the thread or greenlet continues
         complain(logger, error, "")
 
@@ -121,7 +153,7 @@ def log_websocket(environ: Mapping[str, object], code: int, reason: str, duratio
         )
         names = ("messages_in", "messages_out", "bytes_in", "bytes_out")
         facts = {"status": 101, "close_code": code, "duration": Seconds(duration), "response_length": counts.bytes_out}
-        access_logger.handle(_attach(record, environ, **facts, **dict(zip(names, numbers, strict=True))))
+        access_logger.handle(_attach(record, environ, {**facts, **dict(zip(names, numbers, strict=True))}))
     except BaseException as error:  # the event loop goes on
         complain(access_logger, error, "")
 
@@ -129,19 +161,17 @@ def log_websocket(environ: Mapping[str, object], code: int, reason: str, duratio
 _CLOSED: Final = '%s "WEBSOCKET %s" closed %d "%s" after %.1fs, messages in %d out %d, bytes in %d out %d'
 
 
-def _write_at_once(logger: logging.Logger, level: int, args: tuple[object, ...]) -> bool:
-    """Write the line of a request without a record; False, with nothing written, if the record might be needed.
+def _handler_at_once(logger: logging.Logger) -> ConsoleHandler | LogFile | None:
+    """The handler that may write the line of a request without a record; None if the record might be needed.
 
     The configuration may change at any time, so it is checked each time.
     """
     handlers = logger.handlers
     if len(handlers) != 1 or logger.propagate or logger.filters:
-        return False
+        return None
     handler = handlers[0]
-    # Not for a subclass, which may do more with a record.
-    if type(handler) is ConsoleHandler or type(handler) is LogFile:
-        return handler.write_at_once(logger.name, level, args)
-    return False
+    # Not a subclass, which may do more with a record.
+    return handler if type(handler) is ConsoleHandler or type(handler) is LogFile else None
 
 
 def log_error(environ: Mapping[str, object], msg: str, *args: object, exc_info: ExcInfo = None) -> None:
@@ -151,4 +181,4 @@ def log_error(environ: Mapping[str, object], msg: str, *args: object, exc_info: 
         return
     safe = tuple(escape(str(arg)) if isinstance(arg, str | BaseException) else arg for arg in args)
     record = ExchangeRecord(error_logger.name, logging.ERROR, msg, safe, exc_info)
-    error_logger.handle(_attach(record, environ))
+    error_logger.handle(_attach(record, environ, {}))

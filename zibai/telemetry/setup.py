@@ -8,17 +8,25 @@ import json
 import logging
 import logging.config
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from ..config.options import Options
 from ..errors import UsageError
 from ..importer import add_cwd_to_path
-from ..logger import keep_enabled
+from ..logger import access_logger, error_logger, keep_enabled
+from .access import DATE, DEFAULT, AccessFormatter, Responses
 from .console import ConsoleHandler
 from .format import Formatter
+from .jsonlines import JsonFormatter
 from .logfile import LogFile, remember_handlers
+
+
+def files_of(options: Options) -> list[str]:
+    """The paths of the log files."""
+    return [path for path in (options.log_file, options.access_log) if path is not None and path != STDOUT]
 
 
 def configure_as(options: Options) -> None:
@@ -29,14 +37,30 @@ def configure_as(options: Options) -> None:
     if options.logging_config is not None:
         with suppress(OSError):  # the current directory has been removed
             add_cwd_to_path()
-    file = None
-    if options.log_file is not None:
-        file = {"filename": options.log_file, "maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
-    configure(options.no_access_log, options.logging_config, file, options.log_level.upper())
+    limits = {"maxBytes": options.log_max_bytes, "backupCount": options.log_backups}
+    file = None if options.log_file is None else {"filename": options.log_file, **limits}
+    access = Access(options.access_log, options.access_log_format, limits)
+    configure(options.no_access_log, options.logging_config, file, options.log_level.upper(), access)
+
+
+STDOUT: Final = "-"
+"""The path that stands for standard output, as with gunicorn."""
+
+
+class Access(NamedTuple):
+    """What ``--access-log`` and ``--access-log-format`` say. ``limits`` are arguments of a :class:`LogFile`."""
+
+    path: str | None = None
+    format: str = "default"
+    limits: dict[str, Any] = {}  # noqa: RUF012 -- never changed
 
 
 def configure(
-    no_access_log: bool, config_filepath: str | None, file: dict[str, Any] | None = None, level: str = "INFO"
+    no_access_log: bool,
+    config_filepath: str | None,
+    file: dict[str, Any] | None = None,
+    level: str = "INFO",
+    access: Access = Access(),  # noqa: B008 -- a tuple
 ) -> None:
     """Set up the five loggers, for a process of our own: parent or worker, never within ``serve``.
 
@@ -45,8 +69,11 @@ def configure(
     one line that names the file, if it cannot be used.
     """
     config = default_config(file, level)
-    if config_filepath is not None:
-        config = _merge(config, _read(config_filepath))
+    changes = {} if config_filepath is None else _read(config_filepath)
+    _use_format(config, access, changes.get("formatters") or {})
+    if access.path is not None:
+        _separate(config, access)
+    config = _merge(config, changes)
     try:
         if no_access_log:
             silent = {"level": logging.CRITICAL + 1, "handlers": [], "propagate": False}
@@ -56,6 +83,9 @@ def configure(
         if config_filepath is None:
             raise  # our own fault
         raise _unusable(config_filepath, error) from error
+    if access.path is not None:
+        for handler in access_logger.handlers:
+            error_logger.addHandler(Responses(handler))
     keep_enabled()
     remember_handlers()
     _held.pass_on()
@@ -108,7 +138,7 @@ def default_config(file: dict[str, Any] | None = None, level: str = "INFO") -> d
     The handlers have no ``stream``, which a FileHandler would refuse if a file makes one of them that.
     """
     # A bar before the output of workers, or a worker could print what looks like a line of the server.
-    formats = dict.fromkeys(("default", "access", "error"), "%(asctime)s [%(process)d] %(levelname)s %(message)s")
+    formats = dict.fromkeys(("default", "access", "error"), DEFAULT)
     formats["output"] = "%(asctime)s [%(process)d] | %(message)s"
     handler = (
         {"class": f"{ConsoleHandler.__module__}.ConsoleHandler"}
@@ -122,7 +152,7 @@ def default_config(file: dict[str, Any] | None = None, level: str = "INFO") -> d
             name: {
                 "class": f"{Formatter.__module__}.Formatter",
                 "format": text,
-                "datefmt": "%Y-%m-%d %H:%M:%S %z",
+                "datefmt": DATE,
             }
             for name, text in formats.items()
         },
@@ -135,6 +165,29 @@ def default_config(file: dict[str, Any] | None = None, level: str = "INFO") -> d
             "zibai.output": {"level": "INFO", "handlers": ["output"], "propagate": False},
         },
     }
+
+
+def _use_format(config: dict[str, Any], access: Access, changed: Mapping[str, Any]) -> None:
+    """Let the formatters make lines of a format; those of the user's own configuration are ``changed``, and stay.
+
+    With JSON all of them do, since who reads a stream of JSON lines can do nothing with other lines in it. Any other
+    format is for lines about responses: the access log's, and those of the error log where there is one log for both.
+    """
+    formatters = config["formatters"]
+    for name in formatters.keys() - changed.keys():
+        if access.format == "json":
+            formatters[name] = {"class": f"{JsonFormatter.__module__}.JsonFormatter"}
+        elif access.format != "default" and (name == "access" or (name == "error" and access.path is None)):
+            formatters[name] |= {"class": f"{AccessFormatter.__module__}.AccessFormatter", "format": access.format}
+
+
+def _separate(config: dict[str, Any], access: Access) -> None:
+    """Give the access log a place of its own."""
+    if access.path == STDOUT:
+        place: dict[str, Any] = {"class": f"{ConsoleHandler.__module__}.ConsoleHandler", "stream": "ext://sys.stdout"}
+    else:
+        place = {"class": f"{LogFile.__module__}.LogFile", "filename": access.path, **access.limits}
+    config["handlers"]["access"] = {**place, "formatter": "access"}
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
