@@ -67,6 +67,8 @@ class Recorder:
 class Backend:
     """Does nothing by itself; counts how often it was woken."""
 
+    runners = "threads"
+
     def __init__(self, poller: Poller) -> None:
         self.waits = Waits()
         self.make_stream = Stream

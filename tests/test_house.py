@@ -22,8 +22,8 @@ WINGS = {"cli", "config", "engine", "gateway", "net", "protocol", "server", "sup
 FILES = {"__init__.py", "__main__.py", "clock.py", "errors.py", "importer.py", "logger.py", "py.typed", "version.py"}
 LONG = {  # modules of more than 300 lines, and the most that each may have
     "config/options.py": 870,  # a table, which is no harder to read for being long
-    "engine/connection.py": 400,  # the states of one client and what leads from each to the next: one subject
-    "engine/loop.py": 410,  # one turn, and what other threads may ask for; parts of it would be read together
+    "engine/connection.py": 415,  # the states of one client and what leads from each to the next: one subject
+    "engine/loop.py": 435,  # one turn, and what other threads may ask for; parts of it would be read together
     "gateway/exchange.py": 320,  # the steps of one response, which share all they know
     "gateway/wsgi.py": 315,  # one environ
     "server/serve.py": 330,  # one server: what it is made of, and its life

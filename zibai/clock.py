@@ -6,9 +6,13 @@ All times within the server are of :data:`clock`, so times of the loop, the scor
 import time
 from email.utils import formatdate
 from math import inf
+from typing import Final
 
 clock = time.perf_counter
 """Seconds since the system came up: the same in all processes of a machine, and unaffected when the time is set."""
+
+AHEAD: Final = 0.0 if abs(time.perf_counter() - time.monotonic()) < 0.001 else time.perf_counter() - time.monotonic()
+"""Seconds that :data:`clock` is ahead of ``time.monotonic``, by which the server loop goes: 0 but on Windows."""
 
 day: tuple[float, bytes] = (-inf, b"")
 """The end of the current second, by :data:`clock`, and what :func:`head_end` returns until then. It is replaced as one

@@ -70,6 +70,7 @@ class Refused(ZibaiError):
         self.status = status
         self.retry_after = retry_after
         self.waited = 0.0  # seconds that the server has waited for the request, or the request for a thread
+        self.phase = ""  # for what: "head" or "body", or "queue"
 
 
 class Gone(ZibaiError, ConnectionError):

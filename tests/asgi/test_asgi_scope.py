@@ -42,6 +42,7 @@ def test_every_key(scopes: Scopes) -> None:
         client.send(request("/caf%C3%A9/%2F?x=%20&y", "X-A: 1", "x-a: 2", "Cookie: a=b", "Cookie: c=d"))
         client.read()
         mine = client.socket.getsockname()
+    assert 0 <= scopes.seen[0]["extensions"].pop("zibai.queue_time")["seconds"] < 10
     assert scopes.seen == [
         {
             "type": "http",

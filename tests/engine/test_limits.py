@@ -162,7 +162,7 @@ def test_a_request_that_waited_too_long_for_a_runner_is_answered_by_503(
         assert read(clients[2][0]) == ANSWER
         assert rig.served == ["/", "/"]
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings[0].startswith("all 1 runners are busy and 1 requests have waited for 4.0 s; --max-workers")
+    assert warnings[0].startswith("all 1 threads are busy and 1 request waits, the first for 4.0 s; --max-workers")
     assert len(warnings) == 1
 
 
@@ -179,7 +179,7 @@ def test_late_requests_are_in_the_warning_and_a_late_client_delays_none(
         assert not rig.loop._ready
         [record] = caplog.records
         assert record.getMessage() == (
-            "all 1 runners are busy and 3 requests have waited for 0.6 s, of which 3 got a 503 "
+            "all 1 threads are busy and 3 requests wait, the first for 0.6 s, of which 3 got a 503 "
             "(--queue-timeout); --max-workers may be too small"
         )
         assert rig.loop.timeout() != 0

@@ -351,7 +351,7 @@ def test_incomplete_heads_stay_within_the_bound(monkeypatch: pytest.MonkeyPatch)
         clients = [rig.connect() for _ in range(60)]
         for client, connection in clients:
             client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 50_000)
-            rig.until(lambda connection=connection: connection._begun or connection.state is LINGER)
+            rig.until(lambda connection=connection: connection.arrival.begun or connection.state is LINGER)
             assert load.memory <= bound + RECEIVE
         late = [client for client, connection in clients if connection.state is LINGER]
         assert 30 < len(late) < 45
@@ -664,7 +664,7 @@ def test_those_who_say_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> Non
         silent = [rig.connect() for _ in range(20)]
         begun, begun_connection = silent[7]
         begun.send(GET[:5])
-        rig.until(lambda: begun_connection._begun)
+        rig.until(lambda: begun_connection.arrival.begun)
         client = rig.client()
         client.send(GET)
         rig.until(lambda: not rig.accepting)

@@ -22,6 +22,7 @@ from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER,
 from zibai.engine.table import GRACE, RESOLUTION
 from zibai.errors import Gone
 from zibai.net.poller import SELECT_LIMIT, WRITE, Polled
+from zibai.telemetry.row import Row
 
 from rig import ANSWER, GET, Rig, ended, read, received
 
@@ -297,7 +298,10 @@ def test_clients_that_always_have_a_request_there_do_not_keep_others_out(monkeyp
 
 
 def test_accepting_stops_while_no_slot_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Rig(monkeypatch, slots=2) as rig:
+    """But a sibling has one."""
+    sibling = Row.private(1)
+    sibling.assign("ready", 1, 0, 0.0)
+    with Rig(monkeypatch, slots=2, siblings=lambda: [(False, sibling)]) as rig:
         running = []
         for _ in range(2):
             client, _ = rig.connect()
@@ -421,7 +425,7 @@ def test_all_busy_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch, caplog:
         rig.turn()
         rig.turn(1)
         assert [record.getMessage() for record in caplog.records] == [
-            "all 1 runners are busy and 1 requests have waited for 1.0 s; --max-workers may be too small"
+            "all 1 threads are busy and 1 request waits, the first for 1.0 s; --max-workers may be too small"
         ]
         rig.turn(59.1)
         assert len(caplog.records) == 2

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
 OBJECTS = {
-    "body", "codec", "connection", "endpoint", "facts", "fd", "lingering", "lock", "pace", "peer", "request", "sender",
-    "service", "sock", "started", "stream", "_slot",
+    "body", "codec", "connection", "endpoint", "facts", "fd", "lingering", "lock", "pace", "peer", "queued", "request",
+    "sender", "service", "sock", "started", "stream", "_slot",
 }  # fmt: skip
 
 

@@ -244,3 +244,39 @@ def test_the_page_lists_them_all(board: Scoreboard) -> None:
     listed = set(re.findall(r"^\| `(zibai_\w+)` \|", page, re.MULTILINE))
     there = {re.sub("_(bucket|sum|count)$", "", name) for name in known(board)}
     assert listed == there
+
+
+def test_the_waits(board: Scoreboard) -> None:
+    """Most are too short to be counted: the first bucket has all requests that the others have not."""
+    row = board.row(0)
+    row.assign("ready", 1, 0, 0.0)
+    for wait in (0.002, 0.3, 100.0):
+        row.slots[1].waited(wait)
+        serve(board, row)
+    for _ in range(7):
+        serve(board, row)
+    queue = describe(board)["totals"]["served"]["queue"]
+    assert queue["buckets"] == [7, 1, *[0] * 6, 1, *[0] * 6, 1]
+    assert queue["seconds"] == 100.302
+    found = families(board)
+    name = "zibai_request_queue_seconds"
+    assert value(found, f"{name}_count") == 10
+    assert value(found, f"{name}_sum") == 100.302
+    assert [value(found, f"{name}_bucket", le=le) for le in ("0.001", "0.0025", "0.5", "+Inf")] == [7, 8, 9, 10]
+
+
+def test_no_bucket_of_the_waits_falls_in_the_moment_before_the_end(board: Scoreboard) -> None:
+    row = board.row(0)
+    row.assign("ready", 1, 0, 0.0)
+    serve(board, row)
+    metrics = Metrics(lambda: (describe(board), {}))
+
+    def first() -> float:
+        found = parser.text_string_to_metric_families(metrics.render().decode())
+        return value({each.name: each for each in found}, "zibai_request_queue_seconds_bucket", le="0.001")
+
+    assert first() == 1
+    row.slots[1].waited(1.0)
+    assert first() == 1
+    serve(board, row)
+    assert first() == 1

@@ -84,7 +84,7 @@ def test_a_client_that_takes_no_keys_is_not_read_from_and_closed_in_time(
     connection = client.connection
     if begun:
         client.peer.sock.sendall(client.records.data(begun))
-        rig.until(lambda: connection.state is BODY or connection._begun)
+        rig.until(lambda: connection.state is BODY or connection.arrival.begun)
     rig.until(client.push)
     assert client.held < ANSWERS + RECORDS * 40
     assert rig.watched(connection) == WRITE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Gone, Refused
 from ..protocol.http1.response import CONTINUE
-from ..telemetry.slot import Slot
+from ..telemetry.slot import READING, Slot
 from .async_stream import AsyncStream, wake
 from .context import RECEIVE
 from .states import HELD, TASK
@@ -161,7 +161,9 @@ class AsyncRequest(AsyncStream):
             await self._wait(self._more)
         finally:
             if not self._more and self._waits_since < inf:
-                self._body_waited += time.monotonic() - self._waits_since
+                waited = time.monotonic() - self._waits_since
+                self._body_waited += waited
+                self.stream.note_wait(READING, waited)
                 self._waits_since = self.due = inf
                 if not self.released:
                     connection.deadline = self._send_due()

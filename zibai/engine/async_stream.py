@@ -8,12 +8,14 @@ and :class:`~zibai.engine.message_stream.MessageStream`.
 Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
 """
 
+import time
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 from ..errors import Gone
 from ..net.kernel import ENDED, RESET, look_for_client
+from ..telemetry.scoreboard import SENDING
 from .outgoing import File
 from .states import HELD, LATER, TASK
 from .stream import LOOK
@@ -78,10 +80,11 @@ class AsyncStream:
 
     async def drain(self) -> None:
         """Wait until little is left to be sent. Raises :class:`Gone`."""
-        sender = self.sender
+        sender, began = self.sender, time.monotonic()
         while len(sender.out) > LOW and not (sender.broken or self.ending):
             self._drained = self._drained or []
             await self._wait(self._drained)
+        self.stream.note_wait(SENDING, time.monotonic() - began)
         if sender.broken:
             raise Gone("the client has left, or takes nothing")
 

@@ -28,7 +28,7 @@ from .parting import may_part
 from .preamble import hint_at_proxy_header, write_note
 from .sending import Sender
 from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, STARVED, TASK
-from .waiting import Waiter
+from .waiting import AT_ONCE, BEGUN, Arrival, Waiter
 
 USUAL_HEAD: Final = 8 * 1024
 """Bytes of an incomplete head that are kept, however much all clients together hold."""
@@ -40,7 +40,7 @@ class Connection(Waiter):
     """
 
     __slots__ = (
-        "_begun", "alone", "body", "codec", "held", "intake", "lingering", "request", "sender", "stream",
+        "alone", "arrival", "body", "codec", "held", "intake", "lingering", "request", "sender", "stream",
     )  # fmt: skip
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
@@ -54,12 +54,12 @@ class Connection(Waiter):
         self.intake: Intake | None = None  # while a body is read
         self.held = 0
         self.alone = False  # whether the whole of a request has come in one piece, and nothing else
-        self._begun = False  # whether a head has begun, so that its deadline runs
+        self.arrival = AT_ONCE  # of the request
         self.lingering: Lingering | None = None  # while it ends
 
     @property
     def idle(self) -> bool:
-        return self.state is HEAD and not self._begun
+        return self.state is HEAD and not self.arrival.begun
 
     @property
     def served(self) -> bool:
@@ -116,7 +116,7 @@ class Connection(Waiter):
                 self.body = io.BytesIO(body)
                 self.hold(len(body))
             self.request = request
-            self._begun = False
+            self.arrival = AT_ONCE
             self.alone = True
             self.state = READY
             self.deadline = inf
@@ -155,8 +155,9 @@ class Connection(Waiter):
         if request is None:
             self._await_head(now)
             return
-        self._begun = False
         limits = self.service.limits
+        head = now - self.deadline + limits.header_timeout if self.arrival.begun else 0.0
+        self.arrival = Arrival(False, head, 0.0)
         if request.length and 0 < limits.max_body < request.length:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {request.length} bytes")
         if not request.has_body:
@@ -182,9 +183,9 @@ class Connection(Waiter):
         load, header_timeout = self.service.load, self.service.limits.header_timeout
         if self.held > USUAL_HEAD and load.memory > load.max_memory:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", ceil(header_timeout))
-        if self.codec.has_bytes and not self._begun:
+        if self.codec.has_bytes and not self.arrival.begun:
             # The whole head has this long, from its first byte; not each byte.
-            self._begun = True
+            self.arrival = BEGUN
             self.deadline = now + header_timeout
 
     def _read_body(self, now: float) -> None:
@@ -192,6 +193,7 @@ class Connection(Waiter):
         assert intake is not None
         if intake.read(now):
             self.body, intake.file = intake.file, None
+            self.arrival = self.arrival._replace(body=intake.waited(now))
             self._make_ready()
         else:
             self.pause, self.deadline = intake.pause, intake.deadline
@@ -222,7 +224,7 @@ class Connection(Waiter):
         log_refusal(self.service, self.peer, refusal)
         response = plain(refusal.status, head_end(), retry_after=refusal.retry_after)
         if self.state is BODY and self.intake is not None:
-            refusal.waited = self.intake.waited(now)
+            refusal.phase, refusal.waited = "body", self.intake.waited(now)
         safely(self.service.refused, self, refusal, response)
         self._drop_body()  # and not when the client has taken the response
         self.request = None
@@ -301,6 +303,7 @@ class Connection(Waiter):
 
     def _recycle(self, now: float) -> None:
         self.request = self.intake = None
+        self.arrival = AT_ONCE
         self.state = HEAD
         self.deadline = now + self.service.limits.keep_alive_timeout
         if self.codec.has_bytes:
@@ -326,14 +329,14 @@ class Connection(Waiter):
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
         state, limits = self.state, self.service.limits
-        if state is HEAD and not self._begun:
+        if state is HEAD and not self.arrival.begun:
             self._end_idle(now)
         elif state is BODY and self.pause is STARVED:
             wait = ceil(limits.socket_timeout)
             self.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no room for its body", wait), now)
         elif state is HEAD or state is BODY:
             refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"{state} not complete in time")
-            refusal.waited = limits.header_timeout
+            refusal.phase, refusal.waited = "head", limits.header_timeout
             self.refuse(refusal, now)
         elif state is DISCARD:
             self._linger(now)
@@ -361,7 +364,7 @@ class Connection(Waiter):
     def _end_idle(self, now: float) -> None:
         """It has waited long enough. A request that came this very moment is served; a later one is lost, and told."""
         self.readable(now)
-        if self.state is not HEAD or self._begun:
+        if self.state is not HEAD or self.arrival.begun:
             return
         if self.served and not self.service.draining:
             self.request = None

@@ -1,6 +1,6 @@
 """What the connections of one server share: their limits, and the objects that they call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
 from math import inf
@@ -105,6 +105,8 @@ class Service:
     """Runs a logging call where logging may block, which is not everywhere the loop runs."""
     row: Row
     """Where the server says what it does."""
+    siblings: Callable[[], Iterable[tuple[bool, Row]]] = lambda: ()
+    """The rows of the other workers, each with whether it comes before ours."""
     refused: Callable[[Client, Refused, bytes], object] = lambda client, refusal, response: None
     """Called by the loop with a client whose request the application never sees, the reason and the response."""
     new_context: Callable[[], Context] = Context

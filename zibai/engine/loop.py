@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from ..net.acceptor import Acceptor
 from ..net.handover import Adoption
-from ..net.kernel import AT_ONCE
+from ..net.kernel import AT_ONCE, seconds_since_data
 from ..net.listener import Endpoint, Listener, Socket, endpoint_of
 from ..net.poller import READ
 from .backends import Backend, RunnersSide
@@ -28,6 +28,7 @@ from .connection import Connection
 from .context import Service
 from .health import SOON, Health
 from .load import TURN
+from .overload import Overload
 from .preamble import begin, read_note
 from .queueing import Queue
 from .states import APP, HEAD, READY, TASK
@@ -65,7 +66,9 @@ class Loop:
         self._slots = slots
         service.row.offer(slots)
         self._running = 0  # connections that were given away
-        self._queue = Queue(service)
+        self._overload = Overload(service.row, service.siblings)
+        self._acceptor = Acceptor(listeners, self.poller, backend.report, self._opened)
+        self._queue = Queue(service, backend.runners, self._acceptor.waiting)
         self._ready = self._queue.ready
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
         self._table = Table(self.poller, service.load, backend.report, self._ready)
@@ -74,7 +77,6 @@ class Loop:
         self._asleep = self._drain = self._quit = False  # whether the owner sleeps; what was asked for
         self._graceful_timeout = GRACE
         self._first = begin(service, self._connect)  # makes what a client begins with
-        self._acceptor = Acceptor(listeners, self.poller, backend.report, self._opened)
         self._adoption = Adoption(self.poller, self._others, self._adopt)
         self._replacement: Socket | None = None  # the channel to the worker that gets our idle connections
         self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
@@ -228,7 +230,8 @@ class Loop:
         ending = self._quit or (self._drain and not (table.draining and table.connections))
         if ending or self._handed or self._adoption.coming:
             return 0
-        due = min(table.next_sweep, self.health.due, self._acceptor.again, self._crowd.again, table.parting.due)
+        again = min(self._acceptor.again, self._crowd.again, self._overload.again)
+        due = min(table.next_sweep, self.health.due, again, table.parting.due)
         if table.deferred.busy:
             due = min(due, (now := time.monotonic()) + table.deferred.wait(now))
         if self._ready:
@@ -250,6 +253,7 @@ class Loop:
             stream = connection.stream
             if stream is None:
                 stream = connection.stream = self._backend.make_stream(connection)
+            stream.since = since
             connection.state = APP
             return stream
         return None
@@ -324,11 +328,15 @@ class Loop:
         return min(max(1, runnable), self._crowd.places - len(self._table.connections))
 
     def _watch_listeners(self, now: float) -> None:
-        """Accept only while a slot is free, and leave new connections to sibling processes otherwise."""
-        free = self._crowd.is_open(now, len(self._table.connections)) and self._running < self._slots
-        if not free:
+        """Accept while a slot is free; otherwise leave new connections to sibling processes, if there are any."""
+        full, overload = self._running >= self._slots, self._overload
+        if full is not overload.full:
+            overload.note(full, now)
+        is_open = self._crowd.is_open(now, len(self._table.connections))
+        if full or not is_open:
             self._full_at = now
-        self._acceptor.watch(free and not self._table.draining, now)
+        wanted = is_open and not self._table.draining and (not full or overload.accepts(now))
+        self._acceptor.watch(wanted, now)
 
     def _connect(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> Connection:
         return Connection(sock, peer, endpoint, self.service, now)
@@ -338,10 +346,17 @@ class Loop:
 
     def open(self, connection: Waiter, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
-        if now - self._full_at < BACKLOG and self._table.has_given_up(connection):
+        table = self._table
+        if now - self._full_at >= BACKLOG:
+            table.add(connection, now)
+        elif table.has_given_up(connection):
             connection.close()
         else:
-            self._table.add(connection, now)
+            table.add(connection, now)
+            table.react(connection, READ, now)  # at once, while the kernel knows since when its request is there
+            if connection.state is READY:
+                self._queue.backdate(now - seconds_since_data(connection.sock))
+            self._overload.accepted(connection)
 
     def _adopt(self, sock: Socket, note: bytes) -> None:
         """Take over a connection of another worker."""

@@ -4,6 +4,7 @@ Everything here is the loop owner's.
 """
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from math import ceil, inf
@@ -27,15 +28,27 @@ class Queue:
     ``patience`` is how many seconds the first may wait until there is something to do.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, runners: str, backlog: Callable[[], int]) -> None:
+        """``runners`` is what they are called; ``backlog`` says how many connections are not accepted yet."""
         self.ready: deque[tuple[Connection, float]] = deque()
         self.patience = min(BUSY_WARNING, service.limits.queue_timeout)
         self._timeout = service.limits.queue_timeout
         self._report = service.report
+        self._runners = runners
+        self._backlog = backlog
         self._warned = -inf
 
     def __repr__(self) -> str:
         return f"<{len(self.ready)} requests wait for a runner>"
+
+    def backdate(self, since: float) -> None:
+        """The last one has waited since then: put it where it belongs."""
+        ready = self.ready
+        connection, _ = ready.pop()
+        place = len(ready)
+        while place and ready[place - 1][1] > since:
+            place -= 1
+        ready.insert(place, (connection, since))
 
     def due(self) -> float:
         """When to look next while all runners are busy and something waits."""
@@ -50,16 +63,18 @@ class Queue:
         while ready and now - ready[0][1] >= timeout:
             connection, since = ready.popleft()
             refusal = Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"no runner for {timeout:g} s", ceil(timeout))
-            refusal.waited = now - since
+            refusal.phase, refusal.waited = "queue", now - since
             table.step(connection, partial(connection.refuse, refusal), now)
             late += 1
         if (late or busy) and now >= self._warned + 60:
             self._warned = now
+            waiting += self._backlog()
             self._report(
                 logger.warning,
-                "all %d runners are busy and %d requests have waited for %.1f s%s; --max-workers may be too small",
+                "all %d %s are busy and %s, the first for %.1f s%s; --max-workers may be too small",
                 slots,
-                waiting,
+                self._runners,
+                "1 request waits" if waiting == 1 else f"{waiting} requests wait",
                 waited,
                 f", of which {late} got a 503 (--queue-timeout)" if late else "",
             )

@@ -15,13 +15,14 @@ from http import HTTPStatus
 from math import inf
 from typing import Any, Final
 
-from ..clock import clock
+from ..clock import AHEAD, clock
 from ..errors import Gone, Refused
 from ..logger import error_logger, safely
 from ..net.kernel import ENDED, RESET, look_for_client
 from ..net.listener import Socket
 from ..protocol.http1 import Request
-from ..telemetry.scoreboard import CALLED, SENDING, Slot
+from ..telemetry.scoreboard import CALLED, READING, SENDING, Slot
+from ..telemetry.slot import SHORTEST
 from .body import Intake
 from .connection import Connection
 from .context import RECEIVE
@@ -40,8 +41,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_ended", "_left", "_reader", "_slot", "body", "connection", "facts", "interims", "sender", "sent",
-        "service", "sock", "started", "status", "trusted",
+        "_ended", "_left", "_reader", "_slot", "_waits", "body", "connection", "facts", "interims", "queued", "sender",
+        "sent", "service", "since", "sock", "started", "status", "trusted",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -51,9 +52,12 @@ class Stream:
         self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
         self.body: Any = None  # a BinaryIO, of the request at hand; None for a request without a body
         self.interims = 0  # interim responses before the response
+        self.since = 0.0  # since when the request waited for a runner, by the loop's clock; the loop sets it
+        self.queued = 0.0  # seconds that it has waited
         self.started = 0.0  # when the runner began, by the package's clock
         self.status = 0  # of the last response; 499 is nginx's word for a client that left before it began
         self.sent = 0  # bytes of its body; the gateway sets it for each
+        self._waits = (0.0, 0.0, 0.0)  # which request (its start), and what it has waited: for its body, and to send
         self._ended = inf  # when the client was first seen to have ended its side
         self._slot: Slot = self.service.row.slots[0]  # the runner's, while there is one
         self._left = self.service.limits.keep_alive_requests  # how many exchanges may follow; 0 is no limit
@@ -88,6 +92,11 @@ class Stream:
         self.started = now
         self.status = 499
         self._slot = slot
+        self.queued = queued = now - self.since - AHEAD
+        if queued > SHORTEST:
+            slot.waited(queued)
+        elif queued < 0.0:
+            self.queued = 0.0  # Windows has a coarse clock
         slot.begin(connection.request.summary, now)  # type: ignore[union-attr]
         if self._left:
             self._left -= 1
@@ -243,7 +252,37 @@ class Stream:
     def wait(self, wait: Callable[[Socket, float], bool], phase: int, timeout: float) -> bool:
         """Wait for the client as the backend does; the scoreboard tells that it is not the application that is slow."""
         self._slot.phase(phase)
+        began = clock()
         try:
             return wait(self.sock, timeout)
         finally:
             self._slot.phase(CALLED)
+            self.note_wait(phase, clock() - began)
+
+    def note_wait(self, phase: int, seconds: float) -> None:
+        """The request at hand has waited for its client."""
+        started, reading, sending = self._waits if self._waits[0] == self.started else (self.started, 0.0, 0.0)
+        if phase == READING:
+            reading += seconds
+        else:
+            sending += seconds
+        self._waits = started, reading, sending
+
+    def phases(self, ended: float, now: float) -> dict[str, float]:
+        """Where the time of the request at hand went, in seconds; its application has ``ended``, and all is sent now.
+
+        ``queue``: it waited for a runner. ``head`` and ``body``: the rest of these was awaited. ``send``: its client
+        had to take the response. ``application`` is what is left.
+        """
+        started, reading, sending = self._waits
+        if started != self.started:
+            reading = sending = 0.0
+        _, head, body = self.connection.arrival
+        running = ended - self.started - reading - sending
+        return {
+            "queue": self.queued,
+            "head": head,
+            "body": body + reading,
+            "application": max(0.0, running),
+            "send": sending + now - ended,
+        }

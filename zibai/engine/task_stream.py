@@ -6,6 +6,7 @@ Everything here is for the thread of the event loop, which also turns the server
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from ..clock import AHEAD
 from .connection import Connection
 from .states import HELD
 from .stream import Stream
@@ -32,6 +33,7 @@ class TaskStream(Stream):
         """A request begins; ``now`` is by :func:`zibai.clock.clock`."""
         self.connection.body = None  # the task reads it
         self.started, self.status, self.sent = now, 499, 0
+        self.queued = max(0.0, now - self.since - AHEAD)
         if self._left:
             self._left -= 1
             if not self._left:

@@ -7,12 +7,25 @@ looks at both after it. Everything here is the loop owner's.
 """
 
 import socket
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from ..config.addresses import plain_host
 from ..net.listener import Endpoint, Socket
 from .context import Service
 from .states import CLOSED
+
+
+class Arrival(NamedTuple):
+    """How a request comes: whether its head has begun and is not complete, so that its deadline runs; and the seconds
+    from the first piece to the last, of its head and of its body."""
+
+    begun: bool
+    head: float
+    body: float
+
+
+AT_ONCE: Final = Arrival(False, 0.0, 0.0)
+BEGUN: Final = Arrival(True, 0.0, 0.0)
 
 
 class Waiter:

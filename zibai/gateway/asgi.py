@@ -95,6 +95,7 @@ class Gateway(wsgi.Gateway):
                 "http.response.early_hint": {},
                 "http.response.pathsend": {},
                 "http.response.zerocopysend": {},
+                "zibai.queue_time": {"seconds": stream.queued},
                 **({"http.response.trailers": {}} if self.takes_trailers(request) else {}),
                 **({} if stream.tls is None else {"tls": _copy(stream.tls)}),
             },
@@ -134,7 +135,7 @@ class Gateway(wsgi.Gateway):
         if not logger.isEnabledFor(level):
             return
         data = b"" if head is None else head.data
-        log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error, data)
+        log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error, data, clock())
         exchange.error = None
         if stream.out and error is None and stream.status >= 200:
             # The loop sends the rest. Only then it is known how much of it went, and when.
@@ -151,10 +152,15 @@ class Gateway(wsgi.Gateway):
         level: int,
         error: BaseException | None,
         head: bytes,
+        ended: float,
     ) -> None:
         environ = _environ(stream, request, facts)
-        duration, sent = clock() - stream.started, max(0, stream.sent - stream.sender.lost)
-        log_exchange(logger, level, environ, stream.status, duration, sent, error, lambda: Told(head, {}))
+        now, sent = clock(), max(0, stream.sent - stream.sender.lost)
+
+        def tell() -> Told:
+            return Told(head, stream.phases(ended, now))
+
+        log_exchange(logger, level, environ, stream.status, now - stream.started, sent, error, tell)
 
     def log_close(self, exchange: Responding, end: tuple[int, str], counts: Counts) -> None:
         """Log the end of a WebSocket."""

@@ -287,8 +287,8 @@ class Exchange:
         except Gone:
             pass  # no client reads it; it is logged as what it is
 
-    def log(self, stream: Stream, environ: Environ, *, by_loop: bool = False) -> None:
-        """Log the exchange as it is now. ``by_loop`` says that the loop calls, which must not block."""
+    def log(self, stream: Stream, environ: Environ, ended: float = 0.0) -> None:
+        """Log the exchange as it is now. With ``ended``, when its runner left it, the loop calls; it must not block."""
         error = self.error
         failed = error is not None or stream.status >= 500
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
@@ -296,18 +296,18 @@ class Exchange:
             duration = clock() - stream.started
             sent = max(0, self.sent - stream.sender.lost)
             status = stream.status
-            if by_loop:
-                told = self._tell()  # now, since the report may come later
+            if ended:
+                told = self._tell(stream, ended)  # now, since the report may come later
                 facts = (logger, level, environ, status, duration, sent, error, lambda: told)
                 stream.service.report(log_exchange, *facts)
             else:
                 log_exchange(logger, level, environ, status, duration, sent, error, self._tell)
         self.error = None  # it refers to this frame; a cycle would keep the environ until the next collection
 
-    def _tell(self) -> Told:
+    def _tell(self, stream: Stream | None = None, ended: float = 0.0) -> Told:
         """More about the response, for a log that shows more."""
-        head = self.head
-        return Told(b"" if head is None else head.data, {})
+        head, now = self.head, clock()
+        return Told(b"" if head is None else head.data, (stream or self._stream).phases(ended or now, now))
 
 
 def begin(stream: Stream, complaints: Complaints) -> Exchange:

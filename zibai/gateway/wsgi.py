@@ -95,7 +95,9 @@ class Gateway:
                 ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "RAW_URI", "SERVER_PROTOCOL")
             ),
             **dict.fromkeys(("SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR", "wsgi.input")),
-            **dict.fromkeys(("wsgi.early_hints", "wsgix.informational", "zibai.client_disconnected")),
+            **dict.fromkeys(
+                ("wsgi.early_hints", "wsgix.informational", "zibai.client_disconnected", "zibai.queue_time")
+            ),
         }
 
     def serve(self, stream: Stream) -> None:
@@ -106,6 +108,7 @@ class Gateway:
         environ["wsgi.early_hints"] = exchange.early_hints
         environ["wsgix.informational"] = exchange.informational
         environ["zibai.client_disconnected"] = exchange.client_disconnected
+        environ["zibai.queue_time"] = stream.queued
         try:
             if request.upgrades:
                 stream.service.hint(_NO_WEBSOCKET)
@@ -139,7 +142,7 @@ class Gateway:
         if self._logs or stream.status >= 500 or exchange.error is not None:
             if sender.out and exchange.error is None:
                 # The loop sends the rest without this runner. Only then it is known how much of it went, and when.
-                stream.when_sent(partial(exchange.log, stream, environ, by_loop=True))
+                stream.when_sent(partial(exchange.log, stream, environ, clocks.clock()))
             else:
                 exchange.log(stream, environ)
         # An application may keep write(), and must not reach into the next exchange of the connection by it.
@@ -171,7 +174,8 @@ class Gateway:
         head, _, body = data.partition(b"\r\n\r\n")
         facts = (logger, level, environ, refusal.status, refusal.waited, len(body))
         # The loop must not write a log by itself where that may block.
-        client.service.report(log_exchange, *facts, None, lambda: Told(head, {}))
+        phases = {refusal.phase: refusal.waited} if refusal.phase else {}
+        client.service.report(log_exchange, *facts, None, lambda: Told(head, phases))
 
     def environ(self, stream: Stream, request: Request) -> Environ:
         """The environ of the request of a stream: native strings of latin-1 (PEP 3333).

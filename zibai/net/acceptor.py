@@ -14,6 +14,7 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Final
 
 from ..logger import debug_logger, logger
+from .kernel import backlog_of
 from .listener import Endpoint, Listener, Socket
 from .poller import READ, Poller
 
@@ -104,6 +105,10 @@ class Acceptor:
             sock.close()
             return
         (listener.opened or self._opened)(sock, peer, endpoint, now)
+
+    def waiting(self) -> int:
+        """How many connections wait in the backlog, as far as the system tells."""
+        return sum(backlog_of(listener.socket) or 0 for listener in self._listeners)
 
     def finish(self, now: float, limit: Callable[[], float]) -> None:
         """Accept a last time, as many as ``limit`` says, and stop listening."""

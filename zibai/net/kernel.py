@@ -65,6 +65,20 @@ def has_given_up(sock: Socket, silent: bool = True) -> bool:
     return bool(since_data - since_end >= AT_ONCE * 1000)
 
 
+def seconds_since_data(sock: Socket) -> float:
+    """Seconds since the client has last sent something, though nobody has received it; 0 if the system does not tell.
+
+    Linux tells it for TCP, in milliseconds.
+    """
+    if sys.platform != "linux" or sock.family == socket.AF_UNIX:
+        return 0.0
+    try:
+        since_data, _ = _TIMES.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TIMES.size))
+    except (OSError, struct.error):
+        return 0.0
+    return float(since_data) / 1000
+
+
 def unsent(sock: Socket) -> int:
     """The bytes that we have written and the client's system has not received yet; 0 if the system does not know."""
     try:
@@ -81,7 +95,7 @@ def unsent(sock: Socket) -> int:
     return 0
 
 
-def backlog_of(listener: socket.socket) -> int | None:
+def backlog_of(listener: Socket) -> int | None:
     """How many connections wait at a listener until they are accepted; None if the system does not tell."""
     if sys.platform != "linux" or listener.family == socket.AF_UNIX:
         return None

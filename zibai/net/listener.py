@@ -66,6 +66,11 @@ class Listener:
         """Our end of a connection of this listener. Raises OSError if it has ended already."""
         return self._endpoint or endpoint_of(sock)
 
+    @property
+    def socket(self) -> Socket:
+        """The socket itself, for the kernel to be asked about it."""
+        return self._socket
+
     def close(self) -> None:
         """Close both sockets, unless the origin is kept: the kernel accepts connections while one of them is open."""
         if self.fd >= 0:

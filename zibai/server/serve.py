@@ -5,7 +5,7 @@ called from any thread of any program: it installs no signal handler, configures
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -94,7 +94,8 @@ class Ties:
     """What ties a server to a supervising process; by default, nothing.
 
     ``row`` is where the server says what it does, with a slot more than ``max_workers``; ``beat_every`` the seconds
-    between two beats in it of an idle server. Relative paths of ``options`` start in ``directory``, by default the
+    between two beats in it of an idle server; ``siblings`` are the rows of other workers, as the loop has them.
+    Relative paths of ``options`` start in ``directory``, by default the
     current one, which the application may have changed. ``on_max_requests`` is called after ``max_requests``
     requests and ``on_stuck`` for ``request_timeout``, instead of the end of the server, by the thread that runs the
     server loop; they must not block, and neither must ``on_beat``, after each beat. ``before_start`` gets the server
@@ -104,6 +105,7 @@ class Ties:
     """
 
     row: Row | None = None
+    siblings: Callable[[], Iterable[tuple[bool, Row]]] = lambda: ()
     beat_every: float = inf
     multiprocess: bool = False
     directory: str = ""
@@ -248,6 +250,7 @@ class Server:
             report=engine.report,
             refused=self._note_refusal,
             row=self._row,
+            siblings=ties.siblings,
             base=self._gateway.base,
         )
         if self._lifespan is not None:  # tasks read the body themselves

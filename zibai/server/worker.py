@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from math import inf
 from random import randrange
 from socket import socket
@@ -70,8 +70,10 @@ def run_child(
         if preloaded is None:
             with parent.uncaptured():
                 logs.configure_as(options)
-        row = board.row(number) if board is not None and number is not None else None
-        run(options, sockets, parent, Ties(row=row), exits=True, app=app, preloaded=preloaded)
+        ties = Ties()
+        if board is not None and number is not None:
+            ties = Ties(row=board.row(number), siblings=cache(partial(board.others, number)))
+        run(options, sockets, parent, ties, exits=True, app=app, preloaded=preloaded)
     except ZibaiError as error:
         lastword.exit_code = error.exit_code
         parent.failed(error if isinstance(error, LoadError) else LoadError(str(error)))

@@ -5,6 +5,7 @@ so that no lock is needed: the thread or greenlet of the slot is the only writer
 slots of all rows, and the parent adds up the rows of workers that have ended (:mod:`zibai.telemetry.totals`).
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self
 
@@ -23,8 +24,12 @@ REFUSALS: Final = (400, 408, 411, 413, 414, 417, 421, 431, 501, 503, 505, 507, 0
 
 _BUCKETS: Final = len(BOUNDS) + 1
 _COLUMNS: Final = 10  # by the first digit of the status; an application may send any
-SIZE: Final = _BUCKETS + len(METHODS) * _COLUMNS
-"""How many numbers a slot has: the buckets, then the requests by method and first digit of the status."""
+_WAITS: Final = _BUCKETS + len(METHODS) * _COLUMNS
+_MICROSECONDS: Final = _WAITS + _BUCKETS
+SIZE: Final = _MICROSECONDS + 1
+"""How many numbers a slot has: the buckets; the requests by method and first digit of the status; the buckets of the
+waits for the slot, and the sum of these in microseconds. A wait that falls into the first bucket is not counted, since
+most do: that bucket has all requests that the others have not."""
 
 PLACES: Final = bytes(
     _BUCKETS + _COLUMNS * (0 if letter in b"GH" else 1 if letter in b"PD" else 2) for letter in range(256)
@@ -35,6 +40,14 @@ PLACES: Final = bytes(
 def refusal_place(status: int) -> int:
     """The place of a status among :data:`REFUSALS`."""
     return REFUSALS.index(status) if status in REFUSALS else len(REFUSALS) - 1
+
+
+def count_wait(numbers: list[int], seconds: float) -> tuple[int, int]:
+    """Count a wait in the numbers of a slot; returns the two places that have changed."""
+    place = _WAITS + bisect_left(BOUNDS, seconds)
+    numbers[place] += 1
+    numbers[_MICROSECONDS] += int(seconds * 1_000_000)
+    return place, _MICROSECONDS
 
 
 class Counted(NamedTuple):
@@ -48,7 +61,8 @@ class Counted(NamedTuple):
         return Counted([a + b for a, b in zip(self.numbers, other.numbers, strict=True)], self.seconds + other.seconds)
 
     def describe(self) -> dict[str, Any]:
-        """As plain values: ``buckets``, not cumulative; ``seconds``; ``by`` method and class, without zeros."""
+        """As plain values: ``buckets``, not cumulative; ``seconds``; ``by`` method and class, without zeros; the same
+        of ``queue``, the waits."""
         by: dict[str, dict[str, int]] = {}
         for place, method in enumerate(METHODS):
             start = _BUCKETS + place * _COLUMNS
@@ -56,4 +70,7 @@ class Counted(NamedTuple):
             found = dict(zip(CLASSES, [digits[0] + sum(digits[6:]), *digits[1:6]], strict=True))
             if any(digits):
                 by[method] = {name: number for name, number in found.items() if number}
-        return {"buckets": list(self.numbers[:_BUCKETS]), "seconds": round(self.seconds, 6), "by": by}
+        buckets, waits = list(self.numbers[:_BUCKETS]), list(self.numbers[_WAITS:_MICROSECONDS])
+        waits[0] = max(0, sum(buckets) - sum(waits[1:]))
+        queue = {"buckets": waits, "seconds": round(self.numbers[_MICROSECONDS] / 1_000_000, 6)}
+        return {"buckets": buckets, "seconds": round(self.seconds, 6), "by": by, "queue": queue}

@@ -30,6 +30,7 @@ class Metrics:
             text = "/metrics needs prometheus_client; pip install 'zibai-server[metrics]'"
             raise MissingExtra.because(error, "prometheus_client", text) from None
         self._look = look
+        self._short = 0  # requests that have waited for less than the first bound of the buckets
         self._core = metrics_core
         self._generate = exposition.generate_latest
         self.content_type: str = exposition.CONTENT_TYPE_LATEST
@@ -71,6 +72,14 @@ class Metrics:
         )
         duration.add_metric([], buckets, served["seconds"])
         yield duration
+        # A request that waits is counted a moment before it ends, and the first bucket must not fall in that moment.
+        waits = served["queue"]["buckets"]
+        self._short = waits[0] = max(self._short, waits[0])
+        queue = self._core.HistogramMetricFamily(
+            "zibai_request_queue_seconds", "Time that requests have waited for a thread, greenlet or task."
+        )
+        queue.add_metric([], list(zip(bounds, accumulate(waits), strict=True)), served["queue"]["seconds"])
+        yield queue
         yield self._family(
             "counter", "responses", "Responses, also the server's own and interim ones, as of the last heartbeat.",
             {name: totals[name] for name in ("1xx", "2xx", "3xx", "4xx", "5xx")}, "status",

@@ -28,7 +28,10 @@ _TALLY: Final = len(COUNTERS) + len(GAUGES)
 _REFUSALS: Final = len(REFUSALS)  # after the tally; written by the owner of the server loop, too
 _RUNNERS: Final = _TALLY + _REFUSALS  # the place of the number that :meth:`Row.offer` writes
 _UNLISTED: Final = _RUNNERS + 1  # the place of the number that :meth:`Row.leave_out` writes
-_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_UNLISTED + 1)
+_FULL: Final = _UNLISTED + 1  # the place of the mark that :meth:`Row.mark_full` writes
+_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_FULL + 1)
+
+_NOW: Final = 2**64 - 1  # the mark of a worker that is full; else it is when it was full last, in microseconds
 
 
 class Report(NamedTuple):
@@ -50,8 +53,8 @@ class Report(NamedTuple):
 
 
 class Row:
-    """One worker. The owner of the server loop calls ``offer``, ``leave_out``, ``beat`` and ``refuse``, any thread
-    ``running``, the parent or a reader the rest.
+    """One worker. The owner of the server loop calls ``offer``, ``leave_out``, ``beat``, ``refuse`` and ``mark_full``,
+    any thread ``running``, the parent or a reader the rest.
     """
 
     def __init__(self, memory: Any, slots: int) -> None:
@@ -119,6 +122,19 @@ class Row:
     def leave_out(self, requests: int) -> None:
         """Write how many requests run and have no slot."""
         self._tally[_UNLISTED] = requests
+
+    def mark_full(self, until: float | None) -> None:
+        """Note that no thread, greenlet or task is free, or (by the clock) that one is free again."""
+        self._tally[_FULL] = _NOW if until is None else int(until * 1_000_000)
+
+    def is_full(self, moment: float) -> bool:
+        """Whether the worker is full, or was at this moment or later."""
+        return self._tally[_FULL] >= moment * 1_000_000
+
+    @property
+    def serves(self) -> bool:
+        """Whether the worker takes new clients."""
+        return bytes(self._view[:6]) == b"ready\0"
 
     def running(self) -> list[Running]:
         """The requests that run and have a slot, the longest first."""

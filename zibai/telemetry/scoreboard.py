@@ -124,6 +124,10 @@ class Scoreboard:
         """All rows."""
         return map(self.row, range(self._rows))
 
+    def others(self, number: int) -> list[tuple[bool, Row]]:
+        """All rows but that of a number, each with whether it comes before that."""
+        return [(each < number, self.row(each)) for each in range(self._rows) if each != number]
+
     def give(self, owner: tuple[int, int]) -> None:
         """Give the file to another user and group."""
         if sys.platform != "win32":

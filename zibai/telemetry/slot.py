@@ -12,7 +12,7 @@ from itertools import cycle
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from .counts import BOUNDS, PLACES, SIZE, Counted
+from .counts import BOUNDS, PLACES, SIZE, Counted, count_wait
 
 FREE, CALLED, READING, SENDING = range(4)
 PHASES: Final = ("free", "app", "body", "send")
@@ -133,6 +133,11 @@ class Slot:
         self._seconds = seconds = self._seconds + duration
         _SUM.pack_into(self._view, self._at + _SUM_AT, seconds)
         self._count(_first_of[what[0]] + status // 100, duration)
+
+    def waited(self, seconds: float) -> None:
+        """Count that a request has waited for this slot for longer than :data:`SHORTEST`; before it ends."""
+        for each in count_wait(self._numbers, seconds):
+            self._counts[each] = self._numbers[each]
 
     def _count(self, place: int, duration: float) -> None:
         """Count a request by its method and status, whose place that is, and by its duration."""

@@ -134,6 +134,9 @@ class Backend(Protocol):
     ``wait``, ``join`` and ``stop`` block. In an event loop that runs already they return what has to be awaited.
     """
 
+    runners: str
+    """What its runners are called, for people."""
+
     @property
     def waits(self) -> Waits: ...
 

@@ -129,6 +129,8 @@ class _Worker(_Greenlet):
 class Greenlets(Blocking):
     """Drives the loop from gevent's hub. ``slots`` is how many exchanges may run at once."""
 
+    runners = "greenlets"
+
     def __init__(self, slots: int, row: Row) -> None:
         self.waits = Waits()
         self.make_stream = Stream

@@ -28,7 +28,7 @@ from ...net.poller import make_poller
 from ...system.forks import forget_in_children
 from ...system.stacks import Stack
 from ...telemetry.row import Row
-from ...telemetry.slot import Running
+from ...telemetry.slot import SHORTEST, Running
 from ..async_request import AsyncRequest
 from ..connection import Connection
 from ..stream import Stream
@@ -70,6 +70,8 @@ class Tasks:
 
     ``make`` makes the exchange of a stream that has a request. Each request begins with a copy of ``context()``.
     """
+
+    runners = "tasks"
 
     def __init__(
         self,
@@ -251,6 +253,8 @@ class Tasks:
         exchange = stream.running = self._make(stream, self)
         requests = self._requests
         slot = requests.idle
+        if stream.queued > SHORTEST:
+            slot.waited(stream.queued)
         slot.begin(exchange.request.summary, now)
         try:
             task = self._start(exchange.run())

@@ -51,6 +51,8 @@ LATE = 0.001
 class Threads(Blocking):
     """The baton. ``slots`` is how many exchanges may run at once; there is one thread, and slot of ``row``, more."""
 
+    runners = "threads"
+
     def __init__(self, slots: int, row: Row) -> None:
         self.waits = Waits()
         self.make_stream = Stream
