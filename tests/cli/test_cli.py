@@ -96,6 +96,8 @@ def test_every_flag_sets_its_field() -> None:
         "no_access_log": ([], True),
         "log_file": (["zibai.log"], "zibai.log"),
         "log_backups": (["2"], 2),
+        "statsd": (["[::1]:8125"], "[::1]:8125"),
+        "statsd_prefix": (["a.b"], "a.b"),
         "access_log": (["-"], "-"),
         "access_log_format": (["combined"], "combined"),
         "logging_config": (["log.toml"], "log.toml"),

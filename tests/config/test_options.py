@@ -100,6 +100,8 @@ def test_defaults() -> None:
         "log_level": "info",
         "no_access_log": False,
         "access_log": None,
+        "statsd": None,
+        "statsd_prefix": "",
         "access_log_format": "default",
         "log_file": None,
         "log_max_bytes": 0,

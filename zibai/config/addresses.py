@@ -1,6 +1,7 @@
 """Addresses, and the peers that are believed."""
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,15 @@ def parse_address(value: str) -> tuple[str, int] | str | Inherited:
         if match and int(match[3]) <= 65535:
             return match[1] or match[2], int(match[3])
     raise UsageError(f"{value!r} is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N")
+
+
+def check_datagrams(value: str) -> None:
+    """Raise UsageError unless datagrams can be sent to ``value``: HOST:PORT, or unix:PATH, which Windows lacks."""
+    where = parse_address(value)
+    if isinstance(where, Inherited) or (isinstance(where, tuple) and not where[1]):
+        raise UsageError(f"{value!r} is no address to send to; write HOST:PORT or unix:PATH")
+    if isinstance(where, str) and sys.platform == "win32":
+        raise UsageError("Windows has no unix sockets for datagrams; write HOST:PORT")
 
 
 FIELDS: Final = ("for", "proto", "host", "port", "prefix")

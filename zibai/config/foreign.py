@@ -51,7 +51,8 @@ gunicorn | --loglevel | log_level |
 gunicorn | --disable-redirect-access-to-syslog --log-syslog --log-syslog-to --log-syslog-prefix --log-syslog-facility --syslog --syslog-addr --syslog-prefix --syslog-facility | logging_config | with a logging.handlers.SysLogHandler
 gunicorn | --logger-class --log-config --log-config-json --logconfig --logconfig-dict --logconfig-json | logging_config | JSON or TOML in the form of dictConfig
 gunicorn | -R --enable-stdio-inheritance | | standard output is left as it is
-gunicorn | --statsd-host --statsd-prefix --dogstatsd-tags --enable-backlog-metric | | --health-listen serves /metrics for Prometheus
+gunicorn | --statsd-host | statsd |
+gunicorn | --dogstatsd-tags --enable-backlog-metric | | --statsd has no tags, and always sends the backlog; /metrics has more
 gunicorn | -n --name --proc-name --default-proc-name | | process titles show the application, if setproctitle is installed
 gunicorn | --protocol --uwsgi-allow-from --uwsgi-allow-ips | | let nginx speak HTTP: proxy_pass instead of uwsgi_pass
 gunicorn | --paste --paster --paste-global --raw-paste-global-conf | call | name a function that loads the file and returns the application

@@ -211,6 +211,10 @@ class RunOptions(ServeOptions, total=False):
     0 is never (default: 0)"""
     log_backups: int | None
     """number of files to keep beside each log file; the oldest is removed (default: 5)"""
+    statsd: str | None
+    """send counters once a second to this statsd, HOST:PORT or unix:PATH, under the names that gunicorn has"""
+    statsd_prefix: str | None
+    """what these names begin with, as in: shop.web (default: )"""
     capture_output: bool | None
     """log the output of workers, line by line, to the logger zibai.output: standard output and error, also of C code
     and child processes"""

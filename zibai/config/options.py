@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from ..system.machine import available_cpus
 from . import atoms
-from .addresses import BELIEVED, Trust, check_fields, check_trusted, parse_address
+from .addresses import BELIEVED, Trust, check_datagrams, check_fields, check_trusted, parse_address
 from .option import (
     LONGEST_WAIT,
     Defaulted,
@@ -702,6 +702,16 @@ class Options:
     )
     log_backups: Defaulted[int] = option(
         5, group=LOGGING, minimum=1, help="number of files to keep beside each log file; the oldest is removed"
+    )
+    statsd: str | None = option(
+        None,
+        group=LOGGING,
+        metavar="ADDRESS",
+        check=check_datagrams,
+        help="send counters once a second to this statsd, HOST:PORT or unix:PATH, under the names that gunicorn has",
+    )
+    statsd_prefix: Defaulted[str] = option(
+        "", group=LOGGING, metavar="TEXT", help="what these names begin with, as in: shop.web"
     )
     capture_output: Defaulted[bool] = option(
         False,

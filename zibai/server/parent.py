@@ -24,6 +24,7 @@ from ..system.usage import Usage
 from ..telemetry.board_view import describe
 from ..telemetry.metrics import Metrics
 from ..telemetry.scoreboard import Scoreboard
+from ..telemetry.statsd import Statsd
 from . import environment as around
 from . import loader, worker
 from .commands import Commands
@@ -112,6 +113,9 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
             None if board is None else Live(partial(describe, board), public=public, allowed=options.health_public),
         )
         observers.append(stack.enter_context(probes))
+    if prepared.options.statsd is not None and board is not None:
+        look = partial(_look, board, around.names(prepared.options, listeners.sockets), listeners)
+        stack.enter_context(Statsd(prepared.options.statsd, prepared.options.statsd_prefix, look))
     observers.append(upgrade)
     if notifier is not None:
         observers.append(Reporter(notifier, board.rows() if board is not None else ()))

@@ -1,11 +1,13 @@
 """One process that serves by itself."""
 
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from ..clock import clock
 from ..engine.loop import Loop
 from ..supervise.record import READY
+from ..telemetry.board_view import describe
+from ..telemetry.statsd import Statsd
 from . import worker
 from .commands import serve_single
 from .endpoint import Endpoint
@@ -35,5 +37,8 @@ def serve_alone(prepared: Prepared, exits: bool) -> None:
 
     ties.on_start = started
     guest, app = environment.guest, environment.app
-    with nullcontext() if guest else Endpoint(endpoint, serve_single):
+    statsd: AbstractContextManager[object] = nullcontext()
+    if options.statsd is not None and board is not None:
+        statsd = Statsd(options.statsd, options.statsd_prefix, lambda: (describe(board), {}))
+    with nullcontext() if guest else Endpoint(endpoint, serve_single), statsd:
         worker.run(options, listeners.sockets, ties=ties, exits=exits, app=app, guest=guest)

@@ -19,4 +19,5 @@ Nothing in here decides anything about a request. A log or a file that fails nev
  - board_view  a scoreboard as plain values, and as a table
  - rates       the differences of two moments: requests a second, percentiles
  - metrics     the same values for Prometheus
+ - statsd      the same values for statsd
 """
