@@ -58,7 +58,7 @@ def test_a_known_flag(line: str, expected: dict[str, object]) -> None:
         ("a:b -k uvicorn.workers.UvicornWorker", "-k is a flag of gunicorn without a counterpart here: leave it out"),
         (
             "a:b --statsd-host x",
-            "--statsd-host is a flag of gunicorn without a counterpart here: --health-listen serves /m",
+            "--statsd-host is a flag of gunicorn; here it is --statsd",
         ),
         ("a:b --metrics", "--metrics is a flag of granian without a counterpart here: --health-listen serves /metrics"),
         (

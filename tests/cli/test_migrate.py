@@ -129,7 +129,7 @@ def test_a_configuration_of_gunicorn(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         (
             "gunicorn --threads 4 --access-logformat %(h)s:%(M)s --access-logfile - a:b",
-            {"app": "a:b", "max_workers": 4, "access_log_format": "%(h)s:%(M)s"},
+            {"app": "a:b", "max_workers": 4, "no_gevent": True, "access_log_format": "%(h)s:%(M)s"},
             [],
         ),
         ("granian --access-log --interface wsgi a:b", {"app": "a:b", "interface": "wsgi"}, []),

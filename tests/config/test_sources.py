@@ -125,7 +125,7 @@ def test_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("timeout = 30", "zibai.toml: there is no option 'timeout'; write request_timeout: --worker-timeout is for"),
         ("graceful-timeout = 30", "zibai.toml: there is no option 'graceful-timeout'; write graceful_exit_timeout"),
         ("limit_request_field_size = 1", "zibai.toml: there is no option 'limit_request_field_size'; write max_header"),
-        ("access-log = false", "zibai.toml: there is no option 'access-log'; it is on unless you write no_access_log"),
+        ("access-log = false", "zibai.toml: access-log must be text, not false"),
         ("gevent = false", "zibai.toml: there is no option 'gevent'; it is on unless you write no_gevent = true"),
         ("xyzzy = 1", "zibai.toml: there is no option 'xyzzy'"),
         ("max_workers = 0", "zibai.toml: max_workers must be at least 1, not 0"),

@@ -81,7 +81,6 @@ class Loop:
         self._replacement: Socket | None = None  # the channel to the worker that gets our idle connections
         self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
         self._now = 0.0  # of the turn that came last
-        self._full_at = -inf  # when clients have waited in the backlog last
         self._requests_left = max_requests or 0  # 0 is no limit
         self._on_max_requests = on_max_requests
 
@@ -334,7 +333,7 @@ class Loop:
             overload.note(full, now)
         is_open = self._crowd.is_open(now, len(self._table.connections))
         if full or not is_open:
-            self._full_at = now
+            self._overload.full_at = now
         wanted = is_open and not self._table.draining and (not full or overload.accepts(now))
         self._acceptor.watch(wanted, now)
 
@@ -347,7 +346,7 @@ class Loop:
     def open(self, connection: Waiter, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
         table = self._table
-        if now - self._full_at >= BACKLOG:
+        if now - self._overload.full_at >= BACKLOG:
             table.add(connection, now)
         elif table.has_given_up(connection):
             connection.close()

@@ -36,12 +36,14 @@ _UNSERVED: Final = (PROXY, HANDSHAKE, HEAD, BODY, READY)
 class Overload:
     """``siblings`` returns the rows of the other workers in the scoreboard, each with whether it comes before ours.
 
-    ``full`` says whether no runner is free; ``again`` is when to look at the siblings again, ``inf`` without need.
+    ``full`` says whether no runner is free; ``again`` is when to look at the siblings again, ``inf`` without need;
+    ``full_at`` is when clients have waited in the backlog last.
     """
 
     def __init__(self, row: Row, siblings: Callable[[], Iterable[tuple[bool, Row]]]) -> None:
         self.full = False
         self.again = inf
+        self.full_at = -inf
         self._row = row
         self._siblings = siblings
         self._look_at = -inf
