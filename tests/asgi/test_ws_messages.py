@@ -6,10 +6,15 @@ import asyncio
 import select
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from harness import asgi, errors, half_close, reset, respond, tracebacks, until
+
+from zibai.engine.async_stream import HIGH
+from zibai.engine.context import RECEIVE
+from zibai.engine.message_stream import MessageStream
 
 from support import DEADLINE, Client
 from wsclient import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV2, TEXT, Peer, accept, close, echo, frame, messages, text
@@ -265,6 +270,35 @@ def test_pings_are_answered_while_the_application_does_not_receive() -> None:
         assert [peer.read() for _ in range(2)] == [(FIN | PONG, b"1"), (FIN | PONG, b"2")]
         stop.set()
         assert peer.read_close() == (1000, "")
+
+
+def test_a_client_that_takes_no_pongs_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could fill the memory of the server, which answers pings whatever the application does."""
+    waiting = [0]
+    send = MessageStream._send
+
+    def watch(stream: MessageStream, data: bytes) -> None:
+        send(stream, data)
+        waiting.append(stream.waiting)
+
+    monkeypatch.setattr(MessageStream, "_send", watch)
+    ping = frame(PING, b"p" * 125)
+    with asgi(echo) as server, Peer(server.port) as peer:
+        plain = peer.client.socket
+        plain.settimeout(1)
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 50_000_000:
+                sent += plain.send(ping * 500)
+        assert sent < 50_000_000
+        plain.settimeout(DEADLINE)
+        whole, begun = divmod(sent, len(ping))
+        for _ in range(whole):
+            assert peer.read() == (FIN | PONG, b"p" * 125)
+        peer.send(ping[begun:] if begun else b"", text("still here"))
+        frames = [peer.read() for _ in range(1 + bool(begun))]
+        assert frames[-1] == (FIN | TEXT, b"still here")
+    assert HIGH < max(waiting) <= HIGH + 2 * RECEIVE
 
 
 def test_a_client_that_sends_faster_than_the_application_receives_has_to_wait() -> None:

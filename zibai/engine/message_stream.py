@@ -1,8 +1,10 @@
 """A WebSocket as its task has it: messages, and what the loop does for them while the task waits or works.
 
 A connection becomes one when its handshake is complete. It stays in the state TASK, so the loop reads on, but it holds
-no slot, and what comes goes to the codec of WebSocket. Pings are answered whatever the application does. A client whose
-messages nobody takes is not read from until a quarter of them is left. Then it is not expected to answer a ping.
+no slot, and what comes goes to the codec of WebSocket. Pings are answered whatever the application does.
+
+A client whose messages nobody takes is not read from until a quarter of them is left, and one that takes no pongs not
+until it takes them. Meanwhile it is not expected to answer a ping.
 
 The connection ends when both sides have sent a close frame, when the client is at fault, or when it is lost. The
 application hears of the end once, as soon as it is certain, and after the messages that came before it.
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import Gone
 from ..protocol.websocket.frames import PING
-from .async_stream import HIGH, AsyncStream, wake
+from .async_stream import HIGH, LOW, AsyncStream, wake
 from .message_limits import Counts, MessageLimits
 from .states import HELD, LATER, TASK
 
@@ -56,6 +58,7 @@ class MessageStream(AsyncStream):
     _more: "list[asyncio.Future[None]] | tuple[()]" = ()  # of those that wait for a message
     _held: "list[bytes] | tuple[()]" = ()  # what goes out when the step of the application ends
     _flushing = False  # whether that is due
+    _choked = False  # whether the client has to take something before it is read from again
 
     def __init__(
         self,
@@ -204,9 +207,10 @@ class MessageStream(AsyncStream):
             self.flush()
             replies, codec.replies = codec.replies, b""
             self._send(replies)
+            self._choked = self.waiting > HIGH
         if codec.over:
             self._finish(codec.close or LOST)
-        elif codec.full:
+        elif codec.full or self._choked:
             connection.pause = HELD
             self.look_soon()
         else:
@@ -228,6 +232,12 @@ class MessageStream(AsyncStream):
         self.wake_all()
         # Later: the loop may be at this very connection.
         self.call_soon(self._on_over)
+
+    def written(self) -> None:
+        super().written()
+        if self._choked and self.waiting <= LOW and not self.released:
+            self._choked = False
+            self._read_to_end()
 
     def wake_all(self) -> None:
         wake(self._more)
