@@ -79,10 +79,10 @@ def test_each_command_is_in_the_script(shell: str, capsys: pytest.CaptureFixture
         ("zibai completion ", ["bash", "zsh", "fish"]),
         ("zibai migrate gu", ["gunicorn"]),
         ("zibai dump --control ", []),
-        ("zibai check --st", ["--strict", "--stream-request-body"]),
+        ("zibai check --st", ["--statsd", "--statsd-prefix", "--stream-request-body", "--strict"]),
         ("zibai check --max-workers 3 --ex", ["--explain"]),
         ("zibai check --max-worker-m", ["--max-worker-memory"]),
-        ("zibai a:b --st", ["--stream-request-body"]),
+        ("zibai a:b --st", ["--statsd", "--statsd-prefix", "--stream-request-body"]),
     ],
 )
 def test_bash(words: str, completed: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ OF_OTHERS = {
     *("--list", "--quick", "--readme", "--collect-only", "--workloads"),  # of the benchmark, of pytest
     *("--cacert", "--proxy-header"),  # of curl, of gcloud
     *("--path", "--port"),  # of start_server
-    *("--seconds", "--seed"),  # of the fuzzer
+    *("--frames", "--seconds", "--seed"),  # of the fuzzer
+    *("--output", "--pid"),  # of zibai profile
     *("--debug", "--timeout"),  # of Flask, and of gunicorn
     *("--init", "--interval", "--start-period", "--stop-timeout", "--timeout", "--cpus", "--ulimit"),  # of Docker
     *(

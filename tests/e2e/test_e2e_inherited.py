@@ -74,20 +74,23 @@ def test_a_hot_deploy_by_server_starter_loses_nothing(backend: tuple[str, ...], 
 
 @pytest.mark.parametrize("flags", [("--no-gevent",), ("-p", "1")], ids=["single", "worker"])
 def test_what_waits_to_be_accepted_is_left_to_the_successor(flags: tuple[str, ...], given: socket.socket) -> None:
-    """But for what a free thread or greenlet could serve at once."""
+    """But for what a free thread or greenlet could serve at once, and for what was accepted before."""
     where = given.getsockname()
     env = {"SERVER_STARTER_PORT": f"{where}={given.fileno()}", "SERVER_STARTER_GENERATION": "1"}
-    flags = ("-w", "1", *flags)
+    flags = ("-w", "2", "--max-connections", "3", *flags)
     with Server("plain:app", *flags, listen=None, env=env, pass_fds=[given.fileno()]) as server, Gate() as gate:
-        with Client(where) as busy, Client(where) as idle:
+        with Client(where) as idle, Client(where) as busy, Client(where) as other:
             assert idle.get("/hello").status == 200
-            busy.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
-            request = gate.arrival()
-            waiting = [Client(where) for _ in range(5)]
+            requests = []
+            for client in (busy, other):
+                client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+                requests.append(gate.arrival())
+            waiting = [Client(where) for _ in range(5)]  # a server with free places accepts on, since it is alone
             server.signal(signal.SIGTERM)
             assert idle.rest() == b"", "so the end has begun"
-            request.close()
-            assert busy.read().headers["Connection"] == "close"
+            for client, request in zip((busy, other), requests, strict=True):
+                request.close()
+                assert client.read().headers["Connection"] == "close"
         assert server.wait() == 0
         given.settimeout(DEADLINE)
         for client in waiting:

@@ -67,7 +67,7 @@ MISTAKES = [
     Mistake("site_:view", "'site_:view' takes request, and a WSGI application takes environ and start_response", LOAD),
     Mistake("site_:page", "'site_:page' is async: write def page(environ, start_response) for WSGI, or async d", LOAD),
     Mistake("package:site", "'package:site' is a module; name the application in it, as in package.site:app", LOAD),
-    Mistake("site_:wsgi --ws auto", "--ws is a flag of uvicorn and granian without a counterpart here"),
+    Mistake("site_:wsgi --ws wsproto", "--ws must be one of auto, on, off, not 'wsproto'"),
     Mistake("site_:wsgi -k gevent", "-k is a flag of gunicorn without a counterpart here: leave it out, since gevent"),
     Mistake("site_:wsgi --timeout 30", "--timeout is a flag of gunicorn; here it is --request-timeout"),
     Mistake("site_:wsgi --wokers 2", "unrecognized arguments: --wokers 2; did you mean --workers?"),

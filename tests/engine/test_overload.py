@@ -43,9 +43,14 @@ def test_a_worker_that_is_alone_accepts_on_at_once() -> None:
     assert lonely.again == float("inf")
 
 
-@pytest.mark.parametrize("state", ["starting", "draining", ""])
+@pytest.mark.parametrize("state", ["draining", ""])
 def test_workers_that_do_not_serve_are_no_siblings(state: str) -> None:
     assert overload((False, sibling(state, full=False))).accepts(100.0)
+
+
+def test_one_that_starts_will_be_free() -> None:
+    """Or the first worker of a server would take clients that it cannot run, a moment before the others are ready."""
+    assert not overload((False, sibling("starting", full=False))).accepts(100.0)
 
 
 def test_one_that_has_siblings_waits_until_all_have_been_full_for_a_while() -> None:

@@ -57,7 +57,6 @@ class MessageStream(AsyncStream):
     end: tuple[int, str] | None = None
     _more: "list[asyncio.Future[None]] | tuple[()]" = ()  # of those that wait for a message
     _held: "list[bytes] | tuple[()]" = ()  # what goes out when the step of the application ends
-    _flushing = False  # whether that is due
     _choked = False  # whether the client has to take something before it is read from again
 
     def __init__(
@@ -149,17 +148,12 @@ class MessageStream(AsyncStream):
 
     def _hold(self, data: bytes) -> None:
         """Keep a frame: more messages are there, to which the application responds in this step."""
-        self._held = self._held or []
+        if not self._held:
+            self._held = []
+            self.call_soon(self.flush)
         self._held.append(data)
         if len(self._held) * len(data) >= TOGETHER:  # about
             self.flush()
-        elif not self._flushing:
-            self._flushing = True
-            self.call_soon(self._end_step)
-
-    def _end_step(self) -> None:
-        self._flushing = False
-        self.flush()
 
     def flush(self) -> None:
         """Send what is held."""

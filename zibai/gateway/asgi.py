@@ -60,8 +60,7 @@ class Gateway(wsgi.Gateway):
         if request.target[:1] not in "/*":
             # RFC 9112 3.2.2: the host of an absolute target counts, and not the field.
             headers = _with_host(headers, request.environ["HTTP_HOST"])
-        prefix = self.script_name
-        scheme = facts.get("wsgi.url_scheme", self._scheme)
+        prefix, scheme = self.script_name, facts.get("wsgi.url_scheme", self._scheme)
         if request.forwards:
             told: dict[str, Any] = {**facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
             host = told["HTTP_HOST"] = request.environ.get("HTTP_HOST", "")

@@ -38,7 +38,8 @@ def format_stack(stack: Stack) -> str:
     if not frames:
         return "  (it has just ended)"
     try:
-        return "".join(traceback.StackSummary.extract((each, each.f_lineno) for each in frames).format()).rstrip("\n")
+        summary = traceback.StackSummary.extract((each, each.f_lineno) for each in frames)
+        return "".join(traceback.format_list(summary)).rstrip("\n")
     except BaseException:  # a loader of the user gives the source lines
         places = ((each.f_code.co_filename, each.f_lineno, each.f_code.co_name) for each in frames)
         return "\n".join(f'  File "{name}", line {number}, in {function}' for name, number, function in places)

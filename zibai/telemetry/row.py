@@ -133,8 +133,8 @@ class Row:
 
     @property
     def serves(self) -> bool:
-        """Whether the worker takes new clients."""
-        return bytes(self._view[:6]) == b"ready\0"
+        """Whether the worker takes new clients, or will soon."""
+        return bytes(self._view[:8]).rstrip(b"\0") in (b"ready", b"starting")
 
     def running(self) -> list[Running]:
         """The requests that run and have a slot, the longest first."""

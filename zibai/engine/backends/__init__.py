@@ -118,6 +118,9 @@ class Blocking:
     def expel(self, slot: Any) -> bool:
         return False
 
+    def waiting(self) -> list[list[FrameType]]:
+        return []
+
     def wait(self, end: Any) -> None:
         end.wait()
 

@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from types import FrameType
 from typing import Any
 
 from ...clock import clock
@@ -45,7 +44,7 @@ PATIENCE = 0.005
 """Seconds that an exchange may last before the deputy takes the baton: the switch interval of the GIL, too."""
 
 LATE = 0.001
-"""Seconds that a deputy may be late and still be sure that the application blocks, and not that the machine is busy."""
+"""Seconds that a deputy may be late and be sure that the application blocks, and not that the machine is busy."""
 
 
 class Threads(Blocking):
@@ -115,9 +114,6 @@ class Threads(Blocking):
     def where(self, slot: int) -> tuple[str, Stack]:
         runner = self._runners[slot]
         return f"thread {runner.name}", sys._current_frames().get(runner.ident or 0)
-
-    def waiting(self) -> list[list[FrameType]]:
-        return []
 
     # A runner's life.
 
