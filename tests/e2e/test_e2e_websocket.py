@@ -199,14 +199,29 @@ def test_without_the_package_it_can_be_demanded(site: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_wsgi_application_has_none_and_the_log_says_what_to_use() -> None:
-    with Server("plain:hello", "--no-gevent") as server:
+OLD = """
+def app(environ, start_response):
+    if "HTTP_SEC_WEBSOCKET_KEY" in environ:
+        raise RuntimeError("Cannot obtain socket from WSGI environment.")  # as simple-websocket does
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"fine"]
+"""
+
+
+@pytest.mark.parametrize("flags", [("--no-gevent",), ()], ids=["threads", "greenlets"])
+def test_a_wsgi_application_has_none_and_the_log_says_what_to_use(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    (tmp_path / "old.py").write_text(OLD, encoding="ascii")
+    with Server("old:app", *flags, cwd=tmp_path) as server:
         for _ in range(2):
             with Peer(server.port) as peer:
-                assert peer.response.status == 200
+                assert peer.response.status == 501
+                assert peer.client.get("/").body == b"fine"  # the connection goes on
+        with Peer(server.port, key=None) as peer:  # no handshake: its Upgrade is ignored (RFC 9110 7.8)
+            assert peer.response.body == b"fine"
         assert "from an ASGI application" in server.wait_for_log("a client asks for WebSocket, which no WSGI")
         assert server.stop() == 0
     assert len([line for line in server.log if "asks for WebSocket" in line]) == 1
+    assert "Traceback" not in "".join(server.log)
 
 
 @has_hup

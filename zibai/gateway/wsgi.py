@@ -42,8 +42,8 @@ _MAX_KEY: Final = 512
 
 
 _NO_WEBSOCKET: Final = (
-    "a client asks for WebSocket, which no WSGI application can have here; it gets the response to an ordinary "
-    "request. Serve WebSockets from an ASGI application: see the page WebSocket of the documentation"
+    "a client asks for WebSocket, which no WSGI application can have here; it gets a 501. "
+    "Serve WebSockets from an ASGI application: see the page WebSocket of the documentation"
 )
 
 
@@ -110,8 +110,10 @@ class Gateway:
         environ["zibai.client_disconnected"] = exchange.client_disconnected
         environ["zibai.queue_time"] = stream.queued
         try:
-            if request.upgrades:
+            if request.upgrades and "HTTP_SEC_WEBSOCKET_KEY" in environ:
+                # Libraries that upgrade WSGI's sockets would raise at each handshake, since there is none to be had.
                 stream.service.hint(_NO_WEBSOCKET)
+                raise Refused(HTTPStatus.NOT_IMPLEMENTED, "a WebSocket handshake to a WSGI application")
             if request.forwards:
                 self._use_forwarded(stream.connection, self._is_trusted(stream), request, environ)
             iterable = application(environ, exchange.start_response)
