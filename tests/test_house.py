@@ -24,8 +24,8 @@ LONG = {  # modules of more than 300 lines, and the most that each may have
     "config/options.py": 870,  # a table, which is no harder to read for being long
     "engine/backends/greenlets.py": 305,  # the hub's side and the greenlets' side of one backend
     "engine/backends/tasks.py": 310,  # the event loop from its start to its end
-    "engine/connection.py": 415,  # the states of one client and what leads from each to the next: one subject
-    "engine/loop.py": 435,  # one turn, and what other threads may ask for; parts of it would be read together
+    "engine/connection.py": 400,  # the states of one client and what leads from each to the next: one subject
+    "engine/loop.py": 400,  # one turn, and what other threads may ask for; parts of it would be read together
     "gateway/exchange.py": 320,  # the steps of one response, which share all they know
     "gateway/wsgi.py": 315,  # one environ
     "server/serve.py": 330,  # one server: what it is made of, and its life

@@ -158,6 +158,6 @@ def test_a_unix_socket_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with Rig(monkeypatch, slots=1, unix=tmp_path / "s") as rig:
         client = rig.client()
         client.send(GET)
-        rig.loop._overload.full_at = rig.now
+        rig.loop._admission.overload.full_at = rig.now
         rig.until(lambda: len(rig.loop._ready) == 1)
         assert rig.loop._ready[0][1] == rig.now

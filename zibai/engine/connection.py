@@ -39,9 +39,7 @@ class Connection(Waiter):
     ``held`` is how many bytes of memory count for the connection, beside those of its intake.
     """
 
-    __slots__ = (
-        "alone", "arrival", "body", "codec", "held", "intake", "lingering", "request", "sender", "stream",
-    )  # fmt: skip
+    __slots__ = ("alone", "arrival", "body", "codec", "held", "intake", "lingering", "request", "sender", "stream")
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
         Waiter.__init__(self, sock, peer, endpoint, service, HEAD, now)  # super() costs 1 % of a short connection
@@ -52,8 +50,7 @@ class Connection(Waiter):
         self.request: Request | None = None
         self.body: Any = None
         self.intake: Intake | None = None  # while a body is read
-        self.held = 0
-        self.alone = False  # whether the whole of a request has come in one piece, and nothing else
+        self.held, self.alone = 0, False  # alone: whether a whole request has come in one piece, and nothing else
         self.arrival = AT_ONCE  # of the request
         self.lingering: Lingering | None = None  # while it ends
 

@@ -15,28 +15,23 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from typing import Any, Final
+from typing import Any
 
-from ..net.acceptor import Acceptor
 from ..net.handover import Adoption
-from ..net.kernel import AT_ONCE, seconds_since_data
+from ..net.kernel import AT_ONCE
 from ..net.listener import Endpoint, Listener, Socket, endpoint_of
 from ..net.poller import READ
+from .admission import Admission
 from .backends import Backend, RunnersSide
-from .capacity import Crowd
 from .connection import Connection
 from .context import Service
 from .health import SOON, Health
 from .load import TURN
-from .overload import Overload
 from .preamble import begin, read_note
 from .queueing import Queue
 from .states import APP, HEAD, READY, TASK
 from .table import GRACE, Table
 from .waiting import Waiter
-
-BACKLOG: Final = 5.0
-"""Seconds after a time without a free runner in which clients may come that have waited in the backlog and left."""
 
 
 class Loop:
@@ -66,20 +61,19 @@ class Loop:
         self._slots = slots
         service.row.offer(slots)
         self._running = 0  # connections that were given away
-        self._overload = Overload(service.row, service.siblings)
-        self._acceptor = Acceptor(listeners, self.poller, backend.report, self._opened)
-        self._queue = Queue(service, backend.runners, self._acceptor.waiting)
-        self._ready = self._queue.ready
+        self._ready: deque[tuple[Connection, float]] = deque()  # since when they wait
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
         self._table = Table(self.poller, service.load, backend.report, self._ready)
+        first = begin(service, self._connect)  # makes what a client begins with
+        self._admission = Admission(service, backend, listeners, self._table, first)
+        self._queue = Queue(service, self._ready, backend.runners, self._admission.acceptor.waiting)
+        self._admission.queue = self._queue
         self._others: dict[int, Callable[[], object]] = {}  # what else the poller has, except listeners
         self._handed: deque[tuple[Connection, bool]] = deque()  # by runners; True when the exchange is over
         self._asleep = self._drain = self._quit = False  # whether the owner sleeps; what was asked for
         self._graceful_timeout = GRACE
-        self._first = begin(service, self._connect)  # makes what a client begins with
         self._adoption = Adoption(self.poller, self._others, self._adopt)
         self._replacement: Socket | None = None  # the channel to the worker that gets our idle connections
-        self._crowd = Crowd(service, backend.report, getattr(self.poller, "limit", inf))
         self._now = 0.0  # of the turn that came last
         self._requests_left = max_requests or 0  # 0 is no limit
         self._on_max_requests = on_max_requests
@@ -134,7 +128,7 @@ class Loop:
         Nothing is unregistered or shut down: the poller's object and the connections are the parent's, too.
         """
         self.finished = True
-        self._acceptor.forget()
+        self._admission.acceptor.forget()
         self._adoption.close()
         if self._replacement is not None:
             self._replacement.close()
@@ -171,7 +165,7 @@ class Loop:
             table.resume(now)
         if self._handed:
             self._receive_handed(now)
-        self._watch_listeners(now)
+        self._admission.watch(self._running >= self._slots, now)
         waited = len(self._ready)
         self._asleep = True
         if self._adoption.coming:
@@ -229,8 +223,7 @@ class Loop:
         ending = self._quit or (self._drain and not (table.draining and table.connections))
         if ending or self._handed or self._adoption.coming:
             return 0
-        again = min(self._acceptor.again, self._crowd.again, self._overload.again)
-        due = min(table.next_sweep, self.health.due, again, table.parting.due)
+        due = min(table.next_sweep, self.health.due, self._admission.again, table.parting.due)
         if table.deferred.busy:
             due = min(due, (now := time.monotonic()) + table.deferred.wait(now))
         if self._ready:
@@ -247,7 +240,7 @@ class Loop:
             if self._now - since > AT_ONCE and self._table.has_given_up(connection):
                 self._table.drop(connection)
                 continue
-            if self._now < self._crowd.until:
+            if self._now < self._admission.crowd.until:
                 connection.sender.closing = True
             stream = connection.stream
             if stream is None:
@@ -306,56 +299,19 @@ class Loop:
 
     def _react_to_others(self, fds: list[int], waited: int, now: float) -> None:
         """What is no connection did something. ``waited`` is how many requests were ready before this turn."""
-        table = self._table
         for fd in fds:
             if fd in self._others:
                 self._others[fd]()
-        # Accepting comes last, when it is known how many slots the others have filled.
-        if len(table.connections) >= self._crowd.places and self._acceptor.concerns(fds):
-            self._crowd.make_room(table, now)
-        self._acceptor.accept(fds, now, lambda: self._room(waited))
-        if self._acceptor.again != inf:
-            table.parting.close()  # descriptors are used up
-
-    def _room(self, waited: int) -> float:
-        """How many connections to accept now, with ``waited`` requests ready before this turn.
-
-        No more than could run, since siblings may have free slots, too; but one at least, or clients that always have a
-        next request there would keep all others out. So what has waited before does not count.
-        """
-        runnable = self._slots - self._running - (len(self._ready) - waited)
-        return min(max(1, runnable), self._crowd.places - len(self._table.connections))
-
-    def _watch_listeners(self, now: float) -> None:
-        """Accept while a slot is free; otherwise leave new connections to sibling processes, if there are any."""
-        full, overload = self._running >= self._slots, self._overload
-        if full is not overload.full:
-            overload.note(full, now)
-        is_open = self._crowd.is_open(now, len(self._table.connections))
-        if full or not is_open:
-            self._overload.full_at = now
-        wanted = is_open and not self._table.draining and (not full or overload.accepts(now))
-        self._acceptor.watch(wanted, now)
+        # Accepting comes last, when it is known how many slots the others have filled. What has waited before does not
+        # count.
+        self._admission.accept(fds, lambda: self._slots - self._running - (len(self._ready) - waited), now)
 
     def _connect(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> Connection:
         return Connection(sock, peer, endpoint, self.service, now)
 
-    def _opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-        self.open(self._first(sock, peer, endpoint, now), now)
-
     def open(self, connection: Waiter, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
-        table = self._table
-        if now - self._overload.full_at >= BACKLOG:
-            table.add(connection, now)
-        elif table.has_given_up(connection):
-            connection.close()
-        else:
-            table.add(connection, now)
-            table.react(connection, READ, now)  # at once, while the kernel knows since when its request is there
-            if connection.state is READY:
-                self._queue.backdate(now - seconds_since_data(connection.sock))
-            self._overload.accepted(connection)
+        self._admission.open(connection, now)
 
     def _adopt(self, sock: Socket, note: bytes) -> None:
         """Take over a connection of another worker."""
@@ -366,7 +322,7 @@ class Loop:
             sock.close()  # its client has left on the way
             return
         if self.service.limits.proxy_protocol and not note:
-            self._opened(sock, peer, endpoint, now)  # it has not said a word
+            self._admission.opened(sock, peer, endpoint, now)  # it has not said a word
             return
         if note:
             peer, endpoint = read_note(note, endpoint)
@@ -389,7 +345,7 @@ class Loop:
             # A restart: nothing waits for the end of this process. An idle TLS connection cannot be handed over, and
             # its client knows nothing of the restart, so its next request is served here, with close.
             table.idle_until = now + self._graceful_timeout - GRACE
-        self._acceptor.finish(now, self._last_room)
+        self._admission.acceptor.finish(now, self._last_room)
         self._hand_over(now)
         table.settle_idle(now)
 
@@ -400,13 +356,13 @@ class Loop:
     def _last_room(self) -> float:
         if self._replacement is not None:
             return 0
-        room = self._crowd.limit - len(self._table.connections)
+        room = self._admission.crowd.limit - len(self._table.connections)
         return min(room, self._slots - self._running - len(self._ready)) if self.cedes() else room
 
     def _finish_loop(self) -> None:
         self._asleep, self.finished = False, True
         self.service.draining = self._table.draining = True
-        self._acceptor.close()
+        self._admission.acceptor.close()
         self._adoption.close()
         if self._replacement is not None:
             self._replacement.close()

@@ -3,7 +3,6 @@
 Everything here is the loop owner's.
 """
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -16,6 +15,8 @@ from .context import Service
 from .table import Table
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from .connection import Connection
 
 BUSY_WARNING: Final = 1.0
@@ -28,9 +29,11 @@ class Queue:
     ``patience`` is how many seconds the first may wait until there is something to do.
     """
 
-    def __init__(self, service: Service, runners: str, backlog: Callable[[], int]) -> None:
+    def __init__(
+        self, service: Service, ready: "deque[tuple[Connection, float]]", runners: str, backlog: Callable[[], int]
+    ) -> None:
         """``runners`` is what they are called; ``backlog`` says how many connections are not accepted yet."""
-        self.ready: deque[tuple[Connection, float]] = deque()
+        self.ready = ready
         self.patience = min(BUSY_WARNING, service.limits.queue_timeout)
         self._timeout = service.limits.queue_timeout
         self._report = service.report

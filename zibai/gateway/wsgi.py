@@ -40,10 +40,10 @@ _MAX_FORWARDED: Final = 1024
 _MAX_KEY: Final = 512
 """Characters of the fields whose result is kept, so that a client cannot fill the memory with long ones."""
 
-
+# Libraries that look for the socket of WSGI would raise at each handshake.
 _NO_WEBSOCKET: Final = (
-    "a client asks for WebSocket, which no WSGI application can have here; it gets a 501. "
-    "Serve WebSockets from an ASGI application: see the page WebSocket of the documentation"
+    "a client asks for WebSocket, which no WSGI application can have here; it gets a 501. Serve WebSockets from an ASGI "
+    "application: see the page WebSocket of the documentation"
 )
 
 
@@ -111,7 +111,6 @@ class Gateway:
         environ["zibai.queue_time"] = stream.queued
         try:
             if request.upgrades and "HTTP_SEC_WEBSOCKET_KEY" in environ:
-                # Libraries that upgrade WSGI's sockets would raise at each handshake, since there is none to be had.
                 stream.service.hint(_NO_WEBSOCKET)
                 raise Refused(HTTPStatus.NOT_IMPLEMENTED, "a WebSocket handshake to a WSGI application")
             if request.forwards:

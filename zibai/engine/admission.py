@@ -1,0 +1,97 @@
+"""Which new clients are let in: when the listeners are watched, how many are accepted at once, and what they meet.
+
+Three things have a say. The :class:`~zibai.engine.capacity.Crowd` knows how many connections there may be, the
+:class:`~zibai.engine.overload.Overload` whether to accept while no runner is free, and the
+:class:`~zibai.net.acceptor.Acceptor` accepts.
+
+Everything here is the loop owner's.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import Final
+
+from ..net.acceptor import Acceptor
+from ..net.kernel import seconds_since_data
+from ..net.listener import Endpoint, Listener, Socket
+from ..net.poller import READ
+from .backends import Backend
+from .capacity import Crowd
+from .context import Service
+from .overload import Overload
+from .queueing import Queue
+from .states import READY
+from .table import Table
+from .waiting import Waiter
+
+BACKLOG: Final = 5.0
+"""Seconds after a time without a free runner in which clients may come that have waited in the backlog and left."""
+
+
+class Admission:
+    """``first`` makes what a client begins with. ``queue`` is set by the loop, which makes it of this."""
+
+    queue: Queue
+
+    def __init__(
+        self,
+        service: Service,
+        backend: Backend,
+        listeners: list[Listener],
+        table: Table,
+        first: Callable[[Socket, object, Endpoint, float], Waiter],
+    ) -> None:
+        self._table = table
+        self._first = first
+        self.acceptor = Acceptor(listeners, backend.poller, backend.report, self.opened)
+        self.crowd = Crowd(service, backend.report, getattr(backend.poller, "limit", inf))
+        self.overload = Overload(service.row, service.siblings)
+
+    def __repr__(self) -> str:
+        return f"<Admission: {len(self._table.connections)} of {self.crowd.places} connections>"
+
+    @property
+    def again(self) -> float:
+        """When to look again, by the loop's clock."""
+        return min(self.acceptor.again, self.crowd.again, self.overload.again)
+
+    def watch(self, full: bool, now: float) -> None:
+        """Accept while a runner is free, or not ``full``; otherwise leave new clients to siblings, if there are any."""
+        overload, table = self.overload, self._table
+        if full is not overload.full:
+            overload.note(full, now)
+        is_open = self.crowd.is_open(now, len(table.connections))
+        if full or not is_open:
+            overload.full_at = now
+        self.acceptor.watch(is_open and not table.draining and (not full or overload.accepts(now)), now)
+
+    def accept(self, fds: list[int], runnable: Callable[[], float], now: float) -> None:
+        """Accept from those of ``fds`` that are listeners.
+
+        No more than could run, which ``runnable`` says for each, since siblings may have free slots, too; but one at
+        least, or clients that always have a next request there would keep all others out.
+        """
+        table, crowd = self._table, self.crowd
+        if len(table.connections) >= crowd.places and self.acceptor.concerns(fds):
+            crowd.make_room(table, now)
+        self.acceptor.accept(fds, now, lambda: min(max(1, runnable()), crowd.places - len(table.connections)))
+        if self.acceptor.again != inf:
+            table.parting.close()  # descriptors are used up
+
+    def opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
+        """A connection was accepted."""
+        self.open(self._first(sock, peer, endpoint, now), now)
+
+    def open(self, connection: Waiter, now: float) -> None:
+        """Take a client that has just been accepted: its connection, or the first stage before it."""
+        table = self._table
+        if now - self.overload.full_at >= BACKLOG:
+            table.add(connection, now)
+        elif table.has_given_up(connection):
+            connection.close()
+        else:
+            table.add(connection, now)
+            table.react(connection, READ, now)  # at once, while the kernel knows since when its request is there
+            if connection.state is READY:
+                self.queue.backdate(now - seconds_since_data(connection.sock))
+            self.overload.accepted(connection)
