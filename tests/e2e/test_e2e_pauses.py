@@ -89,6 +89,7 @@ def test_a_pause_is_no_time_of_a_request(backend: tuple[str, ...]) -> None:
     with Gate() as gate, Server("plain:app", *flags, *backend) as server, Client(server.port) as client:
         client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         request = gate.arrival()
+        server.wait_for_log("worker ready")  # or it comes later, and is counted
         stop_for(5, [server.pid, *server.children()])
         seen = len(server.log)
         time.sleep(0.7)  # app: it would be replaced now

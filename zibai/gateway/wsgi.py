@@ -42,8 +42,8 @@ _MAX_KEY: Final = 512
 
 # Libraries that look for the socket of WSGI would raise at each handshake.
 _NO_WEBSOCKET: Final = (
-    "a client asks for WebSocket, which no WSGI application can have here; it gets a 501. Serve WebSockets from an ASGI "
-    "application: see the page WebSocket of the documentation"
+    "a client asks for WebSocket, which no WSGI application can have here; it gets a 501. Serve WebSockets from an "
+    "ASGI application: see the page WebSocket of the documentation"
 )
 
 
