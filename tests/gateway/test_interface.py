@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import operator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -117,7 +116,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "WSGI made of ASGI": (as_wsgi(asgi), "wsgi"),
     "a class as in PEP 3333": (Pep3333, "wsgi"),
     "a middleware": (Middleware(wsgi), "wsgi"),
-    "in C": (operator.itemgetter(1), "wsgi"),
+    "in C": (functools.lru_cache(max), "wsgi"),
     "a function of C": (max, "wsgi"),
     "a partial of PEP 3333": (functools.partial(Pep3333), "wsgi"),
     "ASGI": (asgi, "asgi3"),

@@ -10,7 +10,7 @@ import pytest
 import zibai
 from zibai import Options, create_bind_socket, serve
 from zibai.config.options import declared
-from zibai.engine.loop import Loop
+from zibai.engine.admission import Admission
 from zibai.errors import UsageError
 from zibai.server.serve import Hooks, Server, Ties
 
@@ -19,13 +19,15 @@ from support import DEADLINE, get
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zibai.engine.loop import Loop
+
 
 def test_a_server_loop_that_fails_ends_serve_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than to be a server that is there and hears nothing."""
     raised: list[BaseException] = []
     died = threading.Event()
 
-    def broken(self: Loop, now: float) -> None:
+    def broken(self: Admission, full: bool, now: float) -> None:
         raise ZeroDivisionError("a bug")
 
     def run() -> None:
@@ -34,7 +36,7 @@ def test_a_server_loop_that_fails_ends_serve_with_its_error(monkeypatch: pytest.
         except ZeroDivisionError as error:
             raised.append(error)
 
-    monkeypatch.setattr(Loop, "_watch_listeners", broken)
+    monkeypatch.setattr(Admission, "watch", broken)
     server = threading.Thread(target=run)
     server.start()
     server.join(DEADLINE)
