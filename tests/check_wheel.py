@@ -27,6 +27,7 @@ OPTIONAL = {
     "trustme",
     "uvloop",
     "watchfiles",
+    "websockets",
 }
 
 
