@@ -12,16 +12,15 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from test_e2e_drain import health, says_close
-from test_e2e_proxies import free_ports
+from test_e2e_proxies import free_ports, running
 from test_readme import SNIPPETS
 
 from zibai import Options, parse_args
@@ -217,20 +216,8 @@ def nginx(folder: Path) -> Iterator[int]:
         f"daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;\n"
         f"events {{}}\nhttp {{ access_log off; {places} include {folder}/shop.conf; }}\n"
     )
-    process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"])
-
-    def accepts() -> bool:
-        assert process.poll() is None, "nginx has ended"
-        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-            return True
-        return False
-
-    try:
-        wait_for(accepts)
+    with running([NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"], folder, port):
         yield port
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")

@@ -5,46 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import socket
-import subprocess
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from test_e2e_proxies import free_ports, running
 
-from support import APPS, DEADLINE, ROOT, Server, wait_for
+from support import APPS, ROOT, Server
 from wsclient import Peer, close, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
 PAGE = (ROOT / "docs" / "websocket.md").read_text(encoding="utf-8")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
-@contextmanager
-def running(command: list[str], port: int) -> Iterator[int]:
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-    def accepts() -> bool:
-        assert process.poll() is None, "the proxy has ended"
-        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-            return True
-        return False
-
-    try:
-        wait_for(accepts)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)
 
 
 def check(server: Server, port: int) -> None:
@@ -73,7 +47,7 @@ def site(tmp_path: Path) -> Path:
 def test_nginx(site: Path) -> None:
     assert NGINX is not None
     (snippet,) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
-    port = free_port()
+    port = free_ports(["proxy"])["proxy"]
     with Server("versioned_ws:app", "--interface", "asgi", cwd=site) as server:
         location = snippet.replace(":8000", f":{server.port}")
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -82,7 +56,7 @@ def test_nginx(site: Path) -> None:
             f"daemon off; master_process off; pid {site}/nginx.pid; error_log stderr; events {{}}\n"
             f"http {{ access_log off; {places} server {{ listen 127.0.0.1:{port}; {location} }} }}\n"
         )
-        with running([NGINX, "-p", str(site), "-c", str(site / "nginx.conf"), "-e", "stderr"], port):
+        with running([NGINX, "-p", str(site), "-c", str(site / "nginx.conf"), "-e", "stderr"], site, port):
             check(server, port)
 
 
@@ -90,11 +64,11 @@ def test_nginx(site: Path) -> None:
 def test_haproxy(site: Path) -> None:
     assert HAPROXY is not None
     assert "`timeout tunnel 1h`" in PAGE
-    port = free_port()
+    port = free_ports(["proxy"])["proxy"]
     with Server("versioned_ws:app", "--interface", "asgi", cwd=site) as server:
         (site / "haproxy.cfg").write_text(
             "defaults\n mode http\n timeout connect 5s\n timeout client 5s\n timeout server 5s\n timeout tunnel 1h\n"
             f"listen site\n bind 127.0.0.1:{port}\n server zibai 127.0.0.1:{server.port}\n"
         )
-        with running([HAPROXY, "-db", "-f", str(site / "haproxy.cfg")], port):
+        with running([HAPROXY, "-db", "-f", str(site / "haproxy.cfg")], site, port):
             check(server, port)

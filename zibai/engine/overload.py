@@ -1,14 +1,14 @@
 """Clients that come while no runner is free: whether this worker accepts them all the same.
 
-What waits in the backlog of a listener is seen by nobody: it is in no log, no limit of time holds for it, and nobody
-refuses it. So a worker that is *alone* accepts on, and its requests wait in its own queue, in their order.
+A connection that waits in the backlog of a listener is in no log, no limit of time holds for it, and no worker refuses
+it. So a worker that is *alone* accepts on, and its requests wait in its own queue, in their order.
 
-A worker with siblings leaves the backlog to those that are free, and to whichever is free first: requests that wait in
-one worker could not be run by another. Only when all workers have been full for :data:`PATIENCE`, one of them, the
+A worker with siblings leaves the backlog to the one that is free first, because a request that waits in one worker
+cannot be run by another. Only when all workers have been full for :data:`PATIENCE`, one of them, the
 first of those in the scoreboard, accepts a single connection: a *probe*. That is the oldest of the backlog, so its wait
 is the longest of all: it is measured (the kernel knows since when the request is there), logged and, when it is too
-long, refused, and then the next one is. So every request of the backlog is refused in its time, and all but one of
-those that are not refused wait where the next free worker finds them.
+long, refused. Then the next one is the probe. So every request of the backlog is refused in its time, and all others
+but one wait where the next free worker finds them.
 
 Everything here is the loop owner's, but for the mark in each worker's row, which its siblings read.
 """

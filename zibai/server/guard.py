@@ -50,7 +50,7 @@ def _unguarded_line() -> int:
 
 
 def _is_certain(body: list[ast.stmt], line: int) -> bool:
-    """Whether whoever executes ``body`` executes this line of it, too, as far as this can be seen."""
+    """Whether each run of ``body`` executes this line of it, as far as the source tells."""
     for statement in body:
         if statement.lineno <= line <= (statement.end_lineno or 0):
             return not _names(statement) & _GUARDS and _is_certain_in(statement, line)

@@ -36,7 +36,7 @@ def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
     public = [describe(sock) for sock in sockets if is_public(sock)]
     if public and Trust(options.trusted_proxies).whole_internet:
         logger.warning(
-            "--trusted-proxies %s trusts everybody, so whoever reaches %s can say that it is somebody else; name your "
+            "--trusted-proxies %s trusts every client, so each that reaches %s can claim another address; name your "
             "proxies instead, as in --trusted-proxies 10.0.0.0/8,unix",
             " ".join(options.trusted_proxies),
             ", ".join(public),

@@ -120,7 +120,7 @@ class Identity:
 
 
 def _may_replace(folder: os.stat_result, entry: os.stat_result, groups: set[int]) -> bool:
-    """Whether a user who is not root, in ``groups``, can replace an entry of a folder by something else."""
+    """Whether a user other than root can replace an entry of a folder: its owner, one of ``groups``, or any user."""
     if folder.st_uid != 0:
         return True
     is_writable = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid in groups)

@@ -41,10 +41,10 @@ _COMPRESSED: Final = _PLAIN | {0x41, 0x42, 0xC1, 0xC2}
 class Codec:
     """One WebSocket after its handshake.
 
-    ``messages`` are those that were read; whoever takes one calls :meth:`taken`. ``replies`` are bytes that are to be
+    ``messages`` are those that were read. The stream that takes one calls :meth:`taken`. ``replies`` are bytes to be
     sent: pongs, and the close frame. ``closing`` says that a close frame was made. ``over`` says that nothing more
-    comes: the close frames are exchanged, or the client is at fault. Then the connection is to end once all is sent.
-    ``close`` is the code and the reason of the end, whoever has begun it; code 1005 is a close frame without a code.
+    comes: the close frames are exchanged, or the client is at fault. Then the connection ends once all is sent.
+    ``close`` is the code and the reason of the end, of either side; code 1005 is a close frame without a code.
     ``held`` is how many bytes wait here, beside those of messages.
     """
 
