@@ -40,6 +40,8 @@ def test_every_atom_and_every_name_is_accepted() -> None:
         ("%(h)d", "an atom ends with )s"),
         ("%(h", "an atom ends with )s"),
         ("100%", "write it as in %(h)s"),
+        ("%(h)9999999s", "a width is at most 999"),
+        ("%(h)-1000s", "a width is at most 999"),
         ("%(x)s", "there are %(h)s %(l)s"),
         ("jsn", "did you mean json?"),
         ("plain text", "it is default, json"),

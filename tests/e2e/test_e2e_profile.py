@@ -165,7 +165,14 @@ def test_an_aborted_command_ends_the_sampling(
         assert said == "zibai profile: aborted; nothing is written, and the workers stop sampling\n"
     wait_for(lambda: not any(samples(pid) for pid in pids))
     assert not list(tmp_path.glob("out*"))
-    wait_for(lambda: run("profile", "0.1", *control, "--output", str(tmp_path / "next")).returncode == 0)
+
+    def follows() -> Any:
+        done = run("profile", "0.1", *control, "--json", "--output", str(tmp_path / "next"))
+        return None if done.returncode else [json.loads(line) for line in done.stdout.splitlines()]
+
+    # At once, so that what the workers have found for the aborted command may come in the middle of this.
+    profiles = [line["profile"] for line in wait_for(follows) if "profile" in line]
+    assert [each["seconds"] < 5 and each["looks"] < 100 for each in profiles] == [True, True]
 
 
 @posix
@@ -209,6 +216,19 @@ def test_a_client_may_send_anything(control: tuple[str, str], tmp_path: Path) ->
             with closing(connect(address)) as channel:
                 channel.send({"command": "profile", "seconds": seconds})
                 assert json.loads(channel.receive(20))["error"] == "a profile lasts more than 0 and at most 600 seconds"
+
+
+def test_a_reader_that_leaves(server: Server, control: tuple[str, str], tmp_path: Path) -> None:
+    """As ``head`` does. It is no error of the server, and no traceback."""
+    for more in ([], ["--json"]):
+        command = [*ZIBAI, "profile", "0.5", *control, *more, "--output", str(tmp_path / "out")]
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            child.stdout.readline()
+            child.stdout.close()
+            assert child.stderr.read() == b""
+        assert child.returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,18 @@ def test_without_a_terminal_it_says_what_to_do(control: tuple[str, str]) -> None
     )
 
 
+def test_a_terminal_that_cannot_move_its_cursor(control: tuple[str, str]) -> None:
+    far, near = pty.openpty()
+    done: Any = subprocess.run(
+        [*ZIBAI, "top", *control],
+        stdin=near, stdout=near, stderr=subprocess.PIPE, env=environment({"TERM": "dumb"}), check=False,
+    )  # fmt: skip
+    os.close(near)
+    os.close(far)
+    assert done.returncode == 1
+    assert b"zibai ps shows the same once" in done.stderr
+
+
 def test_without_rich_it_says_what_to_do(control: tuple[str, str], tmp_path: Path) -> None:
     code = "import sys; sys.modules['rich'] = None; from zibai.cli import main; sys.exit(main(['top']))"
     far, near = pty.openpty()

@@ -163,7 +163,7 @@ def test_a_server_that_cannot_have_it_says_so_once(
     (tmp_path / "file").write_text("mine")
     with Endpoint(place and str(tmp_path / place), echo):
         pass
-    assert len(caplog.records) == 1
+    assert len(set(caplog.records)) == 1  # pytest may have put its handler to more than one logger
     assert "no control channel" in caplog.text
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -120,10 +120,21 @@ def test_datagrams_have_a_size() -> None:
     assert b"\n".join(found).decode().split("\n") == lines
 
 
-@pytest.mark.parametrize("text", ["fd:3", "host", "host:0", "unix:", "1:2:3", "host:99999"])
+@pytest.mark.parametrize("text", ["fd:3", "host", "localhost", "host:0", "unix:", "1:2:3", "host:99999"])
 def test_where_nothing_can_be_sent(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--statsd: .* is no address"):
         Options("a:b", statsd=text).validate()
+
+
+def test_a_name_that_stands_for_both_versions_of_ip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """localhost is ::1 first on many systems, and statsd listens on IPv4."""
+    found = [(family, socket.SOCK_DGRAM, 17, "", (host, 9)) for family, host in BOTH]
+    monkeypatch.setattr("_socket.getaddrinfo", lambda *_: found)
+    with closing(connect("localhost:9")) as sender:
+        assert sender.family == socket.AF_INET
+
+
+BOTH = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
 
 
 def test_ipv6() -> None:

@@ -160,7 +160,7 @@ def _timeout(migration: Migration, given: Given) -> None:
 def _access_log(migration: Migration, given: Given) -> None:
     if not given.value:
         migration.put(given, names()["no_access_log"], True, "gunicorn has no access log unless it is told")
-    elif given.value != "-":  # that is gunicorn's word for standard output; here it has the rest of the log for company
+    elif given.value != "-":  # standard output; without a place of its own the access log goes where the rest goes
         migration.put(given, names()["access_log"], given.value)
 
 
@@ -171,7 +171,7 @@ def _has_access_log(migration: Migration, given: Given) -> None:
 
 def _log_file(migration: Migration, given: Given) -> None:
     if given.value != "-":
-        migration.put(given, names()["log_file"], given.value, "it has the access log as well")
+        migration.put(given, names()["log_file"], given.value)
 
 
 def _log_level(migration: Migration, given: Given) -> None:

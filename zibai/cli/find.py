@@ -1,6 +1,8 @@
 """Which server a command is for: named by its file, pid file, address or application, or the only one."""
 
 import argparse
+import os
+import sys
 from typing import Any, NamedTuple
 
 from ..errors import ZibaiError
@@ -39,10 +41,19 @@ class Found(NamedTuple):
         return f"process {self.pid} ({self.facts.get('app', '')}, {' '.join(self.facts.get('listen', []))})"
 
 
+def leave_pipe() -> None:
+    """The reader of standard output has left, as in ``zibai ps | head``: the exit must not flush the rest into it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def add_arguments(parser: argparse.ArgumentParser, target: str = "SERVER") -> None:
     """The ways to name a server."""
     parser.add_argument(
-        "words", metavar=target, nargs="*", help="its address (:8000) or its application (default: the only one)"
+        "words",
+        metavar=target,
+        nargs="*",
+        default=[],
+        help="its address (:8000) or its application (default: the only one)",
     )
     parser.add_argument("--control", metavar="PATH", help="the server with this file")
     parser.add_argument("--pid-file", metavar="PATH", help="the server that has written this file")

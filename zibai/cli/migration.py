@@ -98,7 +98,8 @@ class Migration:
             value = option.show(setting.value) if option.octal else setting.value
             if note:
                 lines.append(f"# {_line(setting.origin)}: {note}")
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON allows, and TOML not
+            lines.append(f"{name} = {text}")
         if self.left:
             lines += ["", "# Without a counterpart:", *(f"#   {_line(text)}" for text in self.left)]
         return "\n".join(lines) + "\n"

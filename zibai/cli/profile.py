@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import ZibaiError
 from ..version import __version__
 from . import flame, speedscope
-from .find import Found, add_arguments, find_one
+from .find import Found, add_arguments, find_one, leave_pipe
 from .steer import Parser, ask
 
 TEXT = "Sample what the workers execute, and write a flame graph (SVG) and a file for speedscope."
@@ -43,15 +43,21 @@ def profile(argv: Sequence[str]) -> int:
     except ZibaiError as error:
         sys.stderr.write(f"zibai profile: error: {error}\n")
         return 1
+    except BrokenPipeError:
+        leave_pipe()
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("zibai profile: aborted; nothing is written, and the workers stop sampling\n")
         return 130
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text.removesuffix("s"))
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = 0.0
     if not isfinite(seconds) or seconds <= 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; write zibai profile 30 :8000")
     return seconds
 
 
@@ -114,17 +120,20 @@ def _write(server: Found, found: dict[int, dict[str, Any]], picture: str, scope:
         f"{busy / max(1, looks):.0%} of them. Width is time; threads that waited for work are left out."
     )
     name = f"{app}, process {server.pid}"
+    if picture:
+        yield _write_file(picture, flame.draw(name, subtitle, found))
+    if scope:
+        yield _write_file(scope, json.dumps(speedscope.describe(name, found, __version__)))
+
+
+def _write_file(path: str, text: str) -> str:
+    """Write a file; returns its path. Raises ZibaiError."""
     try:
-        if picture:
-            with open(picture, "w", encoding="utf-8") as file:
-                file.write(flame.draw(name, subtitle, found))
-            yield picture
-        if scope:
-            with open(scope, "w", encoding="utf-8") as file:
-                json.dump(speedscope.describe(name, found, __version__), file)
-            yield scope
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
-        raise ZibaiError(f"--output: cannot write {error.filename}: {error.strerror}") from None
+        raise ZibaiError(f"--output: cannot write {path}: {error.strerror}") from None
+    return path
 
 
 def _say(args: argparse.Namespace, text: str) -> None:

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 
 from ..errors import ZibaiError
 from ..telemetry.board_view import table
-from .find import add_arguments, find_all
+from .find import add_arguments, find_all, leave_pipe
 
 
 def ps(argv: Sequence[str]) -> int:
@@ -23,8 +22,7 @@ def ps(argv: Sequence[str]) -> int:
         code = _show(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has closed the pipe, as in `zibai ps | head`; the exit must not flush the rest into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_pipe()
         return 0
     return code
 

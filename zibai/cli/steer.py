@@ -6,7 +6,6 @@ is done, 1 when the server is not found, refuses or has ended, 2 for wrong usage
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Final, NoReturn
 from ..errors import ZibaiError
 from ..server.endpoint import connect
 from ..system.machine import is_alive
-from .find import Found, add_arguments, find_one
+from .find import Found, add_arguments, find_one, leave_pipe
 
 ABORTED: Final = 3
 """The exit code of ``zibai reload --wait`` when the new code does not start."""
@@ -52,7 +51,7 @@ def steer(argv: Sequence[str]) -> int:
         sys.stderr.write(f"zibai {command}: error: {error}\n")
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_pipe()
         return 0
     except KeyboardInterrupt:
         return 130
@@ -77,6 +76,10 @@ def ask(args: argparse.Namespace, server: Found, command: str, **fields: Any) ->
                     return
     except TimeoutError:
         raise ZibaiError(f"{server} does not respond") from None
+    except BrokenPipeError:
+        if args.json:
+            raise  # standard output
+        raise ZibaiError(f"{server} has closed the control channel") from None
     except (OSError, EOFError, ValueError) as error:
         why = "has closed the control channel" if isinstance(error, EOFError) else f"cannot be reached: {error}"
         raise ZibaiError(f"{server} {why}") from None

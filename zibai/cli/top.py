@@ -5,6 +5,7 @@ asked for, through the control channel. Whatever happens, the terminal is set ba
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -51,10 +52,15 @@ def top(argv: Sequence[str]) -> int:
 def _run(args: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ZibaiError("this is no terminal; zibai ps shows the same once, and zibai ps --json as data")
+    if os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        raise ZibaiError("this terminal cannot move its cursor; zibai ps shows the same once")
     from .view import Display, Screen  # raises MissingExtra
 
     server = find_one(args, args.words[0] if args.words else None)
-    watch = Watch(server)
+    try:
+        watch = Watch(server)
+    except (OSError, ValueError):
+        raise ZibaiError(f"{server} has ended") from None
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # not every terminal has the characters of the bars
     with _signals(), Keyboard() as keyboard, Display() as display:

@@ -37,7 +37,10 @@ def parse_address(value: str) -> tuple[str, int] | str | Inherited:
 
 def check_datagrams(value: str) -> None:
     """Raise UsageError unless datagrams can be sent to ``value``: HOST:PORT, or unix:PATH, which Windows lacks."""
-    where = parse_address(value)
+    try:
+        where = parse_address(value)
+    except UsageError:
+        where = ("", 0)
     if isinstance(where, Inherited) or (isinstance(where, tuple) and not where[1]):
         raise UsageError(f"{value!r} is no address to send to; write HOST:PORT or unix:PATH")
     if isinstance(where, str) and sys.platform == "win32":

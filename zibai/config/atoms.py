@@ -42,6 +42,9 @@ ATOMS: Final = {
 }
 """What each atom of one letter stands for, and words that people write for it."""
 
+WIDEST: Final = 999
+"""Characters that an atom may be padded to."""
+
 _PART: Final = re.compile(
     r"%(?:(?P<percent>%)|\((?P<name>(?:\{[^}]*\}[^)]*|[^()]*))\)(?P<pad>-?\d*)s|(?P<wrong>.?.?))", re.DOTALL
 )
@@ -73,8 +76,10 @@ def parse(text: str) -> list[str | Atom]:
         elif found["name"] is None:
             raise UsageError(_explain_percent(found["wrong"]))
         else:
-            pad = found["pad"]
-            parts.append(_atom(found["name"], 0 if pad in ("", "-") else int(pad)))
+            pad = 0 if found["pad"] in ("", "-") else int(found["pad"])
+            if abs(pad) > WIDEST:
+                raise UsageError(f"%({found['name']}){pad}s is too wide: a width is at most {WIDEST}")
+            parts.append(_atom(found["name"], pad))
     parts.append(text[end:])
     if not text.strip() or any(not part.replace("\t", "").isprintable() for part in parts if isinstance(part, str)):
         raise UsageError("a line of the log is made of it, so it has to be text without line ends")

@@ -194,7 +194,8 @@ class RunOptions(ServeOptions, total=False):
     after it was moved"""
     log_level: Literal["debug", "info", "warning", "error", "critical"] | None
     """the least level of what is logged: debug, info, warning, error or critical; debug adds what clients do wrong, and
-    warning leaves the access log out; a --logging-config that names a level counts more (default: info)"""
+    warning leaves the access log out, unless --access-log gives it a place; a --logging-config that names a level
+    counts more (default: info)"""
     no_access_log: bool | None
     """write no log line for a request that went well"""
     access_log: str | None

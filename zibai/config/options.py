@@ -65,6 +65,12 @@ def check_file(value: str) -> None:
         raise UsageError(f"{value!r} names no file")
 
 
+def check_place(value: str) -> None:
+    """Raise UsageError for no name; ``-`` is standard output."""
+    if not value:
+        raise UsageError("'' names no file")
+
+
 class _Usual(int):
     """A default that depends on something else, and can be told from the same number that was given."""
 
@@ -660,7 +666,8 @@ class Options:
         metavar="LEVEL",
         brief="debug, info, warning, error",
         help="the least level of what is logged: debug, info, warning, error or critical; debug adds what clients do "
-        "wrong, and warning leaves the access log out; a --logging-config that names a level counts more",
+        "wrong, and warning leaves the access log out, unless --access-log gives it a place; a --logging-config that "
+        "names a level counts more",
     )
     no_access_log: Defaulted[bool] = option(
         False,
@@ -672,6 +679,7 @@ class Options:
         None,
         group=LOGGING,
         metavar="PATH",
+        check=check_place,
         help="append the access log, with all responses, to this file, or print it to standard output for -; by "
         "default it goes where the rest of the log goes",
     )

@@ -30,8 +30,8 @@ async def aserve(
 ) -> None:
     """Serve ``app`` in the running event loop until ``graceful_exit`` is set and every request has its response.
 
-    To cancel the caller begins the same end, which takes ``graceful_exit_timeout`` at most; then ``CancelledError`` is
-    raised. The rest is as for :func:`~zibai.serve`.
+    If the caller is cancelled, the same end begins. It takes at most ``graceful_exit_timeout``; then ``CancelledError``
+    is raised. The rest is as for :func:`~zibai.serve`.
 
     :param app: an ASGI application.
     :param graceful_exit: set it, in the thread of the event loop, to end.

@@ -152,6 +152,6 @@ def become(identity: privileges.Identity, options: Options, sockets: list[socket
     except OSError as error:
         raise ZibaiError(f"cannot give files to {identity.name}: {error}") from error
     identity.assume()
-    for path in logs.files_of(options):
-        logfile.prepare(path, bool(options.log_max_bytes))
+    for flag, path in logs.files_of(options):
+        logfile.prepare(path, bool(options.log_max_bytes), flag=flag)
     logs.configure_as(options)

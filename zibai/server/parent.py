@@ -114,7 +114,7 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
         )
         observers.append(stack.enter_context(probes))
     if prepared.options.statsd is not None and board is not None:
-        look = partial(_look, board, around.names(prepared.options, listeners.sockets), listeners)
+        look = partial(_look, board, around.names(prepared.options, listeners.sockets), listeners, measured=False)
         stack.enter_context(Statsd(prepared.options.statsd, prepared.options.statsd_prefix, look))
     observers.append(upgrade)
     if notifier is not None:
@@ -122,11 +122,13 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
     return observers
 
 
-def _look(board: Scoreboard, names: list[str], listeners: Listeners) -> tuple[dict[str, Any], dict[str, int]]:
-    """What the metrics show; the thread of the probes calls this."""
+def _look(
+    board: Scoreboard, names: list[str], listeners: Listeners, *, measured: bool = True
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """What the metrics show, and statsd is sent; the thread of the probes or of statsd calls this."""
     # The last listener may be the one of --redirect-http, which has no name.
     found = zip(names, map(backlog_of, listeners.sockets), strict=False)
-    return describe(board), {name: waiting for name, waiting in found if waiting is not None}
+    return describe(board, measured=measured), {name: waiting for name, waiting in found if waiting is not None}
 
 
 def _rules(options: Options) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Profiling:
 
     def _take(self, seconds: float, only: int | None) -> Iterator[dict[str, Any]]:
         self._came = came = SimpleQueue[tuple[int, Message]]()
+        began = clock()
         chosen = self._tell(True, only)
         if not chosen:
             yield {"error": "no worker runs" if only is None else f"process {only} is no worker of this server"}
@@ -75,7 +76,7 @@ class Profiling:
                 yield {"left": round(max(0.0, until - clock()), 1)}
         finally:  # also when the client has left in the middle
             self._tell(False, only)
-        yield from self._collect(came, set(chosen))
+        yield from self._collect(came, set(chosen), began)
 
     def _tell(self, begins: bool, only: int | None) -> list[int]:
         """Tell the workers to begin or to end; returns the process ids of those that were told."""
@@ -88,8 +89,13 @@ class Profiling:
         self._loop.ask(tell)
         return _next(told, clock() + TIME, lambda: self._loop.is_over) or []
 
-    def _collect(self, came: SimpleQueue[tuple[int, Message]], left: set[int]) -> Iterator[dict[str, Any]]:
-        """A line for each worker: its profile, or why there is none."""
+    def _collect(
+        self, came: SimpleQueue[tuple[int, Message]], left: set[int], began: float
+    ) -> Iterator[dict[str, Any]]:
+        """A line for each worker: its profile, or why there is none.
+
+        What comes first may be the rest of a profile whose client has left: it began before this one.
+        """
         pieces: dict[int, list[str]] = {}
         until = clock() + TIME
         while left:
@@ -98,9 +104,15 @@ class Profiling:
                 break
             pid, message = found
             pieces.setdefault(pid, []).append(message.text)
-            if pid in left and not message.trace:
+            if pid not in left or message.trace:
+                continue
+            try:
+                profile = json.loads("".join(pieces.pop(pid)))
+            except ValueError:
+                continue  # its beginning was dropped
+            if profile.pop("began") >= began:
                 left.remove(pid)
-                yield {"pid": pid, "profile": json.loads("".join(pieces.pop(pid)))}
+                yield {"pid": pid, "profile": profile}
         for pid in sorted(left):
             why = "it does not respond" if pid in self._loop.pids else "the worker has ended"
             yield {"pid": pid, "missing": why}

@@ -145,6 +145,7 @@ class Sampler:
             stacks.append([[], left, "server"])
         idle = sum(times for stack, times in common if self._kinds[stack] == "idle")
         return {
+            "began": self._began,
             "seconds": round(clock() - self._began, 3),
             "looks": self._looks,
             "busy": self._busy,

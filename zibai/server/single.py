@@ -39,6 +39,6 @@ def serve_alone(prepared: Prepared, exits: bool) -> None:
     guest, app = environment.guest, environment.app
     statsd: AbstractContextManager[object] = nullcontext()
     if options.statsd is not None and board is not None:
-        statsd = Statsd(options.statsd, options.statsd_prefix, lambda: (describe(board), {}))
+        statsd = Statsd(options.statsd, options.statsd_prefix, lambda: (describe(board, measured=False), {}))
     with nullcontext() if guest else Endpoint(endpoint, serve_single), statsd:
         worker.run(options, listeners.sockets, ties=ties, exits=exits, app=app, guest=guest)

@@ -93,15 +93,15 @@ def main(options: Options, *, exits: bool = False) -> None:
 
 def _prepare_log_files(options: Options, identity: Identity | None) -> None:
     """Make sure that the log files can be written; raises UsageError. What another user may redirect comes later."""
-    for path in logs.files_of(options):
+    for flag, path in logs.files_of(options):
         if not (identity and identity.may_redirect(path)):
-            logfile.prepare(path, bool(options.log_max_bytes), None if identity is None else identity.owner)
+            logfile.prepare(path, bool(options.log_max_bytes), None if identity is None else identity.owner, flag=flag)
 
 
 def serve_as_guest(options: Options, app: Application | None) -> None:
     """For :func:`zibai.run`: like ``main``, but errors are raised, and the environment belongs to the prompt."""
-    for path in logs.files_of(options):
-        logfile.prepare(path, bool(options.log_max_bytes))
+    for flag, path in logs.files_of(options):
+        logfile.prepare(path, bool(options.log_max_bytes), flag=flag)
     logs.configure_as(options)
     try:
         environment = Environment("", os.getppid(), None, None, [], None, guest=True, app=app)

@@ -5,7 +5,6 @@ a client is escaped, as everywhere in the log (:mod:`zibai.telemetry.format`).
 """
 
 import base64
-import binascii
 import copy
 import logging
 import re
@@ -165,7 +164,7 @@ def user_of(environ: Mapping[str, Any]) -> str:
         return ""
     try:
         return base64.b64decode(credentials.strip(), validate=True).partition(b":")[0].decode("utf-8", "replace")
-    except binascii.Error:
+    except ValueError:  # also for what is no ASCII
         return ""
 
 

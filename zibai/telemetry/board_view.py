@@ -10,17 +10,18 @@ from typing import Any
 
 from ..clock import clock
 from ..system import machine
-from ..system.usage import usage
+from ..system.usage import Usage, usage
 from .counts import REFUSALS, Counted
 from .row import others
 from .scoreboard import Report, Scoreboard
 from .totals import SUMS
 
 
-def describe(board: Scoreboard) -> dict[str, Any]:
+def describe(board: Scoreboard, *, measured: bool = True) -> dict[str, Any]:
     """The data of ``--json``: plain values, times as seconds until now, counters since the start of the server.
 
-    ``workers`` are those that run. ``totals`` has the sums of all workers, also of those that have ended.
+    ``workers`` are those that run. ``totals`` has the sums of all workers, also of those that have ended. With
+    ``measured`` the system is asked for memory and descriptors of each worker, which takes milliseconds for many.
     """
     with board.totals.lock:  # no row moves into the totals meanwhile
         now = clock()
@@ -32,7 +33,7 @@ def describe(board: Scoreboard) -> dict[str, Any]:
         **board.facts,
         "up": _past(now, board.started),
         "totals": _totals([report for _, report in reports], *totals),
-        "workers": [_worker(number, report, now) for number, report in present],
+        "workers": [_worker(number, report, now, measured) for number, report in present],
     }
 
 
@@ -59,8 +60,8 @@ def _totals(
     }
 
 
-def _worker(number: int, report: Report, now: float) -> dict[str, Any]:
-    used, cpu = usage(report.pid), machine.cpu_time(report.pid)
+def _worker(number: int, report: Report, now: float, measured: bool) -> dict[str, Any]:
+    used, cpu = (usage(report.pid), machine.cpu_time(report.pid)) if measured else (Usage(), None)
     return {
         "row": number,
         "pid": report.pid,

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any, TextIO
 
+from ..logger import complain
 from ..system.standard import text
 from .format import AtOnce
 
@@ -36,6 +37,14 @@ class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
             raise
         except Exception:
             self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Tell once of a pipe whose reader has left, or each line would print a whole traceback."""
+        error = sys.exc_info()[1]
+        if isinstance(error, BrokenPipeError):
+            complain(logging.getLogger(record.name), error, record)
+        else:
+            super().handleError(record)
 
     def write_line(self, line: str) -> None:
         stream = self.stream

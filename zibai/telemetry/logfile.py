@@ -182,8 +182,8 @@ class LogFile(RotatingFileHandler, AtOnce):
                 self.stream = None
 
 
-def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None) -> None:
-    """Make sure that this user can write the log file; raises UsageError, in one line, otherwise.
+def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None, *, flag: str = "--log-file") -> None:
+    """Make sure that this user can write the log file that ``flag`` names; raises UsageError, in one line, otherwise.
 
     With an ``owner``, this process is root and is going to become that user. A missing file is then made and given to
     the owner. A file that exists is not touched: if the owner may write to the directory, it can be a link, which root
@@ -202,7 +202,7 @@ def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None) -> N
         regular = stat.S_ISREG(os.fstat(file).st_mode)
         os.close(file)
     except OSError as error:
-        raise UsageError(f"--log-file: {path!r} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{flag}: {path!r} cannot be written: {error.strerror}") from error
     if owner is None and rotated and regular and not _may_rename(path):
         raise UsageError(f"--log-max-bytes: no permission to rename {path!r}; put it into a directory of this user")
 

@@ -72,14 +72,18 @@ def _restore(fields: Mapping[str, Any], environ: dict[str, str], head: bytes) ->
 def _attach(
     record: ExchangeRecord, environ: Mapping[str, object], facts: Mapping[str, object], head: bytes = b""
 ) -> ExchangeRecord:
-    # Only text: a record may be kept for long, and must not keep sockets and files with it.
-    texts = {key: value for key, value in environ.items() if isinstance(value, str)}
+    texts = _texts(environ)
     named: dict[str, str] = {key: escape(texts.get(key, "-")) for key in NAMED if key in texts or key in ALWAYS}
     fields = Fields(record.__dict__, texts, head)
     fields.update(named)
     fields.update(facts)
     record.__dict__ = fields
     return record
+
+
+def _texts(environ: Mapping[str, object]) -> dict[str, str]:
+    """What is text of an environ: an application may set anything, and a record must not keep sockets and files."""
+    return {key: value for key, value in environ.items() if isinstance(value, str)}
 
 
 class Told(NamedTuple):
@@ -133,7 +137,7 @@ def log_exchange(
         if handler is not None and type(handler.formatter) in (AccessFormatter, JsonFormatter):
             basic = {"name": logger.name, "levelname": logging.getLevelName(level), "message": MESSAGE % args}
             made = {"created": time.time(), "process": os.getpid(), **basic, **facts}
-            if handler.write_fields(level, Fields(made, environ, head)):
+            if handler.write_fields(level, Fields(made, _texts(environ), head)):
                 return
         record = ExchangeRecord(logger.name, level, MESSAGE, args, exc_info)
         logger.handle(_attach(record, environ, facts, head))

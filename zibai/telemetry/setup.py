@@ -24,9 +24,10 @@ from .jsonlines import JsonFormatter
 from .logfile import LogFile, remember_handlers
 
 
-def files_of(options: Options) -> list[str]:
-    """The paths of the log files."""
-    return [path for path in (options.log_file, options.access_log) if path is not None and path != STDOUT]
+def files_of(options: Options) -> list[tuple[str, str]]:
+    """The log files: the flag that names each, and its path."""
+    named = (("--log-file", options.log_file), ("--access-log", options.access_log))
+    return [(flag, path) for flag, path in named if path is not None and path != STDOUT]
 
 
 def configure_as(options: Options) -> None:
@@ -170,8 +171,8 @@ def default_config(file: dict[str, Any] | None = None, level: str = "INFO") -> d
 def _use_format(config: dict[str, Any], access: Access, changed: Mapping[str, Any]) -> None:
     """Let the formatters make lines of a format; those of the user's own configuration are ``changed``, and stay.
 
-    With JSON all of them do, since who reads a stream of JSON lines can do nothing with other lines in it. Any other
-    format is for lines about responses: the access log's, and those of the error log where there is one log for both.
+    With JSON all of them do, since a program that reads JSON lines cannot read any other line. Any other format is for
+    lines about responses: the access log's, and those of the error log where there is one log for both.
     """
     formatters = config["formatters"]
     for name in formatters.keys() - changed.keys():
@@ -182,7 +183,9 @@ def _use_format(config: dict[str, Any], access: Access, changed: Mapping[str, An
 
 
 def _separate(config: dict[str, Any], access: Access) -> None:
-    """Give the access log a place of its own."""
+    """Give the access log a place of its own, where each response has a line, whatever ``--log-level`` says."""
+    settings = config["loggers"]["zibai.access"]
+    settings["level"] = min(settings["level"], "INFO", key=lambda name: logging.getLevelNamesMapping()[name])
     if access.path == STDOUT:
         place: dict[str, Any] = {"class": f"{ConsoleHandler.__module__}.ConsoleHandler", "stream": "ext://sys.stdout"}
     else:

@@ -97,7 +97,10 @@ def connect(address: str) -> Any:
     place: Any = where
     if isinstance(where, tuple):
         host, port = where
-        family, _, _, _, place = _socket.getaddrinfo(host or "127.0.0.1", port, 0, _socket.SOCK_DGRAM)[0]
+        found = _socket.getaddrinfo(host or "127.0.0.1", port, 0, _socket.SOCK_DGRAM)
+        # A datagram does not tell whether anybody listens, so the next address is never tried. For localhost, which
+        # many systems resolve to ::1 first, it is IPv4 where statsd listens.
+        family, _, _, _, place = min(found, key=lambda each: each[0] != _socket.AF_INET)
     elif sys.platform != "win32":
         family = _socket.AF_UNIX
     made = _socket.socket(family, _socket.SOCK_DGRAM)
