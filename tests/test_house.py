@@ -21,7 +21,7 @@ PACKAGE = ROOT / "zibai"
 WINGS = {"cli", "config", "engine", "gateway", "net", "protocol", "server", "supervise", "system", "telemetry", "tls"}
 FILES = {"__init__.py", "__main__.py", "clock.py", "errors.py", "importer.py", "logger.py", "py.typed", "version.py"}
 LONG = {  # modules of more than 300 lines, and the most that each may have
-    "config/options.py": 870,  # a table, which is no harder to read for being long
+    "config/options.py": 850,  # a table, which is no harder to read for being long
     "engine/backends/greenlets.py": 305,  # the hub's side and the greenlets' side of one backend
     "engine/backends/tasks.py": 310,  # the event loop from its start to its end
     "engine/connection.py": 400,  # the states of one client and what leads from each to the next: one subject

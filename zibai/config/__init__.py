@@ -11,5 +11,6 @@ It opens no socket and starts nothing. A wrong value is refused here, before any
  - foreign    flags of other servers, and what they are here
  - atoms      the language of --access-log-format
  - envfile    the file of --env-file
+ - paths      paths, of URLs and of files that the server writes
  - addresses  addresses, and the peers that are believed
 """

@@ -100,8 +100,8 @@ class ServeOptions(TypedDict, total=False):
     socket_timeout: float | None
     """time without any progress after which reading or writing a body gives up (default: 30)"""
     queue_timeout: float | None
-    """time that a request may wait for a free thread or greenlet; then the response is 503 with Retry-After, since its
-    client has most likely given up; 0 is no limit (default: 60)"""
+    """time that a request may wait for a free thread, greenlet or task; then the response is 503 with Retry-After,
+    since its client has most likely given up; 0 is no limit (default: 60)"""
     max_connections: int | None
     """connections that each worker holds at the same time, idle ones included; further connections wait in the backlog
     or go to another worker, and the connections that are idle longest are closed for them; 0 is as many as the system

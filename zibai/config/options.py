@@ -29,6 +29,7 @@ from .option import (
     read_declarations,
     seconds,
 )
+from .paths import check_file, check_log_file, check_place, check_prefix
 
 # The groups of the help and of docs/options.md, in the order of the fields: what people need first comes first.
 APPLICATION = "Application"
@@ -45,30 +46,6 @@ HOOKS = "Hooks"
 
 LISTEN = "127.0.0.1:8000"
 """The address to listen on when neither the options nor the environment name one."""
-
-
-def check_prefix(value: str) -> None:
-    """Raise UsageError unless PATH_INFO, which begins with a slash of its own, can be cut from ``value``."""
-    if value.endswith("/") or (value and not value.startswith("/")):
-        raise UsageError(f"{value!r} must start with a slash and not end with one, or be empty")
-
-
-def check_log_file(value: str) -> None:
-    """Raise UsageError for ``-``, which gunicorn takes for standard error."""
-    if value == "-":
-        raise UsageError("the log goes to standard error already; leave it out")
-
-
-def check_file(value: str) -> None:
-    """Raise UsageError for ``-``, which is no file for those who write it, and for no name at all."""
-    if value in ("", "-"):
-        raise UsageError(f"{value!r} names no file")
-
-
-def check_place(value: str) -> None:
-    """Raise UsageError for no name; ``-`` is standard output."""
-    if not value:
-        raise UsageError("'' names no file")
 
 
 class _Usual(int):
@@ -541,7 +518,7 @@ class Options:
     queue_timeout: Defaulted[float] = patience(
         60.0,
         group=LIMITS,
-        help="time that a request may wait for a free thread or greenlet; then the response is 503 with Retry-After, "
+        help="time that a request may wait for a free thread, greenlet or task; then the response is 503 with Retry-After, "
         "since its client has most likely given up; 0 is no limit",
         embedded=True,
     )

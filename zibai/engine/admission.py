@@ -25,7 +25,7 @@ from .table import Table
 from .waiting import Waiter
 
 BACKLOG: Final = 5.0
-"""Seconds after a time without a free runner in which clients may come that have waited in the backlog and left."""
+"""For so many seconds after no runner was free, a client that is accepted may have waited in the backlog and left."""
 
 
 class Admission:

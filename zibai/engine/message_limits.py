@@ -9,8 +9,8 @@ from ..config.options import Options
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageLimits:
-    """What one WebSocket may do. Times are seconds, sizes bytes; 0 is never for ``ping_interval``, ``ping_timeout`` and
-    ``compress_from``. None has a default here: :meth:`from_options` takes them from the options.
+    """What one WebSocket may do. Times are seconds, sizes bytes; ``ping_interval`` and ``compress_from`` of 0, and a
+    ``ping_timeout`` of inf, mean never. None has a default here: :meth:`from_options` takes them from the options.
     """
 
     max_size: int

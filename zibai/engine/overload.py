@@ -7,8 +7,8 @@ A worker with siblings leaves the backlog to the one that is free first, because
 cannot be run by another. Only when all workers have been full for :data:`PATIENCE`, one of them, the
 first of those in the scoreboard, accepts a single connection: a *probe*. That is the oldest of the backlog, so its wait
 is the longest of all: it is measured (the kernel knows since when the request is there), logged and, when it is too
-long, refused. Then the next one is the probe. So every request of the backlog is refused in its time, and all others
-but one wait where the next free worker finds them.
+long, refused. Then the next one is the probe. So each request in the backlog is refused when its time is over. Of the
+others only the probe waits in a worker; the rest stay in the backlog, where the next free worker takes them.
 
 Everything here is the loop owner's, but for the mark in each worker's row, which its siblings read.
 """
@@ -37,7 +37,7 @@ class Overload:
     """``siblings`` returns the rows of the other workers in the scoreboard, each with whether it comes before ours.
 
     ``full`` says whether no runner is free; ``again`` is when to look at the siblings again, ``inf`` without need;
-    ``full_at`` is when clients have waited in the backlog last.
+    ``full_at`` is when clients last had to wait in the backlog.
     """
 
     def __init__(self, row: Row, siblings: Callable[[], Iterable[tuple[bool, Row]]]) -> None:
