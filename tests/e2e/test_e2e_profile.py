@@ -134,25 +134,23 @@ def test_one_worker_and_one_file(server: Server, control: tuple[str, str], tmp_p
     assert wrong.stderr.startswith("zibai profile: error: --output: cannot write to ")
 
 
-def samples(pid: int) -> bool:
-    """Whether a thread of a worker samples: its threads have no names, so it is found by their number."""
-    return len(os.listdir(f"/proc/{pid}/task")) > samples.before[pid]  # type: ignore[attr-defined]
+def samples(control: tuple[str, str]) -> list[bool]:
+    """Whether a thread samples, of each worker."""
+    dumped = run("dump", *control).stdout
+    return ["sampling.py" in worker for worker in dumped.split("--- worker ")[1:]]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the threads of a process are counted in /proc")
 @pytest.mark.parametrize("how", ["ctrl-c", "killed"])
 def test_an_aborted_command_ends_the_sampling(
     server: Server, control: tuple[str, str], tmp_path: Path, how: str
 ) -> None:
-    pids = server.children()
-    samples.before = {pid: len(os.listdir(f"/proc/{pid}/task")) for pid in pids}  # type: ignore[attr-defined]
     command = [*ZIBAI, "profile", "500", *control, "--output", str(tmp_path / "out")]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment(), **pipes) as aborted:
         assert aborted.stdout is not None
         assert aborted.stderr is not None
         assert aborted.stdout.readline() == "sampling 2 workers for 500 s\n"
-        wait_for(lambda: all(samples(pid) for pid in pids))
+        wait_for(lambda: samples(control) == [True, True])
         second = run("profile", "1", *control, "--output", str(tmp_path / "second"))
         assert (second.returncode, second.stderr) == (
             1,
@@ -163,7 +161,7 @@ def test_an_aborted_command_ends_the_sampling(
     if how == "ctrl-c":
         assert aborted.returncode == 130
         assert said == "zibai profile: aborted; nothing is written, and the workers stop sampling\n"
-    wait_for(lambda: not any(samples(pid) for pid in pids))
+    wait_for(lambda: samples(control) == [False, False])
     assert not list(tmp_path.glob("out*"))
 
     def follows() -> Any:

@@ -518,8 +518,8 @@ class Options:
     queue_timeout: Defaulted[float] = patience(
         60.0,
         group=LIMITS,
-        help="time that a request may wait for a free thread, greenlet or task; then the response is 503 with Retry-After, "
-        "since its client has most likely given up; 0 is no limit",
+        help="time that a request may wait for a free thread, greenlet or task; then the response is 503 with "
+        "Retry-After, since its client has most likely given up; 0 is no limit",
         embedded=True,
     )
     max_connections: Defaulted[int] = option(
