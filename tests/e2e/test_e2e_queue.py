@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support import Client, Server, get, run, wait_for
+from zibai.engine.overload import LOST
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from support import Client, Server, get, run, wait_for
 
 APP = """
 import asyncio, time
@@ -122,3 +125,60 @@ def test_where_the_time_goes(tmp_path: Path) -> None:
     assert 0.2 <= phases["application_ms"] < 0.2 + SLACK
     assert pause - 0.05 < phases["send_ms"] < pause + 2 * SLACK
     assert phases["duration_ms"] == pytest.approx(phases["application_ms"] + phases["send_ms"], abs=0.05)
+
+
+HELD = """
+import os, time
+from pathlib import Path
+here = Path(__file__).parent
+def wait_for(name):
+    until = time.monotonic() + 60
+    while not (here / name).exists() and time.monotonic() < until:
+        time.sleep(0.01)
+if (here / "slow_import").exists():
+    wait_for("go")
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/held":
+        (here / f"held.{os.getpid()}").touch()
+        wait_for("go")
+    start_response("200 OK", [])
+    return [b"ok"]
+"""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has reached every thread of a process."""
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(each.read_text().rpartition(")")[2].split()[0] == "T" for each in stats)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a connection has waited in the backlog")
+@pytest.mark.parametrize("kind", ["the replacement starts", "the first is stopped", "the last is stopped"])
+def test_the_limit_holds_whatever_the_siblings_do(tmp_path: Path, kind: str) -> None:
+    """Nobody waits for one that imports for long, or that is stopped."""
+    (tmp_path / "held.py").write_text(HELD)
+    workers = 1 if "replacement" in kind else 2
+    flags = ["-p", str(workers), "-w", "1", "--no-gevent", "--queue-timeout", str(TIMEOUT)]
+    with Server("held:app", *flags, cwd=tmp_path) as server, ThreadPoolExecutor() as clients:
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == workers)
+        pids = server.children()
+        if "stopped" in kind:
+            stopped = pids.pop(0 if "first" in kind else -1)
+            os.kill(stopped, signal.SIGSTOP)
+            wait_for(lambda: is_stopped(stopped))
+        held = []
+        for number in range(len(pids)):  # one after the other, so that each gets a worker
+            held.append(clients.submit(get, server.port, "/held"))
+            wait_for(lambda number=number: len(list(tmp_path.glob("held.[0-9]*"))) > number)
+        if workers == 1:
+            (tmp_path / "slow_import").touch()
+            os.kill(server.pid, signal.SIGHUP)
+            wait_for(lambda: len(server.children()) == 2)
+        # The second time, each worker has looked at its siblings.
+        for status, waited, _ in [*ask_all(server, 2), *ask_all(server, 2)]:
+            assert status == 503
+            assert TIMEOUT - 0.05 < waited < TIMEOUT + LOST + SLACK
+        (tmp_path / "go").touch()
+        if "stopped" in kind:
+            os.kill(stopped, signal.SIGCONT)
+        assert [each.result().status for each in held] == [200] * len(held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from types import SimpleNamespace
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.clock import clock
-from zibai.engine.overload import LOOK, MOMENT, PATIENCE, Overload
+from zibai.config.addresses import Trust
+from zibai.engine.overload import LOOK, LOST, MOMENT, PATIENCE, STALE, Overload
 from zibai.engine.states import APP, HANDSHAKE, HEAD, PASSED, READY
+from zibai.server import worker
+from zibai.telemetry import row as row_module
 from zibai.telemetry.row import Row
 
-from rig import GET, Rig, read
+from rig import GET, Rig, ended, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,15 +26,23 @@ if TYPE_CHECKING:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells since when a request is there")
 
 
-def sibling(state: str = "ready", *, full: bool = True) -> Row:
+def mark(row: Row, full: bool, ago: float = 0.0) -> None:
+    """What a worker has written of itself some seconds ago."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_module, "clock", lambda: clock() - ago)
+        row.mark_full(full)
+
+
+def sibling(state: str = "ready", *, full: bool = True, ago: float = 0.0) -> Row:
     row = Row.private(1)
     row.assign(state, 1, 0, 0.0)
-    row.mark_full(None if full else clock() - 1)
+    mark(row, full, ago if full else 1.0)
     return row
 
 
-def overload(*others: tuple[bool, Row]) -> Overload:
-    made = Overload(Row.private(1), lambda: others)
+def overload(*others: tuple[bool, Row], backlog: list[bool] | None = None) -> Overload:
+    """One whose worker is full. ``backlog`` says at each look whether a connection waits there; else that fails."""
+    made = Overload(Row.private(1), lambda: others, (backlog or []).pop)
     made.note(True, 100.0)
     return made
 
@@ -50,7 +62,9 @@ def test_workers_that_do_not_serve_are_no_siblings(state: str) -> None:
 
 def test_one_that_starts_will_be_free() -> None:
     """Or the first worker of a server would take clients that it cannot run, a moment before the others are ready."""
-    assert not overload((False, sibling("starting", full=False))).accepts(100.0)
+    starting = overload((False, sibling("starting", full=False)))
+    assert not starting.accepts(100.0)
+    assert starting.accepts(100.0 + PATIENCE + LOOK)  # but nobody has to wait until then: the start may take long
 
 
 def test_one_that_has_siblings_waits_until_all_have_been_full_for_a_while() -> None:
@@ -63,14 +77,57 @@ def test_one_that_has_siblings_waits_until_all_have_been_full_for_a_while() -> N
 
 def test_a_sibling_that_is_free_gets_the_client() -> None:
     other = sibling()
-    busy = overload((False, other))
+    busy = overload((False, other), backlog=[False])
     busy.accepts(100.0)
-    other.mark_full(clock() - 2 * MOMENT)
+    mark(other, False, 2 * MOMENT)
     assert not busy.accepts(101.0)
-    other.mark_full(None)
+    mark(other, True)
     assert not busy.accepts(102.0)  # counted anew
-    other.mark_full(clock())  # between two requests
+    mark(other, False)  # between two requests
     assert busy.accepts(103.0)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_sibling_that_hangs_keeps_nobody_waiting(first: bool, full: bool) -> None:
+    """Stopped, for example: it has said that it is free, or that it is full, and nothing since then."""
+    hung = sibling()
+    mark(hung, full, 2 * STALE)
+    busy = overload((first, hung), backlog=[True] * 3)
+    assert not busy.accepts(100.0)
+    assert not busy.accepts(100.0 + LOST - 0.01)
+    assert busy.accepts(100.0 + LOST + LOOK)
+
+
+def test_connections_have_to_be_in_the_backlog_at_each_look() -> None:
+    seen = [(100.0, True), (100.9, False), (101.0, True), (101.9, True), (102.1, True)]
+    busy = overload((False, sibling(full=False)), backlog=[waits for _, waits in reversed(seen)])
+    assert [busy.accepts(moment) for moment, _ in seen] == [False, False, False, False, True]
+
+
+def test_the_first_of_the_full_ones_leads() -> None:
+    busy = overload((True, sibling(full=False)), (True, sibling()), backlog=[True] * 2)
+    busy.accepts(100.0)
+    assert not busy.accepts(105.0)
+
+
+def test_a_worker_without_a_row_is_not_alone() -> None:
+    """On a system without shared memory, when the file of the scoreboard cannot be made."""
+    busy = Overload(Row.private(1), worker.without_a_row, lambda: True)
+    busy.note(True, 100.0)
+    assert not busy.accepts(100.0)
+    assert not busy.accepts(100.0 + LOST - 0.01)
+    assert busy.accepts(100.0 + LOST + LOOK)
+
+
+def test_a_full_worker_says_so_again_at_each_look() -> None:
+    row = Row.private(1)
+    busy = Overload(row, lambda: [(False, sibling())], bool)
+    busy.note(True, 100.0)
+    began = clock()
+    busy.accepts(100.0)
+    assert row.is_full(began, began)
+    assert not row.is_full(clock(), 0.0)
 
 
 def test_a_moment_between_two_requests_of_our_own_does_not_count() -> None:
@@ -113,11 +170,11 @@ def test_a_full_loop_without_siblings_accepts_what_comes(monkeypatch: pytest.Mon
         for number in range(1, 4):
             rig.client().send(GET)
             rig.until(lambda number=number: len(rig.loop._ready) == number)
-        assert rig.row.is_full(0.0)
+        assert rig.row.is_full(0.0, clock())
         running.exchange(rig.row.slots[0], clock())
         rig.loop.give_back(running)
         rig.until(rig.run)
-        assert not rig.row.is_full(clock())
+        assert not rig.row.is_full(0.0, clock())
 
 
 @linux
@@ -161,3 +218,65 @@ def test_a_unix_socket_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         rig.loop._admission.overload.full_at = rig.now
         rig.until(lambda: len(rig.loop._ready) == 1)
         assert rig.loop._ready[0][1] == rig.now
+
+
+# --- a client that is closed at once, while no runner is free -----------------------------------------
+
+PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+
+
+def take_the_runner(rig: Rig, request: bytes = GET) -> None:
+    client, _ = rig.connect()
+    client.send(request)
+    rig.take()
+    rig.turn()
+    assert rig.loop._admission.overload.full
+
+
+def test_a_proxy_without_trust_costs_only_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Rig(monkeypatch, slots=1, proxy_protocol=True, trust=Trust(["127.0.0.1"])) as rig:
+        take_the_runner(rig, PROXY + GET)
+        trust, rig.service.trust = rig.service.trust, Trust()
+        stranger, _ = rig.client(), rig.until(lambda: rig.service._hinted)
+        assert ended(stranger) == b""
+        rig.service.trust = trust
+        rig.client().send(PROXY + GET)
+        rig.until(lambda: len(rig.loop._ready) == 1)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_poller_that_takes_no_more_costs_the_new_client(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Rig(monkeypatch, slots=1) as rig:
+        take_the_runner(rig)
+        register = rig.backend.poller.register
+        failed: list[int] = []
+
+        def fail(fd: int, events: int) -> None:
+            failed.append(fd)
+            raise OSError(errno.ENOSPC, "no watch is left")
+
+        monkeypatch.setattr(rig.backend.poller, "register", fail)
+        client = rig.client()
+        rig.until(lambda: failed)
+        assert ended(client) in {b"", b"<reset>"}
+        monkeypatch.setattr(rig.backend.poller, "register", register)
+        rig.client().send(GET)
+        rig.until(lambda: len(rig.loop._ready) == 1)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@linux
+def test_a_client_behind_a_proxy_has_waited_in_the_backlog_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Rig(monkeypatch, slots=1, proxy_protocol=True, trust=Trust(["127.0.0.1"])) as rig:
+        take_the_runner(rig, PROXY + GET)
+        rig.client().send(PROXY + GET)
+        rig.queued(1)
+        time.sleep(0.05)  # what is measured has to pass
+        rig.until(lambda: len(rig.loop._ready) == 1)
+        ((connection, since),) = rig.loop._ready
+        assert 0.04 <= rig.now - since < 10
+        assert connection.peer[0] == "192.0.2.1"

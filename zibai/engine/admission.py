@@ -20,7 +20,7 @@ from .capacity import Crowd
 from .context import Service
 from .overload import Overload
 from .queueing import Queue
-from .states import READY
+from .states import PASSED, READY
 from .table import Table
 from .waiting import Waiter
 
@@ -45,7 +45,7 @@ class Admission:
         self._first = first
         self.acceptor = Acceptor(listeners, backend.poller, backend.report, self.opened)
         self.crowd = Crowd(service, backend.report, getattr(backend.poller, "limit", inf))
-        self.overload = Overload(service.row, service.siblings)
+        self.overload = Overload(service.row, service.siblings, self.acceptor.is_anyone_waiting)
 
     def __repr__(self) -> str:
         return f"<Admission: {len(self._table.connections)} of {self.crowd.places} connections>"
@@ -91,7 +91,16 @@ class Admission:
             connection.close()
         else:
             table.add(connection, now)
-            table.react(connection, READ, now)  # at once, while the kernel knows since when its request is there
-            if connection.state is READY:
-                self.queue.backdate(now - seconds_since_data(connection.sock))
-            self.overload.accepted(connection)
+            self._read_at_once(connection, now)
+
+    def _read_at_once(self, connection: Waiter, now: float) -> None:
+        """Read from a new client while the kernel knows since when its request is there."""
+        table = self._table
+        while table.connections.get(connection.fd) is connection:  # else it was closed already
+            table.react(connection, READ, now)
+            if connection.state is not PASSED:
+                break
+            connection = connection.follower
+        if connection.state is READY:
+            self.queue.backdate(now - seconds_since_data(connection.sock))
+        self.overload.accepted(connection)

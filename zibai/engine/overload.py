@@ -4,11 +4,16 @@ A connection that waits in the backlog of a listener is in no log, no limit of t
 it. So a worker that is *alone* accepts on, and its requests wait in its own queue, in their order.
 
 A worker with siblings leaves the backlog to the one that is free first, because a request that waits in one worker
-cannot be run by another. Only when all workers have been full for :data:`PATIENCE`, one of them, the
-first of those in the scoreboard, accepts a single connection: a *probe*. That is the oldest of the backlog, so its wait
+cannot be run by another. Only when all workers have been full for :data:`PATIENCE`, one of them, the first of the full
+ones in the scoreboard, accepts a single connection: a *probe*. That is the oldest of the backlog, so its wait
 is the longest of all: it is measured (the kernel knows since when the request is there), logged and, when it is too
 long, refused. Then the next one is the probe. So each request in the backlog is refused when its time is over. Of the
 others only the probe waits in a worker; the rest stay in the backlog, where the next free worker takes them.
+
+A worker that hangs accepts nobody, though it may have said that it is free. So the probe is also accepted when
+connections have been in the backlog for :data:`LOST`, at each look. A worker that is full says so again at each look;
+one that does not hangs, and another is the first of the full ones. A worker that starts is not asked, but it will be
+free, so nobody is alone beside it.
 
 Everything here is the loop owner's, but for the mark in each worker's row, which its siblings read.
 """
@@ -24,42 +29,57 @@ from .states import BODY, HANDSHAKE, HEAD, PASSED, PROXY, READY
 PATIENCE: Final = 0.25
 """Seconds that all workers have to be full."""
 
+LOST: Final = 1.0
+"""Seconds that connections have to be in the backlog, though a worker says that it is free."""
+
 LOOK: Final = 0.1
 """Seconds between two looks at the siblings."""
 
 MOMENT: Final = 0.05
 """Seconds that a worker may have a free runner between two requests, and still counts as full."""
 
+STALE: Final = 3 * LOOK
+"""Seconds after which a worker that is full has said so again, or it hangs."""
+
 _UNSERVED: Final = (PROXY, HANDSHAKE, HEAD, BODY, READY)
 
 
 class Overload:
     """``siblings`` returns the rows of the other workers in the scoreboard, each with whether it comes before ours.
+    ``is_anyone_waiting`` asks the system whether a connection is in the backlog.
 
     ``full`` says whether no runner is free; ``again`` is when to look at the siblings again, ``inf`` without need;
     ``full_at`` is when clients last had to wait in the backlog.
     """
 
-    def __init__(self, row: Row, siblings: Callable[[], Iterable[tuple[bool, Row]]]) -> None:
+    def __init__(
+        self,
+        row: Row,
+        siblings: Callable[[], Iterable[tuple[bool, Row]]],
+        is_anyone_waiting: Callable[[], bool],
+    ) -> None:
         self.full = False
         self.again = inf
         self.full_at = -inf
         self._row = row
         self._siblings = siblings
+        self._is_anyone_waiting = is_anyone_waiting
         self._look_at = -inf
         self._alone = self._leads = False
         self._free_at = -inf  # when a runner was free last, by the loop's clock
-        self._since = inf  # since when all workers are full
+        self._full_since = inf  # since when all workers are full
+        self._lost_since = inf  # since when connections are in the backlog, though a worker says that it is free
         self._probe: Any = None
 
     def note(self, full: bool, now: float) -> None:
         """Whether a runner is free has changed."""
         self.full = full
-        self._row.mark_full(None if full else clock())
+        self._row.mark_full(full)
         if not full:
             self._free_at, self.again = now, inf
         elif now - self._free_at > MOMENT:
-            self._since, self._leads = inf, False
+            self._full_since = self._lost_since = inf
+            self._leads = False
 
     def accepts(self, now: float) -> bool:
         """Whether to accept, while no runner is free."""
@@ -69,12 +89,19 @@ class Overload:
 
     def _look(self, now: float) -> None:
         self._look_at = now + LOOK
-        others = [(first, row) for first, row in self._siblings() if row.serves]
-        self._alone = not others
+        self._row.mark_full(True)
+        others = [(first, row, row.state) for first, row in self._siblings()]
+        self._alone = not any(state in ("ready", "starting") for _, _, state in others)
         self.again = inf if self._alone else self._look_at
-        moment = clock() - MOMENT
-        self._since = min(self._since, now) if all(row.is_full(moment) for _, row in others) else inf
-        self._leads = now - self._since >= PATIENCE and not any(first for first, _ in others)
+        at = clock()
+        full = [(first, row.is_full(at - STALE, at - MOMENT)) for first, row, state in others if state == "ready"]
+        all_full = all(is_full for _, is_full in full)
+        self._full_since = min(self._full_since, now) if all_full else inf
+        is_lost = not all_full and self._is_anyone_waiting()
+        self._lost_since = min(self._lost_since, now) if is_lost else inf
+        self._leads = (now - self._full_since >= PATIENCE or now - self._lost_since >= LOST) and not any(
+            first and is_full for first, is_full in full
+        )
 
     def accepted(self, connection: Any) -> None:
         """A connection was accepted."""

@@ -118,7 +118,7 @@ class Table:
             self.watch(connection, 0)
             connection.pause = HELD  # a task's connection is not settled again
             _abort(connection)
-        else:
+        elif self.connections.get(connection.fd) is connection:  # else it has gone before the fault
             self.drop(connection)
 
     def settle(self, connection: Waiter, now: float) -> None:

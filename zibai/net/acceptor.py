@@ -14,7 +14,7 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Final
 
 from ..logger import debug_logger, logger
-from .kernel import backlog_of
+from .kernel import backlog_of, is_anyone_at
 from .listener import Endpoint, Listener, Socket
 from .poller import READ, Poller
 
@@ -109,6 +109,10 @@ class Acceptor:
     def waiting(self) -> int:
         """How many connections wait in the backlog, as far as the system tells."""
         return sum(backlog_of(listener.socket) or 0 for listener in self._listeners)
+
+    def is_anyone_waiting(self) -> bool:
+        """Whether a connection waits in the backlog at this moment."""
+        return is_anyone_at([listener.socket for listener in self._listeners])
 
     def finish(self, now: float, limit: Callable[[], float]) -> None:
         """Accept a last time, as many as ``limit`` says, and stop listening."""

@@ -1,14 +1,16 @@
 """What the kernel knows about a connection: whether the client is there, and how much the client has taken.
 
-And about a listener: how many connections wait there. Each of these is one system call, takes nothing from the socket,
-and never waits.
+And about listeners: whether connections wait there, and how many. Each of these is one system call, takes nothing
+from the socket, and never waits.
 """
 
+import select
 import socket
 import struct
 import sys
 from typing import Final
 
+from ..system.lastword import original
 from .listener import Socket
 
 HERE: Final = 0
@@ -93,6 +95,16 @@ def unsent(sock: Socket) -> int:
     except OSError:
         pass  # a socket that has ended
     return 0
+
+
+def is_anyone_at(listeners: list[Socket]) -> bool:
+    """Whether a connection waits at one of these listeners until it is accepted."""
+    if sys.platform == "win32":
+        return bool(original("select", "select")(listeners, [], [], 0)[0])
+    poll = original("select", "poll")()  # select() of POSIX takes no descriptor above 1023
+    for each in listeners:
+        poll.register(each, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def backlog_of(listener: Socket) -> int | None:

@@ -32,6 +32,7 @@ from ..system.machine import raise_descriptor_limit
 from ..system.signals import Signals
 from ..telemetry import jsonlines
 from ..telemetry import setup as logs
+from ..telemetry.row import Row
 from ..telemetry.scoreboard import Scoreboard
 from . import application, dump, peek, sampling
 from .application import Site
@@ -70,9 +71,10 @@ def run_child(
         if preloaded is None:
             with parent.uncaptured():
                 logs.configure_as(options)
-        ties = Ties()
         if board is not None and number is not None:
             ties = Ties(row=board.row(number), siblings=cache(partial(board.others, number)))
+        else:
+            ties = Ties(siblings=cache(without_a_row))
         run(options, sockets, parent, ties, exits=True, app=app, preloaded=preloaded)
     except ZibaiError as error:
         lastword.exit_code = error.exit_code
@@ -85,6 +87,13 @@ def run_child(
         raise
     finally:
         logging.shutdown()
+
+
+def without_a_row() -> list[tuple[bool, Row]]:
+    """The siblings of a worker that has no row in the scoreboard: there may be some, and nothing is known of them."""
+    row = Row.private(0)
+    row.assign("ready", 0, 0, 0.0)
+    return [(True, row)]
 
 
 def run(

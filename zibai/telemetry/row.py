@@ -31,8 +31,6 @@ _UNLISTED: Final = _RUNNERS + 1  # the place of the number that :meth:`Row.leave
 _FULL: Final = _UNLISTED + 1  # the place of the mark that :meth:`Row.mark_full` writes
 _SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_FULL + 1)
 
-_NOW: Final = 2**64 - 1  # the mark of a worker that is full; else it is when it was full last, in microseconds
-
 
 class Report(NamedTuple):
     """One row, read. ``state`` is empty for a row without a worker; ``beat`` is 0 until the worker serves."""
@@ -123,18 +121,20 @@ class Row:
         """Write how many requests run and have no slot."""
         self._tally[_UNLISTED] = requests
 
-    def mark_full(self, until: float | None) -> None:
-        """Note that no thread, greenlet or task is free, or (by the clock) that one is free again."""
-        self._tally[_FULL] = _NOW if until is None else int(until * 1_000_000)
+    def mark_full(self, full: bool) -> None:
+        """Note that at this moment no thread, greenlet or task is free, or that one is free again."""
+        self._tally[_FULL] = int(clock() * 1_000_000) << 1 | full
 
-    def is_full(self, moment: float) -> bool:
-        """Whether the worker is full, or was at this moment or later."""
-        return self._tally[_FULL] >= moment * 1_000_000
+    def is_full(self, said: float, was: float) -> bool:
+        """Whether the worker is full and has said so at ``said`` or later, or else was so at ``was`` or later; both by
+        the clock."""
+        mark = self._tally[_FULL]
+        return mark >> 1 >= (said if mark & 1 else was) * 1_000_000
 
     @property
-    def serves(self) -> bool:
-        """Whether the worker takes new clients, or will soon."""
-        return bytes(self._view[:8]).rstrip(b"\0") in (b"ready", b"starting")
+    def state(self) -> str:
+        """What the parent has written; empty for a row without a worker."""
+        return bytes(self._view[:16]).rstrip(b"\0").decode("ascii", "replace")
 
     def running(self) -> list[Running]:
         """The requests that run and have a slot, the longest first."""
