@@ -7,6 +7,7 @@ looks at both after it. Everything here is the loop owner's.
 """
 
 import socket
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from ..config.addresses import plain_host
@@ -78,8 +79,8 @@ class Waiter:
         """What TLS adds to the environ of each of its requests."""
         return {}
 
-    def describe_tls(self) -> dict[str, Any] | None:
-        """What ASGI applications are told of TLS; None without."""
+    def describe_tls(self, secured: Mapping[str, str]) -> dict[str, Any] | None:
+        """What ASGI applications are told of TLS, of which ``secured`` is known; None without."""
         return None
 
     def receive_raw(self, size: int, flags: int = 0) -> bytes:

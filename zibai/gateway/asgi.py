@@ -55,7 +55,7 @@ class Gateway(wsgi.Gateway):
         facts = stream.facts
         if not facts:
             facts = stream.facts = self._learn_facts(connection)
-            stream.tls = connection.describe_tls()
+            stream.tls = connection.describe_tls(facts)
         headers = self._headers(request)
         if request.target[:1] not in "/*":
             # RFC 9112 3.2.2: the host of an absolute target counts, and not the field.

@@ -11,7 +11,7 @@ import os
 import re
 import ssl
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -216,12 +216,13 @@ def facts(secured: ssl.SSLObject) -> dict[str, str]:
     return found
 
 
-def extension(secured: ssl.SSLObject) -> dict[str, Any]:
-    """What ASGI applications are told of a connection whose handshake is done (ASGI TLS Extension 0.2).
+def extension(secured: ssl.SSLObject, told: Mapping[str, str]) -> dict[str, Any]:
+    """What ASGI applications are told of a connection whose handshake is done (ASGI TLS Extension 0.2). ``told`` has
+    its :func:`facts`.
 
     A client whose certificate is not accepted has no connection, so there is never an error to be told.
     """
-    own, cipher, told = _own.get(secured.context, Own(None, {})), secured.cipher(), facts(secured)
+    own, cipher = _own.get(secured.context, Own(None, {})), secured.cipher()
     subject, pem = told.get("SSL_CLIENT_S_DN"), told.get("SSL_CLIENT_CERT")
     return {
         "server_cert": own.certificate,

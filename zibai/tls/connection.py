@@ -4,6 +4,7 @@ It is a connection like any other, over a :class:`~zibai.tls.sslsocket.TLSSocket
 talks; then ``out`` has bytes for the wire, and they are sent as they are.
 """
 
+from collections.abc import Mapping
 from socket import SHUT_WR
 from typing import Any, Final
 
@@ -42,8 +43,8 @@ class TLSConnection(Connection):
     def secured(self) -> dict[str, str]:
         return facts(self.sock.secured) if self.sock.secured is not None else {}
 
-    def describe_tls(self) -> dict[str, Any] | None:
-        return extension(self.sock.secured) if self.sock.secured is not None else None
+    def describe_tls(self, secured: Mapping[str, str]) -> dict[str, Any] | None:
+        return extension(self.sock.secured, secured) if self.sock.secured is not None else None
 
     def begin(self, now: float) -> None:
         if self.sock.has_bytes:  # they came together with the end of the handshake
