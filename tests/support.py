@@ -267,6 +267,12 @@ def _windows_children(parent: int) -> list[tuple[int, str]]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has reached every thread of a process; Linux."""
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(each.read_text().rpartition(")")[2].split()[0] == "T" for each in stats)
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     if sys.platform == "win32":

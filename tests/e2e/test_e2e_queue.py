@@ -9,14 +9,16 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from zibai.engine.overload import LOST
 
-from support import Client, Server, get, run, wait_for
+from support import Client, Server, get, is_stopped, run, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 APP = """
 import asyncio, time
@@ -144,12 +146,6 @@ def app(environ, start_response):
     start_response("200 OK", [])
     return [b"ok"]
 """
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether SIGSTOP has reached every thread of a process."""
-    stats = Path(f"/proc/{pid}/task").glob("*/stat")
-    return all(each.read_text().rpartition(")")[2].split()[0] == "T" for each in stats)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a connection has waited in the backlog")

@@ -28,6 +28,7 @@ loop has a Connection and a runner its Stream. Both share one Sender, the bytes 
  - body            the body of one request while it is read: limits, memory, files, and room
  - preamble        stages before a connection that wait by themselves, and the PROXY header
  - overload        clients that come while no runner is free
+ - spread          how many new clients one worker takes before its siblings
  - admission       which new clients are let in
  - capacity        more clients than connections
  - health          beats, slow requests, request time limits

@@ -1,6 +1,7 @@
 """Which new clients are let in: when the listeners are watched, how many are accepted at once, and what they meet.
 
-Three things have a say. The :class:`~zibai.engine.capacity.Crowd` knows how many connections there may be, the
+Four things have a say. The :class:`~zibai.engine.capacity.Crowd` knows how many connections there may be, the
+:class:`~zibai.engine.spread.Spread` how many before a sibling is to have some, the
 :class:`~zibai.engine.overload.Overload` whether to accept while no runner is free, and the
 :class:`~zibai.net.acceptor.Acceptor` accepts.
 
@@ -20,6 +21,7 @@ from .capacity import Crowd
 from .context import Service
 from .overload import Overload
 from .queueing import Queue
+from .spread import LEAVE, Spread
 from .states import PASSED, READY
 from .table import Table
 from .waiting import Waiter
@@ -39,12 +41,14 @@ class Admission:
         backend: Backend,
         listeners: list[Listener],
         table: Table,
+        slots: int,
         first: Callable[[Socket, object, Endpoint, float], Waiter],
     ) -> None:
         self._table = table
         self._first = first
         self.acceptor = Acceptor(listeners, backend.poller, backend.report, self.opened)
         self.crowd = Crowd(service, backend.report, getattr(backend.poller, "limit", inf))
+        self.spread = Spread(service.siblings, slots)
         self.overload = Overload(service.row, service.siblings, self.acceptor.is_anyone_waiting)
 
     def __repr__(self) -> str:
@@ -72,9 +76,16 @@ class Admission:
         least, or clients that always have a next request there would keep all others out.
         """
         table, crowd = self._table, self.crowd
-        if len(table.connections) >= crowd.places and self.acceptor.concerns(fds):
+        if not self.acceptor.concerns(fds):
+            return
+        connections = len(table.connections)
+        if connections >= crowd.places:
             crowd.make_room(table, now)
-        self.acceptor.accept(fds, now, lambda: min(max(1, runnable()), crowd.places - len(table.connections)))
+        room = self.spread.room(connections, now)
+        if not room:
+            self.acceptor.pause(now + LEAVE)
+            return
+        self.acceptor.accept(fds, now, lambda: min(max(1, runnable()), room, crowd.places - len(table.connections)))
         if self.acceptor.again != inf:
             table.parting.close()  # descriptors are used up
 

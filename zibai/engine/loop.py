@@ -63,9 +63,9 @@ class Loop:
         self._running = 0  # connections that were given away
         self._ready: deque[tuple[Connection, float]] = deque()  # since when they wait
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
-        self._table = Table(self.poller, service.load, backend.report, self._ready)
+        self._table = Table(self.poller, service.load, service.row, backend.report, self._ready)
         first = begin(service, self._connect)  # makes what a client begins with
-        self._admission = Admission(service, backend, listeners, self._table, first)
+        self._admission = Admission(service, backend, listeners, self._table, slots, first)
         self._queue = Queue(service, self._ready, backend.runners, self._admission.acceptor.waiting)
         self._admission.queue = self._queue
         self._others: dict[int, Callable[[], object]] = {}  # what else the poller has, except listeners

@@ -21,6 +21,7 @@ from ..net.handover import give
 from ..net.kernel import has_given_up
 from ..net.listener import Socket
 from ..net.poller import READ, WRITE, Poller
+from ..telemetry.row import Row
 from .connection import Connection
 from .deferred import Deferred
 from .load import Load
@@ -44,7 +45,12 @@ class Table:
     """
 
     def __init__(
-        self, poller: Poller, load: Load, report: Callable[..., None], ready: deque[tuple[Connection, float]]
+        self,
+        poller: Poller,
+        load: Load,
+        row: Row,
+        report: Callable[..., None],
+        ready: deque[tuple[Connection, float]],
     ) -> None:
         self.connections: dict[int, Any] = {}  # a Connection each, or a Stage before it
         self.next_sweep = inf
@@ -54,6 +60,7 @@ class Table:
         self.idle_until = -inf
         self._poller = poller
         self._load = load
+        self._row = row
         self._report = report
         self._ready = ready
 
@@ -64,6 +71,7 @@ class Table:
         """Take a new connection."""
         self.connections[connection.fd] = connection
         self._load.connections += 1
+        self._row.connections = len(self.connections)
         self.step(connection, connection.begin, now)
 
     def adopt(self, connection: Connection, now: float) -> None:
@@ -129,8 +137,7 @@ class Table:
             return
         if state is PARTED:
             self.watch(connection, 0)
-            del self.connections[connection.fd]
-            self._load.connections -= 1
+            self._take_out(connection)
             self.parting.add(connection.sock, now)
             return
         if state is CLOSED:
@@ -167,10 +174,14 @@ class Table:
         """Close a connection."""
         self.watch(connection, 0)
         self.deferred.forget(connection)
-        del self.connections[connection.fd]
+        self._take_out(connection)
         connection.close()
-        self._load.connections -= 1
         self._load.freed = True
+
+    def _take_out(self, connection: Waiter) -> None:
+        del self.connections[connection.fd]
+        self._load.connections -= 1
+        self._row.connections = len(self.connections)
 
     def watch(self, connection: Waiter, events: int) -> None:
         """Ask the poller for ``events`` of a connection, and for nothing else."""
@@ -205,8 +216,7 @@ class Table:
         given = give(channel, [each.fd for each in idle], {each.fd: each.note for each in idle if each.note})
         for connection in idle[:given]:
             self.watch(connection, 0)
-            del self.connections[connection.fd]
-            self._load.connections -= 1
+            self._take_out(connection)
             connection.release()
         if given < len(idle):
             self.next_sweep = min(self.next_sweep, now + RESOLUTION)
@@ -222,7 +232,7 @@ class Table:
             else:
                 connection.close()
         self.connections.clear()
-        self._load.connections = 0
+        self._load.connections = self._row.connections = 0
 
     def forget(self) -> None:
         """Close the sockets in a forked child. Nothing is unregistered or shut down, since the parent has them, too."""

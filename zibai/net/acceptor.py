@@ -65,6 +65,10 @@ class Acceptor:
             else:
                 self._poller.unregister(listener.fd)
 
+    def pause(self, until: float) -> None:
+        """Leave new clients to other processes until then."""
+        self.again = until
+
     def concerns(self, fds: list[int]) -> bool:
         """Whether one of them is a listener, so that a client waits."""
         return any(listener.fd in fds for listener in self._listeners)

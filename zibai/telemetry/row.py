@@ -29,6 +29,7 @@ _REFUSALS: Final = len(REFUSALS)  # after the tally; written by the owner of the
 _RUNNERS: Final = _TALLY + _REFUSALS  # the place of the number that :meth:`Row.offer` writes
 _UNLISTED: Final = _RUNNERS + 1  # the place of the number that :meth:`Row.leave_out` writes
 _FULL: Final = _UNLISTED + 1  # the place of the mark that :meth:`Row.mark_full` writes
+_OPEN: Final = len(COUNTERS) + GAUGES.index("open")
 _SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_FULL + 1)
 
 
@@ -52,7 +53,7 @@ class Report(NamedTuple):
 
 class Row:
     """One worker. The owner of the server loop calls ``offer``, ``leave_out``, ``beat``, ``refuse`` and ``mark_full``,
-    any thread ``running``, the parent or a reader the rest.
+    and sets ``connections``; any thread calls ``running``, the parent or a reader the rest.
     """
 
     def __init__(self, memory: Any, slots: int) -> None:
@@ -130,6 +131,15 @@ class Row:
         the clock."""
         mark = self._tally[_FULL]
         return mark >> 1 >= (said if mark & 1 else was) * 1_000_000
+
+    @property
+    def connections(self) -> int:
+        """How many connections the worker has. It is written as each one begins and ends, beside the heartbeat."""
+        return self._tally[_OPEN]
+
+    @connections.setter
+    def connections(self, number: int) -> None:
+        self._tally[_OPEN] = number
 
     @property
     def state(self) -> str:

@@ -1,0 +1,69 @@
+"""How many new clients this worker takes before its siblings: a burst of connections is spread over all of them.
+
+Every connection wakes all workers that wait. The one that is awake first could accept a whole burst while the others
+still wake up, and would then run all its requests. So each worker writes into its row of the scoreboard how many
+connections it has, and one that is ahead of a sibling by more than a few leaves the listeners alone for a moment. The
+sibling has been woken already. If it takes nobody in that time, since it is busy or hangs, nobody waits any longer.
+
+Everything here is the loop owner's, but for the number in each worker's row, which its siblings read.
+"""
+
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Final
+
+from ..clock import clock
+from ..telemetry.row import Row
+from .overload import MOMENT, STALE
+
+AHEAD: Final = 3
+"""Connections by which a worker may be ahead of a sibling, beside half of what the sibling has."""
+
+LEAVE: Final = 0.001
+"""Seconds that new clients are left to a sibling. Afterwards they are accepted for as long, one in each turn."""
+
+LOOK: Final = 1.0
+"""Seconds between two looks at who the siblings are."""
+
+
+class Spread:
+    """``siblings`` returns the rows of the other workers, each with whether it comes before ours.
+
+    ``slots`` is how many requests this worker runs at the same time: one that runs a single one is ahead with that.
+    """
+
+    def __init__(self, siblings: Callable[[], Iterable[tuple[bool, Row]]], slots: int) -> None:
+        self._siblings = siblings
+        self._ahead = min(AHEAD, slots)
+        self._ready: list[Row] = []
+        self._look_at = -inf
+        self._left_until = -inf
+
+    def room(self, connections: int, now: float) -> float:
+        """How many clients may be accepted now by a worker with so many ``connections``.
+
+        Nobody, when they are to be left to a sibling for ``LEAVE``.
+        """
+        if now >= self._look_at:
+            self._look_at = now + LOOK
+            self._ready = [row for _, row in self._siblings() if row.state == "ready"]
+        least, fewest = None, inf
+        for row in self._ready:
+            has = row.connections
+            if has < fewest:
+                least, fewest = row, has
+        if least is None:
+            return inf
+        room = fewest + fewest // 2 + self._ahead - connections
+        if room > 0:
+            return room
+        if now < self._left_until + LEAVE or not _takes(least):
+            return 1
+        self._left_until = now + LEAVE
+        return 0
+
+
+def _takes(row: Row) -> bool:
+    """Whether a worker takes new clients."""
+    at = clock()
+    return row.state == "ready" and not row.is_full(at - STALE, at - MOMENT)
