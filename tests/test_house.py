@@ -22,13 +22,8 @@ WINGS = {"cli", "config", "engine", "gateway", "net", "protocol", "server", "sup
 FILES = {"__init__.py", "__main__.py", "clock.py", "errors.py", "importer.py", "logger.py", "py.typed", "version.py"}
 LONG = {  # modules of more than 300 lines, and the most that each may have
     "config/options.py": 850,  # a table, which is no harder to read for being long
-    "engine/backends/greenlets.py": 305,  # the hub's side and the greenlets' side of one backend
-    "engine/backends/tasks.py": 310,  # the event loop from its start to its end
     "engine/connection.py": 400,  # the states of one client and what leads from each to the next: one subject
     "engine/loop.py": 400,  # one turn, and what other threads may ask for; parts of it would be read together
-    "gateway/exchange.py": 320,  # the steps of one response, which share all they know
-    "gateway/wsgi.py": 315,  # one environ
-    "server/serve.py": 330,  # one server: what it is made of, and its life
 }
 # Classes of more than 20 attributes: the loop, which is where everything meets; and the exchange of ASGI, since another
 # object for each request costs 4 % of it.

@@ -986,7 +986,7 @@ def test_what_is_remembered_of_a_head_depends_on_the_scheme_it_came_by() -> None
         facts = {"REMOTE_ADDR": "", "wsgi.url_scheme": scheme}
         stream: Any = SimpleNamespace(body=None, facts=facts, service=service)
         environ = gateway.environ(stream, request)
-        gateway._use_forwarded(stream, True, request, environ)
+        gateway._proxies.use(stream, True, request, environ)
         assert (environ["HTTP_HOST"], environ["SERVER_PORT"], environ["wsgi.url_scheme"]) == ("b", port, scheme)
 
 
@@ -1075,11 +1075,11 @@ def test_what_a_gateway_remembers_is_bounded() -> None:
         request: Any = lane.recognise(f"GET / HTTP/1.1\r\n{fields}\r\n\r\n".encode())
         stream: Any = SimpleNamespace(body=None, facts={"REMOTE_ADDR": ""}, service=service)
         environ = gateway.environ(stream, request)
-        gateway._use_forwarded(stream, True, request, environ)
+        gateway._proxies.use(stream, True, request, environ)
         assert environ["REMOTE_ADDR"] == f"1.2.{number // 256}.{number % 256}"
-    assert max(len(gateway._templates), len(gateway._forwarded_by_request)) <= 512
-    assert len(gateway._forwarded_by_fields) <= 1024
-    assert max(sum(len(text or "") for text in key) for key in gateway._forwarded_by_fields) <= 512
+    assert max(len(gateway._templates), len(gateway._proxies._by_request)) <= 512
+    assert len(gateway._proxies._by_fields) <= 1024
+    assert max(sum(len(text or "") for text in key) for key in gateway._proxies._by_fields) <= 512
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,7 +12,8 @@ from zibai import Options, create_bind_socket, serve
 from zibai.config.options import declared
 from zibai.engine.admission import Admission
 from zibai.errors import UsageError
-from zibai.server.serve import Hooks, Server, Ties
+from zibai.server.serve import Server
+from zibai.server.ties import Hooks, Ties
 
 from support import DEADLINE, get
 

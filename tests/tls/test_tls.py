@@ -31,7 +31,8 @@ from zibai.gateway.redirect import Redirect
 from zibai.net.bind import create_bind_socket
 from zibai.net.listener import Socket
 from zibai.net.poller import READ, WRITE
-from zibai.server.serve import Hooks, Server, Ties
+from zibai.server.serve import Server
+from zibai.server.ties import Hooks, Ties
 from zibai.tls.certificates import Certificates, distinguished_name, make_context
 from zibai.tls.handshake import NOT_PLAIN, Handshake
 from zibai.tls.https import check

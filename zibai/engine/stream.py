@@ -41,15 +41,15 @@ class Stream:
     """
 
     __slots__ = (
-        "_ended", "_left", "_reader", "_slot", "_waits", "body", "connection", "facts", "interims", "queued", "sender",
-        "sent", "service", "since", "sock", "started", "status", "trusted",
+        "_ended", "_left", "_reader", "_slot", "_trusted", "_waits", "body", "connection", "facts", "interims",
+        "queued", "sender", "sent", "service", "since", "sock", "started", "status",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.sock, self.sender, self.service = connection.sock, connection.sender, connection.service
         self.facts: dict[str, str] = {}  # the gateway's, of this connection
-        self.trusted: bool | None = None  # the gateway's, too: whether the peer may say who the client is
+        self._trusted: bool | None = None  # whether the peer may say who the client is, once that was asked
         self.body: Any = None  # a BinaryIO, of the request at hand; None for a request without a body
         self.interims = 0  # interim responses before the response
         self.since = 0.0  # since when the request waited for a runner, by the loop's clock; the loop sets it
@@ -70,6 +70,13 @@ class Stream:
     def request(self) -> Request | None:
         """The request at hand."""
         return self.connection.request
+
+    def is_trusted(self) -> bool:
+        """Whether the peer may say who the client is."""
+        trusted = self._trusted
+        if trusted is None:
+            trusted = self._trusted = self.service.trust.holds(self.connection.peer)
+        return trusted
 
     @property
     def out(self) -> Any:

@@ -5,6 +5,7 @@ Today that is WSGI. A gateway makes the environ of a request, and gives the resp
  - wsgi            PEP 3333: the environ, and the call
  - interface       whether an application is WSGI or ASGI, or what else it may be
  - exchange        one call and its response
+ - exchange_log    its record in the log
  - shortcut        a response of one piece, by one send
  - reply           the bytes of a response, without I/O
  - asgi            ASGI 3: the scope, and the call
@@ -15,6 +16,7 @@ Today that is WSGI. A gateway makes the environ of a request, and gives the resp
  - given_file      files that an ASGI application gives to be sent
  - lifespan        the start and the end of an ASGI application
  - complaints      what an application does wrong, logged once
+ - proxies         what proxies say of the client
  - filewrapper     wsgi.file_wrapper, and which files the kernel can send
  - redirect        the application of --redirect-http
 """

@@ -64,7 +64,7 @@ class Gateway(wsgi.Gateway):
         if request.forwards:
             told: dict[str, Any] = {**facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
             host = told["HTTP_HOST"] = request.environ.get("HTTP_HOST", "")
-            self._use_forwarded(connection, self._is_trusted(stream), request, told)
+            self._proxies.use(connection, stream.is_trusted(), request, told)
             exchange.facts = facts = told
             scheme, prefix = told["wsgi.url_scheme"], told["SCRIPT_NAME"]
             if told["HTTP_HOST"] != host:

@@ -7,7 +7,6 @@ error becomes a 500.
 Each request is one log record: a 5xx goes to ``zibai.error`` with the traceback, all else to ``zibai.access``.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from types import TracebackType
@@ -18,9 +17,8 @@ from ..engine.outgoing import File, read_at
 from ..engine.sending import TAIL
 from ..engine.stream import LOOK, Stream
 from ..errors import Gone, Refused
-from ..logger import access_logger, debug_logger, error_logger
+from ..logger import debug_logger
 from ..protocol.http1.response import ResponseHead, interim, prepare
-from ..telemetry.records import Told, log_exchange
 from .complaints import Complaints
 from .filewrapper import FileWrapper, open_plain
 from .reply import JOIN, Reply, exact, instead, joined
@@ -244,7 +242,7 @@ class Exchange:
         self._finish()
         return True
 
-    # When it goes wrong, and the record of it.
+    # When it goes wrong.
 
     def end_early(self, error: Gone) -> None:
         """The client has left or its body did not come whole: no fault of the application, so no traceback."""
@@ -286,28 +284,6 @@ class Exchange:
             self._send(body, len(body))
         except Gone:
             pass  # no client reads it; it is logged as what it is
-
-    def log(self, stream: Stream, environ: Environ, ended: float = 0.0) -> None:
-        """Log the exchange as it is now. With ``ended``, when its runner left it, the loop calls; it must not block."""
-        error = self.error
-        failed = error is not None or stream.status >= 500
-        logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
-        if logger.isEnabledFor(level):
-            duration = clock() - stream.started
-            sent = max(0, self.sent - stream.sender.lost)
-            status = stream.status
-            if ended:
-                told = self._tell(stream, ended)  # now, since the report may come later
-                facts = (logger, level, environ, status, duration, sent, error, lambda: told)
-                stream.service.report(log_exchange, *facts)
-            else:
-                log_exchange(logger, level, environ, status, duration, sent, error, self._tell)
-        self.error = None  # it refers to this frame; a cycle would keep the environ until the next collection
-
-    def _tell(self, stream: Stream | None = None, ended: float = 0.0) -> Told:
-        """More about the response, for a log that shows more."""
-        head, now = self.head, clock()
-        return Told(b"" if head is None else head.data, (stream or self._stream).phases(ended or now, now))
 
 
 def begin(stream: Stream, complaints: Complaints) -> Exchange:

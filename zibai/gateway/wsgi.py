@@ -13,32 +13,24 @@ from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from .. import clock as clocks
-from ..config.addresses import Trust
 from ..engine.context import Client
 from ..engine.stream import Stream
 from ..errors import Gone, Refused
-from ..logger import access_logger, debug_logger, error_logger
-from ..protocol import forwarded
-from ..protocol.forwarded_plain import read_plain
+from ..logger import access_logger, error_logger
 from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
 from ..telemetry.records import Told, log_exchange
 from .complaints import Complaints
 from .exchange import Environ, begin
+from .exchange_log import log
 from .filewrapper import FileWrapper
+from .proxies import Proxies, decoded, without_prefix
 from .shortcut import send_at_once
 
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
 
-
-_MAX_FORWARDED: Final = 1024
-"""Results of reading the forwarding fields that a gateway keeps. A client needs one, unless its proxies change."""
-
-_MAX_KEY: Final = 512
-"""Characters of the fields whose result is kept, so that a client cannot fill the memory with long ones."""
 
 # Libraries that look for the socket of WSGI would raise at each handshake.
 _NO_WEBSOCKET: Final = (
@@ -75,8 +67,7 @@ class Gateway:
         self._default_port = "443" if url_scheme == "https" else "80"
         self._complaints = Complaints()
         self._templates: dict[Request, Environ] = {}
-        self._forwarded_by_request: dict[Request, forwarded.Told] = {}
-        self._forwarded_by_fields: dict[tuple[str | None, ...], forwarded.Told] = {}
+        self._proxies = Proxies(script_name)
         self.base: Environ = {
             "SCRIPT_NAME": script_name,
             "SERVER_SOFTWARE": "zibai",
@@ -114,7 +105,7 @@ class Gateway:
                 stream.service.hint(_NO_WEBSOCKET)
                 raise Refused(HTTPStatus.NOT_IMPLEMENTED, "a WebSocket handshake to a WSGI application")
             if request.forwards:
-                self._use_forwarded(stream.connection, self._is_trusted(stream), request, environ)
+                self._proxies.use(stream.connection, stream.is_trusted(), request, environ)
             iterable = application(environ, exchange.start_response)
             if type(iterable) is list:  # which has nothing to close
                 if not send_at_once(exchange, stream, request, iterable):
@@ -143,9 +134,9 @@ class Gateway:
         if self._logs or stream.status >= 500 or exchange.error is not None:
             if sender.out and exchange.error is None:
                 # The loop sends the rest without this runner. Only then it is known how much of it went, and when.
-                stream.when_sent(partial(exchange.log, stream, environ, clocks.clock()))
+                stream.when_sent(partial(log, exchange, stream, environ, clocks.clock()))
             else:
-                exchange.log(stream, environ)
+                log(exchange, stream, environ)
         # An application may keep write(), and must not reach into the next exchange of the connection by it.
         exchange._stream = None  # type: ignore[assignment]
 
@@ -171,7 +162,7 @@ class Gateway:
         environ.update(self._learn_facts(client))
         if request is not None and request.forwards:
             with suppress(Refused):  # it is refused already
-                self._use_forwarded(client, client.service.trust.holds(client.peer), request, environ)
+                self._proxies.use(client, client.service.trust.holds(client.peer), request, environ)
         head, _, body = data.partition(b"\r\n\r\n")
         facts = (logger, level, environ, refusal.status, refusal.waited, len(body))
         # The loop must not write a log by itself where that may block.
@@ -181,7 +172,7 @@ class Gateway:
     def environ(self, stream: Stream, request: Request) -> Environ:
         """The environ of the request of a stream: native strings of latin-1 (PEP 3333).
 
-        The forwarding fields are ordinary fields in it; :meth:`_use_forwarded` comes later.
+        The forwarding fields are ordinary fields in it; what proxies say in them comes later.
         """
         template = self._templates.get(request)
         environ = self._make_environ(request) if template is None else template.copy()
@@ -208,7 +199,7 @@ class Gateway:
         """
         environ = request.environ.copy() if request.remembered else request.environ
         environ["REQUEST_METHOD"] = request.method
-        environ["PATH_INFO"] = _cut(_decode(request.path), self.script_name)
+        environ["PATH_INFO"] = without_prefix(decoded(request.path), self.script_name)
         environ["QUERY_STRING"] = request.query
         environ["REQUEST_URI"] = environ["RAW_URI"] = request.target
         environ["SERVER_PROTOCOL"] = request.version
@@ -217,77 +208,6 @@ class Gateway:
                 self._templates.clear()
             self._templates[request] = environ.copy()
         return environ
-
-    def _is_trusted(self, stream: Stream) -> bool:
-        """Whether the peer of a connection may say who the client is."""
-        trusted = stream.trusted
-        if trusted is None:
-            trusted = stream.trusted = stream.service.trust.holds(stream.connection.peer)
-        return trusted
-
-    def _use_forwarded(self, client: Client, trusted: bool, request: Request, environ: Environ) -> None:
-        """Change the environ to what the forwarding fields say of the client, if the peer is trusted.
-
-        Raises :class:`Refused` where they contradict each other. Fields that are not believed stay ordinary fields.
-        """
-        service = client.service
-        if not trusted:
-            if not request.environ.keys().isdisjoint(service.trust.variables):
-                service.hint(
-                    "X-Forwarded-For or a field of its kind came from %s, which is not trusted, and is not believed. "
-                    "If it is your proxy: %s",
-                    environ["REMOTE_ADDR"] or "a unix socket",
-                    service.trust.flag_with(client.peer),
-                )
-            return
-        told, scheme = self._forwarded_by_request.get(request), environ["wsgi.url_scheme"]
-        if told is None or told.scheme != scheme:
-            told = self._read_forwarded(request, service.trust, scheme)
-        for complaint in told.complaints:
-            debug_logger.debug("from %s: %s", client.peer, complaint)
-            service.hint(
-                "what a trusted proxy says of its clients cannot all be used (said once; zibai.debug has each): %s",
-                complaint,
-            )
-        if told.contradiction:
-            environ["REMOTE_ADDR"] = ""
-            environ.pop("REMOTE_PORT", None)
-            service.hint(
-                "%s, so the request was answered by 400 (said once; zibai.debug has each). One of the two is passed on "
-                "as a client has sent it: have your proxy remove the one that it does not set itself",
-                told.contradiction,
-            )
-            raise Refused(HTTPStatus.BAD_REQUEST, told.contradiction)
-        if "REMOTE_ADDR" in told.environ:
-            environ.pop("REMOTE_PORT", None)
-        environ.update(told.environ)
-        if told.prefix and told.prefix != self.script_name:
-            # The prefix that proxies took off comes before the one that the application is mounted at. Either may have
-            # been left in the path.
-            environ["SCRIPT_NAME"] = told.prefix + self.script_name
-            environ["PATH_INFO"] = _cut(_cut(_decode(request.path), told.prefix), self.script_name)
-
-    def _read_forwarded(self, request: Request, trust: Trust, scheme: str) -> forwarded.Told:
-        """What the forwarding fields of a request say.
-
-        Clients come again with other requests, so the result is kept by all that it depends on: to find it costs a
-        third of reading the usual form and a twentieth of reading any other. Where the request itself comes again, the
-        result is also kept by the request, which costs less still.
-        """
-        fields = request.environ
-        key = (scheme, fields.get("HTTP_HOST"), *map(fields.get, trust.variables))
-        told = self._forwarded_by_fields.get(key)
-        if told is None:
-            told = read_plain(fields, trust, scheme) or forwarded.read(fields, trust, scheme)
-            if len("".join(filter(None, key))) <= _MAX_KEY:
-                if len(self._forwarded_by_fields) >= _MAX_FORWARDED:
-                    self._forwarded_by_fields.clear()
-                self._forwarded_by_fields[key] = told
-        if request.remembered:
-            if len(self._forwarded_by_request) >= MAX_REQUESTS:
-                self._forwarded_by_request.clear()
-            self._forwarded_by_request[request] = told
-        return told
 
     def _learn_facts(self, client: Client) -> dict[str, str]:
         """What stays the same for all requests of a connection."""
@@ -301,15 +221,3 @@ class Gateway:
         else:
             facts["REMOTE_ADDR"] = ""  # a unix socket has no address
         return facts | client.secured()
-
-
-def _decode(path: str) -> str:
-    return unquote_to_bytes(path).decode("latin-1") if "%" in path else path
-
-
-def _cut(path: str, prefix: str) -> str:
-    """``path`` without ``prefix``. It stays as it is if a proxy in front has taken the prefix off already."""
-    if prefix and path.startswith(prefix):
-        rest = path[len(prefix) :]
-        return rest if rest[:1] in ("", "/") else path
-    return path

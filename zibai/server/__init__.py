@@ -29,6 +29,7 @@ It puts the parts together: options, listeners, workers, and in each of them an 
  - endpoint      the control channel: who may speak, and how
  - commands      what the control channel does
  - dump          the stacks of a worker
+ - ties          what a server calls, and what ties it to a supervising process
  - profiling     zibai profile: the parent's part
  - sampling      zibai profile: the worker's part
 """

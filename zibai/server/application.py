@@ -10,7 +10,7 @@ from ..errors import LoadError, UsageError
 from ..gateway.interface import Interface, refusal, resolve
 from ..gateway.wsgi import Application
 from ..logger import logger
-from .serve import Hooks
+from .ties import Hooks
 
 
 class Site(NamedTuple):

@@ -13,8 +13,9 @@ from typing import Any, Unpack
 from ..config.keywords import ServeOptions
 from ..errors import UsageError
 from ..gateway.interface import resolve
-from .serve import Hook, Hooks, Server, Ties
+from .serve import Server
 from .settings import check
+from .ties import Hook, Hooks, Ties
 
 
 async def aserve(

@@ -12,8 +12,8 @@ from . import worker
 from .commands import serve_single
 from .endpoint import Endpoint
 from .environment import Prepared
-from .serve import Ties
 from .systemd import SingleReporter
+from .ties import Ties
 
 
 def serve_alone(prepared: Prepared, exits: bool) -> None:

@@ -38,7 +38,8 @@ from . import application, dump, peek, sampling
 from .application import Site
 from .control import HANGUP, Control
 from .dump import describe_self
-from .serve import Hooks, Server, Ties
+from .serve import Server
+from .ties import Hooks, Ties
 
 
 class Preloaded(NamedTuple):

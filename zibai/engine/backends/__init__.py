@@ -8,12 +8,14 @@ share belongs into the loop, the connection or the stream.
  - baton         what the leaders pass on to each other, and when they do so at once
  - polling       how a thread waits for a socket, and how a poller is woken
  - greenlets     worker greenlets, started from gevent's hub
+ - greenlet_waits how a greenlet waits for a socket
  - pending       what an exchange has left behind in the hub
  - hubpoller     a poller of watchers, where the hub cannot watch the system's
  - blocked       tells when an application blocks the hub or the event loop
  - tasks         coroutines of an event loop, which also turns the server loop
  - own_loop      tasks in an event loop of the server's own
  - guest_loop    tasks in an event loop that runs already
+ - task_ends     how tasks are ended
  - task_requests the requests that run as tasks, with their slots and stacks
  - task_stacks   where a task waits
  - eventloop     the event loops that tasks can run in

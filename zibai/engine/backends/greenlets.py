@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from ...clock import clock
 from ...errors import MissingExtra
 from ...logger import logger, safely
-from ...net.listener import Socket
 from ...system.forks import forget_in_children
 from ...system.stacks import Stack, frames_of
 from ...telemetry.scoreboard import Row, Slot
@@ -40,41 +39,16 @@ try:
     import gevent.os
     from gevent import monkey
     from gevent.event import Event
-    from gevent.socket import wait_read, wait_write
+
+    from .greenlet_waits import SHORTEST, Waits
 except ImportError as error:
     text = "gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent"
     raise MissingExtra.because(error, "gevent", text) from None
 
 
-SHORTEST = 0.001
-"""Seconds of the shortest timer: libuv counts in milliseconds, and warns of a shorter one on standard error."""
-
-
 def patch() -> None:
     """Make the standard library cooperative; before anything of the application is imported."""
     monkey.patch_all()
-
-
-class Waits:
-    """A greenlet waits for one socket by the hub."""
-
-    def wait_readable(self, sock: Socket, timeout: float) -> bool:
-        return _wait(wait_read, sock, timeout)
-
-    def wait_writable(self, sock: Socket, timeout: float) -> bool:
-        return _wait(wait_write, sock, timeout)
-
-
-class _Late(Exception):
-    """Not gevent's Timeout, which an application may use itself around a read."""
-
-
-def _wait(wait: Callable[..., None], sock: Socket, timeout: float) -> bool:
-    try:
-        wait(sock.fileno(), timeout=timeout and max(timeout, SHORTEST), timeout_exc=_Late)
-    except _Late:
-        return False
-    return True
 
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+from .task_ends import end_tasks
 from .tasks import Tasks
 
 
@@ -28,6 +29,6 @@ class GuestLoop(Tasks):
         if self.let_go():
             try:
                 idle = set() if self._starter is None else self._starter.idle()
-                await self.end_tasks(self._tasks | idle)
+                await end_tasks(self._tasks | idle)
             finally:
                 self.poller.close()

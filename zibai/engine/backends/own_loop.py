@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from ...logger import error_logger, safely
+from .task_ends import end_tasks
 from .tasks import Tasks
 
 
@@ -57,7 +58,7 @@ class OwnLoop(Tasks):
         if not self.let_go():
             return
         try:
-            self.run(self.end_tasks(all_tasks(self.event_loop)))
+            self.run(end_tasks(all_tasks(self.event_loop)))
             self.run(self.event_loop.shutdown_asyncgens())
         finally:
             self.event_loop.close()

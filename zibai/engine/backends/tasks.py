@@ -15,7 +15,7 @@ can watch no poller, so a thread waits in the poller there (:mod:`.threadpoller`
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from types import FrameType
@@ -36,6 +36,7 @@ from ..task_stream import TaskStream
 from . import TaskTurns
 from .blocked import Watch
 from .eager import Starter, make_starter
+from .task_ends import cancel_once
 from .task_requests import Requests
 from .threadpoller import ThreadPoller
 
@@ -45,9 +46,6 @@ AT_ONCE: Final = 64
 SPAN: Final = 0.005
 """Seconds that one turn lasts, if there is more to do."""
 
-LAST: Final = 2.0
-"""Seconds that tasks have at the end, after they were cancelled, for what they do then."""
-
 
 class Waits:
     """A task never blocks in a wait."""
@@ -56,13 +54,6 @@ class Waits:
         raise AssertionError("a task must not block")
 
     wait_writable = wait_readable
-
-
-def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
-    """Cancel each of the tasks once: a second time would interrupt what they do at their end."""
-    for task in [*tasks]:
-        if not task.cancelling():
-            task.cancel()
 
 
 class Tasks:
@@ -138,7 +129,7 @@ class Tasks:
     def cancel(self) -> None:
         """Cancel what still runs: requests, and what they have left to be done."""
         self.is_ending = True
-        _cancel(self._tasks)
+        cancel_once(self._tasks)
 
     def running(self) -> list[Running]:
         return self._requests.running()
@@ -180,12 +171,6 @@ class Tasks:
         if self._timer is not None:
             self._timer.cancel()
         return True
-
-    async def end_tasks(self, tasks: "set[asyncio.Task[Any]]") -> None:
-        """Cancel these tasks, and give them ``LAST`` seconds."""
-        _cancel(tasks)
-        if tasks:
-            await asyncio.wait(tasks, timeout=LAST)
 
     def forget(self) -> None:
         """In a child that the application has forked: it has this event loop, and would serve from it."""

@@ -1,0 +1,36 @@
+"""The record of one exchange of WSGI in the log, when its response is out."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from ..clock import clock
+from ..engine.stream import Stream
+from ..logger import access_logger, error_logger
+from ..telemetry.records import Told, log_exchange
+
+if TYPE_CHECKING:
+    from .exchange import Environ, Exchange
+
+
+def log(exchange: "Exchange", stream: Stream, environ: "Environ", ended: float = 0.0) -> None:
+    """Log the exchange as it is now. With ``ended``, when its runner left it, the loop calls; it must not block."""
+    error = exchange.error
+    failed = error is not None or stream.status >= 500
+    logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
+    if logger.isEnabledFor(level):
+        duration = clock() - stream.started
+        sent = max(0, exchange.sent - stream.sender.lost)
+        status = stream.status
+        if ended:
+            told = _tell(exchange, stream, ended)  # now, since the report may come later
+            facts = (logger, level, environ, status, duration, sent, error, lambda: told)
+            stream.service.report(log_exchange, *facts)
+        else:
+            log_exchange(logger, level, environ, status, duration, sent, error, lambda: _tell(exchange, stream, ended))
+    exchange.error = None  # it refers to this frame; a cycle would keep the environ until the next collection
+
+
+def _tell(exchange: "Exchange", stream: Stream, ended: float) -> Told:
+    """More about the response, for a log that shows more."""
+    head, now = exchange.head, clock()
+    return Told(b"" if head is None else head.data, stream.phases(ended or now, now))
