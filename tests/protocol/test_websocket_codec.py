@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -124,8 +125,8 @@ def test_a_close_frame_is_read_although_nobody_takes_the_messages() -> None:
 def test_nothing_is_made_for_plain_messages() -> None:
     codec = Codec(1000, 32, AGREED, 256)
     codec.feed(text("x") + frame(BINARY, b"y" * 900) + text("z")[:3])
-    assert (codec._protocol, codec._deflate) == (None, None)
     codec.encode("x" * 255)
+    assert codec._protocol is None
     codec.feed(text("z")[3:] + frame(PING))
     assert codec._protocol is not None
     assert codec._deflate is not None
@@ -157,6 +158,37 @@ def test_what_waits_is_counted() -> None:
     codec.taken(codec.messages.popleft())
     codec.feed(frame(TEXT, b"x" * 1000, first=0))
     assert codec.held == 1000
+
+
+def memory_of(codec: Codec, pieces: Iterable[bytes]) -> int:
+    """Bytes of memory that the codec holds after these pieces, and did not hold before."""
+    tracemalloc.start()
+    try:
+        for piece in pieces:
+            codec.feed(piece)
+            assert not codec.over
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("data", [b"", b"x"], ids=["empty", "one byte"])
+def test_short_fragments_cost_their_size(opcode: int, data: bytes) -> None:
+    """No limit of sizes sees the memory of an object for each fragment."""
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(opcode, b"begun", first=0))
+    assert memory_of(codec, [frame(CONT, data, first=0) * 1000] * 100) < 200_000 * len(data) + 10_000
+    codec.feed(frame(CONT))
+    whole = b"begun" + data * 100_000
+    assert list(codec.messages) == [whole.decode() if opcode == TEXT else whole]
+
+
+def test_a_long_frame_in_short_pieces_costs_its_size() -> None:
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(BINARY, size=1 << 20))
+    assert memory_of(codec, (b"%02d" % (number % 100) for number in range(200_000))) < 600_000
+    assert codec.held == 400_014
 
 
 def test_a_claim_costs_nothing() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from ..protocol.websocket.codec import Codec
-    from ..protocol.websocket.reference import Message
+    from ..protocol.websocket.partial import Message
     from .backends.tasks import Tasks
     from .task_stream import TaskStream
 

@@ -23,7 +23,8 @@ from websockets.frames import CloseCode, Frame, Opcode
 
 from .deflate import Agreed, Deflate
 from .frames import LONG, write_frame
-from .reference import Fragments, Message, Reference, cut_reason
+from .partial import LongFrame, Message
+from .reference import Reference, cut_reason
 
 try:
     from websockets.speedups import apply_mask
@@ -49,9 +50,8 @@ class Codec:
     """
 
     __slots__ = (
-        "_agreed", "_buffer", "_compress_from", "_deflate", "_fragments", "_good", "_max_messages", "_max_size",
-        "_missing", "_need", "_pieces", "_protocol", "_raw", "close", "closing", "full", "messages", "over", "replies",
-        "size",
+        "_buffer", "_compress_from", "_deflate", "_long", "_max_messages", "_max_size", "_need", "_protocol", "_raw",
+        "close", "closing", "full", "messages", "over", "replies", "size",
     )  # fmt: skip
 
     def __init__(
@@ -65,17 +65,13 @@ class Codec:
     ) -> None:
         self._max_size = max_size
         self._max_messages = max_messages
-        self._agreed = agreed
         self._compress_from = compress_from if agreed is not None else 0
-        self._good = _PLAIN if agreed is None else _COMPRESSED
-        self._deflate: Deflate | None = None
+        self._deflate = None if agreed is None else Deflate(agreed)
         self._protocol: Reference | None = None
         self._buffer: bytes | bytearray = b""
         self._need = 0  # bytes of the frame at the front of the buffer, if they are known
-        self._pieces: list[bytes] | tuple[()] = ()  # of a long frame at the front, instead of the buffer
-        self._missing = 0  # bytes that are missing of it
+        self._long: LongFrame | None = None  # the frame at the front, instead of the buffer
         self._raw = not fast  # whether all goes to the reference lane as it comes
-        self._fragments: Fragments | None = None
         self.messages: deque[Message] = deque()
         self.size = 0
         self.full = False  # whether reading has stopped
@@ -96,12 +92,10 @@ class Codec:
         if self._raw:
             self._give(data)
             return
-        if self._pieces:
-            self._pieces.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
+        if self._long is not None:
+            if not self._long.add(data):
                 return
-            data, self._pieces = b"".join(self._pieces), ()
+            data, self._long = self._long.join(), None
         buffer = self._buffer
         if not buffer:
             used = 0 if self.full else self._read(data)
@@ -118,10 +112,8 @@ class Codec:
         if self._need < LONG:
             self._buffer = bytearray(data)
         else:
-            # Joined once: a buffer that grows to 1 MiB is copied many times, which costs a fifth of an echo of it.
             self._buffer = b""
-            self._pieces = [bytes(data)]
-            self._missing = self._need - len(data)
+            self._long = LongFrame(bytes(data), self._need)
 
     def taken(self, message: Message) -> bool:
         """A message was taken from the queue. Returns whether reading, which stood still, has gone on for that."""
@@ -148,6 +140,8 @@ class Codec:
         One function on purpose: each message pays for it.
         """
         at, end, messages, need = 0, len(data), self.messages, 0
+        protocol = self._protocol
+        inside = protocol is not None and protocol.current_size is not None  # whether a message has begun
         while end - at >= 2:
             first, second = data[at], data[at + 1]
             size, start = second & 127, at + 6
@@ -160,7 +154,7 @@ class Codec:
                     break
                 size, start = int.from_bytes(data[at + 2 : at + 10], "big"), at + 14
             stop = start + size
-            plain = first in (0x81, 0x82) and self._fragments is None and size <= self._max_size
+            plain = first in (0x81, 0x82) and not inside and size <= self._max_size
             if second < 128 or not (plain or self._is_good(first, size)):
                 self._raw = True
                 self._give(bytes(data[at:]))
@@ -172,6 +166,7 @@ class Codec:
                 self._give(bytes(data[at:stop]))
                 if self.over:
                     return end
+                inside = self._reference().current_size is not None
             elif not self.closing:  # else it comes too late
                 masked = data[start:stop] if size < 1024 else memoryview(data)[start:stop]
                 message: Message = apply_mask(masked, data[start - 4 : start])
@@ -194,47 +189,24 @@ class Codec:
         """Whether a masked frame with this head may be a good one."""
         open_size = 0 if self._protocol is None else self._protocol.current_size or 0
         is_control = 0x88 <= first <= 0x8A
-        return first in self._good and size <= self._max_size - open_size and not (is_control and size > 125)
+        good = _PLAIN if self._deflate is None else _COMPRESSED
+        return first in good and size <= self._max_size - open_size and not (is_control and size > 125)
 
     def _reference(self) -> Reference:
         if self._protocol is None:
-            agreed = self._agreed
-            extensions = [] if agreed is None else [self._compression(agreed)]
-            self._protocol = Reference(self._max_size, extensions)
+            self._protocol = Reference(self._max_size, [] if self._deflate is None else [self._deflate])
         return self._protocol
-
-    def _compression(self, agreed: Agreed) -> Deflate:
-        if self._deflate is None:
-            self._deflate = Deflate(agreed)
-        return self._deflate
 
     def _give(self, data: bytes) -> None:
         """The reference lane."""
-        protocol = self._reference()
-        protocol.receive_data(data)
         try:
-            for frame in protocol.events_received():
-                if frame.opcode < Opcode.CLOSE:  # type: ignore[union-attr]
-                    self._add(frame)  # type: ignore[arg-type]
+            for message in self._reference().read(data, drop=self.closing):
+                self.messages.append(message)
+                self.size += len(message)
         except UnicodeDecodeError as error:
             self._refuse(error)
         else:
             self._collect()
-
-    def _add(self, frame: Frame) -> None:
-        """A frame of a message."""
-        if self.closing:
-            return
-        if frame.opcode is not Opcode.CONT:
-            self._fragments = Fragments(text=frame.opcode is Opcode.TEXT)
-        fragments = self._fragments
-        assert fragments is not None  # the protocol has refused what has no beginning
-        fragments.add(frame.data, last=frame.fin)
-        if frame.fin:
-            self._fragments = None
-            message = fragments.join()
-            self.messages.append(message)
-            self.size += len(message)
 
     def _refuse(self, error: UnicodeDecodeError) -> None:
         self.fail(CloseCode.INVALID_DATA, error.reason)
@@ -257,15 +229,13 @@ class Codec:
             self.close = int(chosen.code), chosen.reason
         self.closing = self.closing or sent is not None
         if self.over:
-            self._fragments = None
-            self._buffer, self._pieces = b"", ()
+            self._buffer, self._long = b"", None
 
     @property
     def held(self) -> int:
         """Bytes that wait for the rest of their message, or of their frame."""
-        protocol = self._protocol
-        held = self._need - self._missing if self._pieces else len(self._buffer)
-        return held if protocol is None else held + len(protocol.reader.buffer) + (protocol.current_size or 0)
+        held = len(self._buffer) if self._long is None else self._long.held
+        return held if self._protocol is None else held + self._protocol.held
 
     # To the client.
 
@@ -277,8 +247,8 @@ class Codec:
             first, data = 0x82, message
         size = len(data)
         if self._compress_from and size >= self._compress_from:
-            assert self._agreed is not None
-            frame = self._compression(self._agreed).encode(Frame(Opcode(first & 15), data))
+            assert self._deflate is not None
+            frame = self._deflate.encode(Frame(Opcode(first & 15), data))
             first, data = first | 0x40, bytes(frame.data)
         return write_frame(first, data)
 

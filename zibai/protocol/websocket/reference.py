@@ -1,23 +1,20 @@
 """The reference lane of WebSocket: the protocol of ``websockets``, and what it leaves to its caller.
 
-It reads frames, checks them and makes the responses to control frames. It neither joins the fragments of a message nor
-decodes text.
+The protocol reads frames, checks them and makes the responses to control frames. It neither joins the fragments of a
+message nor decodes text; :class:`Reference` does.
 """
 
-from codecs import getincrementaldecoder
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
-Message = str | bytes
+from .partial import Fragments, Message
 
 _REASON: Final = 123
 """Bytes of the reason of a close frame (RFC 6455 5.5)."""
-
-_utf8 = getincrementaldecoder("utf-8")
 
 
 class _Mute:
@@ -38,31 +35,34 @@ class Reference(Protocol):
     def __init__(self, max_size: int, extensions: Sequence[Extension]) -> None:
         super().__init__(SERVER, max_size=max_size, logger=_Mute())  # type: ignore[arg-type]
         self.extensions = [*extensions]
+        self._fragments: Fragments | None = None
+
+    def read(self, data: bytes, *, drop: bool) -> Iterator[Message]:
+        """The messages that these bytes complete, or none with ``drop``. Raises UnicodeDecodeError."""
+        self.receive_data(data)
+        for frame in self.events_received():
+            assert isinstance(frame, Frame)  # no handshake is read here
+            if frame.opcode >= Opcode.CLOSE or drop:
+                continue
+            if frame.opcode is not Opcode.CONT:
+                self._fragments = Fragments(text=frame.opcode is Opcode.TEXT)
+            fragments = self._fragments
+            assert fragments is not None  # the protocol has refused what has no beginning
+            fragments.add(frame.data, last=frame.fin)
+            if frame.fin:
+                self._fragments = None
+                yield fragments.join()
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for the rest of their message, or of their frame."""
+        return len(self.reader.buffer) + (self.current_size or 0)
 
     def recv_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
             # A close frame may come between the fragments of a message (RFC 6455 5.4), and is no error.
-            self.current_size = None
+            self.current_size = self._fragments = None
         super().recv_frame(frame)
-
-
-class Fragments:
-    """A message of which not all fragments are there."""
-
-    __slots__ = ("_decoder", "_pieces")
-
-    def __init__(self, *, text: bool) -> None:
-        self._decoder = _utf8() if text else None
-        self._pieces: list[Any] = []
-
-    def add(self, data: Any, *, last: bool) -> None:
-        """Raises UnicodeDecodeError as soon as the text cannot be valid."""
-        self._pieces.append(bytes(data) if self._decoder is None else self._decoder.decode(data, last))
-
-    def join(self) -> Message:
-        empty: Any = b"" if self._decoder is None else ""
-        joined: Message = empty.join(self._pieces)
-        return joined
 
 
 def cut_reason(reason: str) -> str:
