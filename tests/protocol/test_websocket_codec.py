@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 pytest.importorskip("websockets")
 
 from zibai.errors import Refused
-from zibai.protocol.websocket.codec import ENOUGH, Codec
+from zibai.protocol.websocket.codec import ENOUGH, STEP, Codec
 from zibai.protocol.websocket.deflate import Agreed
 from zibai.protocol.websocket.reference import cut_reason, is_close_code
 
@@ -39,11 +40,14 @@ def run(pieces: Iterable[bytes], *, fast: bool, agreed: Agreed | None = AGREED) 
     found: list[Any] = []
     for piece in pieces:
         codec.feed(piece)
-        while codec.messages:
-            message = codec.messages.popleft()
-            found.append(message)
-            codec.taken(message)
-    return found, codec.replies, codec.close, codec.over
+        while codec.messages or codec.paused:
+            if codec.messages:
+                message = codec.messages.popleft()
+                found.append(message)
+                codec.taken(message)
+            else:
+                codec.go_on()
+    return found, b"".join(codec.replies), codec.close, codec.over
 
 
 words = st.one_of(st.binary(max_size=130), st.text(max_size=40).map(str.encode), st.just(b"x" * 250))
@@ -79,17 +83,22 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
 @settings(max_examples=400, deadline=None)
 @given(frames, cuts, st.booleans())
 def test_both_lanes_give_the_same(data: bytes, sizes: list[int], deflate: bool) -> None:
-    """The reference lane has it byte by byte: in one piece, it would reply to what stands behind an error of ours."""
+    """The reference lane has it byte by byte: in one piece, it would reply to what stands behind an error of ours.
+
+    The fast lane pauses now and then, or not at all.
+    """
     agreed = AGREED if deflate else None
     fast = run(cut(data, sizes), fast=True, agreed=agreed)
     assert fast == run([bytes([byte]) for byte in data], fast=False, agreed=agreed)
     assert fast == run([data] if data else [], fast=True, agreed=agreed)
+    with patch("zibai.protocol.websocket.codec.STEP", 2):
+        assert fast == run(cut(data, sizes), fast=True, agreed=agreed)
 
 
 def test_reading_stops_at_the_number_of_messages() -> None:
     codec = Codec(1000, 4)
     codec.feed(b"".join(map(text, "abcdefghi")) + frame(PING, b"late"))
-    assert (list(codec.messages), codec.full, codec.replies) == (list("abcd"), True, b"")
+    assert (list(codec.messages), codec.full, codec.replies) == (list("abcd"), True, [])
     found, went_on = "", ""
     while codec.messages:
         message = str(codec.messages.popleft())
@@ -97,7 +106,7 @@ def test_reading_stops_at_the_number_of_messages() -> None:
         if codec.taken(message):
             went_on += message
     assert (found, went_on) == ("abcdefghi", "cf"), "when a quarter is left"
-    assert codec.replies == b"\x8a\x04late"
+    assert codec.replies == [b"\x8a\x04late"]
     assert not codec.full
 
 
@@ -127,7 +136,10 @@ def test_nothing_is_made_for_plain_messages() -> None:
     codec.feed(text("x") + frame(BINARY, b"y" * 900) + text("z")[:3])
     codec.encode("x" * 255)
     assert codec._protocol is None
-    codec.feed(text("z")[3:] + frame(PING))
+    codec.feed(text("z")[3:] + frame(PONG) + frame(PING, b"p") + frame(PONG, b"q" * 125))
+    assert codec._protocol is None, "an idle WebSocket sends pongs"
+    assert codec.replies == [b"\x8a\x01p"]
+    codec.feed(frame(TEXT, first=0))
     assert codec._protocol is not None
     assert codec._deflate is not None
     assert codec._deflate._made is None, "the compressor is 32 KiB"
@@ -166,6 +178,8 @@ def memory_of(codec: Codec, pieces: Iterable[bytes]) -> int:
     try:
         for piece in pieces:
             codec.feed(piece)
+            while codec.paused:
+                codec.go_on()
             assert not codec.over
         return tracemalloc.get_traced_memory()[0]
     finally:
@@ -209,13 +223,72 @@ def test_a_bomb_is_not_inflated() -> None:
     assert not codec.messages
 
 
+MANY = {
+    "pings": frame(PING, b"p") * 9_000,
+    "pongs": frame(PONG) * 10_000,
+    "empty fragments": frame(CONT, first=0) * 10_000,
+    "fragments": frame(CONT, b"x", first=0) * 9_000,
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_one_step_does_not_take_long(name: str) -> None:
+    """A read of 64 KiB may have 10,000 frames, of 12 µs each in the reference lane."""
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(TEXT, first=0))
+    codec.spent = 0
+    codec.feed(MANY[name])
+    held, steps = codec.held, 0
+    while codec.paused:
+        assert STEP <= codec.spent < STEP + 20
+        codec.spent, steps = 0, steps + 1
+        codec.go_on()
+        assert codec.held < held, "it goes on"
+        held = codec.held
+    assert steps >= 8
+    codec.feed(frame(CONT, b"end"))
+    (message,) = codec.messages
+    assert str(message).endswith("end")
+    assert codec.replies == [b"\x8a\x01p"] * 9_000 * (name == "pings")
+
+
+def test_what_comes_in_a_pause_waits() -> None:
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(PONG) * 5_000)
+    held = codec.held
+    codec.feed(text("behind"))
+    assert codec.paused
+    assert codec.held == held + len(text("behind")), "nothing was read"
+    while codec.paused:
+        codec.go_on()
+    assert list(codec.messages) == ["behind"]
+
+
+def test_what_is_inflated_counts() -> None:
+    codec = Codec(1 << 20, 32, AGREED, 256)
+    codec.feed(frame(BINARY, deflated(bytes(1 << 20)), FIN | RSV1))
+    assert len(codec.messages) == 1
+    assert codec.spent > 1000
+
+
+def test_a_ping_is_answered_until_the_client_closes() -> None:
+    """RFC 6455 5.5.2: also behind our close frame."""
+    for fast in (True, False):
+        codec = Codec(1000, 32, fast=fast)
+        codec.end(1000)
+        codec.feed(frame(PING, b"p") + text("late") + close(1000) + frame(PING, b"q"))
+        assert codec.replies == [b"\x88\x02\x03\xe8", b"\x8a\x01p"]
+        assert codec.over
+        assert not codec.messages
+
+
 def test_compressed_fragments_with_a_ping_between() -> None:
     """Trap 60: wsproto fails."""
     data = deflated(b"hello" * 50)
     codec = Codec(1000, 32, AGREED, 256)
     codec.feed(frame(TEXT, data[:3], RSV1) + frame(PING, b"p") + frame(CONT, data[3:]))
     assert list(codec.messages) == ["hello" * 50]
-    assert codec.replies == b"\x8a\x01p"
+    assert codec.replies == [b"\x8a\x01p"]
 
 
 def test_what_is_compressed() -> None:

@@ -4,7 +4,8 @@ A connection becomes one when its handshake is complete. It stays in the state T
 no slot, and what comes goes to the codec of WebSocket. Pings are answered whatever the application does.
 
 A client whose messages nobody takes is not read from until a quarter of them is left, and one that takes no pongs not
-until it takes them. Meanwhile it is not expected to answer a ping.
+until it takes them. A client that sends so many frames that it takes long to read them has to let others go first: the
+rest is read in later turns of the server loop. Meanwhile no client is expected to answer a ping.
 
 The connection ends when both sides have sent a close frame, when the client is at fault, or when it is lost. The
 application hears of the end once, as soon as it is certain, and after the messages that came before it.
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 TOGETHER: Final = 32 * 1024
 """Bytes of responses to messages of one read that go out together."""
+
+_USUAL: Final = 64
+"""What reading may take without a charge on the turn's budget, in the measure of :attr:`Codec.spent`."""
 
 LOST: Final = (1006, "")
 """Code and reason of a connection that has ended without a close frame (RFC 6455 7.1.5)."""
@@ -185,21 +189,33 @@ class MessageStream(AsyncStream):
         codec.feed(data)
         if codec.messages:
             wake(self._more)
-        if codec.replies or codec.full or codec.over or codec.held or self.connection.held:
+        if codec.spent > _USUAL or codec.replies or codec.full or codec.over or codec.held or self.connection.held:
             self._read_to_end()
+
+    def go_on(self) -> None:
+        if self.released:
+            return
+        codec = self._codec
+        if codec.paused and not self._choked:
+            codec.go_on()
+            if codec.messages:
+                wake(self._more)
+        self._read_to_end()
 
     def _read_to_end(self) -> None:
         """The codec has read as far as it could: see what has become of it."""
-        codec, connection = self._codec, self.connection
+        codec, connection, load = self._codec, self.connection, self.stream.service.load
+        load.budget -= codec.spent
+        codec.spent = 0
         held = codec.held
         if held != connection.held:
             connection.hold(held - connection.held)
-            load = self.stream.service.load
             if held > HIGH and load.memory > load.max_memory:
                 codec.fail(1013, "the server has no memory for so large a message now")
         if codec.replies:
             self.flush()
-            replies, codec.replies = codec.replies, b""
+            replies = b"".join(codec.replies)
+            codec.replies.clear()
             self._send(replies)
             self._choked = self.waiting > HIGH
         if codec.over:
@@ -207,6 +223,10 @@ class MessageStream(AsyncStream):
         elif codec.full or self._choked:
             connection.pause = HELD
             self.look_soon()
+        elif codec.paused:
+            connection.pause = LATER
+            if connection.state is TASK:  # else the loop looks at it when the first step has ended
+                self._tasks.loop.settle(connection)
         else:
             self._read_on()
 
@@ -248,7 +268,7 @@ class MessageStream(AsyncStream):
         if times.closes < inf:
             self.cut_off()
             return
-        if self.connection.pause is HELD:
+        if self.connection.pause in (HELD, LATER):
             times.heard, times.pinged = now, False  # it may have sent something, which nobody has read
         elif times.pinged and now >= times.heard + limits.ping_interval + limits.ping_timeout:
             self._codec.fail(1011, "no response to a ping")

@@ -3,16 +3,18 @@
 As with the heads of HTTP there are two lanes, which behave the same:
 
  - the *reference lane* is the protocol of ``websockets``. It reads everything, and refuses what is malformed;
- - the *fast lane* delimits frames. A whole, masked text or binary frame that is a message by itself is read here, in a
-   third of the time. Any other whole frame is given to the reference lane. A frame that cannot become a good one (by
-   its mask, opcode, reserved bits or length) is given to it from its head on, with all that follows, so it is refused
-   at once, whatever length it claims.
+ - the *fast lane* delimits frames. A whole, masked frame that is a message by itself, a ping or a pong is read here, in
+   a third of the time or less. Any other whole frame is given to the reference lane. A frame that cannot become a good
+   one (by its mask, opcode, reserved bits or length) is given to it from its head on, with all that follows. So what
+   such a frame claims is not waited for.
 
-The protocol of ``websockets`` takes 2 KiB and 28 µs to be made, and most WebSockets send nothing but plain messages. So
-it is made for the first frame of another kind. A property test holds both lanes against each other.
+The protocol of ``websockets`` takes 2 KiB and 28 µs to be made, and most clients send nothing but plain messages and
+pongs until they close. So it is made for the first frame of another kind. A property test holds both lanes against
+each other.
 
-Reading stops while ``max_messages`` messages, or :data:`ENOUGH` of their characters, are not taken; what follows stays
-as it came.
+Reading stops in two cases, and what follows stays as it came. The codec is *full* while ``max_messages`` messages, or
+:data:`ENOUGH` of their characters, are not taken. It is *paused* when one step has taken long enough, because 64 KiB
+may have 10,000 frames, and other clients wait.
 """
 
 from collections import deque
@@ -22,7 +24,7 @@ from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode, Frame, Opcode
 
 from .deflate import Agreed, Deflate
-from .frames import LONG, write_frame
+from .frames import LONG, read_size, write_frame
 from .partial import LongFrame, Message
 from .reference import Reference, cut_reason
 
@@ -34,6 +36,9 @@ except ImportError:  # where there is no wheel and no compiler; it takes five ti
 ENOUGH: Final = 64 * 1024
 """Characters or bytes of messages that are read ahead."""
 
+STEP: Final = 1000
+"""What one step of reading may take, in the measure of :attr:`Codec.spent`."""
+
 _PLAIN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A})
 _COMPRESSED: Final = _PLAIN | {0x41, 0x42, 0xC1, 0xC2}
 """The first bytes of good frames, without and with permessage-deflate."""
@@ -42,16 +47,19 @@ _COMPRESSED: Final = _PLAIN | {0x41, 0x42, 0xC1, 0xC2}
 class Codec:
     """One WebSocket after its handshake.
 
-    ``messages`` are those that were read. The stream that takes one calls :meth:`taken`. ``replies`` are bytes to be
-    sent: pongs, and the close frame. ``closing`` says that a close frame was made. ``over`` says that nothing more
-    comes: the close frames are exchanged, or the client is at fault. Then the connection ends once all is sent.
-    ``close`` is the code and the reason of the end, of either side; code 1005 is a close frame without a code.
-    ``held`` is how many bytes wait here, beside those of messages.
+    ``messages`` are those that were read. The stream that takes one calls :meth:`taken`. ``replies`` are frames to be
+    sent: pongs, and the close frame. The stream takes them out. ``spent`` is how long reading has taken since the
+    stream has set it to 0: about a microsecond for each frame, more for a long one or one of the reference lane.
+
+    ``full`` and ``paused`` say why reading has stopped (see the module). ``closing`` says that a close frame was made.
+    ``over`` says that nothing more comes: the close frames are exchanged, or the client is at fault. Then the
+    connection ends once all is sent. ``close`` is the code and the reason of the end, of either side; code 1005 is a
+    close frame without a code. ``held`` is how many bytes wait here, beside those of messages.
     """
 
     __slots__ = (
         "_buffer", "_compress_from", "_deflate", "_long", "_max_messages", "_max_size", "_need", "_protocol", "_raw",
-        "close", "closing", "full", "messages", "over", "replies", "size",
+        "close", "closing", "full", "messages", "over", "paused", "replies", "size", "spent",
     )  # fmt: skip
 
     def __init__(
@@ -74,8 +82,9 @@ class Codec:
         self._raw = not fast  # whether all goes to the reference lane as it comes
         self.messages: deque[Message] = deque()
         self.size = 0
-        self.full = False  # whether reading has stopped
-        self.replies = b""
+        self.full = self.paused = False
+        self.spent = 0
+        self.replies: list[bytes] = []
         self.close: tuple[int, str] | None = None
         self.closing = self.over = False
 
@@ -98,14 +107,14 @@ class Codec:
             data, self._long = self._long.join(), None
         buffer = self._buffer
         if not buffer:
-            used = 0 if self.full else self._read(data)
+            used = 0 if self.full or self.paused else self._read(data)
             if used < len(data):
                 self._keep(data[used:] if used else data)
             return
         assert type(buffer) is bytearray
         buffer += data
-        if not self.full and len(buffer) >= self._need:
-            self._go_on(buffer)
+        if not (self.full or self.paused) and len(buffer) >= self._need:
+            self._read_buffer()
 
     def _keep(self, data: bytes | bytearray) -> None:
         """Keep the beginning of a frame, or what is not read for a while."""
@@ -121,11 +130,17 @@ class Codec:
         if not self.full or len(self.messages) > self._max_messages // 4 or self.size > ENOUGH // 4:
             return False
         self.full = False
-        if not self.over:
-            self._go_on(self._buffer)
+        self.go_on()
         return True
 
-    def _go_on(self, buffer: bytes | bytearray) -> None:
+    def go_on(self) -> None:
+        """Read on after a pause."""
+        if not (self.full or self.over):
+            self.paused = False
+            self._read_buffer()
+
+    def _read_buffer(self) -> None:
+        buffer = self._buffer
         used = self._read(buffer)
         if self._raw or self.over or used == len(buffer):
             self._buffer = b""  # a new one, since a large one stays large
@@ -139,20 +154,15 @@ class Codec:
 
         One function on purpose: each message pays for it.
         """
-        at, end, messages, need = 0, len(data), self.messages, 0
-        protocol = self._protocol
-        inside = protocol is not None and protocol.current_size is not None  # whether a message has begun
+        at, end, need, messages = 0, len(data), 0, self.messages
+        inside, limit = self._is_inside(), self.spent + STEP
         while end - at >= 2:
             first, second = data[at], data[at + 1]
             size, start = second & 127, at + 6
-            if size == 126:
-                if end - at < 4:
+            if size > 125:
+                size, start = read_size(data, at)
+                if not start:
                     break
-                size, start = data[at + 2] << 8 | data[at + 3], at + 8
-            elif size == 127:
-                if end - at < 10:
-                    break
-                size, start = int.from_bytes(data[at + 2 : at + 10], "big"), at + 14
             stop = start + size
             plain = first in (0x81, 0x82) and not inside and size <= self._max_size
             if second < 128 or not (plain or self._is_good(first, size)):
@@ -162,12 +172,8 @@ class Codec:
             if stop > end:
                 need = stop - at
                 break
-            if not plain:
-                self._give(bytes(data[at:stop]))
-                if self.over:
-                    return end
-                inside = self._reference().current_size is not None
-            elif not self.closing:  # else it comes too late
+            self.spent += 1 + (size >> 10)
+            if plain and not self.closing:  # else it comes too late
                 masked = data[start:stop] if size < 1024 else memoryview(data)[start:stop]
                 message: Message = apply_mask(masked, data[start - 4 : start])
                 if first == 0x81:
@@ -178,12 +184,31 @@ class Codec:
                         return end
                 messages.append(message)
                 self.size += len(message)
+            elif not plain and first != 0x8A:  # a pong says nothing
+                self._read_other(bytes(data[at:stop]))
+                if self.over:
+                    return end
+                inside = self._is_inside()
             at = stop
             if (len(messages) >= self._max_messages or self.size >= ENOUGH) and not self.closing:
                 self.full = True
                 break
+            if self.spent >= limit and at < end:
+                self.paused = True
+                break
         self._need = need
         return at
+
+    def _read_other(self, frame: bytes) -> None:
+        """A whole frame that is no message by itself."""
+        if frame[0] == 0x89:
+            self.replies += write_frame(0x8A, apply_mask(frame[6:], frame[2:6]))
+        else:
+            self._give(frame)
+
+    def _is_inside(self) -> bool:
+        """Whether a message in fragments has begun."""
+        return self._protocol is not None and self._protocol.current_size is not None
 
     def _is_good(self, first: int, size: int) -> bool:
         """Whether a masked frame with this head may be a good one."""
@@ -199,14 +224,17 @@ class Codec:
 
     def _give(self, data: bytes) -> None:
         """The reference lane."""
+        protocol = self._reference()
         try:
-            for message in self._reference().read(data, drop=self.closing):
+            for message in protocol.read(data, drop=self.closing):
                 self.messages.append(message)
                 self.size += len(message)
         except UnicodeDecodeError as error:
             self._refuse(error)
         else:
             self._collect()
+        self.spent += protocol.spent
+        protocol.spent = 0
 
     def _refuse(self, error: UnicodeDecodeError) -> None:
         self.fail(CloseCode.INVALID_DATA, error.reason)
@@ -216,7 +244,7 @@ class Codec:
         protocol = self._reference()
         for piece in protocol.data_to_send():
             if piece:
-                self.replies += piece
+                self.replies.append(piece)
             else:
                 self.over = True
         error = protocol.parser_exc
@@ -259,7 +287,7 @@ class Codec:
             self._collect()
             if self.full:  # the close frame of the client may stand behind messages that nobody takes
                 self.full = False
-                self._go_on(self._buffer)
+                self.go_on()
 
     def fail(self, code: int, reason: str = "") -> None:
         """Make a close frame, and expect nothing more of the client (RFC 6455 7.1.7)."""

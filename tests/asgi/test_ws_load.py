@@ -1,0 +1,127 @@
+"""What WebSockets may do to all other clients: how long a turn of the server loop lasts, whatever they send."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from harness import asgi, errors, half_close, reset, respond
+
+from zibai.engine.load import TURN
+from zibai.engine.loop import Loop
+from zibai.protocol.websocket.codec import STEP
+
+from support import DEADLINE, Client
+from wsclient import CONT, FIN, PING, PONG, TEXT, Peer, accept, close, echo, frame, messages, text
+
+if TYPE_CHECKING:
+    from credentials import Credentials
+
+FLOODS = {
+    "pings": frame(PING) * 10_000,
+    "pongs": frame(PONG) * 10_000,
+    "fragments": frame(TEXT, first=0) + frame(CONT, first=0) * 2_000 + frame(CONT),
+}
+
+
+@pytest.fixture
+def budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What was left of the budget of each turn."""
+    found: list[int] = []
+    end = Loop._end_turn
+
+    def watch(loop: Loop, now: float, stirred: bool) -> None:
+        found.append(loop.service.load.budget)
+        end(loop, now, stirred)
+
+    monkeypatch.setattr(Loop, "_end_turn", watch)
+    return found
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await (respond(send) if scope["type"] == "http" else echo(scope, receive, send))
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_turn_does_not_take_long(name: str, budgets: list[int]) -> None:
+    """All clients together cost a turn no more than its budget, and the last step may go beyond it."""
+    with asgi(app) as server:
+        peers = [Peer(server.port) for _ in range(10)]
+        threads = [threading.Thread(target=peer.send, args=(FLOODS[name], text("end"))) for peer in peers]
+        for thread in threads:
+            thread.start()
+        with Client(server.port) as client:
+            assert client.get().status == 200
+        for peer, thread in zip(peers, threads, strict=True):
+            while (found := peer.read()) != (FIN | TEXT, b"end"):
+                assert found in ((FIN | PONG, b""), (FIN | TEXT, b""))
+            thread.join()
+            peer.client.close()
+    assert -STEP - 100 < min(budgets) < TURN - 500
+
+
+def test_over_tls(budgets: list[int], credentials: Credentials) -> None:
+    with asgi(app, certfile=credentials.server) as server:
+        context = credentials.context()
+        with Peer(server.port, tls=context) as peer:
+            peer.send(FLOODS["pongs"], text("end"), frame(PING))
+            assert sorted(peer.read() for _ in range(2)) == [(FIN | TEXT, b"end"), (FIN | PONG, b"")]
+    assert min(budgets) < TURN - 500
+
+
+@pytest.mark.parametrize("leave", [half_close, Client.close], ids=["half-close", "close"])
+@pytest.mark.parametrize("name", ["pongs", "fragments"])
+def test_a_client_that_leaves_is_heard_to_the_end(name: str, leave: Any) -> None:
+    heard: list[Any] = []
+    done = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await messages(receive, heard)
+        done.set()
+
+    with asgi(app) as server:
+        peer = Peer(server.port)
+        peer.send(FLOODS[name], text("last"))
+        leave(peer.client)
+        assert done.wait(DEADLINE)
+        peer.client.close()
+    assert [each for each in heard if each] == ["last", (1006, "")]
+    assert not errors(server)
+
+
+def test_a_reset_in_a_pause_ends_it() -> None:
+    heard: list[Any] = []
+    done = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await messages(receive, heard)
+        done.set()
+
+    with asgi(app) as server:
+        peer = Peer(server.port)
+        peer.send(FLOODS["fragments"] * 5)
+        reset(peer.client)
+        assert done.wait(DEADLINE)
+    assert heard[-1] == (1006, "")
+    assert not errors(server)
+
+
+def test_the_close_handshake_in_a_pause() -> None:
+    """The application closes while much of what the client has sent is not read."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await receive()
+        await send({"type": "websocket.close", "code": 3000})
+
+    with asgi(app, ws_close_timeout=DEADLINE) as server:
+        for behind in (FLOODS["pongs"], FLOODS["fragments"]):
+            with Peer(server.port, behind=text("go")) as peer:
+                peer.send(behind, close(3000))
+                assert peer.read_close() == (3000, "")
+                assert peer.at_end()
+    lines = [record for record in server.logged("zibai.access") if "close_code" in record.__dict__]
+    assert [line.close_code for line in lines] == [3000, 3000]
