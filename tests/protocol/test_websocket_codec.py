@@ -214,6 +214,26 @@ def test_a_claim_costs_nothing() -> None:
     assert codec.close[0] == 1009
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_limit_of_messages_is_none_of_control_frames(fast: bool) -> None:
+    codec = Codec(100, 32, fast=fast)
+    codec.feed(frame(TEXT, b"x" * 100, first=0) + frame(PING, b"p" * 125) + frame(CONT))
+    assert list(codec.messages) == ["x" * 100]
+    assert codec.replies == [b"\x8a\x7d" + b"p" * 125]
+    codec.feed(frame(TEXT, b"y" * 100, first=0) + close(1000, "r" * 123))
+    assert codec.close == (1000, "r" * 123)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("first", [0, FIN])
+@pytest.mark.parametrize("size", [126, 1000, 1 << 40])
+def test_a_long_control_frame_is_refused_by_its_head(size: int, first: int, fast: bool) -> None:
+    codec = Codec(16 << 20, 32, fast=fast)
+    codec.feed(frame(PING, b"p", size=size, first=first)[:14])
+    assert codec.close == (1002, "control frame too long")
+    assert codec.over
+
+
 def test_a_bomb_is_not_inflated() -> None:
     codec = Codec(1 << 20, 32, AGREED, 256)
     codec.feed(frame(BINARY, deflated(bytes(50 << 20)), FIN | RSV1))

@@ -26,7 +26,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from .deflate import Agreed, Deflate
 from .frames import LONG, read_size, write_frame
 from .partial import LongFrame, Message
-from .reference import Reference, cut_reason
+from .reference import CONTROL, Reference, cut_reason
 
 try:
     from websockets.speedups import apply_mask
@@ -39,9 +39,10 @@ ENOUGH: Final = 64 * 1024
 STEP: Final = 1000
 """What one step of reading may take, in the measure of :attr:`Codec.spent`."""
 
-_PLAIN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A})
+_CONTROL: Final = frozenset({0x88, 0x89, 0x8A})
+_PLAIN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82})
 _COMPRESSED: Final = _PLAIN | {0x41, 0x42, 0xC1, 0xC2}
-"""The first bytes of good frames, without and with permessage-deflate."""
+"""The first bytes of good frames: of control, and of messages without and with permessage-deflate."""
 
 
 class Codec:
@@ -212,10 +213,10 @@ class Codec:
 
     def _is_good(self, first: int, size: int) -> bool:
         """Whether a masked frame with this head may be a good one."""
+        if first in _CONTROL:
+            return size <= CONTROL
         open_size = 0 if self._protocol is None else self._protocol.current_size or 0
-        is_control = 0x88 <= first <= 0x8A
-        good = _PLAIN if self._deflate is None else _COMPRESSED
-        return first in good and size <= self._max_size - open_size and not (is_control and size > 125)
+        return first in (_PLAIN if self._deflate is None else _COMPRESSED) and size <= self._max_size - open_size
 
     def _reference(self) -> Reference:
         if self._protocol is None:

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from websockets.extensions import Extension
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
 from .partial import Fragments, Message
 
 _REASON: Final = 123
 """Bytes of the reason of a close frame (RFC 6455 5.5)."""
+
+CONTROL: Final = 125
+"""Bytes of a control frame (RFC 6455 5.5)."""
 
 
 _FRAME: Final = 12
@@ -42,6 +45,8 @@ class Reference(Protocol):
     def __init__(self, max_size: int, extensions: Sequence[Extension]) -> None:
         super().__init__(SERVER, max_size=max_size, logger=_Mute())  # type: ignore[arg-type]
         self.extensions = [*extensions]
+        self._max_size = max_size
+        self._in_control = False  # whether the frame that is read is a control frame
         self._fragments: Fragments | None = None
         self.spent = 0
 
@@ -65,6 +70,24 @@ class Reference(Protocol):
     def held(self) -> int:
         """Bytes that wait for the rest of their message, or of their frame."""
         return len(self.reader.buffer) + (self.current_size or 0)
+
+    @property
+    def max_message_size(self) -> int:
+        """The limit of the message that the next frame belongs to; its first byte is there when the parser asks.
+
+        A control frame belongs to no message, and may come between the fragments of one that has no byte left.
+        """
+        self._in_control = self.reader.buffer[0] & 15 >= Opcode.CLOSE
+        return (self.current_size or 0) + CONTROL if self._in_control else self._max_size
+
+    @max_message_size.setter
+    def max_message_size(self, size: int | None) -> None:
+        """The protocol sets it when it is made."""
+
+    def fail(self, code: CloseCode | int, reason: str = "") -> None:
+        if code == CloseCode.MESSAGE_TOO_BIG and self._in_control:
+            code, reason = CloseCode.PROTOCOL_ERROR, "control frame too long"
+        super().fail(code, reason)
 
     def recv_frame(self, frame: Frame) -> None:
         self.spent += _FRAME + (len(frame.data) >> 10)
