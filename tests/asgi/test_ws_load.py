@@ -6,18 +6,19 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import asgi, errors, half_close, reset, respond
+from harness import asgi, errors, half_close, reset, respond, until
 
-from zibai.engine.load import TURN
+from zibai.engine.load import TURN, Load
 from zibai.engine.loop import Loop
 from zibai.protocol.websocket.codec import STEP
 
-from support import DEADLINE, Client
-from wsclient import CONT, FIN, PING, PONG, TEXT, Peer, accept, close, echo, frame, messages, text
+from support import DEADLINE, Client, wait_for
+from wsclient import BINARY, CONT, FIN, PING, PONG, TEXT, Peer, accept, close, echo, frame, messages, text
 
 if TYPE_CHECKING:
     from credentials import Credentials
 
+NO_MEMORY = "the server has no memory for so large a message now"
 FLOODS = {
     "pings": frame(PING) * 10_000,
     "pongs": frame(PONG) * 10_000,
@@ -68,6 +69,67 @@ def test_over_tls(budgets: list[int], credentials: Credentials) -> None:
             peer.send(FLOODS["pongs"], text("end"), frame(PING))
             assert sorted(peer.read() for _ in range(2)) == [(FIN | TEXT, b"end"), (FIN | PONG, b"")]
     assert min(budgets) < TURN - 500
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Load]:
+    """The load of the server, once it has turned its loop."""
+    found: list[Load] = []
+    end = Loop._end_turn
+
+    def watch(loop: Loop, now: float, stirred: bool) -> None:
+        found[:] = [loop.service.load]
+        end(loop, now, stirred)
+
+    monkeypatch.setattr(Loop, "_end_turn", watch)
+    return found
+
+
+def test_what_a_client_has_left_behind_is_no_load(loads: list[Load]) -> None:
+    """The application receives what came before the end, when the connection is already closed."""
+    stop, done = threading.Event(), threading.Event()
+    heard: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await until(stop)
+        await messages(receive, heard)
+        done.set()
+
+    with asgi(app, ws_max_queue=4) as server:
+        peer = Peer(server.port)
+        peer.send(text("x") * 100, frame(TEXT, b"y" * 10_000)[:-1])
+        (load,) = wait_for(lambda: [each for each in loads if each.memory > 10_000])
+        reset(peer.client)
+        wait_for(lambda: not load.memory)
+        stop.set()
+        assert done.wait(DEADLINE)
+    assert heard[0] == "x"
+    assert heard[-1] == (1006, "")
+    assert not load.memory
+
+
+def test_long_messages_that_wait_for_the_application_have_a_bound_in_sum(loads: list[Load]) -> None:
+    """An application may receive late, or never."""
+    stop = threading.Event()
+    heard: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await until(stop)
+        await messages(receive, heard)
+
+    with asgi(app, max_bodies_memory=500_000) as server, Peer(server.port) as first, Peer(server.port) as second:
+        first.send(frame(BINARY, bytes(400_000)))
+        (load,) = wait_for(lambda: [each for each in loads if each.memory >= 400_000])
+        second.send(frame(BINARY, bytes(400_000)))
+        assert second.read_close() == (1013, NO_MEMORY)
+        assert second.at_end()
+        stop.set()
+        first.send(text("short"), close(1000))
+        assert first.read_close() == (1000, "")
+        wait_for(lambda: not load.memory)
+    assert sorted(heard, key=str) == [(1000, ""), (1013, NO_MEMORY), bytes(400_000), "short"]
 
 
 @pytest.mark.parametrize("leave", [half_close, Client.close], ids=["half-close", "close"])

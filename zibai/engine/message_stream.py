@@ -193,10 +193,8 @@ class MessageStream(AsyncStream):
             self._read_to_end()
 
     def go_on(self) -> None:
-        if self.released:
-            return
         codec = self._codec
-        if codec.paused and not self._choked:
+        if codec.paused and not (self._choked or self.released):
             codec.go_on()
             if codec.messages:
                 wake(self._more)
@@ -204,13 +202,16 @@ class MessageStream(AsyncStream):
 
     def _read_to_end(self) -> None:
         """The codec has read as far as it could: see what has become of it."""
+        if self.released:
+            return  # the connection holds nothing any more, although messages may be there
         codec, connection, load = self._codec, self.connection, self.stream.service.load
         load.budget -= codec.spent
         codec.spent = 0
-        held = codec.held
-        if held != connection.held:
-            connection.hold(held - connection.held)
-            if held > HIGH and load.memory > load.max_memory:
+        held, queued = codec.held, codec.size if codec.full else 0
+        if held + queued != connection.held:
+            connection.hold(held + queued - connection.held)
+            if (held > HIGH or queued > 2 * HIGH) and load.memory > load.max_memory:
+                codec.shed()
                 codec.fail(1013, "the server has no memory for so large a message now")
         if codec.replies:
             self.flush()

@@ -134,6 +134,11 @@ class Codec:
         self.go_on()
         return True
 
+    def shed(self) -> None:
+        """Drop the last messages, if they are long: there is no memory for them."""
+        while self.size > 2 * ENOUGH:
+            self.size -= len(self.messages.pop())
+
     def go_on(self) -> None:
         """Read on after a pause."""
         if not (self.full or self.over):
@@ -181,7 +186,7 @@ class Codec:
                     try:
                         message = message.decode()  # type: ignore[union-attr]
                     except UnicodeDecodeError as error:
-                        self._refuse(error)
+                        self.fail(CloseCode.INVALID_DATA, error.reason)
                         return end
                 messages.append(message)
                 self.size += len(message)
@@ -231,14 +236,11 @@ class Codec:
                 self.messages.append(message)
                 self.size += len(message)
         except UnicodeDecodeError as error:
-            self._refuse(error)
+            self.fail(CloseCode.INVALID_DATA, error.reason)
         else:
             self._collect()
         self.spent += protocol.spent
         protocol.spent = 0
-
-    def _refuse(self, error: UnicodeDecodeError) -> None:
-        self.fail(CloseCode.INVALID_DATA, error.reason)
 
     def _collect(self) -> None:
         """What the protocol wants to be sent, and what it has come to."""
