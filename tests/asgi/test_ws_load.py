@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,33 @@ def test_long_messages_that_wait_for_the_application_have_a_bound_in_sum(loads: 
         assert first.read_close() == (1000, "")
         wait_for(lambda: not load.memory)
     assert sorted(heard, key=str) == [(1000, ""), (1013, NO_MEMORY), bytes(400_000), "short"]
+
+
+def test_an_application_that_always_finds_a_message_lets_others_run() -> None:
+    """A read of 64 KiB may have 9,000 messages, and each ``receive`` returns at once."""
+    found: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        ticks = asyncio.ensure_future(tick())
+        while (await receive())["type"] == "websocket.receive":
+            found[-1] += 1
+        ticks.cancel()
+
+    async def tick() -> None:
+        while True:
+            found.append(0)
+            await asyncio.sleep(0)
+
+    async def begin(scope: Any, receive: Any, send: Any) -> None:
+        found.append(0)
+        await app(scope, receive, send)
+
+    with asgi(begin) as server, Peer(server.port) as peer:
+        peer.send(text("x") * 50_000, close(1000))
+        assert peer.read_close() == (1000, "")
+    assert sum(found) == 50_000
+    assert max(found) < TURN + 100
 
 
 @pytest.mark.parametrize("leave", [half_close, Client.close], ids=["half-close", "close"])

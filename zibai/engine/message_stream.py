@@ -107,6 +107,9 @@ class MessageStream(AsyncStream):
         message = codec.messages.popleft()
         self.counts.messages_in += 1
         if codec.taken(message):
+            # An application that always finds a message never lets the loop turn. So there is an end of it.
+            if self.stream.service.load.budget > 0:
+                codec.go_on()
             self._read_to_end()
         return message
 

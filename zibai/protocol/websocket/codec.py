@@ -126,12 +126,11 @@ class Codec:
             self._long = LongFrame(bytes(data), self._need)
 
     def taken(self, message: Message) -> bool:
-        """A message was taken from the queue. Returns whether reading, which stood still, has gone on for that."""
+        """A message was taken from the queue. Returns whether that has made room for more: the codec is paused then."""
         self.size -= len(message)
         if not self.full or len(self.messages) > self._max_messages // 4 or self.size > ENOUGH // 4:
             return False
-        self.full = False
-        self.go_on()
+        self.full, self.paused = False, True
         return True
 
     def shed(self) -> None:
