@@ -373,6 +373,12 @@ def test_malformed_offers(offers: str) -> None:
         Agreed.from_offers(offers)
 
 
+def test_offers_without_end_are_not_read() -> None:
+    assert Agreed.from_offers("x, " * 300 + "permessage-deflate") is not None
+    assert Agreed.from_offers("x, " * 400 + "permessage-deflate") is None
+    assert Agreed.from_offers("=" * 2000) is None
+
+
 def test_codes_and_reasons() -> None:
     assert [code for code in range(900, 5100) if is_close_code(code)] == [
         *(1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014),
