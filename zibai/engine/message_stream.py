@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 from ..errors import Gone
 from ..protocol.websocket.frames import PING
 from .async_stream import HIGH, LOW, AsyncStream, wake
-from .message_limits import Counts, MessageLimits
+from .context import RECEIVE
+from .message_limits import LONG_READ, Counts, MessageLimits, Times
 from .states import HELD, LATER, TASK
 
 if TYPE_CHECKING:
@@ -40,17 +41,6 @@ _USUAL: Final = 64
 
 LOST: Final = (1006, "")
 """Code and reason of a connection that has ended without a close frame (RFC 6455 7.1.5)."""
-
-
-class _Times:
-    """When something was or will be, by the loop's clock."""
-
-    __slots__ = ("closes", "heard", "pinged")
-
-    def __init__(self, now: float) -> None:
-        self.heard = now  # when the last bytes have come
-        self.pinged = False  # whether a ping went out since then
-        self.closes = inf  # until when the client has to send its close frame, once we have sent ours
 
 
 class MessageStream(AsyncStream):
@@ -77,7 +67,7 @@ class MessageStream(AsyncStream):
         self._on_over = on_over
         now = time.monotonic()
         self.counts = Counts(now)
-        self._times = _Times(now)
+        self._times = Times(now)
 
     def begin(self, rest: bytes) -> None:
         """The handshake is complete; ``rest`` is what came behind it."""
@@ -190,10 +180,21 @@ class MessageStream(AsyncStream):
             self.connection.deadline = min(self.due, self._send_due())
         self.counts.bytes_in += len(data)
         codec.feed(data)
+        if len(data) >= RECEIVE and codec.long is not None and self.connection.endpoint.plain:
+            self._read_long(codec.long.missing)
         if codec.messages:
             wake(self._more)
         if codec.spent > _USUAL or codec.replies or codec.full or codec.over or codec.held or self.connection.held:
             self._read_to_end()
+
+    def _read_long(self, missing: int) -> None:
+        """Read once more, since much of a long message is missing: a turn for each 64 KiB costs a third of it."""
+        try:
+            data = self.connection.sock.recv(min(LONG_READ, missing))
+        except OSError:
+            return  # nothing is there, or the next turn finds the end
+        self.counts.bytes_in += len(data)
+        self._codec.feed(data)
 
     def go_on(self) -> None:
         codec = self._codec

@@ -55,12 +55,13 @@ class Codec:
     ``full`` and ``paused`` say why reading has stopped (see the module). ``closing`` says that a close frame was made.
     ``over`` says that nothing more comes: the close frames are exchanged, or the client is at fault. Then the
     connection ends once all is sent. ``close`` is the code and the reason of the end, of either side; code 1005 is a
-    close frame without a code. ``held`` is how many bytes wait here, beside those of messages.
+    close frame without a code. ``held`` is how many bytes wait here, beside those of messages. ``long`` is a long frame
+    that is not whole, instead of the buffer.
     """
 
     __slots__ = (
-        "_buffer", "_compress_from", "_deflate", "_long", "_max_messages", "_max_size", "_need", "_protocol", "_raw",
-        "close", "closing", "full", "messages", "over", "paused", "replies", "size", "spent",
+        "_buffer", "_compress_from", "_deflate", "_max_messages", "_max_size", "_need", "_protocol", "_raw", "close",
+        "closing", "full", "long", "messages", "over", "paused", "replies", "size", "spent",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +80,7 @@ class Codec:
         self._protocol: Reference | None = None
         self._buffer: bytes | bytearray = b""
         self._need = 0  # bytes of the frame at the front of the buffer, if they are known
-        self._long: LongFrame | None = None  # the frame at the front, instead of the buffer
+        self.long: LongFrame | None = None
         self._raw = not fast  # whether all goes to the reference lane as it comes
         self.messages: deque[Message] = deque()
         self.size = 0
@@ -102,10 +103,10 @@ class Codec:
         if self._raw:
             self._give(data)
             return
-        if self._long is not None:
-            if not self._long.add(data):
+        if self.long is not None:
+            if not self.long.add(data):
                 return
-            data, self._long = self._long.join(), None
+            data, self.long = self.long.join(), None
         buffer = self._buffer
         if not buffer:
             used = 0 if self.full or self.paused else self._read(data)
@@ -123,7 +124,7 @@ class Codec:
             self._buffer = bytearray(data)
         else:
             self._buffer = b""
-            self._long = LongFrame(bytes(data), self._need)
+            self.long = LongFrame(bytes(data), self._need)
 
     def taken(self, message: Message) -> bool:
         """A message was taken from the queue. Returns whether that has made room for more: the codec is paused then."""
@@ -259,12 +260,12 @@ class Codec:
             self.close = int(chosen.code), chosen.reason
         self.closing = self.closing or sent is not None
         if self.over:
-            self._buffer, self._long = b"", None
+            self._buffer, self.long = b"", None
 
     @property
     def held(self) -> int:
         """Bytes that wait for the rest of their message, or of their frame."""
-        held = len(self._buffer) if self._long is None else self._long.held
+        held = len(self._buffer) if self.long is None else self.long.held
         return held if self._protocol is None else held + self._protocol.held
 
     # To the client.

@@ -62,5 +62,10 @@ class LongFrame:
         self.held += len(data)
         return self.held >= self._size
 
+    @property
+    def missing(self) -> int:
+        """Bytes that are to come."""
+        return self._size - self.held
+
     def join(self) -> bytes:
         return b"".join(self._pieces)
