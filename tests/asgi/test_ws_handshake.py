@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from harness import asgi, errors, half_close, reset, respond
+from harness import asgi, errors, half_close, reset, respond, tracebacks
 
 from zibai.protocol.http1 import Codec
 from zibai.protocol.websocket import handshake as rules
@@ -232,6 +234,56 @@ def test_a_handshake_that_comes_to_no_decision_is_a_500(app: Any) -> None:
     assert errors(server)
 
 
+async def waits(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.sleep(DEADLINE)
+
+
+async def returns_when_cancelled(scope: Any, receive: Any, send: Any) -> None:
+    with suppress(asyncio.CancelledError):
+        await waits(scope, receive, send)
+
+
+async def raises_when_cancelled(scope: Any, receive: Any, send: Any) -> None:
+    try:
+        await waits(scope, receive, send)
+    except asyncio.CancelledError:
+        raise TimeoutError("mine") from None
+
+
+async def waits_in_a_denial(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+    await waits(scope, receive, send)
+
+
+async def decides_when_cancelled(scope: Any, receive: Any, send: Any) -> None:
+    await returns_when_cancelled(scope, receive, send)
+    await send({"type": "websocket.accept"})
+
+
+@pytest.mark.parametrize(
+    ("app", "status", "logs"),
+    [
+        (waits, 504, False),
+        (returns_when_cancelled, 504, False),
+        (raises_when_cancelled, 504, True),
+        (waits_in_a_denial, 403, False),
+        (decides_when_cancelled, 101, False),
+    ],
+)
+def test_a_decision_that_takes_too_long(app: Any, status: int, logs: bool) -> None:
+    with asgi(app, request_timeout=0.3) as server:
+        with Client(server.port) as client:
+            client.send(handshake())
+            assert client.file.readline().split()[1] == str(status).encode()
+        with Client(server.port) as left:  # the client does not wait for it
+            left.send(handshake())
+            half_close(left)
+            with suppress(ConnectionError):
+                left.rest()
+    assert [record.getMessage() for record in server.records if "cancelled after" in record.getMessage()]
+    assert bool(tracebacks(server)) == logs
+
+
 def test_accept_may_come_before_receive() -> None:
     events: list[Any] = []
 
@@ -294,8 +346,6 @@ def test_what_comes_behind_the_head_is_kept(pause: bool) -> None:
         return again
 
     async def gate() -> None:
-        import asyncio
-
         await asyncio.sleep(0.05)
 
     behind = b"".join(map(text, map(str, range(50)))) + frame(9, b"ping") + text("x")[:4]

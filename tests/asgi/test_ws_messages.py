@@ -14,7 +14,9 @@ from harness import asgi, errors, half_close, reset, respond, tracebacks, until
 
 from zibai.engine.async_stream import HIGH
 from zibai.engine.context import RECEIVE
+from zibai.engine.message_limits import LONG_READ
 from zibai.engine.message_stream import MessageStream
+from zibai.protocol.websocket.codec import Codec
 
 from support import DEADLINE, Client
 from wsclient import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV2, TEXT, Peer, accept, close, echo, frame, messages, text
@@ -30,6 +32,49 @@ def test_echo() -> None:
         peer.send(close(1000))
         assert peer.read_close() == (1000, "")
         assert peer.at_end()
+    assert not errors(server)
+
+
+def test_a_long_message_is_read_in_long_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of the loop for each 64 KiB costs a third of such a message. Other frames may follow it at once."""
+    sizes: list[int] = []
+    feed = Codec.feed
+
+    def watch(codec: Codec, data: bytes) -> None:
+        sizes.append(len(data))
+        feed(codec, data)
+
+    monkeypatch.setattr(Codec, "feed", watch)
+    sent = frame(BINARY, bytes(8_000_000)) + text("behind")
+    with asgi(echo) as server, Peer(server.port) as peer:
+        sender = threading.Thread(target=peer.send, args=(sent,))
+        sender.start()
+        assert peer.read() == (FIN | BINARY, bytes(8_000_000))
+        assert peer.texts(1) == ["behind"]
+        sender.join()
+    assert RECEIVE < max(sizes) <= LONG_READ
+    assert sum(sizes) == len(sent)
+    (line,) = [record for record in server.logged("zibai.access") if "close_code" in record.__dict__]
+    assert line.bytes_in == len(sent)
+
+
+@pytest.mark.parametrize("leave", [reset, half_close])
+def test_a_client_that_leaves_in_a_long_message(leave: Any) -> None:
+    heard: list[Any] = []
+    done = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await messages(receive, heard)
+        done.set()
+
+    with asgi(app) as server:
+        peer = Peer(server.port)
+        peer.send(frame(BINARY, bytes(1_000_000))[:-1])
+        leave(peer.client)
+        assert done.wait(DEADLINE)
+        peer.client.close()
+    assert heard == [(1006, "")]
     assert not errors(server)
 
 

@@ -130,6 +130,22 @@ def test_a_handshake_that_is_decided_during_the_end(site: Path) -> None:
         assert server.wait() == 0
 
 
+def test_a_handshake_without_a_decision_has_the_time_limit_of_a_request(site: Path) -> None:
+    flags = ("-p", "1", "--interface", "asgi", "--request-timeout", "0.5", "--max-workers", "1")
+    with Server("versioned_ws:app", *flags, cwd=site) as server:
+        with Peer(server.port) as accepted:
+            assert accepted.texts(1) == ["1"]
+            with Peer(server.port, "/late") as late:
+                assert late.response.status == 504
+                assert late.at_end()
+            server.wait_for_log("--request-timeout is over; cancelled after")
+            assert get(server.port).body == b"1", "the only slot is free"
+            accepted.send(text("still here"))
+            assert accepted.texts(1) == ["still here"]
+        assert server.stop() == 0
+    assert "Traceback" not in "\n".join(server.log)
+
+
 def test_over_tls(site: Path, credentials: Credentials) -> None:
     with Server("versioned_ws:app", "--interface", "asgi", "--certfile", credentials.server, cwd=site) as server:
         with Peer(server.port, tls=credentials.context()) as peer:

@@ -73,7 +73,7 @@ def expect(data: bytes, deflates: bool) -> tuple[list[Any], bytes, tuple[int, st
     codec = Codec(MAX_SIZE, QUEUE, Agreed.from_offers(OFFER) if deflates else None, 256, fast=False)
     for place in range(len(data)):
         codec.feed(data[place : place + 1])
-    return list(codec.messages), codec.replies, codec.close
+    return list(codec.messages), b"".join(codec.replies), codec.close
 
 
 class Application:

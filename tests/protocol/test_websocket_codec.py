@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 pytest.importorskip("websockets")
 
 from zibai.errors import Refused
-from zibai.protocol.websocket.codec import ENOUGH, Codec
+from zibai.protocol.websocket.codec import ENOUGH, STEP, Codec
 from zibai.protocol.websocket.deflate import Agreed
 from zibai.protocol.websocket.reference import cut_reason, is_close_code
 
@@ -38,11 +40,22 @@ def run(pieces: Iterable[bytes], *, fast: bool, agreed: Agreed | None = AGREED) 
     found: list[Any] = []
     for piece in pieces:
         codec.feed(piece)
-        while codec.messages:
-            message = codec.messages.popleft()
-            found.append(message)
-            codec.taken(message)
-    return found, codec.replies, codec.close, codec.over
+        while codec.messages or codec.paused:
+            if codec.messages:
+                message = codec.messages.popleft()
+                found.append(message)
+                codec.taken(message)
+            else:
+                codec.go_on()
+    return found, b"".join(codec.replies), codec.close, codec.over
+
+
+def take(codec: Codec) -> str | bytes:
+    """The next message. There is always time to read on."""
+    message = codec.messages.popleft()
+    if codec.taken(message):
+        codec.go_on()
+    return message
 
 
 words = st.one_of(st.binary(max_size=130), st.text(max_size=40).map(str.encode), st.just(b"x" * 250))
@@ -78,25 +91,32 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
 @settings(max_examples=400, deadline=None)
 @given(frames, cuts, st.booleans())
 def test_both_lanes_give_the_same(data: bytes, sizes: list[int], deflate: bool) -> None:
-    """The reference lane has it byte by byte: in one piece, it would reply to what stands behind an error of ours."""
+    """The reference lane has it byte by byte: in one piece, it would reply to what stands behind an error of ours.
+
+    The fast lane pauses now and then, or not at all.
+    """
     agreed = AGREED if deflate else None
     fast = run(cut(data, sizes), fast=True, agreed=agreed)
     assert fast == run([bytes([byte]) for byte in data], fast=False, agreed=agreed)
     assert fast == run([data] if data else [], fast=True, agreed=agreed)
+    with patch("zibai.protocol.websocket.codec.STEP", 2):
+        assert fast == run(cut(data, sizes), fast=True, agreed=agreed)
 
 
 def test_reading_stops_at_the_number_of_messages() -> None:
     codec = Codec(1000, 4)
     codec.feed(b"".join(map(text, "abcdefghi")) + frame(PING, b"late"))
-    assert (list(codec.messages), codec.full, codec.replies) == (list("abcd"), True, b"")
+    assert (list(codec.messages), codec.full, codec.replies) == (list("abcd"), True, [])
     found, went_on = "", ""
     while codec.messages:
         message = str(codec.messages.popleft())
         found += message
         if codec.taken(message):
             went_on += message
+            assert codec.paused
+            codec.go_on()
     assert (found, went_on) == ("abcdefghi", "cf"), "when a quarter is left"
-    assert codec.replies == b"\x8a\x04late"
+    assert codec.replies == [b"\x8a\x04late"]
     assert not codec.full
 
 
@@ -105,9 +125,10 @@ def test_reading_stops_at_the_size_of_messages() -> None:
     codec.feed(text("x" * 40_000) * 3)
     assert len(codec.messages) == 2
     assert codec.size == 80_000 >= ENOUGH
-    codec.taken(codec.messages.popleft())
+    assert not codec.taken(codec.messages.popleft())
     assert codec.full
-    codec.taken(codec.messages.popleft())
+    assert codec.taken(codec.messages.popleft())
+    codec.go_on()
     assert (len(codec.messages), codec.full) == (1, False)
 
 
@@ -124,9 +145,12 @@ def test_a_close_frame_is_read_although_nobody_takes_the_messages() -> None:
 def test_nothing_is_made_for_plain_messages() -> None:
     codec = Codec(1000, 32, AGREED, 256)
     codec.feed(text("x") + frame(BINARY, b"y" * 900) + text("z")[:3])
-    assert (codec._protocol, codec._deflate) == (None, None)
     codec.encode("x" * 255)
-    codec.feed(text("z")[3:] + frame(PING))
+    assert codec._protocol is None
+    codec.feed(text("z")[3:] + frame(PONG) + frame(PING, b"p") + frame(PONG, b"q" * 125))
+    assert codec._protocol is None, "an idle WebSocket sends pongs"
+    assert codec.replies == [b"\x8a\x01p"]
+    codec.feed(frame(TEXT, first=0))
     assert codec._protocol is not None
     assert codec._deflate is not None
     assert codec._deflate._made is None, "the compressor is 32 KiB"
@@ -141,9 +165,7 @@ def test_a_long_message_in_pieces(size: int, step: int) -> None:
     for place in range(0, len(data), step):
         codec.feed(data[place : place + step])
         while codec.messages:
-            message = codec.messages.popleft()
-            assert message in ("before", bytes(size), "behind")
-            codec.taken(message)
+            assert take(codec) in ("before", bytes(size), "behind")
     assert codec.held == 0
     assert not codec.over
 
@@ -154,9 +176,42 @@ def test_what_waits_is_counted() -> None:
     assert codec.held == 500_013
     codec.feed(b"\0")
     assert codec.held == 0
-    codec.taken(codec.messages.popleft())
+    assert len(take(codec)) == 500_000
     codec.feed(frame(TEXT, b"x" * 1000, first=0))
     assert codec.held == 1000
+
+
+def memory_of(codec: Codec, pieces: Iterable[bytes]) -> int:
+    """Bytes of memory that the codec holds after these pieces, and did not hold before."""
+    tracemalloc.start()
+    try:
+        for piece in pieces:
+            codec.feed(piece)
+            while codec.paused:
+                codec.go_on()
+            assert not codec.over
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("data", [b"", b"x"], ids=["empty", "one byte"])
+def test_short_fragments_cost_their_size(opcode: int, data: bytes) -> None:
+    """No limit of sizes sees the memory of an object for each fragment."""
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(opcode, b"begun", first=0))
+    assert memory_of(codec, [frame(CONT, data, first=0) * 1000] * 100) < 200_000 * len(data) + 10_000
+    codec.feed(frame(CONT))
+    whole = b"begun" + data * 100_000
+    assert list(codec.messages) == [whole.decode() if opcode == TEXT else whole]
+
+
+def test_a_long_frame_in_short_pieces_costs_its_size() -> None:
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(BINARY, size=1 << 20))
+    assert memory_of(codec, (b"%02d" % (number % 100) for number in range(200_000))) < 600_000
+    assert codec.held == 400_014
 
 
 def test_a_claim_costs_nothing() -> None:
@@ -168,6 +223,26 @@ def test_a_claim_costs_nothing() -> None:
     assert codec.close[0] == 1009
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_limit_of_messages_is_none_of_control_frames(fast: bool) -> None:
+    codec = Codec(100, 32, fast=fast)
+    codec.feed(frame(TEXT, b"x" * 100, first=0) + frame(PING, b"p" * 125) + frame(CONT))
+    assert list(codec.messages) == ["x" * 100]
+    assert codec.replies == [b"\x8a\x7d" + b"p" * 125]
+    codec.feed(frame(TEXT, b"y" * 100, first=0) + close(1000, "r" * 123))
+    assert codec.close == (1000, "r" * 123)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("first", [0, FIN])
+@pytest.mark.parametrize("size", [126, 1000, 1 << 40])
+def test_a_long_control_frame_is_refused_by_its_head(size: int, first: int, fast: bool) -> None:
+    codec = Codec(16 << 20, 32, fast=fast)
+    codec.feed(frame(PING, b"p", size=size, first=first)[:14])
+    assert codec.close == (1002, "control frame too long")
+    assert codec.over
+
+
 def test_a_bomb_is_not_inflated() -> None:
     codec = Codec(1 << 20, 32, AGREED, 256)
     codec.feed(frame(BINARY, deflated(bytes(50 << 20)), FIN | RSV1))
@@ -177,13 +252,72 @@ def test_a_bomb_is_not_inflated() -> None:
     assert not codec.messages
 
 
+MANY = {
+    "pings": frame(PING, b"p") * 9_000,
+    "pongs": frame(PONG) * 10_000,
+    "empty fragments": frame(CONT, first=0) * 10_000,
+    "fragments": frame(CONT, b"x", first=0) * 9_000,
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_one_step_does_not_take_long(name: str) -> None:
+    """A read of 64 KiB may have 10,000 frames, of 12 µs each in the reference lane."""
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(TEXT, first=0))
+    codec.spent = 0
+    codec.feed(MANY[name])
+    held, steps = codec.held, 0
+    while codec.paused:
+        assert STEP <= codec.spent < STEP + 20
+        codec.spent, steps = 0, steps + 1
+        codec.go_on()
+        assert codec.held < held, "it goes on"
+        held = codec.held
+    assert steps >= 8
+    codec.feed(frame(CONT, b"end"))
+    (message,) = codec.messages
+    assert str(message).endswith("end")
+    assert codec.replies == [b"\x8a\x01p"] * 9_000 * (name == "pings")
+
+
+def test_what_comes_in_a_pause_waits() -> None:
+    codec = Codec(1 << 20, 32)
+    codec.feed(frame(PONG) * 5_000)
+    held = codec.held
+    codec.feed(text("behind"))
+    assert codec.paused
+    assert codec.held == held + len(text("behind")), "nothing was read"
+    while codec.paused:
+        codec.go_on()
+    assert list(codec.messages) == ["behind"]
+
+
+def test_what_is_inflated_counts() -> None:
+    codec = Codec(1 << 20, 32, AGREED, 256)
+    codec.feed(frame(BINARY, deflated(bytes(1 << 20)), FIN | RSV1))
+    assert len(codec.messages) == 1
+    assert codec.spent > 1000
+
+
+def test_a_ping_is_answered_until_the_client_closes() -> None:
+    """RFC 6455 5.5.2: also behind our close frame."""
+    for fast in (True, False):
+        codec = Codec(1000, 32, fast=fast)
+        codec.end(1000)
+        codec.feed(frame(PING, b"p") + text("late") + close(1000) + frame(PING, b"q"))
+        assert codec.replies == [b"\x88\x02\x03\xe8", b"\x8a\x01p"]
+        assert codec.over
+        assert not codec.messages
+
+
 def test_compressed_fragments_with_a_ping_between() -> None:
     """Trap 60: wsproto fails."""
     data = deflated(b"hello" * 50)
     codec = Codec(1000, 32, AGREED, 256)
     codec.feed(frame(TEXT, data[:3], RSV1) + frame(PING, b"p") + frame(CONT, data[3:]))
     assert list(codec.messages) == ["hello" * 50]
-    assert codec.replies == b"\x8a\x01p"
+    assert codec.replies == [b"\x8a\x01p"]
 
 
 def test_what_is_compressed() -> None:
@@ -237,6 +371,12 @@ def test_offers(offers: str, field: str | None) -> None:
 def test_malformed_offers(offers: str) -> None:
     with pytest.raises(Refused):
         Agreed.from_offers(offers)
+
+
+def test_offers_without_end_are_not_read() -> None:
+    assert Agreed.from_offers("x, " * 300 + "permessage-deflate") is not None
+    assert Agreed.from_offers("x, " * 400 + "permessage-deflate") is None
+    assert Agreed.from_offers("=" * 2000) is None
 
 
 def test_codes_and_reasons() -> None:

@@ -121,6 +121,9 @@ class AsyncStream:
         """Bytes have come."""
         raise NotImplementedError
 
+    def go_on(self) -> None:
+        """The pause LATER is over: use what had come, before more is read."""
+
     def has_ended(self) -> None:
         """The client has ended its side, or the connection is broken."""
         self.ended = True

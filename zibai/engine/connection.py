@@ -141,13 +141,14 @@ class Connection(Waiter):
                 self._take(self.codec.next_request(), now)
             elif self.state is BODY:
                 self._read_body(now)
+            elif self.state is TASK:
+                self.stream.go_on()
         except Refused as refusal:
             self.refuse(refusal, now)
 
     def _take(self, request: Request | None, now: float) -> None:
         """A head is complete, or is not yet."""
-        self.request = request
-        self.alone = False
+        self.request, self.alone = request, False
         self.hold(-self.held)
         if request is None:
             self._await_head(now)
@@ -392,8 +393,7 @@ class Connection(Waiter):
 
     def _drop_body(self) -> None:
         """Release a body that no application has in its hands, and give back what it holds."""
-        body, self.body = self.body, None
-        body = body or self.intake
+        body, self.body = self.body or self.intake, None
         if body is not None:
             with suppress(OSError):  # the disk is full, and a file writes its buffer now; nothing reads it any more
                 body.close()

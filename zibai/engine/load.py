@@ -3,8 +3,8 @@
 A limit for each connection bounds nothing where there are ten thousand of them. So two things are counted in sum, and
 every connection asks here first:
 
- - the *budget* of one turn of the server loop: what reading the framing of bodies and records may cost in it. What is
-   left goes on in the next turn, so other connections wait for a few milliseconds, whatever clients send;
+ - the *budget* of one turn of the server loop: what reading the framing of bodies, records and WebSockets may cost in
+   it. What is left goes on in the next turn, so other connections wait for a few milliseconds, whatever clients send;
  - the bytes of request bodies. Those in memory have a bound, and beyond it bodies go to temporary files, small ones,
    too. The files have a bound, and beyond it the server reads no more of these bodies until there is room.
 
@@ -19,7 +19,7 @@ from math import inf
 from typing import BinaryIO, Final, cast
 
 TURN: Final = 2048
-"""The budget of a turn, in plain framing lines of a chunked body: about 2 ms."""
+"""The budget of a turn, in plain framing lines of a chunked body: about a microsecond each, so about 2 ms."""
 
 RESERVE: Final = 256 * 1024**2
 """Bytes of the file system of temporary files that are left to others, or a tenth of it where that is less."""

@@ -1,10 +1,13 @@
-"""What a WebSocket may do, and what it has done."""
+"""What a WebSocket may do, what it has done, and when."""
 
 from dataclasses import dataclass
 from math import inf
-from typing import Self
+from typing import Final, Self
 
 from ..config.options import Options
+
+LONG_READ: Final = 256 * 1024
+"""Bytes of a long message that are read at once, where it goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +47,14 @@ class Counts:
     def __init__(self, now: float) -> None:
         self.began = now
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
+
+
+class Times:
+    """When something was or will be, by the loop's clock."""
+
+    __slots__ = ("closes", "heard", "pinged")
+
+    def __init__(self, now: float) -> None:
+        self.heard = now  # when the last bytes have come
+        self.pinged = False  # whether a ping went out since then
+        self.closes = inf  # until when the client has to send its close frame, once we have sent ours

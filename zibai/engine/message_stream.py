@@ -4,7 +4,8 @@ A connection becomes one when its handshake is complete. It stays in the state T
 no slot, and what comes goes to the codec of WebSocket. Pings are answered whatever the application does.
 
 A client whose messages nobody takes is not read from until a quarter of them is left, and one that takes no pongs not
-until it takes them. Meanwhile it is not expected to answer a ping.
+until it takes them. A client that sends so many frames that it takes long to read them has to let others go first: the
+rest is read in later turns of the server loop. Meanwhile no client is expected to answer a ping.
 
 The connection ends when both sides have sent a close frame, when the client is at fault, or when it is lost. The
 application hears of the end once, as soon as it is certain, and after the messages that came before it.
@@ -20,33 +21,26 @@ from typing import TYPE_CHECKING, Final
 from ..errors import Gone
 from ..protocol.websocket.frames import PING
 from .async_stream import HIGH, LOW, AsyncStream, wake
-from .message_limits import Counts, MessageLimits
+from .context import RECEIVE
+from .message_limits import LONG_READ, Counts, MessageLimits, Times
 from .states import HELD, LATER, TASK
 
 if TYPE_CHECKING:
     import asyncio
 
     from ..protocol.websocket.codec import Codec
-    from ..protocol.websocket.reference import Message
+    from ..protocol.websocket.partial import Message
     from .backends.tasks import Tasks
     from .task_stream import TaskStream
 
 TOGETHER: Final = 32 * 1024
 """Bytes of responses to messages of one read that go out together."""
 
+_USUAL: Final = 64
+"""What reading may take without a charge on the turn's budget, in the measure of :attr:`Codec.spent`."""
+
 LOST: Final = (1006, "")
 """Code and reason of a connection that has ended without a close frame (RFC 6455 7.1.5)."""
-
-
-class _Times:
-    """When something was or will be, by the loop's clock."""
-
-    __slots__ = ("closes", "heard", "pinged")
-
-    def __init__(self, now: float) -> None:
-        self.heard = now  # when the last bytes have come
-        self.pinged = False  # whether a ping went out since then
-        self.closes = inf  # until when the client has to send its close frame, once we have sent ours
 
 
 class MessageStream(AsyncStream):
@@ -73,7 +67,7 @@ class MessageStream(AsyncStream):
         self._on_over = on_over
         now = time.monotonic()
         self.counts = Counts(now)
-        self._times = _Times(now)
+        self._times = Times(now)
 
     def begin(self, rest: bytes) -> None:
         """The handshake is complete; ``rest`` is what came behind it."""
@@ -103,6 +97,9 @@ class MessageStream(AsyncStream):
         message = codec.messages.popleft()
         self.counts.messages_in += 1
         if codec.taken(message):
+            # An application that always finds a message never lets the loop turn. So there is an end of it.
+            if self.stream.service.load.budget > 0:
+                codec.go_on()
             self._read_to_end()
         return message
 
@@ -183,23 +180,47 @@ class MessageStream(AsyncStream):
             self.connection.deadline = min(self.due, self._send_due())
         self.counts.bytes_in += len(data)
         codec.feed(data)
+        if len(data) >= RECEIVE and codec.long is not None and self.connection.endpoint.plain:
+            self._read_long(codec.long.missing)
         if codec.messages:
             wake(self._more)
-        if codec.replies or codec.full or codec.over or codec.held or self.connection.held:
+        if codec.spent > _USUAL or codec.replies or codec.full or codec.over or codec.held or self.connection.held:
             self._read_to_end()
+
+    def _read_long(self, missing: int) -> None:
+        """Read once more, since much of a long message is missing: a turn for each 64 KiB costs a third of it."""
+        try:
+            data = self.connection.sock.recv(min(LONG_READ, missing))
+        except OSError:
+            return  # nothing is there, or the next turn finds the end
+        self.counts.bytes_in += len(data)
+        self._codec.feed(data)
+
+    def go_on(self) -> None:
+        codec = self._codec
+        if codec.paused and not (self._choked or self.released):
+            codec.go_on()
+            if codec.messages:
+                wake(self._more)
+        self._read_to_end()
 
     def _read_to_end(self) -> None:
         """The codec has read as far as it could: see what has become of it."""
-        codec, connection = self._codec, self.connection
-        held = codec.held
-        if held != connection.held:
-            connection.hold(held - connection.held)
-            load = self.stream.service.load
-            if held > HIGH and load.memory > load.max_memory:
+        if self.released:
+            return  # the connection holds nothing any more, although messages may be there
+        codec, connection, load = self._codec, self.connection, self.stream.service.load
+        load.budget -= codec.spent
+        codec.spent = 0
+        held, queued = codec.held, codec.size if codec.full else 0
+        if held + queued != connection.held:
+            connection.hold(held + queued - connection.held)
+            if (held > HIGH or queued > 2 * HIGH) and load.memory > load.max_memory:
+                codec.shed()
                 codec.fail(1013, "the server has no memory for so large a message now")
         if codec.replies:
             self.flush()
-            replies, codec.replies = codec.replies, b""
+            replies = b"".join(codec.replies)
+            codec.replies.clear()
             self._send(replies)
             self._choked = self.waiting > HIGH
         if codec.over:
@@ -207,6 +228,10 @@ class MessageStream(AsyncStream):
         elif codec.full or self._choked:
             connection.pause = HELD
             self.look_soon()
+        elif codec.paused:
+            connection.pause = LATER
+            if connection.state is TASK:  # else the loop looks at it when the first step has ended
+                self._tasks.loop.settle(connection)
         else:
             self._read_on()
 
@@ -248,7 +273,7 @@ class MessageStream(AsyncStream):
         if times.closes < inf:
             self.cut_off()
             return
-        if self.connection.pause is HELD:
+        if self.connection.pause in (HELD, LATER):
             times.heard, times.pinged = now, False  # it may have sent something, which nobody has read
         elif times.pinged and now >= times.heard + limits.ping_interval + limits.ping_timeout:
             self._codec.fail(1011, "no response to a ping")

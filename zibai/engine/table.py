@@ -37,6 +37,10 @@ GRACE: Final = 1.0
 says close."""
 
 
+_BUDGETED: Final = frozenset((BODY, DISCARD, TASK))
+"""The states in which a read may take long, so that there is none when the turn has taken long enough."""
+
+
 class Table:
     """``connections`` by descriptor. ``ready`` is the loop's queue of requests, each with the time since when it waits.
 
@@ -97,7 +101,7 @@ class Table:
             if events & ~READ:
                 connection.writable(now)
             if events & ~WRITE and WATCH[connection.state] and not connection.pause:
-                if self._load.budget <= 0 and (connection.state is BODY or connection.state is DISCARD):
+                if self._load.budget <= 0 and connection.state in _BUDGETED:
                     connection.pause = LATER
                 else:
                     connection.readable(now)

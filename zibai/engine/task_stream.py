@@ -49,6 +49,11 @@ class TaskStream(Stream):
         if self.running is not None:
             self.running.feed(data)
 
+    def go_on(self) -> None:
+        """A pause is over: use what had come, before more is read."""
+        if self.running is not None:
+            self.running.go_on()
+
     def end(self, *, reset: bool) -> None:
         """The client has ended its side, or reset the connection. In the first case it may still read."""
         if reset:

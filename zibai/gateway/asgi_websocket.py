@@ -173,7 +173,8 @@ class WebSocketExchange(Responding):
 
     @property
     def is_endless(self) -> bool:
-        return True
+        """A handshake that waits for its decision is a request, with the time limit of one."""
+        return self.socket is not None
 
     def tell_end(self) -> None:
         """The server ends. An application that has not decided on the handshake may do so; then it is told."""
@@ -246,6 +247,8 @@ class WebSocketExchange(Responding):
             pass
         elif self.ended or self.broken:
             self._cut()
+        elif self.timed_out and not self.on_wire:
+            self._deny(HTTPStatus.GATEWAY_TIMEOUT)
         elif self.on_wire or self.head is not None:
             error_logger.error("the application returned before its response to %s was complete", self._path)
             self._cut()
@@ -258,7 +261,8 @@ class WebSocketExchange(Responding):
         socket = self.socket
         gone = self.ended or self.broken or (socket is not None and socket.end is not None)
         cancelled = isinstance(error, CancelledError) and self._tasks.is_ending
-        ours = cancelled or (gone and is_ours(error))
+        expired = isinstance(error, CancelledError) and self.timed_out and socket is None
+        ours = cancelled or (gone and (expired or is_ours(error)))
         if ours:
             debug_logger.debug("%s: %s", self._path, ascii(str(error)))
         if socket is not None or self.complete:
@@ -268,9 +272,9 @@ class WebSocketExchange(Responding):
                 socket.cut_off()
             elif socket is not None:
                 socket.close(1011)
-        elif ours or self.on_wire:
-            self.error = None if ours else error
+            return
+        self.error = None if ours or expired else error
+        if ours or self.on_wire:
             self._cut()
         else:
-            self.error = error
-            self._deny(HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._deny(HTTPStatus.GATEWAY_TIMEOUT if self.timed_out else HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -3,16 +3,18 @@
 As with the heads of HTTP there are two lanes, which behave the same:
 
  - the *reference lane* is the protocol of ``websockets``. It reads everything, and refuses what is malformed;
- - the *fast lane* delimits frames. A whole, masked text or binary frame that is a message by itself is read here, in a
-   third of the time. Any other whole frame is given to the reference lane. A frame that cannot become a good one (by
-   its mask, opcode, reserved bits or length) is given to it from its head on, with all that follows, so it is refused
-   at once, whatever length it claims.
+ - the *fast lane* delimits frames. A whole, masked frame that is a message by itself, a ping or a pong is read here, in
+   a third of the time or less. Any other whole frame is given to the reference lane. A frame that cannot become a good
+   one (by its mask, opcode, reserved bits or length) is given to it from its head on, with all that follows. So what
+   such a frame claims is not waited for.
 
-The protocol of ``websockets`` takes 2 KiB and 28 µs to be made, and most WebSockets send nothing but plain messages. So
-it is made for the first frame of another kind. A property test holds both lanes against each other.
+The protocol of ``websockets`` takes 2 KiB and 28 µs to be made, and most clients send nothing but plain messages and
+pongs until they close. So it is made for the first frame of another kind. A property test holds both lanes against
+each other.
 
-Reading stops while ``max_messages`` messages, or :data:`ENOUGH` of their characters, are not taken; what follows stays
-as it came.
+Reading stops in two cases, and what follows stays as it came. The codec is *full* while ``max_messages`` messages, or
+:data:`ENOUGH` of their characters, are not taken. It is *paused* when one step has taken long enough, because 64 KiB
+may have 10,000 frames, and other clients wait.
 """
 
 from collections import deque
@@ -22,8 +24,9 @@ from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode, Frame, Opcode
 
 from .deflate import Agreed, Deflate
-from .frames import LONG, write_frame
-from .reference import Fragments, Message, Reference, cut_reason
+from .frames import LONG, read_size, write_frame
+from .partial import LongFrame, Message
+from .reference import CONTROL, Reference, cut_reason
 
 try:
     from websockets.speedups import apply_mask
@@ -33,25 +36,32 @@ except ImportError:  # where there is no wheel and no compiler; it takes five ti
 ENOUGH: Final = 64 * 1024
 """Characters or bytes of messages that are read ahead."""
 
-_PLAIN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A})
+STEP: Final = 1000
+"""What one step of reading may take, in the measure of :attr:`Codec.spent`."""
+
+_CONTROL: Final = frozenset({0x88, 0x89, 0x8A})
+_PLAIN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82})
 _COMPRESSED: Final = _PLAIN | {0x41, 0x42, 0xC1, 0xC2}
-"""The first bytes of good frames, without and with permessage-deflate."""
+"""The first bytes of good frames: of control, and of messages without and with permessage-deflate."""
 
 
 class Codec:
     """One WebSocket after its handshake.
 
-    ``messages`` are those that were read. The stream that takes one calls :meth:`taken`. ``replies`` are bytes to be
-    sent: pongs, and the close frame. ``closing`` says that a close frame was made. ``over`` says that nothing more
-    comes: the close frames are exchanged, or the client is at fault. Then the connection ends once all is sent.
-    ``close`` is the code and the reason of the end, of either side; code 1005 is a close frame without a code.
-    ``held`` is how many bytes wait here, beside those of messages.
+    ``messages`` are those that were read. The stream that takes one calls :meth:`taken`. ``replies`` are frames to be
+    sent: pongs, and the close frame. The stream takes them out. ``spent`` is how long reading has taken since the
+    stream has set it to 0: about a microsecond for each frame, more for a long one or one of the reference lane.
+
+    ``full`` and ``paused`` say why reading has stopped (see the module). ``closing`` says that a close frame was made.
+    ``over`` says that nothing more comes: the close frames are exchanged, or the client is at fault. Then the
+    connection ends once all is sent. ``close`` is the code and the reason of the end, of either side; code 1005 is a
+    close frame without a code. ``held`` is how many bytes wait here, beside those of messages. ``long`` is a long frame
+    that is not whole, instead of the buffer.
     """
 
     __slots__ = (
-        "_agreed", "_buffer", "_compress_from", "_deflate", "_fragments", "_good", "_max_messages", "_max_size",
-        "_missing", "_need", "_pieces", "_protocol", "_raw", "close", "closing", "full", "messages", "over", "replies",
-        "size",
+        "_buffer", "_compress_from", "_deflate", "_max_messages", "_max_size", "_need", "_protocol", "_raw", "close",
+        "closing", "full", "long", "messages", "over", "paused", "replies", "size", "spent",
     )  # fmt: skip
 
     def __init__(
@@ -65,21 +75,18 @@ class Codec:
     ) -> None:
         self._max_size = max_size
         self._max_messages = max_messages
-        self._agreed = agreed
         self._compress_from = compress_from if agreed is not None else 0
-        self._good = _PLAIN if agreed is None else _COMPRESSED
-        self._deflate: Deflate | None = None
+        self._deflate = None if agreed is None else Deflate(agreed)
         self._protocol: Reference | None = None
         self._buffer: bytes | bytearray = b""
         self._need = 0  # bytes of the frame at the front of the buffer, if they are known
-        self._pieces: list[bytes] | tuple[()] = ()  # of a long frame at the front, instead of the buffer
-        self._missing = 0  # bytes that are missing of it
+        self.long: LongFrame | None = None
         self._raw = not fast  # whether all goes to the reference lane as it comes
-        self._fragments: Fragments | None = None
         self.messages: deque[Message] = deque()
         self.size = 0
-        self.full = False  # whether reading has stopped
-        self.replies = b""
+        self.full = self.paused = False
+        self.spent = 0
+        self.replies: list[bytes] = []
         self.close: tuple[int, str] | None = None
         self.closing = self.over = False
 
@@ -96,44 +103,50 @@ class Codec:
         if self._raw:
             self._give(data)
             return
-        if self._pieces:
-            self._pieces.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
+        if self.long is not None:
+            if not self.long.add(data):
                 return
-            data, self._pieces = b"".join(self._pieces), ()
+            data, self.long = self.long.join(), None
         buffer = self._buffer
         if not buffer:
-            used = 0 if self.full else self._read(data)
+            used = 0 if self.full or self.paused else self._read(data)
             if used < len(data):
                 self._keep(data[used:] if used else data)
             return
         assert type(buffer) is bytearray
         buffer += data
-        if not self.full and len(buffer) >= self._need:
-            self._go_on(buffer)
+        if not (self.full or self.paused) and len(buffer) >= self._need:
+            self._read_buffer()
 
     def _keep(self, data: bytes | bytearray) -> None:
         """Keep the beginning of a frame, or what is not read for a while."""
         if self._need < LONG:
             self._buffer = bytearray(data)
         else:
-            # Joined once: a buffer that grows to 1 MiB is copied many times, which costs a fifth of an echo of it.
             self._buffer = b""
-            self._pieces = [bytes(data)]
-            self._missing = self._need - len(data)
+            self.long = LongFrame(bytes(data), self._need)
 
     def taken(self, message: Message) -> bool:
-        """A message was taken from the queue. Returns whether reading, which stood still, has gone on for that."""
+        """A message was taken from the queue. Returns whether that has made room for more: the codec is paused then."""
         self.size -= len(message)
         if not self.full or len(self.messages) > self._max_messages // 4 or self.size > ENOUGH // 4:
             return False
-        self.full = False
-        if not self.over:
-            self._go_on(self._buffer)
+        self.full, self.paused = False, True
         return True
 
-    def _go_on(self, buffer: bytes | bytearray) -> None:
+    def shed(self) -> None:
+        """Drop the last messages, if they are long: there is no memory for them."""
+        while self.size > 2 * ENOUGH:
+            self.size -= len(self.messages.pop())
+
+    def go_on(self) -> None:
+        """Read on after a pause."""
+        if not (self.full or self.over):
+            self.paused = False
+            self._read_buffer()
+
+    def _read_buffer(self) -> None:
+        buffer = self._buffer
         used = self._read(buffer)
         if self._raw or self.over or used == len(buffer):
             self._buffer = b""  # a new one, since a large one stays large
@@ -147,20 +160,17 @@ class Codec:
 
         One function on purpose: each message pays for it.
         """
-        at, end, messages, need = 0, len(data), self.messages, 0
+        at, end, need, messages = 0, len(data), 0, self.messages
+        inside, limit = self._is_inside(), self.spent + STEP
         while end - at >= 2:
             first, second = data[at], data[at + 1]
             size, start = second & 127, at + 6
-            if size == 126:
-                if end - at < 4:
+            if size > 125:
+                size, start = read_size(data, at)
+                if not start:
                     break
-                size, start = data[at + 2] << 8 | data[at + 3], at + 8
-            elif size == 127:
-                if end - at < 10:
-                    break
-                size, start = int.from_bytes(data[at + 2 : at + 10], "big"), at + 14
             stop = start + size
-            plain = first in (0x81, 0x82) and self._fragments is None and size <= self._max_size
+            plain = first in (0x81, 0x82) and not inside and size <= self._max_size
             if second < 128 or not (plain or self._is_good(first, size)):
                 self._raw = True
                 self._give(bytes(data[at:]))
@@ -168,83 +178,76 @@ class Codec:
             if stop > end:
                 need = stop - at
                 break
-            if not plain:
-                self._give(bytes(data[at:stop]))
-                if self.over:
-                    return end
-            elif not self.closing:  # else it comes too late
+            self.spent += 1 + (size >> 10)
+            if plain and not self.closing:  # else it comes too late
                 masked = data[start:stop] if size < 1024 else memoryview(data)[start:stop]
                 message: Message = apply_mask(masked, data[start - 4 : start])
                 if first == 0x81:
                     try:
                         message = message.decode()  # type: ignore[union-attr]
                     except UnicodeDecodeError as error:
-                        self._refuse(error)
+                        self.fail(CloseCode.INVALID_DATA, error.reason)
                         return end
                 messages.append(message)
                 self.size += len(message)
+            elif not plain and first != 0x8A:  # a pong says nothing
+                self._read_other(bytes(data[at:stop]))
+                if self.over:
+                    return end
+                inside = self._is_inside()
             at = stop
             if (len(messages) >= self._max_messages or self.size >= ENOUGH) and not self.closing:
                 self.full = True
                 break
+            if self.spent >= limit and at < end:
+                self.paused = True
+                break
         self._need = need
         return at
 
+    def _read_other(self, frame: bytes) -> None:
+        """A whole frame that is no message by itself."""
+        if frame[0] == 0x89:
+            self.replies += write_frame(0x8A, apply_mask(frame[6:], frame[2:6]))
+        else:
+            self._give(frame)
+
+    def _is_inside(self) -> bool:
+        """Whether a message in fragments has begun."""
+        return self._protocol is not None and self._protocol.current_size is not None
+
     def _is_good(self, first: int, size: int) -> bool:
         """Whether a masked frame with this head may be a good one."""
+        if first in _CONTROL:
+            return size <= CONTROL
         open_size = 0 if self._protocol is None else self._protocol.current_size or 0
-        is_control = 0x88 <= first <= 0x8A
-        return first in self._good and size <= self._max_size - open_size and not (is_control and size > 125)
+        return first in (_PLAIN if self._deflate is None else _COMPRESSED) and size <= self._max_size - open_size
 
     def _reference(self) -> Reference:
         if self._protocol is None:
-            agreed = self._agreed
-            extensions = [] if agreed is None else [self._compression(agreed)]
-            self._protocol = Reference(self._max_size, extensions)
+            self._protocol = Reference(self._max_size, [] if self._deflate is None else [self._deflate])
         return self._protocol
-
-    def _compression(self, agreed: Agreed) -> Deflate:
-        if self._deflate is None:
-            self._deflate = Deflate(agreed)
-        return self._deflate
 
     def _give(self, data: bytes) -> None:
         """The reference lane."""
         protocol = self._reference()
-        protocol.receive_data(data)
         try:
-            for frame in protocol.events_received():
-                if frame.opcode < Opcode.CLOSE:  # type: ignore[union-attr]
-                    self._add(frame)  # type: ignore[arg-type]
+            for message in protocol.read(data, drop=self.closing):
+                self.messages.append(message)
+                self.size += len(message)
         except UnicodeDecodeError as error:
-            self._refuse(error)
+            self.fail(CloseCode.INVALID_DATA, error.reason)
         else:
             self._collect()
-
-    def _add(self, frame: Frame) -> None:
-        """A frame of a message."""
-        if self.closing:
-            return
-        if frame.opcode is not Opcode.CONT:
-            self._fragments = Fragments(text=frame.opcode is Opcode.TEXT)
-        fragments = self._fragments
-        assert fragments is not None  # the protocol has refused what has no beginning
-        fragments.add(frame.data, last=frame.fin)
-        if frame.fin:
-            self._fragments = None
-            message = fragments.join()
-            self.messages.append(message)
-            self.size += len(message)
-
-    def _refuse(self, error: UnicodeDecodeError) -> None:
-        self.fail(CloseCode.INVALID_DATA, error.reason)
+        self.spent += protocol.spent
+        protocol.spent = 0
 
     def _collect(self) -> None:
         """What the protocol wants to be sent, and what it has come to."""
         protocol = self._reference()
         for piece in protocol.data_to_send():
             if piece:
-                self.replies += piece
+                self.replies.append(piece)
             else:
                 self.over = True
         error = protocol.parser_exc
@@ -257,15 +260,13 @@ class Codec:
             self.close = int(chosen.code), chosen.reason
         self.closing = self.closing or sent is not None
         if self.over:
-            self._fragments = None
-            self._buffer, self._pieces = b"", ()
+            self._buffer, self.long = b"", None
 
     @property
     def held(self) -> int:
         """Bytes that wait for the rest of their message, or of their frame."""
-        protocol = self._protocol
-        held = self._need - self._missing if self._pieces else len(self._buffer)
-        return held if protocol is None else held + len(protocol.reader.buffer) + (protocol.current_size or 0)
+        held = len(self._buffer) if self.long is None else self.long.held
+        return held if self._protocol is None else held + self._protocol.held
 
     # To the client.
 
@@ -277,8 +278,8 @@ class Codec:
             first, data = 0x82, message
         size = len(data)
         if self._compress_from and size >= self._compress_from:
-            assert self._agreed is not None
-            frame = self._compression(self._agreed).encode(Frame(Opcode(first & 15), data))
+            assert self._deflate is not None
+            frame = self._deflate.encode(Frame(Opcode(first & 15), data))
             first, data = first | 0x40, bytes(frame.data)
         return write_frame(first, data)
 
@@ -289,7 +290,7 @@ class Codec:
             self._collect()
             if self.full:  # the close frame of the client may stand behind messages that nobody takes
                 self.full = False
-                self._go_on(self._buffer)
+                self.go_on()
 
     def fail(self, code: int, reason: str = "") -> None:
         """Make a close frame, and expect nothing more of the client (RFC 6455 7.1.7)."""

@@ -1,7 +1,8 @@
 """permessage-deflate (RFC 7692): what the server agrees to, and the compression of one WebSocket.
 
-The windows are small (4 KiB in both directions): those of zlib's defaults would cost each client 316 KiB. Even so a
-compressor has 32 KiB, so nothing is made before the first message that is compressed. Browsers offer the extension
+The windows are small, 4 KiB in both directions where the client allows it, and browsers do: those of zlib's defaults
+would cost each client 316 KiB. Even so a compressor has 32 KiB, so nothing is made before the first message that is
+compressed. Browsers offer the extension
 always, and most WebSockets carry short messages, which are sent as they are.
 """
 
@@ -16,6 +17,9 @@ from websockets.headers import build_extension, parse_extension
 from websockets.typing import ExtensionName
 
 from ...errors import Refused
+
+OFFERS: Final = 1024
+"""Bytes of all offers of a client. Browsers send 50; to parse 60 KiB of them takes 50 ms."""
 
 _SETTINGS: Final = {"memLevel": 5}
 _NAME: Final = ExtensionName("permessage-deflate")
@@ -37,8 +41,11 @@ class Agreed(NamedTuple):
     def from_offers(cls, value: str) -> Self | None:
         """Choose among the offers of a Sec-WebSocket-Extensions field; None if there is none that can be used.
 
-        Raises :class:`Refused` for a malformed field (RFC 6455 9.1).
+        Offers of more than :data:`OFFERS` bytes are declined unread. Raises :class:`Refused` for a malformed field
+        (RFC 6455 9.1).
         """
+        if len(value) > OFFERS:
+            return None
         try:
             offers = parse_extension(value)
         except InvalidHeader as error:

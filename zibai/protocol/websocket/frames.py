@@ -1,4 +1,7 @@
-"""Frames of the server, which masks nothing (RFC 6455 5.1)."""
+"""How a frame is laid out (RFC 6455 5.2): the lengths of those of clients, and whole frames of the server.
+
+Clients mask their frames, and the server masks none (RFC 6455 5.1).
+"""
 
 from struct import Struct
 from typing import Final
@@ -19,3 +22,13 @@ def write_frame(first: int, data: bytes) -> tuple[bytes, ...]:
         return ((_short_texts[size] if first == 0x81 else bytes((first, size))) + data,)
     head = _head_of_16(first, 126, size) if size < 65536 else _head_of_64(first, 127, size)
     return (head + data,) if size < LONG else (head, data)
+
+
+def read_size(data: bytes | bytearray, at: int) -> tuple[int, int]:
+    """The extended length of the client's frame at ``at``, and where its masked data begins. Both are 0 as long as the
+    length is not there.
+    """
+    have = len(data) - at
+    if data[at + 1] & 127 == 126:
+        return (data[at + 2] << 8 | data[at + 3], at + 8) if have >= 4 else (0, 0)
+    return (int.from_bytes(data[at + 2 : at + 10], "big"), at + 14) if have >= 10 else (0, 0)

@@ -1,23 +1,27 @@
 """The reference lane of WebSocket: the protocol of ``websockets``, and what it leaves to its caller.
 
-It reads frames, checks them and makes the responses to control frames. It neither joins the fragments of a message nor
-decodes text.
+The protocol reads frames, checks them and makes the responses to control frames. It neither joins the fragments of a
+message nor decodes text; :class:`Reference` does.
 """
 
-from codecs import getincrementaldecoder
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from websockets.extensions import Extension
-from websockets.frames import Frame, Opcode
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 
-Message = str | bytes
+from .partial import Fragments, Message
 
 _REASON: Final = 123
 """Bytes of the reason of a close frame (RFC 6455 5.5)."""
 
-_utf8 = getincrementaldecoder("utf-8")
+CONTROL: Final = 125
+"""Bytes of a control frame (RFC 6455 5.5)."""
+
+
+_FRAME: Final = 12
+"""Microseconds that a frame takes, beside one for each KiB of it."""
 
 
 class _Mute:
@@ -33,36 +37,64 @@ class _Mute:
 
 
 class Reference(Protocol):
-    """The protocol of ``websockets`` for the server's side, in the state OPEN."""
+    """The protocol of ``websockets`` for the server's side, in the state OPEN.
+
+    ``spent`` is how long reading has taken, in microseconds, about; the codec sets it to 0.
+    """
 
     def __init__(self, max_size: int, extensions: Sequence[Extension]) -> None:
         super().__init__(SERVER, max_size=max_size, logger=_Mute())  # type: ignore[arg-type]
         self.extensions = [*extensions]
+        self._max_size = max_size
+        self._in_control = False  # whether the frame that is read is a control frame
+        self._fragments: Fragments | None = None
+        self.spent = 0
+
+    def read(self, data: bytes, *, drop: bool) -> Iterator[Message]:
+        """The messages that these bytes complete, or none with ``drop``. Raises UnicodeDecodeError."""
+        self.receive_data(data)
+        for frame in self.events_received():
+            assert isinstance(frame, Frame)  # no handshake is read here
+            if frame.opcode >= Opcode.CLOSE or drop:
+                continue
+            if frame.opcode is not Opcode.CONT:
+                self._fragments = Fragments(text=frame.opcode is Opcode.TEXT)
+            fragments = self._fragments
+            assert fragments is not None  # the protocol has refused what has no beginning
+            fragments.add(frame.data, last=frame.fin)
+            if frame.fin:
+                self._fragments = None
+                yield fragments.join()
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for the rest of their message, or of their frame."""
+        return len(self.reader.buffer) + (self.current_size or 0)
+
+    @property
+    def max_message_size(self) -> int:
+        """The limit of the message that the next frame belongs to; its first byte is there when the parser asks.
+
+        A control frame belongs to no message, and may come between the fragments of one that has no byte left.
+        """
+        self._in_control = self.reader.buffer[0] & 15 >= Opcode.CLOSE
+        return (self.current_size or 0) + CONTROL if self._in_control else self._max_size
+
+    @max_message_size.setter
+    def max_message_size(self, size: int | None) -> None:
+        """The protocol sets it when it is made."""
+
+    def fail(self, code: CloseCode | int, reason: str = "") -> None:
+        if code == CloseCode.MESSAGE_TOO_BIG and self._in_control:
+            code, reason = CloseCode.PROTOCOL_ERROR, "control frame too long"
+        super().fail(code, reason)
 
     def recv_frame(self, frame: Frame) -> None:
+        self.spent += _FRAME + (len(frame.data) >> 10)
         if frame.opcode is Opcode.CLOSE:
             # A close frame may come between the fragments of a message (RFC 6455 5.4), and is no error.
-            self.current_size = None
+            self.current_size = self._fragments = None
         super().recv_frame(frame)
-
-
-class Fragments:
-    """A message of which not all fragments are there."""
-
-    __slots__ = ("_decoder", "_pieces")
-
-    def __init__(self, *, text: bool) -> None:
-        self._decoder = _utf8() if text else None
-        self._pieces: list[Any] = []
-
-    def add(self, data: Any, *, last: bool) -> None:
-        """Raises UnicodeDecodeError as soon as the text cannot be valid."""
-        self._pieces.append(bytes(data) if self._decoder is None else self._decoder.decode(data, last))
-
-    def join(self) -> Message:
-        empty: Any = b"" if self._decoder is None else ""
-        joined: Message = empty.join(self._pieces)
-        return joined
 
 
 def cut_reason(reason: str) -> str:
