@@ -110,6 +110,7 @@ def possible(argument: str) -> bool:
 
 
 @parametrize("document line", COMMANDS)
+@pytest.mark.daily("README")
 def test_command(document: Path, line: str, folder: Path) -> None:
     line_here = re.sub(r"--drain \d+", "--drain 0.1", re.sub(r":800[01]\b", ":0", line))
     if hasattr(os, "getgid"):

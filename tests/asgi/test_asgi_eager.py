@@ -431,6 +431,7 @@ AT_ONCE = {
 
 @pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
 @pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.daily("debug")
 def test_a_check_again_and_again(way: Any, name: str, debug: bool) -> None:
     run = Run(way, debug)
     for number in range(4):

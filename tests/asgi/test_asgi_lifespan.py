@@ -493,6 +493,7 @@ def test_everybody_is_told_and_then_cancelled() -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("when", ["child", "awaited child", "callback", "background", "start", "end"])
+@pytest.mark.daily("asyncio")
 def test_sys_exit_in_an_application_ends_no_server(when: str, loop: str) -> None:
     """asyncio lets it out of the event loop, whichever task or callback raises it."""
     pytest.importorskip(loop)

@@ -455,6 +455,7 @@ def test_another_user_does_not_take_the_group_of_a_socket_along(public: Path, py
 @root
 @PROCESSES
 @pytest.mark.parametrize("target", ["there", "missing"])
+@pytest.mark.daily("there-workers", "missing-single")
 def test_root_follows_no_link_in_the_place_of_the_log_file(
     public: Path, python: list[str], processes: tuple[str, ...], target: str
 ) -> None:

@@ -227,6 +227,7 @@ MISTAKES = {
 
 @PROCESSES
 @pytest.mark.parametrize(("app", "code", "word"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.daily("single", "no such module-workers")
 def test_a_mistyped_application(app: str, code: int, word: str, processes: tuple[str, ...]) -> None:
     done = run(app, "-l", "127.0.0.1:0", *processes)
     assert done.returncode == code

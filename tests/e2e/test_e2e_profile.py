@@ -121,6 +121,7 @@ def test_a_request_is_in_the_profile(server: Server, control: tuple[str, str], t
     assert any(title.startswith("nap") and "naps.py:" in title for title in titles), titles
 
 
+@pytest.mark.daily("greenlets")
 def test_one_worker_and_one_file(server: Server, control: tuple[str, str], tmp_path: Path) -> None:
     pid = server.children()[0]
     done = run("profile", "0.2", *control, "--pid", str(pid), "--output", str(tmp_path / "only.svg"))
@@ -141,6 +142,7 @@ def samples(control: tuple[str, str]) -> list[bool]:
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "killed"])
+@pytest.mark.daily("tasks-killed", "threads-ctrl-c")
 def test_an_aborted_command_ends_the_sampling(
     server: Server, control: tuple[str, str], tmp_path: Path, how: str
 ) -> None:
@@ -216,6 +218,7 @@ def test_a_client_may_send_anything(control: tuple[str, str], tmp_path: Path) ->
                 assert json.loads(channel.receive(20))["error"] == "a profile lasts more than 0 and at most 600 seconds"
 
 
+@pytest.mark.daily("threads")
 def test_a_reader_that_leaves(server: Server, control: tuple[str, str], tmp_path: Path) -> None:
     """As ``head`` does. It is no error of the server, and no traceback."""
     for more in ([], ["--json"]):

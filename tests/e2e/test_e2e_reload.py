@@ -71,6 +71,7 @@ async def app(scope, receive, send):
 
 @pytest.mark.parametrize("interface", ["auto", "asgi"])
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+@pytest.mark.daily("preload-auto")
 def test_mistakes_of_asgi_show_too_and_a_restart_that_shows_one_is_aborted(
     interface: str, preload: bool, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def uncollected() -> Iterator[Callable[[], list[str]]]:
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.daily("whole")
 def test_nothing_is_left_of_a_connection(monkeypatch: pytest.MonkeyPatch, kind: str, streamed: bool) -> None:
     with Rig(monkeypatch, app=Gateway(app).serve, stream_body=streamed) as rig, uncollected() as living:
         client = rig.client()

@@ -363,6 +363,7 @@ def test_a_target_is_read_in_linear_time(target: str) -> None:
     ],
     ids=["fields", "field", "target", "chunks", "chunk", "empty lines"],
 )
+@pytest.mark.daily("fast")
 def test_one_byte_at_a_time_is_linear_work(make: Callable[[int], Codec], work: Work, raw: bytes) -> None:
     reader = Reader(make(MAX_HEAD))
     reader.codec._buffer = CountingBytes()

@@ -91,6 +91,7 @@ GUARDED = [
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself SIGTERM")
 @pytest.mark.parametrize(("text", "processes"), [*((text, 1) for text in GUARDED), ("start()", 0)])
+@pytest.mark.daily("text8", "start()-0", "is_main and start")
 def test_what_is_right_serves(tmp_path: Path, text: str, processes: int) -> None:
     done = run(tmp_path, text, processes)
     assert HINT not in done.stderr
