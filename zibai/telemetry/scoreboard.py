@@ -26,7 +26,7 @@ from .totals import TOTALS_SIZE, Totals
 
 __all__ = ["CALLED", "GAUGES", "READING", "SENDING", "Report", "Row", "Running", "Scoreboard", "Slot", "black_box"]
 
-MAGIC: Final = b"zibai 2\n"
+MAGIC: Final = b"zibai 3\n"
 
 ASIDE: Final = ".old"
 """The suffix of the path of a scoreboard after another server has taken its place."""
@@ -34,7 +34,7 @@ ASIDE: Final = ".old"
 _ROOM: Final = 2000
 """Bytes of the facts, as JSON."""
 
-_HEAD: Final = Struct(f"=8sqdHI{_ROOM}s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
+_HEAD: Final = Struct(f"=8sqdH2xI{_ROOM}s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
 _ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
 
