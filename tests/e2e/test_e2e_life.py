@@ -142,6 +142,33 @@ def test_a_worker_that_dies_is_replaced(backend: tuple[str, ...]) -> None:
         assert get(server.port, "/hello").status == 200
 
 
+OLD_LINUX = """
+import os, signal
+for module, name in (os, "pidfd_open"), (os, "memfd_create"), (signal, "pidfd_send_signal"):
+    if hasattr(module, name):
+        delattr(module, name)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="functions of Linux")
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+def test_a_python_that_was_built_on_an_old_linux(
+    backend: tuple[str, ...], preload: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It lacks what the C library had not at that time, as the Pythons of manylinux do."""
+    (tmp_path / "sitecustomize.py").write_text(OLD_LINUX, encoding="ascii")
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    flags = ("--control", str(tmp_path / "missing" / "board"))
+    with Server("plain:app", "-p", "2", *preload, *flags, *backend, env=env) as server:
+        server.wait_for_log("no file for zibai ps")
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == 2)
+        victim = int(get(server.port, "/pid").body)
+        os.kill(victim, KILL)
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == 3)
+        assert get(server.port, "/hello").status == 200
+        assert server.stop() == 0
+
+
 def test_a_worker_that_dies_holds_up_no_client(backend: tuple[str, ...]) -> None:
     """While another one starts, those that are left accept as before. On Windows that start blocked them all."""
     with Server("plain:app", "-p", "3", "--no-access-log", *backend) as server:

@@ -2,8 +2,9 @@
 
 A pipe closes when the last process that holds its other end is gone, and a program that an application leaves behind
 may hold it for hours. So the parent asks Linux for a descriptor of the process (``pidfd_open(2)``), and macOS and the
-BSDs for an event of the kernel (``kqueue(2)``). An older Linux, or a container that forbids ``pidfd_open``, has
-neither; there a thread waits for each child. On Windows ``multiprocessing`` waits for the process itself.
+BSDs for an event of the kernel (``kqueue(2)``). An older Linux, a container that forbids ``pidfd_open`` and a Python
+that was built on an older Linux have neither; there a thread waits for each child. On Windows ``multiprocessing`` waits
+for the process itself.
 """
 
 import os
@@ -43,7 +44,7 @@ def watch(pid: int) -> Sentinel | None:
     if sys.platform == "linux":
         try:
             fd = os.pidfd_open(pid)
-        except OSError:
+        except (AttributeError, OSError):
             return None
         return Sentinel(fd, lambda: os.close(fd))
     if sys.platform == "win32":

@@ -175,7 +175,7 @@ class Scoreboard:
 def _nameless_file() -> int | None:
     """A descriptor of memory, for :meth:`Scoreboard.anonymous`."""
     try:
-        if sys.platform == "linux":
+        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # not in a Python that was built on an old Linux
             return os.memfd_create("zibai")
         if sys.platform == "win32":
             return None
