@@ -58,6 +58,24 @@ def test_a_graceful_end_finishes_what_is_in_flight(backend: tuple[str, ...], pro
 
 
 @PROCESSES
+@pytest.mark.skipif("wine_shims" not in sys.modules, reason="Windows closes consoles, and tests can do so under Wine")
+def test_the_end_of_a_console_is_graceful(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
+    """Windows ends a process as soon as its handler returns."""
+    with Server("plain:app", *processes, *backend) as server:
+        with Gate() as gate, Client(server.port) as idle, Client(server.port) as client:
+            assert idle.get("/hello").status == 200
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            request = gate.arrival()
+            server.children()
+            sys.modules["wine_shims"].close_console(server.pid)
+            assert idle.rest() == b""
+            request.close()
+            answer = client.read()
+            assert (answer.status, answer.body, answer.headers["Connection"]) == (200, b"passed", "close")
+        assert server.wait() == 0
+
+
+@PROCESSES
 def test_while_the_end_waits_a_new_connection_is_refused(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
     """And not taken by the kernel, to be reset when all is over."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,8 +17,10 @@ SERIES = f"{sys.version_info.major}.{sys.version_info.minor}"
 NAME = "python" + SERIES.replace(".", "")
 
 RUNTIME = "panda3d==1.10.16"  # the wheel with python3xx.dll, OpenSSL and the extension modules
-# What pip would find out by itself on Windows, (cffi, colorama) is said here.
-PACKAGES = ["h11", "gevent>=24.11", "cffi", "pytest>=9", "pytest-timeout", "pytest-xdist>=3.8", "colorama"]
+# pip reads the markers of packages for the system that it runs on, so what only Windows needs is named here (cffi for
+# gevent, colorama for pytest).
+PACKAGES = ["h11", "gevent>=24.11", "cffi", "pytest>=9", "pytest-timeout", "pytest-xdist>=3.8", "colorama",
+            "hypothesis", "trustme>=1.0", "watchfiles>=1.0", "websockets>=16,<18"]  # fmt: skip
 
 DEBIAN = {"wine64": "wine64", "x86_64-w64-mingw32-gcc-win32": "gcc-mingw-w64-x86-64-win32"}
 GCC, OBJDUMP = "x86_64-w64-mingw32-gcc-win32", "x86_64-w64-mingw32-objdump"
@@ -59,10 +62,11 @@ class Wine:
         for made, make in (
             (self.home / f"{NAME}.dll", self._runtime),
             (self.home / "Lib" / "os.py", self._library),
-            (self.python, self._program),
+            (self.folder / f"python.exe.{digest((HERE / 'python.c').read_text())}", self._program),
             (self.home / "python3.dll", self._stable_abi),
+            (self.home / "bcryptprimitives.dll", self._random_numbers),
             (self.folder / "prefix" / "system.reg", self._prefix),
-            (self.site / "pytest", self._packages),
+            (self.folder / f"packages.{digest(*PACKAGES)}", self._packages),
         ):
             if not made.exists():
                 make()
@@ -71,7 +75,7 @@ class Wine:
 
     def _runtime(self) -> None:
         wheels = self.folder / "wheels"
-        _pip("download", "--no-deps", "--dest", wheels, *_for_windows(), RUNTIME)
+        pip("download", "--no-deps", "--dest", wheels, *_for_windows(), RUNTIME)
         libraries = self.home / "DLLs"
         libraries.mkdir(exist_ok=True)
         [wheel] = wheels.glob("panda3d-*.whl")
@@ -97,19 +101,25 @@ class Wine:
 
     def _program(self) -> None:
         define = f'-DPYTHON_DLL=L"{NAME}.dll"'
-        _run(GCC, "-O2", "-s", "-municode", "-mconsole", define, "-o", self.python, HERE / "python.c")
+        run(GCC, "-O2", "-s", "-municode", "-mconsole", define, "-o", self.python, HERE / "python.c")
+        (self.folder / f"python.exe.{digest((HERE / 'python.c').read_text())}").touch()
 
     def _stable_abi(self) -> None:
         """python3.dll, which passes on what is asked of it to the DLL of the series."""
-        listing = _run(OBJDUMP, "-p", self.home / f"{NAME}.dll")
+        listing = run(OBJDUMP, "-p", self.home / f"{NAME}.dll")
         names = re.findall(r"^\s*\[ *\d+\].*?\b(_?Py[A-Za-z0-9_]*)$", listing, re.MULTILINE)
         work = self.folder / "python3"
         work.mkdir(exist_ok=True)
         (work / "python3.def").write_text("EXPORTS\n" + "".join(f"{name}={NAME}.{name}\n" for name in names))
         (work / "python3.c").write_text("int __stdcall DllMainCRTStartup(void *a, unsigned b, void *c) { return 1; }\n")
-        _run(
+        run(
             GCC, "-s", "-shared", "-nostdlib", "-o", self.home / "python3.dll", work / "python3.c", work / "python3.def"
         )
+
+    def _random_numbers(self) -> None:
+        """bcryptprimitives.dll, from which packages in Rust take random numbers; Wine has it from version 9 on."""
+        library = self.home / "bcryptprimitives.dll"
+        run(GCC, "-s", "-shared", "-nostdlib", "-o", library, HERE / "random.c", "-ladvapi32")
 
     def _prefix(self) -> None:
         for args in (
@@ -120,7 +130,8 @@ class Wine:
         subprocess.run([_wine("wineserver64", "wineserver"), "--wait"], env=self.environment, check=True)
 
     def _packages(self) -> None:
-        _pip("install", "--target", self.site, "--upgrade", "--no-compile", *_for_windows(), *PACKAGES)
+        pip("install", "--target", self.site, "--upgrade", "--no-compile", *_for_windows(), *PACKAGES)
+        (self.folder / f"packages.{digest(*PACKAGES)}").touch()
 
 
 def _install_tools() -> None:
@@ -153,18 +164,22 @@ def _wine(*names: str) -> str:
     return found
 
 
+def digest(*words: str) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
 def _for_windows() -> list[str]:
     abis = [f"--abi={abi}" for abi in (NAME.replace("python", "cp"), "abi3", "none")]
     target = ["--only-binary=:all:", "--platform=win_amd64", f"--python-version={SERIES}", "--implementation=cp"]
     return [*target, *abis]
 
 
-def _pip(*args: str | Path) -> None:
+def pip(*args: str | Path) -> None:
     try:
-        _run(sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *args)
+        run(sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *args)
     except subprocess.CalledProcessError:
         raise Unavailable(f"pip cannot get {args[-1]} for Python {SERIES} on Windows") from None
 
 
-def _run(*command: str | Path) -> str:
+def run(*command: str | Path) -> str:
     return subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, check=True).stdout
