@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -582,6 +583,36 @@ def test_a_spawned_worker_writes_where_its_parent_reads(board: Scoreboard, tmp_p
     assert [each.counters["bytes"] for each in reports] == [0, 3, 0]
     assert reports[1].running == [Running(0, "GET /there", "app", 1.0)]
     assert before < reports[1].beat < clock(), "both processes have the same clock"
+
+
+def test_one_without_a_place_is_shared_with_workers_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    board = Scoreboard.anonymous(3, 2, {})
+    assert board is not None
+    assert control.default_paths() == [], "no command finds it"
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(board, 1))
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    assert board.row(1).read().running == [Running(0, "GET /there", "app", 1.0)]
+    control.tidy()
+    assert len(list(tmp_path.iterdir())) == (1 if sys.platform == "win32" else 0), "its server runs"
+    board.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="memory has no file elsewhere")
+def test_what_a_killed_server_without_a_place_has_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    board = Scoreboard.anonymous(3, 2, {})
+    assert board is not None
+    board.release()
+    control.tidy()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a file takes of the disk is told in other ways elsewhere")
