@@ -10,9 +10,10 @@ for the process itself.
 import os
 import select
 import sys
-from _thread import start_new_thread
 from collections.abc import Callable
 from contextlib import suppress
+
+from ..system.lastword import original
 
 
 class Sentinel:
@@ -69,6 +70,7 @@ def _in_thread(pid: int) -> Sentinel | None:
     if sys.platform != "linux":
         return None
     reading, writing = os.pipe()
+    close = original("os", "close")  # gevent's waits for a hub, which this thread has not got
 
     def wait() -> None:
         with suppress(ChildProcessError):  # it has been waited for already
@@ -76,9 +78,10 @@ def _in_thread(pid: int) -> Sentinel | None:
         # A byte, and not only the end: processes that were forked since have a copy of this descriptor.
         with suppress(OSError):
             os.write(writing, b"\0")
-        os.close(writing)
+        close(writing)
 
-    start_new_thread(wait, ())
+    # Of the system: in a program that gevent has patched it would be a greenlet, and hold the hub.
+    original("_thread", "start_new_thread")(wait, ())
     return Sentinel(reading, lambda: os.close(reading))
 
 
