@@ -104,7 +104,7 @@ class Slot:
         self._counts = counts[self.number * NUMBERS.size : (self.number + 1) * NUMBERS.size].cast("Q")
 
     def move(self, view: memoryview, counts: memoryview) -> None:
-        """Write to other memory from now on."""
+        """Write to other memory from now on. Without a GIL the thread may meet the memory that is released here."""
         self._view = view
         before = self._counts
         self._take(counts)
