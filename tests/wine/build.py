@@ -31,6 +31,10 @@ NO_LIBRARY = ("__pycache__", "site-packages", "dist-packages", "test", "lib-dynl
               "idlelib", "tkinter", "lib2to3", "turtledemo", "ensurepip")  # fmt: skip
 
 
+PATIENCE = 600
+"""Seconds for one step of the set-up. A machine on which it hangs cannot have this Python."""
+
+
 class Unavailable(Exception):
     """This machine cannot have it; the text says why."""
 
@@ -72,6 +76,17 @@ class Wine:
                 make()
         shutil.copy(HERE / "shims.py", self.home / "Lib" / "wine_shims.py")
         (self.site / "wine_shims.pth").write_text("import wine_shims\n")
+        self._try()
+
+    def _try(self) -> None:
+        """Not every machine runs Wine: a container may forbid what it needs."""
+        command = self.command(self.python, "-c", "import ssl, socket, multiprocessing; print('it runs')")
+        done = subprocess.run(
+            command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
+        )
+        if b"it runs" not in done.stdout:
+            last = (done.stderr.decode(errors="replace").strip() or "without a word").splitlines()[-1]
+            raise Unavailable(f"Windows' Python does not run (exit code {done.returncode}): {last}")
 
     def _runtime(self) -> None:
         wheels = self.folder / "wheels"
@@ -126,8 +141,9 @@ class Wine:
             ("wineboot.exe", "--init"),
             ("reg.exe", "add", r"HKCU\Software\Wine", "/v", "Version", "/d", "win10", "/f"),  # Debian's default is 7
         ):
-            subprocess.run(self.command(*args), env=self.environment, capture_output=True, check=True)
-        subprocess.run([_wine("wineserver64", "wineserver"), "--wait"], env=self.environment, check=True)
+            subprocess.run(self.command(*args), env=self.environment, capture_output=True, timeout=PATIENCE, check=True)
+        server = [_wine("wineserver64", "wineserver"), "--wait"]
+        subprocess.run(server, env=self.environment, timeout=PATIENCE, check=True)
 
     def _packages(self) -> None:
         pip("install", "--target", self.site, "--upgrade", "--no-compile", *_for_windows(), *PACKAGES)
@@ -145,7 +161,12 @@ def _install_tools() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
         done = subprocess.run(
-            ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False
+            ["apt-get", "-qq", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         if done.returncode:
             raise Unavailable(f"apt-get {command[0]} failed: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
@@ -182,4 +203,4 @@ def pip(*args: str | Path) -> None:
 
 
 def run(*command: str | Path) -> str:
-    return subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True).stdout
