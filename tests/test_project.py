@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from zibai import __version__
 
 from support import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SECTION = re.compile(r"^## \[([^]]+)\](?: - (\d{4}-\d{2}-\d{2}))?$", re.MULTILINE)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +67,17 @@ def test_one_step_of_ci_can_be_run() -> None:
     if bash is None:
         pytest.skip("needs bash")
     listed = subprocess.run([bash, ROOT / ".ci" / "run", "--list"], capture_output=True, text=True, check=True)
-    assert {"tests", "lint", "types", "layers", "docs"} <= set(listed.stdout.split())
+    assert {"tests", "lint", "types", "layers", "docs", "wine", "pythons"} <= set(listed.stdout.split())
     wrong = subprocess.run([bash, ROOT / ".ci" / "run", "nosuch"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "there is no step nosuch; .ci/run --list names them\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it is about Linux and macOS")
+@pytest.mark.parametrize("what", [["tests.wine"], ["tests.pythons", "3.99t"]], ids=["wine", "pythons"])
+def test_a_python_that_a_machine_cannot_have_is_no_failure(what: list[str], tmp_path: Path) -> None:
+    """CI says why it was skipped."""
+    command = [sys.executable, "-m", *what, "--folder", str(tmp_path / "made")]
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "skipped: " in done.stdout

@@ -6,6 +6,7 @@ usage, 3 for an application that cannot be loaded. The text of these errors is o
 other exception is a bug, ours or the application's, and is shown with its traceback.
 """
 
+import linecache
 import sys
 import traceback
 from collections.abc import Iterator
@@ -125,10 +126,16 @@ def plain_line(error: BaseException) -> str:
 
 
 def _plain_lines(frames: TracebackType | None) -> Iterator[str]:
-    """The lines of a traceback without source code, for which Python may call a loader of the user."""
+    """The lines of a traceback, without the module ``traceback``."""
     while frames is not None:
         code = frames.tb_frame.f_code
         yield f'  File "{code.co_filename}", line {frames.tb_lineno}, in {code.co_name}'
+        try:
+            source = linecache.getline(code.co_filename, frames.tb_lineno).strip()
+        except BaseException:  # it may call a loader of the user
+            source = ""
+        if source:
+            yield f"    {source}"
         frames = frames.tb_next
 
 

@@ -58,6 +58,24 @@ def test_a_graceful_end_finishes_what_is_in_flight(backend: tuple[str, ...], pro
 
 
 @PROCESSES
+@pytest.mark.skipif("wine_shims" not in sys.modules, reason="Windows closes consoles, and tests can do so under Wine")
+def test_the_end_of_a_console_is_graceful(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
+    """Windows ends a process as soon as its handler returns."""
+    with Server("plain:app", *processes, *backend) as server:
+        with Gate() as gate, Client(server.port) as idle, Client(server.port) as client:
+            assert idle.get("/hello").status == 200
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            request = gate.arrival()
+            server.children()
+            sys.modules["wine_shims"].close_console(server.pid)
+            assert idle.rest() == b""
+            request.close()
+            answer = client.read()
+            assert (answer.status, answer.body, answer.headers["Connection"]) == (200, b"passed", "close")
+        assert server.wait() == 0
+
+
+@PROCESSES
 def test_while_the_end_waits_a_new_connection_is_refused(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
     """And not taken by the kernel, to be reset when all is over."""
 
@@ -140,6 +158,33 @@ def test_a_worker_that_dies_is_replaced(backend: tuple[str, ...]) -> None:
         os.kill(victim, KILL)
         wait_for(lambda: victim not in (now := server.children()) and len(now) == 2)
         assert get(server.port, "/hello").status == 200
+
+
+OLD_LINUX = """
+import os, signal
+for module, name in (os, "pidfd_open"), (os, "memfd_create"), (signal, "pidfd_send_signal"):
+    if hasattr(module, name):
+        delattr(module, name)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="functions of Linux")
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+def test_a_python_that_was_built_on_an_old_linux(
+    backend: tuple[str, ...], preload: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It lacks what the C library had not at that time, as the Pythons of manylinux do."""
+    (tmp_path / "sitecustomize.py").write_text(OLD_LINUX, encoding="ascii")
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    flags = ("--control", str(tmp_path / "missing" / "board"))
+    with Server("plain:app", "-p", "2", *preload, *flags, *backend, env=env) as server:
+        server.wait_for_log("no file for zibai ps")
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == 2)
+        victim = int(get(server.port, "/pid").body)
+        os.kill(victim, KILL)
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == 3)
+        assert get(server.port, "/hello").status == 200
+        assert server.stop() == 0
 
 
 def test_a_worker_that_dies_holds_up_no_client(backend: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from test_e2e_restart import deploy, ready, site
 
-from support import Client, Server, get, wait_for
+from support import ROOT, Client, Server, get, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,8 @@ __all__ = ["site"]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals between processes are POSIX")
 
-PYTHON = ".".join(map(str, sys.version_info[:3]))
+HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+PYTHON = ".".join(map(str, sys.version_info[:3])) + ("" if HAS_GIL else " without GIL")
 
 
 def texts(server: Server) -> list[str]:
@@ -37,6 +39,17 @@ def test_a_module_of_both_kinds_gets_no_guess(tmp_path: Path) -> None:
     with Server("both:app", "--no-gevent", cwd=tmp_path) as server:
         server.wait_for_log("worker ready: threads")
         assert any(text.startswith("starting both:app: one process; Python") for text in texts(server))
+
+
+@pytest.mark.skipif(HAS_GIL, reason="gevent changes nothing about the GIL there")
+@pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
+def test_without_a_gil_gevent_stays_away(tmp_path: Path, processes: tuple[str, ...]) -> None:
+    (tmp_path / "gevent").mkdir()
+    (tmp_path / "gevent" / "__init__.py").write_text("raise AssertionError('gevent was imported')\n", encoding="ascii")
+    with Server("plain:app", *processes, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}) as server:
+        server.wait_for_log("gevent is installed and not used, since it would turn the GIL on; requests run in threads")
+        server.wait_for_log("worker ready: threads")
+        assert any("of 10 threads" in text or ": 10 threads" in text for text in texts(server))
 
 
 @pytest.mark.daily("threads")

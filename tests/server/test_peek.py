@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
 
 from zibai.config.options import Options
-from zibai.server import peek
+from zibai.server import peek, worker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,3 +77,24 @@ def test_another_process_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "site_.py").write_text(source, encoding="ascii")
     monkeypatch.chdir(tmp_path)
     assert peek.is_asgi(Options("site_:app")) is is_asgi
+
+
+@pytest.mark.parametrize("gil", [True, False])
+def test_greenlets_are_for_a_python_with_a_gil(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, gil: bool
+) -> None:
+    """The import of gevent would turn the GIL on."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "gevent").mkdir()
+    (tmp_path / "gevent" / "__init__.py").write_text("raise AssertionError('it is imported')\n", encoding="ascii")
+    monkeypatch.delitem(sys.modules, "gevent", raising=False)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: gil, raising=False)
+    monkeypatch.setattr(worker, "raise_descriptor_limit", lambda: None)
+    monkeypatch.setattr(worker, "_patch", lambda: "a hub")
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "zibai")
+    options = Options("nowhere:app")
+    assert peek.may_use_gevent(options) is gil
+    assert not peek.may_use_gevent(Options("nowhere:app", no_gevent=True))
+    assert worker.prepare(options) == ("a hub" if gil else None)
+    assert ("it would turn the GIL on; requests run in threads" in caplog.text) is not gil

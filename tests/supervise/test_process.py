@@ -210,12 +210,18 @@ def test_half_a_message_is_waited_for_by_nobody() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other means")
-@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM], ids=["an old kernel", "a container that forbids it"])
+@pytest.mark.parametrize(
+    "error",
+    [errno.ENOSYS, errno.EPERM, 0],
+    ids=["an old kernel", "a container that forbids it", "a Python that was built on an old Linux"],
+)
 def test_a_death_is_heard_without_pidfd_open(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     def refuse(pid: int) -> int:
         raise OSError(error, "no")
 
-    monkeypatch.setattr(os, "pidfd_open", refuse)
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    if not error:
+        monkeypatch.delattr(os, "pidfd_open")
     one, other = started("obey"), started("obey")
     assert not wait([one.sentinel, other.sentinel], 0)
     os.kill(other.pid, signal.SIGKILL)

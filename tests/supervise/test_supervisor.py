@@ -380,24 +380,38 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.daily("in workers")
-@pytest.mark.parametrize("where", ["in workers", "everywhere"])
+IN_WORKERS = """
+import os, time, zibai
+
+if __name__ != "__main__":
+    import green
+
+def job():
+    green.job()
+
+if __name__ == "__main__":
+    with zibai.Supervisor(job, (), 1):
+        while not os.path.exists({path!r}):
+            time.sleep(0.01)
+"""
+
+
+@pytest.mark.daily("in workers", "everywhere, on an old kernel")
+@pytest.mark.parametrize("where", ["in workers", "everywhere", "everywhere, on an old kernel"])
 def test_a_module_that_gevent_has_patched(notes: Notes, where: str, tmp_path: Path) -> None:
     pytest.importorskip("gevent")
-    (tmp_path / "green.py").write_text(GEVENT.format(path=notes.path))
-    command = [sys.executable, "green.py"]
-    if where == "in workers":
-        (tmp_path / "main.py").write_text(
-            "import os, time, zibai\n"
-            "def job():\n    import green\n    green.job()\n"
-            f"if __name__ == '__main__':\n  with zibai.Supervisor(job, (), 1):\n"
-            f"    while not os.path.exists({notes.path!r}): time.sleep(0.01)\n"
-        )
+    source = GEVENT.format(path=notes.path)
+    if where.endswith("old kernel"):  # where a thread waits for each child
+        source = "import os\nvars(os).pop('pidfd_open', None)\n" + source
+    (tmp_path / "green.py").write_text(source)
+    (tmp_path / "main.py").write_text(IN_WORKERS.format(path=notes.path))
+    command = [sys.executable, "main.py" if where == "in workers" else "green.py"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert notes("begin") == notes("end") == notes("before stop")
+    assert notes("begin") == notes("end")
+    assert notes("begin") == notes("before stop") or where == "in workers"
 
 
 # ------------------------------------------------------------------------------------------ at a prompt

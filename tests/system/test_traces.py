@@ -79,7 +79,7 @@ def test_where_python_fails_the_rest_is_there(broken: BaseException) -> None:
     text = text_of(ImportError("no module\nforged"))
     assert text.startswith("Traceback (most recent call last):\n")
     assert f'File "{__file__}", line ' in text
-    assert "in caught\nImportError: no module\n" in text
+    assert "in caught\n    raise error\nImportError: no module\n" in text
     assert type(broken).__name__ in text.splitlines()[-1]
     assert last_line(ImportError("no module")) == "ImportError: no module"
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,22 @@ from zibai.telemetry import row as row_module
 from zibai.telemetry import scoreboard
 from zibai.telemetry.board_view import describe, table
 from zibai.telemetry.counts import REFUSALS, Counted
-from zibai.telemetry.row import COUNTERS, GAUGES, LAST, Row, black_box, size_of
+from zibai.telemetry.row import _BEAT, _ROW, COUNTERS, GAUGES, LAST, Row, black_box, size_of
 from zibai.telemetry.scoreboard import Scoreboard
-from zibai.telemetry.slot import CALLED, FREE, READING, SENDING, TEXT, Finished, Running
+from zibai.telemetry.slot import (
+    CALLED,
+    FREE,
+    READING,
+    SENDING,
+    SLOT_SIZE,
+    TEXT,
+    Finished,
+    Running,
+    read_records,
+    settled,
+)
+
+from support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,6 +202,83 @@ def test_a_record_that_is_read_halfway_is_no_error() -> None:
     row.slots[0].phase(200)
     report = row.read()
     assert (report.running, report.finished) == ([], [])
+
+
+def test_a_record_that_changes_while_it_is_read_is_read_again() -> None:
+    """Its begin was not written yet at the first look, and its phase was: it seems to run since the system came up."""
+    row = Row.private(2)
+    row.slots[1].begin(b"GET /other", 2.0)
+    row.slots[0].begin(b"GET /", 5000.0)
+    whole = bytes(row._rest)
+    torn = bytearray(whole)
+    at = row.slots[0]._at - 8
+    torn[at : at + 8] = bytes(8)
+    assert read_records(bytes(torn), 2).running[0] == Running(0, "GET /", "app", 0.0), "as without a second look"
+    for copies in ([torn, whole, whole], [whole, torn, whole, whole]):
+        found = read_records(settled(iter(map(bytes, copies)).__next__), 2)
+        assert found.running == [Running(1, "GET /other", "app", 2.0), Running(0, "GET /", "app", 5000.0)]
+
+
+def test_a_record_that_never_stays_the_same_has_only_its_sums() -> None:
+    row = Row.private(2)
+    serve(row, 1, b"GET /done", 1.0, 2.0)
+    serve(row, 0, b"GET /", 3.0, 4.0)
+    row.slots[0].begin(b"GET /", 5.0)
+
+    def copies() -> Iterator[bytes]:
+        while True:
+            row.slots[0].phase(READING)
+            yield bytes(row._rest)
+            row.slots[0].phase(CALLED)
+            yield bytes(row._rest)
+
+    found = read_records(settled(copies().__next__), 2)
+    assert found.running == []
+    assert [each.what for each in found.finished] == ["GET /", "GET /done"]
+    assert found.seconds == 2.0
+
+
+WRITING = """
+import sys
+from zibai.telemetry.scoreboard import Scoreboard
+
+row = Scoreboard.open(sys.argv[1]).row(1)
+row.assign("ready", 4711, 1, 2.0)
+row.beat([])
+print("writes", flush=True)
+while True:
+    row.assign("ready", 4711, 1, 2.0)
+    row.beat([])
+"""
+
+
+@pytest.fixture
+def written(board: Scoreboard, tmp_path: Path) -> Iterator[Row]:
+    """A row that another process writes all the time."""
+    command = [sys.executable, "-c", WRITING, str(tmp_path / "board")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline().strip() == b"writes"
+            yield board.row(1)
+        finally:
+            worker.kill()
+
+
+def test_a_reader_sees_no_heartbeat_halfway(written: Row) -> None:
+    """A worker with a heartbeat of 0 is one that sends none, and would not be watched any more."""
+    view, start = written._view, clock()
+    first = _BEAT.unpack_from(view, _ROW.size)[0]
+    while clock() < start + 1.5:
+        for _ in range(500):
+            assert first <= _BEAT.unpack_from(view, _ROW.size)[0] < start + 60
+            assert _ROW.unpack_from(view)[1:3] == (4711, 1)
+
+
+def test_each_number_of_a_row_lies_at_a_multiple_of_its_size(board: Scoreboard) -> None:
+    """So that the processor writes it in one step."""
+    sizes = [scoreboard._ROWS_AT, _ROW.size, _BEAT.size, row_module._SLOTS_AT, SLOT_SIZE, size_of(1), size_of(2)]
+    assert [size % 8 for size in sizes] == [0] * len(sizes)
 
 
 # --- the black box ----------------------------------------------------------------------------------
@@ -492,6 +583,36 @@ def test_a_spawned_worker_writes_where_its_parent_reads(board: Scoreboard, tmp_p
     assert [each.counters["bytes"] for each in reports] == [0, 3, 0]
     assert reports[1].running == [Running(0, "GET /there", "app", 1.0)]
     assert before < reports[1].beat < clock(), "both processes have the same clock"
+
+
+def test_one_without_a_place_is_shared_with_workers_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    board = Scoreboard.anonymous(3, 2, {})
+    assert board is not None
+    assert control.default_paths() == [], "no command finds it"
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(board, 1))
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    assert board.row(1).read().running == [Running(0, "GET /there", "app", 1.0)]
+    control.tidy()
+    assert len(list(tmp_path.iterdir())) == (1 if sys.platform == "win32" else 0), "its server runs"
+    board.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="memory has no file elsewhere")
+def test_what_a_killed_server_without_a_place_has_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    board = Scoreboard.anonymous(3, 2, {})
+    assert board is not None
+    board.release()
+    control.tidy()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a file takes of the disk is told in other ways elsewhere")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 from .build import Unavailable, Wine
@@ -19,9 +20,16 @@ CHOSEN = [
     "engine/test_loop.py",
     "net/test_poller.py",
     *(f"supervise/test_{name}.py" for name in ("mainloop", "process", "sharing", "waiting")),
-    "telemetry/test_scoreboard.py",
+    "system/test_console.py",
+    *(f"telemetry/test_{name}.py" for name in ("scoreboard", "logfile")),
     "engine/test_greenlets.py::test_scene[a_forgotten_timeout_does_not_hit_the_next_request]",
+    "e2e/test_e2e_life.py::test_a_graceful_end_finishes_what_is_in_flight",
     "e2e/test_e2e_life.py::test_a_worker_that_dies_holds_up_no_client",
+    "e2e/test_e2e_life.py::test_a_worker_that_dies_is_replaced",
+    "e2e/test_e2e_life.py::test_the_end_of_a_console_is_graceful",
+    "e2e/test_e2e_steer.py::test_reload_waits_until_all_run_the_new_code",
+    "e2e/test_e2e_steer.py::test_the_number_of_workers",
+    "e2e/test_e2e_tls.py::test_a_graceful_end_finishes_what_runs",
     "e2e/test_e2e_life.py::test_an_end_leaves_no_file_behind",
     "e2e/test_e2e_life.py::test_while_the_end_waits_a_new_connection_is_refused",
     "e2e/test_e2e_life.py::test_workers_end_with_their_parent",
@@ -39,8 +47,8 @@ def main() -> int:
     wine = Wine(args.folder)
     try:
         wine.build()
-    except Unavailable as reason:
-        print(f"skipped: {reason}")
+    except (Unavailable, OSError, LookupError, ValueError, subprocess.SubprocessError, zipfile.BadZipFile) as reason:
+        print(f"Windows' Python skipped: {reason}")
         return 0
     (wine.site / "zibai_tree.pth").write_text("".join(f"Z:{path}\n" for path in (TESTS.parent, TESTS)))
     tests = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,8 +17,10 @@ SERIES = f"{sys.version_info.major}.{sys.version_info.minor}"
 NAME = "python" + SERIES.replace(".", "")
 
 RUNTIME = "panda3d==1.10.16"  # the wheel with python3xx.dll, OpenSSL and the extension modules
-# What pip would find out by itself on Windows, (cffi, colorama) is said here.
-PACKAGES = ["h11", "gevent>=24.11", "cffi", "pytest>=9", "pytest-timeout", "pytest-xdist>=3.8", "colorama"]
+# pip reads the markers of packages for the system that it runs on, so what only Windows needs is named here (cffi for
+# gevent, colorama for pytest).
+PACKAGES = ["h11", "gevent>=24.11", "cffi", "pytest>=9", "pytest-timeout", "pytest-xdist>=3.8", "colorama",
+            "hypothesis", "trustme>=1.0", "watchfiles>=1.0", "websockets>=16,<18"]  # fmt: skip
 
 DEBIAN = {"wine64": "wine64", "x86_64-w64-mingw32-gcc-win32": "gcc-mingw-w64-x86-64-win32"}
 GCC, OBJDUMP = "x86_64-w64-mingw32-gcc-win32", "x86_64-w64-mingw32-objdump"
@@ -26,6 +29,10 @@ GCC, OBJDUMP = "x86_64-w64-mingw32-gcc-win32", "x86_64-w64-mingw32-objdump"
 UNWANTED = re.compile(r"api-ms-win-.*|_tkinter\.pyd|t[ck]l?k?86t\.dll|_wmi\.pyd")
 NO_LIBRARY = ("__pycache__", "site-packages", "dist-packages", "test", "lib-dynload", "config-*", "_sysconfigdata*",
               "idlelib", "tkinter", "lib2to3", "turtledemo", "ensurepip")  # fmt: skip
+
+
+PATIENCE = 600
+"""Seconds for one step of the set-up. A machine on which it hangs cannot have this Python."""
 
 
 class Unavailable(Exception):
@@ -59,19 +66,31 @@ class Wine:
         for made, make in (
             (self.home / f"{NAME}.dll", self._runtime),
             (self.home / "Lib" / "os.py", self._library),
-            (self.python, self._program),
+            (self.folder / f"python.exe.{digest((HERE / 'python.c').read_text())}", self._program),
             (self.home / "python3.dll", self._stable_abi),
+            (self.home / "bcryptprimitives.dll", self._random_numbers),
             (self.folder / "prefix" / "system.reg", self._prefix),
-            (self.site / "pytest", self._packages),
+            (self.folder / f"packages.{digest(*PACKAGES)}", self._packages),
         ):
             if not made.exists():
                 make()
         shutil.copy(HERE / "shims.py", self.home / "Lib" / "wine_shims.py")
         (self.site / "wine_shims.pth").write_text("import wine_shims\n")
+        self._try()
+
+    def _try(self) -> None:
+        """Not every machine runs Wine: a container may forbid what it needs."""
+        command = self.command(self.python, "-c", "import ssl, socket, multiprocessing; print('it runs')")
+        done = subprocess.run(
+            command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
+        )
+        if b"it runs" not in done.stdout:
+            last = (done.stderr.decode(errors="replace").strip() or "without a word").splitlines()[-1]
+            raise Unavailable(f"Windows' Python does not run (exit code {done.returncode}): {last}")
 
     def _runtime(self) -> None:
         wheels = self.folder / "wheels"
-        _pip("download", "--no-deps", "--dest", wheels, *_for_windows(), RUNTIME)
+        pip("download", "--no-deps", "--dest", wheels, *_for_windows(), RUNTIME)
         libraries = self.home / "DLLs"
         libraries.mkdir(exist_ok=True)
         [wheel] = wheels.glob("panda3d-*.whl")
@@ -97,30 +116,38 @@ class Wine:
 
     def _program(self) -> None:
         define = f'-DPYTHON_DLL=L"{NAME}.dll"'
-        _run(GCC, "-O2", "-s", "-municode", "-mconsole", define, "-o", self.python, HERE / "python.c")
+        run(GCC, "-O2", "-s", "-municode", "-mconsole", define, "-o", self.python, HERE / "python.c")
+        (self.folder / f"python.exe.{digest((HERE / 'python.c').read_text())}").touch()
 
     def _stable_abi(self) -> None:
         """python3.dll, which passes on what is asked of it to the DLL of the series."""
-        listing = _run(OBJDUMP, "-p", self.home / f"{NAME}.dll")
+        listing = run(OBJDUMP, "-p", self.home / f"{NAME}.dll")
         names = re.findall(r"^\s*\[ *\d+\].*?\b(_?Py[A-Za-z0-9_]*)$", listing, re.MULTILINE)
         work = self.folder / "python3"
         work.mkdir(exist_ok=True)
         (work / "python3.def").write_text("EXPORTS\n" + "".join(f"{name}={NAME}.{name}\n" for name in names))
         (work / "python3.c").write_text("int __stdcall DllMainCRTStartup(void *a, unsigned b, void *c) { return 1; }\n")
-        _run(
+        run(
             GCC, "-s", "-shared", "-nostdlib", "-o", self.home / "python3.dll", work / "python3.c", work / "python3.def"
         )
+
+    def _random_numbers(self) -> None:
+        """bcryptprimitives.dll, from which packages in Rust take random numbers; Wine has it from version 9 on."""
+        library = self.home / "bcryptprimitives.dll"
+        run(GCC, "-s", "-shared", "-nostdlib", "-o", library, HERE / "random.c", "-ladvapi32")
 
     def _prefix(self) -> None:
         for args in (
             ("wineboot.exe", "--init"),
             ("reg.exe", "add", r"HKCU\Software\Wine", "/v", "Version", "/d", "win10", "/f"),  # Debian's default is 7
         ):
-            subprocess.run(self.command(*args), env=self.environment, capture_output=True, check=True)
-        subprocess.run([_wine("wineserver64", "wineserver"), "--wait"], env=self.environment, check=True)
+            subprocess.run(self.command(*args), env=self.environment, capture_output=True, timeout=PATIENCE, check=True)
+        server = [_wine("wineserver64", "wineserver"), "--wait"]
+        subprocess.run(server, env=self.environment, timeout=PATIENCE, check=True)
 
     def _packages(self) -> None:
-        _pip("install", "--target", self.site, "--upgrade", "--no-compile", *_for_windows(), *PACKAGES)
+        pip("install", "--target", self.site, "--upgrade", "--no-compile", *_for_windows(), *PACKAGES)
+        (self.folder / f"packages.{digest(*PACKAGES)}").touch()
 
 
 def _install_tools() -> None:
@@ -134,7 +161,12 @@ def _install_tools() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
         done = subprocess.run(
-            ["apt-get", "-qq", *command], env=environment, capture_output=True, text=True, check=False
+            ["apt-get", "-qq", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         if done.returncode:
             raise Unavailable(f"apt-get {command[0]} failed: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
@@ -153,18 +185,22 @@ def _wine(*names: str) -> str:
     return found
 
 
+def digest(*words: str) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
 def _for_windows() -> list[str]:
     abis = [f"--abi={abi}" for abi in (NAME.replace("python", "cp"), "abi3", "none")]
     target = ["--only-binary=:all:", "--platform=win_amd64", f"--python-version={SERIES}", "--implementation=cp"]
     return [*target, *abis]
 
 
-def _pip(*args: str | Path) -> None:
+def pip(*args: str | Path) -> None:
     try:
-        _run(sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *args)
+        run(sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *args)
     except subprocess.CalledProcessError:
         raise Unavailable(f"pip cannot get {args[-1]} for Python {SERIES} on Windows") from None
 
 
-def _run(*command: str | Path) -> str:
-    return subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, check=True).stdout
+def run(*command: str | Path) -> str:
+    return subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True).stdout

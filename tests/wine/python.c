@@ -1,7 +1,8 @@
 /* python.exe, which no wheel has: it hands its arguments to the DLL.
 
-   Wine 8 has no Ctrl-Break. So a thread waits for an event with the id of this process in its name, which shims.py sets,
-   and does what Windows does then: it calls the handler of SIGBREAK, or ends the process. */
+   Wine 8 has no Ctrl-Break and closes no console. So two threads wait for events with the id of this process in their
+   names, which shims.py sets, and do what Windows does then. At Ctrl-Break they call the handler of SIGBREAK, or end the
+   process. At the end of the console they call all handlers of console events, and end the process. */
 
 #include <windows.h>
 
@@ -29,6 +30,21 @@ static DWORD WINAPI wait_for_break(void *unused)
     return 0;
 }
 
+static DWORD WINAPI wait_for_close(void *unused)
+{
+    DWORD (WINAPI *call_handlers)(void *) =
+        (void *)GetProcAddress(GetModuleHandleW(L"kernelbase.dll"), "CtrlRoutine");
+    wchar_t name[40];
+    wsprintfW(name, L"close-%lu", GetCurrentProcessId());
+    HANDLE event = CreateEventW(NULL, FALSE, FALSE, name);
+
+    WaitForSingleObject(event, INFINITE);
+    SetConsoleCtrlHandler(NULL, FALSE); /* in a new group, where Ctrl-C is ignored, Wine would ignore this as well */
+    call_handlers((void *)CTRL_CLOSE_EVENT);
+    TerminateProcess(GetCurrentProcess(), 0xC000013A);
+    return 0;
+}
+
 int wmain(int count, wchar_t **words)
 {
     HMODULE python = LoadLibraryW(PYTHON_DLL);
@@ -36,5 +52,6 @@ int wmain(int count, wchar_t **words)
     if (run == NULL)
         return 103;
     CreateThread(NULL, 0, wait_for_break, NULL, 0, NULL);
+    CreateThread(NULL, 0, wait_for_close, NULL, 0, NULL);
     return run(count, words);
 }

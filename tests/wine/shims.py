@@ -20,19 +20,28 @@ def kill(pid, number):
     """Ctrl-Break goes to a group of processes: here to ``pid`` and all that it has started. See python.c."""
     if number != signal.CTRL_BREAK_EVENT:
         return _kill(pid, number)
+    _tell("ctrl-break", pid)
+    return None
+
+
+def close_console(pid):
+    """Do what Windows does to ``pid`` and all that it has started when their console is closed."""
+    _tell("close", pid)
+
+
+def _tell(what, pid):
     parents = dict(processes())
     group = {pid}
     while more := {child for child, parent in parents.items() if parent in group} - group:
         group |= more
     kernel = ctypes.windll.kernel32
     for each in group:
-        event = kernel.OpenEventW(2, False, f"ctrl-break-{each}")  # EVENT_MODIFY_STATE
+        event = kernel.OpenEventW(2, False, f"{what}-{each}")  # EVENT_MODIFY_STATE
         if event:
             kernel.SetEvent(event)
             kernel.CloseHandle(event)
         elif each == pid:
             raise OSError(22, "no such process", None, 87)
-    return None
 
 
 def processes():

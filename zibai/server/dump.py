@@ -42,7 +42,7 @@ def prepare() -> None:
     if sys.platform == "win32":
         return
     with suppress(OSError, RuntimeError, ValueError):
-        if sys.platform == "linux":
+        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # not in a Python that was built on an old Linux
             _file = os.fdopen(os.memfd_create(NAME), "wb", buffering=0)
         faulthandler.register(_number(), file=2 if _file is None else _file, all_threads=True, chain=False)
 

@@ -16,6 +16,7 @@ from typing import Literal
 from ..config.options import Options
 from ..gateway.interface import Interface
 from ..importer import USUAL
+from ..system.patching import has_gil
 
 _SIGNS = re.compile(
     r"\b(?:asgi\w*|get_asgi_application|fastapi|starlette|quart|litestar|blacksheep|channels|ninja|esmerald|ravyn)\b"
@@ -40,11 +41,16 @@ print("zibai:", resolve(site.app), file=sys.__stdout__)
 """
 
 
+def may_use_gevent(options: Options) -> bool:
+    """Whether a WSGI application runs on greenlets, as far as it can be told without importing gevent."""
+    return not options.no_gevent and has_gil() and is_installed("gevent")
+
+
 def is_asgi(options: Options) -> bool:
     """Whether ``options`` name an ASGI application, as far as it can be told before gevent patches."""
     if options.interface != "auto":
         return options.interface == "asgi"
-    if not _is_installed("gevent") or not looks_like_asgi(options):
+    if not may_use_gevent(options) or not looks_like_asgi(options):
         return False
     arguments = [options.app, options.app_dir or "", options.env_file or "", "call" if options.call else ""]
     try:
@@ -82,7 +88,8 @@ def likely_interface(options: Options) -> Interface | Literal[""]:
     return "asgi" if made else ""
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package can be found, without importing it."""
     try:
         return find_spec(package) is not None
     except (ImportError, ValueError):

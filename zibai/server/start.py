@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.util import find_spec
 from socket import socket
 
 from ..config.options import Options, declared, runners
@@ -22,6 +21,7 @@ from ..supervise import mainloop
 from ..supervise.prompt import Prompt
 from ..supervise.starting import start_helper
 from ..system import daemon, home, lastword, pidfile, standard
+from ..system.patching import has_gil
 from ..system.privileges import Identity
 from ..system.signals import hear_of_children, signals_held_back
 from ..system.usage import NO_LIMITS, Usage, usage
@@ -209,13 +209,13 @@ def _story(options: Options, processes: int) -> str:
     """What is about to be served, by how many of what, and how it is ended."""
     interface = peek.likely_interface(options)
     number = runners(options, interface)
-    kind = "greenlet" if not options.no_gevent and find_spec("gevent") is not None else "thread"
+    kind = "greenlet" if peek.may_use_gevent(options) else "thread"
     kind = "task" if interface == "asgi" else kind
     many = f"{number:,} {kind}{'' if number == 1 else 's'}" if interface else ""  # "worker ready" will tell
     workers = f"{processes} worker{'' if processes == 1 else 's'}" if processes else "one process"
     if many:
         workers = f"{workers} of {many}" if processes else f"{many}, {workers}"
-    python = ".".join(map(str, sys.version_info[:3]))
+    python = ".".join(map(str, sys.version_info[:3])) + ("" if has_gil() else " without GIL")
     how = "zibai stop or Ctrl-Break" if sys.platform == "win32" else "zibai stop or SIGTERM"
     if sys.stderr is not None and sys.stderr.isatty() and not options.daemon:
         how = "Ctrl-C"

@@ -29,6 +29,7 @@ from ..supervise.pipe import Parent
 from ..system import lastword, terminal, title
 from ..system.forks import forget_in_children
 from ..system.machine import raise_descriptor_limit
+from ..system.patching import has_gil
 from ..system.signals import Signals
 from ..telemetry import jsonlines
 from ..telemetry import setup as logs
@@ -241,7 +242,16 @@ def _hooks(site: Site, show_title: Callable[[str], None], *, alone: bool) -> Hoo
 def prepare(options: Options) -> ModuleType | None:
     """Prepare the process for the application; called once. Returns gevent's hub module, if gevent is to be used."""
     raise_descriptor_limit()
-    return None if options.no_gevent or peek.is_asgi(options) else _patch()
+    if options.no_gevent or peek.is_asgi(options):
+        return None
+    if has_gil():
+        return _patch()
+    if peek.is_installed("gevent") and not peek.looks_like_asgi(options):
+        logger.info(
+            "gevent is installed and not used, since it would turn the GIL on; requests run in threads. "
+            "PYTHON_GIL=1 in the environment brings greenlets"
+        )
+    return None
 
 
 def directory() -> str:

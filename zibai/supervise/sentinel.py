@@ -2,16 +2,18 @@
 
 A pipe closes when the last process that holds its other end is gone, and a program that an application leaves behind
 may hold it for hours. So the parent asks Linux for a descriptor of the process (``pidfd_open(2)``), and macOS and the
-BSDs for an event of the kernel (``kqueue(2)``). An older Linux, or a container that forbids ``pidfd_open``, has
-neither; there a thread waits for each child. On Windows ``multiprocessing`` waits for the process itself.
+BSDs for an event of the kernel (``kqueue(2)``). An older Linux, a container that forbids ``pidfd_open`` and a Python
+that was built on an older Linux have neither; there a thread waits for each child. On Windows ``multiprocessing`` waits
+for the process itself.
 """
 
 import os
 import select
 import sys
-from _thread import start_new_thread
 from collections.abc import Callable
 from contextlib import suppress
+
+from ..system.lastword import original
 
 
 class Sentinel:
@@ -43,7 +45,7 @@ def watch(pid: int) -> Sentinel | None:
     if sys.platform == "linux":
         try:
             fd = os.pidfd_open(pid)
-        except OSError:
+        except (AttributeError, OSError):
             return None
         return Sentinel(fd, lambda: os.close(fd))
     if sys.platform == "win32":
@@ -68,6 +70,7 @@ def _in_thread(pid: int) -> Sentinel | None:
     if sys.platform != "linux":
         return None
     reading, writing = os.pipe()
+    close = original("os", "close")  # gevent's waits for a hub, which this thread has not got
 
     def wait() -> None:
         with suppress(ChildProcessError):  # it has been waited for already
@@ -75,9 +78,10 @@ def _in_thread(pid: int) -> Sentinel | None:
         # A byte, and not only the end: processes that were forked since have a copy of this descriptor.
         with suppress(OSError):
             os.write(writing, b"\0")
-        os.close(writing)
+        close(writing)
 
-    start_new_thread(wait, ())
+    # Of the system: in a program that gevent has patched it would be a greenlet, and hold the hub.
+    original("_thread", "start_new_thread")(wait, ())
     return Sentinel(reading, lambda: os.close(reading))
 
 

@@ -6,6 +6,7 @@ Everything that exists on one system only is named in here, behind a check of th
  - usage       memory and descriptors of a process
  - terminal    the settings of a terminal, and which processes hear its Ctrl-C
  - signals     signals as bytes on a socket, and how they are held back
+ - console     the ends that Windows announces: a closed console, a shutdown
  - title       what ps shows of a process
  - pidfile     --pid-file
  - privileges  from root to the user that serves

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from . import console
 from .lastword import ENDS, Lookout
 
 if TYPE_CHECKING and sys.platform == "win32":
@@ -116,6 +117,7 @@ class Signals:
         if self._exits:
             # Handlers of atexit run in reverse order, so this one comes after those of the application.
             atexit.register(self._ignore, os.getpid())
+            console.hold_the_end()
         if sys.platform != "win32":
             os.register_at_fork(after_in_child=self._forget)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)

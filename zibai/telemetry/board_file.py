@@ -5,8 +5,8 @@ directory of the user, or a private directory below the one for temporary files,
 first. A reader needs no reply from the server, so it works even while the server hangs. A file whose server has ended
 is ignored.
 
-If the file cannot be made, the server logs that and runs. Its scoreboard is then in memory without a name, so that the
-supervision of workers does not depend on other users or on a full disk.
+If the file cannot be made, the server logs that and runs. Its scoreboard is then in memory without a name (on Windows
+in a file of another name), so that the supervision of workers does not depend on other users or on a full disk.
 """
 
 import os
@@ -14,13 +14,13 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..logger import logger
 from ..system.machine import is_alive
-from .scoreboard import ASIDE, Scoreboard
+from .scoreboard import ASIDE, HIDDEN, Scoreboard
 
 if sys.platform == "win32":
     import _winapi
@@ -121,7 +121,7 @@ def held(
 ) -> Iterator[Scoreboard | None]:
     """A scoreboard in the file that :func:`create` makes: at ``path``, or by its ``name``.
 
-    If there can be no file, it is in memory without a name, or None on a system that does not have that: to serve is
+    If there can be no file, it is in memory without a name, or None where there is no room for that either: to serve is
     more important than ``zibai ps``.
     """
     try:
@@ -133,6 +133,7 @@ def held(
         logger.warning("no file for zibai ps: %s", why)
         board = Scoreboard.anonymous(rows, slots, facts)
     if board is None:
+        logger.warning("no memory for the state of the workers, so workers that hang are not noticed")
         yield None
         return
     try:
@@ -164,6 +165,11 @@ def tidy() -> None:
                 os.unlink(path)
         except (OSError, ValueError):
             continue  # it belongs to another user, or is being made
+    if sys.platform == "win32":
+        for folder in directories():
+            for hidden in folder.glob(f"{PREFIX}*{HIDDEN}"):
+                with suppress(OSError):  # its server runs: an open file cannot be removed there
+                    hidden.unlink()
 
 
 def default_paths() -> list[str]:

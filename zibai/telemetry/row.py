@@ -4,8 +4,10 @@ A row holds what the parent knows about the worker, its heartbeat, its counters,
 (:mod:`zibai.telemetry.slot`).
 
 Nothing is locked, since each byte has one writer: the parent writes the first fields of a row, the owner of the server
-loop writes heartbeat, gauges and counters, and each thread or greenlet writes its slot. A reader may see a write
-halfway, so its result is for people and for time limits.
+loop writes heartbeat, gauges and counters, and each thread or greenlet writes its slot. A reader may come in the middle
+of a write, and the time limits of the parent depend on what it reads. So each number lies at a multiple of eight bytes
+and is replaced in one step; ``Struct.pack_into`` would first fill its place with zeros. Slots have a way of their own,
+since they are written for every request.
 """
 
 import time
@@ -15,22 +17,23 @@ from typing import Any, Final, NamedTuple, Self
 
 from ..clock import clock
 from .counts import REFUSALS, Counted, refusal_place
-from .slot import NUMBERS, SLOT_SIZE, Finished, Running, Slot, read_counts, read_records
+from .slot import NUMBERS, SLOT_SIZE, Finished, Records, Running, Slot, read_counts, read_records, settled
 
 COUNTERS: Final = ("requests", "1xx", "2xx", "3xx", "4xx", "5xx", "bytes")
 GAUGES: Final = ("open", "idle", "head", "body", "queue", "busy", "send", "websockets")
 """Connections: all, and those that wait for a request, a head, a body, or a thread or greenlet (queue); those that have
 one (busy), those whose client has to take the response (send), and WebSockets."""
 
-_ROW: Final = Struct("=16sqId")  # written by the parent: state, pid, generation, start of the worker
+_ROW: Final = Struct("=16sqI4xd")  # written by the parent: state, pid, generation, start of the worker
 _BEAT: Final = Struct("=dd")  # last heartbeat, CPU time of the worker then
+_BEAT_END: Final = _ROW.size + _BEAT.size
 _TALLY: Final = len(COUNTERS) + len(GAUGES)
 _REFUSALS: Final = len(REFUSALS)  # after the tally; written by the owner of the server loop, too
 _RUNNERS: Final = _TALLY + _REFUSALS  # the place of the number that :meth:`Row.offer` writes
 _UNLISTED: Final = _RUNNERS + 1  # the place of the number that :meth:`Row.leave_out` writes
 _FULL: Final = _UNLISTED + 1  # the place of the mark that :meth:`Row.mark_full` writes
 _OPEN: Final = len(COUNTERS) + GAUGES.index("open")
-_SLOTS_AT: Final = _ROW.size + _BEAT.size + 8 * (_FULL + 1)
+_SLOTS_AT: Final = _BEAT_END + 8 * (_FULL + 1)
 
 
 class Report(NamedTuple):
@@ -76,7 +79,7 @@ class Row:
         counts_at = _SLOTS_AT + self._number * SLOT_SIZE
         self._rest = view[_SLOTS_AT:counts_at]
         self._counts = view[counts_at:]
-        self._tally = view[_ROW.size + _BEAT.size : _SLOTS_AT].cast("Q")
+        self._tally = view[_BEAT_END:_SLOTS_AT].cast("Q")
 
     def detach(self) -> None:
         """Continue in private memory, with the same contents, so that the file can be closed.
@@ -98,7 +101,7 @@ class Row:
 
     def assign(self, state: str, pid: int, generation: int, started: float) -> None:
         """Write what the parent knows about the worker."""
-        _ROW.pack_into(self._view, 0, state.encode(), pid, max(0, generation), started)
+        self._view[: _ROW.size] = _ROW.pack(state.encode(), pid, max(0, generation), started)
 
     def clear(self) -> None:
         """Forget the worker."""
@@ -108,7 +111,7 @@ class Row:
         """Write a heartbeat of the server loop; ``tally`` has its ``COUNTERS`` and ``GAUGES``."""
         for place, value in enumerate(tally):
             self._tally[place] = value
-        _BEAT.pack_into(self._view, _ROW.size, clock(), time.process_time())
+        self._view[_ROW.size : _BEAT_END] = _BEAT.pack(clock(), time.process_time())
 
     def refuse(self, status: int) -> None:
         """Count a request that the application never sees."""
@@ -148,7 +151,10 @@ class Row:
 
     def running(self) -> list[Running]:
         """The requests that run and have a slot, the longest first."""
-        return read_records(bytes(self._rest), self._number).running
+        return self._records().running
+
+    def _records(self) -> Records:
+        return read_records(settled(lambda: bytes(self._rest)), self._number)
 
     @property
     def is_used(self) -> bool:
@@ -161,7 +167,7 @@ class Row:
         beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
         tally = self._tally.tolist()
         counters = dict(zip(COUNTERS + GAUGES, tally, strict=False))
-        records = read_records(bytes(self._rest), self._number)
+        records = self._records()
         return Report(
             state.rstrip(b"\0").decode("ascii", "replace"),
             pid,

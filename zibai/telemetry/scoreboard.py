@@ -26,15 +26,18 @@ from .totals import TOTALS_SIZE, Totals
 
 __all__ = ["CALLED", "GAUGES", "READING", "SENDING", "Report", "Row", "Running", "Scoreboard", "Slot", "black_box"]
 
-MAGIC: Final = b"zibai 2\n"
+MAGIC: Final = b"zibai 3\n"
 
 ASIDE: Final = ".old"
 """The suffix of the path of a scoreboard after another server has taken its place."""
 
+HIDDEN: Final = ".rows"
+"""The suffix of a file on Windows that no command looks for."""
+
 _ROOM: Final = 2000
 """Bytes of the facts, as JSON."""
 
-_HEAD: Final = Struct(f"=8sqdHI{_ROOM}s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
+_HEAD: Final = Struct(f"=8sqdH2xI{_ROOM}s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
 _ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
 
@@ -79,15 +82,21 @@ class Scoreboard:
 
     @classmethod
     def anonymous(cls, rows: int, slots: int, facts: dict[str, Any]) -> "Scoreboard | None":
-        """A scoreboard without a file, which only this process and its workers see; None where that is not possible."""
-        file = _nameless_file()
-        if file is None:
+        """A scoreboard that only this process and its workers find; None where that is not possible.
+
+        It has no file, or on Windows one that no command looks for.
+        """
+        made = _hidden_file()
+        if made is None:
             return None
+        file, path = made
         try:
             _fill(file, rows, slots, facts)
-            return cls(file, "")
+            return cls(file, path)
         except BaseException as error:
             os.close(file)
+            if path:
+                os.unlink(path)
             if isinstance(error, OSError):
                 return None  # no room
             raise
@@ -172,15 +181,15 @@ class Scoreboard:
             os.replace(path, self._path)
 
 
-def _nameless_file() -> int | None:
-    """A descriptor of memory, for :meth:`Scoreboard.anonymous`."""
+def _hidden_file() -> tuple[int, str] | None:
+    """A descriptor of memory for :meth:`Scoreboard.anonymous`, and on Windows its path, by which workers open it."""
     try:
-        if sys.platform == "linux":
-            return os.memfd_create("zibai")
         if sys.platform == "win32":
-            return None
+            return tempfile.mkstemp(prefix="zibai-", suffix=HIDDEN)
+        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # not in a Python that was built on an old Linux
+            return os.memfd_create("zibai"), ""
         with tempfile.TemporaryFile() as file:
-            return os.dup(file.fileno())
+            return os.dup(file.fileno()), ""
     except OSError:
         return None
 

@@ -3,11 +3,15 @@
 A slot keeps a few records in turn: the request that runs, and those that have finished before. It also counts
 (:mod:`zibai.telemetry.counts`), so that a worker that is killed takes no number with it.
 
-Nothing is locked, since the thread or greenlet of the slot is its only writer. A reader may see a write halfway, so its
-result is for people and for time limits. A path is kept without its query, which may hold secrets.
+Nothing is locked, since the thread or greenlet of the slot is its only writer. So a reader may come in the middle of a
+write: a reader of another process always, one of the same process on a Python without GIL. It takes each record twice
+and believes what has stayed the same in between (:func:`settled`), because time limits depend on it: a request whose
+begin is not written yet would have run since the system came up. A path is kept without its query, which may hold
+secrets.
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from itertools import cycle
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -34,6 +38,7 @@ earlier request's."""
 _PHASE_AT: Final = _RECORD.size - _END.size
 _SUM: Final = Struct("@d")
 _SUM_AT: Final = _END.size - 16  # from the phase on
+_ENDED_AT: Final = _RECORD.size - 24  # the time of the end
 _RECORDS: Final = 4
 _begin, _end = _BEGIN.pack_into, _END.pack_into
 SLOT_SIZE: Final = _RECORD.size * _RECORDS
@@ -99,7 +104,7 @@ class Slot:
         self._counts = counts[self.number * NUMBERS.size : (self.number + 1) * NUMBERS.size].cast("Q")
 
     def move(self, view: memoryview, counts: memoryview) -> None:
-        """Write to other memory from now on."""
+        """Write to other memory from now on. Without a GIL the thread may meet the memory that is released here."""
         self._view = view
         before = self._counts
         self._take(counts)
@@ -155,6 +160,37 @@ USUAL: Final = PLACES[ord("G")] + 2
 
 _first_of: Final = PLACES
 _bucket: Final = bisect_left
+
+
+TRIES: Final = 8
+"""How often a record is taken until it has stayed the same; a write takes less than a microsecond."""
+
+_UNKNOWN: Final = bytes(8)
+
+
+def settled(take: Callable[[], bytes]) -> bytes:
+    """Copies of all records, each as it was twice in a row. ``take`` copies them.
+
+    The phase is the last thing that a write changes, and is 0 from its first moment on. So two equal copies cannot both
+    be of the same write. A record that changes all the time is of requests that are short: of these only what they have
+    counted is left.
+    """
+    before, data = take(), take()
+    if before == data:
+        return data
+    result, size = bytearray(data), _RECORD.size
+    moving = [at for at in range(0, len(data), size) if before[at : at + size] != data[at : at + size]]
+    for _ in range(TRIES):
+        before, data = data, take()
+        for at in moving:
+            result[at : at + size] = data[at : at + size]
+        moving = [at for at in moving if before[at : at + size] != data[at : at + size]]
+        if not moving:
+            break
+    for at in moving:
+        result[at + _PHASE_AT] = FREE
+        result[at + _ENDED_AT : at + _ENDED_AT + 8] = _UNKNOWN
+    return bytes(result)
 
 
 def read_records(data: bytes, slots: int) -> Records:

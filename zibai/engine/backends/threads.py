@@ -17,7 +17,8 @@ counts ``_turns`` without it, and then reads ``_watching``. A deputy that is abo
 and looks at those two after, so either it sees the exchange or the leader sees that it has to ring. And whether the
 baton was lost shows in the stake, without a lock: leader and deputy both take it away, which only one of them can (a
 list's ``pop`` is one step). Each runner has a stake of its own, so that of a later leader is never taken for it. A lock
-there costs 4 % of all that a plain request needs.
+there costs 4 % of all that a plain request needs. Without a GIL, "first" and "after" hold because each of these writes
+takes the lock of its object in CPython, which is a full barrier on x86-64; docs/design.md says what else is shared.
 """
 
 import sys
@@ -41,7 +42,8 @@ from .baton import Runner, Spell
 from .polling import Bell, Waits
 
 PATIENCE = 0.005
-"""Seconds that an exchange may last before the deputy takes the baton: the switch interval of the GIL, too."""
+"""Seconds that an exchange may last before the deputy takes the baton: the switch interval of the GIL, where there is
+one."""
 
 LATE = 0.001
 """Seconds that a deputy may be late and be sure that the application blocks, and not that the machine is busy."""
