@@ -21,7 +21,7 @@ import pytest
 
 from apps.plain import pattern
 from load import Load
-from support import APPS, DEADLINE, ROOT, Client, Gate, Server, get, raw, run, wait_for
+from support import APPS, DEADLINE, GRACEFUL, ROOT, Client, Gate, Server, get, raw, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -442,7 +442,7 @@ def test_a_graceful_end_finishes_what_runs(flags: list[str], context: ssl.SSLCon
             assert idle.get().body == HELLO
             busy.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             request = gate.arrival()
-            server.signal(signal.SIGTERM)
+            server.signal(GRACEFUL)
             assert idle.rest() == b"", "with close_notify, or it would be an error"
             request.close()
             answer = busy.read()

@@ -16,10 +16,11 @@ from .build import ROOT, Python, Unavailable
 
 # What asks the interpreter for more than its language: threads, memory, processes, tracebacks.
 CHOSEN = [
-    *(f"engine/test_{name}.py" for name in ("baton", "hands", "limits", "loop", "states")),
+    *(f"engine/test_{name}.py" for name in ("baton", "limits", "loop", "states")),
     "gateway/test_wsgi.py",
     *(f"server/test_{name}.py" for name in ("peek", "sampling", "worker")),
-    *(f"supervise/test_{name}.py" for name in ("mainloop", "process", "sharing", "supervisor", "waiting")),
+    *(f"supervise/test_{name}.py" for name in ("mainloop", "process", "sharing", "waiting")),
+    "supervise/test_supervisor.py::test_a_module_that_gevent_has_patched",
     *(f"telemetry/test_{name}.py" for name in ("board_file", "logger", "scoreboard")),
     "test_importer.py",
 ]

@@ -130,6 +130,11 @@ for sources in ([near], [*(each for each, _ in others), near]):
     assert waiting.wait(sources, 0.01) == []
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
