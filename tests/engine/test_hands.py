@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai.engine.backends import threads
+
 from serving import serving
-from support import Client, Server, get, wait_for
+from support import DEADLINE, Client, Server, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,6 +99,32 @@ def test_threads_into_which_an_error_is_raised_serve_on() -> None:
             assert get(server.port).body == b"ok"
             assert all(runner.is_alive() for runner in runners)
     assert [record for record in server.logged("zibai") if "an error came out of" in record.getMessage()]
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="raises in other threads as only CPython can")
+def test_an_error_in_a_thread_that_recovers_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    recover, failed = threads.Threads._recover, threading.Event()
+
+    def fail_at_first(*args: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise SystemExit
+        recover(*args)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"ok"]
+
+    monkeypatch.setattr(threads.Threads, "_recover", fail_at_first)
+    with serving(app, max_workers=1) as server:
+        assert get(server.port).body == b"ok"
+        (runner,) = [each for each in threading.enumerate() if each.name.startswith("zibai-")]
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(runner.ident or 0), ctypes.py_object(SystemExit))
+        with suppress(OSError, EOFError):
+            get(server.port)
+        assert failed.wait(DEADLINE)
+        assert get(server.port).body == b"ok"
+        assert runner.is_alive()
 
 
 # --- what comes behind the end (R12) --------------------------------------------------------------

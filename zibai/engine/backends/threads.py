@@ -144,13 +144,17 @@ class Threads(Blocking):
             logger.error("%s; serving with %d threads", error, self._limit)
 
     def _live(self, me: Runner) -> None:
+        left: BaseException | None = None
         while True:
             try:
+                if left is not None:  # here, since a program may raise the next one in this very moment
+                    self._recover(me, None, left)
+                    left = None
                 if not self._wait_for_baton(me):
                     return
                 self._lead(me)
             except BaseException as error:
-                self._recover(me, None, error)
+                left = error
 
     def _recover(self, me: Runner, stream: Stream | None, error: BaseException) -> None:
         """An error has left a runner, perhaps while it ran ``stream``. The thread lives on.
