@@ -16,13 +16,15 @@ Stake = tuple[Stream, float]
 class Runner(threading.Thread):
     """A thread, and the gate at which it waits until it is rung.
 
-    ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton.
+    ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton. ``left`` is
+    the stream that it ran when an error left it.
     """
 
     def __init__(self, life: Callable[["Runner"], None], slot: Slot) -> None:
         super().__init__(target=life, args=(self,), name=f"zibai-{slot.number + 1}", daemon=True)
         self.slot = slot
         self.stake: list[Stake] = []
+        self.left: Stream | None = None
         self.gate = threading.Lock()
         self.gate.acquire()
 

@@ -148,7 +148,7 @@ class Threads(Blocking):
         while True:
             try:
                 if left is not None:  # here, since a program may raise the next one in this very moment
-                    self._recover(me, None, left)
+                    self._recover(me, left)
                     left = None
                 if not self._wait_for_baton(me):
                     return
@@ -156,12 +156,13 @@ class Threads(Blocking):
             except BaseException as error:
                 left = error
 
-    def _recover(self, me: Runner, stream: Stream | None, error: BaseException) -> None:
-        """An error has left a runner, perhaps while it ran ``stream``. The thread lives on.
+    def _recover(self, me: Runner, error: BaseException) -> None:
+        """An error has left a runner, perhaps while it ran a stream. The thread lives on.
 
         Its slot comes free, the connection is closed, and the baton is passed on. The error is a bug of ours, or the
         program has raised it in this thread from outside. A thread that died of it would be missing until the end.
         """
+        stream, me.left = me.left, None
         if stream is not None and stream.connection.state is APP:
             stream.give_up(me.slot)
             try:
@@ -278,9 +279,9 @@ class Threads(Blocking):
                     loop.give_back(stream)
                     return
                 loop.finish(stream)
-        except BaseException as error:
-            self._recover(me, stream, error)
-            return
+        except BaseException:
+            me.left = stream
+            raise
         with self._lock:
             self._stopped = True
         self._done.set()
