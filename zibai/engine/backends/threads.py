@@ -1,10 +1,10 @@
 """Threads: a baton, so that the thread that finds a request runs it.
 
 Handing each request to another thread costs three quarters of the speed, since the GIL changes hands twice. So the
-thread that holds the *baton*, the leader, turns the loop and runs applications itself, inline. The next in
-line, the *deputy*, watches: once an exchange has lasted ``PATIENCE``, it gives the connection away in the leader's
-name (that disarms it in the poller), takes the baton and leads; the old leader finishes its
-exchange, gives its connection back to the loop and queues up.
+thread that holds the *baton*, the leader, turns the loop and runs applications itself, inline. The next in line, the
+*deputy*, watches: once an exchange has lasted ``PATIENCE``, it gives the connection away in the leader's name (that
+disarms it in the poller), takes the baton and leads; the old leader finishes its exchange, gives its connection back to
+the loop and queues up.
 
 A taken baton is evidence that this application blocks. For a *spell* after it (1 s, doubling up to 16 s while it
 keeps happening) the leader passes the baton on before it runs anything, as a plain pool does.
@@ -42,8 +42,7 @@ from .baton import Runner, Spell
 from .polling import Bell, Waits
 
 PATIENCE = 0.005
-"""Seconds that an exchange may last before the deputy takes the baton: the switch interval of the GIL, where there is
-one."""
+"""Seconds that an exchange may last before the deputy takes the baton: the switch interval of a GIL."""
 
 LATE = 0.001
 """Seconds that a deputy may be late and be sure that the application blocks, and not that the machine is busy."""
@@ -104,11 +103,8 @@ class Threads(Blocking):
         self.poller.close()
 
     def forget(self) -> None:
-        """In a child that the application has forked: its only thread ends when the application returns to us.
-
-        The lock may have been held by a thread that the child does not have.
-        """
-        self._lock = threading.Lock()
+        """In a child that the application has forked: its only thread ends when the application returns to us."""
+        self._lock = threading.Lock()  # a thread that the child does not have may have held the other
         self._stopped = True
         self._bell.close()
         self.poller.close()
@@ -147,7 +143,7 @@ class Threads(Blocking):
         left: BaseException | None = None
         while True:
             try:
-                if left is not None:  # here, since a program may raise the next one in this very moment
+                if left is not None:  # within the try, since a program may raise the next one in this very moment
                     self._recover(me, left)
                     left = None
                 if not self._wait_for_baton(me):
