@@ -16,8 +16,8 @@ Stake = tuple[Stream, float]
 class Runner(threading.Thread):
     """A thread, and the gate at which it waits until it is rung.
 
-    ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton. ``left`` is
-    the stream that it ran when an error left it.
+    ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton. ``left``
+    is the stream that it ran when an error left it.
     """
 
     def __init__(self, life: Callable[["Runner"], None], slot: Slot) -> None:
