@@ -32,6 +32,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process has i
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50)  # the beginning of one
 RESET = struct.pack("ii", 1, 0)
+SLEPT = re.compile(r"^voluntary_ctxt_switches:\s*(\d+)", re.MULTILINE)
 SLOTS = 4
 MANY = 200
 
@@ -46,9 +47,7 @@ def tasks(server: Server) -> list[Path]:
 
 def waits(server: Server) -> int:
     """How often all threads have gone to sleep. Time would not do: on a busy machine, a wake-up costs more of it."""
-    found = [
-        re.search(r"^voluntary_ctxt_switches:\s*(\d+)", (task / "status").read_text(), re.M) for task in tasks(server)
-    ]
+    found = [SLEPT.search((task / "status").read_text()) for task in tasks(server)]
     return sum(int(each[1]) for each in found if each is not None)
 
 
