@@ -16,7 +16,8 @@ Thing.state = Checked(Thing.kept)  # type: ignore[attr-defined]
 
 def test_the_table_is_whole() -> None:
     for rule in RULES.values():
-        assert rule.after <= RULES.keys()
+        assert rule.after.keys() <= RULES.keys()
+        assert all(rule.after.values())
         assert CLOSED in rule.after
         assert rule.owner in ("loop", "runner", "task")
     assert WATCH.keys() == RULES.keys()

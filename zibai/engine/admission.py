@@ -27,7 +27,7 @@ from .table import Table
 from .waiting import Waiter
 
 BACKLOG: Final = 5.0
-"""For so many seconds after no runner was free, a client that is accepted may have waited in the backlog and left."""
+"""Seconds after no runner was free in which a client that is accepted may have waited in the backlog, and have left."""
 
 
 class Admission:

@@ -36,7 +36,7 @@ IDLE: Final = 1.0
 
 SLOW: Final = 2.0
 """Seconds after which an incomplete head may make room. A client sends a head at once, and a packet that is lost again
-within a second. The oldest head goes first: its size says less, since an attacker can send more."""
+within a second. The oldest head goes first, and not the shortest: an attacker can make a head as long as any."""
 
 
 class Crowd:

@@ -2,9 +2,9 @@
 
 A connection has one owner at a time. The *server loop* owns it while it waits: for a head, a body, the client to take a
 response, or a lingering close. A *runner* (a thread or greenlet) owns it while the application runs, and has it by a
-:class:`~zibai.engine.stream.Stream`. A stream may block and nothing here does, so this module does not know it.
-
-Both use the :class:`~zibai.engine.sending.Sender`; ``deadline``, ``watched`` and ``pause`` are always the loop's.
+:class:`~zibai.engine.stream.Stream`. A stream may block and nothing here does, so this module does not know it. Both
+use the :class:`~zibai.engine.sending.Sender`. ``watched`` is always the loop's, and so are ``deadline`` and ``pause``,
+but that a task, which runs in the loop's thread, sets them too.
 """
 
 import io
@@ -50,7 +50,7 @@ class Connection(Waiter):
         self.request: Request | None = None
         self.body: Any = None
         self.intake: Intake | None = None  # while a body is read
-        self.held, self.alone = 0, False  # alone: whether a whole request has come in one piece, and nothing else
+        self.held, self.alone = 0, False  # alone: the request has come in one piece, and left nothing to be tidied up
         self.arrival = AT_ONCE  # of the request
         self.lingering: Lingering | None = None  # while it ends
 
@@ -64,7 +64,7 @@ class Connection(Waiter):
 
     @property
     def silent(self) -> bool:
-        return self.alone or self.stream is None
+        return self.alone or self.stream is None  # a body that comes with its head needs no 100 Continue
 
     @property
     def out(self) -> Any:
@@ -92,8 +92,8 @@ class Connection(Waiter):
             else:  # before a whole request, or after the last one, so no client waits for a response
                 self.state = CLOSED
         elif self.state is HEAD:
-            # What came before was all of it, so nothing waits in the codec, which need not be asked then.
-            known = self.service.known  # see Stream.exchange
+            # The codec is empty behind a request that came alone, so it need not be asked.
+            known = self.service.known  # Python 3.11 searches for a slot that is called at once
             request = known(data) if self.alone else None
             if request is not None and request.length == 0:
                 # All else is as the request before has left it.

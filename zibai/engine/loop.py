@@ -60,7 +60,7 @@ class Loop:
         self.health = health
         self._slots = slots
         service.row.offer(slots)
-        self._running = 0  # connections that were given away
+        self._running = 0  # connections that were given away: not what a leader runs inline, and no WebSocket
         self._ready: deque[tuple[Connection, float]] = deque()  # since when they wait
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
         self._table = Table(self.poller, service.load, service.row, backend.report, self._ready)
@@ -195,13 +195,14 @@ class Loop:
             self._react_to_others(rest, waited, now)
         self._end_turn(now, bool(events))
         self._quota = len(ready)
-        self._asleep = not block  # a backend that does not block here waits elsewhere, and has to be woken, too
+        self._asleep = not block  # a backend that does not block in the poller waits elsewhere: it is woken, too
 
     def _end_turn(self, now: float, stirred: bool) -> None:
         """All events are dealt with: do what is due. ``stirred`` says whether there were any."""
         table, health, ready = self._table, self.health, self._ready
         if self._handed:
-            self._receive_handed(now)  # mostly it has woken the poller; a turn later would cost a runner's slot as long
+            # A runner that has given a connection back has mostly woken the poller by that. Its slot is free at once.
+            self._receive_handed(now)
         if self._drain and not table.draining:
             self._begin_drain(now)
         if now >= table.next_sweep:

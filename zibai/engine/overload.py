@@ -11,9 +11,10 @@ long, refused. Then the next one is the probe. So each request in the backlog is
 others only the probe waits in a worker; the rest stay in the backlog, where the next free worker takes them.
 
 A worker that hangs accepts nobody, though it may have said that it is free. So the probe is also accepted when
-connections have been in the backlog for :data:`LOST`, at each look. A worker that is full says so again at each look;
-one that does not hangs, and another is the first of the full ones. A worker that starts is not asked, but it will be
-free, so nobody is alone beside it.
+connections have been in the backlog at each look for :data:`LOST`. And a worker that is full writes that again at each
+look. If the mark of a worker is older than :data:`STALE`, the worker hangs, and the next one leads.
+
+A worker that still starts has no say in this. But it will have free runners soon, so its siblings are not alone.
 
 Everything here is the loop owner's, but for the mark in each worker's row, which its siblings read.
 """
@@ -27,10 +28,10 @@ from ..telemetry.row import Row
 from .states import BODY, HANDSHAKE, HEAD, PASSED, PROXY, READY
 
 PATIENCE: Final = 0.25
-"""Seconds that all workers have to be full."""
+"""Seconds that all workers have to be full before one of them accepts a probe."""
 
 LOST: Final = 1.0
-"""Seconds that connections have to be in the backlog, though a worker says that it is free."""
+"""Seconds that connections have to be in the backlog, though a worker says that it is free, before there is a probe."""
 
 LOOK: Final = 0.1
 """Seconds between two looks at the siblings."""

@@ -20,7 +20,8 @@ AHEAD: Final = 3
 """Connections by which a worker may be ahead of a sibling, beside half of what the sibling has."""
 
 LEAVE: Final = 0.001
-"""Seconds that new clients are left to a sibling. Afterwards they are accepted for as long, one in each turn."""
+"""Seconds that new clients are left to a sibling. Then, for as many seconds, each turn accepts one of those that are
+left."""
 
 LOOK: Final = 1.0
 """Seconds between two looks at who the siblings are."""

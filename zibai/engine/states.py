@@ -1,7 +1,9 @@
-"""The states of a connection: the owner in each, what the poller watches, and which state may follow.
+"""The states of a connection: the owner in each, what is watched, what ends it, and which state follows.
 
-A connection has one owner at a time. The *loop* never blocks; a *runner* (a thread or a greenlet) may. Only the owner
-changes the state, and with it the deadline.
+A connection has one owner at a time. The *loop* never blocks; a *runner* (a thread or a greenlet) may. A *task* waits
+in the event loop that also turns the server loop, so both are of one thread. The loop's owner sets the state, at the
+request of the others: a runner takes a connection and gives it back by calls of the loop. The deadline is the loop's,
+too, and in TASK also the task's. When it passes, the loop calls ``expire``; what that leads to stands at each state.
 
 The states are strings, compared by ``is``. Nothing checks the table while the server runs; the tests of the engine
 put :class:`Checked` in the place of the attribute, so that a change that the table does not allow fails there.
@@ -13,77 +15,111 @@ from typing import Any, Final, NamedTuple
 from ..net.poller import READ
 
 PROXY: Final = "proxy"
-"""Waits for the header of the PROXY protocol, which comes before everything else."""
+"""Waits for the header of the PROXY protocol, which comes before everything else. After ``header_timeout``: CLOSED."""
 
 HANDSHAKE: Final = "handshake"
-"""Waits for the client in the TLS handshake."""
+"""Waits for the client in the TLS handshake. After ``header_timeout``: CLOSED."""
 
 PASSED: Final = "passed"
-"""A stage before the connection is done; what follows takes its place. See :mod:`.preamble`."""
+"""A stage before the connection is done; what follows takes its place, and what the poller watches. See
+:mod:`.preamble`. It is over within the step in which it begins."""
 
 HEAD: Final = "head"
-"""Waits for a request, or for the rest of its head."""
+"""Waits for a request, or for the rest of its head.
+
+Until the first byte it is *idle*: after ``keep_alive_timeout`` (``header_timeout`` for a new client) LINGER or CLOSED.
+From the first byte on, after ``header_timeout``: a 408 in FLUSH.
+"""
 
 BODY: Final = "body"
-"""Waits for the rest of the body."""
+"""Waits for the rest of the body. After ``socket_timeout`` without a byte, or below ``min_body_rate``: a 408 in FLUSH;
+without room for it, a 503."""
 
 READY: Final = "ready"
-"""Has a whole request (or its head, where bodies are streamed) and waits for a runner."""
+"""Has a whole request (or its head, where bodies are streamed) and waits for a runner. It has no deadline of its own:
+the :class:`~zibai.engine.queueing.Queue` refuses it by a 503 after ``queue_timeout``."""
 
 APP: Final = "app"
-"""The application runs."""
+"""The application runs. *Inline*, the loop waits for its runner, and the poller watches it as before; *given away*, the
+loop goes on, and nothing is watched. It has no deadline until its runner has *lent* something to be sent. Then its
+client has to take that fast enough, or the connection is cut, and the runner learns of that at its next send."""
 
 TASK: Final = "task"
-"""A task runs the application, and waits; the loop reads on for it."""
+"""A task runs the application, and waits; the loop reads on for it. Its deadline is the earliest of those of the body,
+of what is to be sent, and of a WebSocket's pings."""
 
 FLUSH: Final = "flush"
-"""The application has returned, and the client has not taken the whole response yet."""
+"""The application has returned, and the client has not taken the whole response yet. Too slow by ``socket_timeout`` or
+``min_send_rate``: CLOSED, by a reset."""
 
 DISCARD: Final = "discard"
-"""Reads the rest of a body that the application left unread."""
+"""Reads the rest of a body that the application left unread. After two seconds: LINGER."""
 
 LINGER: Final = "linger"
-"""The last response is out; reads on for a moment, so that the client does not lose the response. Then it closes."""
+"""The last response is out; reads on for a moment, so that the client does not lose the response. After two seconds in
+which the client has taken nothing more: CLOSED."""
 
 PARTED: Final = "parted"
-"""The last, small response is out to a client that asked for the end. The socket goes to :mod:`.parting`."""
+"""The last, small response is out to a client that asked for the end. The socket goes to :mod:`.parting`, which closes
+it; no object is in this state for longer than a step."""
 
 CLOSED: Final = "closed"
 """Nothing more comes; the loop closes the socket."""
 
 
 class Rule(NamedTuple):
-    """What holds in a state: its owner, what the poller watches (and WRITE while something waits to be sent), and
-    the states that may follow. CLOSED may follow every state.
+    """What holds in a state.
+
+    ``watch`` is what the loop asks the poller for when it settles the connection, beside WRITE while something waits to
+    be sent. 0 in READY and APP disarms nothing: the poller is told when an event comes, or when the connection is given
+    away, which most short requests never see. ``after`` has the states that may follow, with what leads to each. CLOSED
+    may follow every state: the client has left, or is at fault.
     """
 
     owner: str
     watch: int
-    after: frozenset[str]
+    after: dict[str, str]
 
 
-def _rule(owner: str, watch: int, *after: str) -> Rule:
-    return Rule(owner, watch, frozenset((*after, CLOSED)))
+def _rule(owner: str, watch: int, after: dict[str, str] | None = None) -> Rule:
+    return Rule(owner, watch, {**(after or {}), CLOSED: "the client has left, or is at fault"})
 
+
+_OVER: Final = {
+    FLUSH: "it is over, and some of the response waits to be sent",
+    DISCARD: "all is sent, and some of the body was left unread",
+    HEAD: "all is sent",
+    LINGER: "all is sent, and the connection is not kept",
+    PARTED: "the same, after a small response to a client that asked for the end",
+}
 
 RULES: Final = {
-    PROXY: _rule("loop", READ, PASSED),
-    HANDSHAKE: _rule("loop", READ, PASSED, LINGER),
+    PROXY: _rule("loop", READ, {PASSED: "the header is whole"}),
+    HANDSHAKE: _rule("loop", READ, {PASSED: "it is done", LINGER: "it has failed, and the client is told why"}),
     PASSED: _rule("loop", 0),
-    HEAD: _rule("loop", READ, BODY, READY, FLUSH, LINGER),
-    BODY: _rule("loop", READ, READY, FLUSH),
-    READY: _rule("loop", 0, APP, FLUSH),
-    TASK: _rule("task", READ, FLUSH, DISCARD, HEAD, LINGER, PARTED),
-    APP: _rule("runner", 0, TASK, FLUSH, DISCARD, HEAD, LINGER, PARTED),
-    FLUSH: _rule("loop", 0, DISCARD, HEAD, LINGER, PARTED),
-    DISCARD: _rule("loop", READ, HEAD, LINGER),
+    HEAD: _rule(
+        "loop",
+        READ,
+        {
+            BODY: "the head is whole, and a body follows",
+            READY: "the request is whole, or its head where bodies are streamed",
+            FLUSH: "it is refused",
+            LINGER: "it has been idle for too long",
+        },
+    ),
+    BODY: _rule("loop", READ, {READY: "the body is whole", FLUSH: "it is refused"}),
+    READY: _rule("loop", 0, {APP: "a runner takes it", FLUSH: "it has waited for too long"}),
+    TASK: _rule("task", READ, _OVER),
+    APP: _rule("runner", 0, {TASK: "the first step of a task does not complete the response", **_OVER}),
+    FLUSH: _rule("loop", 0, {state: event for state, event in _OVER.items() if state is not FLUSH}),
+    DISCARD: _rule("loop", READ, {HEAD: "the body has ended", LINGER: "it is too long, or too slow"}),
     LINGER: _rule("loop", READ),
     PARTED: _rule("loop", 0),
     CLOSED: _rule("loop", 0),
 }
 
 WATCH: Final = {state: rule.watch for state, rule in RULES.items()}
-"""What the poller watches in each state, as one look-up."""
+"""What the loop asks the poller for in each state, as one look-up."""
 
 
 class Checked:

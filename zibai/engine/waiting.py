@@ -67,7 +67,10 @@ class Waiter:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing was sent to it since its request came."""
+        """Whether nothing was sent to it since its request came, not even a 100 Continue.
+
+        Only then the kernel's times say whether the client has sent its request and its end together.
+        """
         return True
 
     @property

@@ -142,8 +142,8 @@ class _Spare(Coroutine[Any, Any, None]):
         inner, first, self._stepped = self._inner, not self._stepped, True
         if inner is not None:
             awaited, self._awaited = self._awaited, None
-            # A pause (``asyncio.sleep(0)``) lasts until all have run that were due when it began. The first step of the
-            # task was due before.
+            # A pause (``asyncio.sleep(0)``) lasts until everything has run that was due when it began. The first step
+            # of the task was due before it began, so that one comes too early: the task pauses once more.
             return inner.send(value) if awaited is None and not first else awaited
         if self._over:
             raise StopIteration
