@@ -110,7 +110,7 @@ def test_it_serves_on_and_says_close_until_a_second_signal(
             server.signal(signal.SIGTERM)
             assert other.rest() == b"", "an idle one is left alone until the graceful exit"
         assert server.wait() == 0
-    assert not any("ERROR" in line or "Traceback" in line for line in server.log)
+    assert [line for line in server.log if "ERROR" in line or "Traceback" in line] == []
 
 
 @pytest.mark.daily("single")
