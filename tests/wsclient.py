@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from typing import Any, NamedTuple, Self
 
 from support import Client, Response, read_response
@@ -126,3 +127,16 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     await accept(receive, send)
     while (event := await receive())["type"] == "websocket.receive":
         await send({**event, "type": "websocket.send"})
+
+
+class Hearing:
+    """An application that hears one WebSocket to its end: its messages and its close are ``heard``, then it is ``done``."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.done = threading.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await messages(receive, self.heard)
+        self.done.set()

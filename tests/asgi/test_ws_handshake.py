@@ -14,7 +14,7 @@ from zibai.protocol.http1 import Codec
 from zibai.protocol.websocket import handshake as rules
 
 from support import DEADLINE, Client, read_response
-from wsclient import ACCEPT, FIN, PONG, TEXT, Peer, accept, close, echo, frame, handshake, messages, text
+from wsclient import ACCEPT, FIN, PONG, TEXT, Hearing, Peer, accept, close, echo, frame, handshake, messages, text
 
 
 def test_a_handshake_is_accepted() -> None:
@@ -360,19 +360,14 @@ def test_what_comes_behind_the_head_is_kept(pause: bool) -> None:
 @pytest.mark.parametrize("behind", [close(1000), text("x") + close(1000), frame(3)], ids=["close", "text", "malformed"])
 def test_all_is_over_within_the_first_step(behind: bytes) -> None:
     """What stands behind the head ends the WebSocket before the application has waited once."""
-    heard: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-
+    app = Hearing()
     codes = []
     with asgi(app) as server:
         for _ in range(3):
             with Peer(server.port, behind=behind) as peer:
                 codes.append(peer.read_close()[0])
                 assert peer.at_end()
-    assert [each[0] for each in heard if isinstance(each, tuple)] == codes
+    assert [each[0] for each in app.heard if isinstance(each, tuple)] == codes
     assert not errors(server)
 
 

@@ -14,7 +14,7 @@ from zibai.engine.loop import Loop
 from zibai.protocol.websocket.codec import STEP
 
 from support import DEADLINE, Client, wait_for
-from wsclient import BINARY, CONT, FIN, PING, PONG, TEXT, Peer, accept, close, echo, frame, messages, text
+from wsclient import BINARY, CONT, FIN, PING, PONG, TEXT, Hearing, Peer, accept, close, echo, frame, messages, text
 
 if TYPE_CHECKING:
     from credentials import Credentials
@@ -163,39 +163,25 @@ def test_an_application_that_always_finds_a_message_lets_others_run() -> None:
 @pytest.mark.parametrize("leave", [half_close, Client.close], ids=["half-close", "close"])
 @pytest.mark.parametrize("name", ["pongs", "fragments"])
 def test_a_client_that_leaves_is_heard_to_the_end(name: str, leave: Any) -> None:
-    heard: list[Any] = []
-    done = threading.Event()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-        done.set()
-
+    app = Hearing()
     with asgi(app) as server:
         peer = Peer(server.port)
         peer.send(FLOODS[name], text("last"))
         leave(peer.client)
-        assert done.wait(DEADLINE)
+        assert app.done.wait(DEADLINE)
         peer.client.close()
-    assert [each for each in heard if each] == ["last", (1006, "")]
+    assert [each for each in app.heard if each] == ["last", (1006, "")]
     assert not errors(server)
 
 
 def test_a_reset_in_a_pause_ends_it() -> None:
-    heard: list[Any] = []
-    done = threading.Event()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-        done.set()
-
+    app = Hearing()
     with asgi(app) as server:
         peer = Peer(server.port)
         peer.send(FLOODS["fragments"] * 5)
         reset(peer.client)
-        assert done.wait(DEADLINE)
-    assert heard[-1] == (1006, "")
+        assert app.done.wait(DEADLINE)
+    assert app.heard[-1] == (1006, "")
     assert not errors(server)
 
 

@@ -19,7 +19,24 @@ from zibai.engine.message_stream import MessageStream
 from zibai.protocol.websocket.codec import Codec
 
 from support import DEADLINE, Client
-from wsclient import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV2, TEXT, Peer, accept, close, echo, frame, messages, text
+from wsclient import (
+    BINARY,
+    CLOSE,
+    CONT,
+    FIN,
+    PING,
+    PONG,
+    RSV2,
+    TEXT,
+    Hearing,
+    Peer,
+    accept,
+    close,
+    echo,
+    frame,
+    messages,
+    text,
+)
 
 
 def test_echo() -> None:
@@ -60,21 +77,14 @@ def test_a_long_message_is_read_in_long_pieces(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("leave", [reset, half_close])
 def test_a_client_that_leaves_in_a_long_message(leave: Any) -> None:
-    heard: list[Any] = []
-    done = threading.Event()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-        done.set()
-
+    app = Hearing()
     with asgi(app) as server:
         peer = Peer(server.port)
         peer.send(frame(BINARY, bytes(1_000_000))[:-1])
         leave(peer.client)
-        assert done.wait(DEADLINE)
+        assert app.done.wait(DEADLINE)
         peer.client.close()
-    assert heard == [(1006, "")]
+    assert app.heard == [(1006, "")]
     assert not errors(server)
 
 
@@ -150,26 +160,16 @@ def test_the_application_hears_why_it_ends(sent: bytes, code: tuple[int, str]) -
 
 def test_the_close_frame_may_come_between_fragments() -> None:
     """Trap 67: Autobahn 7.1.5."""
-    heard: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-
+    app = Hearing()
     with asgi(app) as server, Peer(server.port) as peer:
         peer.send(frame(TEXT, b"begun", first=0), close(1000, "enough"), frame(CONT, b"late"))
         assert peer.read_close() == (1000, "enough")
-    assert heard == [(1000, "enough")]
+    assert app.heard == [(1000, "enough")]
 
 
 def test_too_large_a_message_is_refused_by_its_head() -> None:
     """Trap 60: wsproto waits for what a head claims."""
-    heard: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-
+    app = Hearing()
     with asgi(app, ws_max_size=1000) as server:
         for data in (
             frame(BINARY, size=1 << 30),
@@ -179,30 +179,23 @@ def test_too_large_a_message_is_refused_by_its_head() -> None:
             with Peer(server.port) as peer:
                 peer.send(frame(BINARY, b"y" * 1000), data)
                 assert peer.read_close()[0] == 1009
-    assert [each[0] for each in heard if isinstance(each, tuple)] == [1009] * 3
-    assert heard.count(b"y" * 1000) == 3
+    assert [each[0] for each in app.heard if isinstance(each, tuple)] == [1009] * 3
+    assert app.heard.count(b"y" * 1000) == 3
 
 
 @pytest.mark.parametrize("leave", [reset, half_close, Client.close], ids=["reset", "half-close", "close"])
 def test_a_connection_that_is_lost(leave: Any) -> None:
     """Trap 65: uvicorn says 1005."""
-    heard: list[Any] = []
-    done = threading.Event()
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-        done.set()
-
+    app = Hearing()
     with asgi(app) as server:
         peer = Peer(server.port)
         peer.send(text("last"))
         leave(peer.client)
-        assert done.wait(DEADLINE)
+        assert app.done.wait(DEADLINE)
         peer.client.close()
-    assert heard in ([*heard[:-1], (1006, "")], ["last", (1006, "")])
+    assert app.heard in ([*app.heard[:-1], (1006, "")], ["last", (1006, "")])
     if leave is not reset:  # which may overtake the message
-        assert heard == ["last", (1006, "")]
+        assert app.heard == ["last", (1006, "")]
     assert not errors(server)
 
 
@@ -377,12 +370,7 @@ def test_a_client_that_sends_faster_than_the_application_receives_has_to_wait() 
 
 def test_parts_of_long_messages_have_a_bound_in_sum() -> None:
     """What is not whole counts as the bodies of requests do. Messages that fit into one read are always taken."""
-    heard: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-
+    app = Hearing()
     with asgi(app, max_bodies_memory=500_000) as server:
         with Peer(server.port) as first, Peer(server.port) as second, Peer(server.port) as third:
             first.send(frame(BINARY, bytes(300_000))[:-1])
@@ -391,7 +379,7 @@ def test_parts_of_long_messages_have_a_bound_in_sum() -> None:
             assert code == (1013, "the server has no memory for so large a message now")
             third.send(text("short"), close(1000))
             assert third.read_close() == (1000, "")
-    assert "short" in heard
+    assert "short" in app.heard
 
 
 def select_close(*peers: Peer) -> tuple[int, str]:
@@ -543,19 +531,14 @@ def test_a_client_that_does_not_close_is_cut() -> None:
 
 def test_a_silent_client_is_sent_pings_and_closed() -> None:
     """Trap 66: quart#64: iOS leaves without a word."""
-    heard: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await accept(receive, send)
-        await messages(receive, heard)
-
+    app = Hearing()
     with asgi(app, ws_ping_interval=0.2, ws_ping_timeout=0.4) as server, Peer(server.port) as peer:
         for _ in range(3):
             assert peer.read() == (FIN | PING, b"")
             peer.send(frame(PONG))
         assert peer.read() == (FIN | PING, b"")
         assert peer.read_close() == (1011, "no response to a ping")
-    assert heard == [(1011, "no response to a ping")]
+    assert app.heard == [(1011, "no response to a ping")]
 
 
 def test_pings_go_on_when_a_slow_client_has_taken_all() -> None:
