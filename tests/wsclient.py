@@ -130,7 +130,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Hearing:
-    """An application that hears one WebSocket to its end: its messages and its close are ``heard``, then it is ``done``."""
+    """An application that hears one WebSocket to its end; ``messages`` says what is ``heard``."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []

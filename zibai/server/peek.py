@@ -43,7 +43,12 @@ print("zibai:", resolve(site.app), file=sys.__stdout__)
 
 def may_use_gevent(options: Options) -> bool:
     """Whether a WSGI application runs on greenlets, as far as it can be told without importing gevent."""
-    return not options.no_gevent and has_gil() and is_installed("gevent")
+    return not options.no_gevent and has_gil() and _is_installed("gevent")
+
+
+def leaves_gevent_out(options: Options) -> bool:
+    """Whether a WSGI application runs in threads only because this Python has no GIL."""
+    return not (options.no_gevent or has_gil() or looks_like_asgi(options)) and _is_installed("gevent")
 
 
 def is_asgi(options: Options) -> bool:
@@ -88,8 +93,7 @@ def likely_interface(options: Options) -> Interface | Literal[""]:
     return "asgi" if made else ""
 
 
-def is_installed(package: str) -> bool:
-    """Whether a package can be found, without importing it."""
+def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
     except (ImportError, ValueError):

@@ -147,6 +147,11 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         of_user = _made_by_user(options, identity)
         if options.app and not environment.guest:
             logger.info("%s", _story(options, processes))
+            if peek.leaves_gevent_out(options):
+                logger.info(
+                    "gevent is installed and not used, since it would turn the GIL on; requests run in threads. For "
+                    "greenlets set PYTHON_GIL=1 in the environment"
+                )
         if options.pid_file is not None and options.pid_file not in of_user:
             stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
         open_board = partial(_open_board, stack, options, environment, processes, names)

@@ -242,16 +242,7 @@ def _hooks(site: Site, show_title: Callable[[str], None], *, alone: bool) -> Hoo
 def prepare(options: Options) -> ModuleType | None:
     """Prepare the process for the application; called once. Returns gevent's hub module, if gevent is to be used."""
     raise_descriptor_limit()
-    if options.no_gevent or peek.is_asgi(options):
-        return None
-    if has_gil():
-        return _patch()
-    if peek.is_installed("gevent") and not peek.looks_like_asgi(options):
-        logger.info(
-            "gevent is installed and not used, since it would turn the GIL on; requests run in threads. "
-            "PYTHON_GIL=1 in the environment brings greenlets"
-        )
-    return None
+    return None if options.no_gevent or not has_gil() or peek.is_asgi(options) else _patch()
 
 
 def directory() -> str:
