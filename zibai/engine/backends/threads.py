@@ -140,17 +140,17 @@ class Threads(Blocking):
             logger.error("%s; serving with %d threads", error, self._limit)
 
     def _live(self, me: Runner) -> None:
-        left: BaseException | None = None
+        failure: BaseException | None = None
         while True:
             try:
-                if left is not None:  # within the try, since a program may raise the next one in this very moment
-                    self._recover(me, left)
-                    left = None
+                if failure is not None:  # within the try, since a program may raise the next one in this very moment
+                    self._recover(me, failure)
+                    failure = None
                 if not self._wait_for_baton(me):
                     return
                 self._lead(me)
             except BaseException as error:
-                left = error
+                failure = error
 
     def _recover(self, me: Runner, error: BaseException) -> None:
         """An error has left a runner, perhaps while it ran a stream. The thread lives on.
