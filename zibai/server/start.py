@@ -146,12 +146,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         _announce(options, listeners, names)
         of_user = _made_by_user(options, identity)
         if options.app and not environment.guest:
-            logger.info("%s", _story(options, processes))
-            if peek.leaves_gevent_out(options):
-                logger.info(
-                    "gevent is installed and not used, since it would turn the GIL on; requests run in threads. For "
-                    "greenlets set PYTHON_GIL=1 in the environment"
-                )
+            _tell(options, processes)
         if options.pid_file is not None and options.pid_file not in of_user:
             stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
         open_board = partial(_open_board, stack, options, environment, processes, names)
@@ -210,8 +205,8 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
         logger.info("health checks on %s", describe(sock))
 
 
-def _story(options: Options, processes: int) -> str:
-    """What is about to be served, by how many of what, and how it is ended."""
+def _tell(options: Options, processes: int) -> None:
+    """Log what is about to be served, by how many of what, and how it is ended."""
     interface = peek.likely_interface(options)
     number = runners(options, interface)
     kind = "greenlet" if peek.may_use_gevent(options) else "thread"
@@ -224,7 +219,12 @@ def _story(options: Options, processes: int) -> str:
     how = "zibai stop or Ctrl-Break" if sys.platform == "win32" else "zibai stop or SIGTERM"
     if sys.stderr is not None and sys.stderr.isatty() and not options.daemon:
         how = "Ctrl-C"
-    return f"starting {options.app}: {workers}; Python {python}; {how} ends it"
+    logger.info("starting %s: %s; Python %s; %s ends it", options.app, workers, python, how)
+    if peek.leaves_gevent_out(options):
+        logger.info(
+            "gevent is installed and not used, since it would turn the GIL on; requests run in threads. For greenlets "
+            "set PYTHON_GIL=1 in the environment"
+        )
 
 
 @contextmanager
