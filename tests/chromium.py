@@ -34,8 +34,21 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver = started(webdriver, options)
     try:
         yield driver
     finally:
         driver.quit()
+
+
+def started(webdriver: Any, options: Any, attempts: int = 3) -> Any:
+    """A driver. Selenium looks for a free port and tells chromedriver, and in between another test may take it."""
+    from selenium.common.exceptions import WebDriverException
+
+    for left in reversed(range(attempts)):
+        try:
+            return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        except WebDriverException as error:
+            if "unexpectedly exited" not in str(error) or not left:
+                raise
+    raise AssertionError

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from typing import Any
 
 import pytest
 from harness import errors, respond
 
+from chromium import browser, needs_browser
 from serving import serving
 from support import DEADLINE, wait_for
 from wsclient import echo
 
-BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+__all__ = ["browser"]
 
 PAGE = b"""<!doctype html><title>chat</title><script>
 const said = [];
@@ -191,21 +191,13 @@ def test_fastapi() -> None:
     assert not errors(server)
 
 
-@pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium")
-def test_a_browser(tmp_path: Any) -> None:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", f"user-data-dir={tmp_path}"):
-        options.add_argument(f"--{flag}")
+@needs_browser
+def test_a_browser(browser: Any) -> None:
     with serving(app, valid=False) as server:
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        try:
-            driver.get(f"http://127.0.0.1:{server.port}/")
-            wait_for(lambda: driver.title.startswith("["))
-            said = json.loads(driver.title)
-        finally:
-            driver.quit()
+        browser.get(f"http://127.0.0.1:{server.port}/")
+        wait_for(lambda: browser.title.startswith("["))
+        said = json.loads(browser.title)
+        browser.get("about:blank")  # the last connection of a browser stays open else
     deflate = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
     assert said == [
         *(5, 5000, "1,2,255", f"4001 true chat {deflate}"),
