@@ -291,6 +291,8 @@ class Loop:
         while self._handed:
             connection, done = self._handed.popleft()
             if done:
+                if connection.state is not APP:
+                    continue  # for the second time: an error has left its runner just after the first
                 self._running -= 1
                 self.finish(connection.stream)
             elif connection.state is APP or connection.state is TASK:

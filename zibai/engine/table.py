@@ -193,7 +193,10 @@ class Table:
         if events == watched:
             return
         if not events:
-            self._poller.unregister(connection.fd)
+            try:
+                self._poller.unregister(connection.fd)
+            except (OSError, KeyError):
+                pass  # it was, when an error from outside hit the thread before the last line of this method
         elif watched:
             self._poller.modify(connection.fd, events)
         else:

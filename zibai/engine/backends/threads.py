@@ -161,12 +161,10 @@ class Threads(Blocking):
         stream, me.left = me.left, None
         if stream is not None and stream.connection.state is APP:
             stream.give_up(me.slot)
-            try:
-                me.stake.pop()
-            except IndexError:
-                self._loop.give_back(stream)
-            else:
-                self._loop.finish(stream)
+            with self._lock:
+                is_inline = self._leader is me  # else a deputy has given it away, or this thread has
+                me.stake.clear()
+            (self._loop.finish if is_inline else self._loop.give_back)(stream)
         with self._lock:
             if self._coming is me:
                 self._coming = None
