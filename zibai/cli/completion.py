@@ -4,6 +4,7 @@ Made from the declarations of options, without another package. A shell complete
 flag that takes one, and words of a flag that has choices.
 """
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -111,9 +112,7 @@ def _bash() -> Iterator[str]:
 
 
 def _text(option: Option) -> str:
-    """A description without what a shell would read as its own."""
-    text = option.brief or option.help.partition(";")[0]
-    return "".join(" " if character in "'\"`$\\[]:" else character for character in text)
+    return option.brief or option.help.partition(";")[0]
 
 
 def _zsh() -> Iterator[str]:
@@ -122,7 +121,9 @@ def _zsh() -> Iterator[str]:
     yield "    local -a more=()"
     yield '    if (( CURRENT > 2 )); then case "$words[2]" in'
     for command in _OTHERS:
-        values = f"*:value:{{compadd {' '.join(WORDS[command])}; _files}}" if command in WORDS else "*:file:_files"
+        words = f"compadd {' '.join(WORDS[command])}" if command in WORDS else ""
+        files = "" if command == "completion" else "_files"
+        values = f"*:value:{{{'; '.join(filter(None, (words, files)))}}}"
         yield f"        {command}) _arguments {' '.join(FLAGS[command])} '{values}'; return ;;"
     yield f"        check) more=({' '.join(FLAGS['check'])}) ;;"
     yield "    esac; fi"
@@ -131,10 +132,15 @@ def _zsh() -> Iterator[str]:
         for flag in flags:
             # A flag of several values is repeated, since zsh cannot know where they end.
             star = "'*'" if option.kind is list else ""
-            yield f"        {star}{flag}'[{_text(option)}]{_zsh_value(option)}' \\"
+            yield f"        {star}{flag}'[{_zsh_text(option)}]{_zsh_value(option)}' \\"
     yield f"        '1:application or command:({' '.join(_EVERY)})'"
     yield "}"
     yield "compdef _zibai zibai"
+
+
+def _zsh_text(option: Option) -> str:
+    """A description within brackets and single quotes."""
+    return re.sub(r"([\\\[\]:])", r"\\\1", _text(option)).replace("'", "'\\''")
 
 
 def _zsh_value(option: Option) -> str:
@@ -152,13 +158,17 @@ def _fish() -> Iterator[str]:
         within = f"complete -c zibai -n '__fish_seen_subcommand_from {command}'"
         yield from (f"{within} -l {flag[2:]}" for flag in known)
         if command in WORDS:
-            yield f"{within} -a '{' '.join(WORDS[command])}'"
+            files = " -f" if command == "completion" else ""
+            yield f"{within}{files} -a '{' '.join(WORDS[command])}'"
     served = f"-n 'not __fish_seen_subcommand_from {' '.join(_OTHERS)}'"
     for option, flags in _options():
         names = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in flags)
         value = "" if option.kind is bool else " -r"
         if option.choices:
             value = f" -x -a '{' '.join(option.choices)}'"
-        elif value and option.metavar not in _FILES | _FOLDERS:
+        elif option.metavar in _FOLDERS:
+            value = " -x -a '(__fish_complete_directories)'"
+        elif value and option.metavar not in _FILES:
             value = " -x"
-        yield f"complete -c zibai {served} {names}{value} -d '{_text(option)}'"
+        text = re.sub(r"(['\\])", r"\\\1", _text(option))
+        yield f"complete -c zibai {served} {names}{value} -d '{text}'"
