@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support import Client, Server, get, run, wait_for
+from support import DEADLINE, Client, Server, get, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,3 +106,59 @@ def test_a_wrong_format_is_told_at_the_start(tmp_path: Path) -> None:
     ended = run("site1:app", "--access-log-format", "%(h)s %(status)s", cwd=tmp_path)
     assert ended.returncode == 2
     assert "there is no %(status)s; did you mean %(s)s?" in ended.stderr
+
+
+FORMAT = "%(s)s %({x-request-id}i)s"
+
+
+def send(server: Server, number: int, *, first: int = 0) -> set[str]:
+    """The lines that so many requests leave, which four clients send side by side."""
+
+    def one(client_number: int) -> None:
+        with Client(server.port) as client:
+            for index in range(client_number, number, 4):
+                assert client.get("/", f"X-Request-Id: r{first + index}").status == 200
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(4)))
+    return {f"200 r{first + index}" for index in range(number)}
+
+
+def lines_of(*paths: Path) -> list[str]:
+    return [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_it_is_rotated_by_its_size_and_no_line_is_lost(kind: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    flags = ("--access-log", str(path), "--access-log-format", FORMAT, "--log-max-bytes", "1k", "--log-backups", "90")
+    with Server("site1:app", "-p", "2", *flags, *kind, cwd=tmp_path) as server:
+        expected = send(server, 400)
+        assert server.stop() == 0
+    files = [*tmp_path.glob("access.log*")]
+    assert len(files) >= 4
+    assert all(file.stat().st_size <= 1024 for file in files)
+    assert sorted(lines_of(*files)) == sorted(expected), "each line once and whole"
+    assert "200 r" not in "\n".join(server.log)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody moves an open file there")
+@pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
+def test_it_is_moved_while_requests_run(kind: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
+    """As logrotate does: the file is moved, then SIGUSR1 is sent."""
+    path, moved = tmp_path / "access.log", tmp_path / "access.log.old"
+    flags = ("--access-log", str(path), "--access-log-format", FORMAT)
+    with Server("site1:app", *flags, *processes, *kind, cwd=tmp_path) as server:
+        expected = send(server, 20)
+        with ThreadPoolExecutor(1) as pool:
+            sent = pool.submit(send, server, 200, first=1000)
+            wait_for(lambda: path.read_text().count("\n") > 30)
+            path.rename(moved)
+            server.signal(signal.SIGUSR1)
+            expected |= sent.result(DEADLINE)
+        wait_for(path.exists)
+        expected |= send(server, 20, first=2000)
+        assert server.stop() == 0
+    assert sorted(lines_of(moved, path)) == sorted(expected)  # none lost, none twice
+    assert {f"200 r{number}" for number in range(20)} <= {*lines_of(moved)}
+    if not processes:  # of two workers one may hear of it later
+        assert {f"200 r{number}" for number in range(2000, 2020)} <= {*lines_of(path)}
