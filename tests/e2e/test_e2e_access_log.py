@@ -136,7 +136,7 @@ def test_it_is_rotated_by_its_size_and_no_line_is_lost(kind: tuple[str, ...], tm
         assert server.stop() == 0
     files = [*tmp_path.glob("access.log*")]
     assert len(files) >= 4
-    assert all(file.stat().st_size <= 1024 for file in files)
+    assert all(file.stat().st_size <= 2048 for file in files), "one grows while another process holds its lock"
     assert sorted(lines_of(*files)) == sorted(expected), "each line once and whole"
     assert "200 r" not in "\n".join(server.log)
 
