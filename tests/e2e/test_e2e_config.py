@@ -98,6 +98,48 @@ def test_reload_watches_what_is_imported_from_elsewhere(folder: Path, tmp_path_f
         server.wait_for_log("restart begun (site_.py has changed)")
 
 
+IMPORTS = """
+import importlib.util, sys
+sys.path.append({folder!r})
+import packed.deep, lone
+spec = importlib.util.spec_from_file_location("named", {folder!r} + "/named/named.py")
+named = importlib.util.module_from_spec(spec)
+sys.modules["named"] = named
+spec.loader.exec_module(named)
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [repr((packed.deep.VALUE, lone.VALUE, named.VALUE)).encode()]
+"""
+
+
+@pytest.mark.skipif(find_spec("watchfiles") is None, reason="watchfiles is not installed")
+@pytest.mark.parametrize("broken", [False, True], ids=["works", "fails first"])
+def test_reload_watches_what_only_the_application_knows_of(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, broken: bool
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (folder / "site_.py").write_text(IMPORTS.format(folder=str(other)), encoding="utf-8")
+    files = [other / name for name in ("packed/deep.py", "lone.py", "named/named.py")]
+    for file in (*files, other / "beside" / "not_imported.py"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("1/0\n" if broken and file == files[-1] else "VALUE = 1\n", encoding="utf-8")
+    (other / "packed" / "__init__.py").touch()
+    with Server("site_:app", "--reload", "--no-gevent", cwd=folder) as server:
+        if broken:
+            assert b"ZeroDivisionError" in get(server.port).body
+            files[-1].write_text("VALUE = 1  # mended\n", encoding="utf-8")
+        wait_for(lambda: get(server.port).body == b"(1, 1, 1)")
+        for number, file in enumerate(files):
+            (other / "beside" / "not_imported.py").write_text(f"VALUE = {number}\n", encoding="utf-8")
+            file.write_text("VALUE = 2222\n", encoding="utf-8")
+            server.wait_for_log(f"restart begun ({file.name} has changed)")
+        wait_for(lambda: get(server.port).body == b"(2222, 2222, 2222)")
+        watched = [line for line in server.log if " below " in line]
+        assert len([line for line in watched if str(other) in line]) == 3, "each once"
+        assert not any(sys.prefix in line for line in watched)
+        assert not any("not_imported" in line for line in server.log)
+
+
 @pytest.mark.skipif(find_spec("watchfiles") is None, reason="watchfiles is not installed")
 @pytest.mark.daily("names")
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """What a server finds around it when it starts, and what it prepares before it serves."""
 
 import os
-import sys
-import sysconfig
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from socket import socket
@@ -71,30 +69,6 @@ def check_files(options: Options) -> None:
         raise UsageError(f"--app-dir: {options.app_dir!r} is no directory")
     if options.env_file is not None:
         envfile.read(options.env_file)
-
-
-def roots(options: Options, directory: str) -> list[str]:
-    """The directories that ``--reload`` watches: that of the application, and others that Python imports from.
-
-    ``directory`` is the current one, or empty. ``sys.path`` has what ``PYTHONPATH`` and editable installations add;
-    what belongs to Python, or was installed, does not change while a developer works.
-    """
-    found = [directory or os.getcwd()]
-    if not options.reload:
-        return found
-    installed = {os.path.realpath(path) for path in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)}
-    for entry in (options.app_dir or "", *sys.path):
-        path = os.path.realpath(entry)
-        if not entry or not os.path.isdir(path) or path == os.path.dirname(path):
-            continue
-        is_installed = "site-packages" in path or any(_is_below(path, folder) for folder in installed)
-        if not is_installed and not any(_is_below(path, os.path.realpath(root)) for root in found):
-            found.append(path)
-    return found
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 class Prepared(NamedTuple):

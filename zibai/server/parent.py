@@ -33,9 +33,9 @@ from .environment import Prepared
 from .listeners import Listeners
 from .live import Live
 from .probes import Probes
-from .reloader import Reloader
 from .systemd import Reporter
 from .upgrade import Upgrade
+from .watching import Watched
 
 
 def serve_as_parent(
@@ -81,20 +81,13 @@ def serve_as_parent(
         )
         if exits and not environment.guest:
             signals.heard = _overseer(options, loop, preload).heard
-        _watch_files(stack, prepared, loop)
+        loop.on_imports = Watched(stack, options, _directory(prepared), loop.restart_soon).add
         if not environment.guest:
             stack.enter_context(Endpoint(endpoint, Commands(loop, signals.heard)))
         if prompt is None:
             loop.run(signals)
         else:
             prompt.run(loop, signals, board)
-
-
-def _watch_files(stack: ExitStack, prepared: Prepared, loop: mainloop.MainLoop) -> None:
-    """With --reload or --watchfiles, restart when a file has changed."""
-    if patterns := watched(prepared.options):
-        for number, root in enumerate(around.roots(prepared.options, _directory(prepared))):
-            stack.enter_context(Reloader(patterns, loop.restart_soon, root, warns=number == 0))
 
 
 def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pulse) -> list[mainloop.Observer]:

@@ -62,12 +62,23 @@ class Reloader:
 
     The argument says which, for the log.
 
-    The files are below ``root``, by default the current directory. ``warns`` of a pattern that matches no file there.
+    The files are below ``root``, by default the current directory, and when it is not ``deep`` in that folder alone.
+    ``warns`` of a pattern that matches no file there. What has changed ``since`` that time of day counts; by default,
+    since it was started.
 
     A context manager. Raises :class:`MissingExtra` when watchfiles cannot be imported.
     """
 
-    def __init__(self, patterns: str, changed: Callable[[str], object], root: str = "", *, warns: bool = True) -> None:
+    def __init__(
+        self,
+        patterns: str,
+        changed: Callable[[str], object],
+        root: str = "",
+        *,
+        warns: bool = True,
+        deep: bool = True,
+        since: float | None = None,
+    ) -> None:
         try:
             from watchfiles import watch
         except ImportError as error:
@@ -77,6 +88,8 @@ class Reloader:
         self._patterns = [pattern.strip() for pattern in patterns.split(";") if pattern.strip()]
         self._changed = changed
         self._warns = warns
+        self._deep = deep
+        self._since = since
         self._root = root or os.getcwd()
         self._stop = threading.Event()
         self._known: set[str] = set()  # the folders that were watched last
@@ -118,10 +131,12 @@ class Reloader:
         """Watch until the end, until the symbolic link to the directory is switched, or until a new folder appears that
         must be named to be watched.
         """
-        folders, whole = tree(root)
-        if self._ended is not None and (name := self._find_changed(root, folders, self._ended)):
-            self._changed(f"{name} has changed")
+        began, self._since = self._since or time.time(), None
+        folders, whole = self._tree(root)
+        if self._ended is not None and (name := self._find_changed(root, folders, self._ended - CLOCK, self._known)):
+            self._changed(_in_words([name]))
         known = set(folders)
+        is_first = True
         try:
             # A burst of saved files is over when no file has changed for 50 ms (`step`).
             for changes in self._watch(
@@ -136,6 +151,9 @@ class Reloader:
             ):
                 moved = os.path.realpath(self._root) != root
                 paths = sorted({os.path.relpath(path, root) for _, path in changes if self._matters(path, root)})
+                if is_first and not paths and (name := self._find_changed(root, folders, began, known)):
+                    paths = [name]  # it changed before the system watched it
+                is_first = False
                 if moved or paths:
                     self._changed(_in_words(paths))
                 if moved or (not whole and any(path not in known and os.path.isdir(path) for _, path in changes)):
@@ -146,7 +164,7 @@ class Reloader:
     def _announce(self, root: str) -> None:
         """Log what is watched, and warn of a pattern that was probably meant in another way."""
         found = dict.fromkeys(self._patterns, 0)
-        for folder in tree(root)[0]:
+        for folder in self._tree(root)[0]:
             with suppress(OSError):
                 for name in os.listdir(folder):
                     for pattern in self._patterns:
@@ -167,17 +185,20 @@ class Reloader:
                 os.path.splitext(only)[1],
             )
 
+    def _tree(self, root: str) -> tuple[list[str], bool]:
+        return tree(root) if self._deep else ([root], False)
+
     def _matters(self, path: str, root: str) -> bool:
         return matches(path, self._patterns, root)
 
-    def _find_changed(self, root: str, folders: list[str], since: float) -> str:
-        """A file that has changed between two watches, or is in a new folder; empty if there is none."""
+    def _find_changed(self, root: str, folders: list[str], since: float, known: set[str]) -> str:
+        """A file that has changed while nothing was watched, or is in a folder that is not known; empty if none is."""
         for folder in folders:
             with suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
-                    is_new = folder not in self._known or entry.stat().st_mtime > since - CLOCK
+                    is_new = folder not in known or entry.stat().st_mtime > since
                     if is_new and entry.is_file() and self._matters(entry.path, root):
-                        return escape(os.path.relpath(entry.path, root))
+                        return os.path.relpath(entry.path, root)
         return ""
 
 

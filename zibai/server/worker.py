@@ -41,6 +41,7 @@ from .control import HANGUP, Control
 from .dump import describe_self
 from .serve import Server
 from .ties import Hooks, Ties
+from .watching import BEGAN, imported
 
 
 class Preloaded(NamedTuple):
@@ -191,6 +192,8 @@ def _tie(
 
     def started(loop: Loop) -> None:
         control.attach(loop)
+        if parent is not None and options.reload:
+            parent.imports(imported(), BEGAN)
         announce()
         ties.on_start(loop)
 

@@ -5,6 +5,7 @@ a time limit runs the loop wakes every few seconds, only to notice by the clock 
 whole server, may have been stopped, in a paused container or a closed laptop. The parent never imports the application.
 """
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -92,6 +93,7 @@ class MainLoop:
         self._error: LoadError | None = None
         self._is_over = False
         self.on_reply: Callable[[Child, Message], object] = lambda child, message: None
+        self.on_imports: Callable[[list[tuple[str, bool]], float], object] = lambda folders, since: None
         self._asked = Asked()
 
     def restart_soon(self, why: str = "") -> None:
@@ -239,6 +241,8 @@ class MainLoop:
                 self._roster.on_hung(worker)
             case "dump" | "profile":
                 self.on_reply(child, message)
+            case "imports":
+                self.on_imports(*json.loads(message.text))
             case "shows":
                 self._roster.on_failed(worker)
                 self.ledger.trace = message.trace or message.text

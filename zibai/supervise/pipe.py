@@ -12,6 +12,7 @@ holds the lock of the C library's locale while readline begins and ends a line, 
 its first OSError, whose text needs that lock.
 """
 
+import json
 import socket
 import sys
 from _thread import allocate_lock
@@ -34,7 +35,7 @@ else:
 
 
 class Message(NamedTuple):
-    """One message: a verb, and for ``failed`` and ``shows`` the text for the user.
+    """One message: a verb, and for ``failed`` and ``shows`` the text for the user. ``text`` of ``imports`` is JSON.
 
     From the parent to the worker:
 
@@ -52,6 +53,7 @@ class Message(NamedTuple):
 
     - ``started``: a forked worker runs
     - ``ready``, ``failed``: the worker serves, or cannot serve
+    - ``imports``: before ``ready``, the folders from which the application imports; see ``zibai.server.watching``
     - ``shows``: before ``ready``, the worker serves only a page that shows why it fails
     - ``heartbeats``: a supervised function has sent its first heartbeat, and is watched from now on
     - ``max_requests``: the worker has served its maximum of requests, and asks for a replacement
@@ -137,6 +139,10 @@ class Parent:
     def profile(self, piece: str, more: str) -> None:
         """Send a piece of a profile; ``more`` is empty with the last one."""
         self._send(Message("profile", piece, more))
+
+    def imports(self, folders: list[tuple[str, bool]], since: float) -> None:
+        """Tell where the application has imported from, and since when."""
+        self._send(Message("imports", json.dumps([folders, since])))
 
     def failed(self, error: LoadError) -> None:
         """Say why this worker cannot serve. The parent tells the user, once for all workers."""

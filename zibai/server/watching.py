@@ -1,0 +1,94 @@
+"""What ``--reload`` and ``--watchfiles`` watch.
+
+The parent watches the directory of the application and the others from which Python imports. An application may import
+from elsewhere: it appends to ``sys.path``, or loads a file by its name. Only its worker knows of that, and tells the
+parent before it is ready. A package is watched with all that is below it; of a module, the folder alone, since that can
+be anybody's.
+"""
+
+import os
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+from ..config.options import Options, watched
+from .reloader import Reloader
+
+BEGAN: Final = time.time()
+"""In a worker, a time before the application was imported. What is saved later may be newer than what was imported."""
+
+
+class Watched:
+    """Watches until the end of ``stack``, and calls ``changed`` as :class:`Reloader` does.
+
+    ``directory`` is that of the application, empty for the current one. The parent's main thread owns it.
+    """
+
+    def __init__(self, stack: ExitStack, options: Options, directory: str, changed: Callable[[str], object]) -> None:
+        self._stack = stack
+        self._changed = changed
+        self._whole: list[str] = []  # with all that is below
+        self._alone: set[str] = set()
+        if patterns := watched(options):
+            for number, root in enumerate(roots(options, directory)):
+                self._whole.append(os.path.realpath(root))
+                stack.enter_context(Reloader(patterns, changed, root, warns=number == 0))
+
+    def add(self, folders: list[tuple[str, bool]], since: float) -> None:
+        """Watch the :func:`imported` folders of a worker, which began ``since`` that time of day."""
+        for folder, deep in folders:
+            if folder in self._alone or any(_is_below(folder, each) for each in self._whole):
+                continue
+            if deep:
+                self._whole.append(folder)
+            else:
+                self._alone.add(folder)
+            self._stack.enter_context(Reloader("*.py", self._changed, folder, warns=False, deep=deep, since=since))
+
+
+def roots(options: Options, directory: str) -> list[str]:
+    """The directories of the parent's: that of the application, and others that Python imports from.
+
+    ``directory`` is the current one, or empty. ``sys.path`` has what ``PYTHONPATH`` and editable installations add;
+    what belongs to Python, or was installed, does not change while a developer works.
+    """
+    found = [directory or os.getcwd()]
+    if not options.reload:
+        return found
+    for entry in (options.app_dir or "", *sys.path):
+        path = os.path.realpath(entry)
+        if not entry or not os.path.isdir(path) or path == os.path.dirname(path) or _is_installed(path):
+            continue
+        if not any(_is_below(path, os.path.realpath(root)) for root in found):
+            found.append(path)
+    return found
+
+
+def imported() -> list[tuple[str, bool]]:
+    """The folders of what this process has imported, and whether all that is below belongs to it."""
+    folders = {(os.path.realpath(folder), deep) for folder, deep in set(_places())}
+    return sorted((folder, deep) for folder, deep in folders if not _is_installed(folder))
+
+
+def _places() -> Iterator[tuple[str, bool]]:
+    modules: dict[str, Any] = dict(sys.modules)  # an application may put anything there
+    own = __name__.partition(".")[0]
+    for name, module in modules.items():
+        file, top = getattr(module, "__spec__", None) and getattr(module, "__file__", None), name.partition(".")[0]
+        if isinstance(file, str) and file.endswith(".py") and top != own:
+            packages = [path for path in getattr(modules.get(top), "__path__", ()) if _is_below(file, path)]
+            yield (packages[0], True) if packages else (os.path.dirname(file), False)
+
+
+def _is_installed(path: str) -> bool:
+    folders = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix}
+    return bool({"site-packages", "dist-packages"}.intersection(path.split(os.sep))) or any(
+        _is_below(path, os.path.realpath(folder)) for folder in folders
+    )
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
