@@ -165,7 +165,8 @@ def test_an_idle_server_sleeps() -> None:
             used = {server: waits(server) for server in (first, second)}
             threading.Event().wait(5)  # the window that is measured, not a fact that is waited for
             for server, before in used.items():
-                assert waits(server) - before < 20
+                # Every nine seconds a server of greenlets wakes about 16 times; what ticks would wake more often.
+                assert waits(server) - before < 50
         finally:
             for client in clients:
                 client.__exit__()
