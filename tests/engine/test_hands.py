@@ -165,7 +165,7 @@ def test_an_error_in_a_thread_that_gives_a_connection_back(monkeypatch: pytest.M
             client.send(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
             assert get(server.port).body == b"ok"  # another thread leads
             passes.set()
-        wait_for(lambda: server.logged("zibai"))
+        wait_for(lambda: [each for each in server.logged("zibai") if "an error came out of" in each.getMessage()])
         for _ in range(3):
             assert get(server.port).body == b"ok"
 

@@ -292,7 +292,7 @@ class Loop:
             connection, done = self._handed.popleft()
             if done:
                 if connection.state is not APP:
-                    continue  # for the second time: an error has left its runner just after the first
+                    continue  # it is given back twice: an error hit its runner just after the first time
                 self._running -= 1
                 self.finish(connection.stream)
             elif connection.state is APP or connection.state is TASK:

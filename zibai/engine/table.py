@@ -196,7 +196,7 @@ class Table:
             try:
                 self._poller.unregister(connection.fd)
             except (OSError, KeyError):
-                pass  # it was, when an error from outside hit the thread before the last line of this method
+                pass  # the poller has left it before: an error raised in this thread then skipped the last line
         elif watched:
             self._poller.modify(connection.fd, events)
         else:

@@ -63,8 +63,8 @@ class Reloader:
     The argument says which, for the log.
 
     The files are below ``root``, by default the current directory, and when it is not ``deep`` in that folder alone.
-    ``warns`` of a pattern that matches no file there. What has changed ``since`` that time of day counts; by default,
-    since it was started.
+    ``warns`` of a pattern that matches no file there. A change counts from
+    the time of day ``since`` on, by default from the start of the thread.
 
     A context manager. Raises :class:`MissingExtra` when watchfiles cannot be imported.
     """

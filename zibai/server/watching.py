@@ -2,8 +2,8 @@
 
 The parent watches the directory of the application and the others from which Python imports. An application may import
 from elsewhere: it appends to ``sys.path``, or loads a file by its name. Only its worker knows of that, and tells the
-parent before it is ready. A package is watched with all that is below it; of a module, the folder alone, since that can
-be anybody's.
+parent before it is ready. Of a package everything below its folder is watched. Of a single module only the files beside
+it are, since the folder may hold other projects.
 """
 
 import os
@@ -18,7 +18,7 @@ from ..config.options import Options, watched
 from .reloader import Reloader
 
 BEGAN: Final = time.time()
-"""In a worker, a time before the application was imported. What is saved later may be newer than what was imported."""
+"""A time before this process imports the application. A file that is saved later may not be what was imported."""
 
 
 class Watched:
@@ -38,7 +38,7 @@ class Watched:
                 stack.enter_context(Reloader(patterns, changed, root, warns=number == 0))
 
     def add(self, folders: list[tuple[str, bool]], since: float) -> None:
-        """Watch the :func:`imported` folders of a worker, which began ``since`` that time of day."""
+        """Watch the :func:`imported` folders of a worker. A change counts from the time of day ``since`` on."""
         for folder, deep in folders:
             if folder in self._alone or any(_is_below(folder, each) for each in self._whole):
                 continue
