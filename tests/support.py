@@ -268,6 +268,11 @@ def _windows_children(parent: int) -> list[tuple[int, str]]:
     return found
 
 
+def open_files(pid: int) -> list[str]:
+    """Only Linux tells."""
+    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+
+
 def is_stopped(pid: int) -> bool:
     """Whether SIGSTOP has reached every thread of a process; Linux."""
     stats = Path(f"/proc/{pid}/task").glob("*/stat")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import DEADLINE, Client, Server, get, run, wait_for
+from support import DEADLINE, Client, Server, get, open_files, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,20 +128,25 @@ def lines_of(*paths: Path) -> list[str]:
     return [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_it_is_rotated_by_its_size_and_no_line_is_lost(kind: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
+def test_it_is_rotated_by_its_size_and_no_line_is_lost(
+    kind: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path
+) -> None:
     path = tmp_path / "access.log"
     flags = ("--access-log", str(path), "--access-log-format", FORMAT, "--log-max-bytes", "1k", "--log-backups", "90")
-    with Server("site1:app", "-p", "2", *flags, *kind, cwd=tmp_path) as server:
+    with Server("site1:app", *processes, *flags, *kind, cwd=tmp_path) as server:
         expected = send(server, 400)
         assert server.stop() == 0
     files = [*tmp_path.glob("access.log*")]
     assert len(files) >= 4
-    assert all(file.stat().st_size <= 2048 for file in files), "one grows while another process holds its lock"
+    # A worker that finds the file full and locked by another one writes to it all the same.
+    limit = 2048 if processes else 1024
+    assert all(file.stat().st_size <= limit for file in files)
     assert sorted(lines_of(*files)) == sorted(expected), "each line once and whole"
     assert "200 r" not in "\n".join(server.log)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="nobody moves an open file there")
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc who has reopened the file")
 @pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
 def test_it_is_moved_while_requests_run(kind: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
     """As logrotate does: the file is moved, then SIGUSR1 is sent."""
@@ -155,10 +160,10 @@ def test_it_is_moved_while_requests_run(kind: tuple[str, ...], processes: tuple[
             path.rename(moved)
             server.signal(signal.SIGUSR1)
             expected |= sent.result(DEADLINE)
-        wait_for(path.exists)
+        everybody = [server.pid, *server.children()]
+        wait_for(lambda: not any(str(moved) in open_files(pid) for pid in everybody))
         expected |= send(server, 20, first=2000)
         assert server.stop() == 0
     assert sorted(lines_of(moved, path)) == sorted(expected)  # none lost, none twice
     assert {f"200 r{number}" for number in range(20)} <= {*lines_of(moved)}
-    if not processes:  # of two workers one may hear of it later
-        assert {f"200 r{number}" for number in range(2000, 2020)} <= {*lines_of(path)}
+    assert {f"200 r{number}" for number in range(2000, 2020)} <= {*lines_of(path)}

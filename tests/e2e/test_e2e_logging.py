@@ -9,15 +9,28 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import DEADLINE, GRACEFUL, KILL, ZIBAI, Client, Server, child_processes, environment, get, run, wait_for
+from support import (
+    DEADLINE,
+    GRACEFUL,
+    KILL,
+    ZIBAI,
+    Client,
+    Server,
+    child_processes,
+    environment,
+    get,
+    open_files,
+    run,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 PROCESSES = pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
@@ -240,10 +253,6 @@ def test_sigusr1_reopens_what_a_dictconfig_has_forgotten(
         for name in FILES:
             wait_for(lambda name=name: (folder / name).read_text().count("\n") >= 10)
         assert {name: moved(folder, name) for name in FILES} == before
-
-
-def open_files(pid: int) -> list[str]:
-    return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
 
 
 @contextmanager
