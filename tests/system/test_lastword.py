@@ -16,7 +16,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 def script(*lines: str, patched: bool = False) -> list[str]:
     first = ["import gevent.monkey", "gevent.monkey.patch_all()"] if patched else []
-    imports = ["import threading, time", "from zibai.system import lastword"]
+    imports = ["import threading, time", "from zibai.system import lastword, patching"]
     return [sys.executable, "-c", "\n".join([*first, *imports, *lines])]
 
 
@@ -46,7 +46,7 @@ def test_a_process_that_hangs_ends_and_says_where() -> None:
 
 def test_it_is_a_thread_of_the_system_where_gevent_has_patched() -> None:
     pytest.importorskip("gevent")
-    hog = "lastword.original('time', 'sleep')(1000)  # the hub does not turn"
+    hog = "patching.original('time', 'sleep')(1000)  # the hub does not turn"
     code, text, _ = ending("lastword.arm(0.1)", hog, patched=True)
     assert (code, "has not ended in time" in text) == (0, True)
 

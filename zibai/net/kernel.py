@@ -10,7 +10,7 @@ import struct
 import sys
 from typing import Final
 
-from ..system.lastword import original
+from ..system.patching import original
 from .listener import Socket
 
 HERE: Final = 0

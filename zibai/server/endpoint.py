@@ -29,7 +29,8 @@ from ..errors import ZibaiError
 from ..logger import logger
 from ..net.unix_socket import bind_unix, clear_the_way, unlink_unix_socket
 from ..system.forks import forget_in_children
-from ..system.lastword import original, start_thread
+from ..system.lastword import start_thread
+from ..system.patching import original
 from ..telemetry.board_file import default_path
 
 TIME: Final = 10.0

@@ -3,7 +3,6 @@
 A server of WSGI applications on threads has neither gevent nor asyncio in memory, so each is imported where it is used.
 """
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ..config.options import Options
@@ -11,6 +10,7 @@ from ..engine.backends import Backend
 from ..engine.loop import Loop
 from ..errors import MissingExtra, UsageError
 from ..gateway.interface import single
+from ..system.patching import is_patched
 from ..telemetry.scoreboard import Row
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def make_backend(name: str | None, slots: int, row: Row) -> Backend:
     """The backend of a WSGI application."""
     if name is None:
-        name = "greenlets" if _is_patched() else "threads"
+        name = "greenlets" if is_patched() else "threads"
     if name == "greenlets":
         from ..engine.backends.greenlets import Greenlets
 
@@ -72,7 +72,7 @@ def make_tasks(
 
     Raises ``UsageError`` in a process that gevent has patched.
     """
-    if _is_patched():
+    if is_patched():
         raise UsageError("gevent has patched this process, in which no event loop can run; write --interface asgi")
     from ..engine.backends.eventloop import make_event_loop
     from ..engine.backends.guest_loop import GuestLoop
@@ -88,9 +88,3 @@ def task_loop() -> type[Loop]:
     from ..engine.task_loop import TaskLoop
 
     return TaskLoop
-
-
-def _is_patched() -> bool:
-    # A program that has patched has imported it, so gevent is asked only where it is in use.
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))

@@ -14,7 +14,7 @@ from ..supervise.child import Child
 from ..supervise.mainloop import MainLoop
 from ..supervise.pipe import Message
 from ..supervise.roster import Roster
-from ..system.lastword import original
+from ..system.patching import original
 
 MOST: Final = 600
 """The longest profile, in seconds."""

@@ -21,7 +21,8 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from ..clock import clock
-from ..system.lastword import original, start_thread
+from ..system.lastword import start_thread
+from ..system.patching import original
 from ..system.stacks import is_applications, is_below, is_ours, origin
 
 EVERY: Final = 0.01

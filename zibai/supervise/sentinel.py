@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..system.lastword import original
+from ..system.patching import original
 
 
 class Sentinel:

@@ -16,5 +16,5 @@ Everything that exists on one system only is named in here, behind a check of th
  - forks       what a process that the application forks must close first
  - stacks      where a thread or greenlet is, as text
  - lastword    the end of a process that hangs
- - patching    whether gevent has patched this process
+ - patching    what gevent has patched in this process
 """

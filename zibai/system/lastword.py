@@ -20,6 +20,7 @@ from math import inf
 from time import perf_counter as clock
 from typing import Any, Final
 
+from .patching import original
 from .stacks import format_stack
 
 LAST_WORD: Final = 3.0
@@ -86,12 +87,6 @@ def _arm_faulthandler(seconds: float) -> None:
         # A terminal or a pipe that is not read would block it, so its output is discarded.
         _silent_file = _silent_file or open(os.devnull, "wb")  # noqa: SIM115 -- it stays open
         faulthandler.dump_traceback_later(seconds, exit=True, file=_silent_file)
-
-
-def original(module: str, name: str) -> Any:
-    """A function of the standard library as it is without gevent."""
-    monkey = sys.modules.get("gevent.monkey")
-    return getattr(sys.modules[module], name) if monkey is None else monkey.get_original(module, name)
 
 
 def start_thread(function: Callable[[], object]) -> None:

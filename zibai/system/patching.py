@@ -1,4 +1,7 @@
-"""Whether gevent has patched this process, and whether it may; asked without importing gevent.
+"""What gevent has patched in this process, and whether it may; asked without importing gevent.
+
+A thread of the server runs while the main thread imports the application, which may import ``gevent.monkey`` itself. So
+a function here may meet that module half imported. Nothing is patched before its import has ended.
 
 On a Python that runs without a GIL (PEP 703), the import of gevent turns the GIL on for the whole process, and all
 greenlets run in one thread. A worker would lose the only thing for which such a Python is installed. So threads are the
@@ -6,12 +9,24 @@ default there.
 """
 
 import sys
+from typing import Any
 
 
 def is_patched() -> bool:
     """Whether ``threading`` makes greenlets here."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
+    is_module_patched = _of_gevent("is_module_patched")
+    return is_module_patched is not None and bool(is_module_patched("threading"))
+
+
+def original(module: str, name: str) -> Any:
+    """A function of the standard library as it is without gevent."""
+    get_original = _of_gevent("get_original")
+    return getattr(sys.modules[module], name) if get_original is None else get_original(module, name)
+
+
+def _of_gevent(name: str) -> Any:
+    """A function of ``gevent.monkey``, or None if that is not imported, or not yet that far."""
+    return getattr(sys.modules.get("gevent.monkey"), name, None)
 
 
 def has_gil() -> bool:

@@ -16,7 +16,8 @@ from typing import Any, Final, Self
 
 from ..config.addresses import parse_address
 from ..logger import logger
-from ..system.lastword import original, start_thread
+from ..system.lastword import start_thread
+from ..system.patching import original
 from .counts import BOUNDS
 
 EVERY: Final = 1.0
