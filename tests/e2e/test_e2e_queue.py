@@ -112,7 +112,7 @@ def test_where_the_time_goes(tmp_path: Path) -> None:
         "    start_response('200 OK', [])\n"
         "    return [b'x' * 20_000_000]\n"
     )
-    pause = 0.3
+    pause, slack = 0.6, 0.3  # the server may see late that a piece has come, on a busy machine
     with Server("big:app", "--no-gevent", "--access-log-format", "json", cwd=tmp_path) as server:
         with Client(server.port) as client:
             for piece in (b"POST / HTTP/1.1\r\nHost: a\r\n", b"Content-Length: 2\r\n\r\na", b"b"):
@@ -122,10 +122,10 @@ def test_where_the_time_goes(tmp_path: Path) -> None:
             assert len(client.read().body) == 20_000_000
         line = server.wait_for_log('"status": 200')
     phases = {name: value / 1000 for name, value in json.loads(line).items() if name.endswith("_ms")}
-    assert pause - 0.05 < phases["head_ms"] < pause + SLACK
-    assert pause - 0.05 < phases["body_ms"] < pause + SLACK
+    assert pause - slack < phases["head_ms"] < pause + SLACK
+    assert pause - slack < phases["body_ms"] < pause + SLACK
     assert 0.2 <= phases["application_ms"] < 0.2 + SLACK
-    assert pause - 0.05 < phases["send_ms"] < pause + 2 * SLACK
+    assert pause - slack < phases["send_ms"] < pause + 2 * SLACK
     assert phases["duration_ms"] == pytest.approx(phases["application_ms"] + phases["send_ms"], abs=0.05)
 
 

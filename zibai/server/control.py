@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from types import ModuleType
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..clock import clock
 from ..engine.loop import Loop
@@ -40,6 +40,9 @@ from ..system.terminal import has_terminal
 from ..telemetry import logfile
 from . import sampling
 from .dump import describe_self
+
+if TYPE_CHECKING:
+    from ..engine.backends import Backend
 
 HANGUP: Final = "SIGHUP"
 """A restart, for a parent. A single process says that it cannot, or ends when it means that its terminal is closed."""
@@ -78,7 +81,8 @@ class Control(control.Control):
         self._shares_listeners = False
         self._channels: deque[Any] = deque()
         self._was_busy = False  # the loop owner's
-        self.describe: Callable[[], str] = lambda: describe_self(None, None)  # all stacks; set before there is a loop
+        self.engine: Callable[[], Backend | None] = _none  # what runs the requests; set before there is a loop
+        self._greenlets = None if hub is None else hub.greenlets
         if hub is None:
             # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
             self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)
@@ -151,7 +155,7 @@ class Control(control.Control):
             else:
                 self._refuse_restart()
         if verb == "dump" and self._parent is not None:
-            self._parent.dump(_never_failing(self.describe))
+            self._parent.dump(self._describe())
         if verb == "profile" and self._parent is not None:
             sampling.begin(self._parent.profile)
         if verb in {"profile_end", "gone"}:
@@ -217,15 +221,18 @@ class Control(control.Control):
             return left
         return STEP if left is None else min(STEP, left)
 
+    def _describe(self) -> str:
+        try:
+            return describe_self(self.engine(), self._greenlets)
+        except Exception as error:  # a stack that changes while it is looked at; the thread must live on
+            return f"the stacks cannot be shown: {error!r}"
+
     def _due(self) -> float:
         return self._drain_at if self._drain_at < inf else super()._due()
 
 
-def _never_failing(describe: Callable[[], str]) -> str:
-    try:
-        return describe()
-    except Exception as error:  # a stack that changes while it is looked at; the thread must live on
-        return f"the stacks cannot be shown: {error!r}"
+def _none() -> None:
+    return None
 
 
 def _interrupting_and_setting(interrupt: Callable[[], object], end: threading.Event) -> Callable[[], None]:

@@ -38,7 +38,6 @@ from ..telemetry.scoreboard import Scoreboard
 from . import application, dump, peek, sampling
 from .application import Site
 from .control import HANGUP, Control
-from .dump import describe_self
 from .serve import Server
 from .ties import Hooks, Ties
 from .watching import BEGAN, imported
@@ -138,7 +137,7 @@ def run(
         def serve() -> None:
             interface = site.interface(options.interface)
             backend = backend_of(options, interface, hub)
-            tied = _tie(ties, control, parent, options, partial(_announce, site, parent, show_title, backend), hub)
+            tied = _tie(ties, control, parent, options, partial(_announce, site, parent, show_title, backend))
             settings = replace(options, interface=interface, max_request_pre_process=_with_jitter(options.max_requests))
             hooks = _hooks(site, show_title, alone=parent is None)
             Server(site.app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=tied).run()
@@ -175,16 +174,8 @@ def _make_control(
     )
 
 
-def _tie(
-    ties: Ties,
-    control: Control,
-    parent: Parent | None,
-    options: Options,
-    announce: Callable[[], object],
-    hub: ModuleType | None,
-) -> Ties:
+def _tie(ties: Ties, control: Control, parent: Parent | None, options: Options, announce: Callable[[], object]) -> Ties:
     """Tie a server to the control thread and to the parent. ``announce`` is called when it serves."""
-    greenlets = None if hub is None else hub.greenlets
 
     def beat() -> None:
         ties.on_beat()
@@ -198,7 +189,7 @@ def _tie(
         ties.on_start(loop)
 
     tied = replace(ties, before_start=control.prepare, on_start=started, on_beat=beat)
-    control.describe = lambda: describe_self(tied.engine, greenlets)
+    control.engine = lambda: tied.engine
     sampling.waiting = lambda: [] if tied.engine is None else tied.engine.waiting()
     if parent is not None:
         tied.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late

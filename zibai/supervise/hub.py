@@ -9,12 +9,16 @@ import sys
 from collections.abc import Callable
 from multiprocessing import connection
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import gevent
 import gevent.os
-from gevent import monkey
 from greenlet import greenlet
+
+from ..system.patching import original
+
+LOOKS: Final = 10
+"""Looks at a greenlet that runs, a millisecond apart."""
 
 
 def fork() -> int:
@@ -29,14 +33,14 @@ def fork() -> int:
 
 def start_thread(function: Callable[[], None]) -> None:
     """Start a thread of the system, also where ``threading`` makes greenlets."""
-    monkey.get_original("_thread", "start_new_thread")(function, ())
+    original("_thread", "start_new_thread")(function, ())
 
 
 def wait_as_thread(sources: list[Any], timeout: float | None = None) -> list[Any]:
     """``multiprocessing.connection.wait`` for a thread of the system, for which the patched one would make a hub."""
     if sys.platform == "win32":
         return connection.wait(sources, timeout)  # uses nothing that gevent patches
-    poll = monkey.get_original("select", "poll")()
+    poll = original("select", "poll")()
     for source in sources:
         poll.register(source, select.POLLIN)
     ready = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
@@ -44,9 +48,21 @@ def wait_as_thread(sources: list[Any], timeout: float | None = None) -> list[Any
 
 
 def greenlets() -> list[tuple[str, FrameType | None]]:
-    """Each greenlet of the process that has begun, with its frame. Any thread; it looks at every object there is."""
-    found = [each for each in gc.get_objects() if isinstance(each, greenlet)]
-    return [(f"greenlet {getattr(each, 'name', '') or type(each).__name__}", each.gr_frame) for each in found if each]
+    """Each greenlet of the process that has begun, with its frame. A thread of the system; it looks at every object.
+
+    One that runs all the time has no frame of its own. It is what its thread shows.
+    """
+    found = [each for each in gc.get_objects() if isinstance(each, greenlet) and each]
+    return [(f"greenlet {getattr(each, 'name', '') or type(each).__name__}", _frame(each)) for each in found]
+
+
+def _frame(each: greenlet) -> FrameType | None:
+    # One that ran at the first look may have begun to wait before its thread was looked at, and be missed in both.
+    for _ in range(LOOKS):
+        if each.gr_frame is not None:
+            break
+        original("time", "sleep")(0.001)
+    return each.gr_frame
 
 
 def current() -> Any:
