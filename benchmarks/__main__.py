@@ -130,7 +130,7 @@ def steps(args: argparse.Namespace, servers: list[Server], results: Results) -> 
                 add(f"{title}, {work.title}, {server.name}", one, server, work, number)
         if IDLE in args.workloads:
             # The others once: nothing is compared with theirs, and slow ones take long.
-            for server in (each for each in in_turn() if each.keeps_alive and (number == 1 or each.name in ALL_OURS)):
+            for server in (each for each in in_turn() if each.idles and (number == 1 or each.name in ALL_OURS)):
                 add(f"{title}, idle connections, {server.name}", idling, server, number)
         if PROCESSES in args.workloads:
             for ours in (each.name for each in in_turn() if each.name in OURS):

@@ -25,6 +25,7 @@ CERTIFICATE, KEY = "certificate.pem", "key.pem"
 WITH_TLS = f"--certfile {CERTIFICATE} --keyfile {KEY}"
 
 GUNICORN = "-m gunicorn {app} -b 127.0.0.1:{port} --keep-alive 75 --backlog 2048 --no-control-socket"
+ZIBAI_LOGGED = "-m zibai {app} --listen 127.0.0.1:{port} --max-workers {threads} --access-log access.log"
 ZIBAI = "-m zibai {app} --listen 127.0.0.1:{port} --max-workers {threads} --no-access-log"
 ZIBAI_ASGI = "-m zibai {app} --interface asgi --listen 127.0.0.1:{port} --no-access-log"
 CHEROOT = (
@@ -60,24 +61,39 @@ class Server:
         """The name on the command line."""
         return self.name.replace(" ", "-")
 
+    @property
+    def idles(self) -> bool:
+        """Whether it is measured with idle connections."""
+        return self.keeps_alive and (not self.only or "hello" in self.only)
+
+    @property
+    def runs_many(self) -> bool:
+        """Whether it can be told how many requests run at the same time, or has no limit."""
+        return "{threads}" in self.command or "gevent" in self.command
+
     def runs(self, workload: Workload) -> bool:
         fits = self.interface == workload.interface and bool(self.tls or not workload.tls)
+        fits = fits and bool(self.runs_many or not workload.threads)
         return fits and (not self.only or workload.key in self.only)
 
     def line(self, workload: Workload, port: int, threads: int) -> str:
         """The command line after ``python``."""
         module, _, attribute = workload.app.partition(":")
+        threads = workload.threads or threads
         words = {"app": workload.app, "module": module, "attribute": attribute, "workload": workload.key}
         line = self.command.format(port=port, threads=threads, **words)
         return f"{line} {self.tls}" if workload.tls else line
 
 
 LIMITED = ("varied", "forwarded", "browsers", "hello", "heads", "page", "new", "many")
+LOGGED = ("varied",)
 
 SERVERS = (
     Server("bare loop", "-m benchmarks.bareloop {port} {workload}", only=LIMITED),
     Server("zibai threads", f"{ZIBAI} --no-gevent", tls=WITH_TLS),
     Server("zibai gevent", ZIBAI, "gevent", "gevent", tls=WITH_TLS),
+    Server("zibai threads logging", f"{ZIBAI_LOGGED} --no-gevent", only=LOGGED),
+    Server("zibai gevent logging", ZIBAI_LOGGED, "gevent", "gevent", only=LOGGED),
     Server("gunicorn sync", f"{GUNICORN} -k sync", "gunicorn", "gunicorn", keeps_alive=False, tls=WITH_TLS),
     Server(
         "gunicorn gthread",
@@ -152,7 +168,8 @@ SERVERS = (
 BY_NAME = {server.name: server for server in SERVERS}
 OURS = ("zibai threads", "zibai gevent")
 TASKS = "zibai tasks"
-ALL_OURS = (*OURS, TASKS, "zibai tasks uvloop")
+LOGGING = " logging"  # added to the name of the same server with an access log
+ALL_OURS = (*OURS, *(f"{name}{LOGGING}" for name in OURS), TASKS, "zibai tasks uvloop")
 LIMIT = "bare loop"
 
 

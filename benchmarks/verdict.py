@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .results import Idle, Measurement, Results, of, p99, rate, ratio
-from .servers import LIMIT, OURS, SERVERS, TASKS
+from .servers import LIMIT, LOGGING, OURS, SERVERS, TASKS
 from .workloads import BY_KEY
 
 NATIVE = tuple(server.name for server in SERVERS if server.native)
@@ -42,6 +42,16 @@ def against(workload: str, other: str, theirs: str = "") -> Callable[[Results, s
     def figure(results: Results, ours: str) -> float | None:
         measured = results.measurements
         return ratio(of(measured, ours, workload), of(measured, other, theirs or workload), rate)
+
+    return figure
+
+
+def logging_keeps(workload: str) -> Callable[[Results, str], float | None]:
+    """The share of its speed that a server keeps with an access log in a file."""
+
+    def figure(results: Results, ours: str) -> float | None:
+        logging = of(results.measurements, f"{ours}{LOGGING}", workload)
+        return ratio(logging, of(results.measurements, ours, workload), rate)
 
     return figure
 
@@ -101,6 +111,7 @@ def targets() -> list[Target]:
         times("varied", "gunicorn gevent", 6.0),
         times("varied", "bjoern", 0.55),
         Target("varied: p99, times granian's", "varied", 1.0, latency("varied", ("granian",)), at_most=True),
+        Target("varied: share of the speed kept with an access log", "varied", 0.7, logging_keeps("varied")),
         times("orders", "granian", 1.2),
         times("flask", "granian", 1.05),
         times("stream", "granian", 1.0),
@@ -108,6 +119,7 @@ def targets() -> list[Target]:
         *(times(work, "granian", 1.0) for work in ("hello", "heads", "page", "post")),
         Target("every call blocks 10 ms: share of the possible", "block", 0.95, of_possible("block")),
         Target("one call in ten blocks 20 ms: share of the possible", "mixed", 0.9, of_possible("mixed")),
+        *(times("sleepers", other, 1.0) for other in ("granian", "gunicorn gevent")),
         Target("idle connections: share of the speed kept", "hello", 0.9, speed_kept),
         Target("idle connections: memory each, KiB", "", 8.0, memory_each, at_most=True, form=".1f"),
         Target("measurements with an error", "", 0, failures, at_most=True, form=".0f", ours=(*OURS, TASKS)),

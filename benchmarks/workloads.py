@@ -34,6 +34,7 @@ BROWSER = {
 class Workload:
     """One kind of load. ``blocks`` is how long a call of the application sleeps on average, in seconds.
 
+    ``threads``, if given, is the number of threads of every server that has threads; the others are left out.
     ``varies`` names a script of :mod:`benchmarks.varied`; without it each request is the same. ``stands_for`` says
     which users meet such a load.
     """
@@ -48,6 +49,7 @@ class Workload:
     body: bytes = b""
     blocks: float = 0.0
     tls: bool = False
+    threads: int = 0
     varies: str = ""
     stands_for: str = ""
     interface: str = "wsgi"
@@ -156,6 +158,14 @@ WORKLOADS = (
         app="benchmarks.apps:mixed",
         blocks=0.020 / 10,
         stands_for="Most requests are served from a cache; one in ten waits for 20 ms.",
+    ),
+    Workload(
+        "sleepers",
+        "1,000 calls of 10 ms",
+        app="benchmarks.apps:block",
+        connections=1000,
+        threads=1000,
+        stands_for="A thousand clients, each of whose requests waits for 10 ms, and room for all of them.",
     ),
     Workload(
         "flask",
