@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai.engine import receiving
 from zibai.engine.connection import Connection
 from zibai.errors import Refused
 from zibai.protocol.http1 import fast, response
@@ -71,7 +72,8 @@ def test_inputs_come_again_with_their_seed() -> None:
 
 def second_answer(patch: pytest.MonkeyPatch) -> None:
     """What is left of a body behind its answer is refused."""
-    patch.setattr(Connection, "_discard", lambda self, now: self.refuse(Refused(HTTPStatus.BAD_REQUEST, "rest"), now))
+    rest = Refused(HTTPStatus.BAD_REQUEST, "rest")
+    patch.setattr(receiving, "_discard", lambda connection, now: connection.refuse(rest, now))
 
 
 def no_rare(patch: pytest.MonkeyPatch) -> None:

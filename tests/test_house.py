@@ -22,7 +22,6 @@ WINGS = {"cli", "config", "engine", "gateway", "net", "protocol", "server", "sup
 FILES = {"__init__.py", "__main__.py", "clock.py", "errors.py", "importer.py", "logger.py", "py.typed", "version.py"}
 LONG = {  # modules of more than 300 lines, and the most that each may have
     "config/options.py": 850,  # a table, which is no harder to read for being long
-    "engine/connection.py": 400,  # the states of one client and what leads from each to the next: one subject
     "engine/loop.py": 400,  # one turn, and what other threads may ask for; parts of it would be read together
 }
 # Classes of more than 20 attributes: the loop, which is where everything meets; and the exchange of ASGI, since another

@@ -10,6 +10,8 @@ loop has a Connection and a runner its Stream. Both share one Sender, the bytes 
  - table           the connections of a loop: what the poller watches for each
  - queueing        requests that wait for a runner for too long
  - connection      one client, from its first byte to its last: the loop's side
+ - receiving       how a request comes in: its head, its body, and what an application leaves of that
+ - expiry          what follows when the deadline of a connection has passed
  - stream          the runner's side of a connection, which may block
  - async_stream    what the tasks of an event loop have of a connection, whatever it speaks
  - async_request   one HTTP request of a task, with its body

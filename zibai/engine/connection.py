@@ -5,33 +5,34 @@ response, or a lingering close. A *runner* (a thread or greenlet) owns it while 
 :class:`~zibai.engine.stream.Stream`. A stream may block and nothing here does, so this module does not know it. Both
 use the :class:`~zibai.engine.sending.Sender`. ``watched`` is always the loop's, and so are ``deadline`` and ``pause``,
 but that a task, which runs in the loop's thread, sets them too.
+
+Two longer parts of its life stand apart: how a request comes in (:mod:`.receiving`), and what follows a deadline
+(:mod:`.expiry`).
 """
 
 import io
 import socket
 from contextlib import suppress
-from http import HTTPStatus
-from math import ceil, inf
-from typing import Any, Final
+from math import inf
+from typing import Any
 
 from ..clock import head_end
 from ..errors import Refused
-from ..logger import debug_logger, safely
+from ..logger import safely
 from ..net.listener import Endpoint, Socket
 from ..net.poller import READ
 from ..protocol.http1 import Codec, Request
-from ..protocol.http1.response import CONTINUE, plain
+from ..protocol.http1.response import plain
 from .body import Intake, log_refusal
 from .context import RECEIVE, Service
+from .expiry import expire
 from .lingering import LINGER_TIME, Lingering
 from .parting import may_part
 from .preamble import hint_at_proxy_header, write_note
+from .receiving import advance
 from .sending import Sender
-from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, STARVED, TASK
-from .waiting import AT_ONCE, BEGUN, Arrival, Waiter
-
-USUAL_HEAD: Final = 8 * 1024
-"""Bytes of an incomplete head that are kept, however much all clients together hold."""
+from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, TASK
+from .waiting import AT_ONCE, Waiter
 
 
 class Connection(Waiter):
@@ -104,7 +105,7 @@ class Connection(Waiter):
             load = self.service.load
             whole = self.codec.receive(data, self.service.whole_body if load.memory < load.max_memory else 0)
             if whole is None:
-                self._advance(now)
+                advance(self, now)
                 if self.sender.closing:
                     hint_at_proxy_header(self.service, self.peer, data)
                 return
@@ -121,101 +122,20 @@ class Connection(Waiter):
             self.stream.feed(data)
         elif self.state is not LINGER:
             self.codec.feed(data)
-            self._advance(now)
+            advance(self, now)
         elif self.lingering is not None:
             self.lingering.hear(self)
 
     def resume(self, now: float) -> None:
         """A pause is over: go on without a byte more from the client, and then read."""
         self.pause = 0
-        self._advance(now)
+        advance(self, now)
         if not self.pause and (self.state is BODY or self.state is DISCARD or self.state is TASK):
             self.readable(now)  # now, for with many others there may be no budget for it later
-
-    def _advance(self, now: float) -> None:
-        """Go as far as the bytes at hand allow."""
-        try:
-            if self.state is DISCARD:
-                self._discard(now)
-            if self.state is HEAD:
-                self._take(self.codec.next_request(), now)
-            elif self.state is BODY:
-                self._read_body(now)
-            elif self.state is TASK:
-                self.stream.go_on()
-        except Refused as refusal:
-            self.refuse(refusal, now)
-
-    def _take(self, request: Request | None, now: float) -> None:
-        """A head is complete, or is not yet."""
-        self.request, self.alone = request, False
-        self.hold(-self.held)
-        if request is None:
-            self._await_head(now)
-            return
-        limits = self.service.limits
-        head = now - self.deadline + limits.header_timeout if self.arrival.begun else 0.0
-        self.arrival = Arrival(False, head, 0.0)
-        if request.length and 0 < limits.max_body < request.length:
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of {request.length} bytes")
-        if not request.has_body:
-            self._make_ready()
-            return
-        self.intake = intake = Intake(self.codec, self.service, now)
-        if limits.stream_body:
-            self.body = intake
-            self._make_ready()
-            return
-        intake.begin(now)
-        self.state = BODY
-        self.deadline = intake.deadline
-        if request.expects_continue and not self.codec.has_bytes:  # else it comes without waiting for us
-            self.service.answered[1] += 1
-            self.sender.out += CONTINUE
-            self.writable(now)
-        if self.state is BODY:
-            self._read_body(now)
-
-    def _await_head(self, now: float) -> None:
-        self.hold(self.codec.size)
-        load, header_timeout = self.service.load, self.service.limits.header_timeout
-        if self.held > USUAL_HEAD and load.memory > load.max_memory:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", ceil(header_timeout))
-        if self.codec.has_bytes and not self.arrival.begun:
-            # The whole head has this long, from its first byte; not each byte.
-            self.arrival = BEGUN
-            self.deadline = now + header_timeout
-
-    def _read_body(self, now: float) -> None:
-        intake = self.intake
-        assert intake is not None
-        if intake.read(now):
-            self.body, intake.file = intake.file, None
-            self.arrival = self.arrival._replace(body=intake.waited(now))
-            self._make_ready()
-        else:
-            self.pause, self.deadline = intake.pause, intake.deadline
-
-    def _make_ready(self) -> None:
-        self.hold(self.codec.size)  # which stays here as long as the application runs
-        self.state = READY
-        self.deadline = inf
 
     def hold(self, size: int) -> None:
         self.held += size
         self.service.load.memory += size
-
-    def _discard(self, now: float) -> None:
-        """Read what an application left of its body, within bounds, so that the connection can be kept."""
-        intake = self.intake
-        assert intake is not None
-        over = intake.discard(self.peer)
-        if over is None:
-            self._linger(now)
-        elif over:
-            self._recycle(now)
-        else:
-            self.pause = intake.pause
 
     def refuse(self, refusal: Refused, now: float) -> None:
         """Send the response to a request that no application sees, once, and let the connection end."""
@@ -284,7 +204,7 @@ class Connection(Waiter):
         if sender.broken:
             self.state = CLOSED
         elif sender.closing:
-            self._linger(now)
+            self.linger(now)
         else:
             self._answered(now)
 
@@ -295,19 +215,19 @@ class Connection(Waiter):
             self.intake.hint_if_unread(self.request)
             self.state = DISCARD
             self.deadline = now + LINGER_TIME
-            self._advance(now)
+            advance(self, now)
         else:
-            self._recycle(now)
+            self.recycle(now)
 
-    def _recycle(self, now: float) -> None:
+    def recycle(self, now: float) -> None:
         self.request = self.intake = None
         self.arrival = AT_ONCE
         self.state = HEAD
         self.deadline = now + self.service.limits.keep_alive_timeout
         if self.codec.has_bytes:
-            self._advance(now)
+            advance(self, now)
 
-    def _linger(self, now: float, *, timed_out: bool = False) -> None:
+    def linger(self, now: float, *, timed_out: bool = False) -> None:
         """The last response is out: say so, and close the connection a little later. See :mod:`.lingering`."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
@@ -326,49 +246,7 @@ class Connection(Waiter):
 
     def expire(self, now: float) -> None:
         """The deadline has passed in the state it was set for."""
-        state, limits = self.state, self.service.limits
-        if state is HEAD and not self.arrival.begun:
-            self._end_idle(now)
-        elif state is BODY and self.pause is STARVED:
-            wait = ceil(limits.socket_timeout)
-            self.refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no room for its body", wait), now)
-        elif state is HEAD or state is BODY:
-            refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, f"{state} not complete in time")
-            refusal.phase, refusal.waited = "head", limits.header_timeout
-            self.refuse(refusal, now)
-        elif state is DISCARD:
-            self._linger(now)
-        elif state is TASK:
-            self.stream.expire(now)
-        elif state is APP or state is FLUSH:
-            self._expire_sending(now)
-        elif self.lingering is not None and self.lingering.goes_on(self):
-            self.deadline = now + LINGER_TIME
-        else:
-            self.state = CLOSED
-
-    def _expire_sending(self, now: float) -> None:
-        """Close the connection if its client has taken too little of what waits for it."""
-        if not self.sender.is_expired(now):
-            self.await_client()
-        elif self.state is APP:
-            self.deadline = inf  # its runner learns of it at its next send
-            self.abort()
-        else:
-            self.service.report(debug_logger.debug, "%s does not take its response, or too slowly", self.peer)
-            self.sender.cut()
-            self.state = CLOSED
-
-    def _end_idle(self, now: float) -> None:
-        """It has waited long enough. A request that came this very moment is served; a later one is lost, and told."""
-        self.readable(now)
-        if self.state is not HEAD or self.arrival.begun:
-            return
-        if self.served and not self.service.draining:
-            self.request = None
-            self._linger(now, timed_out=True)
-        else:
-            self.state = CLOSED
+        expire(self, now)
 
     def abort(self) -> None:
         """Cut the connection under a runner; the socket stays open until the loop closes it."""

@@ -137,14 +137,14 @@ class TLSConnection(Connection):
             self.sender.out.clear()
             self.state = CLOSED
 
-    def _linger(self, now: float, *, timed_out: bool = False) -> None:
+    def linger(self, now: float, *, timed_out: bool = False) -> None:
         """Say goodbye first. It is seldom that the kernel has no room for it now."""
         self.sender.out += self.sock.say_goodbye()
         if self.sender.out:
             self.state = LINGER
             self.deadline = now + LINGER_TIME
         else:
-            super()._linger(now, timed_out=timed_out)
+            super().linger(now, timed_out=timed_out)
 
     def close(self) -> None:
         if not (self.sender.out or self.sender.broken):  # else the response is not whole, and must not look like it
