@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zibai.clock import clock
 from zibai.config.options import Options
+from zibai.engine import admission
 from zibai.engine import loop as loop_module
 from zibai.engine.backends.threads import Waits
 from zibai.engine.connection import Connection
@@ -118,7 +119,8 @@ class Rig:
         **limits: Any,
     ) -> None:
         self.now = 1000.0
-        patch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        for module in (loop_module, admission):
+            patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.served: list[str] = []
         self.worn = 0
         self._app = app or (lambda stream: stream.send(ANSWER))

@@ -698,7 +698,7 @@ def test_draining_leaves_to_another_server_what_cannot_run_at_once(
     monkeypatch: pytest.MonkeyPatch, cedes: bool, taken: int
 ) -> None:
     with Rig(monkeypatch, slots=2) as rig:
-        rig.loop.cedes = lambda: cedes
+        rig.loop.shutdown.cedes = lambda: cedes
         busy, _ = rig.connect()
         busy.send(GET)
         rig.take()

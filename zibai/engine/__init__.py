@@ -5,7 +5,9 @@ loop has a Connection and a runner its Stream. Both share one Sender, the bytes 
 
  - states          the states of a connection: owner, what is watched, and which state may follow
  - context         limits and collaborators that the connections of one server share
- - loop            the server loop: deadlines, queue, accepting, the end
+ - loop            the server loop: one turn of it, and what other threads may ask of it
+ - inbox           what runners hand to the loop
+ - shutdown        the end of the loop, and which process gets the idle connections
  - waiting         what lies in a loop's table: a connection, or a stage before one
  - table           the connections of a loop: what the poller watches for each
  - queueing        requests that wait for a runner for too long

@@ -8,18 +8,22 @@ Four things have a say. The :class:`~zibai.engine.capacity.Crowd` knows how many
 Everything here is the loop owner's.
 """
 
+import time
 from collections.abc import Callable
 from math import inf
 from typing import Final
 
 from ..net.acceptor import Acceptor
+from ..net.handover import Adoption
 from ..net.kernel import seconds_since_data
-from ..net.listener import Endpoint, Listener, Socket
+from ..net.listener import Endpoint, Listener, Socket, endpoint_of
 from ..net.poller import READ
 from .backends import Backend
 from .capacity import Crowd
+from .connection import Connection
 from .context import Service
 from .overload import Overload
+from .preamble import begin, read_note
 from .queueing import Queue
 from .spread import LEAVE, Spread
 from .states import PASSED, READY
@@ -31,9 +35,9 @@ BACKLOG: Final = 5.0
 
 
 class Admission:
-    """``first`` makes what a client begins with. ``queue`` is set by the loop, which makes it of this."""
-
-    queue: Queue
+    """``adoption`` has the channels of connections that other workers hand over. ``others`` are the functions that the
+    loop calls for descriptors of other kinds. ``queue`` has the requests of those that were let in.
+    """
 
     def __init__(
         self,
@@ -42,14 +46,18 @@ class Admission:
         listeners: list[Listener],
         table: Table,
         slots: int,
-        first: Callable[[Socket, object, Endpoint, float], Waiter],
+        others: dict[int, Callable[[], object]],
     ) -> None:
+        self._service = service
         self._table = table
-        self._first = first
+        self._backend = backend
+        self._first = begin(service, self._connect)  # makes what a client begins with
+        self.adoption = Adoption(backend.poller, others, self._adopt)
         self.acceptor = Acceptor(listeners, backend.poller, backend.report, self.opened)
         self.crowd = Crowd(service, backend.report, getattr(backend.poller, "limit", inf))
         self.spread = Spread(service.siblings, slots)
         self.overload = Overload(service.row, service.siblings, self.acceptor.is_anyone_waiting)
+        self.queue = Queue(service, table.ready, backend.runners, self.acceptor.waiting)
 
     def __repr__(self) -> str:
         return f"<Admission: {len(self._table.connections)} of {self.crowd.places} connections>"
@@ -115,3 +123,23 @@ class Admission:
         if connection.state is READY:
             self.queue.backdate(now - seconds_since_data(connection.sock))
         self.overload.accepted(connection)
+
+    def _connect(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> Connection:
+        return Connection(sock, peer, endpoint, self._service, now)
+
+    def _adopt(self, sock: Socket, note: bytes) -> None:
+        """Take over a connection of another worker."""
+        now = time.monotonic()
+        try:
+            peer, endpoint = sock.getpeername(), endpoint_of(sock)
+        except OSError:
+            sock.close()  # its client has left on the way
+            return
+        if self._service.limits.proxy_protocol and not note:
+            self.opened(sock, peer, endpoint, now)  # it has not said a word
+            return
+        if note:
+            peer, endpoint = read_note(note, endpoint)
+        connection = self._connect(sock, peer, endpoint, now)
+        connection.stream = self._backend.make_stream(connection)  # it has had responses, though not from here
+        self._table.adopt(connection, now)

@@ -5,9 +5,9 @@ lies in the loop's :class:`~zibai.engine.table.Table`. A backend turns the loop.
 connection whose socket did something take its step, accepts, and closes what is over. A connection whose request is
 there is queued for ``take``.
 
-Everything belongs to the loop's owner (see ``backends``), except what is handed over: any thread may call
-``give_back``, ``lend``, ``drain`` and ``quit``. They append to a deque or set a flag, and wake the owner if it sleeps.
-The owner says that it sleeps before it looks a last time at what was handed over, so that no wake-up is lost.
+Everything belongs to the loop's owner (see ``backends``), but any thread may call ``give_back`` and ``lend``, which put
+a connection into the :class:`~zibai.engine.inbox.Inbox`; ``adopt_from``, ``hand_over_to``, ``drain`` and ``quit``,
+which say what the owner is to do next (see :class:`~zibai.engine.shutdown.Shutdown`).
 """
 
 import time
@@ -17,27 +17,25 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
-from ..net.handover import Adoption
 from ..net.kernel import AT_ONCE
-from ..net.listener import Endpoint, Listener, Socket, endpoint_of
+from ..net.listener import Listener, Socket
 from ..net.poller import READ
 from .admission import Admission
 from .backends import Backend, RunnersSide
 from .connection import Connection
 from .context import Service
 from .health import SOON, Health
+from .inbox import Inbox
 from .load import TURN
-from .preamble import begin, read_note
-from .queueing import Queue
+from .shutdown import Shutdown
 from .states import APP, HEAD, READY, TASK
 from .table import GRACE, Table
 from .waiting import Waiter
 
 
 class Loop:
-    """The connections of one server. ``slots`` is how many may run at once; ``max_requests`` ends the counting.
-
-    ``cedes`` says, when the end begins, whether another server accepts from all the listeners, too.
+    """The connections of one server. ``slots`` is how many may run at once. After ``max_requests`` requests, where that
+    is given, ``on_max_requests`` is called once. ``failure`` is a bug of the loop, which has ended it.
     """
 
     def __init__(
@@ -55,7 +53,6 @@ class Loop:
         self.finished = False
         self.failure: Exception | None = None
         self.on_failure: Callable[[], object] = lambda: None
-        self.cedes: Callable[[], bool] = lambda: False
         self._backend = backend
         self.health = health
         self._slots = slots
@@ -64,16 +61,11 @@ class Loop:
         self._ready: deque[tuple[Connection, float]] = deque()  # since when they wait
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
         self._table = Table(self.poller, service.load, service.row, backend.report, self._ready)
-        first = begin(service, self._connect)  # makes what a client begins with
-        self._admission = Admission(service, backend, listeners, self._table, slots, first)
-        self._queue = Queue(service, self._ready, backend.runners, self._admission.acceptor.waiting)
-        self._admission.queue = self._queue
         self._others: dict[int, Callable[[], object]] = {}  # what else the poller has, except listeners
-        self._handed: deque[tuple[Connection, bool]] = deque()  # by runners; True when the exchange is over
-        self._asleep = self._drain = self._quit = False  # whether the owner sleeps; what was asked for
-        self._graceful_timeout = GRACE
-        self._adoption = Adoption(self.poller, self._others, self._adopt)
-        self._replacement: Socket | None = None  # the channel to the worker that gets our idle connections
+        self._admission = Admission(service, backend, listeners, self._table, slots, self._others)
+        self._queue = self._admission.queue
+        self._inbox = Inbox(backend.wake)
+        self.shutdown = Shutdown(self._table, self._admission, lambda: self._slots - self._running - len(self._ready))
         self._now = 0.0  # of the turn that came last
         self._requests_left = max_requests or 0  # 0 is no limit
         self._on_max_requests = on_max_requests
@@ -83,42 +75,29 @@ class Loop:
         return f"<Loop {phase}: {self._table!r}, {self._running} of {self._slots} runners busy>"
 
     def give_back(self, stream: RunnersSide) -> None:
-        self._hand((stream.connection, True))
+        self._inbox.put(stream.connection, over=True)
 
     def lend(self, connection: Connection) -> None:
-        self._hand((connection, False))
-
-    def _hand(self, item: tuple[Connection, bool]) -> None:
-        self._handed.append(item)
-        if self._asleep:
-            self._backend.wake()
-        if self.finished:
-            self._close_handed()  # the owner has gone; runners that came too late clean up after themselves
-
-    @property
-    def is_replaced(self) -> bool:
-        """Whether another process serves on after the drain, so that clients may come again at once."""
-        return self._replacement is not None or self.cedes()
+        self._inbox.put(connection, over=False)
 
     def adopt_from(self, channel: Socket) -> None:
         """Take over the connections that come through ``channel``."""
-        self._adoption.add(channel)
+        self._admission.adoption.add(channel)
         self._backend.wake()
 
     def hand_over_to(self, channel: Socket) -> None:
         """Give idle connections away through ``channel`` instead of closing them; before ``drain``."""
-        self._replacement = channel
+        self.shutdown.replacement = channel
 
     def drain(self, timeout: float = GRACE) -> None:
         """Begin the graceful shutdown: take nothing new, finish what is there. It may take ``timeout`` seconds."""
-        self._graceful_timeout = timeout
         self.service.draining = True  # at once: a response that is made now says close
-        self._drain = True
+        self.shutdown.timeout, self.shutdown.graceful = timeout, True
         self._backend.wake()
 
     def quit(self) -> None:
         """Close everything and finish the loop now."""
-        self._quit = True
+        self.shutdown.quick = True
         self._slots = 0  # nothing that is ready begins any more
         self._backend.wake()
 
@@ -129,9 +108,7 @@ class Loop:
         """
         self.finished = True
         self._admission.acceptor.forget()
-        self._adoption.close()
-        if self._replacement is not None:
-            self._replacement.close()
+        self.shutdown.close()
         self._table.forget()
 
     # What a backend drives.
@@ -154,8 +131,8 @@ class Loop:
             self.on_failure()
 
     def _turn(self, block: bool) -> None:
-        table = self._table
-        if self._quit or (table.draining and not table.connections):
+        table, inbox = self._table, self._inbox
+        if self.shutdown.quick or (table.draining and not table.connections):
             self._finish_loop()
             return
         self._now = now = time.monotonic()
@@ -163,15 +140,15 @@ class Loop:
         self.service.load.budget = TURN
         if table.deferred.busy:
             table.resume(now)
-        if self._handed:
-            self._receive_handed(now)
+        if inbox.items:
+            self._empty_inbox(now)
         self._admission.watch(self._running >= self._slots, now)
         waited = len(self._ready)
-        self._asleep = True
-        if self._adoption.coming:
-            self._adoption.watch()
+        inbox.asleep = True
+        if self._admission.adoption.coming:
+            self._admission.adoption.watch()
         events = self.poller.poll(self.timeout() if block else 0)
-        self._asleep = False
+        inbox.asleep = False
         self._now = now = time.monotonic()
         find, ready, rest = table.connections.get, self._ready, []
         for fd, mask in events:
@@ -195,20 +172,20 @@ class Loop:
             self._react_to_others(rest, waited, now)
         self._end_turn(now, bool(events))
         self._quota = len(ready)
-        self._asleep = not block  # a backend that does not block in the poller waits elsewhere: it is woken, too
+        inbox.asleep = not block  # a backend that does not block in the poller waits elsewhere: it is woken, too
 
     def _end_turn(self, now: float, stirred: bool) -> None:
         """All events are dealt with: do what is due. ``stirred`` says whether there were any."""
-        table, health, ready = self._table, self.health, self._ready
-        if self._handed:
+        table, health, ready, shutdown = self._table, self.health, self._ready, self.shutdown
+        if self._inbox.items:
             # A runner that has given a connection back has mostly woken the poller by that. Its slot is free at once.
-            self._receive_handed(now)
-        if self._drain and not table.draining:
-            self._begin_drain(now)
+            self._empty_inbox(now)
+        if shutdown.graceful and not table.draining:
+            shutdown.begin(now)
         if now >= table.next_sweep:
             table.sweep(now)
             if table.draining:
-                self._hand_over(now)
+                shutdown.hand_over(now)
         if now >= table.parting.due:
             table.parting.look(now)
         if now >= health.due:
@@ -220,11 +197,11 @@ class Loop:
 
     def timeout(self) -> float | None:
         """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
-        table = self._table
-        ending = self._quit or (self._drain and not (table.draining and table.connections))
-        if ending or self._handed or self._adoption.coming:
+        table, admission, shutdown = self._table, self._admission, self.shutdown
+        ending = shutdown.quick or (shutdown.graceful and not (table.draining and table.connections))
+        if ending or self._inbox.items or admission.adoption.coming:
             return 0
-        due = min(table.next_sweep, self.health.due, self._admission.again, table.parting.due)
+        due = min(table.next_sweep, self.health.due, admission.again, table.parting.due)
         if table.deferred.busy:
             due = min(due, (now := time.monotonic()) + table.deferred.wait(now))
         if self._ready:
@@ -286,19 +263,18 @@ class Loop:
         if not self._requests_left and self._on_max_requests is not None:
             self._on_max_requests()
 
-    def _receive_handed(self, now: float) -> None:
+    def _empty_inbox(self, now: float) -> None:
         """Take what runners have handed over: for good, or to have something sent."""
-        while self._handed:
-            connection, done = self._handed.popleft()
-            if done:
+        items = self._inbox.items
+        while items:
+            connection, over = items.popleft()
+            if over:
                 if connection.state is not APP:
                     continue  # it is given back twice: an error hit its runner just after the first time
                 self._running -= 1
                 self.finish(connection.stream)
             elif connection.state is APP or connection.state is TASK:
                 self._table.settle_lent(connection, now)
-
-    # New connections.
 
     def _react_to_others(self, fds: list[int], waited: int, now: float) -> None:
         """What is no connection did something. ``waited`` is how many requests were ready before this turn."""
@@ -309,74 +285,14 @@ class Loop:
         # count.
         self._admission.accept(fds, lambda: self._slots - self._running - (len(self._ready) - waited), now)
 
-    def _connect(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> Connection:
-        return Connection(sock, peer, endpoint, self.service, now)
-
     def open(self, connection: Waiter, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
         self._admission.open(connection, now)
 
-    def _adopt(self, sock: Socket, note: bytes) -> None:
-        """Take over a connection of another worker."""
-        now = time.monotonic()
-        try:
-            peer, endpoint = sock.getpeername(), endpoint_of(sock)
-        except OSError:
-            sock.close()  # its client has left on the way
-            return
-        if self.service.limits.proxy_protocol and not note:
-            self._admission.opened(sock, peer, endpoint, now)  # it has not said a word
-            return
-        if note:
-            peer, endpoint = read_note(note, endpoint)
-        connection = self._connect(sock, peer, endpoint, now)
-        connection.stream = self._backend.make_stream(connection)  # it has had responses, though not from here
-        self._table.adopt(connection, now)
-
-    # The end.
-
-    def _begin_drain(self, now: float) -> None:
-        """Take nothing new. Idle connections go to the replacement, or get a moment for a last request.
-
-        Clients that wait in the backlog are accepted, unless a replacement does that: there may be no server after us.
-        Where another server accepts, too, no more than can run at once, since that one could take the rest sooner.
-        """
-        table = self._table
-        self._adoption.end()
-        table.draining = True
-        if self._replacement is not None:
-            # A restart: nothing waits for the end of this process. An idle TLS connection cannot be handed over, and
-            # its client knows nothing of the restart, so its next request is served here, with close.
-            table.idle_until = now + self._graceful_timeout - GRACE
-        self._admission.acceptor.finish(now, self._last_room)
-        self._hand_over(now)
-        table.settle_idle(now)
-
-    def _hand_over(self, now: float) -> None:
-        if self._replacement is not None:
-            self._table.hand_over(self._replacement, now)
-
-    def _last_room(self) -> float:
-        if self._replacement is not None:
-            return 0
-        room = self._admission.crowd.limit - len(self._table.connections)
-        return min(room, self._slots - self._running - len(self._ready)) if self.cedes() else room
-
     def _finish_loop(self) -> None:
-        self._asleep, self.finished = False, True
+        self.finished = True
         self.service.draining = self._table.draining = True
         self._admission.acceptor.close()
-        self._adoption.close()
-        if self._replacement is not None:
-            self._replacement.close()
-        self._close_handed()
+        self.shutdown.close()
+        self._inbox.close()
         self._table.close()
-
-    def _close_handed(self) -> None:
-        while self._handed:
-            try:
-                connection, done = self._handed.popleft()
-            except IndexError:
-                return  # another runner was faster
-            if done:
-                connection.close()

@@ -66,10 +66,10 @@ class Table:
         self._load = load
         self._row = row
         self._report = report
-        self._ready = ready
+        self.ready = ready
 
     def __repr__(self) -> str:
-        return f"<{len(self.connections)} connections, {len(self._ready)} of them ready>"
+        return f"<{len(self.connections)} connections, {len(self.ready)} of them ready>"
 
     def add(self, connection: Waiter, now: float) -> None:
         """Take a new connection."""
@@ -137,7 +137,7 @@ class Table:
         """Watch a connection for what its state waits for; queue it, or close it."""
         state = connection.state
         if state is READY:
-            self._ready.append((connection, now))  # type: ignore[arg-type]  # a stage is never READY
+            self.ready.append((connection, now))  # type: ignore[arg-type]  # a stage is never READY
             return
         if state is PARTED:
             self.watch(connection, 0)

@@ -15,6 +15,10 @@ from .states import LATER, TASK
 class TaskLoop(Loop):
     """See the module, and :class:`zibai.engine.backends.TaskTurns`."""
 
+    @property
+    def is_replaced(self) -> bool:
+        return self.shutdown.is_replaced
+
     def suspend(self, stream: RunnersSide) -> None:
         stream.connection.state = TASK
         self._running += 1

@@ -129,7 +129,7 @@ class Control(control.Control):
         if self._replacement is not None:
             loop.hand_over_to(self._replacement)
         if self._shares_listeners:
-            loop.cedes = lambda: True
+            loop.shutdown.cedes = lambda: True
 
     def _adopt(self) -> None:
         while self._loop is not None and self._channels:

@@ -28,7 +28,7 @@ def serve_alone(prepared: Prepared, exits: bool) -> None:
         ties.beat_every, ties.on_beat, ties.on_end = reporter.beat_every, reporter.beat, reporter.stopping
 
     def started(loop: Loop) -> None:
-        loop.cedes = lambda: listeners.are_kept or (predecessor is not None and predecessor.is_alive())
+        loop.shutdown.cedes = lambda: listeners.are_kept or (predecessor is not None and predecessor.is_alive())
         if reporter is not None:
             reporter.started()
         if predecessor is not None:

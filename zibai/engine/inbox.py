@@ -1,0 +1,53 @@
+"""What runners hand to the server loop: connections whose exchange is over, and those that have something to send.
+
+A runner is another thread, or a greenlet beside the loop, so it may not touch the loop's connections. It puts its own
+into the inbox, and wakes the loop if that sleeps. The loop's owner says that it sleeps before it looks into the inbox a
+last time. A runner first puts, and then looks whether the owner sleeps. So no wake-up is lost, and there is no lock.
+
+Any thread may call :meth:`Inbox.put`. Everything else is the loop owner's.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from .connection import Connection
+
+
+class Inbox:
+    """``items`` has what was put, oldest first; True says that the exchange is over.
+
+    ``wake`` makes the owner turn soon. The owner sets ``asleep`` while it waits or may begin to, and has to be woken.
+    """
+
+    __slots__ = ("_closed", "_wake", "asleep", "items")
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.items: deque[tuple[Connection, bool]] = deque()
+        self.asleep = False
+        self._wake = wake
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Inbox: {len(self.items)} connections{', closed' if self._closed else ''}>"
+
+    def put(self, connection: Connection, *, over: bool) -> None:
+        """Hand over a connection; ``over`` says that it is for good."""
+        self.items.append((connection, over))
+        if self.asleep:
+            self._wake()
+        if self._closed:
+            self._close_connections()  # the owner has gone, and a runner that comes too late cleans up after itself
+
+    def close(self) -> None:
+        """The loop has ended: close what is handed over, now and from now on."""
+        self.asleep, self._closed = False, True
+        self._close_connections()
+
+    def _close_connections(self) -> None:
+        while self.items:
+            try:
+                connection, over = self.items.popleft()
+            except IndexError:
+                return  # another runner was faster
+            if over:
+                connection.close()

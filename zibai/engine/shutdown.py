@@ -1,0 +1,80 @@
+"""The end of a server loop: what is still taken, and which process gets the idle connections.
+
+A *graceful* shutdown accepts nothing new and finishes the requests that are there. In a restart there is a replacement,
+another worker: the idle connections go to it, some now and the rest at later sweeps, and their clients notice nothing.
+Without a replacement an idle connection stays open for a moment, because a request may be on its way. A *quick*
+shutdown closes every connection in the next turn.
+
+Any thread may set what is asked for, and the loop's owner acts on it in its next turn. The methods are the owner's.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .admission import Admission
+from .table import GRACE, Table
+
+if TYPE_CHECKING:
+    from ..net.listener import Socket
+
+
+class Shutdown:
+    """What a loop is asked for (``graceful``, ``quick``), and the seconds that it may take (``timeout``).
+
+    ``replacement`` is the channel to the worker that gets the idle connections, if there is one. ``cedes`` is called
+    when the end begins; it says whether another server accepts from all the listeners, too. ``free`` says how many more
+    requests could run at once.
+    """
+
+    __slots__ = ("_admission", "_free", "_table", "cedes", "graceful", "quick", "replacement", "timeout")
+
+    def __init__(self, table: Table, admission: Admission, free: Callable[[], int]) -> None:
+        self.graceful = self.quick = False
+        self.timeout = GRACE
+        self.replacement: Socket | None = None
+        self.cedes: Callable[[], bool] = lambda: False
+        self._table = table
+        self._admission = admission
+        self._free = free
+
+    def __repr__(self) -> str:
+        return f"<Shutdown: {'quick' if self.quick else 'graceful' if self.graceful else 'not asked for'}>"
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another process serves on after the end, so that clients may come again at once."""
+        return self.replacement is not None or self.cedes()
+
+    def begin(self, now: float) -> None:
+        """Take nothing new. Idle connections go to the replacement, or get a moment for a last request.
+
+        Clients that wait in the backlog are accepted, unless a replacement does that: there may be no server after us.
+        Where another server accepts, too, no more than can run at once, since that one could take the rest sooner.
+        """
+        table, admission = self._table, self._admission
+        admission.adoption.end()
+        table.draining = True
+        if self.replacement is not None:
+            # A restart: nothing waits for the end of this process. An idle TLS connection cannot be handed over, and
+            # its client knows nothing of the restart, so its next request is served here, with close.
+            table.idle_until = now + self.timeout - GRACE
+        admission.acceptor.finish(now, self._last_room)
+        self.hand_over(now)
+        table.settle_idle(now)
+
+    def _last_room(self) -> float:
+        if self.replacement is not None:
+            return 0
+        room = self._admission.crowd.limit - len(self._table.connections)
+        return min(room, self._free()) if self.cedes() else room
+
+    def hand_over(self, now: float) -> None:
+        """Give the replacement the connections that are idle now."""
+        if self.replacement is not None:
+            self._table.hand_over(self.replacement, now)
+
+    def close(self) -> None:
+        """The loop has ended, or a forked child has no use for it: close the channels to other workers."""
+        self._admission.adoption.close()
+        if self.replacement is not None:
+            self.replacement.close()
