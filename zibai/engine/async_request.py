@@ -9,7 +9,7 @@ import asyncio
 import time
 from http import HTTPStatus
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..errors import Gone, Refused
 from ..protocol.http1.response import CONTINUE
@@ -24,20 +24,53 @@ if TYPE_CHECKING:
     from .task_stream import TaskStream
 
 
+class Suspended:
+    """A request whose first step is over, and its response is not complete: a task has the connection.
+
+    ``slot`` is its slot of the scoreboard, if it has one. ``timed_out`` says that its time is over, and its task was
+    cancelled.
+    """
+
+    __slots__ = ("slot", "timed_out")
+
+    def __init__(self, slot: Slot | None) -> None:
+        self.slot = slot
+        self.timed_out = False
+
+    def __repr__(self) -> str:
+        return f"<Suspended: {self.slot}{', timed out' if self.timed_out else ''}>"
+
+
+class Body:
+    """How far a task is with the body of its request.
+
+    ``over``: the application has had all of it. ``refusal``: why it cannot be read. ``continued``: 100 Continue went
+    out, or is no longer allowed. A task has ``waited`` for it so many seconds, and waits again ``since`` then; the next
+    bytes are ``due`` until then. Both are ``inf`` while no task waits.
+    """
+
+    __slots__ = ("continued", "due", "over", "refusal", "since", "waited")
+
+    def __init__(self, *, continued: bool, over: bool = False) -> None:
+        self.continued = continued
+        self.over = over
+        self.refusal: Refused | None = None
+        self.waited = 0.0
+        self.since = self.due = inf
+
+    def __repr__(self) -> str:
+        return f"<Body: {'over' if self.over else self.refusal or 'not over'}>"
+
+
+NO_BODY: Final = Body(continued=True, over=True)
+"""What an application has read of a request without a body. All requests share it, and nothing changes it."""
+
+
 class AsyncRequest(AsyncStream):
     """The exchange of a gateway is one of these."""
 
-    slot: Slot | None = None
-    timed_out = False  # whether its time was over, and its task was cancelled
-    stepping = True  # whether the first step runs
-    suspended = False  # whether the loop has been told that a task has the connection
-    upgraded = False  # whether the connection speaks another protocol, and its exchange holds no slot any more
-    _body_waited = 0.0  # seconds that a task has waited for the body
-    _waits_since = inf
-    _more: "list[asyncio.Future[None]] | tuple[()]" = ()  # of those that wait for bytes
-
-    refusal: Refused | None = None  # why the body cannot be read
-    continued = True  # whether 100 Continue went out, or is no longer allowed
+    suspended: Suspended | None = None
+    body: Body | None = None  # None as well until the application has asked for the body of a request without one
 
     def __init__(self, stream: "TaskStream", tasks: "Tasks") -> None:
         super().__init__(stream, tasks)
@@ -64,8 +97,26 @@ class AsyncRequest(AsyncStream):
 
     @property
     def phase(self) -> str:
-        """What the request waits for, one of :data:`zibai.telemetry.slot.PHASES`."""
-        return "send" if self._drained else "body" if self._more else "app"
+        """What the request waits for, one of :data:`zibai.telemetry.slot.PHASES`. Any thread."""
+        waiters = self._waiters
+        if waiters is None:
+            return "app"
+        return "send" if waiters.room else "body" if waiters.bytes else "app"
+
+    @property
+    def upgraded(self) -> bool:
+        """Whether the connection speaks another protocol, and its exchange holds no slot any more."""
+        return False
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the time of the request is over, and its task was cancelled."""
+        return self.suspended is not None and self.suspended.timed_out
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why the body cannot be read."""
+        return None if self.body is None else self.body.refusal
 
     @property
     def in_body(self) -> bool:
@@ -75,24 +126,24 @@ class AsyncRequest(AsyncStream):
     @property
     def closing(self) -> bool:
         """Whether the connection ends after this response."""
-        return self.sender.closing or self.stream.service.draining
+        return self.stream.sender.closing or self.stream.service.draining
 
     def end_after_this(self) -> None:
         """Let the connection end after this response."""
-        self.sender.closing = True
+        self.stream.sender.closing = True
 
     def forbid_continue(self) -> None:
         """The final response begins: no 100 Continue from now on, so that the connection ends (RFC 9110 10.1.1)."""
-        if not self.continued:
-            self.continued = self.sender.closing = True
+        if self.body is not None and not self.body.continued:
+            self.body.continued = self.stream.sender.closing = True
 
     def release(self) -> None:
         """The response is over: the connection goes back to the loop, whatever the application still does."""
         if not self.released:
             self.released = True
-            if self._gone or self._more:
+            if self._waiters is not None:
                 self.wake_all()
-            if self.suspended:
+            if self.suspended is not None:
                 self._tasks.release(self)
 
     # Receiving.
@@ -102,10 +153,11 @@ class AsyncRequest(AsyncStream):
 
         Raises :class:`Gone` when it does not come whole; :attr:`refusal` may say why.
         """
-        codec, intake = self.connection.codec, self.connection.intake
+        codec, intake, body = self.connection.codec, self.connection.intake, self.body
         assert intake is not None
-        if not self.continued:
-            self.continued = True
+        assert body is not None
+        if not body.continued:
+            body.continued = True
             self.stream.interims += 1
             self.push(CONTINUE)
         pieces: list[bytes] = []
@@ -113,14 +165,14 @@ class AsyncRequest(AsyncStream):
         while True:
             if self.released:
                 raise Gone("the response is over")  # the bytes on the connection are another request's
-            if self.refusal is not None:
-                raise Gone(f"the request body cannot be read: {self.refusal}")
+            if body.refusal is not None:
+                raise Gone(f"the request body cannot be read: {body.refusal}")
             try:
                 piece = codec.next_body()
                 if piece:
                     intake.count(len(piece))
             except Refused as refusal:
-                raise self._stop_reading(refusal) from None
+                raise self._stop_reading(body, refusal) from None
             if piece:
                 pieces.append(piece)
                 size += len(piece)
@@ -130,45 +182,48 @@ class AsyncRequest(AsyncStream):
                 if codec.paused:
                     await asyncio.sleep(0)
                 else:
-                    await self._wait_for_bytes()
+                    await self._wait_for_bytes(body)
         self._read_on()
         return b"".join(pieces)
 
-    def _stop_reading(self, refusal: Refused) -> Gone:
-        self.sender.closing = True
-        self.refusal = refusal
+    def _stop_reading(self, body: Body, refusal: Refused) -> Gone:
+        self.stream.sender.closing = True
+        body.refusal = refusal
         return Gone(f"the request body cannot be read: {refusal}")
 
-    async def _wait_for_bytes(self) -> None:
-        connection = self.connection
+    async def _wait_for_bytes(self, body: Body) -> None:
+        connection, waiters = self.connection, self._make_waiters()
         if self.ending:
             raise Gone("the server ends")
-        if self.sender.broken:
+        if self.broken:
             raise Gone("the client has left")
         if self.ended:
-            raise self._stop_reading(Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
+            raise self._stop_reading(body, Refused(HTTPStatus.BAD_REQUEST, "it ends too early"))
         now = time.monotonic()
-        if not self._more:
+        if not waiters.bytes:
             assert connection.intake is not None
-            self._waits_since = now
-            self.due = now + max(0.0, connection.intake.patience(self._body_waited))
-            connection.deadline = min(self.due, self._send_due())
+            body.since = now
+            body.due = now + max(0.0, connection.intake.patience(body.waited))
+            connection.deadline = min(body.due, self._send_due())
             if connection.state is TASK:
                 self._tasks.loop.settle(connection)
         self._read_on()
-        self._more = self._more or []
         try:
-            await self._wait(self._more)
+            await self._wait(waiters.bytes)
         finally:
-            if not self._more and self._waits_since < inf:
-                waited = time.monotonic() - self._waits_since
-                self._body_waited += waited
+            if not waiters.bytes and body.since < inf:
+                waited = time.monotonic() - body.since
+                body.waited += waited
                 self.stream.note_wait(READING, waited)
-                self._waits_since = self.due = inf
+                body.since = body.due = inf
                 if not self.released:
                     connection.deadline = self._send_due()
 
     # What the loop tells.
+
+    @property
+    def due(self) -> float:
+        return inf if self.body is None else self.body.due
 
     def feed(self, data: bytes) -> None:
         """Keep what has come, of the body or of the next request, until the task or the next turn uses it."""
@@ -178,22 +233,20 @@ class AsyncRequest(AsyncStream):
         if connection.codec.size >= RECEIVE:
             connection.pause = HELD
             self.look_soon()
-        wake(self._more)
+        if self._waiters is not None:
+            wake(self._waiters.bytes)
 
     @property
     def ends_with_client(self) -> bool:
         return not self.in_body
 
-    def wake_all(self) -> None:
-        wake(self._more)
-        super().wake_all()
-
     def expire(self, now: float) -> None:
-        if self._more and now >= self.due:
-            self.refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, "it comes too slowly, or not")
-            self.sender.closing = True
-            self.due = inf
-            wake(self._more)
+        waiters, body = self._waiters, self.body
+        if waiters is not None and waiters.bytes and body is not None and now >= body.due:
+            body.refusal = Refused(HTTPStatus.REQUEST_TIMEOUT, "it comes too slowly, or not")
+            self.end_after_this()
+            body.due = inf
+            wake(waiters.bytes)
             self.connection.deadline = self._send_due()
         else:
             super().expire(now)

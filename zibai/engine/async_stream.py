@@ -11,7 +11,7 @@ Everything here is for the thread of the event loop, which also turns the server
 import time
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import Gone
 from ..net.kernel import ENDED, RESET, look_for_client
@@ -33,6 +33,31 @@ LOW: Final = 16 * 1024
 """Bytes that may still wait when the task goes on."""
 
 
+class Waiters:
+    """The tasks that wait for something of one client, each by a future; made when the first one waits.
+
+    ``bytes`` have come, there is ``room`` since little is left to be sent, or the ``end`` is there. ``listener`` is the
+    task of the application that waits for the end. ``looking`` says that a look at the client is due.
+    """
+
+    __slots__ = ("bytes", "end", "listener", "looking", "room")
+
+    def __init__(self) -> None:
+        self.bytes: list[asyncio.Future[None]] = []
+        self.room: list[asyncio.Future[None]] = []
+        self.end: list[asyncio.Future[None]] = []
+        self.listener: asyncio.Task[Any] | None = None
+        self.looking = False
+
+    def __repr__(self) -> str:
+        return f"<Waiters: {len(self.bytes)} for bytes, {len(self.room)} for room, {len(self.end)} for the end>"
+
+    def wake_all(self) -> None:
+        """Wake everything that waits, to look what has become of it."""
+        for waiters in (self.bytes, self.end, self.room):
+            wake(waiters)
+
+
 class AsyncStream:
     """What a task does with a connection, and what the loop tells it."""
 
@@ -40,15 +65,11 @@ class AsyncStream:
     ending = False  # whether the server ends, and the application has been told
     ended = False  # whether the client has ended its side
     released = False  # whether all is over, so that the connection is not ours any more
-    due = inf  # when the loop has to call :meth:`expire`, whatever waits to be sent
-    _looking = False  # whether a look at the client is due
-    # Futures of those that wait: until little is left to be sent, and for the end.
-    _drained: "list[asyncio.Future[None]] | tuple[()]" = ()
-    _gone: "list[asyncio.Future[None]] | tuple[()]" = ()
+    _waiters: Waiters | None = None
 
     def __init__(self, stream: "TaskStream", tasks: "Tasks") -> None:
         self.stream = stream
-        self.connection, self.sender = stream.connection, stream.sender
+        self.connection = stream.connection
         self._tasks = tasks
 
     def __repr__(self) -> str:
@@ -59,12 +80,12 @@ class AsyncStream:
     @property
     def broken(self) -> bool:
         """Whether nothing can be sent any more."""
-        return self.sender.broken
+        return self.stream.sender.broken
 
     @property
     def waiting(self) -> int:
         """Bytes that the client has not taken yet."""
-        return len(self.sender.out)
+        return len(self.stream.sender.out)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call back when the step at hand has ended."""
@@ -80,23 +101,27 @@ class AsyncStream:
 
     async def drain(self) -> None:
         """Wait until little is left to be sent. Raises :class:`Gone`."""
-        sender, began = self.sender, time.monotonic()
+        sender, began = self.stream.sender, time.monotonic()
         while len(sender.out) > LOW and not (sender.broken or self.ending):
-            self._drained = self._drained or []
-            await self._wait(self._drained)
+            await self._wait(self._make_waiters().room)
         self.stream.note_wait(SENDING, time.monotonic() - began)
         if sender.broken:
             raise Gone("the client has left, or takes nothing")
 
     def cut(self) -> None:
         """End the connection so that the client sees that what was sent is not whole."""
-        self.sender.cut()
+        self.stream.sender.cut()
 
     async def gone(self) -> None:
         """Wait until the client has left, or all is over."""
-        while not (self.ended or self.ending or self.sender.broken or self.released):
-            self._gone = self._gone or []
-            await self._wait(self._gone)
+        while not (self.ended or self.ending or self.stream.sender.broken or self.released):
+            await self._wait(self._make_waiters().end)
+
+    def _make_waiters(self) -> Waiters:
+        waiters = self._waiters
+        if waiters is None:
+            waiters = self._waiters = Waiters()
+        return waiters
 
     async def _wait(self, waiters: "list[asyncio.Future[None]]") -> None:
         future = self._tasks.event_loop.create_future()
@@ -117,6 +142,11 @@ class AsyncStream:
 
     # What the loop tells.
 
+    @property
+    def due(self) -> float:
+        """When the loop has to call :meth:`expire`, whatever waits to be sent."""
+        raise NotImplementedError
+
     def feed(self, data: bytes) -> None:
         """Bytes have come."""
         raise NotImplementedError
@@ -131,20 +161,21 @@ class AsyncStream:
 
     def wake_all(self) -> None:
         """Wake everything that waits, to look what has become of it."""
-        wake(self._gone)
-        wake(self._drained)
+        if self._waiters is not None:
+            self._waiters.wake_all()
 
     def written(self) -> None:
         """The client has taken something, or the connection is broken."""
-        if self.sender.broken:
+        sender, waiters = self.stream.sender, self._waiters
+        if sender.broken:
             self.has_ended()
-        elif self._drained and len(self.sender.out) <= LOW:
-            wake(self._drained)
+        elif waiters is not None and waiters.room and len(sender.out) <= LOW:
+            wake(waiters.room)
 
     def expire(self, now: float) -> None:
         """The deadline has passed, which is :attr:`due` or that of what waits to be sent."""
-        connection = self.connection
-        if self.sender.out and self.sender.is_expired(now):
+        connection, sender = self.connection, self.stream.sender
+        if sender.out and sender.is_expired(now):
             connection.deadline = inf
             connection.abort()
             self.has_ended()
@@ -153,24 +184,26 @@ class AsyncStream:
 
     def _send_due(self) -> float:
         """When the client has to have taken something of what waits for it."""
-        pace = self.sender.pace
+        pace = self.stream.sender.pace
         return inf if pace is None else pace.deadline
 
     def look_soon(self) -> None:
         """Nothing is read from the client meanwhile, so no event tells of its end."""
-        if not self._looking:
-            self._looking = True
+        waiters = self._make_waiters()
+        if not waiters.looking:
+            waiters.looking = True
             self._tasks.event_loop.call_later(LOOK, self._look)
 
     def _look(self) -> None:
-        self._looking = False
+        self._make_waiters().looking = False
         connection = self.connection
         if self.released or self.ended or connection.pause is not HELD:
             return
         found = look_for_client(connection.sock)
         if found == RESET:
-            self.sender.closing = self.sender.broken = True
-            self.sender.forget()
+            sender = self.stream.sender
+            sender.closing = sender.broken = True
+            sender.forget()
         if found == RESET or (found == ENDED and self.ends_with_client):
             self.has_ended()
         else:
@@ -182,7 +215,7 @@ class AsyncStream:
         return False
 
 
-def wake(waiters: "list[asyncio.Future[None]] | tuple[()]") -> None:
+def wake(waiters: "list[asyncio.Future[None]]") -> None:
     """Wake all of them."""
     for future in waiters:
         if not future.done():

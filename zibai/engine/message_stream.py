@@ -26,8 +26,6 @@ from .message_limits import LONG_READ, Counts, MessageLimits, Times
 from .states import HELD, LATER, TASK
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ..protocol.websocket.codec import Codec
     from ..protocol.websocket.partial import Message
     from .backends.tasks import Tasks
@@ -49,7 +47,7 @@ class MessageStream(AsyncStream):
     """
 
     end: tuple[int, str] | None = None
-    _more: "list[asyncio.Future[None]] | tuple[()]" = ()  # of those that wait for a message
+    due = inf
     _held: "list[bytes] | tuple[()]" = ()  # what goes out when the step of the application ends
     _choked = False  # whether the client has to take something before it is read from again
 
@@ -85,8 +83,7 @@ class MessageStream(AsyncStream):
         while (message := self.take()) is None and self.end is None:
             if self._held:
                 self.flush()
-            self._more = self._more or []
-            await self._wait(self._more)
+            await self._wait(self._make_waiters().bytes)
         return message
 
     def take(self) -> "Message | None":
@@ -117,7 +114,7 @@ class MessageStream(AsyncStream):
             self.flush()
         for piece in pieces:
             self._send(piece)
-        if self.sender.broken:
+        if self.stream.sender.broken:
             raise Gone("the client has left")
 
     def close(self, code: int, reason: str = "") -> None:
@@ -182,8 +179,8 @@ class MessageStream(AsyncStream):
         codec.feed(data)
         if len(data) >= RECEIVE and codec.long is not None and self.connection.endpoint.plain:
             self._read_long(codec.long.missing)
-        if codec.messages:
-            wake(self._more)
+        if codec.messages and self._waiters is not None:
+            wake(self._waiters.bytes)
         if codec.spent > _USUAL or codec.replies or codec.full or codec.over or codec.held or self.connection.held:
             self._read_to_end()
 
@@ -200,8 +197,8 @@ class MessageStream(AsyncStream):
         codec = self._codec
         if codec.paused and not (self._choked or self.released):
             codec.go_on()
-            if codec.messages:
-                wake(self._more)
+            if codec.messages and self._waiters is not None:
+                wake(self._waiters.bytes)
         self._read_to_end()
 
     def _read_to_end(self) -> None:
@@ -247,7 +244,7 @@ class MessageStream(AsyncStream):
         self.end = self.end or end
         self.due = inf
         self._held = ()  # what is to be sent was sent before
-        self.sender.closing = True
+        self.stream.sender.closing = True
         self.wake_all()
         # Later: the loop may be at this very connection.
         self.call_soon(self._on_over)
@@ -258,12 +255,8 @@ class MessageStream(AsyncStream):
             self._choked = False
             self._read_to_end()
 
-    def wake_all(self) -> None:
-        wake(self._more)
-        super().wake_all()
-
     def expire(self, now: float) -> None:
-        if now >= self.due and not (self.sender.out and self.sender.is_expired(now)):
+        if now >= self.due and not (self.stream.sender.out and self.stream.sender.is_expired(now)):
             self._act(now)
         super().expire(now)
 

@@ -12,6 +12,7 @@ Today that is WSGI. A gateway makes the environ of a request, and gives the resp
  - asgi_http       one HTTP request of ASGI: receive, send, and the end
  - asgi_response   its response: what goes on the wire, and when
  - asgi_websocket  one WebSocket of ASGI: the handshake, messages, and the end
+ - pending         what an application has given for its response, until its step ends
  - blame           whether an error is the application's
  - given_file      files that an ASGI application gives to be sent
  - lifespan        the start and the end of an ASGI application

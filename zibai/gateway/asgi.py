@@ -124,9 +124,9 @@ class Gateway(wsgi.Gateway):
                 found.append(pair)
         return found
 
-    def log(self, exchange: Responding) -> None:
-        """Log a request whose response is over."""
-        stream, head, reply, error = exchange.stream, exchange.head, exchange.reply, exchange.error
+    def log(self, exchange: Responding, error: BaseException | None) -> None:
+        """Log a request whose response is over; ``error`` is what the application raised instead of a response."""
+        stream, head, reply = exchange.stream, exchange.head, exchange.reply
         stream.status = 499 if head is None or not exchange.on_wire else head.code
         failed = error is not None or stream.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
@@ -135,7 +135,6 @@ class Gateway(wsgi.Gateway):
             return
         data = b"" if head is None else head.data
         log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error, data, clock())
-        exchange.error = None
         if stream.out and error is None and stream.status >= 200:
             # The loop sends the rest. Only then it is known how much of it went, and when.
             stream.when_sent(log)

@@ -15,10 +15,11 @@ Everything here is for the thread of the event loop. The tasks that an applicati
 run in it, too.
 """
 
-from asyncio import CancelledError, Task, current_task, sleep
+from asyncio import CancelledError, current_task, sleep
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from ..engine.async_request import NO_BODY, Body
 from ..engine.async_stream import HIGH
 from ..engine.task_stream import TaskStream
 from ..errors import Gone, Refused
@@ -40,19 +41,14 @@ _JOIN: Final = 64 * 1024
 class HttpExchange(Responding):
     """``receive`` and ``send`` of one request; any number of tasks of the application may wait in ``receive``."""
 
-    _listener: "Task[Any] | None" = None  # the task that waits in receive() for the end of the client
-
     def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
         self.stream = stream
         self.connection = connection = stream.connection
-        self.sender = stream.sender
         self.request = request = connection.request  # type: ignore[assignment]
         self._tasks = tasks
         self._gateway = gateway
-        self._body_over = False  # whether the application has had all of it
-        self._bodyless = not request.has_body  # type: ignore[union-attr]
-        if request.expects_continue and not self._bodyless:  # type: ignore[union-attr]
-            self.continued = False
+        if request.has_body:  # type: ignore[union-attr]
+            self.body = Body(continued=not request.expects_continue)  # type: ignore[union-attr]
 
     def __repr__(self) -> str:
         return f"<HttpExchange: {self.request.method} {self.request.path}, {self.reply or 'not begun'}>"
@@ -62,20 +58,21 @@ class HttpExchange(Responding):
     async def receive(self) -> Message:
         """The next event: a piece of the body, or the end of the client."""
         while not (self.complete or self._heard or self.ending):
-            if self._body_over:
-                self._listener = current_task()
+            body = self.body
+            if body is None:
+                self.body = NO_BODY
+                return {"type": "http.request", "body": b"", "more_body": False}
+            if body.over:
+                self._make_waiters().listener = current_task()
                 await self.gone()
                 break
-            if self._bodyless:
-                self._body_over = True
-                return {"type": "http.request", "body": b"", "more_body": False}
             try:
                 piece = await self.read(_JOIN)
             except Gone:
-                self._body_over = True
+                body.over = True
                 break
-            if not self._body_over:  # else another task has had the end of it meanwhile
-                self._body_over = not self.in_body
+            if not body.over:  # else another task has had the end of it meanwhile
+                body.over = not self.in_body
                 return {"type": "http.request", "body": piece, "more_body": self.in_body}
         self._heard = not self.complete
         return {"type": "http.disconnect"}
@@ -108,7 +105,10 @@ class HttpExchange(Responding):
         Django and task groups do so. Django does not expect that ``send`` raises, and would end the request without its
         signal ``request_finished``, and with that keep what the request has held.
         """
-        listener, self._listener = self._listener, None
+        waiters = self._waiters
+        if waiters is None:
+            return
+        listener, waiters.listener = waiters.listener, None
         if listener is not None and listener is not current_task():
             await sleep(MOMENT)
 
@@ -166,17 +166,16 @@ class HttpExchange(Responding):
             debug_logger.debug("%s: %s", self._path, ascii(str(error)))
             self._leave()
             return
-        if not (self.timed_out and isinstance(error, CancelledError)):
-            self.error = error
+        status = HTTPStatus.GATEWAY_TIMEOUT if self.timed_out else HTTPStatus.INTERNAL_SERVER_ERROR
+        told = None if self.timed_out and isinstance(error, CancelledError) else error
         if self.on_wire:
-            self._cut()
+            self._cut(told)
         else:
-            self._respond(HTTPStatus.GATEWAY_TIMEOUT if self.timed_out else HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._respond(status, told)
 
     def _leave(self) -> None:
         """The application has stopped because its client has left, or because the server ends."""
         if self.is_endless and self.reply is not None and not self.broken:
-            self._given = True
             self._finish()  # an event stream has no end that could be missing
         else:
             self._cut()

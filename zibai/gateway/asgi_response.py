@@ -19,6 +19,7 @@ from ..logger import error_logger, safely
 from ..protocol.http1.raw_response import prepare_raw, trailer_lines
 from ..protocol.http1.response import ResponseHead, interim
 from .given_file import duplicate, open_path
+from .pending import Pending
 from .reply import Reply, instead
 from .shortcut import send_at_once
 
@@ -32,7 +33,9 @@ TOGETHER: Final = 32 * 1024
 
 
 class Responding(AsyncRequest):
-    """The response side of an exchange, which is one object: a second one would cost 4 % of a plain request."""
+    """The response side of an exchange. It is one object with the other sides, since a second one would cost 4 % of a
+    plain request; what only some requests need is made for them (``_pending``, ``body``, ``suspended``).
+    """
 
     _gateway: "Gateway"
     head: ResponseHead | None = None
@@ -40,32 +43,38 @@ class Responding(AsyncRequest):
     sent = 0  # bytes of the body of a response that took the short cut
     complete = False  # whether the last byte of the response was given to the stream
     on_wire = False  # whether the first one was
-    error: BaseException | None = None  # what the application raised
     facts: dict[str, str] | None = None  # of the client, where its proxy tells more than its connection
     _heard = False  # whether the application was told that its client has left
-    _held: "list[bytes] | tuple[()]" = ()
-    _held_size = 0
-    _flushing = False  # whether a flush is due when the step ends
-    _given = False  # whether the last piece of the body was
-    _trailers: list[bytes] | None = None  # where the application has promised some
+    _pending: Pending | None = None
 
     def _start(self, message: Message) -> None:
         if self.head is not None:
             raise RuntimeError("http.response.start was sent twice")
         self.head = prepare_raw(message["status"], message.get("headers") or ())
-        self._trailers = [] if message.get("trailers") else None
+        if message.get("trailers"):
+            self._make_pending().trailers = []
         self._flush_soon()
+
+    def _make_pending(self) -> Pending:
+        pending = self._pending
+        if pending is None:
+            pending = self._pending = Pending()
+        return pending
+
+    @property
+    def _has_trailers(self) -> bool:
+        return self._pending is not None and self._pending.trailers is not None
 
     def _send_body(self, message: Message) -> None:
         data = message.get("body", b"")
         if type(data) is not bytes:
             data = memoryview(data).tobytes()
         more = bool(message.get("more_body"))
-        if self._given:
+        if self._pending is not None and self._pending.body_over:
             raise RuntimeError("http.response.body was sent after the last piece of the body")
         if not more and self.reply is None and self._send_at_once(data):
             return
-        reply = self.reply or self._begin(None if more or self._trailers is not None else len(data))
+        reply = self.reply or self._begin(None if more or self._has_trailers else len(data))
         for part in reply.give(data):
             self._hold(part)
         if reply.surplus:
@@ -75,7 +84,8 @@ class Responding(AsyncRequest):
 
     def _send_at_once(self, data: bytes) -> bool:
         """Short cut for a response of one piece, which all gateways share; returns whether it was sent."""
-        if self._held or self._trailers is not None:
+        pending = self._pending
+        if pending is not None and (pending.pieces or pending.trailers is not None):
             return False
         try:
             if not send_at_once(self, self.stream, self.request, [data]):
@@ -88,9 +98,11 @@ class Responding(AsyncRequest):
 
     def _end_body(self) -> None:
         """The application has given its last piece. Trailers may follow."""
-        self._given = True
-        if self._trailers is None:
+        pending = self._pending
+        if pending is None or pending.trailers is None:
             self._finish()
+        else:
+            pending.body_over = True
 
     def _begin(self, size: int | None) -> Reply:
         if self.head is None:
@@ -106,34 +118,37 @@ class Responding(AsyncRequest):
             self.call_soon(self.tell_end)  # it begins too late to be told with the others
         return reply
 
-    def _finish(self) -> None:
-        """The application has given everything."""
-        reply = self.reply
+    def _finish(self, error: BaseException | None = None) -> None:
+        """The application has given everything. ``error`` is what it raised, if the response says so."""
+        reply, pending = self.reply, self._pending
         assert reply is not None
+        trailers = () if pending is None else pending.trailers or ()
         try:
-            for part in reply.finish(b"".join(self._trailers or ())):
+            for part in reply.finish(b"".join(trailers)):
                 self._hold(part)
-        except ValueError as error:  # less than it has promised
-            error_logger.error("%s, at %s", error, ascii(self.request.path))
+        except ValueError as fault:  # less than it has promised
+            error_logger.error("%s, at %s", fault, ascii(self.request.path))
             self._cut()
             return
         reply.complete = self.complete = True
         self._flush()
-        self._over()
+        self._over(error)
 
     def _hold(self, part: bytes) -> None:
-        if not self._held:
-            self._held = []
-        self._held.append(part)
-        self._held_size += len(part)
-        if self._held_size >= TOGETHER:
+        pending = self._make_pending()
+        pending.pieces.append(part)
+        pending.size += len(part)
+        if pending.size >= TOGETHER:
             self._flush()
         else:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
-        if not (self._flushing or self.stepping or self.complete):
-            self._flushing = True
+        if self.suspended is None or self.complete:
+            return  # the end of the first step is seen anyway
+        pending = self._make_pending()
+        if not pending.due:
+            pending.due = True
             self.call_soon(self.end_step)
 
     @property
@@ -142,7 +157,8 @@ class Responding(AsyncRequest):
 
     def end_step(self) -> None:
         """The step of the application has ended without an end of the response: nothing is held any longer."""
-        self._flushing = False
+        if self._pending is not None:
+            self._pending.due = False
         if self.complete or self._heard or self.ending or self.broken:
             return
         if self.reply is None and self.head is not None:
@@ -152,12 +168,12 @@ class Responding(AsyncRequest):
 
     def _flush(self) -> None:
         """Send what is held. A client that has left is noticed at the next message."""
-        held, self._held, self._held_size = self._held, (), 0
-        if not held:
+        pending = self._pending
+        if pending is None or not pending.pieces:
             return
         self.on_wire = True
         try:
-            self.push(held[0] if len(held) == 1 else b"".join(held))
+            self.push(pending.take())
         except Gone:
             pass  # the client has left, which the log and the next message tell
 
@@ -187,10 +203,10 @@ class Responding(AsyncRequest):
     def _send_file(self, file: File, more: bool = False) -> None:
         """Send a file without reading it here. It is the loop that sends what the client does not take at once."""
         try:
-            if self._given:
+            if self._pending is not None and self._pending.body_over:
                 raise RuntimeError("a file was sent after the last piece of the body")
             promised = None if self.head is None else self.head.length
-            reply = self.reply or self._begin(None if more or self._trailers is not None else file.left)
+            reply = self.reply or self._begin(None if more or self._has_trailers else file.left)
             count = file.left if reply.left is None else min(file.left, reply.left)
             if reply.has_body and promised is not None and file.left > count:
                 self._gateway.complaints.surplus(self.request)
@@ -214,36 +230,39 @@ class Responding(AsyncRequest):
 
     def _send_trailers(self, message: Message) -> None:
         """Take trailers. A client that has not asked for them does not get them (RFC 9110 6.5.1)."""
-        if not self._given or self._trailers is None:
+        pending = self._pending
+        if pending is None or pending.trailers is None or not pending.body_over:
             raise RuntimeError("http.response.trailers was sent before the end of the body, or was not announced")
         if self._gateway.takes_trailers(self.request):
-            self._trailers += trailer_lines(message.get("headers") or ())
+            pending.trailers += trailer_lines(message.get("headers") or ())
         if not message.get("more_trailers"):
             self._finish()
 
-    def _over(self) -> None:
-        self._gateway.log(self)
+    def _over(self, error: BaseException | None = None) -> None:
+        self._gateway.log(self, error)
         self.release()
 
     @property
     def _path(self) -> str:
         return ascii(self.request.path)
 
-    def _respond(self, status: HTTPStatus) -> None:
-        """Respond instead of the application, of whose response nothing has gone out."""
-        self._held, self._held_size = (), 0
+    def _respond(self, status: HTTPStatus, error: BaseException | None = None) -> None:
+        """Respond instead of the application, of whose response nothing has gone out; ``error`` is what it raised."""
+        if self._pending is not None:
+            self._pending.clear()
         self.head, body = instead(status)
-        self.reply, self._trailers = None, None
+        self.reply = None
         for part in self._begin(len(body)).give(body):
             self._hold(part)
-        self._finish()
+        self._finish(error)
 
-    def _cut(self) -> None:
+    def _cut(self, error: BaseException | None = None) -> None:
         """End the connection so that the client sees that the response is not whole."""
-        self._held = ()
+        if self._pending is not None:
+            self._pending.clear()
         self.complete = True
         self.cut()
-        self._over()
+        self._over(error)
 
     def _finally(self, end: Callable[..., None], *args: Any) -> None:
         """Bring the response to its end. A bug of ours costs this connection, and not the server."""

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config.options import Options
-from ..engine.async_stream import HIGH, wake
+from ..engine.async_stream import HIGH
 from ..engine.message_limits import MessageLimits
 from ..engine.message_stream import LOST, MessageStream
 from ..engine.task_stream import TaskStream
@@ -50,29 +50,43 @@ class WebSockets:
         return WebSocketExchange(stream, tasks, gateway, self.limits)
 
 
+class Opening:
+    """An opening handshake (RFC 6455 4), and the ``socket`` that comes of it once the application has accepted.
+
+    ``connected``: the application has had websocket.connect. ``agreed`` is how messages are compressed, if they are.
+    """
+
+    __slots__ = ("agreed", "connected", "limits", "socket")
+
+    def __init__(self, limits: MessageLimits) -> None:
+        self.limits = limits
+        self.agreed: Agreed | None = None
+        self.connected = False
+        self.socket: MessageStream | None = None
+
+    def __repr__(self) -> str:
+        return f"<Opening: {self.socket or 'not accepted'}>"
+
+
 class WebSocketExchange(Responding):
     """``receive`` and ``send`` of one WebSocket; any number of tasks of the application may wait in ``receive``."""
-
-    socket: MessageStream | None = None  # once the handshake was accepted
-    _connected = False  # whether the application has had websocket.connect
-    _agreed: Agreed | None = None  # what is compressed
 
     def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway", limits: MessageLimits) -> None:
         super().__init__(stream, tasks)
         self._gateway = gateway
-        self._limits = limits
+        self._opening = Opening(limits)
 
     def __repr__(self) -> str:
-        return f"<WebSocketExchange: {self.request.path}, {self.socket or 'not accepted'}>"
+        return f"<WebSocketExchange: {self.request.path}, {self._opening.socket or 'not accepted'}>"
 
     # What the application is given.
 
     async def receive(self) -> Message:
         """The next event: a message of the client, or the end."""
-        if not self._connected:
-            self._connected = True
+        if not self._opening.connected:
+            self._opening.connected = True
             return {"type": "websocket.connect"}
-        socket = self.socket or await self._decision()
+        socket = self._opening.socket or await self._decision()
         message = None if socket is None else socket.take()
         if message is None and socket is not None:
             message = await socket.next()
@@ -85,7 +99,7 @@ class WebSocketExchange(Responding):
 
     async def send(self, message: Message) -> None:
         """Take a message. Raises :class:`~zibai.errors.Gone`, an ``OSError``, once the WebSocket is closed."""
-        socket, kind = self.socket, message["type"]
+        socket, kind = self._opening.socket, message["type"]
         if socket is None:
             self._respond_to_handshake(kind, message)
             if self.waiting > HIGH and not self.complete:
@@ -115,10 +129,9 @@ class WebSocketExchange(Responding):
 
     async def _decision(self) -> MessageStream | None:
         """Wait until another task has accepted; None when it has denied, or the client has left."""
-        while self.socket is None and not (self.complete or self.ended or self.broken):
-            self._gone = self._gone or []
-            await self._wait(self._gone)
-        return self.socket
+        while self._opening.socket is None and not (self.complete or self.ended or self.broken):
+            await self._wait(self._make_waiters().end)
+        return self._opening.socket
 
     # The handshake.
 
@@ -144,7 +157,7 @@ class WebSocketExchange(Responding):
             raise ValueError(f"{kind!r} is no message of a WebSocket")
 
     def _accept(self, message: Message) -> None:
-        gateway, request, stream, agreed = self._gateway, self.request, self.stream, self._agreed
+        gateway, request, stream, agreed = self._gateway, self.request, self.stream, self._opening.agreed
         subprotocol = message.get("subprotocol")
         if subprotocol is not None and subprotocol not in handshake.offered(request):
             gateway.complaints.subprotocol(subprotocol, request)
@@ -155,35 +168,39 @@ class WebSocketExchange(Responding):
             gateway.complaints.removed(name, request)
         self.push(head)
         self.head, self.on_wire, self.complete = _SWITCHING, True, True
-        gateway.log(self)
-        limits = self._limits
+        gateway.log(self, None)
+        opening, limits = self._opening, self._opening.limits
         codec = Codec(limits.max_size, limits.max_queue, agreed, limits.compress_from)
-        self.socket = stream.running = socket = MessageStream(stream, self._tasks, codec, limits, self._hang_up)
+        opening.socket = stream.running = socket = MessageStream(stream, self._tasks, codec, limits, self._hang_up)
         self._tasks.upgrade(self)
         socket.begin(self.connection.codec.take_rest())
-        wake(self._gone)
+        self.wake_all()
         if self._tasks.is_ending:
             self.tell_end()
 
-    def _deny(self, status: HTTPStatus) -> None:
+    def _deny(self, status: HTTPStatus, error: BaseException | None = None) -> None:
         self.end_after_this()
-        self._respond(status)
+        self._respond(status, error)
 
     # The end.
 
     @property
+    def upgraded(self) -> bool:
+        return self._opening.socket is not None
+
+    @property
     def is_endless(self) -> bool:
         """A handshake that waits for its decision is a request, with the time limit of one."""
-        return self.socket is not None
+        return self._opening.socket is not None
 
     def tell_end(self) -> None:
         """The server ends. An application that has not decided on the handshake may do so; then it is told."""
-        if self.socket is not None:
-            self.socket.close(*(_RESTART if self._tasks.loop.is_replaced else _GOING_AWAY))
+        if self._opening.socket is not None:
+            self._opening.socket.close(*(_RESTART if self._tasks.loop.is_replaced else _GOING_AWAY))
 
     def _hang_up(self) -> None:
         """All is over on the connection."""
-        socket = self.socket
+        socket = self._opening.socket
         assert socket is not None
         self._gateway.log_close(self, socket.end or LOST, socket.counts)
         self.release()
@@ -192,8 +209,9 @@ class WebSocketExchange(Responding):
         """Call the application, and stay until the connection is over. Raises nothing but KeyboardInterrupt."""
         try:
             handshake.check(self.request)
-            if self._limits.compress_from and (offers := self.request.environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")):
-                self._agreed = Agreed.from_offers(offers)
+            offers = self.request.environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
+            if offers and self._opening.limits.compress_from:
+                self._opening.agreed = Agreed.from_offers(offers)
             await self._gateway.callable(self._scope(), self.receive, self.send)
         except KeyboardInterrupt:
             self._finally(self._abandon)
@@ -204,9 +222,8 @@ class WebSocketExchange(Responding):
             self._finally(self._fail, error)
         else:
             self._finally(self._return)
-        while self.socket is not None and not self.released:
-            self._gone = self._gone or []
-            await self._wait(self._gone)
+        while self._opening.socket is not None and not self.released:
+            await self._wait(self._make_waiters().end)
 
     def _scope(self) -> dict[str, Any]:
         scope = self._gateway.scope(self)
@@ -219,8 +236,8 @@ class WebSocketExchange(Responding):
 
     def _abandon(self) -> None:
         """The process ends, by Ctrl-C."""
-        if self.socket is not None:
-            self.socket.cut_off()
+        if self._opening.socket is not None:
+            self._opening.socket.cut_off()
         elif not self.complete:
             self._cut()
 
@@ -229,9 +246,9 @@ class WebSocketExchange(Responding):
         debug_logger.debug("refused %s: %d, %s", self.connection.peer, refusal.status, refusal)
         self._deny(refusal.status)
 
-    def _respond(self, status: HTTPStatus) -> None:
+    def _respond(self, status: HTTPStatus, error: BaseException | None = None) -> None:
         if status is not HTTPStatus.UPGRADE_REQUIRED:
-            super()._respond(status)
+            super()._respond(status, error)
             return
         body = b"426 Upgrade Required\n"
         self.head = ResponseHead("426 Upgrade Required", [("Content-Type", "text/plain; charset=utf-8")])
@@ -241,8 +258,8 @@ class WebSocketExchange(Responding):
 
     def _return(self) -> None:
         """The application has returned."""
-        if self.socket is not None:
-            self.socket.close(1000)
+        if self._opening.socket is not None:
+            self._opening.socket.close(1000)
         elif self.complete:
             pass
         elif self.ended or self.broken:
@@ -258,7 +275,7 @@ class WebSocketExchange(Responding):
 
     def _fail(self, error: BaseException) -> None:
         """The application has raised."""
-        socket = self.socket
+        socket = self._opening.socket
         gone = self.ended or self.broken or (socket is not None and socket.end is not None)
         cancelled = isinstance(error, CancelledError) and self._tasks.is_ending
         expired = isinstance(error, CancelledError) and self.timed_out and socket is None
@@ -273,8 +290,8 @@ class WebSocketExchange(Responding):
             elif socket is not None:
                 socket.close(1011)
             return
-        self.error = None if ours or expired else error
+        told = None if ours or expired else error
         if ours or self.on_wire:
-            self._cut()
+            self._cut(told)
         else:
-            self._deny(HTTPStatus.GATEWAY_TIMEOUT if self.timed_out else HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._deny(HTTPStatus.GATEWAY_TIMEOUT if self.timed_out else HTTPStatus.INTERNAL_SERVER_ERROR, told)

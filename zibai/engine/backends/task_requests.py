@@ -17,7 +17,7 @@ from ...clock import clock
 from ...system.stacks import Stack
 from ...telemetry.row import Row
 from ...telemetry.slot import FREE, TEXT, Running, Slot
-from ..async_request import AsyncRequest
+from ..async_request import AsyncRequest, Suspended
 from .task_stacks import frames_of_task
 
 
@@ -43,8 +43,9 @@ class Requests:
         """The first step of a request is over, and its response is not complete."""
         self._tasks[exchange] = task
         if self._free:
-            exchange.slot, self.idle = self.idle, self._free.pop()
+            exchange.suspended, self.idle = Suspended(self.idle), self._free.pop()
         else:
+            exchange.suspended = Suspended(None)
             self.idle.phase(FREE)
             self._without[exchange] = None
             self._row.leave_out(len(self._without))
@@ -57,20 +58,23 @@ class Requests:
 
     def vacate(self, exchange: AsyncRequest) -> None:
         """A request is over: count it, and pass its slot on."""
-        stream, slot = exchange.stream, exchange.slot
+        stream, suspended = exchange.stream, exchange.suspended
+        assert suspended is not None
+        slot = suspended.slot
         if slot is None:
             del self._without[exchange]
             self.idle.count(exchange.request.summary, stream.status, stream.started, clock())
         else:
             slot.end(stream.status, stream.started, clock())
-            exchange.slot = None
+            suspended.slot = None
             if not self._without:
                 self._free.append(slot)
                 return
-            heir = next(iter(self._without))
-            del self._without[heir]
-            heir.slot = slot
-            slot.begin(heir.request.summary, heir.stream.started)
+            oldest = next(iter(self._without))
+            del self._without[oldest]
+            assert oldest.suspended is not None
+            oldest.suspended.slot = slot
+            slot.begin(oldest.request.summary, oldest.stream.started)
         self._row.leave_out(len(self._without))
 
     def tell_end(self, seconds: float) -> None:
@@ -123,7 +127,7 @@ class Requests:
         """The time of a request is over: cancel its task. The gateway responds, if nothing of the response was sent."""
         task = self._tasks.get(exchange)
         if task is not None and not task.cancelling():
-            exchange.timed_out = True
+            exchange.suspended.timed_out = True
             task.cancel()
         return True
 

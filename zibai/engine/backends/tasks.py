@@ -256,9 +256,7 @@ class Tasks:
             self.loop.finish(stream)
             return
         assert task is not None, "the gateway has not completed a response"
-        exchange.stepping = False
         exchange.end_step()
-        exchange.suspended = True
         requests.add(exchange, task)
         self.loop.suspend(stream)
         if exchange.upgraded:
@@ -283,8 +281,7 @@ class Tasks:
 
     def upgrade(self, exchange: AsyncRequest) -> None:
         """The connection of a request speaks another protocol from now on: the request is over, and holds no slot."""
-        exchange.upgraded = True
-        if exchange.suspended:  # else it will be after its first step
+        if exchange.suspended is not None:  # else it will be after its first step
             self._requests.vacate(exchange)
             self.loop.upgrade(exchange.stream)
 
