@@ -14,7 +14,7 @@ from harness import asgi, request, respond, until
 from tlsclient import Records, logging_secrets
 
 from zibai.engine.async_stream import HIGH
-from zibai.engine.states import CHOKED, HELD, TASK
+from zibai.engine.states import CHOKED, STOPPED, TASK
 from zibai.engine.task_loop import TaskLoop
 from zibai.tls import certificates
 from zibai.tls.connection import TLSConnection
@@ -168,7 +168,7 @@ def test_what_came_in_small_records_behind_a_request_is_served(
             client.say(request("/wait"))
             assert app.entered.wait(DEADLINE)
             client.say(*(following[at : at + 60] for at in range(0, len(following), 60)))
-            wait_for(lambda: "connection" in watched and watched["connection"].pause is HELD)
+            wait_for(lambda: "connection" in watched and watched["connection"].pause is STOPPED)
             app.go.set()
             assert client.rest().count(b"HTTP/1.1 200 OK\r\n") == count + 2
 

@@ -16,7 +16,7 @@ from ..protocol.http1.response import CONTINUE
 from ..telemetry.slot import READING, Slot
 from .async_stream import AsyncStream, wake
 from .context import RECEIVE
-from .states import HELD, TASK
+from .states import STOPPED, TASK
 
 if TYPE_CHECKING:
     from ..protocol.http1 import Request
@@ -231,7 +231,7 @@ class AsyncRequest(AsyncStream):
         connection.codec.feed(data)
         connection.alone = False
         if connection.codec.size >= RECEIVE:
-            connection.pause = HELD
+            connection.pause = STOPPED
             self.look_soon()
         if self._waiters is not None:
             wake(self._waiters.bytes)

@@ -17,7 +17,7 @@ from ..errors import Gone
 from ..net.kernel import ENDED, RESET, look_for_client
 from ..telemetry.scoreboard import SENDING
 from .outgoing import File
-from .states import HELD, LATER, TASK
+from .states import LATER, STOPPED, TASK
 from .stream import LOOK
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class AsyncStream:
     def _read_on(self) -> None:
         """What had come is used."""
         connection = self.connection
-        if connection.pause is HELD and not self.ended:
+        if connection.pause is STOPPED and not self.ended:
             connection.pause = LATER  # TLS may have bytes that no poller knows of
             if connection.state is TASK:  # else the loop looks at it when the first step has ended
                 self._tasks.loop.settle(connection)
@@ -197,7 +197,7 @@ class AsyncStream:
     def _look(self) -> None:
         self._make_waiters().looking = False
         connection = self.connection
-        if self.released or self.ended or connection.pause is not HELD:
+        if self.released or self.ended or connection.pause is not STOPPED:
             return
         found = look_for_client(connection.sock)
         if found == RESET:

@@ -13,7 +13,7 @@ from typing import Final
 
 from ..net.poller import WRITE
 from .load import Load
-from .states import CHOKED, HELD, STARVED
+from .states import CHOKED, STARVED, STOPPED
 from .waiting import Waiter
 
 AGAIN: Final = 0.5
@@ -40,7 +40,7 @@ class Deferred:
         """Take a connection that is paused. Returns what the poller has to watch meanwhile."""
         if connection.pause is CHOKED:
             return WRITE
-        if connection.pause is HELD:
+        if connection.pause is STOPPED:
             return 0
         self.busy = True
         (self._starved if connection.pause is STARVED else self._soon)[connection] = None

@@ -23,7 +23,7 @@ from ..protocol.websocket.frames import PING
 from .async_stream import HIGH, LOW, AsyncStream, wake
 from .context import RECEIVE
 from .message_limits import LONG_READ, Counts, MessageLimits, Times
-from .states import HELD, LATER, TASK
+from .states import LATER, STOPPED, TASK
 
 if TYPE_CHECKING:
     from ..protocol.websocket.codec import Codec
@@ -71,7 +71,7 @@ class MessageStream(AsyncStream):
         """The handshake is complete; ``rest`` is what came behind it."""
         connection = self.connection
         connection.alone = False
-        if connection.pause is HELD:
+        if connection.pause is STOPPED:
             connection.pause = LATER  # TLS may have bytes that no poller knows of
         self.feed(rest)
         self._set_due()
@@ -223,7 +223,7 @@ class MessageStream(AsyncStream):
         if codec.over:
             self._finish(codec.close or LOST)
         elif codec.full or self._choked:
-            connection.pause = HELD
+            connection.pause = STOPPED
             self.look_soon()
         elif codec.paused:
             connection.pause = LATER
@@ -266,7 +266,7 @@ class MessageStream(AsyncStream):
         if times.closes < inf:
             self.cut_off()
             return
-        if self.connection.pause in (HELD, LATER):
+        if self.connection.pause in (STOPPED, LATER):
             times.heard, times.pinged = now, False  # it may have sent something, which nobody has read
         elif times.pinged and now >= times.heard + limits.ping_interval + limits.ping_timeout:
             self._codec.fail(1011, "no response to a ping")

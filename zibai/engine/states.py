@@ -156,8 +156,8 @@ LATER: Final = 1
 STARVED: Final = 2
 """There is no room for its body."""
 
-HELD: Final = 4
-"""Its task has not used what has come, or its client has ended its side: there is nothing to be read for now."""
+STOPPED: Final = 4
+"""Reading has stopped until its task has used what has come, or for good, as its client has ended its side."""
 
 CHOKED: Final = 3
 """Its client does not take what TLS sends by itself."""

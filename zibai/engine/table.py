@@ -26,7 +26,7 @@ from .connection import Connection
 from .deferred import Deferred
 from .load import Load
 from .parting import Parting
-from .states import APP, BODY, CLOSED, DISCARD, HELD, LATER, PARTED, PASSED, READY, TASK, WATCH
+from .states import APP, BODY, CLOSED, DISCARD, LATER, PARTED, PASSED, READY, STOPPED, TASK, WATCH
 from .waiting import Waiter
 
 RESOLUTION: Final = 0.1
@@ -128,7 +128,7 @@ class Table:
         self._report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
         if connection.state is APP or connection.state is TASK:
             self.watch(connection, 0)
-            connection.pause = HELD  # a task's connection is not settled again
+            connection.pause = STOPPED  # a task's connection is not settled again
             _abort(connection)
         elif self.connections.get(connection.fd) is connection:  # else it has gone before the fault
             self.drop(connection)

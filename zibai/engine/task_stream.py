@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..clock import AHEAD
 from .connection import Connection
-from .states import HELD
+from .states import STOPPED
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class TaskStream(Stream):
         if reset:
             self.sender.closing = self.sender.broken = True
             self.sender.forget()
-        self.connection.pause = HELD  # a poller would report the end again and again
+        self.connection.pause = STOPPED  # a poller would report the end again and again
         self.has_ended()
 
     def has_ended(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..engine.connection import Connection
 from ..engine.context import RECEIVE, Service
 from ..engine.lingering import LINGER_TIME
-from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HEAD, HELD, LATER, LINGER, TASK
+from ..engine.states import BODY, CHOKED, CLOSED, DISCARD, HEAD, LATER, LINGER, STOPPED, TASK
 from ..logger import debug_logger
 from ..net.listener import Endpoint
 from ..net.poller import READ, WRITE
@@ -78,7 +78,7 @@ class TLSConnection(Connection):
                 self._deadline_before = self.deadline
                 self.deadline = min(self.deadline, now + self.service.limits.socket_timeout)
             self.pause = CHOKED
-        elif sock.choked and self.state is TASK and self.pause is not HELD:
+        elif sock.choked and self.state is TASK and self.pause is not STOPPED:
             self.alone = False
             self.pause = CHOKED
         elif sock.choked or sock.has_bytes:
