@@ -227,15 +227,15 @@ class Rig:
         """What all connections count for is what each of them holds, at any time: else a bound would close in."""
         load = self.service.load
         open_ = {*self.connections, *(each.connection for each in self._taken if each.sock.fileno() >= 0)}
-        held = [each for each in open_ if isinstance(each, Connection)]  # the stages before one hold nothing
+        connections = [each for each in open_ if isinstance(each, Connection)]  # the stages before one hold nothing
         if not self.loop.finished:
             assert load.connections == len(self.connections)
-        intakes = [each.intake for each in held if each.intake is not None]
-        assert load.memory == sum(each.held for each in held) + sum(each.held for each in intakes)
+        intakes = [each.intake for each in connections if each.intake is not None]
+        assert load.memory == sum(each.memory for each in connections) + sum(each.memory for each in intakes)
         assert load.disk == sum(each.spooled for each in intakes)
         assert load.files == sum(bool(each.spooled) for each in intakes)
-        assert self.service.unsent.files == sum(each.sender._files for each in held)
-        assert self.service.unsent.held == sum(each.sender._held for each in held)
+        assert self.service.unsent.files == sum(each.sender._files for each in connections)
+        assert self.service.unsent.memory == sum(each.sender._memory for each in connections)
 
     def run(self) -> int:
         """Run what is ready, inline."""

@@ -317,4 +317,4 @@ def test_sending_never_waits_and_draining_does(pair: tuple[Stream, socket.socket
     assert 0 < len(stream.out) <= TAIL
     stream.drain()
     assert sum(waited) + take(client) == size + 2_000_000
-    assert stream.service.unsent.held == 0
+    assert stream.service.unsent.memory == 0

@@ -299,7 +299,7 @@ def test_four_hundred_unfinished_bodies_stay_within_the_bound(monkeypatch: pytes
             held = sum(
                 len(each.intake.file.getbuffer())
                 for _, each in connections
-                if each.intake is not None and isinstance(each.intake.file, io.BytesIO) and each.intake.held
+                if each.intake is not None and isinstance(each.intake.file, io.BytesIO) and each.intake.memory
             )
             assert held == load.memory
             most = max(most, held)
@@ -380,7 +380,7 @@ def test_what_waits_behind_a_request_counts_while_it_runs(monkeypatch: pytest.Mo
         rig.until(lambda: (rig.run(), len(rig.served) == 11)[1])
         assert read(client, 11 * len(ANSWER)) == 11 * ANSWER
         assert load.memory == 0
-        assert connection.held == 0
+        assert connection.memory == 0
 
 
 def test_memory_comes_back_from_requests_that_no_application_sees(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,17 +114,17 @@ def test_all_memory_is_given_back_however_it_ends(monkeypatch: pytest.MonkeyPatc
         for number, client in enumerate(clients):
             client.send(GET)
             rig.until(rig.run)
-            rig.until(lambda number=number: budget.held > number * 500_000)
+            rig.until(lambda number=number: budget.memory > number * 500_000)
         taken = 0
         while taken < 900_000:
             taken += len(clients[0].recv(65536))
             rig.turn()
-        rig.until(lambda: budget.held < 2_700_000)
+        rig.until(lambda: budget.memory < 2_700_000)
         clients[1].close()
         rig.until(lambda: len(rig.connections) == 3)
-        assert budget.held < 1_800_000
+        assert budget.memory < 1_800_000
         rig.turn(30 + LATE)
-        rig.until(lambda: budget.held == 0)
+        rig.until(lambda: budget.memory == 0)
 
 
 @pytest.mark.parametrize("limit", [0, 100_000_000])

@@ -36,8 +36,8 @@ class Intake:
     """
 
     __slots__ = (
-        "_discarded", "_service", "_since", "_starved_since", "codec", "deadline", "file", "held", "pause", "received",
-        "spooled",
+        "_discarded", "_service", "_since", "_starved_since", "codec", "deadline", "file", "memory", "pause",
+        "received", "spooled",
     )  # fmt: skip
 
     def __init__(self, codec: Codec, service: Service, now: float) -> None:
@@ -47,12 +47,12 @@ class Intake:
         self._discarded = 0  # bytes of it that were thrown away
         self.file: Any = None  # a BinaryIO, of what has come of a body that is to be whole
         self.received = 0  # bytes of it
-        self.held = self.spooled = 0  # bytes of it that count as in memory, or in a file
+        self.memory = self.spooled = 0  # bytes of it that count as in memory, or in a file
         self.pause = 0
         self.deadline = 0.0
 
     def __repr__(self) -> str:
-        return f"<Intake: {self.received} bytes, {self.held} in memory and {self.spooled} in a file>"
+        return f"<Intake: {self.received} bytes, {self.memory} in memory and {self.spooled} in a file>"
 
     # Limits.
 
@@ -121,15 +121,15 @@ class Intake:
         load, size = self._service.load, len(piece)
         if not self.spooled:
             if self.received <= IN_MEMORY and load.memory + size <= load.max_memory:
-                self.held += size
+                self.memory += size
                 load.memory += size
                 self.file.write(piece)
                 return
             begun, self.file = self.file, spool()
-            load.memory -= self.held
-            load.disk += self.held
+            load.memory -= self.memory
+            load.disk += self.memory
             load.files += 1
-            self.held, self.spooled = 0, self.held
+            self.memory, self.spooled = 0, self.memory
             self.file.write(begun.getbuffer())
         self.spooled += size
         load.disk += size
@@ -183,11 +183,11 @@ class Intake:
         if file is not None:
             file.close()
 
-    def give_back(self) -> None:
-        """The body is released: what it has held is free. The loop counts, so the runner that releases it does not."""
+    def free_memory(self) -> None:
+        """The body is released: what was counted for it is free. The loop counts, so no runner calls this."""
         load = self._service.load
-        load.memory -= self.held
+        load.memory -= self.memory
         if self.spooled:
             load.disk -= self.spooled
             load.files -= 1
-        self.held = self.spooled = 0
+        self.memory = self.spooled = 0

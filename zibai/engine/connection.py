@@ -37,10 +37,10 @@ from .waiting import AT_ONCE, Waiter
 
 class Connection(Waiter):
     """One client. ``body`` comes with the request: None, a file of all of it, or the :class:`Intake` to read it by.
-    ``held`` is how many bytes of memory count for the connection, beside those of its intake.
+    ``memory`` is how many bytes are counted for the connection, beside those of its intake.
     """
 
-    __slots__ = ("alone", "arrival", "body", "codec", "held", "intake", "lingering", "request", "sender", "stream")
+    __slots__ = ("alone", "arrival", "body", "codec", "intake", "lingering", "memory", "request", "sender", "stream")
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
         Waiter.__init__(self, sock, peer, endpoint, service, HEAD, now)  # super() costs 1 % of a short connection
@@ -51,7 +51,7 @@ class Connection(Waiter):
         self.request: Request | None = None
         self.body: Any = None
         self.intake: Intake | None = None  # while a body is read
-        self.held, self.alone = 0, False  # alone: the request has come in one piece, and left nothing to be tidied up
+        self.memory, self.alone = 0, False  # alone: the request has come in one piece, and left nothing to be tidied up
         self.arrival = AT_ONCE  # of the request
         self.lingering: Lingering | None = None  # while it ends
 
@@ -112,7 +112,7 @@ class Connection(Waiter):
             request, body = whole
             if body:
                 self.body = io.BytesIO(body)
-                self.hold(len(body))
+                self.count_memory(len(body))
             self.request = request
             self.arrival = AT_ONCE
             self.alone = True
@@ -133,8 +133,9 @@ class Connection(Waiter):
         if not self.pause and (self.state is BODY or self.state is DISCARD or self.state is TASK):
             self.readable(now)  # now, for with many others there may be no budget for it later
 
-    def hold(self, size: int) -> None:
-        self.held += size
+    def count_memory(self, size: int) -> None:
+        """Count so many bytes more, or fewer, for this connection and in the sum of all."""
+        self.memory += size
         self.service.load.memory += size
 
     def refuse(self, refusal: Refused, now: float) -> None:
@@ -178,7 +179,7 @@ class Connection(Waiter):
 
     def finish(self, now: float) -> None:
         """The runner is done. Send the rest, then read the next request or close."""
-        self.give_back()
+        self.free_memory()
         sender = self.sender
         if sender.out and not sender.broken:
             # No runner touches it now, so no lock is needed.
@@ -187,13 +188,13 @@ class Connection(Waiter):
         else:
             self._flushed(now)
 
-    def give_back(self) -> None:
-        """The request is over, or is not to run: what was held for it is free."""
+    def free_memory(self) -> None:
+        """The request is over, or is not to run: what was counted for it is free."""
         load = self.service.load
-        load.memory -= self.held
-        self.held = 0
+        load.memory -= self.memory
+        self.memory = 0
         if self.intake is not None:
-            self.intake.give_back()
+            self.intake.free_memory()
         load.freed = True
 
     def _flushed(self, now: float) -> None:
@@ -270,9 +271,9 @@ class Connection(Waiter):
         super().release()
 
     def _drop_body(self) -> None:
-        """Release a body that no application has in its hands, and give back what it holds."""
+        """Release a body that no application has in its hands, and free its memory."""
         body, self.body = self.body or self.intake, None
         if body is not None:
             with suppress(OSError):  # the disk is full, and a file writes its buffer now; nothing reads it any more
                 body.close()
-        self.give_back()
+        self.free_memory()

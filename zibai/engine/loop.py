@@ -247,8 +247,8 @@ class Loop:
         # so, and its calls cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
         sender = connection.sender
         if connection.alone and connection.watched == READ and not (sender.closing or sender.out or table.draining):
-            if connection.held:
-                connection.give_back()
+            if connection.memory:
+                connection.free_memory()
             connection.request = None
             connection.state = HEAD
             connection.deadline = deadline = self._now + service.limits.keep_alive_timeout

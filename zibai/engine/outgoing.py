@@ -36,18 +36,18 @@ class Budget:
 
     def __init__(self, limit: float = inf) -> None:
         self.limit = limit
-        self.held = 0
+        self.memory = 0
         self.files = 0  # that are open for slow clients
         self._lock = Lock()
 
     def change(self, difference: int, files: int = 0) -> None:
         with self._lock:
-            self.held += difference
+            self.memory += difference
             self.files += files
 
     @property
     def exceeded(self) -> bool:
-        return self.held > self.limit
+        return self.memory > self.limit
 
 
 class File:

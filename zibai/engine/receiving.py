@@ -45,7 +45,7 @@ def advance(connection: "Connection", now: float) -> None:
 def _read_head(connection: "Connection", now: float) -> None:
     connection.request = request = connection.codec.next_request()
     connection.alone = False
-    connection.hold(-connection.held)
+    connection.count_memory(-connection.memory)
     if request is None:
         _await_head(connection, now)
         return
@@ -62,9 +62,9 @@ def _read_head(connection: "Connection", now: float) -> None:
 
 def _await_head(connection: "Connection", now: float) -> None:
     codec = connection.codec
-    connection.hold(codec.size)
+    connection.count_memory(codec.size)
     load, header_timeout = connection.service.load, connection.service.limits.header_timeout
-    if connection.held > USUAL_HEAD and load.memory > load.max_memory:
+    if connection.memory > USUAL_HEAD and load.memory > load.max_memory:
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", ceil(header_timeout))
     if codec.has_bytes and not connection.arrival.begun:
         # The whole head has this long, from its first byte; not each byte.
@@ -101,7 +101,7 @@ def _read_body(connection: "Connection", now: float) -> None:
 
 
 def _make_ready(connection: "Connection") -> None:
-    connection.hold(connection.codec.size)  # which stays here as long as the application runs
+    connection.count_memory(connection.codec.size)  # which stays here as long as the application runs
     connection.state = READY
     connection.deadline = inf
 

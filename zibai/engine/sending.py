@@ -41,7 +41,7 @@ class Sender:
     """
 
     __slots__ = (
-        "_files", "_held", "broken", "closing", "fault", "lent", "lock", "lost", "on_sent", "out", "pace", "service",
+        "_files", "_memory", "broken", "closing", "fault", "lent", "lock", "lost", "on_sent", "out", "pace", "service",
         "sock",
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ class Sender:
         self.pace: Pace | None = None  # how long the client may take, while something waits
         self.fault: FileFault | None = None  # why the rest of a response could not be read
         self.on_sent: Callable[[], object] | None = None  # called by the loop when the response is out, or lost
-        self._held = self._files = 0  # bytes of memory, and open files, that the budget of the service knows of
+        self._memory = self._files = 0  # bytes of memory, and open files, that the budget of the service knows of
 
     def __repr__(self) -> str:
         end = ", broken" if self.broken else ", then the end" if self.closing else ""
@@ -115,9 +115,9 @@ class Sender:
             return slow
 
     @property
-    def holds_much(self) -> bool:
-        """Whether this response and all others together hold more memory than they may."""
-        return self.service.unsent.exceeded and self._held > TAIL
+    def over_budget(self) -> bool:
+        """Whether all responses together take more memory than they may, and this one is large."""
+        return self.service.unsent.exceeded and self._memory > TAIL
 
     # For both.
 
@@ -164,10 +164,10 @@ class Sender:
 
     def _account(self) -> None:
         out = self.out
-        held, files = (len(out), 0) if type(out) is bytearray else (out.memory, out.files)
-        if held != self._held or files != self._files:
-            self.service.unsent.change(held - self._held, files - self._files)
-            self._held, self._files = held, files
+        memory, files = (len(out), 0) if type(out) is bytearray else (out.memory, out.files)
+        if memory != self._memory or files != self._files:
+            self.service.unsent.change(memory - self._memory, files - self._files)
+            self._memory, self._files = memory, files
 
     def push(self, now: float) -> int:
         """Send from the front of ``out``; return how much. When it is empty nothing is lent any more."""

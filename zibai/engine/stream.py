@@ -243,7 +243,7 @@ class Stream:
 
     def hold(self) -> None:
         """The application has given all. Keep its runner as long as too much memory waits for slow clients in all."""
-        while self.sender.holds_much and not self.sender.broken:
+        while self.sender.over_budget and not self.sender.broken:
             self.wait(self.service.waits.wait_writable, SENDING, LOOK)
             self.sender.push_now()
 

@@ -66,7 +66,7 @@ class Threads(Blocking):
         self._parked: deque[Runner] = deque()  # the runners that wait for the baton; the first is the deputy
         self._threads = 0
         self._coming: Runner | None = None  # has been started and has not parked yet
-        self._spared = -inf  # when the exchange began that gets twice the time; it is not held by that
+        self._spared = -inf  # when the exchange began that gets twice the time; no reference to it
         self._turns = 0  # counts inline exchanges; the deputy sees by it whether the leader works
         self._watching = False  # whether the deputy looks by itself, or has to be rung
         self._stopped = False
