@@ -166,19 +166,19 @@ def test_a_long_message_in_pieces(size: int, step: int) -> None:
         codec.feed(data[place : place + step])
         while codec.messages:
             assert take(codec) in ("before", bytes(size), "behind")
-    assert codec.held == 0
+    assert codec.buffered == 0
     assert not codec.over
 
 
 def test_what_waits_is_counted() -> None:
     codec = Codec(1 << 20, 32)
     codec.feed(frame(BINARY, bytes(500_000))[:-1])
-    assert codec.held == 500_013
+    assert codec.buffered == 500_013
     codec.feed(b"\0")
-    assert codec.held == 0
+    assert codec.buffered == 0
     assert len(take(codec)) == 500_000
     codec.feed(frame(TEXT, b"x" * 1000, first=0))
-    assert codec.held == 1000
+    assert codec.buffered == 1000
 
 
 def memory_of(codec: Codec, pieces: Iterable[bytes]) -> int:
@@ -211,7 +211,7 @@ def test_a_long_frame_in_short_pieces_costs_its_size() -> None:
     codec = Codec(1 << 20, 32)
     codec.feed(frame(BINARY, size=1 << 20))
     assert memory_of(codec, (b"%02d" % (number % 100) for number in range(200_000))) < 600_000
-    assert codec.held == 400_014
+    assert codec.buffered == 400_014
 
 
 def test_a_claim_costs_nothing() -> None:
@@ -267,13 +267,13 @@ def test_one_step_does_not_take_long(name: str) -> None:
     codec.feed(frame(TEXT, first=0))
     codec.spent = 0
     codec.feed(MANY[name])
-    held, steps = codec.held, 0
+    buffered, steps = codec.buffered, 0
     while codec.paused:
         assert STEP <= codec.spent < STEP + 20
         codec.spent, steps = 0, steps + 1
         codec.go_on()
-        assert codec.held < held, "it goes on"
-        held = codec.held
+        assert codec.buffered < buffered, "it goes on"
+        buffered = codec.buffered
     assert steps >= 8
     codec.feed(frame(CONT, b"end"))
     (message,) = codec.messages
@@ -284,10 +284,10 @@ def test_one_step_does_not_take_long(name: str) -> None:
 def test_what_comes_in_a_pause_waits() -> None:
     codec = Codec(1 << 20, 32)
     codec.feed(frame(PONG) * 5_000)
-    held = codec.held
+    buffered = codec.buffered
     codec.feed(text("behind"))
     assert codec.paused
-    assert codec.held == held + len(text("behind")), "nothing was read"
+    assert codec.buffered == buffered + len(text("behind")), "nothing was read"
     while codec.paused:
         codec.go_on()
     assert list(codec.messages) == ["behind"]

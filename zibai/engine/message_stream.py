@@ -181,7 +181,8 @@ class MessageStream(AsyncStream):
             self._read_long(codec.long.missing)
         if codec.messages and self._waiters is not None:
             wake(self._waiters.bytes)
-        if codec.spent > _USUAL or codec.replies or codec.full or codec.over or codec.held or self.connection.memory:
+        memory = codec.buffered or self.connection.memory
+        if codec.spent > _USUAL or codec.replies or codec.full or codec.over or memory:
             self._read_to_end()
 
     def _read_long(self, missing: int) -> None:
@@ -208,10 +209,10 @@ class MessageStream(AsyncStream):
         codec, connection, load = self._codec, self.connection, self.stream.service.load
         load.budget -= codec.spent
         codec.spent = 0
-        held, queued = codec.held, codec.size if codec.full else 0
-        if held + queued != connection.memory:
-            connection.count_memory(held + queued - connection.memory)
-            if (held > HIGH or queued > 2 * HIGH) and load.memory > load.max_memory:
+        buffered, queued = codec.buffered, codec.size if codec.full else 0
+        if buffered + queued != connection.memory:
+            connection.count_memory(buffered + queued - connection.memory)
+            if (buffered > HIGH or queued > 2 * HIGH) and load.memory > load.max_memory:
                 codec.shed()
                 codec.fail(1013, "the server has no memory for so large a message now")
         if codec.replies:

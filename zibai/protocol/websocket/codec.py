@@ -55,8 +55,8 @@ class Codec:
     ``full`` and ``paused`` say why reading has stopped (see the module). ``closing`` says that a close frame was made.
     ``over`` says that nothing more comes: the close frames are exchanged, or the client is at fault. Then the
     connection ends once all is sent. ``close`` is the code and the reason of the end, of either side; code 1005 is a
-    close frame without a code. ``held`` is how many bytes wait here, beside those of messages. ``long`` is a long frame
-    that is not whole, instead of the buffer.
+    close frame without a code. ``buffered`` is how many bytes wait here, beside those of messages. ``long`` is a long
+    frame that is not whole, instead of the buffer.
     """
 
     __slots__ = (
@@ -92,7 +92,7 @@ class Codec:
 
     def __repr__(self) -> str:
         state = "over" if self.over else "closing" if self.closing else "open"
-        return f"<Codec {state}: {len(self.messages)} messages, {self.held} bytes>"
+        return f"<Codec {state}: {len(self.messages)} messages, {self.buffered} bytes>"
 
     # From the client.
 
@@ -263,10 +263,10 @@ class Codec:
             self._buffer, self.long = b"", None
 
     @property
-    def held(self) -> int:
+    def buffered(self) -> int:
         """Bytes that wait for the rest of their message, or of their frame."""
-        held = len(self._buffer) if self.long is None else self.long.held
-        return held if self._protocol is None else held + self._protocol.held
+        buffered = len(self._buffer) if self.long is None else self.long.buffered
+        return buffered if self._protocol is None else buffered + self._protocol.buffered
 
     # To the client.
 

@@ -40,15 +40,15 @@ class LongFrame:
     """A frame of ``size`` bytes with its head, of which not all are there.
 
     Its pieces are joined once. A buffer that grows to 1 MiB is copied many times, which costs a fifth of an echo of it.
-    ``held`` is how many bytes have come.
+    ``buffered`` is how many bytes have come.
     """
 
-    __slots__ = ("_pieces", "_size", "held")
+    __slots__ = ("_pieces", "_size", "buffered")
 
     def __init__(self, begun: bytes, size: int) -> None:
         self._pieces: list[bytes | bytearray] = [begun]
         self._size = size
-        self.held = len(begun)
+        self.buffered = len(begun)
 
     def add(self, data: bytes) -> bool:
         """Add what has come next. Returns whether the frame is whole, and then more may have come with it."""
@@ -59,13 +59,13 @@ class LongFrame:
             last += data
         else:
             self._pieces.append(bytearray(data))
-        self.held += len(data)
-        return self.held >= self._size
+        self.buffered += len(data)
+        return self.buffered >= self._size
 
     @property
     def missing(self) -> int:
         """Bytes that are to come."""
-        return self._size - self.held
+        return self._size - self.buffered
 
     def join(self) -> bytes:
         return b"".join(self._pieces)

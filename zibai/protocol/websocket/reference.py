@@ -67,7 +67,7 @@ class Reference(Protocol):
                 yield fragments.join()
 
     @property
-    def held(self) -> int:
+    def buffered(self) -> int:
         """Bytes that wait for the rest of their message, or of their frame."""
         return len(self.reader.buffer) + (self.current_size or 0)
 
