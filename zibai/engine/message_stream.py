@@ -48,7 +48,7 @@ class MessageStream(AsyncStream):
 
     end: tuple[int, str] | None = None
     due = inf
-    _held: "list[bytes] | tuple[()]" = ()  # what goes out when the step of the application ends
+    _pending: "list[bytes] | tuple[()]" = ()  # what goes out when the step of the application ends
     _choked = False  # whether the client has to take something before it is read from again
 
     def __init__(
@@ -81,7 +81,7 @@ class MessageStream(AsyncStream):
     async def next(self) -> "Message | None":
         """The next message; waits for it. None at the end."""
         while (message := self.take()) is None and self.end is None:
-            if self._held:
+            if self._pending:
                 self.flush()
             await self._wait(self._make_waiters().bytes)
         return message
@@ -107,10 +107,10 @@ class MessageStream(AsyncStream):
             raise Gone("the WebSocket is closed")
         pieces = codec.encode(message)
         self.counts.messages_out += 1
-        if (codec.messages or self._held) and len(pieces) == 1:
-            self._hold(pieces[0])
+        if (codec.messages or self._pending) and len(pieces) == 1:
+            self._queue(pieces[0])
             return
-        if self._held:
+        if self._pending:
             self.flush()
         for piece in pieces:
             self._send(piece)
@@ -140,20 +140,20 @@ class MessageStream(AsyncStream):
 
     # Sending.
 
-    def _hold(self, data: bytes) -> None:
+    def _queue(self, data: bytes) -> None:
         """Keep a frame: more messages are there, to which the application responds in this step."""
-        if not self._held:
-            self._held = []
+        if not self._pending:
+            self._pending = []
             self.call_soon(self.flush)
-        self._held.append(data)
-        if len(self._held) * len(data) >= TOGETHER:  # about
+        self._pending.append(data)
+        if len(self._pending) * len(data) >= TOGETHER:  # about
             self.flush()
 
     def flush(self) -> None:
         """Send what is held."""
-        held, self._held = self._held, ()
-        if held:
-            self._send(held[0] if len(held) == 1 else b"".join(held))
+        pending, self._pending = self._pending, ()
+        if pending:
+            self._send(pending[0] if len(pending) == 1 else b"".join(pending))
 
     def _send(self, data: bytes) -> None:
         """A client that has left is noticed, and ends the WebSocket."""
@@ -244,7 +244,7 @@ class MessageStream(AsyncStream):
         self.released = self.ending = True
         self.end = self.end or end
         self.due = inf
-        self._held = ()  # what is to be sent was sent before
+        self._pending = ()  # what is to be sent was sent before
         self.stream.sender.closing = True
         self.wake_all()
         # Later: the loop may be at this very connection.

@@ -76,7 +76,7 @@ class Responding(AsyncRequest):
             return
         reply = self.reply or self._begin(None if more or self._has_trailers else len(data))
         for part in reply.give(data):
-            self._hold(part)
+            self._queue(part)
         if reply.surplus:
             self._gateway.complaints.surplus(self.request)
         if not more:
@@ -125,7 +125,7 @@ class Responding(AsyncRequest):
         trailers = () if pending is None else pending.trailers or ()
         try:
             for part in reply.finish(b"".join(trailers)):
-                self._hold(part)
+                self._queue(part)
         except ValueError as fault:  # less than it has promised
             error_logger.error("%s, at %s", fault, ascii(self.request.path))
             self._cut()
@@ -134,7 +134,7 @@ class Responding(AsyncRequest):
         self._flush()
         self._over(error)
 
-    def _hold(self, part: bytes) -> None:
+    def _queue(self, part: bytes) -> None:
         pending = self._make_pending()
         pending.pieces.append(part)
         pending.size += len(part)
@@ -163,7 +163,7 @@ class Responding(AsyncRequest):
             return
         if self.reply is None and self.head is not None:
             for part in self._begin(None).give(b""):
-                self._hold(part)
+                self._queue(part)
         self._flush()
 
     def _flush(self) -> None:
@@ -216,7 +216,7 @@ class Responding(AsyncRequest):
             raise
         file.left = count
         if before:
-            self._hold(before)
+            self._queue(before)
         self._flush()
         self.on_wire = True
         if count:
@@ -224,7 +224,7 @@ class Responding(AsyncRequest):
         else:
             file.close()
         if behind:
-            self._hold(behind)
+            self._queue(behind)
         if not more:
             self._end_body()
 
@@ -253,7 +253,7 @@ class Responding(AsyncRequest):
         self.head, body = instead(status)
         self.reply = None
         for part in self._begin(len(body)).give(body):
-            self._hold(part)
+            self._queue(part)
         self._finish(error)
 
     def _cut(self, error: BaseException | None = None) -> None:
