@@ -241,7 +241,7 @@ class Stream:
         if self.sender.broken:
             raise Gone("the client has left")
 
-    def hold(self) -> None:
+    def await_memory(self) -> None:
         """The application has given all. Keep its runner as long as too much memory waits for slow clients in all."""
         while self.sender.over_budget and not self.sender.broken:
             self.wait(self.service.waits.wait_writable, SENDING, LOOK)

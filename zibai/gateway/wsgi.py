@@ -124,7 +124,7 @@ class Gateway:
             exchange.fail(error)
         sender = stream.sender
         if sender.out:
-            stream.hold()
+            stream.await_memory()
         stream.sent = exchange.sent
         head = exchange.head
         if head is not None:
