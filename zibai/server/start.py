@@ -69,12 +69,12 @@ def main(options: Options, *, exits: bool = False) -> None:
         if identity is None:
             logs.configure_as(options)
         else:
-            logs.hold()
+            logs.buffer()
         _serve(options, exits, environment, (lambda: None) if launcher is None else launcher.is_up)
     except KeyboardInterrupt:
         pass  # the quick exit
     except ZibaiError as error:
-        logs.let_go()
+        logs.flush()
         lastword.exit_code = error.exit_code
         text = f"zibai: error: {error}\n"
         if isinstance(error, LoadError) and error.trace:
@@ -84,7 +84,7 @@ def main(options: Options, *, exits: bool = False) -> None:
             launcher.has_failed(text, error.exit_code)
         raise SystemExit(error.exit_code) from None
     except Exception as error:
-        logs.let_go()
+        logs.flush()
         lastword.exit_code = 1
         if launcher is not None:
             launcher.has_failed(format_exception(error, error.__traceback__), 1)

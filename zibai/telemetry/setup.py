@@ -1,7 +1,7 @@
 """The configuration of the log in the processes of the command: the default, or a file of the user.
 
 While the server is root and going to be another user, it opens no log file and imports nothing for the log: that user
-could have put links and modules there. So records are held back until :func:`configure`.
+could have put links and modules there. So records are kept in memory until :func:`configure`.
 """
 
 import json
@@ -89,10 +89,10 @@ def configure(
             error_logger.addHandler(Responses(handler))
     keep_enabled()
     remember_handlers()
-    _held.pass_on()
+    _buffer.pass_on()
 
 
-class _Held(logging.Handler):
+class _Buffer(logging.Handler):
     """Keeps records until handlers may write them."""
 
     def __init__(self) -> None:
@@ -115,20 +115,20 @@ class _Held(logging.Handler):
         return not self._records
 
 
-_held = _Held()
+_buffer = _Buffer()
 
 
-def hold() -> None:
+def buffer() -> None:
     """Keep the log in memory until :func:`configure`; at the start, by the main thread."""
     for name, settings in default_config()["loggers"].items():
         logger = logging.getLogger(name)
         logger.setLevel(settings["level"])
-        logger.handlers, logger.propagate = [_held], False
+        logger.handlers, logger.propagate = [_buffer], False
 
 
-def let_go() -> None:
-    """After a failed start: write the records that are held back to standard error."""
-    if not _held.is_empty:
+def flush() -> None:
+    """After a failed start: write the records that are kept in memory to standard error."""
+    if not _buffer.is_empty:
         configure(False, None)
 
 
