@@ -30,7 +30,7 @@ def gone() -> int:
 
 
 def test_it_is_there_for_as_long_as_it_is_held(file: Path) -> None:
-    with pidfile.held(str(file), 0):
+    with pidfile.written(str(file), 0):
         assert file.read_text() == f"{os.getpid()}\n"
         assert [path.name for path in file.parent.iterdir()] == ["zibai.pid"]
     assert not file.exists()
@@ -38,7 +38,7 @@ def test_it_is_there_for_as_long_as_it_is_held(file: Path) -> None:
 
 def test_also_from_another_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
-    with pidfile.held(file.name, 0):
+    with pidfile.written(file.name, 0):
         monkeypatch.chdir("/")
     assert not file.exists()
 
@@ -47,7 +47,7 @@ def test_also_from_another_directory(file: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_stale_one_is_replaced(file: Path, gone: int, text: str) -> None:
     file.write_text(text.format(gone=gone, ourselves=os.getpid()))
     pidfile.check(str(file), 0)
-    with pidfile.held(str(file), 0):
+    with pidfile.written(str(file), 0):
         assert file.read_text() == f"{os.getpid()}\n"
 
 
@@ -55,7 +55,7 @@ def test_that_of_a_process_that_runs_is_not(file: Path) -> None:
     file.write_text(f"{os.getppid()}\n")
     with pytest.raises(ZibaiError, match=rf"belongs to process {os.getppid()}, which is running"):
         pidfile.check(str(file), 0)
-    with pytest.raises(ZibaiError), pidfile.held(str(file), 0):
+    with pytest.raises(ZibaiError), pidfile.written(str(file), 0):
         pass
     assert file.read_text() == f"{os.getppid()}\n"
 
@@ -63,13 +63,14 @@ def test_that_of_a_process_that_runs_is_not(file: Path) -> None:
 @pytest.mark.parametrize("text", ["root:x:0:0", "-1", "12 13", "½", "\0"])
 def test_something_else_stays(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(ZibaiError, match="move it away"), pidfile.held(str(file), 0):
+    with pytest.raises(ZibaiError, match="move it away"), pidfile.written(str(file), 0):
         pass
     assert file.read_text(encoding="utf-8") == text
 
 
 def test_no_place_for_it(tmp_path: Path) -> None:
-    with pytest.raises(ZibaiError, match="cannot be used: No such file"), pidfile.held(str(tmp_path / "no" / "pid"), 0):
+    path = str(tmp_path / "no" / "pid")
+    with pytest.raises(ZibaiError, match="cannot be used: No such file"), pidfile.written(path, 0):
         pass
     with pytest.raises(ZibaiError, match="cannot be used"):
         pidfile.check(str(tmp_path), 0)
@@ -77,7 +78,7 @@ def test_no_place_for_it(tmp_path: Path) -> None:
 
 def test_a_draft_that_a_dead_one_with_our_number_left(file: Path) -> None:
     file.with_name(f"zibai.pid.{os.getpid()}").write_text("")
-    with pidfile.held(str(file), 0):
+    with pidfile.written(str(file), 0):
         assert file.read_text() == f"{os.getpid()}\n"
     assert list(file.parent.iterdir()) == []
 
@@ -85,20 +86,20 @@ def test_a_draft_that_a_dead_one_with_our_number_left(file: Path) -> None:
 @pytest.mark.parametrize("text", ["{parent}\n", "{gone}\n", "", "something"])
 def test_what_a_successor_wrote_stays(file: Path, gone: int, text: str) -> None:
     text = text.format(parent=os.getppid(), gone=gone)
-    with pidfile.held(str(file), 0):
+    with pidfile.written(str(file), 0):
         file.write_text(text)
     assert file.read_text() == text
 
 
 def test_one_that_is_gone_in_the_end(file: Path) -> None:
-    with pidfile.held(str(file), 0):
+    with pidfile.written(str(file), 0):
         file.unlink()
 
 
 def test_the_server_that_is_replaced_gets_it_back(file: Path) -> None:
     """It is our parent, and still runs: we were the failure."""
     file.write_text(f"{os.getppid()}\n")
-    with pidfile.held(str(file), os.getppid()):
+    with pidfile.written(str(file), os.getppid()):
         assert file.read_text() == f"{os.getpid()}\n"
     assert file.read_text() == f"{os.getppid()}\n"
 
@@ -106,7 +107,7 @@ def test_the_server_that_is_replaced_gets_it_back(file: Path) -> None:
 def test_a_parent_that_is_gone_does_not(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = os.getppid()
     file.write_text(f"{parent}\n")
-    with pidfile.held(str(file), parent):
+    with pidfile.written(str(file), parent):
         monkeypatch.setattr(os, "getppid", lambda: 1)
     assert not file.exists()
 
@@ -119,9 +120,9 @@ def test_a_directory_that_is_closed_to_us(file: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "open", denied)
     monkeypatch.setattr(os, "unlink", denied)
-    with pytest.raises(ZibaiError, match="Permission denied"), pidfile.held(str(file), 0):
+    with pytest.raises(ZibaiError, match="Permission denied"), pidfile.written(str(file), 0):
         pass
     file.write_text("99999999999999999999")
-    with pidfile.held(str(file), 0):
+    with pidfile.written(str(file), 0):
         assert file.read_text() == f"{os.getpid()}\n"
     assert file.read_text() == ""

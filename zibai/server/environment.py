@@ -112,7 +112,7 @@ def scoreboard(
     }
     # A restart has workers of both generations, so there are twice as many rows; 30 more are for SIGTTIN.
     rows = 2 * processes + 30 if processes else 1
-    return control.held(options.control, os.getpid(), rows, options.max_workers + 1, facts, predecessor)
+    return control.opened(options.control, os.getpid(), rows, options.max_workers + 1, facts, predecessor)
 
 
 def become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:

@@ -148,7 +148,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         if options.app and not environment.guest:
             _tell(options, processes)
         if options.pid_file is not None and options.pid_file not in of_user:
-            stack.enter_context(pidfile.held(options.pid_file, environment.parent, owner))
+            stack.enter_context(pidfile.written(options.pid_file, environment.parent, owner))
         open_board = partial(_open_board, stack, options, environment, processes, names)
         # Only root may be able to make the file of --control. By default it is in a directory of the serving user.
         early = options.control is not None and options.control not in of_user
@@ -157,7 +157,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             around.become(identity, options, [*listeners.sockets, *listeners.health], board)
             around.check_tls(options, listeners.sockets)  # once more: root may read what this user may not
         if options.pid_file in of_user:
-            stack.enter_context(pidfile.held(options.pid_file, environment.parent))
+            stack.enter_context(pidfile.written(options.pid_file, environment.parent))
         if not early:
             board, endpoint = open_board()
         if options.daemon and options.log_file is not None:

@@ -1,7 +1,7 @@
 """``--pid-file``: a file with the process id of the server, to which signals are sent.
 
 A file of another server that runs is kept. :func:`check` looks before any address is bound, so that the error message
-names that process. :func:`held` looks again, and writes once the addresses are bound, which only one server can do. A
+names that process. :func:`written` looks again, and writes once the addresses are bound: only one server can do that. A
 file is taken over if its process has ended, if it is this process (in a container the ids come again), and if it is the
 parent of this process: a server that an upgrade replaces. If this process ends first, it writes the old id again.
 
@@ -45,7 +45,7 @@ def check(path: str, predecessor: int) -> int | None:
 
 
 @contextmanager
-def held(path: str, predecessor: int, owner: tuple[int, int] | None = None) -> Iterator[None]:
+def written(path: str, predecessor: int, owner: tuple[int, int] | None = None) -> Iterator[None]:
     """Write the file, and remove it at the end if it is still ours; ``owner`` is the user and group that will do
     that."""
     replaced = check(path, predecessor)

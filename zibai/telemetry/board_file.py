@@ -111,7 +111,7 @@ def reason(error: OSError | ValueError) -> str:
 
 
 @contextmanager
-def held(
+def opened(
     path: str | None,
     name: int | str,
     rows: int,
