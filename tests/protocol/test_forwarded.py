@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 def test_whom_it_holds(values: list[str], peer: Any, held: bool) -> None:
     for value in values:
         check_trusted(value)
-    assert Trust(values).holds(peer) is held
+    assert Trust(values).includes(peer) is held
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ class Trust:
         """Whether every address of IPv4 or IPv6 is trusted."""
         return self.every_peer or any(network.prefixlen == 0 for network in self._networks)
 
-    def holds(self, peer: object) -> bool:
+    def includes(self, peer: object) -> bool:
         """Whether a peer is trusted; it is named as by a socket: a tuple that begins with its address, or a path."""
         if not isinstance(peer, tuple):
             return self.unix

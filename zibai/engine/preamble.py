@@ -73,7 +73,7 @@ class ProxyHeader(Stage):
     ) -> None:
         super().__init__(service, then, PROXY, sock, peer, endpoint, now)
         self.header = b""  # the part that has come
-        if not service.trust.holds(self.peer):
+        if not service.trust.includes(self.peer):
             service.hint(
                 "--proxy-protocol on takes trusted peers only; one from %s was closed. If that is your proxy: %s",
                 name_of(self.peer),

@@ -75,7 +75,7 @@ class Stream:
         """Whether the peer may say who the client is."""
         trusted = self._trusted
         if trusted is None:
-            trusted = self._trusted = self.service.trust.holds(self.connection.peer)
+            trusted = self._trusted = self.service.trust.includes(self.connection.peer)
         return trusted
 
     @property

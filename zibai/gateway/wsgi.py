@@ -162,7 +162,7 @@ class Gateway:
         environ.update(self._learn_facts(client))
         if request is not None and request.forwards:
             with suppress(Refused):  # it is refused already
-                self._proxies.use(client, client.service.trust.holds(client.peer), request, environ)
+                self._proxies.use(client, client.service.trust.includes(client.peer), request, environ)
         head, _, body = data.partition(b"\r\n\r\n")
         facts = (logger, level, environ, refusal.status, refusal.waited, len(body))
         # The loop must not write a log by itself where that may block.
