@@ -136,11 +136,11 @@ class Signals:
         if before != ours:
             with suppress(OSError):
                 self._writer.send(bytes([number]))
-            self._give_back(before)
+            self._restore_fd(before)
         if self.heard is not None:
             self.heard(signal.Signals(number).name)
 
-    def _give_back(self, fd: int) -> None:
+    def _restore_fd(self, fd: int) -> None:
         """Let a running event loop keep the wakeup descriptor: it needs it, and our handler does not."""
         if fd != -1:
             with suppress(ValueError, OSError):  # it is closed
@@ -163,7 +163,7 @@ class Signals:
         ours = self._writer.fileno()
         before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         if before != ours:
-            self._give_back(before)
+            self._restore_fd(before)
 
     def hold_back(self) -> None:
         """Ignore signals from now on, in every thread, but not in processes that are forked here.
