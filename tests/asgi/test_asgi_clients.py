@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import END, START, asgi, errors, half_close, hello, read_body, request, reset, respond, tracebacks, until
 
-from zibai.net.kernel import AT_ONCE
+from zibai.net.kernel import HALF_CLOSE
 
 from support import DEADLINE, Client
 
@@ -461,7 +461,7 @@ def test_a_request_whose_client_left_in_the_queue_is_not_run() -> None:
         assert entered.wait(DEADLINE)
         second.send(request("/second"))
         reset(second)
-        time.sleep(2 * AT_ONCE)  # the server asks only for the client of a request that has waited for AT_ONCE
+        time.sleep(2 * HALF_CLOSE)  # the server asks only for the client of a request that has waited for HALF_CLOSE
         go.set()
         assert first.read().status == 200
         assert first.get("/third").status == 200

@@ -32,7 +32,7 @@ from .preamble import hint_at_proxy_header, write_note
 from .receiving import advance
 from .sending import Sender
 from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, TASK
-from .waiting import AT_ONCE, Waiter
+from .waiting import IN_ONE_PIECE, Waiter
 
 
 class Connection(Waiter):
@@ -52,7 +52,7 @@ class Connection(Waiter):
         self.body: Any = None
         self.intake: Intake | None = None  # while a body is read
         self.memory, self.alone = 0, False  # alone: the request has come in one piece, and left nothing to be tidied up
-        self.arrival = AT_ONCE  # of the request
+        self.arrival = IN_ONE_PIECE  # of the request
         self.lingering: Lingering | None = None  # while it ends
 
     @property
@@ -114,7 +114,7 @@ class Connection(Waiter):
                 self.body = io.BytesIO(body)
                 self.count_memory(len(body))
             self.request = request
-            self.arrival = AT_ONCE
+            self.arrival = IN_ONE_PIECE
             self.alone = True
             self.state = READY
             self.deadline = inf
@@ -222,7 +222,7 @@ class Connection(Waiter):
 
     def recycle(self, now: float) -> None:
         self.request = self.intake = None
-        self.arrival = AT_ONCE
+        self.arrival = IN_ONE_PIECE
         self.state = HEAD
         self.deadline = now + self.service.limits.keep_alive_timeout
         if self.codec.has_bytes:

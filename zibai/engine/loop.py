@@ -17,7 +17,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
-from ..net.kernel import AT_ONCE
+from ..net.kernel import HALF_CLOSE
 from ..net.listener import Listener, Socket
 from ..net.poller import READ
 from .admission import Admission
@@ -215,7 +215,7 @@ class Loop:
         while self._quota and self._running < self._slots:
             self._quota -= 1
             connection, since = self._ready.popleft()
-            if self._now - since > AT_ONCE and self._table.has_given_up(connection):
+            if self._now - since > HALF_CLOSE and self._table.has_given_up(connection):
                 self._table.drop(connection)
                 continue
             if self._now < self._admission.crowd.until:

@@ -25,7 +25,7 @@ class Arrival(NamedTuple):
     body: float
 
 
-AT_ONCE: Final = Arrival(False, 0.0, 0.0)
+IN_ONE_PIECE: Final = Arrival(False, 0.0, 0.0)
 BEGUN: Final = Arrival(True, 0.0, 0.0)
 
 

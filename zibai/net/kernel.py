@@ -18,7 +18,7 @@ ENDED: Final = 1
 """The client sends nothing more. It has closed the connection, or only its own side: TCP says the same for both."""
 RESET: Final = 2
 
-AT_ONCE: Final = 0.2
+HALF_CLOSE: Final = 0.2
 """Seconds between the last byte of a request and the end of the client's side, if both were sent together."""
 
 _TIMES: Final = struct.Struct("=52xII")  # tcpi_last_data_recv and tcpi_last_ack_recv, milliseconds ago
@@ -53,8 +53,8 @@ def has_given_up(sock: Socket, silent: bool = True) -> bool:
     """Whether the client of a request that waits has left. ``silent``: nothing was sent to it since its request came.
 
     A client that closes its side right behind its request, as ``nc -N`` does, still reads the response. A client that
-    does so :data:`AT_ONCE` or more after the last byte of its request has closed the connection. Only Linux tells the
-    time between both, for TCP, as long as nothing was sent; otherwise only a reset counts.
+    does so :data:`HALF_CLOSE` seconds or more after the last byte of its request has closed the connection. Only Linux
+    tells the time between both, for TCP, as long as nothing was sent; otherwise only a reset counts.
     """
     found = look_for_client(sock)
     if found != ENDED or not silent or sys.platform != "linux" or sock.family == socket.AF_UNIX:
@@ -64,7 +64,7 @@ def has_given_up(sock: Socket, silent: bool = True) -> bool:
         since_data, since_end = _TIMES.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TIMES.size))
     except (OSError, struct.error):
         return False
-    return bool(since_data - since_end >= AT_ONCE * 1000)
+    return bool(since_data - since_end >= HALF_CLOSE * 1000)
 
 
 def seconds_since_data(sock: Socket) -> float:

@@ -1,8 +1,8 @@
 """Tasks: requests run as coroutines of an asyncio event loop, which also turns the server loop.
 
 The event loop watches one descriptor for the server loop: that of its poller. All connections stay with the server
-loop, so everything that it does for threads and greenlets it does here, too. A turn runs at most ``AT_ONCE`` requests
-or ``SPAN`` seconds, and then lets the event loop do what else is there.
+loop, so everything that it does for threads and greenlets it does here, too. A turn begins at most ``TURN_LIMIT``
+requests, or as many as ``SPAN`` seconds allow, and then lets the event loop do what else is there.
 
 The first step of a coroutine runs at once (:mod:`.eager`). Most responses are complete after it, and then the
 connection has never left the server loop. Otherwise the request is *suspended* until its response is complete
@@ -40,7 +40,7 @@ from .task_ends import cancel_once
 from .task_requests import Requests
 from .threadpoller import ThreadPoller
 
-AT_ONCE: Final = 64
+TURN_LIMIT: Final = 64
 """Requests that one turn begins."""
 
 SPAN: Final = 0.005
@@ -201,7 +201,7 @@ class Tasks:
             count += 1
             begun = stream.started
             until = until or begun + SPAN
-            if count >= AT_ONCE or begun > until:
+            if count >= TURN_LIMIT or begun > until:
                 self._turn_soon()
                 return
         if loop.finished:
