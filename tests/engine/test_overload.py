@@ -12,7 +12,7 @@ import pytest
 
 from zibai.clock import clock
 from zibai.config.addresses import Trust
-from zibai.engine.overload import LOOK, LOST, MOMENT, PATIENCE, STALE, Overload
+from zibai.engine.overload import CHECK_EVERY, LOST, MOMENT, PATIENCE, STALE, Overload
 from zibai.engine.states import APP, HANDSHAKE, HEAD, PASSED, READY
 from zibai.server import worker
 from zibai.telemetry import row as row_module
@@ -64,15 +64,17 @@ def test_one_that_starts_will_be_free() -> None:
     """Or the first worker of a server would take clients that it cannot run, a moment before the others are ready."""
     starting = overload((False, sibling("starting", full=False)))
     assert not starting.accepts(100.0)
-    assert starting.accepts(100.0 + PATIENCE + LOOK)  # but nobody has to wait until then: the start may take long
+    assert starting.accepts(
+        100.0 + PATIENCE + CHECK_EVERY
+    )  # but nobody has to wait until then: the start may take long
 
 
 def test_one_that_has_siblings_waits_until_all_have_been_full_for_a_while() -> None:
     busy = overload((False, sibling()), (False, sibling()))
     assert not busy.accepts(100.0)
-    assert busy.again == 100.0 + LOOK
+    assert busy.again == 100.0 + CHECK_EVERY
     assert not busy.accepts(100.0 + PATIENCE - 0.01)
-    assert busy.accepts(100.0 + PATIENCE + LOOK)
+    assert busy.accepts(100.0 + PATIENCE + CHECK_EVERY)
 
 
 def test_a_sibling_that_is_free_gets_the_client() -> None:
@@ -96,7 +98,7 @@ def test_a_sibling_that_hangs_keeps_nobody_waiting(first: bool, full: bool) -> N
     busy = overload((first, hung), backlog=[True] * 3)
     assert not busy.accepts(100.0)
     assert not busy.accepts(100.0 + LOST - 0.01)
-    assert busy.accepts(100.0 + LOST + LOOK)
+    assert busy.accepts(100.0 + LOST + CHECK_EVERY)
 
 
 def test_connections_have_to_be_in_the_backlog_at_each_look() -> None:
@@ -117,7 +119,7 @@ def test_a_worker_without_a_row_is_not_alone() -> None:
     busy.note(True, 100.0)
     assert not busy.accepts(100.0)
     assert not busy.accepts(100.0 + LOST - 0.01)
-    assert busy.accepts(100.0 + LOST + LOOK)
+    assert busy.accepts(100.0 + LOST + CHECK_EVERY)
 
 
 def test_a_full_worker_says_so_again_at_each_look() -> None:

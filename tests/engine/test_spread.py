@@ -11,7 +11,7 @@ from math import inf
 
 import pytest
 
-from zibai.engine.spread import AHEAD, LEAVE, LOOK, Spread
+from zibai.engine.spread import AHEAD, CHECK_EVERY, LEAVE, Spread
 from zibai.telemetry.row import Row
 
 from rig import GET, Rig, read
@@ -61,7 +61,7 @@ def test_nothing_is_left_to_one_that_takes_nobody() -> None:
     assert ahead.room(0, 1.0) == AHEAD
     other.assign("draining", 1, 0, 0.0)
     assert ahead.room(AHEAD, 1.0) == 1  # seen at once, although who the siblings are is looked at once a second
-    assert ahead.room(AHEAD, 1.0 + LOOK) == inf
+    assert ahead.room(AHEAD, 1.0 + CHECK_EVERY) == inf
 
 
 def test_the_row_tells_how_many_connections_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

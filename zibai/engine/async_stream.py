@@ -18,7 +18,7 @@ from ..net.kernel import ENDED, RESET, look_for_client
 from ..telemetry.scoreboard import SENDING
 from .outgoing import File
 from .states import LATER, STOPPED, TASK
-from .stream import LOOK
+from .stream import CHECK_EVERY
 
 if TYPE_CHECKING:
     import asyncio
@@ -192,7 +192,7 @@ class AsyncStream:
         waiters = self._make_waiters()
         if not waiters.looking:
             waiters.looking = True
-            self._tasks.event_loop.call_later(LOOK, self._look)
+            self._tasks.event_loop.call_later(CHECK_EVERY, self._look)
 
     def _look(self) -> None:
         self._make_waiters().looking = False

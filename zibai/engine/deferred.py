@@ -19,7 +19,7 @@ from .waiting import Waiter
 AGAIN: Final = 0.5
 """Seconds until room for bodies is looked for again, since other processes may have made it."""
 
-_LOOK: Final = 16
+_CHECK_COST: Final = 16
 """What it costs of a turn's budget to look whether a body has room."""
 
 
@@ -74,5 +74,5 @@ class Deferred:
         for _ in range(len(self._starved)):
             if load.budget <= 0 or not self._starved:
                 return
-            load.budget -= _LOOK
+            load.budget -= _CHECK_COST
             yield self._starved.popitem(last=False)[0]

@@ -33,13 +33,13 @@ PATIENCE: Final = 0.25
 LOST: Final = 1.0
 """Seconds that connections have to be in the backlog, though a worker says that it is free, before there is a probe."""
 
-LOOK: Final = 0.1
+CHECK_EVERY: Final = 0.1
 """Seconds between two looks at the siblings."""
 
 MOMENT: Final = 0.05
 """Seconds that a worker may have a free runner between two requests, and still counts as full."""
 
-STALE: Final = 3 * LOOK
+STALE: Final = 3 * CHECK_EVERY
 """Seconds after which a worker that is full has said so again, or it hangs."""
 
 _UNSERVED: Final = (PROXY, HANDSHAKE, HEAD, BODY, READY)
@@ -89,7 +89,7 @@ class Overload:
         return self._alone or (self._leads and not self._is_waiting())
 
     def _look(self, now: float) -> None:
-        self._look_at = now + LOOK
+        self._look_at = now + CHECK_EVERY
         self._row.mark_full(True)
         others = [(first, row, row.state) for first, row in self._siblings()]
         self._alone = not any(state in ("ready", "starting") for _, _, state in others)

@@ -23,7 +23,7 @@ LEAVE: Final = 0.001
 """Seconds that new clients are left to a sibling. Then, for as many seconds, each turn accepts one of those that are
 left."""
 
-LOOK: Final = 1.0
+CHECK_EVERY: Final = 1.0
 """Seconds between two looks at who the siblings are."""
 
 
@@ -46,7 +46,7 @@ class Spread:
         Nobody, when they are to be left to a sibling for ``LEAVE``.
         """
         if now >= self._look_at:
-            self._look_at = now + LOOK
+            self._look_at = now + CHECK_EVERY
             self._ready = [row for _, row in self._siblings() if row.state == "ready"]
         least, fewest = None, inf
         for row in self._ready:
