@@ -1,6 +1,6 @@
 """Zibai, a pure-Python web application server: the public names.
 
-Each is imported when it is first asked for, so whoever wants the supervisor does not load the server.
+Each is imported when it is first asked for, so a program that uses the supervisor does not load the server.
 """
 
 from importlib import import_module

@@ -68,7 +68,7 @@ def _find() -> File | None:
 
 
 def _distrust(name: str, status: os.stat_result) -> str:
-    """Why root must not follow a file that it has found by itself; empty if nobody but root can change it.
+    """Why root must not follow a file that it has found by itself; empty if only root can change it.
 
     The file says what root imports, which files it writes, and which user it becomes. So it does not matter whether
     ``user`` stands in it: its owner could take that out.

@@ -1,7 +1,7 @@
 """Flags of gunicorn, uvicorn, granian and waitress, and what they are here.
 
-For two readers: who types such a flag, or writes it into a file, learns in one line what to write instead; and ``zibai
-migrate`` translates a whole configuration. A test compares the table with ``docs/migrating.md`` and with the flags that
+Two parts of zibai read it. An error message says in one line what to write instead of such a flag, typed or in a file.
+And ``zibai migrate`` translates a whole configuration. A test compares the table with ``docs/migrating.md`` and with the flags that
 these servers have.
 """
 

@@ -19,7 +19,7 @@ def check_log_file(value: str) -> None:
 
 
 def check_file(value: str) -> None:
-    """Raise UsageError for ``-``, which is no file for those who write it, and for no name at all."""
+    """Raise UsageError for ``-``, which means a standard stream and no file, and for no name at all."""
     if value in ("", "-"):
         raise UsageError(f"{value!r} names no file")
 

@@ -3,9 +3,10 @@
 A connection becomes one when its handshake is complete. It stays in the state TASK, so the loop reads on, but it holds
 no slot, and what comes goes to the codec of WebSocket. Pings are answered whatever the application does.
 
-A client whose messages nobody takes is not read from until a quarter of them is left, and one that takes no pongs not
-until it takes them. A client that sends so many frames that it takes long to read them has to let others go first: the
-rest is read in later turns of the server loop. Meanwhile no client is expected to answer a ping.
+While the application does not take the messages of a client, the loop does not read from it until a quarter of them is
+left. While a client does not take the pongs, the loop does not read from it either. A client that sends so many frames
+that it takes long to read them has to let others go first: the rest is read in later turns of the server loop.
+Meanwhile no client is expected to answer a ping.
 
 The connection ends when both sides have sent a close frame, when the client is at fault, or when it is lost. The
 application hears of the end once, as soon as it is certain, and after the messages that came before it.
@@ -268,7 +269,7 @@ class MessageStream(AsyncStream):
             self.cut_off()
             return
         if self.connection.pause in (STOPPED, LATER):
-            times.heard, times.pinged = now, False  # it may have sent something, which nobody has read
+            times.heard, times.pinged = now, False  # it may have sent something that was not read
         elif times.pinged and now >= times.heard + limits.ping_interval + limits.ping_timeout:
             self._codec.fail(1011, "no response to a ping")
             self._read_to_end()

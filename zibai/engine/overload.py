@@ -1,18 +1,19 @@
 """Clients that come while no runner is free: whether this worker accepts them all the same.
 
-A connection that waits in the backlog of a listener is in no log, no limit of time holds for it, and no worker refuses
-it. So a worker that is *alone* accepts on, and its requests wait in its own queue, in their order.
+A connection that waits in the backlog of a listener is in no log. It has no time limit, and no worker refuses it. So a
+worker that is *alone* accepts on, and its requests wait in its own queue, in their order.
 
 A worker with siblings leaves the backlog to the one that is free first, because a request that waits in one worker
-cannot be run by another. Only when all workers have been full for :data:`PATIENCE`, one of them, the first of the full
-ones in the scoreboard, accepts a single connection: a *probe*. That is the oldest of the backlog, so its wait
-is the longest of all: it is measured (the kernel knows since when the request is there), logged and, when it is too
-long, refused. Then the next one is the probe. So each request in the backlog is refused when its time is over. Of the
-others only the probe waits in a worker; the rest stay in the backlog, where the next free worker takes them.
+cannot be run by another. When all workers have been full for :data:`PATIENCE`, one of them accepts a single connection:
+the *probe*. This worker is the first of the full ones in the scoreboard. The probe is the oldest connection of the
+backlog, so it has waited longest. Its wait is measured (the kernel knows since when the request is there) and logged.
+When the wait is too long, the request is refused, and the next connection is the probe. So each request in the backlog
+is refused when its time is over. All connections but the probe stay in the backlog, where the next free worker takes
+them.
 
-A worker that hangs accepts nobody, though it may have said that it is free. So the probe is also accepted when
-connections have been in the backlog at each look for :data:`LOST`. And a worker that is full writes that again at each
-look. If the mark of a worker is older than :data:`STALE`, the worker hangs, and the next one leads.
+A worker that hangs accepts no client, though it may have said that it is free. So the probe is also accepted when
+connections have been in the backlog at each check for :data:`LOST`. And a worker that is full writes that again at each
+check. If the mark of a worker is older than :data:`STALE`, the worker hangs, and the next one leads.
 
 A worker that still starts has no say in this. But it will have free runners soon, so its siblings are not alone.
 
@@ -34,7 +35,7 @@ LOST: Final = 1.0
 """Seconds that connections have to be in the backlog, though a worker says that it is free, before there is a probe."""
 
 CHECK_EVERY: Final = 0.1
-"""Seconds between two looks at the siblings."""
+"""Seconds between two checks of the siblings."""
 
 MOMENT: Final = 0.05
 """Seconds that a worker may have a free runner between two requests, and still counts as full."""

@@ -3,7 +3,7 @@
 Every connection wakes all workers that wait. The one that is awake first could accept a whole burst while the others
 still wake up, and would then run all its requests. So each worker writes into its row of the scoreboard how many
 connections it has, and one that is ahead of a sibling by more than a few leaves the listeners alone for a moment. The
-sibling has been woken already. If it takes nobody in that time, since it is busy or hangs, nobody waits any longer.
+sibling has been woken already. If it accepts no client in that time, because it is busy or hangs, this worker accepts.
 
 Everything here is the loop owner's, but for the number in each worker's row, which its siblings read.
 """
@@ -24,7 +24,7 @@ LEAVE: Final = 0.001
 left."""
 
 CHECK_EVERY: Final = 1.0
-"""Seconds between two looks at who the siblings are."""
+"""Seconds between two checks of which workers are siblings."""
 
 
 class Spread:

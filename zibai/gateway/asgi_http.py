@@ -8,8 +8,8 @@ next request.
 
 A client that has ended its side of the connection may still read. So an application that listens (``receive``) hears
 ``http.disconnect`` at once, and from then on ``send`` raises. An application that only sends goes on until the kernel
-says that nobody takes it. What an application makes of our own error is no fault of the application: it is logged for
-``zibai.debug``, without a traceback.
+says that the client does not take it. If the application fails because of an error that this server has raised, that is
+no fault of the application: it is logged for ``zibai.debug``, without a traceback.
 
 Everything here is for the thread of the event loop. The tasks that an application makes of ``receive`` and ``send``
 run in it, too.

@@ -68,7 +68,7 @@ def has_given_up(sock: Socket, silent: bool = True) -> bool:
 
 
 def seconds_since_data(sock: Socket) -> float:
-    """Seconds since the client has last sent something, though nobody has received it; 0 if the system does not tell.
+    """Seconds since the client has last sent something, received by this process or not; 0 if the system does not tell.
 
     Linux tells it for TCP, in milliseconds.
     """

@@ -236,7 +236,7 @@ else:
                 # LOCAL_PEERCRED of SOL_LOCAL: struct xucred, which begins with its version and the user id.
                 return int(struct.unpack_from("=II", sock.getsockopt(0, 1, 76))[1])
         except (OSError, struct.error):
-            pass  # the system has no such option, or tells less than it should: nobody is the peer
+            pass  # the system has no such option, or tells less than it should: the peer is unknown
         return None
 
     def _listen(address: str) -> Any:

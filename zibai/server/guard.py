@@ -69,7 +69,7 @@ def _is_certain_in(statement: ast.stmt, line: int) -> bool:
         case ast.Try(body=body, orelse=orelse, finalbody=finalbody):
             return any(_is_certain(part, line) for part in (body, orelse, finalbody))
         case _:
-            return False  # a condition, a loop: who knows
+            return False  # a condition, or a loop: it may not run
 
 
 def _may_guard(statement: ast.stmt) -> bool:

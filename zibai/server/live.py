@@ -4,12 +4,12 @@ The page is one file without any other: no script, style or font comes from else
 allows nothing but what is in it (by the hashes of its script and style) and requests to this server. It changes
 nothing. What clients have sent, such as paths, goes into the page as text of a node.
 
-Paths are visible there, so who may look is decided first. On a public address only with ``--health-public``. Elsewhere
-the request must name an IP address or ``localhost`` as its host: a page of another site, whose name has been made to
-point to 127.0.0.1, names itself (DNS rebinding).
+Paths are visible there, so a request for the page is checked first. On a public address the page is there only with
+``--health-public``. Elsewhere the request must name an IP address or ``localhost`` as its host: a page of another site,
+whose name has been made to point to 127.0.0.1, names itself (DNS rebinding).
 
-For the charts a look is taken every ``EVERY`` seconds, also while nobody asks, and kept for ten minutes: a few numbers
-each. The thread of the probes owns all of it.
+For the charts a sample is taken every ``EVERY`` seconds, also while no client asks, and kept for ten minutes: a few
+numbers each. The thread of the probes owns all of it.
 """
 
 import base64

@@ -32,7 +32,7 @@ def hold_the_end() -> None:
     import ctypes
 
     _routine = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint32)(handler(_raise_sigbreak))
-    # It stays to the end: while a handler runs, Windows lets nobody change the list of handlers.
+    # It stays to the end: while a handler runs, Windows keeps the list of handlers locked.
     ctypes.windll.kernel32.SetConsoleCtrlHandler(_routine, True)
 
 

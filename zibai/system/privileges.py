@@ -83,7 +83,7 @@ class Identity:
             try:
                 folder, info = os.stat(current), os.lstat(entry)
             except OSError:
-                return True  # it is missing: nobody knows what it will be
+                return True  # it is missing, and may become anything
             if _may_replace(folder, info, groups):
                 return True
             if stat.S_ISLNK(info.st_mode):

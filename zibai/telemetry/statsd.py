@@ -1,8 +1,8 @@
 """The counters of the scoreboard for statsd, under the names that gunicorn has for them.
 
 One thread of the parent, or of the single process, looks at the scoreboard once a second and sends what has changed, in
-datagrams: workers and requests are not touched, and nobody waits for statsd. If nobody listens, the numbers of that
-second are lost, as with every sender of statsd.
+datagrams: workers and requests are not touched, and no thread of the server waits for statsd. If statsd does not run,
+the numbers of that second are lost, as with every sender of statsd.
 
 A duration is known by its bucket (:mod:`zibai.telemetry.counts`). All requests of one bucket are one sample: the middle
 of the bucket, with the rate that makes it count as many times.
@@ -79,7 +79,7 @@ class Statsd:
                 self._socket = connect(self._address)
             self._socket.send(packet)
         except (BlockingIOError, ConnectionRefusedError):
-            pass  # there is no room, or nobody listens now
+            pass  # there is no room, or statsd does not run now
         except OSError as error:
             self._complain(error)
             if self._socket is not None:

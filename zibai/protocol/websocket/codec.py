@@ -288,7 +288,7 @@ class Codec:
         if not self.closing:
             self._reference().send_close(code, cut_reason(reason))
             self._collect()
-            if self.full:  # the close frame of the client may stand behind messages that nobody takes
+            if self.full:  # the close frame of the client may stand behind messages that the application does not take
                 self.full = False
                 self.go_on()
 
