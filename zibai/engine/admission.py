@@ -68,7 +68,8 @@ class Admission:
         return min(self.acceptor.again, self.crowd.again, self.overload.again)
 
     def watch(self, full: bool, now: float) -> None:
-        """Accept while a runner is free, or not ``full``; otherwise leave new clients to siblings, if there are any."""
+        """Accept while a runner is free. While all are busy (``full``), leave new clients to siblings, if there are
+        any."""
         overload, table = self.overload, self._table
         if full is not overload.full:
             overload.note(full, now)

@@ -1,4 +1,4 @@
-"""The side of a connection that a task of an event loop has: what a runner does with a stream, but it never blocks.
+"""What a task of an event loop does with a connection. It is what a stream is for a runner, but nothing in it blocks.
 
 While its task waits, a connection is in the state TASK and the loop reads on, so the end of the client is seen at once,
 which a runner sees only when it asks. An :class:`AsyncStream` is what all protocols have in common: sending, and the

@@ -1,10 +1,10 @@
 """The body of one request: its limits of size and rate, where it is kept, and when there is no room for more.
 
 An :class:`Intake` is there only while a body is read: a request without a body, or with a small one that has come
-together with its head, has none. The loop reads a body that is to be whole before the application runs. Where bodies
-are streamed, a runner reads it (see :mod:`.reading`), and the loop only what the application has left of it. The
-connection has one owner at a time, and so has its intake: nothing here has a lock. ``load`` is the loop's alone, so a
-runner calls only :meth:`Intake.count` and :meth:`Intake.patience`, which do not touch it.
+together with its head, has none. By default the application gets a whole body, and the loop reads it. Where bodies are
+streamed, a runner reads the body (see :mod:`.reading`), and the loop reads only what the application has left of it.
+The connection has one owner at a time, and so has its intake: nothing here has a lock. ``load`` is the loop's alone, so
+a runner calls only :meth:`Intake.count` and :meth:`Intake.patience`, which do not touch it.
 """
 
 import io

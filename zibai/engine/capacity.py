@@ -1,15 +1,15 @@
-"""As many connections as there may be, and more clients that want one.
+"""What makes room when there are as many connections as there may be, and another client comes.
 
-Nothing is dropped for want of a place: what is too much waits in the backlog, or is accepted by a sibling process. But
-idle connections would keep it waiting for a minute. So when a client waits and goes on waiting for a moment
-(a sibling would have been faster), two things make room: responses say ``Connection: close``, and the connection that
+No client is dropped for want of a place: it waits in the backlog, or a sibling process accepts it. But idle connections
+would keep it waiting for a minute. So when a client waits and goes on waiting for a moment (a sibling would have been
+faster), two things make room: responses say ``Connection: close``, and the connection that
 has been idle the longest is closed, unless something has just come from it. Then the places go from client to client.
-That holds for kept-alive connections and for those on which nothing has come at all. When none of these is left, the
-request of which only a part has come for the longest time makes room: its client sends too slowly, or on purpose.
+An idle connection is a kept-alive one, or one on which nothing has come at all. When none is left, a request makes room
+of which only a part has come: the one that has been incomplete for the longest time. Its client sends too slowly, or on
+purpose.
 
-Where ``--max-connections`` does not say how many connections there may be, the limit of descriptors does, of which the
-application needs some for itself. Files with request bodies, and those that slow clients are sent, take from the same
-number.
+Without ``--max-connections`` the limit of descriptors says how many connections there may be. The application needs
+some descriptors for itself, and files need some: those with request bodies, and those that are sent to slow clients.
 
 Everything here is the loop owner's.
 """
@@ -87,7 +87,7 @@ class Crowd:
         return None
 
     def _candidates(self, connections: Iterable[Connection], now: float) -> Iterator[tuple[bool, float, Connection]]:
-        """The connections that may be closed: whether a part of a head has come, since when they wait, and they."""
+        """The connections that may be closed, each with whether a part of a head has come and since when it waits."""
         limits = self._service.limits
         for each in connections:
             begun = not each.idle

@@ -3,8 +3,8 @@
 A connection has one owner at a time. The *server loop* owns it while it waits: for a head, a body, the client to take a
 response, or a lingering close. A *runner* (a thread or greenlet) owns it while the application runs, and has it by a
 :class:`~zibai.engine.stream.Stream`. A stream may block and nothing here does, so this module does not know it. Both
-use the :class:`~zibai.engine.sending.Sender`. ``watched`` is always the loop's, and so are ``deadline`` and ``pause``,
-but that a task, which runs in the loop's thread, sets them too.
+use the :class:`~zibai.engine.sending.Sender`. Only the loop sets ``watched``, ``deadline`` and ``pause``. A task may
+set the last two as well, because it runs in the loop's thread.
 
 Two longer parts of its life stand apart: how a request comes in (:mod:`.receiving`), and what follows a deadline
 (:mod:`.expiry`).
@@ -76,7 +76,8 @@ class Connection(Waiter):
         return write_note(self.peer, self.endpoint) if self.service.limits.proxy_protocol else b""
 
     def next_bytes(self) -> int:
-        """What a runner waits for that has received nothing: READ, WRITE, or 0: nothing, as bytes are there."""
+        """What a runner that has received nothing must wait for: READ or WRITE; 0 when it need not wait, as bytes are
+        there."""
         return READ
 
     def readable(self, now: float) -> None:

@@ -1,7 +1,8 @@
 """Connections that the server loop does not read from for a while, and when it goes on with them.
 
-A connection says why in ``pause``. One that has more to do than a turn has time for goes on in the next turn; they take
-turns, first come, first served. One without room for its body waits until another connection has made some.
+A connection says why in ``pause``. A connection that has more to do than a turn has time for goes on in the next
+turn; such connections take turns, first come, first served. A connection without room for its body waits until another
+one has made room.
 
 Everything here is the loop owner's.
 """
@@ -26,7 +27,7 @@ _CHECK_COST: Final = 16
 class Deferred:
     """``load`` says what is left of this turn, and whether there is room for bodies.
 
-    ``busy`` is False where no connection waits here, which is all that an ordinary turn asks.
+    ``busy`` is False while no connection waits here. An ordinary turn asks for nothing else.
     """
 
     def __init__(self, load: Load) -> None:
@@ -60,7 +61,7 @@ class Deferred:
         return inf
 
     def resumed(self, now: float) -> Iterator[Waiter]:
-        """The connections that go on in this turn; none of them twice, and only while the turn has time for them."""
+        """The connections that go on in this turn, each at most once, and only while the turn has time for them."""
         load = self._load
         for _ in range(len(self._soon)):
             if load.budget <= 0 or not self._soon:

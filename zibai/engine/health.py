@@ -1,4 +1,4 @@
-"""A worker's look at itself: its heartbeat, what its connections do, and which request hangs, and where.
+"""How a worker watches itself: its heartbeat, what its connections do, and which request hangs, and where.
 
 The server loop looks when it turns, at most once a second and only after something happened; and, for the parent
 that listens for its beats, every few seconds even if nothing did. So a beat says that the loop turns, not that a
@@ -9,7 +9,7 @@ process exists. A request that runs too long harms no other request, and its wor
    and some tasks do not end within ``GRACE`` seconds. For these all stacks are logged and ``on_stuck`` is called, once,
    so that the parent replaces the worker, lets the other requests finish, and ends what does not.
 
-Event streams have no end that could come too late.
+These limits do not count for event streams, which are not expected to end.
 
 Time in which the process was stopped (``SIGSTOP``, a paused container, a closed laptop) is no time of a request. The
 loop cannot tell it from an application that blocks gevent's hub. So another thread measures it while requests run, and

@@ -17,7 +17,7 @@ LINGER_TIME: Final = 2.0
 
 
 class Lingering:
-    """A connection that ends like that, ``timed_out`` if it ends for having been idle too long."""
+    """The lingering close of one connection; ``timed_out`` says that it has been idle for too long."""
 
     __slots__ = ("_timed_out", "_unsent")
 
@@ -29,13 +29,14 @@ class Lingering:
         return f"<Lingering{', for it was idle' if self._timed_out else ''}>"
 
     def goes_on(self, client: Client) -> bool:
-        """The time is over: whether a client still takes a large response that the kernel has, and gets more time."""
+        """The time is over: whether the client gets more, because it still takes a large response that the kernel
+        has."""
         before, self._unsent = self._unsent, unsent(client.sock)
         # The end itself counts as one byte.
         return not client.service.draining and 1 < self._unsent < before
 
     def hear(self, client: Client) -> None:
-        """Something has come. Behind the end of an idle connection it is a request that its client must send again."""
+        """Bytes have come. After the end of an idle connection they are a request that the client must send again."""
         if self._timed_out:
             self._timed_out = False
             client.service.hint(

@@ -123,8 +123,8 @@ class Loop:
         try:
             self._turn(block)
         except Exception as error:
-            # A bug of ours, and no connection to blame. A loop that nothing turns is a server that hears nothing and
-            # looks alive, so it ends, and serve() raises.
+            # A bug of ours, and no connection's fault. A server whose loop does not turn looks alive and serves
+            # nothing. So the loop ends, and serve() raises.
             self.failure = error
             with suppress(Exception):  # whatever is broken, the first error is the one to be reported
                 self._finish_loop()
@@ -136,7 +136,7 @@ class Loop:
             self._finish_loop()
             return
         self._now = now = time.monotonic()
-        # Before the poller is asked: an event from before could meet a connection that has moved on meanwhile.
+        # Before the poller is asked: otherwise an older event could meet a connection that has moved on.
         self.service.load.budget = TURN
         if table.deferred.busy:
             table.resume(now)
@@ -178,7 +178,7 @@ class Loop:
         """All events are dealt with: do what is due. ``stirred`` says whether there were any."""
         table, health, ready, shutdown = self._table, self.health, self._ready, self.shutdown
         if self._inbox.items:
-            # A runner that has given a connection back has mostly woken the poller by that. Its slot is free at once.
+            # In most cases this turn was woken by a runner that has given a connection back. Its slot is free at once.
             self._empty_inbox(now)
         if shutdown.graceful and not table.draining:
             shutdown.begin(now)
@@ -277,12 +277,12 @@ class Loop:
                 self._table.settle_lent(connection, now)
 
     def _react_to_others(self, fds: list[int], waited: int, now: float) -> None:
-        """What is no connection did something. ``waited`` is how many requests were ready before this turn."""
+        """Descriptors that are no connections have something. ``waited`` requests were ready before this turn."""
         for fd in fds:
             if fd in self._others:
                 self._others[fd]()
-        # Accepting comes last, when it is known how many slots the others have filled. What has waited before does not
-        # count.
+        # Accepting comes last, when it is known how many slots this turn has filled. Requests that have waited for
+        # longer do not count.
         self._admission.accept(fds, lambda: self._slots - self._running - (len(self._ready) - waited), now)
 
     def open(self, connection: Waiter, now: float) -> None:

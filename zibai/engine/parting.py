@@ -29,7 +29,7 @@ RESOLUTION: Final = 0.1
 
 
 def may_part(request: Request | None, sent: int) -> bool:
-    """Whether this is how the connection of a request may end that has got a response of ``sent`` bytes."""
+    """Whether the connection of ``request`` may end in this way, after a response of ``sent`` bytes."""
     return request is not None and not request.keep_alive and sent <= SMALL
 
 

@@ -1,4 +1,4 @@
-"""What comes before a connection: stages that wait in the loop by themselves, and the PROXY header as one of them.
+"""Stages before a connection, which wait in the loop by themselves; and the first of them, the PROXY header.
 
 A :class:`Stage` has a descriptor, a state and a deadline, as a connection has, and the loop's
 :class:`~zibai.engine.table.Table` calls the same steps of it. When it is done, it makes what follows with the socket,

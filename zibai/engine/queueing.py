@@ -1,4 +1,4 @@
-"""Requests that wait for a runner for longer than is good: they are refused in time, and the log says so.
+"""Requests that wait too long for a runner: they are refused in time, and the log says so.
 
 Everything here is the loop owner's.
 """
@@ -45,7 +45,7 @@ class Queue:
         return f"<{len(self.ready)} requests wait for a runner>"
 
     def backdate(self, since: float) -> None:
-        """The last one has waited since then: put it where it belongs."""
+        """The last request of the queue has waited since then: put it where it belongs."""
         ready = self.ready
         connection, _ = ready.pop()
         place = len(ready)

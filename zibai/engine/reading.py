@@ -123,7 +123,7 @@ class BodyReader(io.RawIOBase):
         """Wait until it makes sense to receive again; False when that took too long."""
         waits, wanted = stream.service.waits, stream.connection.next_bytes()
         if not wanted:
-            waits.wait_readable(stream.sock, 0)  # others run in between: there may be more of that kind
+            waits.wait_readable(stream.sock, 0)  # so that other runners run in between: many clients may do this
             return True
         return stream.wait(waits.wait_writable if wanted == WRITE else waits.wait_readable, READING, timeout)
 

@@ -2,7 +2,7 @@
 
 Every connection wakes all workers that wait. The one that is awake first could accept a whole burst while the others
 still wake up, and would then run all its requests. So each worker writes into its row of the scoreboard how many
-connections it has, and one that is ahead of a sibling by more than a few leaves the listeners alone for a moment. The
+connections it has. A worker that has a few more than a sibling leaves the listeners alone for a moment. The
 sibling has been woken already. If it accepts no client in that time, because it is busy or hangs, this worker accepts.
 
 Everything here is the loop owner's, but for the number in each worker's row, which its siblings read.
@@ -30,7 +30,8 @@ CHECK_EVERY: Final = 1.0
 class Spread:
     """``siblings`` returns the rows of the other workers, each with whether it comes before ours.
 
-    ``slots`` is how many requests this worker runs at the same time: one that runs a single one is ahead with that.
+    ``slots`` is how many requests this worker runs at the same time. A worker with a single slot is ahead with one
+    connection.
     """
 
     def __init__(self, siblings: Callable[[], Iterable[tuple[bool, Row]]], slots: int) -> None:
@@ -43,7 +44,7 @@ class Spread:
     def room(self, connections: int, now: float) -> float:
         """How many clients may be accepted now by a worker with so many ``connections``.
 
-        Nobody, when they are to be left to a sibling for ``LEAVE``.
+        0 while new clients are left to a sibling, for ``LEAVE``.
         """
         if now >= self._look_at:
             self._look_at = now + CHECK_EVERY

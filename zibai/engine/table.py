@@ -1,4 +1,4 @@
-"""The connections that wait in a loop: what the poller watches for each, and what follows a step of one.
+"""The connections that wait in a loop: what the poller watches for each, and what follows each of their steps.
 
 A connection moves its own state and deadline, in *steps* that the loop calls. After each step the table *settles* the
 connection: it asks the poller for what the new state waits for, queues a request that is ready, or closes.

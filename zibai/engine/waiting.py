@@ -123,7 +123,7 @@ class Waiter:
 
 
 def name_of(peer: object) -> str:
-    """A peer in a log line: without its port, which is another one each time."""
+    """A peer in a log line: without its port, which differs from connection to connection."""
     return peer[0] if isinstance(peer, tuple) else "a unix socket"
 
 

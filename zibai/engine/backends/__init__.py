@@ -7,7 +7,7 @@ share belongs into the loop, the connection or the stream.
  - threads       a leader turns the loop and runs applications itself, until one blocks
  - baton         what the leaders pass on to each other, and when they do so at once
  - polling       how a thread waits for a socket, and how a poller is woken
- - greenlets     worker greenlets, started from gevent's hub
+ - greenlets     runners that are greenlets, started from gevent's hub
  - greenlet_waits how a greenlet waits for a socket
  - pending       what an exchange has left behind in the hub
  - hubpoller     a poller of watchers, where the hub cannot watch the system's

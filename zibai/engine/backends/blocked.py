@@ -1,10 +1,10 @@
 """Says when gevent's hub or the event loop of asyncio is blocked, and by what.
 
-An application blocks it that computes, or waits without its knowledge. Then nothing else in the worker runs, so a
-thread of the system has to see it. It asks for a sign of life ten times a second, while there is anything to run. When
-no sign comes, the thread looks at the stack of the blocked thread, every ``LIMIT`` seconds. The application is to blame
-when two looks find it in the same call, and that is logged, with the request where the stack shows one. A busy machine,
-many short requests in a row and the server itself are no fault of the application.
+An application blocks it by a computation, or by a wait that the hub or event loop does not know of. Then nothing else
+in the worker runs, so a thread of the system has to see it. It asks for a sign of life ten times a second, while there
+is anything to run. When no sign comes, the thread looks at the stack of the blocked thread, every ``LIMIT`` seconds.
+The application is to blame when two looks find it in the same call, and that is logged, with the request where the
+stack shows one. A busy machine, many short requests in a row and the server itself are no fault of the application.
 """
 
 import _thread

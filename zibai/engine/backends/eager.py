@@ -1,4 +1,4 @@
-"""The first step of a coroutine, at once: most requests end in it, and a task that starts a turn later costs more.
+"""The first step of a coroutine runs at once: most requests end in it, and a task that starts a turn later costs more.
 
 A coroutine of an application must run in a task: ``asyncio.current_task()``, ``asyncio.timeout`` and the cancel scopes
 of anyio need one. From Python 3.12 on the interpreter runs the first step when it makes the task (``eager_start``).
@@ -80,8 +80,8 @@ class _ByHand:
 class _Spare(Coroutine[Any, Any, None]):
     """A task, and what it runs: this object is the coroutine of the task, which lends the task to other coroutines.
 
-    The task takes its own first step in a later turn of the event loop. It then waits for what the coroutine waits for
-    that it has been lent to, or else at ``_gate`` until there is one. So :meth:`run` may be called at any time.
+    The task takes its own first step in a later turn of the event loop. If it has been lent to a coroutine by then, it
+    waits for what that coroutine waits for; otherwise it waits at ``_gate``. So :meth:`run` may be called at any time.
     """
 
     def __init__(self, loop: AbstractEventLoop, context: Context) -> None:

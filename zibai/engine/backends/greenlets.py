@@ -1,7 +1,7 @@
-"""Greenlets: requests run in reusable worker greenlets, started straight from the hub.
+"""Greenlets: requests run in greenlets that are used again and again, started straight from the hub.
 
-The hub owns the server loop: one of its callbacks turns it, without ever blocking, and switches into an idle worker
-greenlet for each connection that is ready. The worker comes back to the callback when it is done, and then the
+The hub owns the server loop: one of its callbacks turns it, without ever blocking, and switches into an idle runner,
+a greenlet, for each connection that is ready. The runner comes back to the callback when it is done, and then the
 exchange has cost two switches. If the application blocks, gevent switches to the hub, which is that same callback, so
 the callback goes on with the next connection and gives the blocked one away. A fresh greenlet a request would cost
 half of the speed.
@@ -59,7 +59,7 @@ else:
     _Greenlet = gevent.Greenlet
 
 
-class _Worker(_Greenlet):
+class _Runner(_Greenlet):
     """A greenlet that runs one exchange after the other. Between two it is switched out, with ``job`` None.
 
     It ends after an exchange that blocked, or left something behind in the hub: what is still to be thrown at this
@@ -111,7 +111,7 @@ class Greenlets(Blocking):
         self._row = row
         # A greenlet that is about to end has its slot still, while the next one runs; so there is one more.
         self._free = row.slots[slots::-1]
-        self._workers: dict[int, _Worker] = {}
+        self._runners: dict[int, _Runner] = {}
         self._hub: Any = gevent.get_hub()
         self._turning = False
         self.pending = counting(self._hub.loop)
@@ -123,7 +123,7 @@ class Greenlets(Blocking):
             lambda: len(self._free) + (self.idle is not None) <= slots,
             partial(monkey.get_original, "_thread"),
         )
-        self.idle: _Worker | None = None  # one is enough: while it runs without blocking no other does
+        self.idle: _Runner | None = None  # one is enough: while it runs without blocking no other does
         self._done = Event()
         self._turn_soon = self._hub.loop.async_()  # the one watcher that other threads may touch
         self._timer: Any = None
@@ -189,11 +189,11 @@ class Greenlets(Blocking):
                 watcher.close()
 
     def where(self, slot: int) -> tuple[str, Stack]:
-        worker = self._workers.get(slot)
-        return "a greenlet", None if worker is None else worker.gr_frame
+        runner = self._runners.get(slot)
+        return "a greenlet", None if runner is None else runner.gr_frame
 
     def waiting(self) -> list[list[FrameType]]:
-        frames = [worker.gr_frame for worker in list(self._workers.values()) if worker.job is not None]
+        frames = [runner.gr_frame for runner in list(self._runners.values()) if runner.job is not None]
         return [frames_of(frame) for frame in frames if frame is not None]  # the one that runs has no frame
 
     # In the hub.
@@ -232,46 +232,46 @@ class Greenlets(Blocking):
             self._timer_due = due
 
     def _run(self, stream: Stream) -> None:
-        worker, self.idle = self.idle or self._make_worker(), None
-        worker.job = stream
-        worker.switch()
-        if worker.job is not None:
+        runner, self.idle = self.idle or self._make_runner(), None
+        runner.job = stream
+        runner.switch()
+        if runner.job is not None:
             # It blocks, or one that it took after it; gevent came back here, which is where its hub was left.
-            worker.given_away = True
+            runner.given_away = True
             if not self.stopped:
-                self.loop.give_away(worker.job)
+                self.loop.give_away(runner.job)
 
-    def _make_worker(self) -> _Worker:
+    def _make_runner(self) -> _Runner:
         slot = self._free.pop()
-        worker = self._workers[slot.number] = _Worker(self, slot)
-        return worker
+        runner = self._runners[slot.number] = _Runner(self, slot)
+        return runner
 
-    # In a worker.
+    # In a runner.
 
-    def recover(self, worker: _Worker, error: BaseException) -> None:
-        """An error has left a worker, perhaps while it ran a connection; the greenlet ends.
+    def recover(self, runner: _Runner, error: BaseException) -> None:
+        """An error has left a runner, perhaps while it ran a connection; the greenlet ends.
 
         Its slot comes free, and the connection is closed. The error is a bug of ours, or something was thrown into the
         greenlet behind the application.
         """
-        stream = worker.job
+        stream = runner.job
         if stream is not None and stream.connection.state is APP:
-            stream.give_up(worker.slot)
-            self.retire(worker)
+            stream.give_up(runner.slot)
+            self.retire(runner)
         else:
-            worker.job = None
-            self._free.append(worker.slot)
-        if self.idle is worker:
+            runner.job = None
+            self._free.append(runner.slot)
+        if self.idle is runner:
             self.idle = None
         # In a greenlet of its own, since a handler of the log may block, and may raise anything.
         self.report(partial(logger.error, exc_info=error), "an error came out of a server greenlet, which has ended")
 
-    def retire(self, worker: _Worker) -> None:
+    def retire(self, runner: _Runner) -> None:
         """Its exchange is over, and it may not run another."""
-        stream, worker.job = worker.job, None
+        stream, runner.job = runner.job, None
         assert stream is not None
-        if worker.given_away:
+        if runner.given_away:
             self.loop.give_back(stream)
         else:
             self.loop.finish(stream)
-        self._free.append(worker.slot)
+        self._free.append(runner.slot)

@@ -3,8 +3,8 @@
 That is the main thread of a worker, where applications and libraries expect it: only there can an event loop watch
 children and signals.
 
-asyncio lets ``SystemExit`` and ``KeyboardInterrupt`` out of the event loop, whichever task or callback raises one. An
-application does not end a worker, so the event loop goes on after a ``SystemExit``. A ``KeyboardInterrupt`` ends the
+``SystemExit`` and ``KeyboardInterrupt`` leave the event loop of asyncio, whichever task or callback raises one. An
+application must not end a worker, so the event loop goes on after a ``SystemExit``. A ``KeyboardInterrupt`` ends the
 server, because it is what Ctrl-C raises in the main thread.
 """
 

@@ -5,7 +5,8 @@ from typing import Any
 
 
 def counting(loop: Any) -> Any:
-    """What tells by its ``activecnt`` how many watchers and callbacks are started: the loop itself, if it counts."""
+    """An object whose ``activecnt`` is the number of watchers and callbacks that are started: the loop, if it
+    counts."""
     watcher = loop.timer(60)
     before = loop.activecnt
     watcher.start(_do_nothing)
@@ -22,8 +23,8 @@ def _do_nothing() -> None:
 class Kept:
     """Counts what is started in a loop of gevent whose own ``activecnt`` is always 0: libuv's, the only one on Windows.
 
-    It keeps a set of the watchers that are started, and a queue of callbacks. Where a new gevent has not got these,
-    the count is another one each time, so that no greenlet runs a second exchange.
+    It keeps a set of the watchers that are started, and a queue of callbacks. If a future gevent lacks them, the
+    count differs each time, so that no greenlet runs a second exchange.
     """
 
     __slots__ = ("_callbacks", "_turns", "_watchers")

@@ -1,4 +1,4 @@
-"""How a thread waits for one socket, and how one that waits in a poller is woken."""
+"""How a thread waits for one socket, and how a thread that waits in a poller is woken."""
 
 import select
 import socket

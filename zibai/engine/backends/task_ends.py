@@ -1,4 +1,4 @@
-"""How tasks are ended that do not end by themselves: they are cancelled, once, and have a little time."""
+"""How the tasks that do not end by themselves are ended: they are cancelled, once, and have a little time."""
 
 import asyncio
 from collections.abc import Collection

@@ -1,9 +1,9 @@
 """Where a task of asyncio waits: the frames of its coroutines, and those of the task that it waits for.
 
-The interpreter knows what a coroutine waits for. It does not know what a task waits for that has made others: a
-middleware that calls its application in a task group waits for a future. So the first task of the group that is not
-done is looked for, in the variables of the frames. Otherwise the stack of each request behind such a middleware would
-end in the middleware.
+The interpreter knows what a coroutine waits for. It does not know that a task waits for other tasks: a middleware that
+calls its application in a task group waits for a future. So the frames' variables are searched for the group, and its
+first task that is not done is taken. Otherwise the stack of each request behind such a middleware would end in the
+middleware.
 
 Any thread may call this. What runs meanwhile may make the result wrong, but harms nothing.
 """

@@ -16,9 +16,10 @@ Shared state is changed under ``_lock``, with two exceptions for the sake of spe
 counts ``_turns`` without it, and then reads ``_watching``. A deputy that is about to sleep clears ``_watching`` first
 and looks at those two after, so either it sees the exchange or the leader sees that it has to ring. And whether the
 baton was lost shows in the stake, without a lock: leader and deputy both take it away, which only one of them can (a
-list's ``pop`` is one step). Each runner has a stake of its own, so that of a later leader is never taken for it. A lock
-there costs 4 % of all that a plain request needs. Without a GIL, "first" and "after" hold because each of these writes
-takes the lock of its object in CPython, which is a full barrier on x86-64; docs/design.md says what else is shared.
+list's ``pop`` is one step). Each runner has a stake of its own, so no runner takes the stake of a later leader for its
+own. A lock there costs 4 % of all that a plain request needs. Without a GIL, "first" and "after" hold because each of
+these writes takes the lock of its object in CPython, which is a full barrier on x86-64; docs/design.md says what else
+is shared.
 """
 
 import sys
