@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from ..clock import clock
 from ..engine.loop import Loop
@@ -48,12 +48,74 @@ HANGUP: Final = "SIGHUP"
 """A restart, for a parent. A single process says that it cannot, or ends when it means that its terminal is closed."""
 
 
+class Announced:
+    """The graceful shutdown that is announced: with ``--drain``, ``delay`` seconds pass between this and its beginning.
+
+    ``begun`` says that it was announced. ``at`` is when the shutdown begins, if this process counts the time; else inf.
+    """
+
+    __slots__ = ("at", "begun", "delay")
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.begun = False
+        self.at = inf
+
+    def __repr__(self) -> str:
+        return f"<Announced: {f'begun, until {self.at:.1f}' if self.begun else 'not yet'}>"
+
+
+class Successors:
+    """The workers beside this one that a drain and a restart tell of.
+
+    ``channels`` bring connections of workers before this one, until there is a loop. ``replacement`` is the channel to
+    the worker that gets the connections of this one. ``share_listeners`` says that another server accepts, too.
+    """
+
+    __slots__ = ("channels", "replacement", "share_listeners")
+
+    def __init__(self) -> None:
+        self.channels: deque[Any] = deque()
+        self.replacement: Any = None
+        self.share_listeners = False
+
+    def __repr__(self) -> str:
+        return f"<Successors: {len(self.channels)} channels wait{', replaced' if self.replacement is not None else ''}>"
+
+    def tell(self, loop: Loop) -> None:
+        """Tell the loop, before it drains, which process takes over."""
+        if self.replacement is not None:
+            loop.hand_over_to(self.replacement)
+        if self.share_listeners:
+            loop.shutdown.cedes = lambda: True
+
+    def adopt(self, loop: Loop | None) -> None:
+        """Give the channels to the loop, once there is one."""
+        while loop is not None and self.channels:
+            with suppress(IndexError):  # the other thread has just taken it
+                loop.adopt_from(self.channels.popleft())
+
+    def pass_on(self, replacement: Any) -> None:
+        """Give the replacement the connections that this process has been given and will not serve."""
+        while self.channels:
+            with suppress(IndexError):  # the other thread has just taken it
+                pass_on(self.channels.popleft(), replacement)
+
+
+class Calls(NamedTuple):
+    """What the thread has others do, because it takes the locks of log handlers."""
+
+    refuse_upgrade: Callable[[], object]
+    refuse_restart: Callable[[], object]
+    reopen: Callable[[], object]
+
+
 class Control(control.Control):
     """Obeys the parent and signals for one server loop; the other arguments are those of the base class.
 
-    Messages may come before there is a loop. Channels wait in ``_channels`` then. The thread that comes second, this
-    one with a channel or the main thread with the loop, gives them to the loop. The same holds for
-    ``_drain_announced``. ``drain_delay`` is ``--drain``, in seconds.
+    Messages may come before there is a loop. Channels wait in ``_successors`` then. The thread that comes second, this
+    one with a channel or the main thread with the loop, gives them to the loop. The same holds for ``_announced``.
+    ``drain_delay`` is ``--drain``, in seconds.
     """
 
     BOOT_EXIT_CODE: ClassVar[int] = LoadError.exit_code
@@ -70,45 +132,32 @@ class Control(control.Control):
         **rest: Any,
     ) -> None:
         super().__init__(parent, end, hub, boot_timeout=boot_timeout, graceful_timeout=graceful_timeout, **rest)
-        self._drain_delay = drain_delay
+        self._announced = Announced(drain_delay)
         self._has_terminal = has_terminal()
-        self._drain_announced = False
-        self._drain_at = inf  # when the graceful shutdown begins, if this process counts the time
-        self._is_booting = parent is not None
         self._serves = False  # whether clients have been let in
         self._loop: Loop | None = None
-        self._replacement: Any = None  # the channel to it
-        self._shares_listeners = False
-        self._channels: deque[Any] = deque()
+        self._successors = Successors()
         self._was_busy = False  # the loop owner's
         self.engine: Callable[[], Backend | None] = _none  # what runs the requests; set before there is a loop
-        self._greenlets = None if hub is None else hub.greenlets
-        if hub is None:
-            # Both take the locks of log handlers, and a handler may wait for ever in a write to a full pipe.
-            self._refuse_upgrade: Callable[[], object] = _in_own_thread(_refuse_upgrade)
-            self._refuse_restart: Callable[[], object] = _in_own_thread(_refuse_restart)
-            self._reopen: Callable[[], object] = _in_own_thread(logfile.reopen)
-            if sys.platform == "win32":
-                self._interrupt = _interrupting_and_setting(self._interrupt, end)
-        else:
-            # The locks of handlers are gevent's, and a thread of the system must not wait for them.
-            self._refuse_upgrade = hub.spawning_from_threads(_refuse_upgrade)
-            self._refuse_restart = hub.spawning_from_threads(_refuse_restart)
-            self._reopen = hub.spawning_from_threads(logfile.reopen)
+        # A handler may wait for ever in a write to a full pipe. With gevent its lock is gevent's, and a thread of the
+        # system must not wait for that.
+        outside = _in_own_thread if hub is None else hub.spawning_from_threads
+        self._calls = Calls(*map(outside, (_refuse_upgrade, _refuse_restart, logfile.reopen)))
+        if hub is None and sys.platform == "win32":
+            self._interrupt = _interrupting_and_setting(self._interrupt, end)
 
     def prepare(self, loop: Loop) -> None:
         """Called by the main thread before the loop takes its first client."""
         self._serves = True
-        if self._drain_announced:
+        if self._announced.begun:
             loop.service.draining = True
 
     def attach(self, loop: Loop) -> None:
         """Called by the main thread when the loop runs."""
-        self._is_booting = False
         self._loop = loop
         self.prepare(loop)  # again: a message may have come in between
-        self._tell_successors(loop)
-        self._adopt()
+        self._successors.tell(loop)
+        self._successors.adopt(loop)
 
     def note_beat(self) -> None:
         """The loop has looked at its requests: while some run, this thread looks at the clock. Called by the loop's
@@ -117,43 +166,25 @@ class Control(control.Control):
         With gevent that is the main thread, which also runs the application: a view may have reset a signal, as an
         asyncio event loop does at its end.
         """
-        if self._greenlet is not None:
+        if self._main.hub is not None:
             self._signals.reassert()
         busy = self._loop is not None and self._loop.health.busy
         if busy and not self._was_busy:
             self._signals.wake()
         self._was_busy = busy
 
-    def _tell_successors(self, loop: Loop) -> None:
-        """Tell the loop, before it drains, which process takes over."""
-        if self._replacement is not None:
-            loop.hand_over_to(self._replacement)
-        if self._shares_listeners:
-            loop.shutdown.cedes = lambda: True
-
-    def _adopt(self) -> None:
-        while self._loop is not None and self._channels:
-            with suppress(IndexError):  # the other thread has just taken it
-                self._loop.adopt_from(self._channels.popleft())
-
-    def _pass_on(self, replacement: Any) -> None:
-        """Give the replacement the connections that this process has been given and will not serve."""
-        while self._channels:
-            with suppress(IndexError):  # the other thread has just taken it
-                pass_on(self._channels.popleft(), replacement)
-
     def _obey(self, verb: str, channel: Any, names: Sequence[str]) -> None:
         if verb == "adopt":
-            self._channels.append(channel)
-            self._adopt()
+            self._successors.channels.append(channel)
+            self._successors.adopt(self._loop)
             channel = None  # a replacement gives nothing back through it
         if self._parent is None and UPGRADE in names:
-            self._refuse_upgrade()
+            self._calls.refuse_upgrade()
         if self._parent is None and HANGUP in names:
             if self._has_terminal and not has_terminal():
                 names = [*names, GRACEFUL[0]]  # the terminal is closed, and no person there could stop this server
             else:
-                self._refuse_restart()
+                self._calls.refuse_restart()
         if verb == "dump" and self._parent is not None:
             self._parent.dump(self._describe())
         if verb == "profile" and self._parent is not None:
@@ -161,20 +192,20 @@ class Control(control.Control):
         if verb in {"profile_end", "gone"}:
             sampling.end()
         if verb == "reopen" or REOPEN in names:
-            self._reopen()
+            self._calls.reopen()
         if verb == "announce_drain":
             self._announce_drain(until=inf)
         interrupted = any(name in QUICK for name in names)
         if verb == "quit" or interrupted or self._ends_early(verb, names):
             if channel is not None:
-                self._pass_on(channel)
+                self._successors.pass_on(channel)
             self._quit(by_sigint=interrupted and verb != "quit")
         elif verb in {"drain", "drain_shared", "gone"} or self._shall_drain(sum(name in GRACEFUL for name in names)):
             self._arm(self._graceful_timeout + lastword.LAST_WORD)
-            self._replacement = channel
-            self._shares_listeners = verb == "drain_shared"
+            self._successors.replacement = channel
+            self._successors.share_listeners = verb == "drain_shared"
             if self._loop is not None:
-                self._tell_successors(self._loop)
+                self._successors.tell(self._loop)
             self._set_end()
 
     def _ends_early(self, verb: str, names: Sequence[str]) -> bool:
@@ -185,30 +216,30 @@ class Control(control.Control):
         if self._serves:
             return False
         asked = verb in {"drain", "drain_shared", "gone"}
-        return asked or (not self._drain_announced and any(name in GRACEFUL for name in names))
+        return asked or (not self._announced.begun and any(name in GRACEFUL for name in names))
 
     def _shall_drain(self, signals: int) -> bool:
         """Whether the graceful shutdown begins now: after so many signals for it, or after the announced time."""
         if self._loop is None:
-            return signals > 0 and not self._drain_announced
-        if not self._drain_delay:
+            return signals > 0 and not self._announced.begun
+        announced = self._announced
+        if not announced.delay:
             return signals > 0
-        if signals and not self._drain_announced:
-            self._announce_drain(until=clock() + self._drain_delay)
+        if signals and not announced.begun:
+            self._announce_drain(until=clock() + announced.delay)
             signals -= 1
-        if self._drain_at == inf or not (signals or clock() >= self._drain_at):
+        if announced.at == inf or not (signals or clock() >= announced.at):
             return False
-        self._drain_at = inf
+        announced.at = inf
         return True
 
     def _announce_drain(self, until: float) -> None:
-        self._drain_announced = True
-        self._drain_at = until
+        self._announced.begun, self._announced.at = True, until
         if self._loop is not None:
             self._loop.service.draining = True
 
     def _is_starting(self) -> bool:
-        return self._is_booting
+        return self._parent is not None and self._loop is None
 
     def _on_pause(self, seconds: float) -> None:
         super()._on_pause(seconds)
@@ -222,13 +253,14 @@ class Control(control.Control):
         return STEP if left is None else min(STEP, left)
 
     def _describe(self) -> str:
+        hub = self._main.hub
         try:
-            return describe_self(self.engine(), self._greenlets)
+            return describe_self(self.engine(), None if hub is None else hub.greenlets)
         except Exception as error:  # a stack that changes while it is looked at; the thread must live on
             return f"the stacks cannot be shown: {error!r}"
 
     def _due(self) -> float:
-        return self._drain_at if self._drain_at < inf else super()._due()
+        return self._announced.at if self._announced.at < inf else super()._due()
 
 
 def _none() -> None:

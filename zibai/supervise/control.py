@@ -45,6 +45,32 @@ FOR_PARENT: Final = ("SIGHUP", "SIGTTIN", "SIGTTOU", UPGRADE)
 """Signals that only the parent obeys. A worker ignores them: a terminal or an operator may send them to the group."""
 
 
+class MainThread:
+    """The thread that a :class:`Control` makes stop, or its greenlet; that thread makes this.
+
+    ``hub`` is :mod:`zibai.supervise.hub` in a process that gevent has patched.
+    """
+
+    __slots__ = ("_greenlet", "_ident", "hub")
+
+    def __init__(self, hub: ModuleType | None) -> None:
+        self.hub = hub
+        self._ident = get_ident()  # of the system: gevent has numbers of its own
+        self._greenlet = None if hub is None else hub.current()
+
+    def __repr__(self) -> str:
+        return f"<MainThread {self._ident}>"
+
+    @property
+    def sigint_interrupts(self) -> bool:
+        """Whether SIGINT raises KeyboardInterrupt in it by itself. gevent's main greenlet has to be told."""
+        return self.hub is None and sys.platform != "win32"
+
+    def frame(self) -> FrameType | None:
+        """What it executes."""
+        return getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._ident)
+
+
 class Control:
     """Listens to ``parent``, if there is one, and to signals, while ``listening``.
 
@@ -72,22 +98,17 @@ class Control:
         self._graceful_timeout = graceful_timeout
         self._may_exit = may_exit
         self._arm = arm
-        # Of the system: gevent has numbers of its own.
-        self._main = get_ident()
-        self._greenlet = None if hub is None else hub.current()
+        self._main = MainThread(hub)
         self._over = False
         self._runs = allocate_lock()  # held while the thread runs
-        self._start: Callable[[Callable[[], None]], threading.Thread | None] = _in_thread
         self._wait: Callable[..., list[Any]] = wait
         self._set_end: Callable[[], object] = end.set
         if hub is None:
             self._interrupt: Callable[[], object] = interrupting()
         else:
-            self._start, self._wait = hub.start_thread, hub.wait_as_thread
+            self._wait = hub.wait_as_thread
             self._set_end = hub.calling_from_threads(end.set)
             self._interrupt = hub.interrupting(lambda: self._over)
-        # SIGINT raises KeyboardInterrupt in the main thread by itself. gevent's main greenlet has to be told.
-        self._sigint_interrupts = hub is None and sys.platform != "win32"
 
     @contextmanager
     def listening(self, signals: Signals) -> Iterator[None]:
@@ -107,6 +128,14 @@ class Control:
             signals.wake()
             if thread is not None:
                 thread.join(LAST_WORD)  # a process that goes on afterwards must not keep this thread
+
+    def _start(self, function: Callable[[], None]) -> threading.Thread | None:
+        """Run ``function`` in a thread of the system; None where such a thread cannot be joined."""
+        hub = self._main.hub
+        if hub is None:
+            return _in_thread(function)
+        hub.start_thread(function)
+        return None
 
     def join(self) -> None:
         """Wait until the thread has ended; after ``listening``."""
@@ -173,7 +202,7 @@ class Control:
         the interrupt of the main thread, and Ctrl-C reaches a worker from the terminal and through its parent.
         """
         self._arm(LAST_WORD)
-        if not (by_sigint and self._sigint_interrupts):
+        if not (by_sigint and self._main.sigint_interrupts):
             self._interrupt()
         self._insist()
 
@@ -193,13 +222,9 @@ class Control:
     def _give_up(self) -> None:
         """Tell the parent, which decides about the other workers, where the main thread hangs; end the process."""
         assert self._parent is not None
-        trace = format_stack(self._frame())
+        trace = format_stack(self._main.frame())
         self._parent.failed(LoadError(f"not ready in {self._boot_timeout:g} s; the main thread is here:", trace))
         os._exit(self.BOOT_EXIT_CODE)
-
-    def _frame(self) -> FrameType | None:
-        """Where the main thread, or its greenlet, is."""
-        return getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._main)
 
 
 def _in_thread(function: Callable[[], None]) -> threading.Thread:

@@ -135,10 +135,18 @@ class _Control(Control):
         self._before_stop = job.before_stop
         self._quit_at = inf  # when the time of a graceful end is over
         if hub is None:
-            self._start = _start_hidden
             self._start_hook: Callable[[], object] = lambda: start_new_thread(self._call_hook, ())
         else:
             self._start_hook = hub.spawning_from_threads(self._call_hook)
+
+    def _start(self, function: Callable[[], None]) -> threading.Thread | None:
+        """Also where ``threading`` works, in a thread that it does not list: the function may look for threads before
+        it forks.
+        """
+        if self._main.hub is not None:
+            return super()._start(function)
+        start_new_thread(function, ())
+        return None
 
     def _obey(self, verb: str, channel: Any, names: Sequence[str]) -> None:
         if channel is not None:
@@ -182,8 +190,3 @@ class _Control(Control):
         self._quit_at = inf
         self._set_end()
         super()._quit(by_sigint=by_sigint)
-
-
-def _start_hidden(function: Callable[[], None]) -> None:
-    """Start a thread that ``threading`` does not list: the function may look for threads before it forks."""
-    start_new_thread(function, ())
