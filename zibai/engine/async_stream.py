@@ -173,7 +173,7 @@ class AsyncStream:
             wake(waiters.room)
 
     def expire(self, now: float) -> None:
-        """The deadline has passed, which is :attr:`due` or that of what waits to be sent."""
+        """The deadline has passed: :attr:`due`, or the deadline for what waits to be sent."""
         connection, sender = self.connection, self.stream.sender
         if sender.out and sender.is_expired(now):
             connection.deadline = inf

@@ -163,7 +163,8 @@ class Intake:
             while piece := self._next_piece():
                 self._discarded += len(piece)
         except Refused as refusal:
-            # The request has its response already. The client would take a second one for that of its next request.
+            # The request has its response already. The client would take a second one for the response to
+            # its next request.
             log_refusal(self._service, peer, refusal)
             return None
         return True if piece is not None else None if self._discarded > DISCARD_BYTES else False

@@ -26,7 +26,7 @@ from .states import HEAD, PROXY
 from .table import Table
 
 PAUSE: Final = 0.1
-"""Seconds until the listeners are looked at again while there is no place: they would say the same all the time."""
+"""Seconds until the listeners are watched again while there is no place: the poller would report them all the time."""
 
 CROWDED: Final = 1.0
 """Seconds that responses say close after a client has waited."""

@@ -11,9 +11,9 @@ process exists. A request that runs too long harms no other request, and its wor
 
 These limits do not count for event streams, which are not expected to end.
 
-Time in which the process was stopped (``SIGSTOP``, a paused container, a closed laptop) is no time of a request. The
-loop cannot tell it from an application that blocks gevent's hub. So another thread measures it while requests run, and
-calls :meth:`Health.excuse`. A look that comes late leaves that thread a moment to do so.
+Time in which the process was stopped (``SIGSTOP``, a paused container, a closed laptop) does not count for a request.
+The loop cannot tell it from an application that blocks gevent's hub. So another thread measures it while requests run,
+and calls :meth:`Health.excuse`. A look that comes late leaves that thread a moment to do so.
 """
 
 from collections import deque
@@ -88,7 +88,7 @@ class Health:
         self._on_beat()
 
     def excuse(self, seconds: float) -> None:
-        """The process was stopped for so long until now, which is no time of the requests that run. Any thread."""
+        """The process was stopped for so long until now, which does not count for the requests that run. Any thread."""
         self._pauses.append((clock(), seconds))
 
     def _look_at_requests(self, late: float) -> float:

@@ -243,8 +243,9 @@ class Loop:
             stream.interims = 0
         if self._requests_left:
             self._use_up()
-        # Short cut: what the last line comes to where nothing is left to be sent, read or watched. Most exchanges end
-        # so, and its calls cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
+        # Short cut: the same as the last line, where nothing is left to be sent, read or watched. Most exchanges end
+        # so, and the calls of that line cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against
+        # each other.
         sender = connection.sender
         if connection.alone and connection.watched == READ and not (sender.closing or sender.out or table.draining):
             if connection.memory:

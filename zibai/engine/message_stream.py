@@ -119,7 +119,7 @@ class MessageStream(AsyncStream):
             raise Gone("the client has left")
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send a close frame, unless the end has begun already, and expect that of the client."""
+        """Send a close frame, unless the end has begun already, and expect the client's."""
         if self.end is not None:
             return
         self.flush()

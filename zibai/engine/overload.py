@@ -3,7 +3,7 @@
 A connection that waits in the backlog of a listener is in no log. It has no time limit, and no worker refuses it. So a
 worker that is *alone* accepts on, and its requests wait in its own queue, in their order.
 
-A worker with siblings leaves the backlog to the one that is free first, because a request that waits in one worker
+A worker with siblings leaves the backlog to the worker that is free first, because a request that waits in one worker
 cannot be run by another. When all workers have been full for :data:`PATIENCE`, one of them accepts a single connection:
 the *probe*. This worker is the first of the full ones in the scoreboard. The probe is the oldest connection of the
 backlog, so it has waited longest. Its wait is measured (the kernel knows since when the request is there) and logged.

@@ -21,7 +21,7 @@ from .states import CLOSED, PASSED, PROXY
 from .waiting import Waiter, name_of, tidy
 
 PEEK: Final = 4096
-"""Bytes that are looked at for a PROXY header; it mostly has 28, and may have 64 KiB."""
+"""Bytes that are looked at for a PROXY header; it usually has 28, and may have 64 KiB."""
 
 Next = Callable[[Socket, object, Endpoint, float], Any]
 """Makes the next stage, or the connection, of a socket, its peer, its endpoint and the time by the loop's clock."""

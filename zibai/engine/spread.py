@@ -1,7 +1,7 @@
 """How many new clients this worker takes before its siblings: a burst of connections is spread over all of them.
 
-Every connection wakes all workers that wait. The one that is awake first could accept a whole burst while the others
-still wake up, and would then run all its requests. So each worker writes into its row of the scoreboard how many
+Every connection wakes all workers that wait. The first one to wake could accept a whole burst while the others still
+wake up, and would then run all its requests. So each worker writes into its row of the scoreboard how many
 connections it has. A worker that has a few more than a sibling leaves the listeners alone for a moment. The
 sibling has been woken already. If it accepts no client in that time, because it is busy or hangs, this worker accepts.
 

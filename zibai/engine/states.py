@@ -45,8 +45,8 @@ loop goes on, and nothing is watched. It has no deadline until its runner has *l
 client has to take that fast enough, or the connection is cut, and the runner learns of that at its next send."""
 
 TASK: Final = "task"
-"""A task runs the application, and waits; the loop reads on for it. Its deadline is the earliest of those of the body,
-of what is to be sent, and of a WebSocket's pings."""
+"""A task runs the application, and waits; the loop reads on for it. Its deadline is the earliest of three: for the
+body, for what is to be sent, and for a WebSocket's pings."""
 
 FLUSH: Final = "flush"
 """The application has returned, and the client has not taken the whole response yet. Too slow by ``socket_timeout`` or
@@ -148,7 +148,7 @@ class Checked:
         self._slot.__set__(owner, state)
 
 
-# Why a connection is not read from although its state would have it so; 0 is no pause.
+# Why the loop does not read from a connection although it reads in this state. 0 means that there is no pause.
 
 LATER: Final = 1
 """It goes on in the next turn, and needs no further byte for that."""

@@ -4,8 +4,8 @@ A runner (a thread or a greenlet) owns a connection from the beginning of :meth:
 by a :class:`Stream`. Within it the gateway sends the response and reads a streamed body. All waiting is done by
 ``Service.waits``, as the backend does it, and never with a lock held.
 
-``send`` never waits. A runner that is to send one more piece of a response that goes on waits by ``drain`` first. That
-bounds what lies in memory, and nothing else lets a slow client hold a runner.
+``send`` never waits. Before a runner sends a further piece of a response, it waits by ``drain``. That bounds the memory
+of a response. In no other way can a slow client keep a runner.
 """
 
 import io
@@ -30,7 +30,7 @@ from .outgoing import File
 from .reading import BodyReader
 
 CHECK_EVERY: Final = 1.0
-"""Seconds between two looks at something that no event reports."""
+"""Seconds between two checks of something that no event reports."""
 
 
 class Stream:

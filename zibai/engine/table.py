@@ -94,7 +94,7 @@ class Table:
         """The socket of a connection did something. Events beside READ and WRITE are errors, which both find."""
         if connection.state is READY:
             # More than its request has come, or its end, or the client takes the rest of a 100 Continue, which
-            # can wait now. It stays armed until that happens, which is seldom.
+            # can wait now. It stays armed until that happens, which is rare.
             self.watch(connection, 0)
             return
         try:

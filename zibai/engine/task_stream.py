@@ -73,6 +73,6 @@ class TaskStream(Stream):
             self.running.written()
 
     def expire(self, now: float) -> None:
-        """The deadline has passed: :attr:`due`, or that of what waits to be sent."""
+        """The deadline has passed: :attr:`due`, or the deadline for what waits to be sent."""
         if self.running is not None:
             self.running.expire(now)

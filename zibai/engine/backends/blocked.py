@@ -22,7 +22,7 @@ LIMIT: Final = 0.1
 """Seconds in one call of the application, without a sign of life, that are worth a warning."""
 
 MUTE: Final = 10.0
-"""Seconds after a warning in which there is no other."""
+"""Seconds after a warning until there may be another."""
 
 _LINGER: Final = 3  # looks without a turn of the loop after which the thread sleeps
 

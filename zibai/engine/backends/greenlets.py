@@ -97,7 +97,7 @@ class _Runner(_Greenlet):
             try:
                 hub.switch()
             except BaseException:  # noqa: S112
-                continue  # a kill, at the end or by an application that remembers us; there is no exchange to end
+                continue  # a kill, at the end or by an application that knows this greenlet; no exchange runs
 
 
 class Greenlets(Blocking):
@@ -194,7 +194,7 @@ class Greenlets(Blocking):
 
     def waiting(self) -> list[list[FrameType]]:
         frames = [runner.gr_frame for runner in list(self._runners.values()) if runner.job is not None]
-        return [frames_of(frame) for frame in frames if frame is not None]  # the one that runs has no frame
+        return [frames_of(frame) for frame in frames if frame is not None]  # the greenlet that runs has no frame
 
     # In the hub.
 

@@ -1,12 +1,12 @@
 """Tasks: requests run as coroutines of an asyncio event loop, which also turns the server loop.
 
-The event loop watches one descriptor for the server loop: that of its poller. All connections stay with the server
-loop, so everything that it does for threads and greenlets it does here, too. A turn begins at most ``TURN_LIMIT``
-requests, or as many as ``SPAN`` seconds allow, and then lets the event loop do what else is there.
+The event loop watches one descriptor for the server loop: the descriptor of its poller. All connections stay with the
+server loop, so everything that it does for threads and greenlets it does here, too. A turn begins at most
+``TURN_LIMIT`` requests, or as many as ``SPAN`` seconds allow, and then lets the event loop do what else is there.
 
 The first step of a coroutine runs at once (:mod:`.eager`). Most responses are complete after it, and then the
 connection has never left the server loop. Otherwise the request is *suspended* until its response is complete
-(:mod:`.task_requests`). What the coroutine does after that, a background task, is no request any more.
+(:mod:`.task_requests`). What the coroutine does after that, a background task, is not a request any more.
 
 Who runs the event loop is for the two kinds of :class:`Tasks`: the server (:mod:`.own_loop`), or the program that the
 server is a part of (:mod:`.guest_loop`). Only :meth:`Tasks.wake` may be called by other threads. Windows' event loop
@@ -75,7 +75,7 @@ class Tasks:
         self.event_loop = event_loop
         self._make = make
         self._context_of = context
-        self._context = Context()  # that of the start, once the loop turns
+        self._context = Context()  # the context of the start, once the loop turns
         # The event loop of Windows can watch no poller.
         self.poller: Any = ThreadPoller(self.wake) if sys.platform == "win32" else make_poller()
         self._requests = Requests(event_loop, row)  # those that are suspended
