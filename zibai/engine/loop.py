@@ -176,16 +176,16 @@ class Loop:
 
     def _end_turn(self, now: float, stirred: bool) -> None:
         """All events are dealt with: do what is due. ``stirred`` says whether there were any."""
-        table, health, ready, shutdown = self._table, self.health, self._ready, self.shutdown
+        table, health, ready = self._table, self.health, self._ready
         if self._inbox.items:
             # In most cases this turn was woken by a runner that has given a connection back. Its slot is free at once.
             self._empty_inbox(now)
-        if shutdown.graceful and not table.draining:
-            shutdown.begin(now)
+        if self.shutdown.graceful and not table.draining:
+            self.shutdown.begin(now)
         if now >= table.next_sweep:
             table.sweep(now)
             if table.draining:
-                shutdown.hand_over(now)
+                self.shutdown.hand_over(now)
         if now >= table.parting.due:
             table.parting.look(now)
         if now >= health.due:
@@ -197,8 +197,8 @@ class Loop:
 
     def timeout(self) -> float | None:
         """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
-        table, admission, shutdown = self._table, self._admission, self.shutdown
-        ending = shutdown.quick or (shutdown.graceful and not (table.draining and table.connections))
+        table, admission = self._table, self._admission
+        ending = self.shutdown.quick or (self.shutdown.graceful and not (table.draining and table.connections))
         if ending or self._inbox.items or admission.adoption.coming:
             return 0
         due = min(table.next_sweep, self.health.due, admission.again, table.parting.due)
