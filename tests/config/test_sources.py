@@ -19,7 +19,7 @@ from zibai.errors import UsageError
 from zibai.system.machine import available_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from zibai.config.option import Option
@@ -110,6 +110,41 @@ def test_a_file_that_may_not_be_read(
         assert parse_args(["a:b"]) == Options("a:b"), "it may well be about other tools only"
 
 
+@pytest.mark.parametrize("kind", ["directory", "broken link", "loop"])
+def test_what_has_the_name_of_the_file_and_is_none(folder: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """A server with other options than the file should have given is worse than none."""
+    if kind == "directory":
+        (folder / "zibai.toml").mkdir()
+    else:
+        (folder / "zibai.toml").symlink_to("nowhere" if kind == "broken link" else "zibai.toml")
+    assert failure(capsys, "a:b").startswith("cannot read 'zibai.toml': ")
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        pytest.param(lambda text: b"\xef\xbb\xbf" + text.encode(), id="byte order mark"),
+        pytest.param(lambda text: text.replace("\n", "\r\n").encode(), id="CRLF"),
+    ],
+)
+@pytest.mark.parametrize("name", ["zibai.toml", "pyproject.toml"])
+def test_a_file_that_was_written_on_windows(folder: Path, name: str, encode: Callable[[str], bytes]) -> None:
+    head = "[tool.zibai]\n" if name == "pyproject.toml" else ""
+    (folder / name).write_bytes(encode(head + "app = 'a:b'\nworkers = 3\n"))
+    assert parse_args([]) == Options("a:b", processes=3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_that_is_not_utf_8(folder: Path, capsys: pytest.CaptureFixture[str], encoding: str) -> None:
+    (folder / "zibai.toml").write_bytes("app = 'a:b' # caf\xe9\n".encode(encoding))
+    assert failure(capsys) == "zibai.toml: the file is not UTF-8; save it as UTF-8"
+
+
+def test_the_tool_that_is_no_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, "[tool]\nzibai = 'a:b'\n", "pyproject.toml")
+    assert failure(capsys) == "pyproject.toml: tool.zibai must be a table: [tool.zibai]"
+
+
 def test_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder, "app = 'c:d'\n", "live.toml")
     assert parse_args(["--config", "live.toml"]) == Options("c:d")
@@ -138,6 +173,15 @@ def test_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("graceful_exit_timeout = 0", "zibai.toml: graceful_exit_timeout must be more than 0, not 0"),
         ("host = 1", "zibai.toml: host must be text, not 1"),
         ("host = ['a']", "zibai.toml: host must be text, not ['a']"),
+        ("host = ''", "zibai.toml: host must not be empty"),
+        ("certfile = ''", "zibai.toml: certfile must not be empty"),
+        ("before_serve = ''", "zibai.toml: before_serve must not be empty"),
+        ("workers = 100_000", "zibai.toml: workers must be at most 10000, not 100000"),
+        ("max_workers = 1_000_000", "zibai.toml: max_workers must be at most 100000, not 1000000"),
+        ("log_level = 'warn'", "zibai.toml: log_level must be one of debug, info, warning, error, critical"),
+        ("max_requests = '10k'", "zibai.toml: max_requests: '10k' is not a whole number"),
+        ("max_body_size = '5s'", "zibai.toml: max_body_size: '5s' is not a whole number, or one with K, M or G"),
+        ("drain = 2024-01-01", "zibai.toml: drain must be a number, not datetime.date(2024, 1, 1)"),
         ("host = 'a b'", "zibai.toml: host: 'a b:8000' is no address; write HOST:PORT"),
         ("log_file = '-'", "zibai.toml: log_file: the log goes to standard error already; leave it out"),
         ("pid_file = '-'", "zibai.toml: pid_file: '-' names no file"),
@@ -149,7 +193,9 @@ def test_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("workers = 1\nprocesses = 2", "zibai.toml: processes and zibai.toml: workers are the same option; leave one"),
         ("port = 1\nlisten = ':2'", "zibai.toml: port and zibai.toml: listen both say where to listen; leave one out"),
         ("config = 'x'", "zibai.toml: config is for the command line, or for ZIBAI_CONFIG"),
-        ("= 1", "zibai.toml: Invalid statement (at line 1, column 1)"),
+        ("[[live]]\nworkers = 1", "zibai.toml: [[live]] is a list of tables; a profile is one table: [live]"),
+        ("[zibai]\nworkers = 1", "zibai.toml: [zibai] is no table of this file; write its options at the top"),
+        ("[tool.zibai]\nworkers = 1", "zibai.toml: [tool.zibai] is no table of this file; write its options at"),
         ("[live]\nmax_worker = 3", "zibai.toml [live]: there is no option 'max_worker'; did you mean max_workers?"),
         ("[live]\n[live.more]", "zibai.toml: [live.more] is a table within a profile; a profile has only options"),
         ("[user]\nname = 1", "zibai.toml: user is an option, so no profile can have this name"),
@@ -158,6 +204,28 @@ def test_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_mistake_in_a_file(folder: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
     write(folder, text)
     assert failure(capsys, "a:b").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("= 1", ""),
+        ("drain = 1\ndrain = 2", "drain"),
+        ("drain = 1\ndrain = 2\npreload = true\n\n", "drain"),
+        ("drain = 1\nciphers = secret", "ciphers"),
+        ("drain = 1\nciphers = 'secret\n", "ciphers"),
+        ("drain = 1\n--drain 2\n", "--drain 2"),
+        ("app: a:b\n", "app: a:b"),
+        ("[live]\n[live]", "[live]"),
+    ],
+)
+def test_a_file_that_is_no_toml(folder: Path, capsys: pytest.CaptureFixture[str], text: str, key: str) -> None:
+    """The line tells the key, also where tomllib does not, and never the value."""
+    write(folder, text)
+    told = failure(capsys, "a:b")
+    assert told.startswith("zibai.toml: ")
+    assert told.endswith(f": {key}" if key else ")")
+    assert "secret" not in told
 
 
 @pytest.mark.parametrize("name", [option.name for option in declared() if option.kind is str and not option.choices])
@@ -205,6 +273,27 @@ def test_a_mistake_in_a_variable(
 ) -> None:
     monkeypatch.setenv(variable, text)
     assert failure(capsys, "a:b").startswith(message)
+
+
+def test_the_end_of_a_line_is_no_part_of_a_variable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``docker run --env-file`` and ``export X=$(cat file)`` leave it there, when the file comes from Windows."""
+    for name, text in (("APP", "a:b"), ("WORKERS", "2"), ("PRELOAD", "yes"), ("LISTEN", ":1 :2"), ("PID_FILE", "")):
+        monkeypatch.setenv(f"ZIBAI_{name}", f"{text}\r")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.1\r\n")
+    assert parse_args([]) == Options(
+        "a:b", processes=2, preload=True, listen=[":1", ":2"], trusted_proxies=["10.0.0.1"]
+    )
+    monkeypatch.delenv("ZIBAI_LISTEN")
+    monkeypatch.setenv("PORT", "9000\r")
+    assert parse_args([]).listen == ["0.0.0.0:9000"]
+
+
+def test_the_case_of_a_choice_does_not_matter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_args(["a:b", "--log-level", "DEBUG"]).log_level == "debug"
+    write(folder, "log_level = 'Warning'\n")
+    assert parse_args(["a:b"]).log_level == "warning"
+    monkeypatch.setenv("ZIBAI_LOG_LEVEL", "INFO")
+    assert parse_args(["a:b"]).log_level == "info"
 
 
 def test_a_mistyped_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

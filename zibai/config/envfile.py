@@ -13,12 +13,14 @@ def read(path: str) -> dict[str, str]:
         text = "--env-file needs python-dotenv; pip install 'zibai-server[env]'"
         raise MissingExtra.because(error, "dotenv", text) from None
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             values = dotenv_values(stream=file)
     except OSError as error:
         raise UsageError(f"--env-file: cannot read {path!r}: {error.strerror}") from None
     except UnicodeError:
         raise UsageError(f"--env-file: {path!r} is not UTF-8") from None
+    if any("\0" in name + (value or "") for name, value in values.items()):
+        raise UsageError(f"--env-file: {path!r} has a null character, which no variable can hold")
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -1,6 +1,7 @@
 """The file of options: which one, and what is in it."""
 
 import os
+import re
 import stat
 import sys
 import tomllib
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from ..errors import UsageError
+from ..logger import escape
 from .sources import Layer, profiles, read_table
 from .values import Setting
 
@@ -51,11 +53,10 @@ def _find() -> File | None:
         try:
             with open(name, "rb") as opened:
                 status, data = os.fstat(opened.fileno()), opened.read()
-        except PermissionError as error:
-            if name == FILES[0]:  # a server with other options than those that are written there
+        except OSError as error:
+            if name == FILES[0] and (isinstance(error, PermissionError) or os.path.lexists(name)):
+                # Without this file the server would have other options than those that are written there.
                 raise UsageError(f"cannot read {name!r}: {error.strerror}") from None
-            continue
-        except OSError:
             continue
         if name == FILES[1] and b"zibai" not in data:
             continue  # also one that is no TOML: this is the file of other tools
@@ -111,11 +112,28 @@ def _read(path: str, origin: str) -> File:
 def _parse(path: str, data: bytes) -> File | None:
     """None for a file of other tools without our table."""
     try:
-        found = tomllib.loads(data.decode("utf-8"))
+        text = data.decode("utf-8-sig")  # some editors of Windows begin a file with a byte order mark
+        found = tomllib.loads(text)
+    except UnicodeError:
+        raise UsageError(f"{path}: the file is not UTF-8; save it as UTF-8") from None
     except ValueError as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
-    if os.path.basename(path) != FILES[1]:
-        return File(path, found)
+        raise UsageError(f"{path}: {' '.join(str(error).split())}{_name_key(str(error), text)}") from None
     tools = found.get("tool")
     table = tools.get("zibai") if isinstance(tools, dict) else None
-    return File(f"{path} [tool.zibai]", table) if isinstance(table, dict) else None
+    if os.path.basename(path) == FILES[1]:
+        if table is not None and not isinstance(table, dict):
+            raise UsageError(f"{path}: tool.zibai must be a table: [tool.zibai]")
+        return None if table is None else File(f"{path} [tool.zibai]", table)
+    for name, there in (("[tool.zibai]", table), ("[zibai]", found.get("zibai"))):
+        if there is not None:
+            raise UsageError(f"{path}: {name} is no table of this file; write its options at the top, without a table")
+    return File(path, found)
+
+
+def _name_key(message: str, text: str) -> str:
+    """What the line begins with that tomllib complains of; not its value, which may be a secret."""
+    lines = text.rstrip().split("\n")
+    found = re.search(r"at line ([0-9]+)", message)
+    line = lines[min(int(found[1]), len(lines)) - 1] if found else lines[-1]
+    key = line.partition("=")[0].strip()
+    return f": {escape(key[:80])}" if key else ""

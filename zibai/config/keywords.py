@@ -146,8 +146,7 @@ class RunOptions(ServeOptions, total=False):
     """import the application from this directory; the current directory and relative paths stay as they are, unlike
     with --chdir"""
     dualstack_ipv6: bool | None
-    """let :PORT and [::]:PORT take IPv4 clients as well as IPv6 ones; on a system without IPv6 they take IPv4 clients
-    only"""
+    """let :PORT and [::]:PORT take IPv4 clients as well as IPv6 ones; without IPv6 they take IPv4 clients only"""
     unix_socket_perms: int | None
     """permissions of unix sockets, in octal; a proxy that runs as another user needs 660 and its group, by
     --unix-socket-group (default: 600)"""

@@ -125,6 +125,8 @@ class Option:
         """The value that ``text`` on the command line stands for (one item of a list); ValueError if none."""
         if text in self.words:
             return self.words[text]()
+        if self.choices and text.lower() in self.choices:
+            return text.lower()  # INFO, as Python and many variables have it
         if self.size and text[-1:].upper() in _UNITS:
             return int(text[:-1]) * _UNITS[text[-1:].upper()]
         if self.octal:
@@ -151,6 +153,9 @@ class Option:
             raise UsageError(f"{self.flag} must not contain a null character, not {value!r}")
         if self.choices is not None and value not in self.choices:
             raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
+        # serve() has no name for its application.
+        if value == "" != self.default and self.check is None and not self.positional:
+            raise UsageError(f"{self.flag} must not be empty")
         self.bounds.validate(value, self)
         if self.check is not None:
             for item in value if self.kind is list else [value]:

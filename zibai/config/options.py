@@ -142,8 +142,7 @@ class Options:
     dualstack_ipv6: Defaulted[bool] = option(
         False,
         group=LISTENING,
-        help="let :PORT and [::]:PORT take IPv4 clients as well as IPv6 ones; on a system without IPv6 they take IPv4 "
-        "clients only",
+        help="let :PORT and [::]:PORT take IPv4 clients as well as IPv6 ones; without IPv6 they take IPv4 clients only",
     )
     unix_socket_perms: Defaulted[int] = option(
         0o600,
@@ -186,6 +185,7 @@ class Options:
         short="-p",
         metavar="NUMBER",
         minimum=0,
+        maximum=10_000,  # more than any machine runs: the scoreboard has a row for each
         words={"auto": available_cpus},
         environment="WEB_CONCURRENCY",
         brief="worker processes, or auto",
@@ -199,6 +199,7 @@ class Options:
         short="-w",
         metavar="NUMBER",
         minimum=1,
+        maximum=100_000,  # the same: a row has a slot for each
         brief="threads or greenlets of each worker",
         help="threads or greenlets of each worker: the number of requests that it runs at the same time; "
         f"a connection that waits takes none. An ASGI application has tasks, {TASKS:,} by default",

@@ -64,6 +64,8 @@ PORT = Option(
 )
 
 PREFIX: Final = "ZIBAI_"
+_LINE_END: Final = "\r\n"
+"""A file of variables with the line ends of Windows, or a secret that was read from a file, leaves them in values."""
 _INTERNAL: Final = frozenset({"ZIBAI_UPGRADE", "ZIBAI_NEED_BROWSER"})
 
 
@@ -144,9 +146,9 @@ def from_variables(environ: Mapping[str, str]) -> tuple[Layer, list[str]]:
     layer: Layer = {}
     warnings = []
     for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or variable in _INTERNAL or not environ[variable]:
+        text, name = environ[variable].rstrip(_LINE_END), variable.removeprefix(PREFIX).lower()
+        if not variable.startswith(PREFIX) or variable in _INTERNAL or not text:
             continue
-        text, name = environ[variable], variable.removeprefix(PREFIX).lower()
         option = names().get(name)
         if option is None:
             # No error: Kubernetes makes ZIBAI_SERVICE_HOST and others for a service that is called zibai.
@@ -164,14 +166,15 @@ def from_platform(environ: Mapping[str, str]) -> Layer:
     """The layer of variables that platforms and other servers have made usual."""
     layer: Layer = {}
     for option in declared():
-        text = environ.get(option.environment or "")
+        text = environ.get(option.environment or "", "").rstrip(_LINE_END)
         if text:
             # As one item: proxies are separated by commas within it.
             origin = f"environment variable {option.environment}"
             layer[option.name] = Setting([text], origin) if option.kind is list else read_text(option, text, origin)
     # Listeners that systemd or server_starter pass on come before an address that is only a default.
-    if environ.get("PORT") and not environ.get("LISTEN_FDS") and not environ.get("SERVER_STARTER_PORT"):
-        layer["port"] = Setting(environ["PORT"], "environment variable PORT")
+    port = environ.get("PORT", "").rstrip(_LINE_END)
+    if port and not environ.get("LISTEN_FDS") and not environ.get("SERVER_STARTER_PORT"):
+        layer["port"] = Setting(port, "environment variable PORT")
         layer["host"] = Setting("0.0.0.0", "environment variable PORT")
     return layer
 
@@ -221,6 +224,8 @@ def read_table(table: Mapping[str, Any], place: str) -> Layer:
         option = names().get(key.replace("-", "_"))
         if option is CONFIG or option is PROFILE:
             raise UsageError(f"{place}: {key} is for the command line, or for {PREFIX}{key.upper()}")
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            raise UsageError(f"{place}: [[{key}]] is a list of tables; a profile is one table: [{key}]")
         if isinstance(value, dict):
             if option is not None:
                 raise UsageError(f"{place}: {key} is an option, so no profile can have this name")
