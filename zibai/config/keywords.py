@@ -207,8 +207,8 @@ class RunOptions(ServeOptions, total=False):
     logging_config: str | None
     """a .json or .toml file in the form of logging.config.dictConfig, merged over the default configuration"""
     log_max_bytes: int | None
-    """rename the --log-file and the --access-log to PATH.1 before they grow over this size, PATH.1 to PATH.2 and so on;
-    0 is never (default: 0)"""
+    """rename the --log-file and the --access-log to PATH.1 at about this size, PATH.1 to PATH.2 and so on; a file that
+    another process is writing may grow larger first; 0 is never (default: 0)"""
     log_backups: int | None
     """number of files to keep beside each log file; the oldest is removed (default: 5)"""
     statsd: str | None

@@ -683,8 +683,8 @@ class Options:
         metavar="BYTES",
         size=True,
         minimum=0,
-        help="rename the --log-file and the --access-log to PATH.1 before they grow over this size, PATH.1 to PATH.2 "
-        "and so on; 0 is never",
+        help="rename the --log-file and the --access-log to PATH.1 at about this size, PATH.1 to PATH.2 and so on; a "
+        "file that another process is writing may grow larger first; 0 is never",
     )
     log_backups: Defaulted[int] = option(
         5, group=LOGGING, minimum=1, help="number of files to keep beside each log file; the oldest is removed"
