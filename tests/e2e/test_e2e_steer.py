@@ -246,8 +246,10 @@ def test_a_server_is_found_by_what_is_known_of_it(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     pid_file = str(tmp_path / "pid")
     with Server("mortal:app", "-p", "1", "--pid-file", pid_file, *backend) as first:
+        first.wait_for_log("worker ready")  # it is found from before that on, but not yet when it listens
         assert run("workers").returncode == 0, "it is the only one"
         with Server("plain:app", "-p", "1", *backend) as second:
+            second.wait_for_log("worker ready")
             several = run("workers")
             assert several.returncode == 1
             assert several.stderr.count("\n  process ") == 2
