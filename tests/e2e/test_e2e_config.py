@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from support import Client, Server, get, run, wait_for
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 APP = """
 import os
@@ -106,25 +105,53 @@ spec = importlib.util.spec_from_file_location("named", {folder!r} + "/named/name
 named = importlib.util.module_from_spec(spec)
 sys.modules["named"] = named
 spec.loader.exec_module(named)
+def body():
+    return repr((packed.deep.VALUE, lone.VALUE, named.VALUE)).encode()
+"""
+
+WSGI = """
 def app(environ, start_response):
     start_response("200 OK", [])
-    return [repr((packed.deep.VALUE, lone.VALUE, named.VALUE)).encode()]
+    return [body()]
 """
+
+ASGI = """
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": body()})
+"""
+
+KINDS = {"threads": (WSGI, ("--no-gevent",)), "greenlets": (WSGI, ()), "tasks": (ASGI, ())}
+
+
+def instances(pid: int) -> int:
+    """How many instances of inotify a process has."""
+    found = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found += os.readlink(path) == "anon_inode:inotify"
+    return found
 
 
 @pytest.mark.skipif(find_spec("watchfiles") is None, reason="watchfiles is not installed")
+@pytest.mark.daily("threads")
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("broken", [False, True], ids=["works", "fails first"])
 def test_reload_watches_what_only_the_application_knows_of(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, broken: bool
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, broken: bool, kind: str
 ) -> None:
+    if kind == "greenlets":
+        pytest.importorskip("gevent")
+    source, flags = KINDS[kind]
     other = tmp_path_factory.mktemp("other")
-    (folder / "site_.py").write_text(IMPORTS.format(folder=str(other)), encoding="utf-8")
+    (folder / "site_.py").write_text(IMPORTS.format(folder=str(other)) + source, encoding="utf-8")
     files = [other / name for name in ("packed/deep.py", "lone.py", "named/named.py")]
     for file in (*files, other / "beside" / "not_imported.py"):
         file.parent.mkdir(exist_ok=True)
         file.write_text("1/0\n" if broken and file == files[-1] else "VALUE = 1\n", encoding="utf-8")
     (other / "packed" / "__init__.py").touch()
-    with Server("site_:app", "--reload", "--no-gevent", cwd=folder) as server:
+    with Server("site_:app", "--reload", *flags, cwd=folder) as server:
         if broken:
             assert b"ZeroDivisionError" in get(server.port).body
             files[-1].write_text("VALUE = 1  # mended\n", encoding="utf-8")
@@ -136,6 +163,9 @@ def test_reload_watches_what_only_the_application_knows_of(
         wait_for(lambda: get(server.port).body == b"(2222, 2222, 2222)")
         watched = [line for line in server.log if " below " in line]
         assert len([line for line in watched if str(other) in line]) == 3, "each once"
+        assert any(f"worker ready: {kind}" in line for line in server.log)
+        if sys.platform == "linux":
+            assert instances(server.pid) == 2, "one for folders with all below, one for those without"
         assert not any(sys.prefix in line for line in watched)
         assert not any("not_imported" in line for line in server.log)
 

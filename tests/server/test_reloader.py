@@ -17,7 +17,8 @@ import pytest
 
 from zibai.errors import MissingExtra
 from zibai.server import reloader
-from zibai.server.reloader import IGNORED, Reloader, matches
+from zibai.server.places import IGNORED, matches, tree
+from zibai.server.reloader import Reloader
 
 from support import ROOT, environment, wait_for
 
@@ -223,6 +224,108 @@ def test_links_that_lead_back_are_no_endless_way(tmp_path: Path) -> None:
     (tmp_path / "node_modules" / "x").mkdir(parents=True)
     with suppress(OSError):  # Windows may not let us
         (tmp_path / "package" / "back").symlink_to(tmp_path)
-    folders, whole = reloader.tree(str(tmp_path))
+    folders, whole = tree(str(tmp_path))
     assert whole
     assert folders == [str(tmp_path)] + ([str(tmp_path / "package")] if sys.platform == "linux" else [])
+
+
+# --- several directories -----------------------------------------------------------------------------
+
+
+def instances() -> int:
+    """How many instances of inotify this process has."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found += os.readlink(f"/proc/self/fd/{name}") == "anon_inode:inotify"
+    return found
+
+
+@pytest.mark.usefixtures("whole")
+@pytest.mark.parametrize("deep", [True, False], ids=["all below", "files beside each other"])
+def test_many_directories_are_one_watch(tmp_path: Path, deep: bool) -> None:
+    """A user has 128 instances of inotify, for all programs."""
+    folders = [tmp_path / f"d{number}" for number in range(50)]
+    for folder in folders:
+        (folder / "below").mkdir(parents=True)
+    said: list[str] = []
+    threads = threading.active_count()
+    with Reloader("*.py", said.append, str(folders[0]), warns=False, deep=deep) as found:
+        for folder in folders[1:]:
+            found.add(str(folder), "*.py;*.html")
+        for number, folder in enumerate(folders):
+            name = f"a{number}.html" if number else "a0.py"
+            wait_for(lambda name=name, folder=folder: (folder / name).write_text("x") and heard(said, name))  # type: ignore[misc]
+        if sys.platform == "linux":
+            assert instances() <= 1
+        assert threading.active_count() == threads + 1
+        (folders[0] / "no.html").write_text("x")  # the patterns of another directory
+        (folders[7] / "below" / "deep.py").write_text("x")
+        (folders[8] / "last.py").write_text("x")
+        wait_for(lambda: heard(said, "last.py"))
+        assert heard(said, "no.html") == 0
+        if deep:
+            wait_for(lambda: heard(said, os.path.join("below", "deep.py")))
+    assert deep or not any("deep.py" in text for text in said)
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call tells all names; else it would tell the first one, and how many more."""
+    monkeypatch.setattr(reloader, "_in_words", " ".join)
+
+
+def heard(said: list[str], name: str) -> int:
+    """How many calls tell of a file."""
+    return sum(name in text.split(" ") for text in said)
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_directory_that_is_added_hides_no_change_and_tells_none_twice(tmp_path: Path) -> None:
+    """The watch ends and begins anew at each; what is saved meanwhile, or was just before, is one call."""
+    for number in range(40):
+        (tmp_path / f"d{number}").mkdir()
+    said: list[str] = []
+    with Reloader("*.py", said.append, str(tmp_path / "d0"), warns=False) as found:
+        wait_for(lambda: (tmp_path / "d0" / "begin.py").write_text("x") and heard(said, "begin.py"))
+        for number in range(1, 40):
+            name = f"file{number}.py"
+            (tmp_path / "d0" / name).write_text("x")
+            if number % 2:
+                wait_for(lambda name=name: heard(said, name))  # type: ignore[misc]
+            found.add(str(tmp_path / f"d{number}"), "*.py")
+            wait_for(lambda name=name: heard(said, name))  # type: ignore[misc]
+        wait_for(lambda: (tmp_path / "d39" / "end.py").write_text("x") and heard(said, "end.py"))
+    assert [name for name in (f"file{number}.py" for number in range(1, 40)) if heard(said, name) != 1] == []
+
+
+@pytest.mark.usefixtures("whole")
+def test_changes_since_a_time_count_however_late_the_directory_is_added(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").write_text("x")
+    os.utime(tmp_path / "b" / "b.py", (1, 1))
+    said: list[str] = []
+    with Reloader("*.py", said.append, str(tmp_path / "a"), warns=False) as found:
+        for name in ("b", "c"):
+            found.add(str(tmp_path / name), "*.py", since=1000.0)
+        wait_for(lambda: said)
+        wait_for(lambda: (tmp_path / "a" / "end.py").write_text("x") and heard(said, "end.py"))
+    assert heard(said, "c.py") == 1
+    assert heard(said, "b.py") == 0
+
+
+@pytest.mark.usefixtures("whole")
+def test_a_directory_that_goes_hides_no_other_and_may_come_back(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    said: list[str] = []
+    with Reloader("*.py", said.append, str(tmp_path / "a"), warns=False) as found:
+        found.add(str(tmp_path / "b"), "*.py")
+        wait_for(lambda: (tmp_path / "b" / "first.py").write_text("x") and heard(said, "first.py"))
+        os.rename(tmp_path / "a", tmp_path / "gone")
+        wait_for(lambda: (tmp_path / "b" / "second.py").write_text("x") and heard(said, "second.py"))
+        (tmp_path / "a").mkdir()
+        wait_for(lambda: (tmp_path / "a" / "third.py").write_text("x") and heard(said, "third.py"))
+        (tmp_path / "b" / "fourth.py").write_text("x")
+        wait_for(lambda: heard(said, "fourth.py"))

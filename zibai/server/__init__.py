@@ -25,7 +25,8 @@ It puts the parts together: options, listeners, workers, and in each of them an 
  - probes        --health-listen: /livez, /readyz, /metrics
  - live          --health-listen: the live page
  - systemd       notifications of systemd
- - reloader      watches the files of one directory
+ - places        a directory that is watched: which changes matter
+ - reloader      watches the files of directories
  - watching      --reload and --watchfiles: which directories
  - endpoint      the control channel: who may speak, and how
  - commands      what the control channel does

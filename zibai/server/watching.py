@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from ..config.options import Options, watched
+from .places import is_below
 from .reloader import Reloader
 
 BEGAN: Final = time.time()
@@ -32,21 +33,29 @@ class Watched:
         self._changed = changed
         self._whole: list[str] = []  # with all that is below
         self._alone: set[str] = set()
+        self._reloaders: dict[bool, Reloader] = {}  # one for each kind: deep or not
         if patterns := watched(options):
-            for number, root in enumerate(roots(options, directory)):
+            for root in roots(options, directory):
                 self._whole.append(os.path.realpath(root))
-                stack.enter_context(Reloader(patterns, changed, root, warns=number == 0))
+                self._watch(root, patterns, deep=True)
 
     def add(self, folders: list[tuple[str, bool]], since: float) -> None:
         """Watch the :func:`imported` folders of a worker. A change counts from the time of day ``since`` on."""
         for folder, deep in folders:
-            if folder in self._alone or any(_is_below(folder, each) for each in self._whole):
+            if folder in self._alone or any(is_below(folder, each) for each in self._whole):
                 continue
             if deep:
                 self._whole.append(folder)
             else:
                 self._alone.add(folder)
-            self._stack.enter_context(Reloader("*.py", self._changed, folder, warns=False, deep=deep, since=since))
+            self._watch(folder, "*.py", deep=deep, since=since)
+
+    def _watch(self, root: str, patterns: str, *, deep: bool, since: float | None = None) -> None:
+        if deep in self._reloaders:
+            self._reloaders[deep].add(root, patterns, since)
+        else:
+            made = Reloader(patterns, self._changed, root, warns=deep, deep=deep, since=since)
+            self._reloaders[deep] = self._stack.enter_context(made)
 
 
 def roots(options: Options, directory: str) -> list[str]:
@@ -62,7 +71,7 @@ def roots(options: Options, directory: str) -> list[str]:
         path = os.path.realpath(entry)
         if not entry or not os.path.isdir(path) or path == os.path.dirname(path) or _is_installed(path):
             continue
-        if not any(_is_below(path, os.path.realpath(root)) for root in found):
+        if not any(is_below(path, os.path.realpath(root)) for root in found):
             found.append(path)
     return found
 
@@ -79,16 +88,12 @@ def _places() -> Iterator[tuple[str, bool]]:
     for name, module in modules.items():
         file, top = getattr(module, "__spec__", None) and getattr(module, "__file__", None), name.partition(".")[0]
         if isinstance(file, str) and file.endswith(".py") and top != own:
-            packages = [path for path in getattr(modules.get(top), "__path__", ()) if _is_below(file, path)]
+            packages = [path for path in getattr(modules.get(top), "__path__", ()) if is_below(file, path)]
             yield (packages[0], True) if packages else (os.path.dirname(file), False)
 
 
 def _is_installed(path: str) -> bool:
     folders = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix}
     return bool({"site-packages", "dist-packages"}.intersection(path.split(os.sep))) or any(
-        _is_below(path, os.path.realpath(folder)) for folder in folders
+        is_below(path, os.path.realpath(folder)) for folder in folders
     )
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
