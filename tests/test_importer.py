@@ -99,6 +99,7 @@ def test_missing_module(write: Write, spec: str, message: str) -> None:
         ("things:make()", "module 'things' has no attribute 'make'"),
         ("made:app", "module 'made' has no attribute 'app'; did you mean make_app()?"),
         ("made:log", "module 'made' has no attribute 'log'; did you mean logger?"),
+        ("things:APP", "module 'things' has no attribute 'APP'; did you mean app?"),
     ],
 )
 def test_missing_attribute(write: Write, spec: str, message: str) -> None:
@@ -267,7 +268,7 @@ def test_an_exception_inside_the_factory(write: Write) -> None:
 
 
 def test_a_factory_that_wants_arguments(write: Write) -> None:
-    write("args.py", "def app(environ, start_response): pass\n")
+    write("args.py", "def app(config, mode): pass\n")
     assert "calling 'args:app' failed: TypeError: app() missing 2 required" in str(failure("args:app", call=True))
 
 
@@ -290,3 +291,38 @@ def test_the_current_directory_comes_first(tmp_path: Path, monkeypatch: pytest.M
     add_cwd_to_path()
     add_cwd_to_path()
     assert sys.path == [os.getcwd(), "/elsewhere"]
+
+
+@pytest.mark.parametrize("spec", ["flat: app", "flat:app ", " flat:app", "flat:app\n", "flat :app", " flat"])
+def test_a_space_beside_a_name(write: Write, spec: str) -> None:
+    write("flat.py", "def app(environ, start_response): pass\n")
+    assert str(failure(spec)) == f"{spec!r} has a space beside a name; leave it out"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["def app(environ, start_response): 1 / 0\n", "async def app(scope, receive, send): 1 / 0\n"],
+    ids=["WSGI", "ASGI"],
+)
+def test_an_application_that_is_called_as_a_factory(write: Write, source: str) -> None:
+    write("flat.py", source)
+    for spec, call in (("flat:app()", False), ("flat:app", True)):
+        error = failure(spec, call=call)
+        assert str(error) == f"{spec!r} is an application, not a factory; leave the call out"
+        assert error.trace == ""
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_factory_that_is_async(write: Write) -> None:
+    write("flat.py", "async def create_app(): pass\n")
+    for spec in ("flat:create_app()", "flat"):
+        assert "is async, and a factory must not be" in str(failure(spec))
+
+
+def test_a_path_without_its_ending(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("pack/web.py", "")
+    monkeypatch.chdir(tmp_path)
+    assert str(failure("pack/web:app")) == "'pack/web' is no module; for a file, write pack/web.py:app"
+    assert str(failure("./pack/web")) == "'./pack/web' is no module; for a file, write ./pack/web.py"
+    for name in ("pack/", "./pack", "."):
+        assert str(failure(name)) == f"{name!r} is a directory; name a module in it, and the directory with --app-dir"

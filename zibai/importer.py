@@ -10,6 +10,7 @@ Every exception of the code, SystemExit included, becomes a LoadError. Only Ctrl
 
 import ast
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -61,10 +62,22 @@ def _load(name: str, spec: str, call: bool, args: list[Any], keywords: dict[str,
         raise LoadError(f"{spec!r} is {_a_kind(found)} and cannot be called; name {wanted}")
     if not call:
         return found
+    if _parameters(found)[:3] in (["environ", "start_response"], ["scope", "receive", "send"]):
+        raise LoadError(f"{spec!r} is an application, not a factory; leave the call out")
     app: object = guarded(f"calling {spec!r}", found, *args, **keywords)
+    if inspect.iscoroutine(app):
+        app.close()
+        raise LoadError(f"{spec!r} is async, and a factory must not be: it is called before any event loop runs")
     if not callable(app):
         raise LoadError(f"{spec!r} returned {_a_kind(app)}, which cannot be called; it should return the application")
     return app
+
+
+def _parameters(called: object) -> list[str]:
+    try:
+        return list(inspect.signature(called).parameters)  # type: ignore[arg-type]  # a TypeError is caught
+    except (TypeError, ValueError):
+        return []
 
 
 USUAL = ("app", "application", "create_app", "make_app")
@@ -87,7 +100,12 @@ def _split(spec: str) -> tuple[str, str, str]:
     """Module, colon and attribute. A file becomes a module, and its directory importable."""
     match = re.fullmatch(r"(.+\.py)(?:(:)(.*))?", spec, re.DOTALL)
     if match is None or not (os.path.dirname(match[1]) or os.path.isfile(match[1])):
-        return spec.partition(":")
+        module, colon, path = spec.partition(":")
+        if os.path.dirname(module) and os.path.isfile(f"{module}.py"):
+            raise LoadError(f"{module!r} is no module; for a file, write {module}.py{colon}{path}")
+        if module and (os.path.dirname(module) or module.strip(".") == "") and os.path.isdir(module):
+            raise LoadError(f"{module!r} is a directory; name a module in it, and the directory with --app-dir")
+        return module, colon, path
     if not os.path.isfile(match[1]):
         raise LoadError(f"there is no file {match[1]!r}; check the path")
     directory, name = os.path.split(os.path.abspath(match[1]))
@@ -138,8 +156,11 @@ _MALFORMED = "{!r} is not of the form module:attribute, as in example:app"
 
 
 def _check_names(spec: str, *dotted: str) -> None:
-    if not all(name for names in dotted for name in names.split(".")):
+    found = [name for names in dotted for name in names.split(".")]
+    if not all(found):
         raise LoadError(_MALFORMED.format(spec))
+    if any(name != name.strip() for name in found):
+        raise LoadError(f"{spec!r} has a space beside a name; leave it out")
 
 
 def _import(module_name: str, path: str) -> Any:
@@ -178,8 +199,9 @@ def _without_our_frames(frames: TracebackType | None) -> TracebackType | None:
 def _suggestion(name: str, owner: object) -> str:
     names = [each for each in dir(owner) if not each.startswith("__")]
     called = [each for each in names if callable(getattr(owner, each, None))]
+    same = [each for each in called if each.lower() == name.lower()]
     # 0.4 is low enough to suggest "application" for "app".
-    near = get_close_matches(name, called, cutoff=0.4) or get_close_matches(name, names, cutoff=0.4)
+    near = same or get_close_matches(name, called, cutoff=0.4) or get_close_matches(name, names, cutoff=0.4)
     near = [f"{each}()" if each in FACTORIES else each for each in near]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

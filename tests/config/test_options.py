@@ -322,6 +322,29 @@ def test_what_is_no_address(text: str) -> None:
         parse_address(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("8000", "127.0.0.1:8000"),
+        ("localhost", "localhost:8000"),
+        ("0.0.0.0", "0.0.0.0:8000"),
+        ("::1", "[::1]:8000"),
+        ("http://127.0.0.1:80/", "127.0.0.1:80"),
+        ("https://shop.example", "shop.example:8000"),
+        ("/run/x.sock", "unix:/run/x.sock"),
+        ("./x.sock", "unix:./x.sock"),
+        ("app", ""),
+        ("a b:1", ""),
+        ("", ""),
+        ("127.0.0.1:99999", ""),
+    ],
+)
+def test_what_an_address_was_meant_to_be(text: str, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_address(text)
+    assert str(caught.value).endswith(f"; did you mean {meant}?" if meant else "unix:PATH or fd:N")
+
+
 def test_script_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCRIPT_NAME", raising=False)
     assert script_name(Options("a:b")) == ""

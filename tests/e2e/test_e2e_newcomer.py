@@ -1,4 +1,4 @@
-"""The first five minutes: thirty mistakes that newcomers make, and the one helpful line that each of them gets."""
+"""The first five minutes: the mistakes that newcomers make, and the one helpful line that each of them gets."""
 
 from __future__ import annotations
 
@@ -66,13 +66,24 @@ MISTAKES = [
     Mistake("site_:nothing", "'site_:nothing' is None and cannot be called; name an application", LOAD),
     Mistake("site_:view", "'site_:view' takes request, and a WSGI application takes environ and start_response", LOAD),
     Mistake("site_:page", "'site_:page' is async: write def page(environ, start_response) for WSGI, or async d", LOAD),
+    Mistake("site_:wsgi()", "'site_:wsgi()' is an application, not a factory; leave the call out", LOAD),
+    Mistake("site_:page --factory", "'site_:page' is async, and a factory must not be", LOAD),
+    Mistake("package/site:wsgi", "'package/site' is no module; for a file, write package/site.py:wsgi", LOAD),
+    Mistake(".", "'.' is a directory; name a module in it, and the directory with --app-dir", LOAD),
     Mistake("package:site", "'package:site' is a module; name the application in it, as in package.site:app", LOAD),
     Mistake("site_:wsgi --ws wsproto", "--ws must be one of auto, on, off, not 'wsproto'"),
     Mistake("site_:wsgi -k gevent", "-k is a flag of gunicorn without a counterpart here: leave it out, since gevent"),
     Mistake("site_:wsgi --timeout 30", "--timeout is a flag of gunicorn; here it is --request-timeout"),
     Mistake("site_:wsgi --wokers 2", "unrecognized arguments: --wokers 2; did you mean --workers?"),
+    Mistake("site_:wsgi -workers 2", "-workers: a long flag has two dashes; write --workers"),
+    Mistake("site_:wsgi --reload yes", "unrecognized arguments: yes; the value of a switch stands behind an equals"),
+    Mistake("run site_:wsgi", "there is no command 'run'; leave it out: zibai site_:wsgi"),
+    Mistake("chekc site_:wsgi", "there is no command 'chekc'; did you mean check?"),
     Mistake("site_:wsgi --workers two", "argument --workers: 'two' is not a whole number or auto"),
     Mistake("site_:wsgi --bind 0.0.0.0", "--listen: '0.0.0.0' is no address; write HOST:PORT, [IPV6]:PORT, :PORT"),
+    Mistake("site_:wsgi --bind 8000", "--listen: '8000' is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PAT"),
+    Mistake("site_:wsgi --host localhost:80", "--host: 'localhost:80' is no host; write a name or an address, and the"),
+    Mistake("site_:wsgi --host=", "--host must not be empty"),
     Mistake("site_:wsgi --port http", "argument --port: 'http' is not a whole number"),
     Mistake("site_:wsgi --listen :1 --port 2", "--port and --listen both say where to listen; leave one out"),
     Mistake("site_:wsgi -c gunicorn.conf.py", "--config: 'gunicorn.conf.py' is no TOML; zibai migrate gunicorn.conf."),

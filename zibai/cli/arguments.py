@@ -10,6 +10,7 @@ whose flag refuses that value: ``example:app`` is no address, since its port is 
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from ..config.foreign import translation
 from ..config.option import Option
 from ..config.options import Options, declared
 from ..config.sources import Layer, Settings, gather, listed, names
-from ..config.values import Setting, expected, parse, read_text
+from ..config.values import SWITCHED, Setting, expected, parse, read_text
 from ..errors import UsageError
 from ..version import __version__
 from .texts import flags_of, long_help, metavar_of, short_help
@@ -110,9 +111,9 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Layer:
     """What the command line says. Raises UsageError or SystemExit."""
     switches, argv = _split_switches(argv)
     found, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.error(_unknown(unknown))
     given = vars(found) | switches
+    if unknown:
+        parser.error(_no_command(given.get("app", ""), unknown) or _unknown(unknown))
     lists = [option for option in declared() if option.kind is list and option.name in given]
     for option in lists:
         for values in given[option.name]:
@@ -131,6 +132,8 @@ def _split_switches(argv: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
         if word == "--":
             return switches, [*rest, *argv[position:]]
         flag, equals, text = word.partition("=")
+        if re.fullmatch(r"-[a-z][a-z-]+", flag) and flag[1:].replace("-", "_") in names():
+            raise UsageError(f"{flag}: a long flag has two dashes; write -{flag}")  # argparse takes it for -w orkers
         option = names().get(flag[2:].replace("-", "_")) if equals and flag.startswith("--") else None
         if option is None or option.kind is not bool:
             rest.append(word)
@@ -139,17 +142,32 @@ def _split_switches(argv: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
     return switches, rest
 
 
+def _no_command(first: str, words: list[str]) -> str:
+    """The one line for a first word that was meant as a command; empty if it may be an application."""
+    if words[0].startswith("-") or not first.isidentifier():
+        return ""
+    near = get_close_matches(first, (*COMMANDS, *STEERING), n=1, cutoff=0.7)
+    if near:
+        return f"there is no command {first!r}; did you mean {near[0]}?"
+    if ":" in words[0]:
+        return f"there is no command {first!r}; leave it out: zibai {words[0]}"
+    return ""
+
+
 def _unknown(words: list[str]) -> str:
     """The one line for words that are no flag: what a flag of another server is here, or a similar flag."""
+    taken_back = names().get(words[0].removeprefix("--no-").replace("-", "_"))
+    if words[0].startswith("--no-") and taken_back is not None and taken_back.kind is bool:
+        return f"unrecognized arguments: {words[0]}; write {taken_back.flag}=no"
     for word in words:
         flag = word.partition("=")[0] if word.startswith("--") else word[:2]
         if flag.startswith("-") and (text := translation(flag)):
             return text
-    taken_back = names().get(words[0].removeprefix("--no-").replace("-", "_"))
-    if words[0].startswith("--no-") and taken_back is not None and taken_back.kind is bool:
-        return f"unrecognized arguments: {words[0]}; write {taken_back.flag}=no"
     text = f"unrecognized arguments: {' '.join(words)}"
+    if words[0].lower() in SWITCHED:
+        return f"{text}; the value of a switch stands behind an equals sign, as in --reload={words[0]}"
     flags = [flag for option in listed() for flag in (option.flag, *option.older_flags, *option.known_as)]
+    flags += ["--help", "--help-all", "--version"]
     near = get_close_matches(words[0].partition("=")[0], flags, n=1, cutoff=0.7) if words[0].startswith("--") else []
     return f"{text}; did you mean {near[0]}?" if near else text
 

@@ -24,15 +24,39 @@ def parse_address(value: str) -> tuple[str, int] | str | Inherited:
 
     Raises UsageError.
     """
-    if "\0" not in value:
-        if re.fullmatch(r"fd:([0-9]{1,9}|[^:\s0-9][^:\s]*)", value):
-            return Inherited(value.removeprefix("fd:"))
-        if value.startswith("unix:") and value != "unix:":
-            return value.removeprefix("unix:")
-        match = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^:\[\]\s]*)):([0-9]{1,5})", value)
-        if match and int(match[3]) <= 65535:
-            return match[1] or match[2], int(match[3])
-    raise UsageError(f"{value!r} is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N")
+    found = _address(value)
+    if found is None:
+        near = _meant(value)
+        hint = f"; did you mean {near}?" if near else ""
+        raise UsageError(f"{value!r} is no address; write HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N{hint}")
+    return found
+
+
+def _meant(value: str) -> str:
+    """What a URL, a path, a port alone, a host alone or IPv6 without brackets should have been; empty for others."""
+    plain = value.rpartition("://")[2].rstrip("/")
+    if plain.startswith(("/", "./")):
+        tries = [f"unix:{value}"]
+    elif read_address(plain) is not None and ":" in plain:
+        tries = [f"[{plain}]:8000"]
+    else:
+        is_host = "." in plain or plain == "localhost"
+        tries = [plain, f"127.0.0.1:{plain}", f"{plain}:8000" if is_host else ""]
+    return next((each for each in tries if each != value and _address(each) is not None), "")
+
+
+def _address(value: str) -> tuple[str, int] | str | Inherited | None:
+    """None if it is no address."""
+    if "\0" in value:
+        return None
+    if re.fullmatch(r"fd:([0-9]{1,9}|[^:\s0-9][^:\s]*)", value):
+        return Inherited(value.removeprefix("fd:"))
+    if value.startswith("unix:") and value != "unix:":
+        return value.removeprefix("unix:")
+    match = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^:\[\]\s]*)):([0-9]{1,5})", value)
+    if match and int(match[3]) <= 65535:
+        return match[1] or match[2], int(match[3])
+    return None
 
 
 def check_datagrams(value: str) -> None:

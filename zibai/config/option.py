@@ -7,6 +7,7 @@ and reads, shows and checks values. This module does not know which options ther
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import wraps
 from operator import attrgetter
 from types import NoneType
@@ -152,7 +153,9 @@ class Option:
         if any("\0" in text for text in (value if self.kind is list else [value]) if isinstance(text, str)):
             raise UsageError(f"{self.flag} must not contain a null character, not {value!r}")
         if self.choices is not None and value not in self.choices:
-            raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}")
+            near = get_close_matches(str(value), self.choices, 1, 0.7)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{self.flag} must be one of {', '.join(self.choices)}, not {value!r}{hint}")
         # serve() has no name for its application.
         if value == "" != self.default and self.check is None and not self.positional:
             raise UsageError(f"{self.flag} must not be empty")

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ..errors import UsageError
+from .addresses import read_address
 from .foreign import key_translation
 from .option import Bounds, Option
 from .options import APPLICATION, LISTENING, Options, declared
@@ -213,6 +214,8 @@ def join_address(layers: list[Layer]) -> Setting | None:
     if host is not None:
         check(HOST, host)
     name = "127.0.0.1" if host is None else host.value.strip("[]")
+    if host is not None and ":" in name and read_address(name) is None:
+        raise UsageError(f"{host.origin}: {host.value!r} is no host; write a name or an address, and the port as port")
     name = "" if name == "*" else f"[{name}]" if ":" in name else name
     return Setting([f"{name}:{number}"], origin)
 
