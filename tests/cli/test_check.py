@@ -263,6 +263,10 @@ def test_json_and_strict() -> None:
     assert report["options"]["backlog"]["origin"] == "default"
     assert {"level", "subject", "text", "trace", "code"} == set(report["findings"][0])
     assert any(finding["subject"] == "keep-alive" and finding["level"] == "warning" for finding in report["findings"])
+    assert {finding["code"] for finding in report["findings"]} == {0}, "without an error"
+    done = run("check", "nowhere:app", *FREE, "--json", "--no-gevent")
+    codes = {finding["level"]: finding["code"] for finding in json.loads(done.stdout)["findings"]}
+    assert codes["error"] == done.returncode == 3
 
 
 @pytest.fixture
@@ -322,7 +326,10 @@ def test_explain_everything(capsys: pytest.CaptureFixture[str]) -> None:
     ("word", "says"),
     [
         ("--timeout", "--timeout is a flag of gunicorn; here it is --request-timeout"),
-        ("xyz", "there is no option 'xyz'"),
+        ("xyz", "there is no option 'xyz'; zibai --help-all shows all of them"),
+        ("", "there is no option ''; zibai --help-all shows all of them"),
+        ("--workres", "there is no option '--workres'; did you mean --workers?"),
+        ("ZIBAI_MAX_WORKER", "there is no option 'ZIBAI_MAX_WORKER'; did you mean --max-workers?"),
     ],
 )
 def test_explain_what_there_is_not(word: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,25 @@ def test_the_port_of_a_platform(folder: Path) -> None:
         assert get(server.port).status == 200
 
 
+def test_the_workers_of_a_platform(folder: Path) -> None:
+    """With the line end that ``docker run --env-file`` leaves in the variables of a file from Windows."""
+    variables = {"WEB_CONCURRENCY": "2\r", "ZIBAI_APP": "site_:app\r", "PORT": "0\r", "ZIBAI_NO_GEVENT": "on\r"}
+    with Server(None, listen=None, cwd=folder, env=variables) as server:
+        assert server.address.startswith("http://0.0.0.0:")
+        assert get(server.port).status == 200
+        wait_for(lambda: len([line for line in server.log if "worker ready: threads" in line]) == 2)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("encode", [("utf-8-sig", "\r\n"), ("utf-8", "\n")], ids=["Windows", "plain"])
+def test_a_file_with_the_marks_of_windows(folder: Path, encode: tuple[str, str]) -> None:
+    encoding, end = encode
+    text = end.join(('app = "site_:app"', 'listen = "127.0.0.1:0"', "no_gevent = true", ""))
+    (folder / "zibai.toml").write_bytes(text.encode(encoding))
+    with Server(None, listen=None, cwd=folder) as server:
+        assert get(server.port).status == 200
+
+
 @pytest.mark.skipif(find_spec("dotenv") is None, reason="python-dotenv is not installed")
 def test_a_file_of_variables(folder: Path) -> None:
     (folder / ".env").write_text("COLOUR='dark red'\nPATH=/nowhere\n", encoding="utf-8")

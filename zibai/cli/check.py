@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import Any
 
 from ..config.foreign import translation
@@ -77,7 +78,9 @@ def _as_json(settings: Settings, found: list[Finding], code: int) -> str:
         "version": __version__,
         "python": platform.python_version(),
         "options": values,
-        "findings": [finding._asdict() for finding in found],
+        "findings": [
+            {**finding._asdict(), "code": finding.code if finding.level == "error" else 0} for finding in found
+        ],
         "exit_code": code,
     }
     return json.dumps(report, indent=2, default=str) + "\n"
@@ -111,7 +114,9 @@ def _explain(word: str, argv: Sequence[str]) -> int:
     name = word.removeprefix(PREFIX).lower().lstrip("-").replace("-", "_")
     option = names().get(name) or next((each for each in listed() if each.short == word), None)
     if option is None:
-        text = translation(word) or f"there is no option {word!r}; zibai --help-all shows all of them"
+        near = get_close_matches(name, names(), n=1)
+        hint = f"did you mean --{near[0].replace('_', '-')}?" if near else "zibai --help-all shows all of them"
+        text = translation(word) or f"there is no option {word!r}; {hint}"
         Parser(prog="zibai check").error(text)
     sys.stdout.write("\n".join(_explanation(option, argv)) + "\n")
     return 0
