@@ -212,6 +212,11 @@ def can_unshare() -> bool:
     return not done.returncode
 
 
+def within(folder: Path, kind: str, command: list[str]) -> list[str]:
+    """A command in such a file system, which begins in ``folder``."""
+    return ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", str(folder), kind, *command]
+
+
 @pytest.fixture(params=["temporary directory", "read-only"])
 def read_only(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, int, int, subprocess.Popen[str]]]:
     """What is writable, a server in such a file system, its port and that of its probes."""
@@ -225,7 +230,7 @@ def read_only(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[
         "--health-listen", f"127.0.0.1:{ports['health']}",
     ]  # fmt: skip
     process = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", str(tmp_path), request.param, *command],
+        within(tmp_path, request.param, command),
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{APPS}"},
         stderr=subprocess.PIPE,
         text=True,
@@ -259,3 +264,31 @@ def test_a_root_that_is_read_only(read_only: tuple[str, int, int, subprocess.Pop
     assert process.returncode == 0
     assert "Traceback" not in log
     assert ("no file for zibai ps" in log) == (where == "read-only")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("check shop:app --listen 127.0.0.1:0", 0, "ok       application  'shop:app' is imported in "),
+        ("check shop:app --listen 127.0.0.1:0 --tls-dev", 2, "error    extras       --tls-dev needs a directory for"),
+        ("shop:app --listen 127.0.0.1:0 --tls-dev", 2, "zibai: error: --tls-dev needs a directory for temporary files"),
+        ("ps", 1, "zibai ps: error: no server is found in any directory of this user"),
+        ("migrate gunicorn shop:app", 0, 'app = "shop:app"'),
+    ],
+)
+def test_commands_in_a_root_that_is_read_only(tmp_path: Path, line: str, code: int, told: str) -> None:
+    if not can_unshare():
+        pytest.skip("this machine makes no mount namespace")
+    if "--tls-dev" in line:
+        pytest.importorskip("trustme")
+    (tmp_path / "shop.py").write_text("print('noise')\nfrom plain import app\n")
+    done = subprocess.run(
+        within(tmp_path, "read-only", [sys.executable, "-m", "zibai", *line.split()]),
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{APPS}"},
+        capture_output=True,
+        text=True,
+        timeout=3 * DEADLINE,  # a check starts another process
+        check=False,
+    )
+    assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr

@@ -184,24 +184,22 @@ def _public(options: Options, address: str) -> Iterator[Finding]:
 
 
 def _application(options: Options) -> Iterator[Finding]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "report")
-        command = [sys.executable, "-m", f"{__package__}.probe", path]
-        try:
-            done = subprocess.run(  # noqa: S603 -- this Python, and a path of its own
-                command, input=pickle.dumps(options), capture_output=True, timeout=options.boot_timeout, check=False
-            )
-        except subprocess.TimeoutExpired:
-            text = f"{options.app!r} is not imported in {options.boot_timeout:g} s (--boot-timeout)"
-            yield Finding("error", "application", text, code=LoadError.exit_code)
-            return
-        try:
-            report = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            trace = done.stderr.decode("utf-8", "backslashreplace")
-            text = f"the process that imports {options.app!r} has ended with code {done.returncode}"
-            yield Finding("error", "application", text, trace, LoadError.exit_code)
-            return
+    command = [sys.executable, "-m", f"{__package__}.probe"]
+    try:
+        done = subprocess.run(  # noqa: S603 -- this Python
+            command, input=pickle.dumps(options), capture_output=True, timeout=options.boot_timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        text = f"{options.app!r} is not imported in {options.boot_timeout:g} s (--boot-timeout)"
+        yield Finding("error", "application", text, code=LoadError.exit_code)
+        return
+    try:
+        report = json.loads(done.stdout)
+    except ValueError:
+        trace = done.stderr.decode("utf-8", "backslashreplace")
+        text = f"the process that imports {options.app!r} has ended with code {done.returncode}"
+        yield Finding("error", "application", text, trace, LoadError.exit_code)
+        return
     if report["error"] is not None:
         yield Finding("error", "application", report["error"], report["trace"], report["code"])
     else:

@@ -1,9 +1,12 @@
 """The process in which ``zibai check`` imports the application: as a worker would, and without serving.
 
-It reads the options from standard input, as a pickle, and writes what it has found into the file that it is given.
+It reads the options from standard input, as a pickle, and writes what it has found to standard output, as JSON. A file
+would need a directory for it, which a read-only system does not have. What the application prints goes to standard
+error.
 """
 
 import json
+import os
 import pickle
 import sys
 import time
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 def main() -> None:
     """Import the application and its hooks, and call none of them. What they print stays apart from the report."""
     options: Options = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from the command itself
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     report: dict[str, object] = {"error": None, "trace": ""}
     began = time.monotonic()
     try:
@@ -38,8 +43,8 @@ def main() -> None:
         report |= {"error": str(error), "trace": error.trace if isinstance(error, LoadError) else ""}
         report["code"] = error.exit_code
     report["seconds"] = time.monotonic() - began
-    with open(sys.argv[1], "w", encoding="utf-8") as file:
-        json.dump(report, file)
+    with out:
+        json.dump(report, out)
 
 
 if __name__ == "__main__":

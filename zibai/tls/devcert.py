@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..config.options import Options
-from ..errors import MissingExtra
+from ..errors import MissingExtra, UsageError
 from ..logger import logger
 
 
@@ -20,7 +20,8 @@ from ..logger import logger
 def certified(options: Options, owner: tuple[int, int] | None = None) -> Iterator[Options]:
     """``options`` with the files of a certificate, which all workers can read, and no other user.
 
-    ``owner`` is the user and the group that the server is going to be. Raises MissingExtra without trustme.
+    ``owner`` is the user and the group that the server is going to be. Raises MissingExtra without trustme, and
+    UsageError where no file can be made.
     """
     try:
         import trustme
@@ -29,7 +30,11 @@ def certified(options: Options, owner: tuple[int, int] | None = None) -> Iterato
         raise MissingExtra.because(error, "trustme", text) from None
     authority = trustme.CA(organization_name="zibai --tls-dev")
     made = authority.issue_cert("localhost", "127.0.0.1", "::1", common_name="localhost")
-    with TemporaryDirectory(prefix="zibai-tls-dev-", ignore_cleanup_errors=True) as folder:
+    try:
+        directory = TemporaryDirectory(prefix="zibai-tls-dev-", ignore_cleanup_errors=True)
+    except OSError:
+        raise UsageError("--tls-dev needs a directory for temporary files; set TMPDIR") from None
+    with directory as folder:
         path = Path(folder)
         made.private_key_and_cert_chain_pem.write_to_path(str(path / "localhost.pem"))
         authority.cert_pem.write_to_path(str(path / "authority.pem"))
