@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zibai.engine import loop as loop_module
+from zibai.engine import admission
 from zibai.engine.connection import Connection
 from zibai.engine.context import IN_MEMORY, RECEIVE
 from zibai.engine.sending import TAIL
@@ -186,7 +186,7 @@ class Subject:
         self.lane = FastLane(limits["max_target"]) if lane and "max_target" in limits else FastLane() if lane else None
         gateway = Gateway(self.application)
         unix = None if sys.platform == "win32" else path
-        patch.setattr(loop_module, "Connection", Watched)
+        patch.setattr(admission, "Connection", Watched)
         self.rig = Rig(patch, app=gateway.serve, unix=unix, lane=self.lane, **limits)
         self.late: list[tuple[str, float]] = []  # states in which a client's end was not seen at once, and for how long
         self.most = 0  # bytes that lay in a connection
