@@ -43,6 +43,7 @@ class Exchange:
     def __init__(self, quick: bool = False) -> None:
         self.entered, self.leave, self.left = threading.Event(), threading.Event(), threading.Event()
         self.thread = ""
+        self.since = 0.0
         if quick:
             self.leave.set()
 
@@ -132,7 +133,7 @@ class Turns:
     def finish(self, exchange: Any) -> None:
         self._note("finished", exchange)
 
-    def give_back(self, exchange: Any) -> None:
+    def give_back(self, exchange: Any, since: float | None = None) -> None:
         with self._news:
             self._back.append(exchange)
         self._note("back", exchange)

@@ -8,11 +8,15 @@ import sys
 import threading
 from contextlib import suppress
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai.engine import states
 from zibai.engine.backends import threads
+from zibai.engine.connection import Connection
+from zibai.engine.loop import Loop
 from zibai.engine.stream import Stream
 from zibai.engine.table import Table
 
@@ -193,6 +197,79 @@ def test_an_error_between_the_poller_and_what_is_known_of_it(monkeypatch: pytest
         with Client(server.port) as client:
             client.get("/")
             assert client.rest() == b""  # the deadlines of both have passed
+        assert get(server.port).body == b"ok"
+
+
+def test_an_error_in_a_thread_that_has_given_a_connection_back_spares_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next request of the client runs already, in another thread."""
+    give_back, calls, passes = Loop.give_back, count(), threading.Event()
+    entered, recovered, go = threading.Event(), threading.Event(), threading.Event()
+
+    def fail_at_first(loop: Loop, stream: Any, since: Any = None) -> None:
+        give_back(loop, stream, since)
+        if since is not None:
+            recovered.set()
+        elif next(calls) == 0:
+            assert entered.wait(DEADLINE)
+            raise SystemExit
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/first":
+            passes.wait(DEADLINE)
+        if environ["PATH_INFO"] == "/next":
+            entered.set()
+            go.wait(DEADLINE)
+        return [b"ok"]
+
+    monkeypatch.setattr(Loop, "give_back", fail_at_first)
+    with serving(app, max_workers=2) as server:
+        with Client(server.port) as client:
+            client.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert get(server.port).body == b"ok"  # another thread leads
+            passes.set()
+            assert client.read().body == b"ok"
+            client.send(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert recovered.wait(DEADLINE)
+            assert get(server.port).body == b"ok"  # so the loop has looked at what was given back twice
+            go.set()
+            assert client.read().body == b"ok"
+            assert client.get("/").body == b"ok"
+
+
+@pytest.mark.parametrize("state", [states.PARTED, states.CLOSED, states.READY])
+def test_an_error_between_two_states_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """Nothing watches the connection then, and it has no deadline."""
+    take_out, read, failed = Table._take_out, Connection.readable, threading.Event()
+
+    def fail_at_first(connection: Any) -> None:
+        if connection.state is state and not failed.is_set():
+            failed.set()
+            connection.deadline = inf
+            raise SystemExit
+
+    def taken_out(table: Table, connection: Any) -> None:
+        fail_at_first(connection)
+        take_out(table, connection)
+
+    def readable(connection: Connection, now: float) -> None:
+        read(connection, now)
+        if state is states.READY:
+            fail_at_first(connection)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"ok"]
+
+    monkeypatch.setattr(Table, "_take_out", taken_out)
+    monkeypatch.setattr(Connection, "readable", readable)
+    with serving(app, max_workers=2, graceful_exit_timeout=3 * DEADLINE) as server:
+        with Client(server.port) as client:
+            fields = ("Connection: close",) if state is states.PARTED else ()
+            assert client.get("/", *fields).body == b"ok"
+        assert failed.wait(DEADLINE)
         assert get(server.port).body == b"ok"
 
 

@@ -14,7 +14,9 @@ from .connection import Connection
 
 
 class Inbox:
-    """``items`` has what was put, oldest first; True says that the exchange is over.
+    """``items`` has what was put, oldest first: a connection, and ``since`` of the request whose exchange is over.
+
+    That is None where the connection has something to send.
 
     ``wake`` makes the owner turn soon. The owner sets ``asleep`` while it waits or may begin to, and has to be woken.
     """
@@ -22,7 +24,7 @@ class Inbox:
     __slots__ = ("_closed", "_wake", "asleep", "items")
 
     def __init__(self, wake: Callable[[], object]) -> None:
-        self.items: deque[tuple[Connection, bool]] = deque()
+        self.items: deque[tuple[Connection, float | None]] = deque()
         self.asleep = False
         self._wake = wake
         self._closed = False
@@ -30,9 +32,9 @@ class Inbox:
     def __repr__(self) -> str:
         return f"<Inbox: {len(self.items)} connections{', closed' if self._closed else ''}>"
 
-    def put(self, connection: Connection, *, over: bool) -> None:
-        """Hand over a connection; ``over`` says that it is for good."""
-        self.items.append((connection, over))
+    def put(self, connection: Connection, since: float | None) -> None:
+        """Hand over a connection: for good, or with None to have something sent."""
+        self.items.append((connection, since))
         if self.asleep:
             self._wake()
         if self._closed:
@@ -46,8 +48,8 @@ class Inbox:
     def _close_connections(self) -> None:
         while self.items:
             try:
-                connection, over = self.items.popleft()
+                connection, since = self.items.popleft()
             except IndexError:
                 return  # another runner was faster
-            if over:
+            if since is not None:
                 connection.close()

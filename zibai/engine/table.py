@@ -10,6 +10,7 @@ costs a millisecond, at most once in ``RESOLUTION``.
 Everything here is the loop owner's.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -161,6 +162,17 @@ class Table:
             self.watch(connection, wanted)
         self.next_sweep = min(self.next_sweep, connection.deadline)
 
+    def mend(self) -> None:
+        """An error raised from outside has left the loop's owner, perhaps between a step and :meth:`settle`.
+
+        A connection that was not settled would stay here for ever: nothing watches it, and the end would wait for it.
+        """
+        now = time.monotonic()
+        queued = {connection for connection, _ in self.ready}
+        for connection in list(self.connections.values()):
+            if not (connection.state is APP or connection.state is TASK or connection in queued):
+                self.step(connection, _stay, now)
+
     def settle_lent(self, connection: Connection, now: float) -> None:
         """The runner of a connection has lent something: from now on its client has a deadline for it."""
         connection.await_client()
@@ -247,6 +259,10 @@ class Table:
         for connection in self.connections.values():
             connection.watched = 0
             connection.sock.close()
+
+
+def _stay(now: float) -> None:
+    """The step of a connection that has had its step."""
 
 
 def _abort(connection: Any) -> None:

@@ -44,6 +44,8 @@ class RunnersSide(Protocol):
     """A connection as its runner has it, and all that the loop asks of it."""
 
     connection: Connection
+    since: float
+    """Since when the request waited for a runner, by the loop's clock. Tells the requests of a connection apart."""
     status: int
     """Of the last response."""
     sent: int
@@ -76,11 +78,20 @@ class Turns(Protocol):
     def finish(self, stream: RunnersSide) -> None:
         """A connection that ran inline is done."""
 
+    def mend(self) -> None:
+        """An error that was raised from outside has left the owner, which owns the loop still: settle what that left
+        between two states.
+        """
+
     def give_away(self, stream: RunnersSide) -> None:
         """A connection that was taken belongs to another runner from now on; it occupies a slot."""
 
-    def give_back(self, stream: RunnersSide) -> None:
-        """A connection that was given away is done. Any thread."""
+    def give_back(self, stream: RunnersSide, since: float | None = None) -> None:
+        """A connection that was given away is done. Any thread.
+
+        A runner that does not know whether it has given a request back says it again, with the ``since`` that the
+        request had. The second time does not count.
+        """
 
 
 class TaskTurns(Turns, Protocol):

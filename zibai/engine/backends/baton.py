@@ -4,7 +4,9 @@ import threading
 from collections.abc import Callable
 
 from ...telemetry.scoreboard import Slot
+from ..states import APP
 from ..stream import Stream
+from . import Turns
 
 SPELL = 1.0
 LONGEST_SPELL = 16.0
@@ -17,7 +19,8 @@ class Runner(threading.Thread):
     """A thread, and the gate at which it waits until it is rung.
 
     ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton. ``left``
-    is the stream that it ran when an error left it.
+    is the stream that it ran when an error left it, and ``given`` the request of this stream that it was giving back
+    then, by its ``since``; None if its exchange was not over.
     """
 
     def __init__(self, life: Callable[["Runner"], None], slot: Slot) -> None:
@@ -25,6 +28,7 @@ class Runner(threading.Thread):
         self.slot = slot
         self.stake: list[Stake] = []
         self.left: Stream | None = None
+        self.given: float | None = None
         self.gate = threading.Lock()
         self.gate.acquire()
 
@@ -32,6 +36,22 @@ class Runner(threading.Thread):
         """Let it look again. Under the backend's lock, so that two rings cannot meet; one is kept for later."""
         if self.gate.locked():
             self.gate.release()
+
+    def giving(self, stream: Stream) -> Stream:
+        """The exchange of a stream is over, and the loop gets it back. An error may come before or after that."""
+        self.given = stream.since
+        return stream
+
+    def end_left(self, loop: Turns, *, inline: bool) -> None:
+        """End what an error has left, in this thread. ``inline`` says whether the thread owns the loop."""
+        stream, self.left = self.left, None
+        if stream is None:
+            return
+        if self.given is not None:
+            loop.give_back(stream, self.given)  # its response is out, and perhaps the next request runs already
+        elif stream.connection.state is APP:
+            stream.give_up(self.slot)
+            (loop.finish if inline else loop.give_back)(stream)
 
 
 class Spell:

@@ -36,7 +36,6 @@ from ...net.poller import make_poller
 from ...system.forks import forget_in_children
 from ...system.stacks import Stack
 from ...telemetry.scoreboard import Row
-from ..states import APP
 from ..stream import Stream
 from . import Blocking, Turns
 from .baton import Runner, Spell
@@ -159,13 +158,12 @@ class Threads(Blocking):
         Its slot comes free, the connection is closed, and the baton is passed on. The error is a bug of ours, or the
         program has raised it in this thread from outside. A thread that died of it would be missing until the end.
         """
-        stream, me.left = me.left, None
-        if stream is not None and stream.connection.state is APP:
-            stream.give_up(me.slot)
-            with self._lock:
-                is_inline = self._leader is me  # else a deputy has given it away, or this thread has
-                me.stake.clear()
-            (self._loop.finish if is_inline else self._loop.give_back)(stream)
+        with self._lock:
+            is_leader = self._leader is me  # else a deputy has given away what it ran, or this thread has
+            me.stake.clear()
+        me.end_left(self._loop, inline=is_leader)
+        if is_leader:
+            self._loop.mend()
         with self._lock:
             if self._coming is me:
                 self._coming = None
@@ -253,6 +251,7 @@ class Threads(Blocking):
         """
         loop, slot, stake, spell = self._loop, me.slot, me.stake, self._spell
         stream: Stream | None = None
+        me.given = None
         try:
             while not loop.finished:
                 stream = loop.take()
@@ -271,7 +270,7 @@ class Threads(Blocking):
                 try:
                     stake.pop()
                 except IndexError:
-                    loop.give_back(stream)
+                    loop.give_back(me.giving(stream))
                     return
                 loop.finish(stream)
         except BaseException:
@@ -289,11 +288,11 @@ class Threads(Blocking):
         self._add_runner()
 
     def _run_passed(self, me: Runner, stream: Stream) -> None:
-        """Pass the baton on, then run as a thread of a plain pool does."""
+        """Pass the baton on, then run as a thread of a pool does."""
         self._loop.give_away(stream)
         with self._lock:
             is_led = self._pass_on()
         if not is_led:
             self._add_runner()
         stream.exchange(me.slot, clock())
-        self._loop.give_back(stream)
+        self._loop.give_back(me.giving(stream))
