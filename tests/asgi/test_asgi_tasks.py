@@ -9,10 +9,14 @@ import gc
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from harness import END, START, asgi, errors, read_body, request, respond, tracebacks, until
+
+from zibai.engine.backends.tasks import Tasks
+from zibai.telemetry.row import Row
 
 from support import DEADLINE, Client, wait_for
 
@@ -283,6 +287,33 @@ def test_ready_requests_leave_time_to_the_event_loop() -> None:
                 assert client.read().status == 200
     # A turn runs 5 ms, so three of them at the most, and after at most three turns the task has its step.
     assert between[-1] - between[0] > amount / 20
+
+
+def test_a_timer_that_is_early_is_set_again() -> None:
+    """uvloop rounds to milliseconds. Nothing would turn the loop any more, and idle connections would stay for ever."""
+    now, left = 1000.0, 0.5
+    timers: list[tuple[float, Any]] = []
+
+    class EventLoop:
+        def time(self) -> float:
+            return now
+
+        def call_at(self, when: float, callback: Any, *, context: Any) -> Any:
+            timers.append((when, callback))
+            return SimpleNamespace(cancel=lambda: None)
+
+    turns = SimpleNamespace(finished=False, turn=lambda block: None, take=lambda: None, timeout=lambda: left)
+    backend: Any = Tasks(EventLoop(), Row.private(2), None, contextvars.Context)  # type: ignore[arg-type]
+    backend.loop = turns
+    backend._turn()
+    for _ in range(2):  # early by a part of a millisecond
+        when, callback = timers.pop()
+        assert when == now + left
+        now, left = when - 0.0003, 0.0003
+        callback()
+    backend._turn()
+    assert len(timers) == 1, "a timer that is there is left alone"
+    backend.poller.close()
 
 
 def test_background_work_does_not_hold_the_connection() -> None:

@@ -225,7 +225,12 @@ class Tasks:
             self._timer.cancel()
         # What uvloop returns for a moment that is near has no when().
         self._timer_due = now + timeout
-        self._timer = self.event_loop.call_at(self._timer_due, self._turn, context=self._context)
+        self._timer = self.event_loop.call_at(self._timer_due, self._turn_on_time, context=self._context)
+
+    def _turn_on_time(self) -> None:
+        """The timer has fired. Event loops round its time, so that it may be early, and another one is needed then."""
+        self._timer_due = 0.0
+        self._turn()
 
     def _run(self, stream: Stream) -> None:
         """The first step of a request."""
