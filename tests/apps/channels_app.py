@@ -1,8 +1,9 @@
-"""Channels over HTTP, beside Django; see tests/e2e/test_e2e_asgi_frameworks.py."""
+"""Channels over HTTP and WebSocket, beside Django; see tests/e2e/test_e2e_asgi_frameworks.py."""
 
 import asyncio
 
 from channels.generic.http import AsyncHttpConsumer
+from channels.generic.websocket import AsyncJsonWebsocketConsumer, WebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.urls import path, re_path
 from django_asgi import app as django_app
@@ -43,5 +44,40 @@ class Left(AsyncHttpConsumer):
         await self.send_response(200, b"left")
 
 
+class Room(AsyncJsonWebsocketConsumer):
+    """Everybody in the room hears what one says, by the layer of channels, and who has left, with the code."""
+
+    groups = ("room",)
+
+    async def connect(self):
+        self.name = self.scope["url_route"]["kwargs"]["name"]
+        if self.name == "nobody":
+            await self.close()
+            return
+        await self.accept(self.scope["subprotocols"][0] if self.scope["subprotocols"] else None)
+        await self.channel_layer.group_send("room", {"type": "told", "text": f"{self.name} has come"})
+
+    async def receive_json(self, content):
+        await self.channel_layer.group_send("room", {"type": "told", "text": f"{self.name}: {content}"})
+
+    async def disconnect(self, code):
+        await self.channel_layer.group_send("room", {"type": "told", "text": f"{self.name} has left: {code}"})
+
+    async def told(self, event):
+        await self.send_json(event["text"])
+
+
+class Echoing(WebsocketConsumer):
+    """Runs in a thread."""
+
+    def receive(self, text_data=None, bytes_data=None):
+        self.send(text_data, bytes_data)
+        if text_data == "bye":
+            self.close(4000)
+
+
+rooms = URLRouter([path("room/<name>", Room.as_asgi()), path("echoing", Echoing.as_asgi())])
 urls = [path("echo", Echo.as_asgi()), path("pieces", Pieces.as_asgi()), path("events", Events.as_asgi())]
-app = ProtocolTypeRouter({"http": URLRouter([*urls, path("left", Left.as_asgi()), re_path("", django_app)])})
+app = ProtocolTypeRouter(
+    {"http": URLRouter([*urls, path("left", Left.as_asgi()), re_path("", django_app)]), "websocket": rooms}
+)

@@ -18,6 +18,7 @@ settings.configure(
     LOGGING_CONFIG=None,
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["DATABASE"]}},
     DEFAULT_AUTO_FIELD="django.db.models.AutoField",
+    CHANNEL_LAYERS={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
 )
 django.setup()
 

@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 import pytest
-from harness import errors, respond
+from harness import errors, request, respond
 
 from chromium import browser, needs_browser
 from serving import serving
-from support import DEADLINE, wait_for
+from support import DEADLINE, Client, wait_for
 from wsclient import echo
 
 __all__ = ["browser"]
@@ -188,6 +188,63 @@ def test_fastapi() -> None:
             assert socket.recv(DEADLINE) == "8 "
             with pytest.raises(ConnectionClosedError, match=r"1008 .* no"):
                 socket.recv(DEADLINE)
+    assert not errors(server)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_strawberry() -> None:
+    """Subscriptions of GraphQL: one that ends, one that the client ends, and one that ends with its client."""
+    strawberry = pytest.importorskip("strawberry")
+    pytest.importorskip("strawberry.asgi")
+    client = pytest.importorskip("websockets.sync.client")
+    from collections.abc import AsyncGenerator
+
+    ended: list[int] = []
+
+    async def hello() -> str:
+        return "world"
+
+    async def count(target: int) -> AsyncGenerator[int, None]:
+        try:
+            for number in range(target):
+                yield number
+                await asyncio.sleep(0.001)
+        finally:
+            ended.append(target)
+
+    hello.__annotations__["return"] = str
+    count.__annotations__.update({"target": int, "return": AsyncGenerator[int, None]})
+    query = strawberry.type(type("Query", (), {"hello": strawberry.field(hello)}))
+    subscription = strawberry.type(type("Subscription", (), {"count": strawberry.subscription(count)}))
+    schema = strawberry.Schema(query=query, subscription=subscription)
+
+    def subscribe(socket: Any, name: str, target: int) -> None:
+        asked = {"query": f"subscription {{ count(target: {target}) }}"}
+        socket.send(json.dumps({"id": name, "type": "subscribe", "payload": asked}))
+
+    with serving(strawberry.asgi.GraphQL(schema), valid=False) as server:
+        with Client(server.port) as plain:
+            body = b'{"query": "{ hello }"}'
+            plain.send(request("/", "Content-Type: application/json", f"Content-Length: {len(body)}", method="POST"))
+            plain.send(body)
+            assert json.loads(plain.read().body) == {"data": {"hello": "world"}}
+        uri = f"ws://127.0.0.1:{server.port}/"
+        with client.connect(uri, subprotocols=["graphql-transport-ws"]) as socket:
+            assert socket.subprotocol == "graphql-transport-ws"
+            socket.send(json.dumps({"type": "connection_init"}))
+            assert json.loads(socket.recv(DEADLINE))["type"] == "connection_ack"
+            subscribe(socket, "a", 3)
+            found = [json.loads(socket.recv(DEADLINE)) for _ in range(4)]
+            assert [each["payload"]["data"]["count"] for each in found[:3]] == [0, 1, 2]
+            assert found[3] == {"id": "a", "type": "complete"}
+            subscribe(socket, "b", 1_000_000)
+            assert json.loads(socket.recv(DEADLINE))["id"] == "b"
+            socket.send(json.dumps({"id": "b", "type": "complete"}))
+            wait_for(lambda: ended == [3, 1_000_000])
+            subscribe(socket, "c", 2_000_000)
+            while json.loads(socket.recv(DEADLINE))["id"] != "c":
+                pass
+        wait_for(lambda: ended == [3, 1_000_000, 2_000_000])
     assert not errors(server)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import Client, Server, get, wait_for
+from support import GRACEFUL, Client, Server, get, wait_for
+from wsclient import BINARY, Peer, close, frame, text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,3 +107,37 @@ def test_channels() -> None:
         assert get(server.port, "/left").body == b"left"
         assert not errors(server)
         assert server.stop() == 0
+
+
+@pytest.mark.usefixtures("database")
+def test_channels_over_websocket() -> None:
+    """By the layer of channels in memory, so that what one client sends comes to all of a group."""
+    pytest.importorskip("channels")
+    with Server("channels_app:app", "--no-gevent", "--interface", "asgi") as server:
+        with Peer(server.port, "/room/ann", "Sec-WebSocket-Protocol: chat") as ann:
+            assert ann.response.headers["Sec-WebSocket-Protocol"] == "chat"
+            assert ann.texts(1) == ['"ann has come"']
+            with Peer(server.port, "/room/bob") as bob:
+                assert ann.texts(1) == bob.texts(1) == ['"bob has come"']
+                bob.send(text('{"n": 1}'))
+                assert ann.texts(1) == bob.texts(1) == ["\"bob: {'n': 1}\""]
+                bob.send(close(4001, "enough"))
+                assert bob.read_close() == (4001, "enough")
+            assert ann.texts(1) == ['"bob has left: 4001"']
+            lost = Peer(server.port, "/room/eve")
+            assert ann.texts(1) == ['"eve has come"']
+            lost.client.close()
+            assert ann.texts(1) == ['"eve has left: 1006"']
+            with Peer(server.port, "/room/nobody") as denied:
+                assert denied.response.status == 403
+            assert ann.texts(1) == ['"nobody has left: 1006"']
+            with Peer(server.port, "/echoing") as echoing:
+                echoing.send(text("one"), frame(BINARY, b"\xff"), text("bye"))
+                assert [echoing.read().data for _ in range(3)] == [b"one", b"\xff", b"bye"]
+                assert echoing.read_close()[0] == 4000
+            server.signal(GRACEFUL)
+            assert ann.read_close() == (1001, "the server ends")
+            ann.send(close(1001))
+            assert ann.at_end()
+        assert server.wait() == 0
+    assert not errors(server)
