@@ -18,6 +18,8 @@ async def app(scope, receive, send):
         await lifespan(receive, send)
         return
     path, query = scope["path"], scope["query_string"].decode()
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
     try:
         await PATHS[path](query, receive, send)
     except asyncio.CancelledError:
@@ -89,6 +91,11 @@ async def background(query, receive, send):
     say("the background task ends")
 
 
+async def deaf(query, receive, send):
+    """Hears nothing of its client, nor of the server."""
+    await pass_gate(query)
+
+
 async def big(query, receive, send):
     """More than the buffers of the system take, in pieces."""
     await send({"type": "http.response.start", "status": 200, "headers": TEXT})
@@ -112,4 +119,5 @@ PATHS = {
     "/background": background,
     "/big": big,
     "/blocks": blocks,
+    "/deaf": deaf,
 }

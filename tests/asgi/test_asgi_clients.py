@@ -269,9 +269,10 @@ def hello_with(port: int, go: threading.Event) -> None:
     go.set()
 
 
-def test_a_cancelled_receive_is_cancelled_and_loses_nothing() -> None:
+@pytest.mark.parametrize("when", ["it waits", "it has its message"])
+def test_a_cancelled_receive_is_cancelled_and_loses_nothing(when: str) -> None:
     """Trap 8: gunicorn#3654, and trap 9: Starlette's is_disconnected, which cancels a receive before its first step."""
-    sent, told = threading.Event(), threading.Event()
+    told, cancelled = threading.Event(), threading.Event()
     bodies: list[bytes] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -285,29 +286,26 @@ def test_a_cancelled_receive_is_cancelled_and_loses_nothing() -> None:
         late.cancel()  # while it waits
         with pytest.raises(asyncio.CancelledError):
             await late
-        racing = asyncio.create_task(receive())
+        last = asyncio.create_task(receive())
         told.set()
-        await until(sent)
-        await asyncio.sleep(0.02)  # it has its message, or waits
-        if not racing.done():
-            racing.cancel()
-        more = True
+        if when == "it has its message":
+            await asyncio.wait({last})
+        assert last.cancel() is (when == "it waits")
+        cancelled.set()
         try:
-            message = await racing
-            bodies.append(message["body"])
-            more = message["more_body"]
+            bodies.append((await last)["body"])
         except asyncio.CancelledError:
-            pass
-        if more:
-            bodies.append(await read_body(receive))
+            assert when == "it waits"
+        bodies.append(await read_body(receive))
         await respond(send)
 
     with asgi(app) as server, Client(server.port) as client:
         client.send(request("/", "Content-Length: 6", method="POST"))
         assert told.wait(DEADLINE)
-        client.send(b"abc")
-        sent.set()
-        client.send(b"def")
+        if when == "it has its message":
+            client.send(b"abc")
+        assert cancelled.wait(DEADLINE)
+        client.send(b"def" if when == "it has its message" else b"abcdef")
         assert client.read().status == 200
     assert b"".join(bodies) == b"abcdef"
     assert not errors(server)

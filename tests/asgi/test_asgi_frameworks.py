@@ -39,6 +39,7 @@ class Life:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.background = threading.Event()
+        self.entered = threading.Event()
         self.gone = threading.Event()
 
 
@@ -104,6 +105,7 @@ def starlette_app(life: Life, folder: Path) -> Any:
         return StreamingResponse(numbers())
 
     async def poll(request: Request) -> Any:
+        life.entered.set()
         while not await request.is_disconnected():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         life.gone.set()
@@ -205,7 +207,7 @@ def test_starlette_is_left(starlette: Serving, life: Life, target: str, leave: A
         if target == "/endless":
             assert client.socket.recv(10)
         else:
-            time.sleep(0.05)
+            assert life.entered.wait(DEADLINE)
         leave(client)
         assert life.gone.wait(3)
     well(starlette)
@@ -456,6 +458,7 @@ def test_django(life: Life) -> None:
         return StreamingHttpResponse(numbers())
 
     async def waits(request: Any) -> Any:
+        life.entered.set()
         try:
             await asyncio.sleep(60)
         finally:
@@ -475,6 +478,6 @@ def test_django(life: Life) -> None:
             assert client.get("/missing").status == 404
         with Client(server.port) as client:
             client.send(request("/waits"))
-            time.sleep(0.05)
+            assert life.entered.wait(DEADLINE)
         assert life.gone.wait(3)
     well(server)

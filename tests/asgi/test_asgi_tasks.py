@@ -59,7 +59,7 @@ def test_no_context_of_one_request_is_seen_by_the_next(kind: str) -> None:
             elif has_body:
                 client.send(request(f"/{number}", "Content-Length: 3", method="POST"))
                 if kind == "slow body":
-                    time.sleep(0.01)
+                    wait_for(lambda number=number: len(seen) > number)  # it waits for the body
                 client.send(b"abc")
             else:
                 client.send(request(f"/{number}"))

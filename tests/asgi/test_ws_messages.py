@@ -469,12 +469,12 @@ def test_it_holds_no_slot() -> None:
 
 
 def test_a_background_task_goes_on_when_the_connection_is_over() -> None:
-    done = threading.Event()
+    go, done = threading.Event(), threading.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
         await messages(receive, [])
-        await asyncio.sleep(0.05)
+        await until(go)
         done.set()
 
     with asgi(app) as server:
@@ -482,7 +482,7 @@ def test_a_background_task_goes_on_when_the_connection_is_over() -> None:
             peer.send(close(1000))
             assert peer.read_close() == (1000, "")
             assert peer.at_end()
-            assert not done.is_set()
+        go.set()
         assert done.wait(DEADLINE)
 
 

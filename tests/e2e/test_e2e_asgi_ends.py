@@ -13,6 +13,7 @@ import pytest
 
 from load import Load
 from support import GRACEFUL, KILL, Client, Gate, Server, get, wait_for
+from wsclient import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +112,10 @@ def test_a_graceful_end_finishes_a_request_in_each_phase(gate: Gate, workers: in
 @pytest.mark.daily("single")
 @WORKERS
 def test_a_graceful_end_has_its_time_limit_in_each_phase(gate: Gate, workers: int) -> None:
-    """Nobody goes on: neither the clients that have sent one half, nor the application."""
+    """Nobody goes on: neither the clients that have sent one half, nor the application. Each ``finally`` runs.
+
+    granian kills background tasks and WebSockets without it.
+    """
     flags = ("--interface", "asgi", "--graceful-exit-timeout", "0.5", *processes(workers))
     with Server("phases_asgi:app", *flags) as server, ExitStack() as stack:
         wait_for(lambda: ready(server) == workers)
@@ -123,12 +127,14 @@ def test_a_graceful_end_has_its_time_limit_in_each_phase(gate: Gate, workers: in
         for client, phase in zip(clients[2:], PHASES, strict=True):
             ask(client, f"/{phase}?{gate.port}")
             gate.arrival()
+        clients.append(stack.enter_context(Peer(server.port, f"/deaf?{gate.port}")).client)
+        gate.arrival()
         began = time.monotonic()
         server.signal(GRACEFUL)
         assert server.wait() == 0
         assert time.monotonic() - began < LIMIT
     assert not faults(server)
-    for path in ("/echo", "/waits", "/streams", "/background"):
+    for path in ("/echo", "/waits", "/streams", "/background", "/deaf"):
         assert server.log.index(f"finally {path}") < last(server, "the lifespan ends")
     assert "cancelled /waits" in server.log
 
