@@ -326,6 +326,14 @@ def test_a_change_that_was_told_is_not_missed(tmp_path: Path) -> None:
         assert [place.missed(), place.missed()] == [os.path.join("new", "old.py"), ""], "its folder is new"
 
 
+def test_a_path_on_another_drive_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def relative(path: str, start: str) -> str:
+        raise ValueError(f"path is on mount {path!r}, start on mount {start!r}")
+
+    monkeypatch.setattr(os.path, "relpath", relative)
+    assert not Place(str(tmp_path), "*.py", False, since=None).matters("D:\\x.py")
+
+
 @pytest.mark.usefixtures("whole")
 def test_changes_since_a_time_count_however_late_the_directory_is_added(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):

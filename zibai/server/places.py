@@ -82,7 +82,10 @@ class Place:
 
     def matters(self, path: str) -> bool:
         """Whether a change of ``path`` matters."""
-        return matches(path, self.patterns, self.real)
+        try:
+            return matches(path, self.patterns, self.real)
+        except ValueError:
+            return False  # on another drive of Windows
 
     def hear(self, path: str) -> str:
         """Remember that the change of ``path`` is told; its name in the log."""
