@@ -101,6 +101,32 @@ def test_less_than_the_content_length_cuts(said: Said, paused: bool) -> None:
         with pytest.raises((EOFError, ConnectionError)):
             client.read()
     assert any("less than its Content-Length" in record.getMessage() for record in server.logged("zibai.error"))
+    assert server.exchanges == [("zibai.access", 200)]  # and not 499: it is not the client who has left
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param([start()], id="no body"),
+        pytest.param([start((b"content-length", b"5")), body(b"")], id="nothing of a promised body"),
+        pytest.param([start(), body(b"fine", more=True)], id="no last piece"),
+        pytest.param([start(trailers=True), body()], id="no trailers"),
+    ],
+)
+def test_an_incomplete_response_of_which_nothing_went_out_is_a_500(said: Said, messages: list[Any]) -> None:
+    """A client that meets a reset without a response may send its request again, elsewhere as well."""
+    server, first, following = exchange(said, *messages, data=request("/", "TE: trailers"))
+    assert (first.status, first.body) == (500, b"500 Internal Server Error\n")
+    assert following.body == b"next"
+    assert server.exchanges == [("zibai.error", 500), ("zibai.access", 200)]
+
+
+def test_an_incomplete_response_of_which_something_went_out_is_cut(said: Said) -> None:
+    said.messages = [start(), body(b"fine", more=True), "pause"]
+    with asgi(said) as server, Client(server.port) as client:
+        client.send(request())
+        with pytest.raises((EOFError, ConnectionError)):
+            client.read()
 
 
 WRONG: dict[str, tuple[Any, type[BaseException]]] = {

@@ -354,6 +354,8 @@ def writing(data: Any) -> App:
         pytest.param(starting("200 OK", [("Content-Length", "1"), ("Content-Length", "2")]), id="two lengths"),
         pytest.param(starting("103 Early Hints", []), id="an interim status"),
         pytest.param(starting(200, []), id="a number for a status"),
+        pytest.param(answering(fields=[("Content-Length", "5")]), id="nothing of a promised body"),
+        pytest.param(answering(b"", b"", fields=[("Content-Length", "5")]), id="empty pieces of a promised body"),
         *(
             pytest.param(partial(how, error), id=f"{how.__name__} {error.__name__}")
             for how in (raising, raising_late)

@@ -141,10 +141,10 @@ class HttpExchange(Responding):
             self._respond(HTTPStatus.GATEWAY_TIMEOUT)
         elif self.on_wire or self.head is not None:
             error_logger.error("the application returned before its response to %s was complete", self._path)
-            self._cut()
+            self._end_incomplete()
         else:
             error_logger.error("the application returned without a response to %s", self._path)
-            self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._end_incomplete()
 
     def _refuse(self, refusal: Refused) -> None:
         """The application was not called: what proxies say of the client contradicts itself."""

@@ -128,7 +128,9 @@ class Responding(AsyncRequest):
                 self._queue(part)
         except ValueError as fault:  # less than it has promised
             error_logger.error("%s, at %s", fault, ascii(self.request.path))
-            self._cut()
+            if reply.given:
+                self._flush()
+            self._end_incomplete()
             return
         reply.complete = self.complete = True
         self._flush()
@@ -255,6 +257,13 @@ class Responding(AsyncRequest):
         for part in self._begin(len(body)).give(body):
             self._queue(part)
         self._finish(error)
+
+    def _end_incomplete(self) -> None:
+        """The application has given less than a whole response: a 500 while nothing has gone out, else a cut."""
+        if self.on_wire:
+            self._cut()
+        else:
+            self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _cut(self, error: BaseException | None = None) -> None:
         """End the connection so that the client sees that the response is not whole."""

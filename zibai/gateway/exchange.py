@@ -267,7 +267,8 @@ class Exchange:
             self._respond(self._stream.refusal.status)
             return
         self.error = error
-        if self.reply is None:
+        if self.reply is None or not self.reply.begun:  # the second: it has promised a body and given nothing
+            self.reply = None
             self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
         else:
             self._cut()

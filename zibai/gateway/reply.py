@@ -108,6 +108,11 @@ class Reply:
             return (data,)
         return (before + data,) if size < JOIN else (before, data)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the head was given to be sent."""
+        return not self._head
+
     def _take_head(self) -> tuple[bytes, ...]:
         """The head, if it has not gone out yet."""
         head, self._head = self._head, b""
