@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from difflib import get_close_matches
 from types import ModuleType, TracebackType
 from typing import Any
@@ -23,8 +24,12 @@ from .errors import LoadError, format_exception, last_line
 
 
 def add_cwd_to_path() -> None:
-    """Put the current directory at the front of ``sys.path``, where ``python`` itself would put it."""
-    add_to_path(os.getcwd())
+    """Put the current directory at the front of ``sys.path``, where ``python`` itself would put it.
+
+    A directory that has been removed has nothing to import.
+    """
+    with suppress(FileNotFoundError):
+        add_to_path(os.getcwd())
 
 
 def add_to_path(directory: str) -> None:

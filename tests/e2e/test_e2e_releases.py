@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from test_e2e_upgrade import upgraded
 
-from support import ROOT, ZIBAI, Server, get, wait_for
+from support import APPS, DEADLINE, ROOT, ZIBAI, Server, environment, get, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,3 +183,44 @@ def test_changes_are_watched_in_the_release_that_the_link_names_now(site: Path) 
         answers(server, "2")
         (site / "releases" / "2" / "released.py").write_text(APP.format(version="saved", more=""))
         answers(server, "saved")
+
+
+REMOVED = """
+import os, sys
+os.rmdir(os.getcwd())
+from zibai.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("mode", [(), ("-p", "1"), ("-p", "1", "--preload")], ids=["single", "worker", "preload"])
+def test_a_server_starts_in_a_directory_that_has_been_removed(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    """As a shell stays in it. The application is found where Python finds it otherwise."""
+    place = tmp_path / "gone"
+    place.mkdir()
+    command = (sys.executable, "-c", REMOVED)
+    env = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(APPS)))}
+    with Server("plain:hello", "--no-gevent", *mode, cwd=place, command=command, env=env) as server:
+        assert get(server.port).body == b"Hello World!"
+        if mode:
+            server.signal(signal.SIGHUP)
+            server.wait_for_log("restart done")
+        assert get(server.port).body == b"Hello World!"
+        assert server.stop() == 0
+
+
+def test_a_file_in_a_directory_that_has_been_removed_is_one_line(tmp_path: Path) -> None:
+    place = tmp_path / "gone"
+    place.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", REMOVED, "plain:hello", "--listen", "127.0.0.1:0", "--pid-file", "a.pid"],
+        cwd=place,
+        env=environment({"PYTHONPATH": os.pathsep.join((str(ROOT), str(APPS)))}),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "zibai: error: --pid-file: 'a.pid' cannot be used: No such file or directory" in done.stderr.splitlines()

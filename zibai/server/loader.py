@@ -32,7 +32,7 @@ from ..logger import logger
 from ..supervise.control import FOR_PARENT, GRACEFUL, QUICK, REOPEN
 from ..supervise.loader import Fact
 from ..supervise.pipe import Parent
-from ..system import lastword, terminal, title
+from ..system import home, lastword, terminal, title
 from ..system.forks import forget_in_children, forking_a_worker
 from ..system.lastword import LAST_WORD
 from ..system.signals import Signals
@@ -84,7 +84,7 @@ def _load(orders: Orders, options: Options, signals: Signals, hub: ModuleType | 
     control = Control(orders, threading.Event(), hub, boot_timeout=options.boot_timeout)
     try:
         with control.listening(signals):
-            directory = worker.directory()
+            directory = home.real()
             site = application.load(options)
     finally:
         control.join()

@@ -105,7 +105,7 @@ def _source(options: Options) -> str:
     name = options.app.partition(":")[0]
     relative = name.replace(".", os.sep)
     places = [name] if name.endswith(".py") else [f"{relative}.py", os.path.join(relative, "__init__.py")]
-    for folder in (options.app_dir or "", os.getcwd(), *sys.path):
+    for folder in (options.app_dir or "", "", *sys.path):
         for place in places:
             try:
                 with open(os.path.join(folder, place), encoding="utf-8", errors="replace") as file:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from ..config.options import Options, watched
+from ..system import home
 from .places import is_below
 from .reloader import Reloader
 
@@ -64,12 +65,13 @@ def roots(options: Options, directory: str) -> list[str]:
     ``directory`` is the current one, or empty. ``sys.path`` has what ``PYTHONPATH`` and editable installations add;
     what belongs to Python, or was installed, does not change while a developer works.
     """
-    found = [directory or os.getcwd()]
+    here = directory or home.real()
+    found = [here] if here else []
     if not options.reload:
         return found
     for entry in (options.app_dir or "", *sys.path):
-        path = os.path.realpath(entry)
-        if not entry or not os.path.isdir(path) or path == os.path.dirname(path) or _is_installed(path):
+        path = os.path.realpath(entry) if entry else ""
+        if not os.path.isdir(path) or path == os.path.dirname(path) or _is_installed(path):
             continue
         if not any(is_below(path, os.path.realpath(root)) for root in found):
             found.append(path)

@@ -5,7 +5,6 @@ is. :mod:`zibai.server.control` listens for the two ways to stop, graceful and q
 """
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -26,7 +25,7 @@ from ..gateway.wsgi import Application
 from ..logger import logger
 from ..supervise.control import FOR_PARENT, GRACEFUL, QUICK, REOPEN, UPGRADE
 from ..supervise.pipe import Parent
-from ..system import lastword, terminal, title
+from ..system import home, lastword, terminal, title
 from ..system.forks import forget_in_children
 from ..system.machine import raise_descriptor_limit
 from ..system.patching import has_gil
@@ -123,7 +122,7 @@ def run(
     forget_in_children(*sockets)  # the application may fork as soon as it is imported
     hub = prepare(options) if preloaded is None else preloaded.hub
     end = threading.Event()
-    ties = replace(ties or Ties(), directory=directory() if preloaded is None else preloaded.directory)
+    ties = replace(ties or Ties(), directory=home.real() if preloaded is None else preloaded.directory)
     control = _make_control(parent, end, hub, options, may_exit=not guest, ends=exits and not guest)
     names = (*GRACEFUL, *QUICK, REOPEN, *(_of_single_process(guest) if parent is None else FOR_PARENT))
     # The parent tells a worker what the terminal has told it already, so a second signal means nothing there.
@@ -237,14 +236,6 @@ def prepare(options: Options) -> ModuleType | None:
     """Prepare the process for the application; called once. Returns gevent's hub module, if gevent is to be used."""
     raise_descriptor_limit()
     return None if options.no_gevent or not has_gil() or peek.is_asgi(options) else _patch()
-
-
-def directory() -> str:
-    """The current directory; empty when it has been removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""
 
 
 def _with_jitter(requests: int | None) -> int | None:

@@ -15,12 +15,17 @@ from multiprocessing import process, spawn
 
 def current() -> str:
     """The current directory, by its name in ``PWD`` if there is one; empty if the directory has been removed."""
+    path = real()
+    name = os.environ.get("PWD", "")
+    return name if path and os.path.isabs(name) and _is_same(name, path) else path
+
+
+def real() -> str:
+    """The current directory as the system names it; empty if the directory has been removed."""
     try:
-        real = os.getcwd()
+        return os.getcwd()
     except OSError:
         return ""
-    name = os.environ.get("PWD", "")
-    return name if os.path.isabs(name) and _is_same(name, real) else real
 
 
 def keep(name: str) -> None:

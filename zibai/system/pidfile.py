@@ -49,8 +49,8 @@ def written(path: str, predecessor: int, owner: tuple[int, int] | None = None) -
     """Write the file, and remove it at the end if it is still ours; ``owner`` is the user and group that will do
     that."""
     replaced = check(path, predecessor)
-    path = os.path.abspath(path)
     try:
+        path = os.path.abspath(path)
         _write(path, os.getpid(), owner)
     except OSError as error:
         raise _unusable(path, error) from error

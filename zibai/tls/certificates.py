@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from ..config.options import Options
 from ..errors import UsageError
 from ..logger import logger
+from ..system import home
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Ciphers of TLS 1.2; those of TLS 1.3 are all safe, and Python cannot choose among them."""
@@ -144,7 +145,7 @@ class Certificates:
         self._options = options
         self._report = report
         # A view may change the directory while the server runs.
-        self._directory = directory or os.path.abspath("")
+        self._directory = directory or home.real()
         files = (options.certfile, options.keyfile, options.ca_certs)
         self._paths = [os.path.join(self._directory, path) for path in files if path is not None]
         self._context: ssl.SSLContext
