@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
+import zipfile
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +18,14 @@ from zibai.cli.check import check
 from zibai.config.options import Options, declared
 from zibai.system import machine
 
-from support import run
+from support import DEADLINE, ROOT, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from credentials import Credentials
 
+ZIPPED = f"import sys\nsys.path.insert(1, {str(ROOT)!r})\nfrom zibai.__main__ import main\nmain()\n"
 FREE = ("--listen", "127.0.0.1:0")
 
 
@@ -297,6 +300,22 @@ def test_an_application_that_cannot_be_loaded(folder: Path, line: str, code: int
     assert done.returncode == code
     assert words in done.stdout
     assert "1 error" in done.stdout.splitlines()[-1]
+
+
+def test_an_application_in_a_zip_file_with_the_command(tmp_path: Path) -> None:
+    """As zipapp makes them: only the command itself has the file in its sys.path, also without variables (-I)."""
+    archive = tmp_path / "all.pyz"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("zipped.py", "def app(environ, start_response): ...")
+        file.writestr("__main__.py", ZIPPED)
+    done = subprocess.run(
+        [sys.executable, "-I", str(archive), "check", "zipped:app"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert "'zipped:app' is imported in" in done.stdout
 
 
 def test_a_mistake_is_told_as_at_a_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,9 @@ def _public(options: Options, address: str) -> Iterator[Finding]:
 
 
 def _application(options: Options) -> Iterator[Finding]:
-    command = [sys.executable, "-m", f"{__package__}.probe"]
+    # It imports from where this process does, as a worker: a program around zibai may have set sys.path.
+    code = f"import sys; sys.path[:] = {sys.path!a}; from {__package__}.probe import main; main()"
+    command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(  # noqa: S603 -- this Python
             command, input=pickle.dumps(options), capture_output=True, timeout=options.boot_timeout, check=False

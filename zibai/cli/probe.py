@@ -45,7 +45,3 @@ def main() -> None:
     report["seconds"] = time.monotonic() - began
     with out:
         json.dump(report, out)
-
-
-if __name__ == "__main__":
-    main()
