@@ -237,7 +237,7 @@ FIELDS = [
 HOSTS = [
     *(
         Case(f"R10: Host {host}", head("GET / HTTP/1.1", f"Host: {host}"), (Seen(fields=(f"host: {host}".encode(),)),))
-        for host in ["", "a", "a:80", "a:", "1.2.3.4:5", "[::1]", "[::1]:80", "a-b.c", "a_b", "a%20b", "XN--A"]
+        for host in ["", "a", "a:80", "a:", "1.2.3.4:5", "[::1]", "[::1]:80", "a-b.c", "a_b", "a%20b", "%61", "XN--A"]
     ),
     Case(
         "R10: empty in HTTP/1.0",
@@ -256,7 +256,7 @@ HOSTS = [
         for version in ["1.1", "1.0"]
         for host in [
             "a/b?x@y", "a b", "a@b", "a:b", "a:80:80", "[::1", "::1", "[g]", ":80", "a#", "a?", "a\\b", "\u00e9",
-            "a\u00a0", "<a>", '"a"', "a:٣",
+            "%", "a%2", "a%zz", "a\u00a0", "<a>", '"a"', "a:٣",
         ]
     ),
 ]  # fmt: skip
@@ -284,7 +284,7 @@ TARGETS = [
             "GET http:/a HTTP/1.1", "GET javascript:x HTTP/1.1", "GET /\u00e9 HTTP/1.1", "GET /\x7f HTTP/1.1",
             "GET /\x00 HTTP/1.1", "GET  HTTP/1.1", "GET", "GET ", "GET / ", "GET  / HTTP/1.1", "GET / HTTP/1.1 ",
             "GET\t/\tHTTP/1.1", " GET / HTTP/1.1", "GET /a b HTTP/1.1", "G(T / HTTP/1.1", "G\u00c9T / HTTP/1.1",
-            "/ HTTP/1.1",
+            "/ HTTP/1.1", "GET http://a%/ HTTP/1.1",
         ]
     ),
     *(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from zibai import clock as clock_module
 from zibai.clock import head_end
 from zibai.protocol.http1 import response
+from zibai.protocol.http1.raw_response import prepare_raw
 from zibai.protocol.http1.request import Head, Request, check
 from zibai.protocol.http1.response import Framing, ResponseHead, interim, plain, prepare, validate
 
@@ -419,6 +420,15 @@ def test_what_changes_in_the_hands_of_the_application_is_another_answer() -> Non
     fields.append(("X-More", "1"))
     assert b"X-More" not in first.data
     assert b"X-More" in prepare("200 OK", fields).data
+
+
+@pytest.mark.parametrize("status", [203.0, "203"])
+def test_a_status_that_is_no_int_is_refused_also_where_its_head_is_kept(status: Any) -> None:
+    """203.0 equals 203: it was an error or a response, by what had been sent before."""
+    for _ in range(3):
+        prepare_raw(203, [(b"kept", b"yes")])
+        with pytest.raises(TypeError, match="must be an int"):
+            prepare_raw(status, [(b"kept", b"yes")])
 
 
 def test_pairs_that_are_lists_are_taken_and_remembered_as_tuples() -> None:

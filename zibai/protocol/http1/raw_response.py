@@ -16,7 +16,8 @@ def prepare_raw(status: int, fields: Iterable[Iterable[bytes]]) -> ResponseHead:
     """The head of a response whose fields are bytes, as in ASGI. Raises what :func:`prepare` raises."""
     key: Any = status, tuple(fields)
     try:
-        head = _raw_heads.get(key)
+        # A float that is equal to a status would find its head, and be an error whenever there is none yet.
+        head = _raw_heads.get(key) if isinstance(key[0], int) else None
     except TypeError:
         head = None  # pairs that are lists cannot be keys of a dict
     return head or _prepare_raw(*key)

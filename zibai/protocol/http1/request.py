@@ -21,8 +21,8 @@ MAX_FIELDS = 128
 MAX_TARGET = 8 * 1024
 """Bytes of a request target by default: what proxies accept, and what RFC 9112 3 recommends at least."""
 
-# uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2; with a name in it.
-HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
+# uri-host [":" port], RFC 9110 7.2 and RFC 3986 3.2.2; with a name in it. Possessive: else exponential.
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})++)(?::[0-9]*)?")
 # Possessive repetitions: with backtracking, a "#" at the end would take quadratic time.
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*+)([^#]*+)")
 # The fields in which proxies describe their client (RFC 7239, and the older ones).
