@@ -195,6 +195,7 @@ def test_two_workers(backend: tuple[str, ...]) -> None:
         assert int(get(server.port, "/pid").body) in server.children()
 
 
+@pytest.mark.daily("threads")
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 def test_unix_socket(backend: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "zibai.sock"
@@ -207,6 +208,7 @@ def test_unix_socket(backend: tuple[str, ...], tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.daily("greenlets")
 def test_two_addresses(backend: tuple[str, ...]) -> None:
     with Server("plain:validated", "--listen", "127.0.0.1:0", *backend) as server:
         ports = wait_for(lambda: ports if len(ports := [p.rpartition(":")[2] for p in lines(server)]) == 2 else None)

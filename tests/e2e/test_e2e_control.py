@@ -26,6 +26,7 @@ def test_the_thread_that_listens_makes_no_hub_of_its_own() -> None:
         assert links.count("anon_inode:[eventpoll]") == 2, "the hub's and the loop's"
 
 
+@pytest.mark.daily("threads-worker", "greenlets-single")
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_a_quick_end_goes_over_a_graceful_one(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
@@ -61,6 +62,7 @@ def test_ctrl_c_while_the_workers_start_is_quiet(backend: tuple[str, ...]) -> No
         assert not any("Traceback" in line or "ERROR" in line for line in server.log)
 
 
+@pytest.mark.daily("threads-single", "greenlets-worker")
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_signals_that_come_late_do_not_change_how_it_ends(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:

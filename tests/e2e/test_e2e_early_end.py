@@ -100,7 +100,7 @@ def app(environ, start_response):
 """
 
 
-@pytest.mark.daily("-worker")
+@pytest.mark.daily("greenlets-worker")
 @pytest.mark.parametrize("mode", [(), ("-p", "1"), ("-p", "1", "--preload")], ids=["single", "worker", "preload"])
 @posix
 def test_a_worker_with_a_process_pool_ends_in_order(

@@ -116,7 +116,7 @@ def test_a_worker_that_is_stopped_ends_as_well(backend: tuple[str, ...]) -> None
 # --- applications that handle signals ---------------------------------------------------------------
 
 
-@pytest.mark.daily("another", "default", "kept")
+@pytest.mark.daily("threads-another", "greenlets-default", "greenlets-kept")
 @pytest.mark.parametrize("takes", ["another", "ours", "default", "ignored", "no descriptor", "kept", "own"])
 def test_it_hears_signals_after_the_application_has_handled_some(backend: tuple[str, ...], takes: str) -> None:
     with Server("signalling:app", *backend, env={"TAKES": takes}) as server:
@@ -130,6 +130,7 @@ def test_it_hears_signals_after_the_application_has_handled_some(backend: tuple[
     assert ("the application has heard it" in log) == (takes == "own")
 
 
+@pytest.mark.daily("threads-another", "greenlets-ours")
 @pytest.mark.parametrize("takes", ["another", "ours"])
 def test_so_does_ctrl_c(backend: tuple[str, ...], takes: str) -> None:
     with Server("signalling:app", *backend, env={"TAKES": takes}) as server:

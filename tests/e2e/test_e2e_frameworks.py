@@ -58,6 +58,7 @@ def test_not_found_and_the_connection_goes_on(url: str, http: requests.Session) 
     assert http.get(f"{url}/hello", params={"name": "you"}, timeout=20).text == "Hello you!"
 
 
+@pytest.mark.daily("threads-2", "greenlets-0")
 @pytest.mark.parametrize("processes", [0, 2])
 def test_an_application_may_have_processes_of_its_own(backend: tuple[str, ...], processes: int, tmp_path: Path) -> None:
     """As docs/hooks.md has it."""

@@ -401,6 +401,7 @@ def test_the_file_of_a_server_that_is_gone_is_replaced_and_that_of_another_is_no
     assert board.read_text(encoding="ascii") == "my thesis"
 
 
+@pytest.mark.daily("threads")
 def test_a_server_that_can_have_no_file_says_so(backend: tuple[str, ...], tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere" / "board")
     with Server("mortal:app", "-p", "1", "--control", nowhere, *backend) as server:

@@ -65,6 +65,7 @@ def test_a_starter_that_ignores_sigchld_and_a_daemon(tmp_path: Path) -> None:
     wait_for(lambda: not pid.exists())
 
 
+@pytest.mark.daily("SIGHUP-preload", "SIGUSR1-workers")
 @MODES
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
 def test_a_signal_to_the_whole_group_ends_no_helper(mode: tuple[str, ...], name: str) -> None:

@@ -75,6 +75,7 @@ def test_the_end_of_a_console_is_graceful(backend: tuple[str, ...], processes: t
         assert server.wait() == 0
 
 
+@pytest.mark.daily("threads-workers", "greenlets-single")
 @PROCESSES
 def test_while_the_end_waits_a_new_connection_is_refused(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
     """And not taken by the kernel, to be reset when all is over."""
@@ -100,6 +101,7 @@ def test_while_the_end_waits_a_new_connection_is_refused(backend: tuple[str, ...
         assert server.wait() == 0
 
 
+@pytest.mark.daily("greenlets")
 def test_hooks_run_in_every_worker(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "2", *backend, *HOOK_FLAGS) as server:
         # A worker that is told to end between the hook and its first client has nothing to end gracefully.
@@ -114,6 +116,7 @@ def hooks(server: Server) -> list[str]:
     return [found[1] for line in list(server.log) if (found := re.search(r"hook: (\w+)", line))]
 
 
+@pytest.mark.daily("threads-single", "greenlets-workers")
 @PROCESSES
 @posix
 def test_a_quick_end_does_not_wait(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
@@ -168,6 +171,7 @@ for module, name in (os, "pidfd_open"), (os, "memfd_create"), (signal, "pidfd_se
 """
 
 
+@pytest.mark.daily("threads-]", "greenlets-preload")
 @pytest.mark.skipif(sys.platform != "linux", reason="functions of Linux")
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
 def test_a_python_that_was_built_on_an_old_linux(
@@ -187,6 +191,7 @@ def test_a_python_that_was_built_on_an_old_linux(
         assert server.stop() == 0
 
 
+@pytest.mark.daily("threads")
 def test_a_worker_that_dies_holds_up_no_client(backend: tuple[str, ...]) -> None:
     """While another one starts, those that are left accept as before. On Windows that start blocked them all."""
     with Server("plain:app", "-p", "3", "--no-access-log", *backend) as server:
@@ -227,6 +232,7 @@ def test_more_workers_than_windows_waits_for_at_once(flags: tuple[str, ...], tmp
         assert server.stop() == 0
 
 
+@pytest.mark.daily("threads-worker", "greenlets-single")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_an_end_leaves_no_file_behind(backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
     """Although a request still runs that has not finished in time, which has its place in the scoreboard."""
@@ -244,6 +250,7 @@ def test_an_end_leaves_no_file_behind(backend: tuple[str, ...], processes: tuple
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.daily("greenlets")
 def test_the_parent_does_not_import_the_application(backend: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(
         "import os\n"
@@ -303,6 +310,7 @@ def test_a_taken_port(processes: tuple[str, ...]) -> None:
     assert f"127.0.0.1:{port}" in done.stderr
 
 
+@pytest.mark.daily("threads")
 def test_a_second_server_on_the_port_of_the_first(backend: tuple[str, ...]) -> None:
     with Server("plain:app", *backend) as server:
         done = run("plain:app", "-l", f"127.0.0.1:{server.port}", *backend)

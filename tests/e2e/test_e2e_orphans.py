@@ -129,7 +129,7 @@ class Leaving(Server):
         return self._process.wait(10)
 
 
-@pytest.mark.daily("fork-worker", "system-worker", "fork-preload", "system-preload")
+@pytest.mark.daily("threads-fork-worker", "threads-system-preload", "greenlets-fork-preload", "greenlets-system-worker")
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("way", [*WAYS, *IN_C])
 def test_what_is_left_behind_hides_no_death_and_no_end(
@@ -160,6 +160,7 @@ def test_what_is_left_behind_at_import_does_not_keep_the_port(site: Path, way: s
         wait_for(lambda: is_free(server.port))
 
 
+@pytest.mark.daily("threads-fork", "greenlets-system")
 @pytest.mark.parametrize("way", ["system", "fork"])
 def test_a_single_process_leaves_no_port_to_what_it_started(backend: tuple[str, ...], site: Path, way: str) -> None:
     with Leaving(site, *backend) as server:

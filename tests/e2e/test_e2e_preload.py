@@ -131,6 +131,7 @@ def answers(server: Server, target: str, count: int) -> dict[str, str]:
 # --- what is shared, and what is not ----------------------------------------------------------------
 
 
+@pytest.mark.daily("greenlets")
 def test_one_import_and_four_workers_each_with_its_own_luck(backend: tuple[str, ...], site: Path) -> None:
     flags = ("-p", "4", "--before-serve", "preloaded:before_serve")
     with Preloading("preloaded:app", *flags, *backend, cwd=site, ready=4) as server:
@@ -470,6 +471,7 @@ def test_an_import_that_ends_the_process(site: Path) -> None:
     assert "ended with exit code 7 before it was ready" in done.stderr
 
 
+@pytest.mark.daily("threads")
 def test_what_is_printed_is_captured_with_the_pid_of_who_printed(tmp_path: Path, backend: tuple[str, ...]) -> None:
     (tmp_path / "talks.py").write_text(
         "import os\n"

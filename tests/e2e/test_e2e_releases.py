@@ -72,7 +72,7 @@ MODES = pytest.mark.parametrize("mode", [("-p", "2"), ("-p", "1", "--preload")],
 
 
 @MODES
-@pytest.mark.daily("PWD-workers", "chdir-workers", "PWD-preload")
+@pytest.mark.daily("PWD-preload", "chdir-workers")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_restart_takes_the_release_that_the_link_names_now(site: Path, way: str, mode: tuple[str, ...]) -> None:
     with start(site, way, *mode) as server:

@@ -90,7 +90,7 @@ def test_an_idle_connection_outlives_its_worker(backend: tuple[str, ...], site: 
         assert server.stop() == 0
 
 
-@pytest.mark.daily("-broken")
+@pytest.mark.daily("threads-broken")
 @pytest.mark.parametrize("broken", ["broken", "unfit"])
 def test_a_broken_deploy_changes_nothing(backend: tuple[str, ...], site: Path, broken: str) -> None:
     flags = ("-p", "2", "--before-serve", "versioned:before_serve")

@@ -155,6 +155,7 @@ def test_stop_now(
         assert not any("Traceback" in line for line in server.log)
 
 
+@pytest.mark.daily("threads")
 def test_a_single_process_is_only_stopped(backend: tuple[str, ...], control: tuple[str, str]) -> None:
     with Server("mortal:app", *control, *backend) as server:
         assert get(server.port, "/pid").status == 200

@@ -140,6 +140,7 @@ def test_a_new_parent_that_does_not_come_up_changes_nothing(site: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.daily("threads")
 def test_a_single_process_says_what_it_needs(backend: tuple[str, ...]) -> None:
     with Server("plain:app", *backend) as server:
         server.wait_for_log("worker ready")

@@ -224,6 +224,7 @@ def app(environ, start_response):
 """
 
 
+@pytest.mark.daily("threads")
 @pytest.mark.parametrize("flags", [("--no-gevent",), ()], ids=["threads", "greenlets"])
 def test_a_wsgi_application_has_none_and_the_log_says_what_to_use(tmp_path: Path, flags: tuple[str, ...]) -> None:
     (tmp_path / "old.py").write_text(OLD, encoding="ascii")

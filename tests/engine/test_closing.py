@@ -178,6 +178,7 @@ def test_a_forked_child_keeps_no_client_and_no_port(backend: tuple[str, ...]) ->
         wait_for(lambda: can_listen(server.port))
 
 
+@pytest.mark.daily("greenlets")
 @forks
 def test_nor_does_a_child_that_is_forked_at_import(backend: tuple[str, ...]) -> None:
     with Gate() as children:
@@ -191,6 +192,7 @@ def test_nor_does_a_child_that_is_forked_at_import(backend: tuple[str, ...]) -> 
         wait_for(lambda: can_listen(server.port))
 
 
+@pytest.mark.daily("threads-worker", "greenlets-preload")
 @forks
 @pytest.mark.parametrize("flags", [("-p", "1"), ("-p", "1", "--preload")], ids=["worker", "preload"])
 def test_a_forked_child_of_a_worker_keeps_no_client(backend: tuple[str, ...], flags: tuple[str, ...]) -> None:

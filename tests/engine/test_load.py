@@ -161,6 +161,7 @@ class Lines:
         return self.spent
 
 
+@pytest.mark.daily("1-h11", "4-h11", "4-cut", "40-cut")
 @pytest.mark.parametrize("lane", [None, FastLane()], ids=["h11", "cut"])
 @pytest.mark.parametrize("clients", [1, 4, 40])
 def test_one_byte_chunks_take_turns(monkeypatch: pytest.MonkeyPatch, clients: int, lane: FastLane | None) -> None:

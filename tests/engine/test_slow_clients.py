@@ -153,6 +153,7 @@ def test_heads_of_an_endless_stream_hold_no_runner(
         assert closed == [[name, 0] for name in ("/endless", "/silent", "/half") for _ in range(3)]
 
 
+@pytest.mark.daily("threads")
 def test_behind_the_last_promised_byte_there_is_one_step(backend: tuple[str, ...]) -> None:
     with serving("-w", "1", *backend, size=256) as here, Client(here.server.port) as client:
         for _ in range(2):
@@ -228,6 +229,7 @@ def test_a_graceful_exit_cuts_what_clients_do_not_take(
     assert all(0 < size < SIZE for size in sizes), "what is logged is what was sent"
 
 
+@pytest.mark.daily("greenlets")
 def test_a_graceful_exit_shows_that_a_response_without_a_length_is_cut(backend: tuple[str, ...]) -> None:
     """In HTTP/1.0 its end is the end of the connection, which has to be a reset: the application has more to give."""
     with (
@@ -240,6 +242,7 @@ def test_a_graceful_exit_shows_that_a_response_without_a_length_is_cut(backend: 
         read_to_the_cut(client)
 
 
+@pytest.mark.daily("threads")
 def test_a_restart_finishes_what_clients_take(backend: tuple[str, ...]) -> None:
     if sys.platform == "win32":
         pytest.skip("no signal restarts there")

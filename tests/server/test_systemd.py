@@ -287,6 +287,7 @@ def test_a_single_process(systemd: Systemd, now: list[float]) -> None:
 # --- real servers -----------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 def test_a_service_with_workers(backend: tuple[str, ...], systemd: Systemd) -> None:
     env = {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "400000"}
     with Server("plain:app", "-p", "1", *backend, env=env) as server:
