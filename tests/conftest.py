@@ -63,3 +63,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # hypothesis asks who refers to an object, also if it is imported only for the summary
