@@ -3,6 +3,7 @@
 `SIZE` is in the environment; `/log` tells which paths were closed, and what an application was told of its client.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -19,16 +20,19 @@ with open(PATH, "wb") as made:
 
 log = []
 
-try:
-    import flask
-except ImportError:
-    flask_app = None
-else:
-    flask_app = flask.Flask(__name__)
 
-    @flask_app.get("/flask")
+@functools.cache
+def flask_app():
+    """Made when the first client asks: its import would double the time in which this application starts."""
+    import flask
+
+    app = flask.Flask(__name__)
+
+    @app.get("/flask")
     def send():
         return flask.send_file(PATH)
+
+    return app
 
 
 class Closing:
@@ -64,7 +68,7 @@ def app(environ, start_response):
         case "file":
             body = environ["wsgi.file_wrapper"](open(PATH, "rb"))  # noqa: SIM115
         case "flask":
-            return flask_app(environ, start_response)
+            return flask_app()(environ, start_response)
         case "list":
             body = [CONTENT]
         case "pieces":
