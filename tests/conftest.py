@@ -42,13 +42,26 @@ def backend(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return BACKENDS[request.param]
 
 
+UNUSED = pytest.StashKey[dict[str, set[str]]]()
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """``daily("worker")``: of the variants of a test, those with that word in the name run daily; the rest is slow."""
+    unused = config.stash[UNUSED] = {}
     for item in items:
         marker = item.get_closest_marker("daily")
-        if marker is not None and not any(word in item.name for word in marker.args):
-            item.add_marker(pytest.mark.slow)
+        if marker is not None:
+            found = [word for word in marker.args if word in item.name]
+            unused.setdefault(item.nodeid.partition("[")[0], set(marker.args)).difference_update(found)
+            if not found:
+                item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def unused_words(pytestconfig: pytest.Config) -> dict[str, set[str]]:
+    """Of each test, the words of its mark ``daily`` that no variant has in its name."""
+    return {test: words for test, words in pytestconfig.stash[UNUSED].items() if words}
 
 
 def pytest_collection() -> None:

@@ -139,3 +139,8 @@ def test_a_leaf_is_light() -> None:
     code = "import sys, zibai.logger; print(*sorted(name for name in sys.modules if name.startswith('zibai')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["zibai", "zibai.errors", "zibai.logger", "zibai.version"]
+
+
+def test_each_word_of_a_daily_test_names_a_variant(unused_words: dict[str, set[str]]) -> None:
+    """Else a test that is to run daily does not, and nobody sees it."""
+    assert unused_words == {}

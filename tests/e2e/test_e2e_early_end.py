@@ -49,7 +49,10 @@ def tries(site: Path) -> list[int]:
 
 @posix
 @MODES
-@pytest.mark.daily("sleep-single-threads", "sleep-workers", "sleep-preload-threads", "retry-single-threads")
+@pytest.mark.daily(
+    *("threads-sleep-SIGTERM-single", "greenlets-sleep-SIGQUIT-workers", "threads-sleep-SIGTERM-preload"),
+    "threads-retry-SIGTERM-single",
+)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGQUIT"])
 @pytest.mark.parametrize("hanging", HANGING, indirect=True)
 def test_a_server_that_is_still_importing_ends_at_once(

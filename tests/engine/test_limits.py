@@ -488,7 +488,7 @@ def app(environ, start_response):
 """
 
 
-@pytest.mark.daily("silent-threads-plain", "byte-threads-TLS")
+@pytest.mark.daily("threads-plain-silent", "threads-TLS-byte")
 @pytest.mark.parametrize("says", ["nothing", "a byte"], ids=["silent", "byte"])
 @pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
 @posix
