@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,6 +94,23 @@ def test_options_are_accepted_by_their_older_names_as_well(options: dict[str, in
     end = threading.Event()
     end.set()
     serve(app=lambda *_: [], bind_socket=create_bind_socket("127.0.0.1:0"), graceful_exit=end, **options)
+
+
+def test_as_many_threads_as_are_asked_for_run_requests() -> None:
+    """Each has a slot in the row of the server, also when no other process reads that row."""
+    everyone = threading.Barrier(100)
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        everyone.wait(30)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    with zibai.serving(app, max_workers=100) as url, ExitStack() as stack:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        clients = [stack.enter_context(socket.create_connection(address, 30)) for _ in range(100)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert {client.recv(15) for client in clients} == {b"HTTP/1.1 200 OK"}
 
 
 def test_a_wrong_option_is_told_by_its_flag() -> None:

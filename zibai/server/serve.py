@@ -107,7 +107,9 @@ class Server:
         self._ties = ties
         self._interface = resolve(app, options.interface)
         self._runners = runners(options, self._interface)
-        self._row = Row.private(min(self._runners, MOST_SLOTS) + 1) if ties.row is None else ties.row
+        # Each thread and greenlet needs a slot of its own; tasks share those that there are.
+        slots = self._runners if self._interface == "wsgi" else min(self._runners, MOST_SLOTS)
+        self._row = Row.private(slots + 1) if ties.row is None else ties.row
         self._backend = backend
         self._running = running
         self._lifespan: Lifespan | None = None
@@ -266,7 +268,7 @@ async def _join(engine: Backend, seconds: float) -> bool:
 
 
 MOST_SLOTS = 64
-"""Requests that a server without a parent shows at once, and of which a log line tells."""
+"""Tasks of which a server without a parent knows what they run, and requests of which a log line tells."""
 
 STEP = 1.0
 """Seconds that the end waits before it waits again."""
