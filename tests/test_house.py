@@ -21,7 +21,7 @@ PACKAGE = ROOT / "zibai"
 WINGS = {"cli", "config", "engine", "gateway", "net", "protocol", "server", "supervise", "system", "telemetry", "tls"}
 FILES = {"__init__.py", "__main__.py", "clock.py", "errors.py", "importer.py", "logger.py", "py.typed", "version.py"}
 LONG = {  # modules of more than 300 lines, and the most that each may have
-    "config/options.py": 850,  # a table, which is no harder to read for being long
+    "config/options.py": 890,  # a table, which is no harder to read for being long
 }
 TABLES = {  # classes of more than 20 attributes: each is an option, or a word of its declaration
     ("config/keywords.py", "RunOptions"),

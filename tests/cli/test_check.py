@@ -71,6 +71,14 @@ def test_advice(name: str, options: dict[str, Any], level: str, words: str) -> N
     assert words in found[0][1]
 
 
+@pytest.mark.parametrize(("gil", "level"), [(True, "note"), (False, "ok")])
+def test_several_loops_use_several_processors_without_a_gil(
+    monkeypatch: pytest.MonkeyPatch, gil: bool, level: str
+) -> None:
+    monkeypatch.setattr(checks, "has_gil", lambda: gil)
+    assert [each[0] for each in advice(checks._workers, processes=2, loops=2)] == [level]
+
+
 def test_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "descriptors_for_clients", lambda: 900)
     assert advice(checks._descriptors) == [

@@ -58,6 +58,7 @@ def test_defaults() -> None:
         "tls_dev": False,
         "processes": 0,
         "max_workers": 10,
+        "loops": 1,
         "no_gevent": False,
         "interface": "auto",
         "lifespan": "auto",

@@ -460,6 +460,7 @@ def chosen(draw: st.DrawFn) -> dict[str, Any]:
             "health_listen": "127.0.0.1:80",
             "trusted_proxies": ["::1"],
             "proxy_protocol": "on",
+            "loops": 1,
         }
     return found
 

@@ -18,10 +18,11 @@ from .build import ROOT, Python, Unavailable
 CHOSEN = [
     *(f"engine/test_{name}.py" for name in ("baton", "limits", "loop", "states")),
     "gateway/test_wsgi.py",
-    *(f"server/test_{name}.py" for name in ("peek", "sampling", "worker")),
+    *(f"server/test_{name}.py" for name in ("loops", "peek", "sampling", "worker")),
     *(f"supervise/test_{name}.py" for name in ("mainloop", "process", "sharing", "waiting")),
     "supervise/test_supervisor.py::test_a_module_that_gevent_has_patched",
-    *(f"telemetry/test_{name}.py" for name in ("board_file", "logger", "scoreboard")),
+    *(f"telemetry/test_{name}.py" for name in ("board_file", "logger", "rows", "scoreboard")),
+    "e2e/test_e2e_loops.py",
     "test_importer.py",
 ]
 

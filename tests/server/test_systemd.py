@@ -19,7 +19,7 @@ import pytest
 from zibai.errors import UsageError
 from zibai.server import systemd as notify
 from zibai.server.systemd import Notifier, Reporter, SingleReporter
-from zibai.telemetry.scoreboard import Row
+from zibai.telemetry.scoreboard import Row, Rows
 
 from support import DEADLINE, KILL, Server, alive, get, wait_for
 
@@ -269,7 +269,7 @@ def test_another_process_is_the_service_now(systemd: Systemd, now: list[float]) 
 
 def test_a_single_process(systemd: Systemd, now: list[float]) -> None:
     row = Row.private(1)
-    reporter = SingleReporter(Notifier(systemd.address, beat_every=2.0), row)
+    reporter = SingleReporter(Notifier(systemd.address, beat_every=2.0), Rows([row]))
     assert reporter.beat_every == 2.0
     reporter.beat()
     assert systemd.hear_all() == [], "it does not serve yet"

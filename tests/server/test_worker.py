@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from math import inf
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ class Script:
     pipe = socket = "the only source"
     since = inf
     outlet = None
-    health = SimpleNamespace(busy=False)
+    busy = False
 
     def __init__(self, *wakes: tuple[str, list[str]]) -> None:
         self._wakes = list(wakes)
@@ -48,7 +47,7 @@ def test_a_signal_is_heard_that_comes_together_with_a_channel(name: str) -> None
     script = Script(("adopt", [name]))
     end = threading.Event()
     control: Any = Control(script, end, None, boot_timeout=60)  # type: ignore[arg-type]
-    control._signals, control._wait, control._loop, control._serves = script, script.wait, script, True
+    control._signals, control._wait, control._loops, control._serves = script, script.wait, script, True
     control._listen()
     assert script.told == ["a channel"]
     assert end.wait(DEADLINE)
@@ -58,7 +57,7 @@ def test_a_channel_alone_ends_nothing() -> None:
     script = Script(("adopt", []), ("adopt", []))
     end = threading.Event()
     control: Any = Control(script, end, None, boot_timeout=60)  # type: ignore[arg-type]
-    control._signals, control._wait, control._loop = script, script.wait, script
+    control._signals, control._wait, control._loops = script, script.wait, script
     control._listen()
     assert script.told == ["a channel"] * 2
     assert not end.is_set()
@@ -82,13 +81,15 @@ def test_a_quick_exit_has_its_time_in_a_worker_whatever_signals_come_and_a_singl
     assert ended == ([0] if may_end and not has_parent else [])
 
 
-class FakeLoop:
-    """The part of a server loop that is told."""
+class FakeLoops:
+    """The part of the server loops that is told."""
 
     def __init__(self) -> None:
-        self.service = self
         self.draining = False
-        self.health = SimpleNamespace(busy=False)
+        self.busy = False
+
+    def say_close(self) -> None:
+        self.draining = True
 
 
 def draining_soon(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]], until: float = 0.0) -> Any:
@@ -99,7 +100,7 @@ def draining_soon(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]]
         monkeypatch.setattr(f"{module}.clock", lambda: until if not script._wakes else times[0])
     control: Any = Control(script, threading.Event(), None, boot_timeout=60, drain_delay=20)  # type: ignore[arg-type]
     control._signals, control._wait = script, script.wait
-    loop: Any = FakeLoop()
+    loop: Any = FakeLoops()
     control.attach(loop)
     control._listen()
     return control
@@ -124,9 +125,9 @@ def draining_soon(monkeypatch: pytest.MonkeyPatch, *wakes: tuple[str, list[str]]
 def test_the_time_before_the_end_is_counted_here_unless_the_parent_does(
     monkeypatch: pytest.MonkeyPatch, wakes: list[tuple[str, list[str]]], until: float, draining: bool, ends: bool
 ) -> None:
-    monkeypatch.setattr(FakeLoop, "adopt_from", lambda loop, channel: None, raising=False)
+    monkeypatch.setattr(FakeLoops, "adopt_from", lambda loops, channel: None, raising=False)
     control = draining_soon(monkeypatch, *wakes, until=until)
-    assert (control._loop.draining, control._set_end.__self__.is_set()) == (draining, ends)
+    assert (control._loops.draining, control._set_end.__self__.is_set()) == (draining, ends)
 
 
 @pytest.mark.parametrize("moment", ["prepare", "attach"])
@@ -135,7 +136,7 @@ def test_a_loop_that_comes_later_is_told_that_the_drain_is_announced(moment: str
     control: Any = Control(script, threading.Event(), None, boot_timeout=60, drain_delay=20)  # type: ignore[arg-type]
     control._signals, control._wait = script, script.wait
     control._listen()
-    loop: Any = FakeLoop()
+    loop: Any = FakeLoops()
     getattr(control, moment)(loop)
     assert loop.draining
 
@@ -151,7 +152,7 @@ def test_before_it_serves_a_graceful_exit_is_quick(wake: tuple[str, list[str]], 
     quick: list[str] = []
     control._signals, control._wait, control._interrupt = script, script.wait, lambda: quick.append("quick")
     if serves:
-        control.prepare(FakeLoop())
+        control.prepare(FakeLoops())
     control._listen()
     assert (quick, end.is_set()) == ([], True) if serves else (["quick"], False)
 

@@ -180,8 +180,8 @@ def test_a_row_is_cleared_and_used_again_when_its_worker_is_gone(
     for child in (one, two):
         world.say(child, "ready")
         assert child.row is not None
-        child.row.slots[0].begin(b"GET /%d" % child.pid, 1.0)
-        child.row.beat([1] * 14)
+        child.row.each[0].slots[0].begin(b"GET /%d" % child.pid, 1.0)
+        child.row.each[0].beat([1] * 14)
     world.die(one)
     assert f"it was serving GET /{one.pid}" in caplog.text, "it is read before it is cleared"
     assert one.closed

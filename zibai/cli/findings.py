@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from ..config.addresses import Inherited, Trust, parse_address
-from ..config.options import LISTEN, Options, watched
+from ..config.options import LISTEN, Options, usual_loops, watched
 from ..errors import LoadError, ZibaiError
 from ..net.bind import create_bind_socket, is_public, listen
 from ..net.unix_socket import unlink_unix_socket
 from ..server import environment as around
 from ..supervise.record import PATIENCE
 from ..system import machine, pidfile, privileges
+from ..system.patching import has_gil
 
 Level = Literal["ok", "note", "warning", "error"]
 
@@ -253,7 +254,7 @@ def _workers(options: Options) -> Iterator[Finding]:
     if processes > 2 * cpus + 1:
         text = f"{processes} worker processes for {usable}: each one costs memory, and waits for the others"
         yield Finding("warning", "workers", text)
-    elif processes < cpus:
+    elif processes * (1 if has_gil() else usual_loops(options)) < cpus:
         text = f"{processes} process{'es' * (processes != 1)} for {usable}; --processes auto is one for each"
         yield Finding("note", "workers", text)
     else:

@@ -28,7 +28,7 @@ def main() -> None:
     began = time.monotonic()
     try:
         from ..engine.backends.eventloop import make_event_loop
-        from ..server import application, worker
+        from ..server import application, kinds, worker
         from ..telemetry import setup as logs
 
         # Not the page with which --reload shows an error, and no log file, which the running server may have.
@@ -36,7 +36,9 @@ def main() -> None:
         logs.configure_as(options)
         hub = worker.prepare(options)
         site = application.load(options)
-        report["backend"] = worker.backend_of(options, site.interface(options.interface), hub)
+        interface = site.interface(options.interface)
+        report["backend"] = backend = worker.backend_of(options, interface, hub)
+        kinds.obstacle_to_loops(options, interface, backend)
         if report["backend"] == "tasks":
             make_event_loop(options.loop).close()
     except ZibaiError as error:

@@ -18,7 +18,13 @@ class ServeOptions(TypedDict, total=False):
     """connections that may wait to be accepted; the system may allow fewer (default: 2048)"""
     max_workers: int | None
     """threads or greenlets of each worker: the number of requests that it runs at the same time; a connection that
-    waits takes none. An ASGI application has tasks, 1,000 by default (default: 10)"""
+    waits takes none. An ASGI application has tasks, 1,000 by default. With --loops, each loop has 10 threads by
+    default, and a number that is given is divided among the loops (default: 10)"""
+    loops: int | None
+    """server loops of each worker, which share one copy of the application and run it in parallel on a Python without
+    GIL; 0 is one for each processor there, divided among the workers, and one on any other Python. --max-workers,
+    --max-connections and the limits of memory are divided among the loops, and --max-requests counts for all together.
+    Only for WSGI applications on threads (default: 1)"""
     interface: Literal["auto", "wsgi", "asgi"] | None
     """what the application is: WSGI, which runs on threads or greenlets, or ASGI, which runs as tasks; auto looks at
     the parameters of the application. With asgi, gevent patches nothing (default: auto)"""

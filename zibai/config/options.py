@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..system.machine import available_cpus
+from ..system.patching import has_gil
 from . import atoms
 from .addresses import BELIEVED, Trust, check_datagrams, check_fields, check_trusted, parse_address
 from .option import (
@@ -202,7 +203,20 @@ class Options:
         maximum=100_000,  # the same: a row has a slot for each
         brief="threads or greenlets of each worker",
         help="threads or greenlets of each worker: the number of requests that it runs at the same time; "
-        f"a connection that waits takes none. An ASGI application has tasks, {TASKS:,} by default",
+        f"a connection that waits takes none. An ASGI application has tasks, {TASKS:,} by default. With --loops, each "
+        f"loop has {USUAL_WORKERS} threads by default, and a number that is given is divided among the loops",
+        embedded=True,
+    )
+    loops: Defaulted[int] = option(
+        1,
+        group=WORKERS,
+        metavar="NUMBER",
+        minimum=0,
+        maximum=1024,
+        help="server loops of each worker, which share one copy of the application and run it in parallel on a Python "
+        "without GIL; 0 is one for each processor there, divided among the workers, and one on any other Python. "
+        "--max-workers, --max-connections and the limits of memory are divided among the loops, and --max-requests "
+        "counts for all together. Only for WSGI applications on threads",
         embedded=True,
     )
     no_gevent: Defaulted[bool] = option(False, group=WORKERS, help="use threads even if gevent is installed")
@@ -792,6 +806,9 @@ class Options:
             raise UsageError("--log-max-bytes needs a --log-file or the path of an --access-log")
         if self.no_access_log and self.access_log is not None:
             raise UsageError("--access-log and --no-access-log exclude each other; leave one out")
+        for flag, most in _places(self).items():
+            if self.loops > most:
+                raise UsageError(f"--loops {self.loops} needs a {flag} of at least {self.loops}, one for each loop")
         if self.proxy_protocol == "on" and not Trust(self.trusted_proxies):
             raise UsageError(
                 "--proxy-protocol on accepts connections of --trusted-proxies only, and none are trusted; name them"
@@ -845,6 +862,22 @@ def script_name(options: Options) -> str:
     return prefix.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-def runners(options: Options, interface: str) -> int:
-    """How many requests a worker runs at the same time."""
-    return TASKS if interface == "asgi" and isinstance(options.max_workers, _Usual) else options.max_workers
+def runners(options: Options, interface: str, loops: int = 1) -> int:
+    """How many requests a worker with so many server loops runs at the same time."""
+    if not isinstance(options.max_workers, _Usual):
+        return options.max_workers
+    return TASKS if interface == "asgi" else options.max_workers * loops
+
+
+def usual_loops(options: Options) -> int:
+    """How many server loops a worker has that may have several: ``--loops``, or for 0 what this machine can use."""
+    if options.loops or has_gil():
+        return options.loops or 1
+    cpus = available_cpus() // max(1, options.processes)
+    return max(1, min([cpus, *_places(options).values()]))
+
+
+def _places(options: Options) -> dict[str, int]:
+    """What is divided among server loops, of which each needs one at least: the flag, and how many there are."""
+    places = {"--max-workers": options.max_workers, "--max-connections": options.max_connections}
+    return {flag: number for flag, number in places.items() if number and not isinstance(number, _Usual)}

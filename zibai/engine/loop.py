@@ -35,7 +35,8 @@ from .waiting import Waiter
 
 class Loop:
     """The connections of one server. ``slots`` is how many may run at once. After ``max_requests`` requests, where that
-    is given, ``on_max_requests`` is called once. ``failure`` is a bug of the loop, which has ended it.
+    is given, ``on_max_requests`` is called: once, unless it sets ``requests_left`` anew. ``failure`` is a bug of the
+    loop, which has ended it.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Loop:
         self._inbox = Inbox(backend.wake)
         self.shutdown = Shutdown(self._table, self._admission, lambda: self._slots - self._running - len(self._ready))
         self._now = 0.0  # of the turn that came last
-        self._requests_left = max_requests or 0  # 0 is no limit
+        self.requests_left = max_requests or 0  # 0 is no limit
         self._on_max_requests = on_max_requests
 
     def __repr__(self) -> str:
@@ -244,7 +245,7 @@ class Loop:
         if stream.interims:
             service.answered[1] += stream.interims
             stream.interims = 0
-        if self._requests_left:
+        if self.requests_left:
             self._use_up()
         # Short cut: the same as the last line where nothing is left to be sent, read or watched, as at most ends.
         # Its calls cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
@@ -262,8 +263,8 @@ class Loop:
 
     def _use_up(self) -> None:
         """One request fewer of ``max_requests``."""
-        self._requests_left -= 1
-        if not self._requests_left and self._on_max_requests is not None:
+        self.requests_left -= 1
+        if not self.requests_left and self._on_max_requests is not None:
             self._on_max_requests()
 
     def _empty_inbox(self, now: float) -> None:

@@ -38,7 +38,7 @@ class TaskLoop(Loop):
         self._running -= 1
         self.health.upgraded += 1
         self.service.answered[1] += 1
-        if self._requests_left:
+        if self.requests_left:
             self._use_up()
 
     def conclude_upgraded(self, stream: RunnersSide) -> None:

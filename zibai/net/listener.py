@@ -44,7 +44,7 @@ class Listener:
         self._closes_origin = closes_origin
         # Not origin.dup(), which sets the blocking mode that Python remembers for the origin. The mode is a flag of the
         # open socket, which all workers share: for a moment accept() would block, and with it whole server loops.
-        self._socket = Socket(origin.family, origin.type, origin.proto, _socket.dup(origin.fileno()))
+        self._socket = duplicate(origin)
         self._socket.setblocking(False)
         self.fd = self._socket.fileno()
         self.is_tcp = is_tcp(origin)
@@ -78,6 +78,11 @@ class Listener:
             self._socket.close()
             if self._closes_origin:
                 self._origin.close()
+
+
+def duplicate(sock: Socket) -> Socket:
+    """Another descriptor of the same open socket, of the type that gevent does not patch. Raises OSError."""
+    return Socket(sock.family, sock.type, sock.proto, _socket.dup(sock.fileno()))
 
 
 def endpoint_of(sock: Socket) -> Endpoint:

@@ -14,6 +14,9 @@ It puts the parts together: options, listeners, workers, and in each of them an 
  - loader        the process that imports once and forks (--preload)
  - orders        the loader's end of the pipe to its parent
  - serve         serve(): one application on its sockets
+ - assembly      puts the server loops of it together
+ - loops         several server loops in one process, as one
+ - together      what they report, as one report
  - aserve        aserve(): the same in an event loop that runs already
  - settings      what the keywords of both say
  - kinds         what WSGI and ASGI applications need of a server

@@ -24,10 +24,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from ..clock import clock
-from ..engine.loop import Loop
 from ..errors import LoadError
 from ..logger import logger
 from ..net.handover import pass_on
@@ -40,9 +39,7 @@ from ..system.terminal import has_terminal
 from ..telemetry import logfile
 from . import sampling
 from .dump import describe_self
-
-if TYPE_CHECKING:
-    from ..engine.backends import Backend
+from .loops import Engine, Loops
 
 HANGUP: Final = "SIGHUP"
 """A restart, for a parent. A single process says that it cannot, or ends when it means that its terminal is closed."""
@@ -68,7 +65,7 @@ class Announced:
 class Successors:
     """The workers beside this one that a drain and a restart tell of.
 
-    ``channels`` bring connections of workers before this one, until there is a loop. ``replacement`` is the channel to
+    ``channels`` bring connections of workers before this one, until there are loops. ``replacement`` is the channel to
     the worker that gets the connections of this one. ``share_listeners`` says that another server accepts, too.
     """
 
@@ -82,18 +79,18 @@ class Successors:
     def __repr__(self) -> str:
         return f"<Successors: {len(self.channels)} channels wait{', replaced' if self.replacement is not None else ''}>"
 
-    def tell(self, loop: Loop) -> None:
-        """Tell the loop, before it drains, which process takes over."""
+    def tell(self, loops: Loops) -> None:
+        """Tell the loops, before they drain, which process takes over."""
         if self.replacement is not None:
-            loop.hand_over_to(self.replacement)
+            loops.hand_over_to(self.replacement)
         if self.share_listeners:
-            loop.shutdown.cedes = lambda: True
+            loops.cede(lambda: True)
 
-    def adopt(self, loop: Loop | None) -> None:
-        """Give the channels to the loop, once there is one."""
-        while loop is not None and self.channels:
+    def adopt(self, loops: Loops | None) -> None:
+        """Give the channels to the loops, once there are some."""
+        while loops is not None and self.channels:
             with suppress(IndexError):  # the other thread has just taken it
-                loop.adopt_from(self.channels.popleft())
+                loops.adopt_from(self.channels.popleft())
 
     def pass_on(self, replacement: Any) -> None:
         """Give the replacement the connections that this process has been given and will not serve."""
@@ -111,10 +108,10 @@ class Calls(NamedTuple):
 
 
 class Control(control.Control):
-    """Obeys the parent and signals for one server loop; the other arguments are those of the base class.
+    """Obeys the parent and signals for the server loops; the other arguments are those of the base class.
 
-    Messages may come before there is a loop. Channels wait in ``_successors`` then. The thread that comes second, this
-    one with a channel or the main thread with the loop, gives them to the loop. The same holds for ``_announced``.
+    Messages may come before there are loops. Channels wait in ``_successors`` then. The thread that comes second, this
+    one with a channel or the main thread with the loops, gives them to the loops. The same holds for ``_announced``.
     ``drain_delay`` is ``--drain``, in seconds.
     """
 
@@ -135,10 +132,10 @@ class Control(control.Control):
         self._announced = Announced(drain_delay)
         self._has_terminal = has_terminal()
         self._serves = False  # whether clients have been let in
-        self._loop: Loop | None = None
+        self._loops: Loops | None = None
         self._successors = Successors()
-        self._was_busy = False  # the loop owner's
-        self.engine: Callable[[], Backend | None] = _none  # what runs the requests; set before there is a loop
+        self._was_busy = False  # of the owners of the loops, one at a time
+        self.engine: Callable[[], Engine | None] = _none  # what runs the requests; set before there are loops
         # A handler may wait for ever in a write to a full pipe. With gevent its lock is gevent's, and a thread of the
         # system must not wait for that.
         outside = _in_own_thread if hub is None else hub.spawning_from_threads
@@ -146,29 +143,29 @@ class Control(control.Control):
         if hub is None and sys.platform == "win32":
             self._interrupt = _interrupting_and_setting(self._interrupt, end)
 
-    def prepare(self, loop: Loop) -> None:
-        """Called by the main thread before the loop takes its first client."""
+    def prepare(self, loops: Loops) -> None:
+        """Called by the main thread before the loops take their first client."""
         self._serves = True
         if self._announced.begun:
-            loop.service.draining = True
+            loops.say_close()
 
-    def attach(self, loop: Loop) -> None:
-        """Called by the main thread when the loop runs."""
-        self._loop = loop
-        self.prepare(loop)  # again: a message may have come in between
-        self._successors.tell(loop)
-        self._successors.adopt(loop)
+    def attach(self, loops: Loops) -> None:
+        """Called by the main thread when the loops run."""
+        self._loops = loops
+        self.prepare(loops)  # again: a message may have come in between
+        self._successors.tell(loops)
+        self._successors.adopt(loops)
 
-    def note_beat(self) -> None:
-        """The loop has looked at its requests: while some run, this thread looks at the clock. Called by the loop's
-        owner.
+    def note_look(self) -> None:
+        """A loop has looked at its requests: while some run, this thread looks at the clock. Called by the owner of a
+        loop, one at a time.
 
         With gevent that is the main thread, which also runs the application: a view may have reset a signal, as an
         asyncio event loop does at its end.
         """
         if self._main.hub is not None:
             self._signals.reassert()
-        busy = self._loop is not None and self._loop.health.busy
+        busy = self._loops is not None and self._loops.busy
         if busy and not self._was_busy:
             self._signals.wake()
         self._was_busy = busy
@@ -176,7 +173,7 @@ class Control(control.Control):
     def _obey(self, verb: str, channel: Any, names: Sequence[str]) -> None:
         if verb == "adopt":
             self._successors.channels.append(channel)
-            self._successors.adopt(self._loop)
+            self._successors.adopt(self._loops)
             channel = None  # a replacement gives nothing back through it
         if self._parent is None and UPGRADE in names:
             self._calls.refuse_upgrade()
@@ -204,8 +201,8 @@ class Control(control.Control):
             self._arm(self._graceful_timeout + lastword.LAST_WORD)
             self._successors.replacement = channel
             self._successors.share_listeners = verb == "drain_shared"
-            if self._loop is not None:
-                self._successors.tell(self._loop)
+            if self._loops is not None:
+                self._successors.tell(self._loops)
             self._set_end()
 
     def _ends_early(self, verb: str, names: Sequence[str]) -> bool:
@@ -220,7 +217,7 @@ class Control(control.Control):
 
     def _shall_drain(self, signals: int) -> bool:
         """Whether the graceful shutdown begins now: after so many signals for it, or after the announced time."""
-        if self._loop is None:
+        if self._loops is None:
             return signals > 0 and not self._announced.begun
         announced = self._announced
         if not announced.delay:
@@ -235,20 +232,20 @@ class Control(control.Control):
 
     def _announce_drain(self, until: float) -> None:
         self._announced.begun, self._announced.at = True, until
-        if self._loop is not None:
-            self._loop.service.draining = True
+        if self._loops is not None:
+            self._loops.say_close()
 
     def _is_starting(self) -> bool:
-        return self._parent is not None and self._loop is None
+        return self._parent is not None and self._loops is None
 
     def _on_pause(self, seconds: float) -> None:
         super()._on_pause(seconds)
-        if self._loop is not None:
-            self._loop.health.excuse(seconds)
+        if self._loops is not None:
+            self._loops.excuse(seconds)
 
     def _time_left(self) -> float | None:
         left = super()._time_left()
-        if self._loop is None or not self._loop.health.busy:
+        if self._loops is None or not self._loops.busy:
             return left
         return STEP if left is None else min(STEP, left)
 

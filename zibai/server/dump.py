@@ -19,8 +19,8 @@ from types import FrameType
 from typing import Any, Final
 
 from ..clock import clock
-from ..engine.backends import Backend
 from ..system.stacks import Stack, format_stack, root
+from .loops import Engine
 
 MOST: Final = 60_000
 """Characters of one text: the pipe of a worker takes this much without a parent that reads."""
@@ -56,7 +56,7 @@ def _number() -> int:
     return 0
 
 
-def describe_self(engine: Backend | None, greenlets: Greenlets | None) -> str:
+def describe_self(engine: Engine | None, greenlets: Greenlets | None) -> str:
     """The stacks of this process: of each request that ``engine`` runs, then of all other threads, tasks and greenlets.
 
     Any thread.

@@ -7,7 +7,7 @@ from socket import socket
 from typing import NamedTuple, Self
 
 from ..config import envfile
-from ..config.options import Options
+from ..config.options import Options, runners
 from ..errors import UsageError, ZibaiError
 from ..gateway.wsgi import Application
 from ..net import inherited
@@ -19,6 +19,7 @@ from ..telemetry import logfile
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
 from ..version import __version__
+from . import peek
 from .listeners import Listeners
 from .systemd import Notifier
 from .upgrade import Predecessor
@@ -102,17 +103,19 @@ def scoreboard(
     options: Options, processes: int, names: list[str], predecessor: int, endpoint: str = ""
 ) -> AbstractContextManager[Scoreboard | None]:
     """The scoreboard of ``--control``, or one in the directory of this user."""
+    loops = peek.loops(options)
+    slots = runners(options, "wsgi", loops)
     facts = {
         "version": __version__,
         "app": options.app,
         "listen": names,
         "processes": processes,
-        "slots": options.max_workers,
+        "slots": slots,
         "endpoint": endpoint,
     }
-    # A restart has workers of both generations, so there are twice as many rows; 30 more are for SIGTTIN.
-    rows = 2 * processes + 30 if processes else 1
-    return control.opened(options.control, os.getpid(), rows, options.max_workers + 1, facts, predecessor)
+    # A restart has workers of both generations, so there is room for twice as many; 30 more are for SIGTTIN.
+    workers = 2 * processes + 30 if processes else 1
+    return control.opened(options.control, os.getpid(), workers, -(-slots // loops) + 1, facts, predecessor, loops)
 
 
 def become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:

@@ -22,8 +22,23 @@ if TYPE_CHECKING:
     from ..gateway.lifespan import Lifespan
 
 
-def make_backend(name: str | None, slots: int, row: Row) -> Backend:
-    """The backend of a WSGI application."""
+def obstacle_to_loops(options: Options, interface: str, backend: str | None) -> str:
+    """Why a process can have only one server loop, and what to do instead; empty if it can have several.
+
+    Raises UsageError for such an obstacle if ``options`` ask for several.
+    """
+    obstacle = ""
+    if interface == "asgi":
+        obstacle = "an ASGI application has one event loop in each process; for several processors, write --processes"
+    elif backend == "greenlets" or (backend is None and is_patched()):
+        obstacle = "gevent runs all greenlets in one thread; write --no-gevent, or --processes for several processors"
+    if obstacle and options.loops > 1:
+        raise UsageError(f"--loops {options.loops}: {obstacle}")
+    return obstacle
+
+
+def make_backend(name: str | None, slots: int, row: Row, loop: str = "") -> Backend:
+    """The backend of a WSGI application. ``loop`` is the name of its server loop in a process that has several."""
     if name is None:
         name = "greenlets" if is_patched() else "threads"
     if name == "greenlets":
@@ -33,7 +48,7 @@ def make_backend(name: str | None, slots: int, row: Row) -> Backend:
     if name == "threads":
         from ..engine.backends.threads import Threads
 
-        return Threads(slots, row)
+        return Threads(slots, row, loop)
     raise ValueError(f'backend must be "threads" or "greenlets", not {name!r}')
 
 

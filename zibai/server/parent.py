@@ -111,7 +111,7 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
         stack.enter_context(Statsd(prepared.options.statsd, prepared.options.statsd_prefix, look))
     observers.append(upgrade)
     if notifier is not None:
-        observers.append(Reporter(notifier, board.rows() if board is not None else ()))
+        observers.append(Reporter(notifier, board.workers() if board is not None else ()))
     return observers
 
 

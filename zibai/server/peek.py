@@ -13,10 +13,11 @@ import sys
 from importlib.util import find_spec
 from typing import Literal
 
-from ..config.options import Options
+from ..config.options import Options, usual_loops
 from ..gateway.interface import Interface
 from ..importer import USUAL
 from ..system.patching import has_gil
+from .kinds import obstacle_to_loops
 
 _SIGNS = re.compile(
     r"\b(?:asgi\w*|get_asgi_application|fastapi|starlette|quart|litestar|blacksheep|channels|ninja|esmerald|ravyn)\b"
@@ -91,6 +92,21 @@ def likely_interface(options: Options) -> Interface | Literal[""]:
     name = re.escape(attribute) if colon else "|".join(USUAL)
     made = not options.call and re.search(_MADE.format(name=name, makers=_MAKERS), source, re.MULTILINE)
     return "asgi" if made else ""
+
+
+def loops(options: Options) -> int:
+    """How many server loops a worker has, as far as it can be told before the import.
+
+    Raises UsageError where more are asked for than there can be.
+    """
+    if options.loops == 1:
+        return 1
+    interface = likely_interface(options)
+    if not interface and options.loops:
+        interface = "wsgi"  # the worker will tell
+    backend = "greenlets" if may_use_gevent(options) else "threads"
+    obstacle = obstacle_to_loops(options, interface or "asgi", backend)
+    return 1 if obstacle else usual_loops(options)
 
 
 def _is_installed(package: str) -> bool:

@@ -7,21 +7,15 @@ called from any thread of any program: it installs no signal handler, configures
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from contextvars import copy_context
-from dataclasses import replace
+from functools import partial
 from inspect import isawaitable
-from math import inf
 from socket import socket
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ..clock import clock
 from ..config.keywords import ServeOptions
-from ..config.options import Options, runners, script_name
+from ..config.options import Options, runners, script_name, usual_loops
 from ..engine.backends import Backend
-from ..engine.context import Service
-from ..engine.health import Health
-from ..engine.loop import Loop
-from ..errors import Refused
 from ..gateway.interface import resolve
 from ..gateway.wsgi import Application, Gateway
 from ..logger import logger
@@ -30,6 +24,8 @@ from ..net.listener import Listener
 from ..system.forks import forget_in_children
 from ..telemetry.row import Row, others
 from . import kinds
+from .assembly import Part, make_loops
+from .loops import Backends, Loops, share
 from .settings import check
 from .ties import Hook, Hooks, Ties
 
@@ -106,19 +102,39 @@ class Server:
         self._hooks = hooks
         self._ties = ties
         self._interface = resolve(app, options.interface)
-        self._runners = runners(options, self._interface)
-        # Each thread and greenlet needs a slot of its own; tasks share those that there are.
-        slots = self._runners if self._interface == "wsgi" else min(self._runners, MOST_SLOTS)
-        self._row = Row.private(slots + 1) if ties.row is None else ties.row
         self._backend = backend
+        self._loops = self._count_loops()
+        self._runners = runners(options, self._interface, self._loops)
+        self._rows = list(ties.rows)[: self._loops] or [self._make_row(number) for number in range(self._loops)]
         self._running = running
         self._lifespan: Lifespan | None = None
         mounted = {"url_scheme": options.url_scheme, "script_name": script_name(options)}
         if self._interface == "wsgi":
             several = self._runners > 1
-            self._gateway = Gateway(app, multithread=several, multiprocess=ties.multiprocess, **mounted)
+            make = partial(Gateway, app, multithread=several, multiprocess=ties.multiprocess, **mounted)
+            # One for each loop, since what all loops use costs time: their processors count the references to it.
+            self._gateways: list[Any] = [make() for _ in self._rows]
         else:
-            self._gateway, self._lifespan = kinds.make_asgi_gateway(app, options, mounted)
+            gateway, self._lifespan = kinds.make_asgi_gateway(app, options, mounted)
+            self._gateways = [gateway]
+
+    def _count_loops(self) -> int:
+        """How many server loops there are. Raises UsageError."""
+        loops = len(self._ties.rows) or usual_loops(self._options)
+        if loops == 1:
+            return 1
+        obstacle = kinds.obstacle_to_loops(self._options, self._interface, self._backend)
+        if obstacle:
+            logger.info("--loops 0: one server loop, since %s", obstacle)
+        return 1 if obstacle else loops
+
+    def _make_row(self, number: int) -> Row:
+        """The row of a loop of which no other process knows."""
+        # Each thread and greenlet needs a slot of its own; tasks share those that there are.
+        slots = self._share(number) if self._interface == "wsgi" else min(self._runners, MOST_SLOTS)
+        row = Row.private(slots + 1)
+        row.assign("ready", 0, 0, 0.0)
+        return row
 
     def run(self) -> None:
         """Serve. Raises what :func:`serve` raises."""
@@ -128,52 +144,62 @@ class Server:
     async def live(self) -> None:
         """The whole life of the server. It suspends only in an event loop that is ``running``."""
         forget_in_children(*self._sockets)
-        engine = self._make_engine()
-        self._ties.engine = engine
+        engines: list[Any] = []
         try:
+            engines.extend(map(self._make_engine, range(self._loops)))
+            self._ties.engine = engines[0] if self._loops == 1 else Backends(engines)
             if self._lifespan is not None:
-                await _done(engine.run(self._lifespan.start()))
-            https = self._prepare_tls(engine)
+                await _done(engines[0].run(self._lifespan.start()))
+            https = self._prepare_tls(engines[0])
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
             self._call_before_serve()
-            listeners = [Listener(sock) for sock in self._sockets]
+            parts = [self._make_part(number, engine) for number, engine in enumerate(engines)]
         except BaseException:
-            await self._stop(engine)  # it holds descriptors
+            for engine in engines:
+                await self._stop(engine)  # it holds descriptors
             raise
-        loop = self._make_loop(engine, listeners)
+        loops = make_loops(parts, self._options, self._ties, self._end.set, tasks=self._lifespan is not None)
         if https is not None:
-            https.attach(loop, listeners, self._runners > 1, self._ties.multiprocess)
+            for loop, part in zip(loops.each, parts, strict=True):
+                https.attach(loop, part.listeners, self._runners > 1, self._ties.multiprocess)
         try:
-            forget_in_children(loop)
-            self._ties.before_start(loop)
-            engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
-            self._ties.on_start(loop)
+            forget_in_children(*loops.each)
+            self._ties.before_start(loops)
+            for engine, loop in zip(engines, loops.each, strict=True):
+                engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
+            self._ties.on_start(loops)
             try:
-                await _done(engine.wait(self._end))
+                await _done(engines[0].wait(self._end))
             finally:
                 self._ties.on_end()
-            if loop.failure is not None:
-                raise loop.failure
-            loop.service.draining = True  # every response says close from now on, also while the hook runs
-            _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
-            timeout = self._options.graceful_exit_timeout
-            loop.drain(timeout)
-            engine.ending(timeout)
-            if not await _join(engine, timeout):
-                self._tell_cut(f"after {timeout:g} s of the graceful shutdown")
+            if loops.failure is not None:
+                raise loops.failure
+            await self._end_gracefully(engines, loops)
         except KeyboardInterrupt:
             self._tell_cut("the quick exit begins")
             raise
         finally:
             # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
-            loop.quit()
-            engine.cancel()
-            if await _done(engine.join(QUICK)) or self._lifespan is not None:
-                await self._stop(engine)
-            for listener in listeners:
+            loops.quit()
+            for engine in engines:
+                engine.cancel()
+            for engine, has_ended in zip(engines, await _join(engines, QUICK), strict=True):
+                if has_ended or self._lifespan is not None:
+                    await self._stop(engine)
+            for listener in (each for part in parts for each in part.listeners):
                 listener.close()  # the loop has done it, unless it is the loop that is broken
             _call_hook("before_died", self._hooks.before_died)
+
+    async def _end_gracefully(self, engines: list[Any], loops: Loops) -> None:
+        loops.say_close()  # in every response from now on, also while the hook runs
+        _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
+        timeout = self._options.graceful_exit_timeout
+        loops.drain(timeout)
+        for engine in engines:
+            engine.ending(timeout)
+        if not all(await _join(engines, timeout)):
+            self._tell_cut(f"after {timeout:g} s of the graceful shutdown")
 
     def _call_before_serve(self) -> None:
         hook = self._hooks.before_serve
@@ -182,10 +208,19 @@ class Server:
         elif hook is not None:
             hook()
 
-    def _make_engine(self) -> Any:
+    def _make_part(self, number: int, engine: Backend) -> Part:
+        # The first loop alone closes the sockets themselves: two might close one descriptor twice.
+        listeners = [Listener(sock, closes_origin=not number) for sock in self._sockets]
+        return Part(engine, self._gateways[number], self._rows[number], self._share(number), listeners)
+
+    def _share(self, number: int) -> int:
+        return share(self._runners, number, self._loops)
+
+    def _make_engine(self, number: int) -> Any:
         if self._lifespan is None:
-            return kinds.make_backend(self._backend, self._runners, self._row)
-        return kinds.make_tasks(self._options, self._row, self._gateway, self._lifespan, self._running)
+            loop = f"loop {number + 1}" if self._loops > 1 else ""
+            return kinds.make_backend(self._backend, self._share(number), self._rows[number], loop)
+        return kinds.make_tasks(self._options, self._rows[0], self._gateways[0], self._lifespan, self._running)
 
     async def _stop(self, engine: Any) -> None:
         if self._lifespan is not None:
@@ -202,40 +237,6 @@ class Server:
         https.load(self._sockets)
         return https
 
-    def _make_loop(self, engine: Backend, listeners: list[Listener]) -> Loop:
-        options, ties = self._options, self._ties
-        gateway: Any = self._gateway
-        service = Service.from_options(
-            options,
-            application=gateway.serve if self._lifespan is None else gateway.make,
-            # Of the context that called serve(), after the hook before_serve: each request begins with a copy of it.
-            new_context=copy_context().copy,
-            waits=engine.waits,
-            report=engine.report,
-            refused=self._note_refusal,
-            row=self._row,
-            siblings=ties.siblings,
-            base=self._gateway.base,
-        )
-        if self._lifespan is not None:  # tasks read the body themselves
-            service = replace(service, limits=replace(service.limits, stream_body=True))
-        health = Health(
-            service,
-            engine,
-            slow_request=options.slow_request or inf,
-            request_timeout=options.request_timeout or inf,
-            beat_every=ties.beat_every,
-            on_stuck=ties.on_stuck or self._end.set,
-            on_beat=ties.on_beat,
-        )
-        enough = ties.on_max_requests or self._end.set
-        kind: type[Loop] = Loop if self._lifespan is None else kinds.task_loop()
-        loop = kind(service, engine, listeners, health, self._runners, options.max_requests, enough)
-        service.lend = loop.lend
-        loop.on_failure = self._end.set
-        health.look(0, ())  # the first beat, so that a worker that is ready has one
-        return loop
-
     def _tell_cut(self, when: str) -> None:
         """Log the requests that do not get their whole response, if there are any."""
         running = [] if self._ties.engine is None else self._ties.engine.running()
@@ -247,24 +248,25 @@ class Server:
             number = f"{len(running)} request{'' if len(running) == 1 else 's'}"
             logger.warning("%s, and %s cut:%s", when, f"{number} {'is' if len(running) == 1 else 'are'}", lines)
 
-    def _note_refusal(self, connection: Any, refusal: Refused, response: bytes) -> None:
-        """Count and log a request that the application never sees. The server loop calls this."""
-        self._row.refuse(refusal.status)
-        self._gateway.log_refusal(connection, refusal, response)
-
 
 async def _done(result: Any) -> Any:
     """What a method of an engine returns, which has blocked, or has to be awaited."""
     return await result if isawaitable(result) else result
 
 
-async def _join(engine: Backend, seconds: float) -> bool:
-    """``engine.join``, in steps: so the time in which this process itself was stopped does not count."""
-    while seconds > STEP:
-        if await _done(engine.join(STEP)):
-            return True
-        seconds -= STEP
-    return bool(await _done(engine.join(seconds)))
+async def _join(engines: Sequence[Backend], seconds: float) -> list[bool]:
+    """``engine.join`` for each: which have ended in time. In steps, so that the time in which this process itself was
+    stopped does not count.
+    """
+    ended = []
+    for engine in engines:
+        is_over = False
+        while not is_over and seconds > STEP:
+            began = clock()
+            is_over = bool(await _done(engine.join(STEP)))
+            seconds -= min(STEP, clock() - began)
+        ended.append(is_over or bool(await _done(engine.join(max(0.0, seconds)))))
+    return ended
 
 
 MOST_SLOTS = 64

@@ -4,7 +4,6 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 
 from ..clock import clock
-from ..engine.loop import Loop
 from ..supervise.record import READY
 from ..telemetry.board_view import describe
 from ..telemetry.statsd import Statsd
@@ -12,6 +11,7 @@ from . import worker
 from .commands import serve_single
 from .endpoint import Endpoint
 from .environment import Prepared
+from .loops import Loops
 from .systemd import SingleReporter
 from .ties import Ties
 
@@ -20,15 +20,16 @@ def serve_alone(prepared: Prepared, exits: bool) -> None:
     """Load the application and serve it until told to end."""
     options, environment, listeners, board, on_up, endpoint = prepared
     predecessor, notifier = environment.predecessor, environment.notifier
-    ties = Ties(row=None if board is None else board.row(0))
-    if ties.row is not None:
-        ties.row.assign(READY, os.getpid(), 0, clock())
-    reporter = None if notifier is None else SingleReporter(notifier, ties.row)
+    rows = None if board is None else board.worker(0)
+    ties = Ties(rows=() if rows is None else rows.each)
+    for row in ties.rows:
+        row.assign(READY, os.getpid(), 0, clock())
+    reporter = None if notifier is None else SingleReporter(notifier, rows)
     if reporter is not None:
         ties.beat_every, ties.on_beat, ties.on_end = reporter.beat_every, reporter.beat, reporter.stopping
 
-    def started(loop: Loop) -> None:
-        loop.shutdown.cedes = lambda: listeners.are_kept or (predecessor is not None and predecessor.is_alive())
+    def started(loops: Loops) -> None:
+        loops.cede(lambda: listeners.are_kept or (predecessor is not None and predecessor.is_alive()))
         if reporter is not None:
             reporter.started()
         if predecessor is not None:

@@ -126,6 +126,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
     if processes and environment.app is None:
         guard.check()
     limits = _limits(options)
+    loops = peek.loops(options)
     prompt = Prompt() if options.interactive else None
     predecessor, identity = environment.predecessor, environment.identity
     with (
@@ -146,7 +147,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         _announce(options, listeners, names)
         of_user = _made_by_user(options, identity)
         if options.app and not environment.guest:
-            _tell(options, processes)
+            _tell(options, processes, loops)
         if options.pid_file is not None and options.pid_file not in of_user:
             stack.enter_context(pidfile.written(options.pid_file, environment.parent, owner))
         open_board = partial(_open_board, stack, options, environment, processes, names)
@@ -205,13 +206,14 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
         logger.info("health checks on %s", describe(sock))
 
 
-def _tell(options: Options, processes: int) -> None:
+def _tell(options: Options, processes: int, loops: int) -> None:
     """Log what is about to be served, by how many of what, and how it is ended."""
     interface = peek.likely_interface(options)
-    number = runners(options, interface)
+    number = runners(options, interface, loops)
     kind = "greenlet" if peek.may_use_gevent(options) else "thread"
     kind = "task" if interface == "asgi" else kind
     many = f"{number:,} {kind}{'' if number == 1 else 's'}" if interface else ""  # "worker ready" will tell
+    many += f" in {loops} loops" if many and loops > 1 else ""
     workers = f"{processes} worker{'' if processes == 1 else 's'}" if processes else "one process"
     if many:
         workers = f"{workers} of {many}" if processes else f"{many}, {workers}"
@@ -220,11 +222,27 @@ def _tell(options: Options, processes: int) -> None:
     if sys.stderr is not None and sys.stderr.isatty() and not options.daemon:
         how = "Ctrl-C"
     logger.info("starting %s: %s; Python %s; %s ends it", options.app, workers, python, how)
+    if loops > 1 and has_gil():
+        logger.warning(
+            "--loops %d: this Python has a GIL, so the loops take turns; for several processors, write --processes %d",
+            loops,
+            loops * max(1, processes),
+        )
+    elif loops == 1 and not options.loops:
+        logger.info("--loops 0: one server loop in each process, %s", _why_one(options))
     if peek.leaves_gevent_out(options):
         logger.info(
             "gevent is installed and not used, since it would turn the GIL on; requests run in threads. For greenlets "
             "set PYTHON_GIL=1 in the environment"
         )
+
+
+def _why_one(options: Options) -> str:
+    if has_gil():
+        return "since this Python has a GIL"
+    if peek.looks_like_asgi(options):
+        return "since the application looks like ASGI"
+    return "since there is no processor for another"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from ..errors import UsageError
 from ..logger import logger
 from ..supervise.record import READY, TO_REPLACE
 from ..supervise.roster import Roster
-from ..telemetry.scoreboard import Report, Row
+from ..telemetry.scoreboard import Report, Rows
 
 STATUS_EVERY: Final = 10.0
 """Seconds between two looks at the text of STATUS, which is sent when it has changed."""
@@ -135,7 +135,7 @@ class _Due:
 class Reporter:
     """Reports a roster and its workers. Only the parent's main thread calls it."""
 
-    def __init__(self, notifier: Notifier, rows: Iterable[Row] = ()) -> None:
+    def __init__(self, notifier: Notifier, rows: Iterable[Rows] = ()) -> None:
         self._notifier = notifier
         self._rows = list(rows)
         self._due: _Due | None = None
@@ -194,13 +194,13 @@ def _requests(reports: list[Report], before: int = 0) -> str:
 
 
 class SingleReporter:
-    """Reports a process that serves alone. The thread that runs the server loop calls ``beat``, the main thread the
-    rest, and ``started`` before the first ``beat``."""
+    """Reports a process that serves alone. A thread that runs a server loop calls ``beat``, one at a time, and the main
+    thread the rest, with ``started`` before the first ``beat``."""
 
-    def __init__(self, notifier: Notifier, row: Row | None) -> None:
+    def __init__(self, notifier: Notifier, rows: Rows | None) -> None:
         self.beat_every = min(notifier.beat_every, STATUS_EVERY)
         self._notifier = notifier
-        self._row = row
+        self._rows = rows
         self._due: _Due | None = None
 
     def started(self) -> None:
@@ -212,4 +212,4 @@ class SingleReporter:
 
     def beat(self) -> None:
         if self._due is not None:
-            self._due.look(lambda: "serving" if self._row is None else _requests([self._row.read()]))
+            self._due.look(lambda: "serving" if self._rows is None else _requests([self._rows.read()]))

@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import NamedTuple
 
 from ..config.options import Options
-from ..engine.loop import Loop
 from ..errors import LoadError, MissingExtra, ZibaiError
 from ..gateway.interface import Interface
 from ..gateway.wsgi import Application
@@ -37,6 +36,7 @@ from ..telemetry.scoreboard import Scoreboard
 from . import application, dump, peek, sampling
 from .application import Site
 from .control import HANGUP, Control
+from .loops import Loops
 from .serve import Server
 from .ties import Hooks, Ties
 from .watching import BEGAN, imported
@@ -73,7 +73,7 @@ def run_child(
             with parent.uncaptured():
                 logs.configure_as(options)
         if board is not None and number is not None:
-            ties = Ties(row=board.row(number), siblings=cache(partial(board.others, number)))
+            ties = Ties(rows=board.worker(number).each, siblings=cache(partial(board.others, number)))
         else:
             ties = Ties(siblings=cache(without_a_row))
         run(options, sockets, parent, ties, exits=True, app=app, preloaded=preloaded)
@@ -91,7 +91,7 @@ def run_child(
 
 
 def without_a_row() -> list[tuple[bool, Row]]:
-    """The siblings of a worker that has no row in the scoreboard: there may be some, and nothing is known of them."""
+    """The siblings of a worker that has no rows in the scoreboard: there may be some, and nothing is known of them."""
     row = Row.private(0)
     row.assign("ready", 0, 0, 0.0)
     return [(True, row)]
@@ -176,18 +176,14 @@ def _make_control(
 def _tie(ties: Ties, control: Control, parent: Parent | None, options: Options, announce: Callable[[], object]) -> Ties:
     """Tie a server to the control thread and to the parent. ``announce`` is called when it serves."""
 
-    def beat() -> None:
-        ties.on_beat()
-        control.note_beat()
-
-    def started(loop: Loop) -> None:
-        control.attach(loop)
+    def started(loops: Loops) -> None:
+        control.attach(loops)
         if parent is not None and options.reload:
             parent.imports(imported(), BEGAN)
         announce()
-        ties.on_start(loop)
+        ties.on_start(loops)
 
-    tied = replace(ties, before_start=control.prepare, on_start=started, on_beat=beat)
+    tied = replace(ties, before_start=control.prepare, on_start=started, on_look=control.note_look)
     control.engine = lambda: tied.engine
     sampling.waiting = lambda: [] if tied.engine is None else tied.engine.waiting()
     if parent is not None:

@@ -12,7 +12,7 @@ from ..clock import clock
 from ..logger import logger
 from ..system import machine, terminal
 from ..system.usage import Usage, usage
-from ..telemetry.scoreboard import Row, black_box
+from ..telemetry.scoreboard import Rows, black_box
 from . import messages as pipes
 from . import starting
 from .output import Collector, Outlet
@@ -42,7 +42,7 @@ class Ending(NamedTuple):
 class Child:
     """The parent's end of one worker process. Only the parent's main thread calls its methods.
 
-    ``row`` is the worker's row in the scoreboard; it is read when the worker cannot speak any more. ``outlet``, if
+    ``row`` is the worker's part of the scoreboard; it is read when the worker cannot speak any more. ``outlet``, if
     there is one, is passed to the worker. ``make`` makes the process, or an object that behaves like one.
     ``shares_listeners`` tells at the drain whether another server accepts from the same listeners.
     """
@@ -51,7 +51,7 @@ class Child:
         self,
         target: Callable[..., None],
         args: tuple[Any, ...],
-        row: Row | None = None,
+        row: Rows | None = None,
         *,
         method: Method = "spawn",
         outlet: Outlet | None = None,
@@ -131,15 +131,15 @@ class Child:
 
     def beat(self) -> float | None:
         """The time of its last heartbeat; None without one."""
-        return (self.row and self.row.read().beat) or None
+        return (self.row and self.row.pulse()[0]) or None
 
     def uses_processor(self) -> bool:
         """Whether it has used the processor since its last heartbeat, or the system does not tell."""
         used = machine.cpu_time(self.pid)
         if used is None or self.row is None:
             return True
-        report = self.row.read()
-        return used - report.cpu > (clock() - report.beat) / 20
+        beat, then = self.row.pulse()
+        return used - then > (clock() - beat) / 20
 
     def usage(self) -> Usage:
         """Memory and descriptors of the process."""

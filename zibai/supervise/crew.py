@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..telemetry import logfile
-from ..telemetry.scoreboard import Row, Scoreboard
+from ..telemetry.scoreboard import Rows, Scoreboard
 from .child import Child, Method, start_captured
 from .output import Collector, Outlet
 from .preload import Preload
@@ -43,7 +43,7 @@ class Crew:
         self._target = target
         self._args = args
         self.board = board
-        self._rows = list(board.rows()) if board is not None else []
+        self._rows = list(board.workers()) if board is not None else []
         self._method = method
         self._starting = starting
         self._collector = collector
@@ -71,7 +71,7 @@ class Crew:
         self.children.append(child)
         return child
 
-    def _make(self, generation: int, args: tuple[Any, ...], row: Row | None) -> Child:
+    def _make(self, generation: int, args: tuple[Any, ...], row: Rows | None) -> Child:
         def make(outlet: Outlet | None) -> Child:
             if self._preload is None:
                 child = Child(self._target, args, row, method=self._method, outlet=outlet)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from ..logger import logger
 
 if TYPE_CHECKING:
-    from ..telemetry.scoreboard import Row, Scoreboard
+    from ..telemetry.scoreboard import Rows, Scoreboard
     from ..telemetry.totals import Totals
 
 Kind = Literal["begun", "replaced", "done", "aborted", "ending"]
@@ -73,7 +73,7 @@ class Ledger:
         if self._totals is not None:
             self._totals.want(workers)
 
-    def ended(self, row: "Row | None", cause: str) -> None:
+    def ended(self, row: "Rows | None", cause: str) -> None:
         """A worker has ended: keep what it has counted, and free its row."""
         self._count(f"ended_{cause}")
         if row is not None and self._totals is not None:

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any, Final
 
 from ..clock import clock
-from ..telemetry.scoreboard import Row
+from ..telemetry.scoreboard import Rows
 from .child import Child
 from .loader import Fact, Loader, Order
 from .output import Outlet
@@ -139,7 +139,7 @@ class Forked(Child):
         loader: Loader,
         target: Callable[..., None],
         args: tuple[Any, ...],
-        row: Row | None = None,
+        row: Rows | None = None,
         outlet: Outlet | None = None,
     ) -> None:
         super().__init__(target, args, row, outlet=outlet, make=partial(Fork, loader))

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from ..clock import clock
 from ..logger import logger
-from ..telemetry.scoreboard import Row
+from ..telemetry.scoreboard import Rows
 from .child import start_captured
 from .forked import Forked
 from .loader import Loader, Order
@@ -78,7 +78,7 @@ class Preload:
         generation: int,
         target: Callable[..., None],
         args: tuple[Any, ...],
-        row: Row | None = None,
+        row: Rows | None = None,
         outlet: Outlet | None = None,
     ) -> Forked:
         """A worker, still to be started. OSError when it needs a new loader and the system has no room for one."""

@@ -11,7 +11,8 @@ Nothing in here decides anything about a request. A log or a file that fails nev
  - openfile    an open log file: its locks, and whether its path still names it
  - setup       the configuration of the loggers
  - scoreboard  what each worker does, in memory that others can read: the file
- - row         the row of one worker in it, with a slot for each thread or greenlet
+ - row         the row of one server loop in it, with a slot for each thread or greenlet
+ - rows        the rows of one worker, read as one
  - slot        what one thread or greenlet runs and has run
  - counts      what each thread or greenlet has counted: requests and durations
  - totals      what the server has counted apart from the workers that run

@@ -83,13 +83,15 @@ def _private_directory() -> str:
     return path
 
 
-def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor: int = 0) -> Scoreboard:
+def create(
+    path: str, workers: int, slots: int, facts: dict[str, Any], predecessor: int = 0, loops: int = 1
+) -> Scoreboard:
     """Make the file of the scoreboard, and replace one whose server has ended; raises OSError, in words.
 
     The file of ``predecessor``, a process that this one replaces, is moved aside.
     """
     try:
-        return Scoreboard.create(path, rows, slots, facts)
+        return Scoreboard.create(path, workers, slots, facts, loops)
     except FileExistsError:
         try:
             old = Scoreboard.open(path)
@@ -102,7 +104,7 @@ def create(path: str, rows: int, slots: int, facts: dict[str, Any], predecessor:
         raise OSError(f"{path} belongs to process {old.pid}")
     else:
         os.unlink(path)
-    return Scoreboard.create(path, rows, slots, facts)
+    return Scoreboard.create(path, workers, slots, facts, loops)
 
 
 def reason(error: OSError | ValueError) -> str:
@@ -114,12 +116,14 @@ def reason(error: OSError | ValueError) -> str:
 def opened(
     path: str | None,
     name: int | str,
-    rows: int,
+    workers: int,
     slots: int,
     facts: dict[str, Any],
     predecessor: int = 0,
+    loops: int = 1,
 ) -> Iterator[Scoreboard | None]:
-    """A scoreboard in the file that :func:`create` makes: at ``path``, or by its ``name``.
+    """A scoreboard in the file that :func:`create` makes: at ``path``, or by its ``name``. It is for so many
+    ``workers``, each with ``loops`` rows.
 
     If there can be no file, it is in memory without a name, or None where there is no room for that either: to serve is
     more important than ``zibai ps``.
@@ -127,11 +131,11 @@ def opened(
     try:
         if path is None:
             tidy()
-        board: Scoreboard | None = create(path or default_path(name), rows, slots, facts, predecessor)
+        board: Scoreboard | None = create(path or default_path(name), workers, slots, facts, predecessor, loops)
     except OSError as error:
         why = reason(error) if path else f"{error.strerror or error}; name a place for it by --control"
         logger.warning("no file for zibai ps: %s", why)
-        board = Scoreboard.anonymous(rows, slots, facts)
+        board = Scoreboard.anonymous(workers, slots, facts, loops)
     if board is None:
         logger.warning("no memory for the state of the workers, so workers that hang are not noticed")
         yield None

@@ -25,7 +25,7 @@ def describe(board: Scoreboard, *, measured: bool = True) -> dict[str, Any]:
     """
     with board.totals.lock:  # no row moves into the totals meanwhile
         now = clock()
-        reports = [(number, row.read()) for number, row in enumerate(board.rows()) if row.is_used]
+        reports = [(number, row.read()) for number, row in enumerate(board.workers()) if row.is_used]
         totals = board.totals.read()
     present = [(number, report) for number, report in reports if report.state]
     return {

@@ -1,7 +1,7 @@
-"""What one worker is doing: a row of the scoreboard, with a slot for each of its threads or greenlets.
+"""What one server loop is doing: a row of the scoreboard, with a slot for each of its threads or greenlets.
 
-A row holds what the parent knows about the worker, its heartbeat, its counters, and its slots
-(:mod:`zibai.telemetry.slot`).
+A row holds what the parent knows about the worker, the loop's heartbeat, its counters, and its slots
+(:mod:`zibai.telemetry.slot`). Most workers have one loop, and so one row (:mod:`zibai.telemetry.rows`).
 
 Nothing is locked, since each byte has one writer: the parent writes the first fields of a row, the owner of the server
 loop writes heartbeat, gauges and counters, and each thread or greenlet writes its slot. A reader may come in the middle
@@ -55,7 +55,7 @@ class Report(NamedTuple):
 
 
 class Row:
-    """One worker. The owner of the server loop calls ``offer``, ``leave_out``, ``beat``, ``refuse`` and ``mark_full``,
+    """One server loop. Its owner calls ``offer``, ``leave_out``, ``beat``, ``refuse`` and ``mark_full``,
     and sets ``connections``; any thread calls ``running``, the parent or a reader the rest.
     """
 
@@ -145,6 +145,11 @@ class Row:
         self._tally[_OPEN] = number
 
     @property
+    def runners(self) -> int:
+        """How many requests the loop runs at the same time; 0 until it is made."""
+        return self._tally[_RUNNERS]
+
+    @property
     def state(self) -> str:
         """What the parent has written; empty for a row without a worker."""
         return bytes(self._view[:16]).rstrip(b"\0").decode("ascii", "replace")
@@ -160,6 +165,11 @@ class Row:
     def is_used(self) -> bool:
         """Whether the row has a worker."""
         return bool(self._view[0])
+
+    def pulse(self) -> tuple[float, float]:
+        """When the last heartbeat was, 0 before the first, and the processor's time of the worker then, in seconds."""
+        beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
+        return beat, cpu
 
     def read(self) -> Report:
         """Read all of it; any process may."""

@@ -2,7 +2,8 @@
 
 The memory is one file, mapped by the parent and by each worker (by its descriptor, or on Windows by its path), so that
 a reader needs no reply from any process. It is a head, which the parent writes once, the totals of the server
-(:mod:`zibai.telemetry.totals`), and a :class:`Row` for each worker.
+(:mod:`zibai.telemetry.totals`), and a :class:`Row` for each server loop: one, or as many as ``loops`` says, for each
+worker. :class:`Rows` are those of one worker.
 
 Times are of :data:`clock`, seconds since the system came up: the same clock in all processes, which nothing sets.
 """
@@ -21,10 +22,13 @@ from weakref import WeakSet
 
 from ..clock import clock
 from .row import GAUGES, Report, Row, black_box, size_of
+from .rows import Rows
 from .slot import CALLED, READING, SENDING, Running, Slot
 from .totals import TOTALS_SIZE, Totals
 
-__all__ = ["CALLED", "GAUGES", "READING", "SENDING", "Report", "Row", "Running", "Scoreboard", "Slot", "black_box"]
+__all__ = [
+    "CALLED", "GAUGES", "READING", "SENDING", "Report", "Row", "Rows", "Running", "Scoreboard", "Slot", "black_box",
+]  # fmt: skip
 
 MAGIC: Final = b"zibai 3\n"
 
@@ -37,7 +41,10 @@ HIDDEN: Final = ".rows"
 _ROOM: Final = 2000
 """Bytes of the facts, as JSON."""
 
-_HEAD: Final = Struct(f"=8sqdH2xI{_ROOM}s")  # MAGIC, the parent's pid, when it started, rows, slots, facts for people
+_HEAD: Final = Struct(f"=8sqdHHI{_ROOM}s")
+"""MAGIC, the parent's pid, when it started, rows, rows of each worker, slots, facts for people. An older file has 0 for
+the rows of each worker, which is one."""
+
 _ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
 
@@ -56,10 +63,11 @@ class Scoreboard:
             raise ValueError(f"{path} is no scoreboard")
         self._map = mmap.mmap(file, 0)
         self._slots: int
-        magic, self.pid, self.started, self._rows, self._slots, facts = _HEAD.unpack_from(self._map)
+        magic, self.pid, self.started, self._rows, loops, self._slots, facts = _HEAD.unpack_from(self._map)
         # A file that is being made, or was cut short, has a head and not all rows.
         if magic != MAGIC or size < _ROWS_AT + self._rows * size_of(self._slots):
             raise ValueError(f"{path} is no scoreboard of this version")
+        self._loops = loops or 1
         self.totals = Totals(memoryview(self._map)[_HEAD.size : _ROWS_AT])
         self.facts: dict[str, Any] = json.loads(facts.rstrip(b"\0") or b"{}")
 
@@ -69,11 +77,11 @@ class Scoreboard:
         return self._slots
 
     @classmethod
-    def create(cls, path: str, rows: int, slots: int, facts: dict[str, Any]) -> "Scoreboard":
-        """Make the file, which only this user can read; raises OSError."""
+    def create(cls, path: str, workers: int, slots: int, facts: dict[str, Any], loops: int = 1) -> "Scoreboard":
+        """Make the file, which only this user can read; raises OSError. It has ``loops`` rows for each worker."""
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         try:
-            _fill(file, rows, slots, facts)
+            _fill(file, workers, slots, facts, loops)
             return cls(file, path)
         except BaseException:
             os.close(file)
@@ -81,7 +89,7 @@ class Scoreboard:
             raise
 
     @classmethod
-    def anonymous(cls, rows: int, slots: int, facts: dict[str, Any]) -> "Scoreboard | None":
+    def anonymous(cls, workers: int, slots: int, facts: dict[str, Any], loops: int = 1) -> "Scoreboard | None":
         """A scoreboard that only this process and its workers find; None where that is not possible.
 
         It has no file, or on Windows one that no command looks for.
@@ -91,7 +99,7 @@ class Scoreboard:
             return None
         file, path = made
         try:
-            _fill(file, rows, slots, facts)
+            _fill(file, workers, slots, facts, loops)
             return cls(file, path)
         except BaseException as error:
             os.close(file)
@@ -133,9 +141,18 @@ class Scoreboard:
         """All rows."""
         return map(self.row, range(self._rows))
 
+    def worker(self, number: int) -> Rows:
+        """The rows of the worker of this number, from 0."""
+        return Rows([self.row(number * self._loops + loop) for loop in range(self._loops)])
+
+    def workers(self) -> Iterator[Rows]:
+        """The rows of each worker that there may be."""
+        return map(self.worker, range(self._rows // self._loops))
+
     def others(self, number: int) -> list[tuple[bool, Row]]:
-        """All rows but that of a number, each with whether it comes before that."""
-        return [(each < number, self.row(each)) for each in range(self._rows) if each != number]
+        """All rows of other workers than that of a number, each with whether it comes before that one's."""
+        own = range(number * self._loops, (number + 1) * self._loops)
+        return [(each < own.start, self.row(each)) for each in range(self._rows) if each not in own]
 
     def give(self, owner: tuple[int, int]) -> None:
         """Give the file to another user and group."""
@@ -194,10 +211,11 @@ def _hidden_file() -> tuple[int, str] | None:
         return None
 
 
-def _fill(file: int, rows: int, slots: int, facts: dict[str, Any]) -> None:
+def _fill(file: int, workers: int, slots: int, facts: dict[str, Any], loops: int) -> None:
     """Write the head and empty rows to a new file."""
+    rows = workers * loops
     with os.fdopen(file, "wb", closefd=False) as stream:
-        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, slots, _fit(facts)))
+        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, loops, slots, _fit(facts)))
         # Written, and not a hole: a write to a mapped hole while the disk is full kills the process by SIGBUS.
         stream.write(bytes(TOTALS_SIZE))
         for _ in range(rows):

@@ -23,8 +23,10 @@ class Runner(threading.Thread):
     then, by its ``since``; None if its exchange was not over.
     """
 
-    def __init__(self, life: Callable[["Runner"], None], slot: Slot) -> None:
-        super().__init__(target=life, args=(self,), name=f"zibai-{slot.number + 1}", daemon=True)
+    def __init__(self, life: Callable[["Runner"], None], slot: Slot, loop: str = "") -> None:
+        """``loop`` is the name of the server loop in a process that has several."""
+        name = f"zibai-{slot.number + 1}" + (loop and f" of {loop}")
+        super().__init__(target=life, args=(self,), name=name, daemon=True)
         self.slot = slot
         self.stake: list[Stake] = []
         self.left: Stream | None = None

@@ -49,13 +49,15 @@ LATE = 0.001
 
 
 class Threads(Blocking):
-    """The baton. ``slots`` is how many exchanges may run at once; there is one thread, and slot of ``row``, more."""
+    """The baton. ``slots`` is how many exchanges may run at once; there is one thread, and slot of ``row``, more.
+    ``name`` is that of the server loop, such as "loop 2", in a process that has several."""
 
     runners = "threads"
+    make_stream = Stream
 
-    def __init__(self, slots: int, row: Row) -> None:
+    def __init__(self, slots: int, row: Row, name: str = "") -> None:
         self.waits = Waits()
-        self.make_stream = Stream
+        self._name = name
         self._row = row
         self._runners: list[Runner] = []
         self.poller = make_poller()
@@ -64,7 +66,6 @@ class Threads(Blocking):
         self._lock = threading.Lock()
         self._leader: Runner | None = None
         self._parked: deque[Runner] = deque()  # the runners that wait for the baton; the first is the deputy
-        self._threads = 0
         self._coming: Runner | None = None  # has been started and has not parked yet
         self._spared = -inf  # when the exchange began that gets twice the time; no reference to it
         self._turns = 0  # counts inline exchanges; the deputy sees by it whether the leader works
@@ -85,8 +86,8 @@ class Threads(Blocking):
     def wake(self) -> None:
         self._bell.ring()
 
-    def report(self, log: Callable[..., None], *args: Any) -> None:
-        safely(log, *args)
+    def report(self, log: Callable[..., None], message: str, *args: Any) -> None:
+        safely(log, f"{self._name}: {message}" if self._name else message, *args)
 
     def join(self, timeout: float | None) -> bool:
         return self._done.wait(timeout)
@@ -122,10 +123,9 @@ class Threads(Blocking):
         takes a while and logging may do anything.
         """
         with self._lock:
-            if self._coming is not None or self._threads == self._limit:
+            if self._coming is not None or len(self._runners) == self._limit:
                 return
-            self._threads += 1
-            self._coming = runner = Runner(self._live, self._row.slots[self._threads - 1])
+            self._coming = runner = Runner(self._live, self._row.slots[len(self._runners)], self._name)
             self._runners.append(runner)
         try:
             runner.start()
@@ -133,8 +133,7 @@ class Threads(Blocking):
             with self._lock:
                 self._coming = None
                 self._runners.remove(runner)
-                self._threads -= 1
-                self._limit = self._threads
+                self._limit = len(self._runners)
             if not self._limit:
                 raise
             logger.error("%s; serving with %d threads", error, self._limit)

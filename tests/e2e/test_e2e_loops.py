@@ -1,0 +1,317 @@
+"""Several server loops in a process: no request is lost or mixed up, and the process is one to everybody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import ExitStack
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from zibai.system.patching import has_gil
+from zibai.telemetry.scoreboard import Scoreboard
+
+from support import DEADLINE, Client, Gate, Server, run, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LOOPS = ("--loops", "2", "--no-gevent")
+WAYS = pytest.mark.parametrize("way", [(), ("-p", "2")], ids=["single", "workers"])
+PRELOAD = pytest.param(("-p", "2", "--preload"), marks=pytest.mark.skipif(sys.platform == "win32", reason="fork"))
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, descriptors and unix sockets")
+
+
+class Numbered:
+    """Clients whose every request has a number, and who look whether the answer is to that request.
+
+    ``answered`` is how many were right, ``wrong`` are the others. ``cut`` counts connections that ended without a
+    response.
+    """
+
+    def __init__(self, port: int, clients: int = 6) -> None:
+        self._port = port
+        self._stop = threading.Event()
+        kinds: list[Callable[[int], None]] = [self._keep_alive, self._fresh, self._pipelined]
+        self._threads = [threading.Thread(target=self._run, args=[kinds[n % 3], n]) for n in range(clients)]
+        self._lock = threading.Lock()
+        self._number = 0
+        self.answered = self.cut = 0
+        self.wrong: list[str] = []
+        self.pids: set[int] = set()
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+    def wait_for(self, more: int) -> None:
+        goal = self.answered + more
+        wait_for(lambda: self.answered >= goal or self.wrong, timeout=240)
+
+    def _run(self, requests: Callable[[int], None], client: int) -> None:
+        while not self._stop.is_set():
+            try:
+                requests(client)
+            except (ConnectionError, EOFError):
+                with self._lock:
+                    self.cut += 1
+            except Exception as error:
+                with self._lock:
+                    self.wrong.append(f"{requests.__name__}: {error!r}")
+
+    def _next(self, client: int) -> tuple[str, bytes, bytes]:
+        """The target, the body and the bytes of a request that is like no other one."""
+        with self._lock:
+            self._number += 1
+            number = self._number
+        target, body = f"/{client}/{number}", b"%d;" % number * (number % 400)
+        head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+        return target, body, head.encode() + body
+
+    def _read(self, client: Client, target: str, body: bytes) -> bool:
+        response = client.read()
+        pid, path, echo = response.body.split(b" ", 2)
+        with self._lock:
+            if (response.status, path.decode(), echo) == (200, target, body):
+                self.answered += 1
+                self.pids.add(int(pid))
+            else:
+                self.wrong.append(f"{target} got {response.status} {path!r}")
+        return response.headers["Connection"] == "close"
+
+    def _keep_alive(self, number: int) -> None:
+        with Client(self._port) as client:
+            while not self._stop.is_set():
+                target, body, data = self._next(number)
+                client.send(data)
+                if self._read(client, target, body):
+                    return
+
+    def _fresh(self, number: int) -> None:
+        with Client(self._port) as client:
+            target, body, data = self._next(number)
+            client.send(data)
+            self._read(client, target, body)
+
+    def _pipelined(self, number: int) -> None:
+        """Three at once. What comes behind a response with close is not answered, and is sent again by a client."""
+        with Client(self._port) as client:
+            while not self._stop.is_set():
+                requests = [self._next(number) for _ in range(3)]
+                client.send(b"".join(data for _, _, data in requests))
+                for target, body, _ in requests:
+                    if self._read(client, target, body):
+                        return
+
+
+@POSIX
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("restarts", "requests"), [(2, 3_000), pytest.param(5, 20_000, marks=pytest.mark.slow)], ids=["daily", "full"]
+)
+def test_restarts_lose_nothing_and_a_killed_worker_only_what_it_had(restarts: int, requests: int) -> None:
+    share = requests // (restarts + 2) + 1
+    with Server("numbered:app", "--no-access-log", "-p", "2", *LOOPS) as server, Numbered(server.port) as load:
+        load.wait_for(share)
+        for _ in range(restarts):
+            old = set(server.children())
+            server.signal(signal.SIGHUP)
+            wait_for(lambda: len(now := set(server.children())) == 2 and not now & old, timeout=120)  # noqa: B023
+            load.wait_for(share)
+        assert (load.wrong, load.cut) == ([], 0)
+        victim = server.children()[0]
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for_log(f"worker {victim} was killed by SIGKILL; starting another")
+        load.wait_for(share)
+    assert load.wrong == []
+    assert load.cut <= 6, "one for each client"
+    assert load.answered >= requests
+    assert len(load.pids) >= 2 * (restarts + 1)
+
+
+def on_all(stack: ExitStack, server: Server, control: Path, loops: int) -> list[Client]:
+    """Connections that have had a response, at least two in each of so many loops."""
+
+    def board() -> Scoreboard | None:
+        try:
+            return Scoreboard.open(str(control))
+        except (OSError, ValueError):
+            return None  # it is being made
+
+    opened = wait_for(board)
+    stack.callback(opened.release)
+    rows = wait_for(lambda: len(found := [row for row in opened.rows() if row.runners]) == loops and found)
+    clients: list[Client] = []
+
+    def spread() -> bool:
+        clients.append(stack.enter_context(Client(server.port)))
+        assert clients[-1].get("/hello").status == 200
+        return all(row.connections >= 2 for row in rows)
+
+    wait_for(spread)
+    return clients
+
+
+@POSIX
+def test_idle_connections_of_all_loops_outlive_their_worker(tmp_path: Path) -> None:
+    flags = ("-p", "1", "--control", str(tmp_path / "control"), *LOOPS)
+    with Server("numbered:app", *flags) as server, ExitStack() as stack:
+        idle = on_all(stack, server, tmp_path / "control", 2)
+        before = {client.get("/a").body.split()[0] for client in idle}
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("restart done")
+        after = [client.get("/b") for client in idle]
+        assert {each.headers["Connection"] for each in after} == {None}
+        assert not before & {each.body.split()[0] for each in after}
+
+
+@pytest.mark.parametrize("way", [(), ("-p", "2"), PRELOAD], ids=["single", "workers", "preload"])
+def test_requests_in_all_loops_finish_at_the_end(way: tuple[str, ...], tmp_path: Path) -> None:
+    """Each loop has one thread, so both have requests that run, and requests that wait for them."""
+    flags = ("-w", "2", "--control", str(tmp_path / "control"), *LOOPS, *way)
+    with Server("plain:app", *flags) as server, Gate() as gate, ExitStack() as stack:
+        clients = on_all(stack, server, tmp_path / "control", 4 if way else 2)
+        for client in clients:
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        requests = [gate.arrival(), gate.arrival()]
+        server.signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+        server.wait_for_log("graceful shutdown begun")
+        for request in requests:
+            request.close()
+        for _ in range(len(clients) - 2):
+            gate.arrival().close()
+        for client in clients:
+            response = client.read()
+            assert response.status == 200
+            assert way or response.headers["Connection"] == "close"
+            assert client.rest() == b""
+        assert server.wait() == 0
+    assert not [line for line in server.log if " ERROR " in line or "Traceback" in line]
+
+
+@POSIX
+@WAYS
+def test_a_quick_exit_ends_all_loops(way: tuple[str, ...]) -> None:
+    with Server("plain:app", "-w", "2", *LOOPS, *way) as server, Gate() as gate, ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.port)) for _ in range(2)]
+        for client in clients:
+            client.send(f"GET /gated?{gate.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        gate.arrival()
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert "1 request is cut" in "\n".join(server.log) or "2 requests are cut" in "\n".join(server.log)
+
+
+@POSIX
+@WAYS
+def test_the_drain_is_announced_by_all_loops(way: tuple[str, ...], tmp_path: Path) -> None:
+    flags = ("--drain", "60", "--control", str(tmp_path / "control"), *LOOPS, *way)
+    with Server("plain:app", *flags) as server, ExitStack() as stack:
+        clients = on_all(stack, server, tmp_path / "control", 4 if way else 2)
+        for client in clients:
+            assert client.get("/hello").headers["Connection"] is None
+        server.signal(signal.SIGTERM)
+        if way:
+            server.wait_for_log("graceful shutdown in 60 s")
+        for client in clients:
+            wait_for(lambda: client.get("/hello").headers["Connection"] == "close")  # noqa: B023
+            assert client.rest() == b""
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@WAYS
+def test_what_is_shown_is_the_sum_of_the_loops(way: tuple[str, ...], tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    flags = ("--control", str(control), "-w", "5", *LOOPS, *way)
+    with Server("plain:app", *flags) as server, ExitStack() as stack:
+        clients = on_all(stack, server, control, 4 if way else 2)
+
+        def shown() -> Any:
+            return json.loads(run("ps", "--json", "--control", str(control)).stdout)
+
+        def sums(server: Any) -> list[int]:
+            return [sum(each[name] for each in server["workers"]) for name in ("requests", "open")]
+
+        wait_for(lambda: sums(shown()) == [len(clients)] * 2)
+        seen = shown()
+        assert seen["totals"]["requests"] == len(clients)
+        assert seen["slots"] == 5
+        assert [each["runners"] for each in seen["workers"]] == [5] * (2 if way else 1)
+        board = Scoreboard.open(str(control))
+        try:
+            loops = [[row.read().counters["requests"] for row in worker.each] for worker in board.workers()]
+        finally:
+            board.release()
+        assert [min(each) >= 2 for each in loops if any(each)] == [True] * (2 if way else 1), "one row for each loop"
+        assert server.stop() == 0
+
+
+@POSIX
+@WAYS
+def test_a_listener_that_is_given(way: tuple[str, ...], tmp_path: Path) -> None:
+    """All loops accept from it, and it stays open for who has given it."""
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(str(tmp_path / "sock"))
+        given.listen()
+        flags = ("--max-connections", "4", *LOOPS, *way)
+        with Server("plain:app", *flags, listen=f"fd:{given.fileno()}", pass_fds=[given.fileno()]) as server:
+            with ExitStack() as stack:
+                clients = [stack.enter_context(Client(tmp_path / "sock")) for _ in range(8 if way else 4)]
+                for client in clients:
+                    client.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert {client.read().status for client in clients} == {200}
+            assert server.stop() == 0
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "sock"))
+
+
+def test_what_the_log_says_at_the_start() -> None:
+    with Server("plain:app", *LOOPS) as server:
+        server.wait_for_log("20 threads in 2 loops, one process")
+        server.wait_for_log("worker ready: threads")
+        assert any("so the loops take turns" in line for line in server.log) == has_gil()
+        assert server.stop() == 0
+
+
+def test_0_is_one_loop_with_a_gil() -> None:
+    if not has_gil():
+        pytest.skip("this Python has none")
+    with Server("plain:app", "--loops", "0", "--no-gevent") as server:
+        server.wait_for_log("--loops 0: one server loop in each process, since this Python has a GIL")
+        server.wait_for_log("10 threads, one process")
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+@pytest.mark.parametrize(
+    ("app", "flags", "complaint"),
+    [
+        ("plain:app", ("--loops", "3", "-w", "2"), "--loops 3 needs a --max-workers of at least 3"),
+        ("wire_asgi:app", ("--loops", "2"), "--loops 2: an ASGI application has one event loop"),
+        ("plain:app", ("--loops", "2"), "--loops 2: gevent runs all greenlets in one thread"),
+    ],
+    ids=["max-workers", "asgi", "gevent"],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    app: str, flags: tuple[str, ...], complaint: str, processes: str
+) -> None:
+    if "gevent" in complaint and (find_spec("gevent") is None or not has_gil()):
+        pytest.skip("gevent is not used here")
+    done = run(app, "-p", processes, "--listen", "127.0.0.1:0", *flags)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert complaint in done.stderr

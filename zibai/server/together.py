@@ -1,0 +1,56 @@
+"""What several server loops of one process report, as one report.
+
+A supervising process knows workers and not loops. It is told of the maximum of requests, of a request that is stuck and
+of the heartbeat of the process (:mod:`.ties`). The owners of the loops report here, and each is a thread, so everything
+is changed under a lock. A single loop needs none of this and has no such object.
+"""
+
+import threading
+from collections.abc import Callable
+
+from ..engine.loop import Loop
+from .ties import Ties
+
+
+class Together:
+    """Counts what ``loops`` of them do. The owner of each loop calls.
+
+    ``max_requests`` are of all loops together, 0 is no limit; each loop reports after ``step`` of them. ``end`` ends
+    the server, where ``ties`` say nothing else.
+    """
+
+    def __init__(self, ties: Ties, loops: int, max_requests: int, end: Callable[[], object]) -> None:
+        self.ties = ties
+        self._loops = loops
+        self._lock = threading.Lock()
+        self._silent = set(range(loops))  # those that have not sent a heartbeat since on_beat was called
+        self._answered = 0
+        self._enough = max_requests
+        self.step = max(1, max_requests // 1000)  # requests of a loop after which it reports
+        self._on_max_requests = ties.on_max_requests or end
+        self._on_stuck: Callable[[], object] | None = ties.on_stuck or end
+
+    def beat(self, number: int) -> None:
+        """A loop has looked. The process has a heartbeat when each of its loops has had one."""
+        with self._lock:
+            self._silent.discard(number)
+            if not self._silent:
+                self._silent = set(range(self._loops))
+                self.ties.on_beat()
+            self.ties.on_look()
+
+    def stuck(self) -> None:
+        """A request of a loop is stuck; told once."""
+        with self._lock:
+            tell, self._on_stuck = self._on_stuck, None
+        if tell is not None:
+            tell()
+
+    def count(self, loop: Loop) -> None:
+        """A loop has answered a step of requests."""
+        with self._lock:
+            before, self._answered = self._answered, self._answered + self.step
+            enough = before < self._enough <= self._answered
+        if enough:
+            self._on_max_requests()
+        loop.requests_left = self.step
