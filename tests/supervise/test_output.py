@@ -121,21 +121,23 @@ def test_a_log_that_takes_nothing_blocks_no_worker_and_what_is_lost_is_counted(
     monkeypatch.setattr(output, "ROOM", 1000)
     collector = Collector()
     fd = attached(collector)
-    for number in range(20000):  # far more than the pipe and the queue hold
-        os.write(fd, b"line %d\n" % number)
+    # Far more than the pipe and the queue hold. The lines are long, so that they are few: in the end each one is handed
+    # from thread to thread, which takes milliseconds on a busy machine.
+    for number in range(2000):
+        os.write(fd, b"line %d %s\n" % (number, b"x" * 100))
     log.open.set()
 
     def lost() -> int:
         """More than one time, where the writer has to wait for the processor."""
         return sum(int(count) for count in re.findall("([0-9]+) lines of the workers' output are lost", caplog.text))
 
-    wait_for(lambda: len(log.records) + lost() == 20000)
+    wait_for(lambda: len(log.records) + lost() == 2000)
     assert lost()
     os.write(fd, b"afterwards\n")
     os.close(fd)
     wait_for(lambda: log.lines[-1] == "afterwards")
     collector.close()
-    assert len(log.lines) + lost() == 20001
+    assert len(log.lines) + lost() == 2001
 
 
 @pytest.mark.usefixtures("patient")
