@@ -58,7 +58,7 @@ class Stage:
         self.end.set()
         self.server.get(timeout=DEADLINE)
         with gevent.Timeout(DEADLINE):
-            while left_behind(backend._Worker):
+            while left_behind(backend._Runner):
                 gevent.sleep(0.01)
 
     def app(self, environ, start_response):
