@@ -26,12 +26,12 @@ def test_only_an_owner_that_sleeps_is_woken() -> None:
     wakes: list[str] = []
     inbox = make(wakes)
     first, second = Connection(), Connection()
-    inbox.put(first, over=False)
+    inbox.put(first, None)
     assert not wakes
     inbox.asleep = True
-    inbox.put(second, over=True)
+    inbox.put(second, 5.0)
     assert wakes == ["wake"]
-    assert list(inbox.items) == [(first, False), (second, True)]
+    assert list(inbox.items) == [(first, None), (second, 5.0)]
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -42,8 +42,8 @@ def test_after_the_end_a_connection_that_was_handed_over_for_good_is_closed(late
     over, lent = Connection(), Connection()
     if late:
         inbox.close()
-    inbox.put(over, over=True)
-    inbox.put(lent, over=False)
+    inbox.put(over, 5.0)
+    inbox.put(lent, None)
     if not late:
         inbox.close()
     assert (over.closed, lent.closed) == (1, 0)  # the table closes what was only lent, and its runner still has it
@@ -61,7 +61,7 @@ def test_what_comes_at_the_very_end_is_closed_once() -> None:
         def put(mine: list[Connection], inbox: Any = inbox, begin: threading.Barrier = begin) -> None:
             begin.wait()
             for each in mine:
-                inbox.put(each, over=True)
+                inbox.put(each, 5.0)
 
         threads = [threading.Thread(target=put, args=(mine,)) for mine in connections]
         for thread in threads:

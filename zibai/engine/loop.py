@@ -35,8 +35,7 @@ from .waiting import Waiter
 
 class Loop:
     """The connections of one server. ``slots`` is how many may run at once. After ``max_requests`` requests, where that
-    is given, ``on_max_requests`` is called: once, unless it sets ``requests_left`` anew. ``failure`` is a bug of the
-    loop, which has ended it.
+    is given, ``on_max_requests`` is called, which may set ``requests_left`` anew. ``failure`` is the bug that ended it.
     """
 
     def __init__(
@@ -247,8 +246,8 @@ class Loop:
             stream.interims = 0
         if self.requests_left:
             self._use_up()
-        # Short cut: the same as the last line where nothing is left to be sent, read or watched, as at most ends.
-        # Its calls cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
+        # Short cut: the same as the last line, where nothing is left to be sent, read or watched, which is usual. The
+        # calls of that line cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
         sender = connection.sender
         if connection.alone and connection.watched == READ and not (sender.closing or sender.out or table.draining):
             if connection.memory:
