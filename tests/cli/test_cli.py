@@ -253,9 +253,10 @@ def test_help_all_fits_the_terminal(width: int) -> None:
     assert max(map(len, long_help(width).splitlines())) <= width
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_version(capsys: pytest.CaptureFixture[str], word: str) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["--version"])
+        main([word])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"zibai {__version__}\n"
 

@@ -301,6 +301,24 @@ def test_a_value(capsys: pytest.CaptureFixture[str], conf: str, table: dict[str,
     assert "".join(comments(text)).startswith(comment) if comment else not comments(text)
 
 
+@pytest.mark.parametrize(
+    ("line", "before"),
+    [
+        ("web: gunicorn a:b -w 3", "web"),
+        ("exec gunicorn a:b -w 3", "exec"),
+        ("poetry run gunicorn a:b -w 3", "poetry run"),
+        ("TZ=UTC env uv run python -m gunicorn a:b -w 3", "TZ=UTC env uv run"),
+    ],
+)
+@pytest.mark.parametrize("is_one_word", [True, False])
+def test_what_stands_before_the_command(
+    capsys: pytest.CaptureFixture[str], line: str, before: str, is_one_word: bool
+) -> None:
+    table, text = migrated(capsys, *([line] if is_one_word else line.split()))
+    assert (table["app"], table["processes"]) == ("a:b", 3)
+    assert text.endswith(f"#   {before}: may stay in front of zibai\n")
+
+
 def test_a_flag_counts_more_than_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
     conf = "bind = ':1'\nworkers = 3\nthreads = 4\nworker_class = 'gthread'\nlimit_request_line = 4094\nbacklog = 9"
     assert configured(capsys, conf, "a:b", "-b", ":2", "--backlog", "2048", "-k", "sync", "--threads", "2")[0] == {
@@ -352,6 +370,7 @@ def test_a_path_is_not_cut(capsys: pytest.CaptureFixture[str], name: str) -> Non
         (["gunicorn", "-c", "nowhere"], "cannot read 'nowhere': No such file or directory"),
         (["gunicorn", "-c", "python:nowhere_xyz"], "'python:nowhere_xyz' fails: ImportError: No module named"),
         (["nowhere.py"], "cannot read 'nowhere.py': No such file or directory"),
+        (["poetry", "run"], "'poetry' is neither a gunicorn.conf.py nor one of gunicorn, uvicorn, granian, waitress"),
         (["apache", "x"], "'apache' is neither a gunicorn.conf.py nor one of gunicorn, uvicorn, granian, waitress"),
     ],
 )

@@ -187,7 +187,9 @@ STEERING = ("reload", "stop", "workers", "dump", "reopen")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command; raises SystemExit when its exit code is not 0."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv in (["help"], ["version"]):
+        argv = [f"--{argv[0]}"]
     # An application that is called like a command is named with its attribute: check:app.
     if argv and argv[0] in COMMANDS:
         return int(getattr(import_module(f".{argv[0]}", __package__), argv[0])(argv[1:]))

@@ -27,6 +27,9 @@ for that, as gunicorn would run it; gunicorn reads the one in the current direct
 
 CONFIGURATION = "gunicorn.conf.py"
 
+_RUNNERS = ("poetry", "pipenv", "uv", "pdm", "hatch", "rye")
+"""Tools that run a command in their environment: ``poetry run gunicorn ...``."""
+
 
 def migrate(argv: Sequence[str]) -> int:
     """The command ``zibai migrate``; returns its exit code."""
@@ -35,7 +38,11 @@ def migrate(argv: Sequence[str]) -> int:
         if not words or words[0] in ("-h", "--help"):
             sys.stdout.write(HELP)
         else:
-            sys.stdout.write(_migrated(words).as_toml())
+            before = _before_command(words)
+            migration = _migrated(words[before:])
+            if before:
+                migration.leave(Given(" ".join(words[:before]).rstrip(":"), ""), "may stay in front of zibai")
+            sys.stdout.write(migration.as_toml())
     except UsageError as error:
         Parser(prog="zibai migrate").error(str(error))
     return 0
@@ -44,17 +51,32 @@ def migrate(argv: Sequence[str]) -> int:
 def _words(argv: Sequence[str]) -> list[str]:
     """The words of the command; a whole command line may be given as one word, and a path is never cut."""
     words = list(argv)
-    if len(words) == 1 and _is_command(words[0].split()[:1]) and not os.path.isfile(words[0]):
+    if len(words) == 1 and _is_command(words[0].split()) and not os.path.isfile(words[0]):
         try:
             words = shlex.split(words[0])
         except ValueError as error:
             raise UsageError(f"{argv[0]!r}: {error}") from None
-    if _is_python(words[:1]) and words[1:2] == ["-m"]:
-        del words[:2]
+    before = _before_command(words)
+    if _is_python(words[before:]) and words[before + 1 : before + 2] == ["-m"]:
+        del words[before : before + 2]
     return words
 
 
+def _before_command(words: list[str]) -> int:
+    """How many words come before the command itself: variables, a tool that runs it, the name of a Procfile."""
+    count = 0
+    while count < len(words) - 1:
+        if words[count] in _RUNNERS and words[count + 1] == "run" and len(words) > count + 2:
+            count += 2
+        elif words[count] in ("exec", "env") or re.fullmatch(r"\w+=.*|\w+:", words[count]):
+            count += 1
+        else:
+            break
+    return count
+
+
 def _is_command(words: list[str]) -> bool:
+    words = words[_before_command(words) :]
     return _is_python(words) or (bool(words) and _server(words[0]) in SERVERS)
 
 
