@@ -319,7 +319,15 @@ def test_a_client_that_takes_no_pongs_is_not_read_from(monkeypatch: pytest.Monke
         send(stream, data)
         waiting.append(stream.waiting)
 
+    locked = []
+    written = MessageStream.written
+
+    def hear(stream: MessageStream) -> None:
+        locked.append(stream.stream.sender.lock.locked())
+        written(stream)
+
     monkeypatch.setattr(MessageStream, "_send", watch)
+    monkeypatch.setattr(MessageStream, "written", hear)
     ping = frame(PING, b"p" * 125)
     with asgi(echo) as server, Peer(server.port) as peer:
         plain = peer.client.socket
@@ -337,6 +345,7 @@ def test_a_client_that_takes_no_pongs_is_not_read_from(monkeypatch: pytest.Monke
         frames = [peer.read() for _ in range(1 + bool(begun))]
         assert frames[-1] == (FIN | TEXT, b"still here")
     assert HIGH < max(waiting) <= HIGH + 2 * RECEIVE
+    assert set(locked) == {False}, "it reads on then, and may have to send"
 
 
 def test_a_client_that_sends_faster_than_the_application_receives_has_to_wait() -> None:

@@ -31,7 +31,7 @@ from .table import Table
 from .waiting import Waiter
 
 BACKLOG: Final = 5.0
-"""Seconds after no runner was free in which a client that is accepted may have waited in the backlog, and have left."""
+"""For so many seconds after no runner was free, a client that is accepted may have waited in the backlog, and left."""
 
 
 class Admission:
@@ -81,8 +81,8 @@ class Admission:
     def accept(self, fds: list[int], runnable: Callable[[], float], now: float) -> None:
         """Accept from those of ``fds`` that are listeners.
 
-        No more than could run, which ``runnable`` says for each, since siblings may have free slots, too; but one at
-        least, or clients that always have a next request there would keep all others out.
+        No more than could run, since siblings may have free slots, too; but one at least, or clients that always have a
+        next request there would keep all others out. ``runnable`` is asked before each: the one before may have a slot.
         """
         table, crowd = self._table, self.crowd
         if not self.acceptor.concerns(fds):

@@ -2,7 +2,7 @@
 
 What comes while the task waits, of the body or of the next request, goes to the codec, up to ``HIGH`` bytes.
 
-Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
+Everything here runs in the thread of the event loop; :mod:`.async_stream` says when.
 """
 
 import asyncio

@@ -5,7 +5,9 @@ which a runner sees only when it asks. An :class:`AsyncStream` is what all proto
 end of the client. What comes from the client is for its two kinds, :class:`~zibai.engine.async_request.AsyncRequest`
 and :class:`~zibai.engine.message_stream.MessageStream`.
 
-Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
+Everything here runs in the thread of the event loop, which also turns the server loop. What a task asks for runs
+between two turns. What the loop tells (``written``, ``expire`` and the like) runs within one, and never within a step
+of the task: so it may have its connection settled, but must not conclude it.
 """
 
 import time
@@ -154,7 +156,7 @@ class AsyncStream:
     def go_on(self) -> None:
         """The pause LATER is over: use what had come, before more is read."""
 
-    def has_ended(self) -> None:
+    def note_end(self) -> None:
         """The client has ended its side, or the connection is broken."""
         self.ended = True
         self.wake_all()
@@ -168,7 +170,7 @@ class AsyncStream:
         """The client has taken something, or the connection is broken."""
         sender, waiters = self.stream.sender, self._waiters
         if sender.broken:
-            self.has_ended()
+            self.note_end()
         elif waiters is not None and waiters.room and len(sender.out) <= LOW:
             wake(waiters.room)
 
@@ -178,7 +180,7 @@ class AsyncStream:
         if sender.out and sender.is_expired(now):
             connection.deadline = inf
             connection.abort()
-            self.has_ended()
+            self.note_end()
         else:
             connection.deadline = min(self._send_due(), self.due)
 
@@ -205,7 +207,7 @@ class AsyncStream:
             sender.closing = sender.broken = True
             sender.forget()
         if found == RESET or (found == ENDED and self.ends_with_client):
-            self.has_ended()
+            self.note_end()
         else:
             self.look_soon()
 

@@ -160,11 +160,13 @@ class Connection(Waiter):
         sender = self.sender
         with sender.lock:
             sender.push(now)
-            if sender.out or self.state is APP or self.state is TASK:
+            goes_on = bool(sender.out) or self.state is APP or self.state is TASK
+            if goes_on:
                 self.await_client()
-                if self.state is TASK:
-                    self.stream.written()
-                return
+        if goes_on:
+            if self.state is TASK:
+                self.stream.written()  # without the lock: it may send
+            return
         if self.state is FLUSH:
             self._flushed(now)
         elif sender.broken:

@@ -2,9 +2,11 @@
 
 A runner is another thread, or a greenlet beside the loop, so it may not touch the loop's connections. It puts its own
 into the inbox, and wakes the loop if that sleeps. The loop's owner says that it sleeps before it looks into the inbox a
-last time. A runner first puts, and then looks whether the owner sleeps. So no wake-up is lost, and there is no lock.
+last time, when it asks for the time to sleep (``Loop.timeout``). A runner first puts, and then looks whether the owner
+sleeps. So no wake-up is lost, and there is no lock.
 
-Any thread may call :meth:`Inbox.put`. Everything else is the loop owner's.
+Any thread may call :meth:`Inbox.put`. Everything else is the loop owner's. Once the loop has ended, a runner closes
+what it puts by itself.
 """
 
 from collections import deque

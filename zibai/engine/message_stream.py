@@ -11,7 +11,7 @@ Meanwhile no client is expected to answer a ping.
 The connection ends when both sides have sent a close frame, when the client is at fault, or when it is lost. The
 application hears of the end once, as soon as it is certain, and after the messages that came before it.
 
-Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
+Everything here runs in the thread of the event loop; :mod:`.async_stream` says when.
 """
 
 import time
@@ -137,7 +137,7 @@ class MessageStream(AsyncStream):
         """End the connection now, without a close frame."""
         if not self.released:
             self.cut()
-            self.has_ended()
+            self.note_end()
 
     # Sending.
 
@@ -161,7 +161,7 @@ class MessageStream(AsyncStream):
         try:
             self.push(data)
         except Gone:
-            self.has_ended()
+            self.note_end()
         else:
             self.counts.bytes_out += len(data)
 
@@ -234,7 +234,7 @@ class MessageStream(AsyncStream):
         else:
             self._read_on()
 
-    def has_ended(self) -> None:
+    def note_end(self) -> None:
         self.ended = True
         self._finish(LOST)
 

@@ -31,10 +31,11 @@ TAIL: Final = 1024 * 1024
 class Sender:
     """What waits for one client, as the loop and a runner see it.
 
-    While a runner has the connection, ``lock`` guards ``out``, ``lent``, ``pace``, ``lost``, ``fault`` and what is
-    counted of them; neither side waits with the lock held. Only the runner adds to ``out``. So it may see without the
-    lock that ``out`` is empty, and send by itself. While no runner has the connection, all is the loop's, without a
-    lock. ``closing`` and ``broken`` only become true, and either side may set them at any time.
+    While a runner has the connection, ``out``, ``lent``, ``pace``, ``lost``, ``fault`` and what is counted of them are
+    changed under ``lock`` only; neither side waits with it held. Either may look at them without it, and what it sees
+    may be old. Only the runner adds to ``out``. So when it sees that ``out`` is empty, that stays so, and it sends by
+    itself. While no runner has the connection, all is the loop's, without a lock; a task is of the same thread.
+    ``closing`` and ``broken`` only become true, and either side may set them at any time.
 
     A side that fails leaves nothing behind: the lock is released with the block that has taken it, and bytes that a
     runner has lent stay with the loop, which closes the connection at their deadline if the runner is lost.
@@ -101,6 +102,12 @@ class Sender:
         self._account()
         return new
 
+    def lose(self, size: int) -> None:
+        """``size`` bytes of the runner's could not be sent, and nothing can be any more."""
+        with self.lock:
+            self.closing = self.broken = True
+            self.lost += size
+
     def push_now(self) -> None:
         """Send what the kernel takes now."""
         with self.lock:
@@ -132,8 +139,8 @@ class Sender:
             self._cut()
 
     def abort(self, *, orderly: bool) -> None:
-        """Nothing is sent any more, and what waits is lost; to close the socket resets the connection unless that is to
-        be ``orderly``. A runner that waits for a body is woken.
+        """Nothing is sent any more, and what waits is lost. Unless ``orderly``, closing the socket then resets the
+        connection. A runner that waits for a body is woken.
         """
         with self.lock:
             self.closing = self.broken = True

@@ -1,7 +1,7 @@
 """The states of a connection: the owner in each, what is watched, what ends it, and which state follows.
 
 A connection has one owner at a time. The *loop* never blocks; a *runner* (a thread or a greenlet) may. A *task* waits
-in the event loop that also turns the server loop, so both are of one thread. The loop's owner sets the state, at the
+in the event loop that also turns the server loop, so both run in one thread. The loop's owner sets the state, at the
 request of the others: a runner takes a connection and gives it back by calls of the loop. The deadline is the loop's,
 too, and in TASK also the task's. When it passes, the loop calls ``expire``; what that leads to stands at each state.
 
@@ -40,24 +40,25 @@ READY: Final = "ready"
 the :class:`~zibai.engine.queueing.Queue` refuses it by a 503 after ``queue_timeout``."""
 
 APP: Final = "app"
-"""The application runs. *Inline*, the loop waits for its runner, and the poller watches it as before; *given away*, the
-loop goes on, and nothing is watched. It has no deadline until its runner has *lent* something to be sent. Then its
-client has to take that fast enough, or the connection is cut, and the runner learns of that at its next send."""
+"""The application runs. *Inline*, the loop stands still until its runner is done, and the poller stays armed; *given
+away*, the loop goes on. It watches nothing and has no deadline until the runner has *lent* something: handed it to the
+loop to be sent. Then the client has to take that fast enough, or the connection is aborted, and the runner learns of
+that at its next send."""
 
 TASK: Final = "task"
-"""A task runs the application, and waits; the loop reads on for it. Its deadline is the earliest of three: for the
-body, for what is to be sent, and for a WebSocket's pings."""
+"""A task runs the application, and waits; the loop reads on for it. Its deadline is the earliest of those
+for the body, for what is to be sent, and for the ping or the close frame that a WebSocket is to answer."""
 
 FLUSH: Final = "flush"
 """The application has returned, and the client has not taken the whole response yet. Too slow by ``socket_timeout`` or
 ``min_send_rate``: CLOSED, by a reset."""
 
 DISCARD: Final = "discard"
-"""Reads the rest of a body that the application left unread. After two seconds: LINGER."""
+"""Reads the rest of a body that the application left unread. After two seconds, or 256 KiB: LINGER."""
 
 LINGER: Final = "linger"
-"""The last response is out; reads on for a moment, so that the client does not lose the response. After two seconds in
-which the client has taken nothing more: CLOSED."""
+"""The last response is out; reads on for a moment, so that the client does not lose the response. Every two
+seconds: CLOSED, unless the client's system has taken some of what is left since the last look."""
 
 PARTED: Final = "parted"
 """The last, small response is out to a client that asked for the end. The socket goes to :mod:`.parting`, which closes
@@ -71,9 +72,9 @@ class Rule(NamedTuple):
     """What holds in a state.
 
     ``watch`` is what the loop asks the poller for when it settles the connection, beside WRITE while something waits to
-    be sent. 0 in READY and APP disarms nothing: the poller is told when an event comes, or when the connection is given
-    away, which most short requests never see. ``after`` has the states that may follow, with what leads to each. CLOSED
-    may follow every state: the client has left, or is at fault.
+    be sent. With 0, in READY and APP, the poller is not told at once: READ stays armed until an event comes, or until
+    the connection is given away. Most short requests see neither. ``after`` has the states that may follow, with what
+    leads to each. CLOSED may follow every state: the client has left, or is at fault.
     """
 
     owner: str
@@ -148,7 +149,7 @@ class Checked:
         self._slot.__set__(owner, state)
 
 
-# Why the loop does not read from a connection although it reads in this state. 0 means that there is no pause.
+# Why the loop does not read from a connection although its state asks for it. 0 means that there is no pause.
 
 LATER: Final = 1
 """It goes on in the next turn, and needs no further byte for that."""
@@ -157,7 +158,8 @@ STARVED: Final = 2
 """There is no room for its body."""
 
 STOPPED: Final = 4
-"""Reading has stopped until its task has used what has come, or for good, as its client has ended its side."""
+"""Its task has to use what has come first, or its client has to take its pongs; or nothing is read any more, since its
+client has ended its side or a fault has cut it."""
 
 CHOKED: Final = 3
 """Its client does not take what TLS sends by itself."""

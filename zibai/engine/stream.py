@@ -190,7 +190,7 @@ class Stream:
         view = data
         while view:
             if sender.broken:
-                sender.lost += len(view)
+                sender.lose(len(view))
                 raise Gone("the client has left")
             try:
                 sent = self.sock.send(view)
@@ -201,8 +201,7 @@ class Stream:
                 self._lend(view)
                 return
             except OSError as error:
-                sender.closing = sender.broken = True
-                sender.lost += len(view)
+                sender.lose(len(view))
                 raise Gone(f"the client has left: {error}") from None
 
     def _lend(self, data: bytes | memoryview) -> None:

@@ -129,7 +129,7 @@ class Table:
         self._report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
         if connection.state is APP or connection.state is TASK:
             self.watch(connection, 0)
-            connection.pause = STOPPED  # a task's connection is not settled again
+            connection.pause = STOPPED  # so that settle() does not watch a task's connection again
             _abort(connection)
         elif self.connections.get(connection.fd) is connection:  # else it has gone before the fault
             self.drop(connection)
@@ -269,4 +269,4 @@ def _abort(connection: Any) -> None:
     """Cut a connection that a runner or a task has, which gives it back."""
     connection.abort()
     if connection.state is TASK:
-        connection.stream.has_ended()
+        connection.stream.note_end()

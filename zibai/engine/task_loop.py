@@ -1,6 +1,6 @@
 """The server loop of tasks: it reads on from a connection whose task waits.
 
-The thread of the event loop owns it. A task calls it, and never while it turns.
+The thread of the event loop owns it. Tasks call it between two turns. Only ``settle`` may be called within one.
 """
 
 import time

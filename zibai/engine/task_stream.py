@@ -1,6 +1,6 @@
 """A connection as tasks have it: the stream that the loop tells what its client does.
 
-Everything here is for the thread of the event loop, which also turns the server loop, but never at the same time.
+Everything here runs in the thread of the event loop; :mod:`.async_stream` says when.
 """
 
 from math import inf
@@ -60,12 +60,12 @@ class TaskStream(Stream):
             self.sender.closing = self.sender.broken = True
             self.sender.forget()
         self.connection.pause = STOPPED  # a poller would report the end again and again
-        self.has_ended()
+        self.note_end()
 
-    def has_ended(self) -> None:
+    def note_end(self) -> None:
         """The client has ended its side, or the connection is broken."""
         if self.running is not None:
-            self.running.has_ended()
+            self.running.note_end()
 
     def written(self) -> None:
         """The client has taken something, or the connection is broken."""

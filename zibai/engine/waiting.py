@@ -3,7 +3,8 @@
 A :class:`Waiter` is a connection, or a stage before one (see :mod:`.preamble`). The loop's
 :class:`~zibai.engine.table.Table` watches its socket as its state says, and calls its steps: ``begin``, ``readable``,
 ``writable``, ``resume`` and ``expire``. None of them blocks. Each may move ``state`` and ``deadline``, and the table
-looks at both after it. Everything here is the loop owner's.
+looks at both after it. The steps, ``state``, ``deadline``, ``pause`` and ``watched`` are the loop owner's. What stays
+the same, ``sock``, ``peer``, ``endpoint`` and ``service``, is also read by the runner of its request.
 """
 
 import socket

@@ -23,9 +23,10 @@ share belongs into the loop, the connection or the stream.
  - threadpoller  a poller in which a thread waits
 
 The thread that drives the loop *owns* it (one at a time), or the hub does. All of :class:`Turns` is the owner's, except
-``give_back`` and ``lend``, which any thread may call. A connection runs *inline* while the loop waits for it, still
-armed in the poller. As soon as another thread or greenlet is to drive the loop meanwhile, the owner *gives it
-away*, which disarms it first; the runner then *gives it back* when it is done.
+``give_back``, which any thread may call, as the loop's ``lend``. With threads, a deputy gives away what a blocked
+leader runs, under the backend's lock, and owns the loop from then on. A connection runs *inline* while the loop waits
+for it, still armed in the poller. As soon as another thread or greenlet is to drive the loop meanwhile, the owner
+*gives it away*, which disarms it first; the runner then *gives it back* when it is done.
 """
 
 from collections.abc import Awaitable, Callable
@@ -68,7 +69,10 @@ class Turns(Protocol):
         """Wait, at most until the next deadline, or only look, and do what came up. Blocks only with ``block``."""
 
     def timeout(self) -> float | None:
-        """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
+        """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever.
+
+        A backend that does not block in the poller has to ask before it waits: it is the last look into the inbox.
+        """
 
     def take(self) -> Any:
         """The stream of the next connection to run, as ``make_stream`` of the backend has made it, while there is a
@@ -95,7 +99,7 @@ class Turns(Protocol):
 
 
 class TaskTurns(Turns, Protocol):
-    """The server loop, as tasks see it. They run in the thread that turns it, and never while it turns."""
+    """The server loop, as tasks see it. They run in the thread that turns it, between two turns."""
 
     @property
     def is_replaced(self) -> bool:
