@@ -6,6 +6,7 @@ import ctypes
 import gc
 import sys
 import threading
+import time
 from contextlib import suppress
 from itertools import count
 from math import inf
@@ -237,6 +238,43 @@ def test_an_error_in_a_thread_that_has_given_a_connection_back_spares_the_next_r
             go.set()
             assert client.read().body == b"ok"
             assert client.get("/").body == b"ok"
+
+
+@pytest.mark.parametrize("where", ["given away and not passed on", "taken out of the inbox"])
+def test_an_error_while_a_request_changes_hands_costs_no_slot(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """There is one slot. A server that thought it occupied would serve nothing any more."""
+    pass_on, finish, failed = threads.Threads._pass_on, Loop.finish, threading.Event()
+
+    def fail_once() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise SystemExit
+
+    def passed_on(backend: Any) -> bool:
+        if where == "given away and not passed on" and sys._getframe(1).f_code.co_name == "_run_passed":
+            fail_once()
+        return pass_on(backend)
+
+    def finished(loop: Loop, stream: Any) -> None:
+        if where == "taken out of the inbox" and sys._getframe(1).f_code.co_name == "_empty_inbox":
+            fail_once()
+        finish(loop, stream)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] == "/long":
+            time.sleep(0.05)  # long enough for a deputy to take over, and for a spell
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"ok"]
+
+    monkeypatch.setattr(threads.Threads, "_pass_on", passed_on)
+    monkeypatch.setattr(Loop, "finish", finished)
+    with serving(app, max_workers=1, graceful_exit_timeout=3 * DEADLINE) as server, Client(server.port) as client:
+        while not failed.is_set():
+            with suppress(OSError, EOFError):
+                get(server.port, "/long")
+        for _ in range(3):
+            assert get(server.port).body == b"ok"
+        assert client.get("/").body == b"ok"
 
 
 @pytest.mark.parametrize("state", [states.PARTED, states.CLOSED, states.READY])

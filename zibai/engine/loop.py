@@ -270,14 +270,14 @@ class Loop:
         """Take what runners have handed over: for good, or to have something sent."""
         items = self._inbox.items
         while items:
-            connection, since = items.popleft()
-            if since is not None:
-                if connection.state is not APP or connection.stream.since != since:
-                    continue  # it is given back twice: an error hit its runner just after the first time
+            connection, since = items[0]  # removed last, so that an error that is raised from outside does not lose it
+            if since is None:
+                if connection.state is APP or connection.state is TASK:
+                    self._table.settle_lent(connection, now)
+            elif connection.state is APP and connection.stream.since == since:
                 self._running -= 1
                 self.finish(connection.stream)
-            elif connection.state is APP or connection.state is TASK:
-                self._table.settle_lent(connection, now)
+            items.popleft()
 
     def _react_to_others(self, fds: list[int], waited: int, now: float) -> None:
         """Descriptors that are no connections have something. ``waited`` requests were ready before this turn."""
@@ -293,8 +293,8 @@ class Loop:
 
     def _finish_loop(self) -> None:
         self.finished = True
+        self._inbox.close()  # first: what follows may raise, if the poller is what has failed
         self.service.draining = self._table.draining = True
         self._admission.acceptor.close()
         self.shutdown.close()
-        self._inbox.close()
         self._table.close()

@@ -20,7 +20,7 @@ class Runner(threading.Thread):
 
     ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton. ``left``
     is the stream that it ran when an error left it, and ``given`` the request of this stream that it was giving back
-    then, by its ``since``; None if its exchange was not over.
+    then, by its ``since``; None if its exchange was not over. ``gave_away`` says that it had given the stream away.
     """
 
     def __init__(self, life: Callable[["Runner"], None], slot: Slot, loop: str = "") -> None:
@@ -31,6 +31,7 @@ class Runner(threading.Thread):
         self.stake: list[Stake] = []
         self.left: Stream | None = None
         self.given: float | None = None
+        self.gave_away = False
         self.gate = threading.Lock()
         self.gate.acquire()
 
@@ -53,7 +54,7 @@ class Runner(threading.Thread):
             loop.give_back(stream, self.given)  # its response is out, and perhaps the next request runs already
         elif stream.connection.state is APP:
             stream.give_up(self.slot)
-            (loop.finish if inline else loop.give_back)(stream)
+            (loop.finish if inline and not self.gave_away else loop.give_back)(stream)
 
 
 class Spell:

@@ -250,7 +250,7 @@ class Threads(Blocking):
         """
         loop, slot, stake, spell = self._loop, me.slot, me.stake, self._spell
         stream: Stream | None = None
-        me.given = None
+        me.given, me.gave_away = None, False
         try:
             while not loop.finished:
                 stream = loop.take()
@@ -289,6 +289,7 @@ class Threads(Blocking):
     def _run_passed(self, me: Runner, stream: Stream) -> None:
         """Pass the baton on, then run as a thread of a pool does."""
         self._loop.give_away(stream)
+        me.gave_away = True
         with self._lock:
             is_led = self._pass_on()
         if not is_led:
