@@ -271,6 +271,16 @@ def test_the_process_has_a_heartbeat_when_each_loop_has_had_one() -> None:
     assert told == ["look", "look", "look", "beat", "look", "look", "look", "beat", "look"]
 
 
+def test_a_loop_that_has_finished_owes_no_heartbeat() -> None:
+    """Else a watchdog would end a process of which one loop drains longer than the others."""
+    told: list[str] = []
+    together = Together(Ties(on_beat=lambda: told.append("beat")), 3, 0, lambda: None)
+    together.has_finished = lambda number: number != 1
+    for _ in range(3):
+        together.beat(1)
+    assert told == ["beat"] * 3
+
+
 def test_a_request_that_is_stuck_is_told_once_whatever_loop_it_is_in() -> None:
     told: list[str] = []
     together = Together(Ties(on_stuck=lambda: told.append("stuck")), 2, 0, lambda: told.append("end"))
@@ -449,6 +459,30 @@ def test_each_loop_needs_one_of_what_is_divided(options: dict[str, int], flag: s
     with pytest.raises(UsageError, match=f"--loops 3 needs a {flag} of at least 3"):
         Options("a:b", loops=3, **options).validate()
     Options("a:b", loops=2, **options).validate()
+
+
+def test_there_is_room_for_all_loops_in_the_scoreboard() -> None:
+    with pytest.raises(UsageError, match="--processes 64 with --loops 512 are more than 10000 server loops"):
+        Options("a:b", processes=64, loops=512).validate()
+    for processes, loops in ((1, 1024), (10, 1000), (5000, 2)):
+        Options("a:b", processes=processes, loops=loops).validate()
+        assert (2 * processes + 30) * loops < 2**16
+
+
+def test_each_end_of_a_channel_is_made_before_a_loop_may_close_the_first() -> None:
+    told: list[int] = []
+
+    class Hasty:
+        def adopt_from(self, channel: Any) -> None:
+            told.append(channel.fileno())
+            channel.close()
+
+    near, far = (Socket(fileno=each.detach()) for each in socket.socketpair())
+    hasty: Any = [Hasty() for _ in range(3)]
+    Loops(hasty).adopt_from(near)
+    assert len(set(told)) == 3
+    assert far.recv(1) == b"", "no copy is left"
+    far.close()
 
 
 @pytest.mark.parametrize(

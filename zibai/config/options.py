@@ -56,6 +56,9 @@ class _Usual(int):
 USUAL_WORKERS = _Usual(10)
 """Threads or greenlets of a worker."""
 
+MOST_LOOPS = 10_000
+"""Server loops of all workers; the scoreboard has room for a few times as many."""
+
 TASKS = 1000
 """Tasks of a worker that serves ASGI, unless there is a number of workers."""
 
@@ -809,6 +812,9 @@ class Options:
         for flag, most in _places(self).items():
             if self.loops > most:
                 raise UsageError(f"--loops {self.loops} needs a {flag} of at least {self.loops}, one for each loop")
+        if self.processes * self.loops > MOST_LOOPS:
+            text = f"--processes {self.processes} with --loops {self.loops} are more than {MOST_LOOPS} server loops"
+            raise UsageError(f"{text}; choose one for each processor")
         if self.proxy_protocol == "on" and not Trust(self.trusted_proxies):
             raise UsageError(
                 "--proxy-protocol on accepts connections of --trusted-proxies only, and none are trusted; name them"

@@ -38,7 +38,9 @@ def make_loops(
     if len(parts) == 1:
         return Loops([_make_one(parts[0], options, ties, end, tasks)])
     together = Together(ties, len(parts), options.max_requests or 0, end)
-    return Loops([_make_one_of_several(number, parts, options, together, end) for number in range(len(parts))])
+    each = [_make_one_of_several(number, parts, options, together, end) for number in range(len(parts))]
+    together.has_finished = lambda number: each[number].finished
+    return Loops(each)
 
 
 def _make_one(part: Part, options: Options, ties: Ties, end: Callable[[], object], tasks: bool) -> Loop:

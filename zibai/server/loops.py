@@ -15,7 +15,7 @@ All loops accept from the same sockets, by duplicates of their descriptors, and 
 SO_REUSEPORT: the connections that wait at a socket that is closed are lost, and the sockets may be given.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
@@ -87,7 +87,7 @@ class Loops:
 
     def adopt_from(self, channel: Socket) -> None:
         """Take over the connections that come through ``channel``: each message goes to the loop that is first."""
-        for loop, end in zip(self.each, _for_each(channel, len(self.each)), strict=False):
+        for loop, end in zip(self.each, _ends(channel, len(self.each)), strict=False):
             loop.adopt_from(end)
 
     def hand_over_to(self, channel: Socket) -> None:
@@ -95,7 +95,7 @@ class Loops:
         if self._replacement is channel:
             return  # the control thread and the main thread may both come with it
         self._replacement = channel
-        for loop, end in zip(self.each, _for_each(channel, len(self.each)), strict=False):
+        for loop, end in zip(self.each, _ends(channel, len(self.each)), strict=False):
             loop.hand_over_to(end)
 
     def drain(self, timeout: float) -> None:
@@ -109,15 +109,16 @@ class Loops:
             loop.quit()
 
 
-def _for_each(channel: Socket, loops: int) -> Iterator[Socket]:
+def _ends(channel: Socket, loops: int) -> list[Socket]:
     """The channel itself for the first loop, and a copy for each other one: each closes its own at its end.
 
-    Without a free descriptor there are fewer copies. A loop without one closes its idle connections, as at the end.
+    All are made before a loop has the first, which it may close at once. Without a free descriptor there are fewer
+    copies. A loop without one closes its idle connections, as at the end.
     """
-    yield channel
+    ends = [channel]
     with suppress(OSError):
-        for _ in range(loops - 1):
-            yield duplicate(channel)
+        ends.extend(duplicate(channel) for _ in range(loops - 1))
+    return ends
 
 
 class Backends:

@@ -5,7 +5,7 @@ called from any thread of any program: it installs no signal handler, configures
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable
@@ -18,7 +18,7 @@ from ..config.options import Options, runners, script_name, usual_loops
 from ..engine.backends import Backend
 from ..gateway.interface import resolve
 from ..gateway.wsgi import Application, Gateway
-from ..logger import logger
+from ..logger import logger, safely
 from ..net.bind import listen
 from ..net.listener import Listener
 from ..system.forks import forget_in_children
@@ -150,7 +150,8 @@ class Server:
             self._ties.engine = engines[0] if self._loops == 1 else Backends(engines)
             if self._lifespan is not None:
                 await _done(engines[0].run(self._lifespan.start()))
-            https = self._prepare_tls(engines[0])
+            # A renewal of the certificate concerns all loops, so no name of one stands before its line.
+            https = self._prepare_tls(engines[0].report if self._loops == 1 else safely)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
             self._call_before_serve()
@@ -227,13 +228,13 @@ class Server:
             await _done(engine.run(self._lifespan.stop(5.0)))
         await _done(engine.stop())
 
-    def _prepare_tls(self, engine: Backend) -> "Https | None":
+    def _prepare_tls(self, report: Callable[..., None]) -> "Https | None":
         """None without; a server that speaks no TLS need not have it in memory."""
         if self._options.certfile is None:
             return None
         from ..tls.https import Https
 
-        https = Https(self._options, engine.report, self._ties.directory)
+        https = Https(self._options, report, self._ties.directory)
         https.load(self._sockets)
         return https
 

@@ -21,6 +21,7 @@ from ..supervise import mainloop
 from ..supervise.prompt import Prompt
 from ..supervise.starting import start_helper
 from ..system import daemon, home, lastword, pidfile, standard
+from ..system.machine import available_cpus
 from ..system.patching import has_gil
 from ..system.privileges import Identity
 from ..system.signals import hear_of_children, signals_held_back
@@ -242,6 +243,8 @@ def _why_one(options: Options) -> str:
         return "since this Python has a GIL"
     if peek.looks_like_asgi(options):
         return "since the application looks like ASGI"
+    if available_cpus() // max(1, options.processes) > 1:
+        return "since --max-workers or --max-connections is 1"
     return "since there is no processor for another"
 
 

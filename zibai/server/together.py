@@ -22,6 +22,7 @@ class Together:
     def __init__(self, ties: Ties, loops: int, max_requests: int, end: Callable[[], object]) -> None:
         self.ties = ties
         self._loops = loops
+        self.has_finished: Callable[[int], bool] = lambda number: False  # whether that loop has; set before they turn
         self._lock = threading.Lock()
         self._silent = set(range(loops))  # those that have not sent a heartbeat since on_beat was called
         self._answered = 0
@@ -31,10 +32,10 @@ class Together:
         self._on_stuck: Callable[[], object] | None = ties.on_stuck or end
 
     def beat(self, number: int) -> None:
-        """A loop has looked. The process has a heartbeat when each of its loops has had one."""
+        """A loop has looked. The process has a heartbeat when each loop has had one that has not finished."""
         with self._lock:
             self._silent.discard(number)
-            if not self._silent:
+            if all(self.has_finished(each) for each in self._silent):
                 self._silent = set(range(self._loops))
                 self.ties.on_beat()
             self.ties.on_look()
