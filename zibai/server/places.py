@@ -93,18 +93,23 @@ class Place:
             self._told[path] = os.stat(path).st_mtime_ns
         return os.path.relpath(path, self.real)
 
-    def missed(self) -> str:
-        """A file whose change no watch has told; empty if there is none."""
+    def missed(self) -> list[str]:
+        """The files whose changes no watch has told."""
+        found = []
         for folder in self.folders:
             is_new = self._known is not None and folder not in self._known
             with suppress(OSError), os.scandir(folder) as entries:
-                for entry in entries:
-                    changed = entry.stat()
-                    counts = is_new or changed.st_mtime > (self._since or 0)
-                    is_untold = self._told.get(entry.path) != changed.st_mtime_ns
-                    if counts and is_untold and entry.is_file() and self.matters(entry.path):
-                        return self.hear(entry.path)
-        return ""
+                found += [self.hear(entry.path) for entry in entries if self._is_untold(entry, is_new)]
+        return found
+
+    def _is_untold(self, entry: os.DirEntry[str], is_new: bool) -> bool:
+        try:
+            changed = entry.stat()
+        except OSError:
+            return False  # a link to nothing, as editors make them for their locks; or it has just been removed
+        counts = is_new or changed.st_mtime > (self._since or 0)
+        is_told = self._told.get(entry.path) == changed.st_mtime_ns
+        return counts and not is_told and entry.is_file() and self.matters(entry.path)
 
     def follow(self) -> None:
         """A watch has told all changes until now."""

@@ -155,8 +155,8 @@ def _owner(places: list[Place], path: str, deep: bool) -> Place | None:
 
 
 def _missed(places: list[Place]) -> list[str]:
-    """Files whose changes no watch has told, at most one of each place."""
-    return [name for place in places if (name := place.missed())]
+    """Files whose changes no watch has told."""
+    return [name for place in places for name in place.missed()]
 
 
 def _announce(place: Place) -> None:
