@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from test_e2e_restart import ready
 
-from support import Client, Server, get, run, wait_for
+from support import Client, Server, get, is_stopped, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,6 +111,30 @@ def test_a_scrape_sees_what_runs_and_what_waits(backend: tuple[str, ...], tmp_pa
         wait_for(lambda: scrape(server)["zibai_connections{state=queue}"] == 1)  # as of a heartbeat
         (tmp_path / "here.go").touch()
         assert first.read().status == second.read().status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many connections wait to be accepted")
+@pytest.mark.daily("threads")
+def test_the_backlog_is_what_no_worker_has_accepted(backend: tuple[str, ...]) -> None:
+    flags = ("-p", "1", "--worker-timeout", "0", "--health-listen", "127.0.0.1:0")
+    with Server("mortal:app", *flags, *backend) as server, ExitStack() as stack:
+        wait_for(lambda: len(ready(server)) == 1)
+        pid = int(get(server.port, "/pid").body)
+
+        def backlog() -> float:
+            found = scrape(server)
+            (name,) = [each for each in found if each.startswith("zibai_backlog") and f":{server.port}" in each]
+            return found[name]
+
+        assert backlog() == 0
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(os.kill, pid, signal.SIGCONT)
+        wait_for(lambda: is_stopped(pid))
+        clients = [stack.enter_context(Client(server.port)) for _ in range(3)]
+        wait_for(lambda: backlog() == 3)
+        os.kill(pid, signal.SIGCONT)
+        assert [client.get("/pid").status for client in clients] == [200] * 3
+        wait_for(lambda: backlog() == 0)
 
 
 def test_a_server_of_many_listeners_is_scraped_and_steered(tmp_path: Any) -> None:

@@ -43,7 +43,7 @@ class Codec:
 
     __slots__ = (
         "_at", "_base", "_buffer", "_chunked", "_dead", "_lane", "_left", "_line_seen", "_max_head", "_max_target",
-        "_piece", "_scanned", "paused", "spent",
+        "_piece", "_recognised", "_scanned", "paused", "spent",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +59,7 @@ class Codec:
         self._lane = lane
         self._piece = b""  # the last bytes, while the buffer is empty; empty once they are used
         self._at = 0  # how many bytes of it are used
+        self._recognised: tuple[Request, int] | None = None  # at the front of the piece, and where its head ends
         self._buffer = bytearray()
         self._scanned = 0
         self._line_seen = False  # whether the request line of an incomplete head was checked
@@ -86,8 +87,11 @@ class Codec:
             end = len(data) if data.endswith(END) else data.find(END) + 4
             if 4 <= end <= self._max_head:
                 request = self._lane.recognise(data[:end])
-                if request is not None and request.length == len(data) - end <= limit:
-                    return request, data[end:]
+                if request is not None:
+                    if request.length == len(data) - end <= limit:
+                        return request, data[end:]
+                    self._piece, self._recognised = data, (request, end)  # so that the head is not read twice
+                    return None
         self.feed(data)
         return None
 
@@ -97,6 +101,7 @@ class Codec:
             self._buffer += self._piece[self._at :] if self._at else self._piece
             self._piece = b""
             self._at = 0
+            self._recognised = None
 
     @property
     def has_bytes(self) -> bool:
@@ -154,8 +159,9 @@ class Codec:
     def _recognise(self, lane: FastLane) -> Request | None:
         """The request at the front of the piece, if the fast lane accepts it."""
         piece, start = self._piece, self._at
-        request, end = None, len(piece)
-        if not start and end <= self._max_head and piece.endswith(END):
+        request, end = self._recognised or (None, len(piece))
+        self._recognised = None
+        if request is None and not start and end <= self._max_head and piece.endswith(END):
             # Most likely exactly one head, which the lane can recognise without a search for its end.
             request = lane.recognise(piece)
         if request is None:
