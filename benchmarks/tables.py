@@ -9,13 +9,14 @@ from statistics import median
 
 from . import results as r
 from .results import Idle, Measurement, Results
-from .servers import ALL_OURS, BY_NAME, LIMIT, OURS, SERVERS, TASKS
+from .servers import ALL_OURS, LIMIT, OURS, SERVERS, TASKS
 from .verdict import targets
 from .workloads import BY_KEY, WORKLOADS, Workload
 
 NOTHING = "–"  # noqa: RUF001 - a dash, where there is no figure
 MARK = " (!)"
 FULLY_USED = 0.85  # of a processor
+MOST_COLUMNS = 9  # workloads of a table that still fits the page
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
@@ -60,20 +61,25 @@ def bold(name: str, text: str) -> str:
 
 
 def comparison(results: Results, interface: str = "wsgi") -> str:
-    """All servers and workloads of an interface, requests/s; empty without any."""
+    """All servers and workloads of an interface, requests/s, in tables that fit the page; empty without any."""
     works = [work for work in measured_workloads(results) if work.interface == interface]
+    number = -(-len(works) // MOST_COLUMNS)  # of tables, which are about equally wide
+    size = -(-len(works) // max(1, number))
+    return "\n".join(_comparison(results, works[first * size : (first + 1) * size]) for first in range(number))
+
+
+def _comparison(results: Results, works: Sequence[Workload]) -> str:
     rows, found = [], []
-    for name in names(results) if works else ():
-        if BY_NAME[name].interface != interface:
-            continue
+    for name in names(results):
         row = [bold(name, name)]
         for work in works:
             rounds = r.of(results.measurements, name, work.key)
             errors = r.errors(rounds)
             found.append((f"{name}, {work.title}", errors))
             row.append(bold(name, figure(r.typical(rounds, r.rate))) + (MARK if errors else "") if rounds else "")
-        rows.append(row)
-    return table(["requests/s", *(work.title for work in works)], rows) + notes(found) if rows else ""
+        if any(row[1:]):
+            rows.append(row)
+    return table(["requests/s", *(work.title for work in works)], rows) + notes(found)
 
 
 HEADLINES = ("varied", "forwarded", "browsers", "orders", "flask", "page", "new", "tls")
