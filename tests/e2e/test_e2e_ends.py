@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from support import APPS, DEADLINE, ZIBAI, Server, alive, child_processes, envir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes of POSIX")
 
@@ -197,6 +197,14 @@ class Silenced:
         os.close(self._reader)
 
 
+def hears(pid: int, number: int) -> bool:
+    """Whether a process handles a signal or holds it back. Only Linux tells."""
+    if sys.platform != "linux":
+        return True
+    fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool((int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)) >> (number - 1) & 1)
+
+
 @contextmanager
 def silenced(path: Path, *flags: str, room: bool) -> Iterator[Any]:
     server = Silenced(path, *flags, room=room)
@@ -227,6 +235,7 @@ def test_nor_does_one_that_is_full_from_the_start(
     backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path
 ) -> None:
     with silenced(tmp_path / "s", *processes, *backend, room=False) as server:
-        wait_for((tmp_path / "s").exists)  # the next thing that it does is to log
+        wait_for((tmp_path / "s").exists)
+        wait_for(lambda: hears(server.process.pid, signal.SIGTERM))  # the next thing that it does is to log
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(LIMIT) == 0
