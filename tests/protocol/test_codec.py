@@ -462,3 +462,33 @@ def test_a_body_over_the_limit_is_not_taken_with_its_head() -> None:
         whole = codec.receive(post("Content-Length: 5") + b"12345", limit)
         assert (whole is not None) is taken
         assert codec.has_bytes is not taken
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+    ],
+    ids=["alone", "pipelined", "with its body", "before its body", "chunked", "expect"],
+)
+def test_the_lane_reads_a_head_once(monkeypatch: pytest.MonkeyPatch, data: bytes, limit: int) -> None:
+    """Also a head that it declines, and one whose body the caller takes by itself."""
+    heads: list[bytes] = []
+    recognise = FastLane.recognise
+
+    def count(lane: FastLane, head: bytes) -> Request | None:
+        heads.append(head)
+        return recognise(lane, head)
+
+    monkeypatch.setattr(FastLane, "recognise", count)
+    codec = Codec(1000, FastLane())
+    whole = codec.receive(data, limit)
+    request = codec.next_request() if whole is None else whole[0]
+    assert request is not None
+    assert heads.count(data[: data.index(b"\r\n\r\n") + 4]) == 1

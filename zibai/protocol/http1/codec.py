@@ -59,7 +59,8 @@ class Codec:
         self._lane = lane
         self._piece = b""  # the last bytes, while the buffer is empty; empty once they are used
         self._at = 0  # how many bytes of it are used
-        self._recognised: tuple[Request, int] | None = None  # at the front of the piece, and where its head ends
+        # What the lane has said of the head at the front of the piece, and where that ends; None if it was not asked.
+        self._recognised: tuple[Request | None, int] | None = None
         self._buffer = bytearray()
         self._scanned = 0
         self._line_seen = False  # whether the request line of an incomplete head was checked
@@ -87,11 +88,11 @@ class Codec:
             end = len(data) if data.endswith(END) else data.find(END) + 4
             if 4 <= end <= self._max_head:
                 request = self._lane.recognise(data[:end])
-                if request is not None:
-                    if request.length == len(data) - end <= limit:
-                        return request, data[end:]
-                    self._piece, self._recognised = data, (request, end)  # so that the head is not read twice
-                    return None
+                if request is not None and request.length == len(data) - end <= limit:
+                    return request, data[end:]
+                # So that the lane does not read the head twice. What it has declined may be more than one head.
+                if request is not None or data.find(END) + 4 == end:
+                    self._recognised = request, end
         self.feed(data)
         return None
 
@@ -159,18 +160,21 @@ class Codec:
     def _recognise(self, lane: FastLane) -> Request | None:
         """The request at the front of the piece, if the fast lane accepts it."""
         piece, start = self._piece, self._at
-        request, end = self._recognised or (None, len(piece))
-        self._recognised = None
-        if request is None and not start and end <= self._max_head and piece.endswith(END):
-            # Most likely exactly one head, which the lane can recognise without a search for its end.
-            request = lane.recognise(piece)
-        if request is None:
-            end = piece.find(END, start) + 4
-            if end < 4 or end - start > self._max_head or end - start == len(piece):
-                return None
-            request = lane.recognise(piece[start:end])
+        known, self._recognised = self._recognised, None
+        if known is not None:
+            request, end = known
+        else:
+            request, end = None, len(piece)
+            if not start and end <= self._max_head and piece.endswith(END):
+                # Most likely exactly one head, which the lane can recognise without a search for its end.
+                request = lane.recognise(piece)
             if request is None:
-                return None
+                end = piece.find(END, start) + 4
+                if end < 4 or end - start > self._max_head or end - start == len(piece):
+                    return None
+                request = lane.recognise(piece[start:end])
+        if request is None:
+            return None
         self._use(end - start)
         self._left = request.length or 0
         return request
