@@ -633,6 +633,15 @@ def test_a_worker_that_dies_while_it_drains_is_told_of(caplog: pytest.LogCapture
     world.roster.end("drain")
     world.gone(1, reason="was killed by SIGKILL", story="\n  it was serving GET /report for 3.0 s (app)")
     assert "worker 1 was killed by SIGKILL while it drained\n  it was serving GET /report" in caplog.text
+
+
+def test_a_worker_that_was_not_ready_yet_did_not_drain(caplog: pytest.LogCaptureFixture) -> None:
+    """A restart that comes sooner than a worker is ready, or an end during the start."""
+    world = World(1)
+    world.tick()
+    world.roster.end("drain")
+    world.gone(1, reason="was killed by SIGKILL")
+    assert "worker 1 was killed by SIGKILL before it was ready" in caplog.text
     assert world.roster.finished
 
 

@@ -125,7 +125,8 @@ class Roster:
             return
         if worker.state is DRAINING or self._ending:
             if not ending.clean and not worker.failed:
-                logger.error("worker %d %s while it drained%s", worker.process.pid, ending.reason, ending.story)
+                when = "while it drained" if worker.was_ready else "before it was ready"
+                logger.error("worker %d %s %s%s", worker.process.pid, ending.reason, when, ending.story)
         elif worker.state is STARTING:
             self._not_ready(worker, ending.reason)
         else:
