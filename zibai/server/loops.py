@@ -48,7 +48,7 @@ def divided(options: Options, number: int, loops: int) -> Options:
 
 
 class Loops:
-    """The server loops of one process, for those who tell a loop something; see :class:`~zibai.engine.loop.Loop`.
+    """The server loops of one process, as one loop to which something is told; see :class:`~zibai.engine.loop.Loop`.
 
     Any thread may call what it may call of one loop.
     """
@@ -122,7 +122,7 @@ def _ends(channel: Socket, loops: int) -> list[Socket]:
 
 
 class Backends:
-    """The backends of several loops, for those who ask what runs; see :class:`~zibai.engine.backends.Backend`."""
+    """The backends of several loops, as one that is asked what runs; see :class:`~zibai.engine.backends.Backend`."""
 
     def __init__(self, each: Sequence[Backend]) -> None:
         self._each = each
