@@ -79,4 +79,4 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionfinish() -> None:
-    gc.unfreeze()  # hypothesis asks who refers to an object, also if it is imported only for the summary
+    gc.unfreeze()  # hypothesis asks for the references to an object, even where only its summary runs

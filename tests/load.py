@@ -15,25 +15,21 @@ from support import DEADLINE, Client, wait_for
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
 
 BODY = bytes(range(256)) * 64  # 16 KiB
 
 
-class Load:
-    """``clients`` threads that send requests to ``port`` while the ``with`` block runs."""
+class Clients:
+    """Threads that send requests while the ``with`` block runs. ``answered`` is how many had the right response, and
+    ``wrong`` says what else there was.
+    """
 
-    def __init__(self, port: int, clients: int = 6, tls: ssl.SSLContext | None = None) -> None:
-        self._port = port
-        self._tls = tls
+    def __init__(self, clients: int) -> None:
         self._stop = threading.Event()
-        kinds: list[Callable[[], None]] = [self._keep_alive, self._fresh, self._post]
-        self._threads = [threading.Thread(target=self._run, args=[kinds[n % len(kinds)]]) for n in range(clients)]
+        self._threads = [threading.Thread(target=self._run, args=[number]) for number in range(clients)]
         self._lock = threading.Lock()
         self.answered = 0
-        self.longest = 0.0  # seconds
-        self.lost: list[str] = []
-        self.bodies: set[bytes] = set()  # the different answers to GET
+        self.wrong: list[str] = []
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -45,18 +41,36 @@ class Load:
         for thread in self._threads:
             thread.join(DEADLINE)
 
-    def wait_for(self, answered: int) -> None:
+    def wait_for(self, answered: int, timeout: float = 120) -> None:
         """Until so many more requests were answered."""
         goal = self.answered + answered
-        wait_for(lambda: self.answered >= goal or self.lost, timeout=120)
+        wait_for(lambda: self.answered >= goal or self.wrong, timeout=timeout)
 
-    def _run(self, requests: Callable[[], None]) -> None:
+    def _run(self, number: int) -> None:
         while not self._stop.is_set():
             try:
-                requests()
+                self._ask(number)
             except Exception as error:
                 with self._lock:
-                    self.lost.append(f"{requests.__name__}: {type(error).__name__}: {error}")
+                    self.wrong.append(f"client {number}: {type(error).__name__}: {error}")
+
+    def _ask(self, number: int) -> None:
+        """The requests of a client on one connection, or until the end."""
+        raise NotImplementedError
+
+
+class Load(Clients):
+    """``clients`` threads that send requests to ``port``."""
+
+    def __init__(self, port: int, clients: int = 6, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(clients)
+        self._port = port
+        self._tls = tls
+        self.longest = 0.0  # seconds
+        self.bodies: set[bytes] = set()  # the different answers to GET
+
+    def _ask(self, number: int) -> None:
+        (self._keep_alive, self._fresh, self._post)[number % 3]()
 
     def _count(self, began: float, body: bytes) -> None:
         with self._lock:

@@ -427,6 +427,15 @@ def get(where: int | str | Path, target: str = "/", *fields: str, tls: ssl.SSLCo
         return client.get(target, *fields, "Connection: close")
 
 
+def listens(port: int) -> bool:
+    """Whether a client is let in."""
+    try:
+        Client(port).close()
+    except OSError:
+        return False
+    return True
+
+
 class Gate:
     """Where applications wait for the test: ``plain:gated`` comes here, says that it runs, and stays until it may go.
 

@@ -45,7 +45,7 @@ class Left(AsyncHttpConsumer):
 
 
 class Room(AsyncJsonWebsocketConsumer):
-    """Everybody in the room hears what one says, by the layer of channels, and who has left, with the code."""
+    """The layer of channels passes on what a client says, and with which code another one has left."""
 
     groups = ("room",)
 

@@ -101,7 +101,7 @@ def test_less_than_the_content_length_cuts(said: Said, paused: bool) -> None:
         with pytest.raises((EOFError, ConnectionError)):
             client.read()
     assert any("less than its Content-Length" in record.getMessage() for record in server.logged("zibai.error"))
-    assert server.exchanges == [("zibai.access", 200)]  # and not 499: it is not the client who has left
+    assert server.exchanges == [("zibai.access", 200)]  # and not 499: the client has not left
 
 
 @pytest.mark.parametrize(

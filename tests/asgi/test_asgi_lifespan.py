@@ -20,7 +20,7 @@ from zibai.gateway import lifespan as module
 from zibai.gateway.lifespan import Lifespan
 
 from serving import serving
-from support import DEADLINE, Client, run, wait_for
+from support import DEADLINE, Client, listens, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -424,14 +424,6 @@ def test_endless_event_streams_end_and_downloads_do_not() -> None:
     assert time.monotonic() - begun < 10
     assert closed == ["/events", "/download"]
     assert not [record for record in server.records if record.exc_info]
-
-
-def listens(port: int) -> bool:
-    try:
-        Client(port).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_an_event_stream_that_begins_while_the_server_ends_is_told() -> None:

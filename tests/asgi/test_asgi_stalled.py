@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import selectors
 import socket
 import sys
 import time
 from itertools import chain
 
 import pytest
+from stalling import connect, ends
 
 from zibai.system.machine import raise_descriptor_limit
 
-from support import DEADLINE, Client, Server, get, run, wait_for
+from support import Client, Server, get, run, wait_for
 
 MANY = 100  # of each kind
 LIMIT = 8  # seconds that each of them has, and in which all of them have to be there, on a busy machine, too
@@ -27,40 +27,9 @@ KINDS = {
 }
 
 
-def connect(port: int, deaf: bool) -> socket.socket:
-    sock = socket.socket()
-    sock.settimeout(DEADLINE)
-    if deaf:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect(("127.0.0.1", port))
-    return sock
-
-
 def open_connections(server: Server) -> int:
     worker = json.loads(run("ps", "--json", f":{server.port}").stdout)["workers"][0]
     return int(worker["open"])
-
-
-def ends(socks: list[socket.socket]) -> set[bytes]:
-    """How what each is sent until its end begins, however it ends."""
-    found = dict.fromkeys(socks, b"")
-    deadline = time.monotonic() + DEADLINE
-    with selectors.DefaultSelector() as selector:
-        for sock in socks:
-            selector.register(sock, selectors.EVENT_READ)
-        while selector.get_map():
-            assert time.monotonic() < deadline, f"{len(selector.get_map())} are still there"
-            for key, _ in selector.select(1):
-                sock = key.fileobj
-                assert isinstance(sock, socket.socket)
-                try:
-                    data = sock.recv(65536)
-                except ConnectionResetError:
-                    data = b""
-                found[sock] = (found[sock] + data)[:12]
-                if not data:
-                    selector.unregister(sock)
-    return {*found.values()}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="select() has its limit at 500 connections")
@@ -72,7 +41,7 @@ def test_five_hundred_stalled_clients(loop: str) -> None:
     limits = [f"--{name}-timeout={LIMIT}" for name in ("header", "keep-alive", "socket")]
     with Server("phases_asgi:app", "--interface", "asgi", "--loop", loop, "--no-access-log", *limits) as server:
         assert get(server.port, "/version").body == b"1"
-        clients = {kind: [connect(server.port, kind == "deaf") for _ in range(MANY)] for kind in KINDS}
+        clients = {kind: [connect(server.port, 4096 * (kind == "deaf")) for _ in range(MANY)] for kind in KINDS}
         try:
             for kind, data in KINDS.items():
                 for client in clients[kind]:
@@ -90,11 +59,12 @@ def test_five_hundred_stalled_clients(loop: str) -> None:
                     honest.send(head.encode() + body)
                     assert honest.read().body == body
                 longest = max(longest, time.monotonic() - asked)
-            assert longest < LIMIT, "nobody had to go first"
+            assert longest < LIMIT, "no stalled client had to go first"
 
-            assert ends(clients["idle"]) == {b""}
-            assert ends(clients["head"] + clients["body"] + clients["chunk"]) == {b"HTTP/1.1 408"}
-            # Nobody reads, so it is the server that gives up.
+            assert set(ends(clients["idle"])) == {b""}
+            late = clients["head"] + clients["body"] + clients["chunk"]
+            assert {data[:12] for data in ends(late)} == {b"HTTP/1.1 408"}
+            # These clients read nothing more, so the server gives up.
             wait_for(lambda: server.log.count("finally /big") == MANY)
             wait_for(lambda: open_connections(server) == 0)
         finally:

@@ -149,7 +149,7 @@ def test_it_is_rotated_by_its_size_and_no_line_is_lost(
 
 
 @pytest.mark.daily("threads-single", "greenlets-workers", "tasks-single")
-@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc who has reopened the file")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes have reopened the file")
 @pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
 def test_it_is_moved_while_requests_run(kind: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
     """As logrotate does: the file is moved, then SIGUSR1 is sent."""

@@ -78,7 +78,7 @@ def test_restarts_under_load_lose_nothing(site: Path) -> None:
             server.signal(signal.SIGHUP)
             wait_for(lambda old=old: len(now := set(server.children())) == 2 and not now & old)
             load.wait_for(500)
-    assert load.lost == []
+    assert load.wrong == []
     assert {b"1", b"new 0", b"new 1"} <= load.bodies
 
 

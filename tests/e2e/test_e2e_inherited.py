@@ -63,7 +63,7 @@ def test_a_hot_deploy_by_server_starter_loses_nothing(backend: tuple[str, ...], 
             server.signal(signal.SIGHUP)
             gone = server.wait_for_log("old worker ", after=before)
             load.wait_for(300)
-        assert load.lost == []
+        assert load.wrong == []
         assert load.bodies >= {b"1", b"2"}
         assert "status:0" in gone
         assert get(folder / "s", "/version").body == b"2"

@@ -7,20 +7,19 @@ import os
 import signal
 import socket
 import sys
-import threading
 from contextlib import ExitStack
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from zibai.system.patching import has_gil
 from zibai.telemetry.scoreboard import Scoreboard
 
-from support import DEADLINE, Client, Gate, Server, run, wait_for
+from load import Clients
+from support import Client, Gate, Server, run, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 LOOPS = ("--loops", "2", "--no-gevent")
@@ -29,48 +28,24 @@ PRELOAD = pytest.param(("-p", "2", "--preload"), marks=pytest.mark.skipif(sys.pl
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, descriptors and unix sockets")
 
 
-class Numbered:
-    """Clients whose every request has a number, and who look whether the answer is to that request.
+class Numbered(Clients):
+    """Each request has a number, and the clients look whether the response is to that request.
 
-    ``answered`` is how many were right, ``wrong`` are the others. ``cut`` counts connections that ended without a
-    response.
+    ``cut`` counts connections that ended without a response.
     """
 
     def __init__(self, port: int, clients: int = 6) -> None:
+        super().__init__(clients)
         self._port = port
-        self._stop = threading.Event()
-        kinds: list[Callable[[int], None]] = [self._keep_alive, self._fresh, self._pipelined]
-        self._threads = [threading.Thread(target=self._run, args=[kinds[n % 3], n]) for n in range(clients)]
-        self._lock = threading.Lock()
-        self._number = 0
-        self.answered = self.cut = 0
-        self.wrong: list[str] = []
+        self._number = self.cut = 0
         self.pids: set[int] = set()
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(DEADLINE)
-
-    def wait_for(self, more: int) -> None:
-        goal = self.answered + more
-        wait_for(lambda: self.answered >= goal or self.wrong, timeout=240)
-
-    def _run(self, requests: Callable[[int], None], client: int) -> None:
-        while not self._stop.is_set():
-            try:
-                requests(client)
-            except (ConnectionError, EOFError):
-                with self._lock:
-                    self.cut += 1
-            except Exception as error:
-                with self._lock:
-                    self.wrong.append(f"{requests.__name__}: {error!r}")
+    def _ask(self, number: int) -> None:
+        try:
+            (self._keep_alive, self._fresh, self._pipelined)[number % 3](number)
+        except (ConnectionError, EOFError):
+            with self._lock:
+                self.cut += 1
 
     def _next(self, client: int) -> tuple[str, bytes, bytes]:
         """The target, the body and the bytes of a request that is like no other one."""
@@ -125,17 +100,17 @@ class Numbered:
 def test_restarts_lose_nothing_and_a_killed_worker_only_what_it_had(restarts: int, requests: int) -> None:
     share = requests // (restarts + 2) + 1
     with Server("numbered:app", "--no-access-log", "-p", "2", *LOOPS) as server, Numbered(server.port) as load:
-        load.wait_for(share)
+        load.wait_for(share, timeout=240)
         for _ in range(restarts):
             old = set(server.children())
             server.signal(signal.SIGHUP)
             wait_for(lambda: len(now := set(server.children())) == 2 and not now & old, timeout=120)  # noqa: B023
-            load.wait_for(share)
+            load.wait_for(share, timeout=240)
         assert (load.wrong, load.cut) == ([], 0)
         victim = server.children()[0]
         os.kill(victim, signal.SIGKILL)
         server.wait_for_log(f"worker {victim} was killed by SIGKILL; starting another")
-        load.wait_for(share)
+        load.wait_for(share, timeout=240)
     assert load.wrong == []
     assert load.cut <= 6, "one for each client"
     assert load.answered >= requests
@@ -263,7 +238,7 @@ def test_what_is_shown_is_the_sum_of_the_loops(way: tuple[str, ...], tmp_path: P
 @POSIX
 @WAYS
 def test_a_listener_that_is_given(way: tuple[str, ...], tmp_path: Path) -> None:
-    """All loops accept from it, and it stays open for who has given it."""
+    """All loops accept from it, and it stays open for the caller."""
     with socket.socket(socket.AF_UNIX) as given:
         given.bind(str(tmp_path / "sock"))
         given.listen()

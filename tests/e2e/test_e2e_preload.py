@@ -241,7 +241,7 @@ def test_restarts_under_load_lose_nothing(backend: tuple[str, ...], site: Path) 
             server.restart(site, version)
             load.wait_for(500)
         assert server.loads() == 3
-    assert load.lost == []
+    assert load.wrong == []
     assert {b"1", b"2", b"3"} <= load.bodies
 
 
@@ -249,10 +249,10 @@ def test_restarts_under_load_lose_nothing(backend: tuple[str, ...], site: Path) 
 def test_recycling_loses_nothing_and_imports_nothing(backend: tuple[str, ...], site: Path) -> None:
     flags = ("--no-access-log", "--max-request-pre-process", "300")
     with Preloading("versioned:app", *flags, *backend, cwd=site, ready=1) as server, Load(server.port) as load:
-        wait_for(lambda: len(server.ready()) >= 4 or load.lost)
+        wait_for(lambda: len(server.ready()) >= 4 or load.wrong)
         load.wait_for(100)
         assert server.loads() == 1
-    assert load.lost == []
+    assert load.wrong == []
 
 
 @pytest.mark.daily("threads-unfit")
@@ -271,7 +271,7 @@ def test_after_a_broken_deploy_even_a_new_worker_has_the_code_of_before(
             assert any("RuntimeError: this deploy" in line for line in server.log)
             wait_for(lambda: len(server.loaders()) == 1)
             assert server.workers() == old
-        assert load.lost == []
+        assert load.wrong == []
         os.kill(old[0], signal.SIGKILL)
         wait_for(lambda: len(server.ready()) == 3)
         assert len(server.loaders()) == 1
@@ -345,7 +345,7 @@ def test_the_workers_of_a_loader_that_dies_serve_on_until_they_are_replaced(
             server.signal(signal.SIGHUP)
             wait_for(lambda: not any(map(alive, orphans)) and len(server.workers()) == 2)
             load.wait_for(100)
-        assert load.lost == []
+        assert load.wrong == []
         assert get(server.port, "/version").body == b"2"
         # One that dies with no loader there has another one made.
         (loader,), orphans = server.loaders(), server.workers()

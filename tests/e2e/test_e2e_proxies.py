@@ -28,7 +28,7 @@ import pytest
 from test_e2e_restart import deploy, restart
 
 from load import Load
-from support import APPS, DEADLINE, ROOT, Client, Response, Server, get, read_response, run, wait_for
+from support import APPS, DEADLINE, ROOT, Client, Response, Server, get, listens, read_response, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -95,14 +95,6 @@ def running(command: list[str], folder: Path, *ports: int) -> Iterator[None]:
         finally:
             child.terminate()
             child.wait(DEADLINE)
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), DEADLINE).close()
-    except (ConnectionRefusedError, ConnectionResetError):
-        return False
-    return True
 
 
 @contextmanager
@@ -314,7 +306,7 @@ def test_a_rolling_restart_behind_a_proxy_loses_nothing(
             for version in range(processes):
                 restart(server, tmp_path, f"new {version}")
                 load.wait_for(300)
-        assert load.lost == []
+        assert load.wrong == []
         assert {b"new %d" % version for version in range(processes)} <= load.bodies
         assert idle.get("/version").body == b"new %d" % (processes - 1)
 

@@ -56,7 +56,7 @@ def test_restarts_under_load_lose_nothing(
         for version in range(restarts):
             restart(server, site, f"new {version}")
             load.wait_for(share)
-    assert load.lost == []
+    assert load.wrong == []
     assert load.answered >= requests
     assert {b"1", *(b"new %d" % version for version in range(restarts))} <= load.bodies
 
@@ -69,7 +69,7 @@ def test_an_import_of_two_seconds_makes_nobody_wait(backend: tuple[str, ...], si
             load.wait_for(200)
             restart(server, site, "slow 2")
             load.wait_for(200)
-    assert load.lost == []
+    assert load.wrong == []
     assert b"slow 2" in load.bodies
     assert load.longest < 2, "less than an import; how much less is measured with nothing else on the machine"
 
@@ -107,7 +107,7 @@ def test_a_broken_deploy_changes_nothing(backend: tuple[str, ...], site: Path, b
             load.wait_for(100)
             restart(server, site, "mended")
             load.wait_for(100)
-        assert load.lost == []
+        assert load.wrong == []
         assert get(server.port, "/version").body == b"mended"
 
 
@@ -117,9 +117,9 @@ def test_recycling_by_number_of_requests_loses_nothing(backend: tuple[str, ...],
         Server("versioned:app", "--no-access-log", "--max-request-pre-process", "500", *backend, cwd=site) as server,
         Load(server.port) as load,
     ):
-        wait_for(lambda: len(ready(server)) >= 4 or load.lost)
+        wait_for(lambda: len(ready(server)) >= 4 or load.wrong)
         load.wait_for(100)
-    assert load.lost == []
+    assert load.wrong == []
 
 
 def ready(server: Server) -> set[str]:

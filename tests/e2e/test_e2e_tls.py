@@ -432,7 +432,7 @@ def test_restarts_under_load_lose_nothing(flags: list[str], tmp_path: Path, cont
             server.signal(signal.SIGHUP)
             wait_for(lambda: len(now := set(server.children())) == len(old) and not now & old)  # noqa: B023
             load.wait_for(300)
-    assert load.lost == []
+    assert load.wrong == []
 
 
 @pytest.mark.daily("greenlets")

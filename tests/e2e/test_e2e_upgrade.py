@@ -63,13 +63,13 @@ def test_an_upgrade_under_load_loses_nothing(backend: tuple[str, ...], site: Pat
             deploy(site, "2")
             stack.enter_context(upgraded(server))
             load.wait_for(500)
-            wait_for(lambda: load.bodies >= {b"1", b"2"} or load.lost)  # both serve
+            wait_for(lambda: load.bodies >= {b"1", b"2"} or load.wrong)  # both serve
             server.signal(signal.SIGTERM)
             wait_for(lambda: server.has_ended)
             load.wait_for(100)  # so nobody has an answer of the old one yet that is not counted
             load.bodies.clear()
             load.wait_for(500)
-        assert load.lost == []
+        assert load.wrong == []
         assert load.bodies <= {b"2", b""}
     assert "Traceback" not in "\n".join(server.log)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import selectors
 import socket
-import ssl
 import struct
 import sys
 import threading
@@ -17,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from stalling import connect, ends
 
 from zibai.system.machine import raise_descriptor_limit
 
 from support import DEADLINE, Client, Server, get, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import ssl
+    from collections.abc import Callable
 
     from credentials import Credentials
 
@@ -54,40 +54,6 @@ def waits(server: Server) -> int:
 def counts(server: Server, tls: ssl.SSLContext | None = None) -> dict[str, int]:
     found: dict[str, int] = json.loads(get(server.port, "/counts", tls=tls).body)
     return found
-
-
-def connect(port: int, receive_buffer: int = 0, tls: ssl.SSLContext | None = None) -> socket.socket:
-    sock = socket.socket()
-    sock.settimeout(DEADLINE)
-    if receive_buffer:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    sock.connect(("127.0.0.1", port))
-    return sock if tls is None else tls.wrap_socket(sock, server_hostname="localhost")
-
-
-def ends(socks: Iterable[socket.socket]) -> list[bytes]:
-    """What each has been sent until its end, however it ended."""
-    found: dict[socket.socket, bytes] = dict.fromkeys(socks, b"")
-    deadline = time.monotonic() + DEADLINE
-    with selectors.DefaultSelector() as selector:
-        for sock in found:
-            sock.setblocking(False)
-            selector.register(sock, selectors.EVENT_READ)
-        while selector.get_map():
-            assert time.monotonic() < deadline, f"{len(selector.get_map())} of {len(found)} are still there"
-            for key, _ in selector.select(1):
-                sock = key.fileobj
-                assert isinstance(sock, socket.socket)
-                try:
-                    data = sock.recv(1 << 16)
-                except ssl.SSLWantReadError:
-                    continue
-                except (ConnectionResetError, ssl.SSLEOFError):
-                    data = b""
-                found[sock] += data
-                if not data:
-                    selector.unregister(sock)
-    return list(found.values())
 
 
 @pytest.mark.daily("threads-plain")
@@ -158,10 +124,11 @@ def test_an_idle_server_sleeps() -> None:
     # The loop wakes once more at the deadline that new clients had, and that must not fall into the window.
     soon = ("--header-timeout", "1")
     with Server("engine:app", "--no-gevent", *soon) as first, Server("engine:app", *soon, *others) as second:
-        clients = [Client(server.port) for server in (first, second) for _ in range(100)]
+        clients: list[Client] = []
         try:
-            for client in clients:
-                assert client.get().status == 200
+            for server in (first, second) * 100:
+                clients.append(Client(server.port))
+                assert clients[-1].get().status == 200  # before the next one comes: it has a second for that
             for server in (first, second):
                 wait_for(lambda server=server: sleeps(server))  # after requests it looks at itself for a while
             used = {server: waits(server) for server in (first, second)}
