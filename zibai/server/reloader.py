@@ -103,7 +103,7 @@ class Reloader:
             return [] if self._over.is_set() else self._places.copy()
 
     def _watch_once(self, places: list[Place], polls: bool) -> None:
-        """Watch until the end, until a directory is added, removed or another one, or until a new folder appears that
+        """Watch until the end, until a directory is added, removed or replaced, or until a new folder appears that
         must be named to be watched.
         """
         whole = True
