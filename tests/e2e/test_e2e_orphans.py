@@ -176,6 +176,7 @@ def test_a_single_process_leaves_no_port_to_what_it_started(backend: tuple[str, 
 def test_a_worker_that_closes_all_descriptors_does_not_hold_the_parent(site: Path, mode: tuple[str, ...]) -> None:
     """Its end of each pipe is gone, as if it had died."""
     with Leaving(site, *mode, "--no-gevent") as server:
+        server.wait_for_log("worker ready")  # a request may be served sooner, and the parent would hear of no worker
         with suppress(ConnectionError, EOFError):
             get(server.port, "/close_all")
         left(site / "left")
