@@ -4,7 +4,9 @@ The thread waits only between two turns. A turn takes what is ready by :meth:`Th
 and lets the thread look again. Registering a descriptor while the thread waits rings a bell, since a ``select`` that
 has begun does not see the new one.
 
-The event loop's thread owns everything here, but for ``_look``, by which it tells the thread to wait, and the bell.
+The event loop's thread owns everything here, but for ``_rests``, which says whose turn it is: the thread sets it once
+it has looked, and touches the poller no more; a turn takes it back and sends the thread to look. So each sets it only
+in the state in which the other one waits for that, and a turn for another reason (a timer) changes nothing.
 """
 
 import socket
@@ -22,13 +24,14 @@ class ThreadPoller:
         self._turn_soon = turn_soon
         self._poller: Poller = make_poller()
         self._look = threading.Event()
-        self._waits = False  # whether the thread is told to wait, or waits
+        self._rests = True  # whether the thread waits to be sent
         self._closed = False
         self._wake_end, self._bell = socket.socketpair()
         self._wake_end.setblocking(False)
         self._bell.setblocking(False)
         self._poller.register(self._wake_end.fileno(), READ)
-        threading.Thread(target=self._watch, name="zibai-poller", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="zibai-poller", daemon=True)
+        self._thread.start()
 
     def register(self, fd: int, events: int) -> None:
         self._poller.register(fd, events)
@@ -43,7 +46,7 @@ class ThreadPoller:
         self._ring()  # a socket that is closed while select() waits for it is an error there
 
     def _ring(self) -> None:
-        if self._waits:
+        if not self._rests:
             with suppress(OSError):  # there are bells enough in the buffer
                 self._bell.send(b"\0")
 
@@ -53,8 +56,9 @@ class ThreadPoller:
         found = [event for event in self._poller.poll(0) if event[0] != bell]
         with suppress(BlockingIOError):
             self._wake_end.recv(4096)
-        self._waits = True
-        self._look.set()
+        if self._rests:
+            self._rests = False
+            self._look.set()
         return found
 
     def _watch(self) -> None:
@@ -65,16 +69,15 @@ class ThreadPoller:
                 return
             with suppress(OSError, ValueError):  # a socket was closed meanwhile: look again after a turn
                 self._poller.poll(None)
-            if self._closed:
-                return
-            self._waits = False
+            self._rests = True
             self._turn_soon()
 
     def close(self) -> None:
+        """End the thread, then close; a descriptor that is closed would wake no thread that waits for it."""
         self._closed = True
-        self._waits = True
         self._ring()
         self._look.set()
+        self._thread.join()
         self._wake_end.close()
         self._bell.close()
         self._poller.close()
