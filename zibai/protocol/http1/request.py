@@ -39,11 +39,16 @@ names: dict[str, tuple[str, int]] = {}
 _MAX_NAMES = 1024
 _LONG_NAME = 64  # characters
 
-DROPPED, HOST_FIELD, FORWARDS, FRAMES = 1, 2, 4, 8
+DROPPED, HOST_FIELD, FORWARDS, FRAMES, LENGTH, CONNECTION = 1, 2, 4, 8, 16, 32
 """The meaning of a name: hidden from applications, Host, a field in which a proxy describes the client, or a field that
-decides about the framing of the body or the connection."""
+decides about the framing of the body or the connection. Content-Length and Connection are two of the last kind, which
+many requests have."""
 
-_FRAMING = frozenset({"CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_CONNECTION", "HTTP_UPGRADE"})
+_FRAMING = {
+    "CONTENT_LENGTH": LENGTH,
+    "HTTP_CONNECTION": CONNECTION,
+    **dict.fromkeys(("HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_UPGRADE"), FRAMES),
+}
 
 
 class Head(NamedTuple):
@@ -164,7 +169,7 @@ def learn_name(spelled: str) -> tuple[str, int]:
     elif key not in {"CONTENT_TYPE", "CONTENT_LENGTH"}:
         key = "HTTP_" + key
     if key in _FRAMING:
-        meaning = FRAMES
+        meaning = _FRAMING[key]
     elif key in FORWARDING:
         meaning = FORWARDS
     elif key == "HTTP_HOST":
