@@ -129,6 +129,7 @@ def test_the_access_log_has_the_request_as_it_came() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["path"] = scope["root_path"] = scope["method"] = "changed"
         scope["client"] = None
+        scope["headers"].clear()
         await respond(send, b"12345")
 
     with asgi(app) as server, Client(server.port) as client:

@@ -72,20 +72,6 @@ def test_over_tls(budgets: list[int], credentials: Credentials) -> None:
     assert min(budgets) < TURN - 500
 
 
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[Load]:
-    """The load of the server, once it has turned its loop."""
-    found: list[Load] = []
-    end = Loop._end_turn
-
-    def watch(loop: Loop, now: float, stirred: bool) -> None:
-        found[:] = [loop.service.load]
-        end(loop, now, stirred)
-
-    monkeypatch.setattr(Loop, "_end_turn", watch)
-    return found
-
-
 def test_what_a_client_has_left_behind_is_no_load(loads: list[Load]) -> None:
     """The application receives what came before the end, when the connection is already closed."""
     stop, done = threading.Event(), threading.Event()

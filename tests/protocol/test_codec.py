@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from zibai.errors import Refused
 from zibai.protocol.http1 import Codec, Request, codec, fast, reference, request
 from zibai.protocol.http1.fast import FastLane
+from zibai.protocol.http1.fast_bytes import BytesLane
 from zibai.protocol.http1.request import MAX_TARGET
 
 import requests_table
@@ -34,6 +35,7 @@ class AtOnce(Codec):
 LANES: dict[str, Callable[..., Codec]] = {
     "reference": lambda max_head, max_target=MAX_TARGET: Codec(max_head, None, max_target),
     "fast": lambda max_head, max_target=MAX_TARGET: Codec(max_head, FastLane(max_target), max_target),
+    "bytes": lambda max_head, max_target=MAX_TARGET: Codec(max_head, BytesLane(max_target), max_target),
     "at once": lambda max_head, max_target=MAX_TARGET: AtOnce(max_head, FastLane(max_target), max_target),
 }
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from zibai import create_bind_socket, serve
 from zibai.errors import Refused, UsageError
-from zibai.protocol.http1 import Codec, FastLane, fast, request
+from zibai.protocol.http1 import BytesLane, Codec, FastLane, fast, fast_bytes, request
 
 from ordinary_heads import CHROME, ORDINARY, WRK
 from requests_table import GOOD, TABLE, get, head, post
@@ -33,6 +33,12 @@ MAX_HEAD = 64 * 1024
 
 # ``remembered`` says what the lane does with a request, and nothing about the request.
 ATTRIBUTES = [name for name in dir(request.Request) if not name.startswith("_") and name not in ("block", "remembered")]
+
+
+@pytest.fixture(scope="module", params=[FastLane, BytesLane], ids=["environ", "bytes"])
+def new_lane(request: pytest.FixtureRequest) -> type[FastLane]:
+    """Both lanes, each of which has to give what h11 does."""
+    return request.param  # type: ignore[no-any-return]
 
 
 def facts(found: Request) -> dict[str, object]:
@@ -90,15 +96,15 @@ ordinary = pytest.mark.parametrize("data", ORDINARY.values(), ids=ORDINARY)
 
 
 @ordinary
-def test_ordinary_traffic_is_taken(data: bytes) -> None:
-    lane = FastLane()
+def test_ordinary_traffic_is_taken(data: bytes, new_lane: type[FastLane]) -> None:
+    lane = new_lane()
     assert takes(lane, data)
     assert takes(lane, data)  # from memory
 
 
 @ordinary
-def test_ordinary_traffic_is_the_same_in_both_lanes(data: bytes) -> None:
-    lane = FastLane()
+def test_ordinary_traffic_is_the_same_in_both_lanes(data: bytes, new_lane: type[FastLane]) -> None:
+    lane = new_lane()
     for stream in (data, data + data, data + GOOD + data[:-1], b"\r\n" + data):
         assert_same(stream, lane)
 
@@ -128,9 +134,9 @@ EVERY_BYTE = bytes([9, *range(32, 127), *range(128, 256)])
     ],
     ids=range(16),
 )
-def test_plain_heads_are_taken(plain: bytes) -> None:
-    assert takes(FastLane(), plain)
-    assert_same(plain, FastLane())
+def test_plain_heads_are_taken(plain: bytes, new_lane: type[FastLane]) -> None:
+    assert takes(new_lane(), plain)
+    assert_same(plain, new_lane())
 
 
 @pytest.mark.parametrize(
@@ -163,14 +169,14 @@ def test_plain_heads_are_taken(plain: bytes) -> None:
     ],
     ids=range(24),
 )
-def test_what_is_odd_in_any_way_is_left_to_h11(odd: bytes) -> None:
-    assert FastLane().recognise(odd) is None
-    assert_same(odd, FastLane())
+def test_what_is_odd_in_any_way_is_left_to_h11(odd: bytes, new_lane: type[FastLane]) -> None:
+    assert new_lane().recognise(odd) is None
+    assert_same(odd, new_lane())
 
 
-def test_the_limit_of_a_head_is_kept_to_the_byte() -> None:
+def test_the_limit_of_a_head_is_kept_to_the_byte(new_lane: type[FastLane]) -> None:
     for data in (WRK, CHROME):
-        lane = FastLane()
+        lane = new_lane()
         for max_head in (len(data), len(data) - 1):
             for stream in (data, data + data, GOOD[: max_head // 2] + data):
                 expected = read(stream, None, max_head)
@@ -259,27 +265,31 @@ bodies = st.sampled_from([b"", b"abc", b"abcd", b"ab", b"\r\n", b"\r\n\r\n", b"3
 
 @settings(max_examples=800, deadline=None, database=None)
 @given(data=almost_right, body=bodies, behind=st.sampled_from([b"", GOOD, GOOD[:20], GOOD + WRK]))
-def test_an_almost_right_head_is_declined_or_read_as_h11_does(data: bytes, body: bytes, behind: bytes) -> None:
-    lane = FastLane()
+def test_an_almost_right_head_is_declined_or_read_as_h11_does(
+    data: bytes, body: bytes, behind: bytes, new_lane: type[FastLane]
+) -> None:
+    lane = new_lane()
     if takes(lane, data):
         assert takes(lane, data)
     assert_same(data + body + behind, lane)
 
 
-SEEN_MUCH = FastLane()
+SEEN_MUCH = {FastLane: FastLane(), BytesLane: BytesLane()}
 
 
 @settings(max_examples=400, deadline=None, database=None)
 @given(first=heads(), second=heads(), version=VERSIONS)
-def test_what_was_read_before_makes_no_difference(first: bytes, second: bytes, version: bytes) -> None:
+def test_what_was_read_before_makes_no_difference(
+    first: bytes, second: bytes, version: bytes, new_lane: type[FastLane]
+) -> None:
     """Another request line before the same fields, and one memory for all the examples."""
     _, _, fields = first.partition(b"\r\n")
     for data in (first, second, b"PUT /b " + version + b"\r\n" + fields, first + second):
-        assert_same(data + GOOD, SEEN_MUCH)
+        assert_same(data + GOOD, SEEN_MUCH[new_lane])
 
 
-def test_all_of_the_table_is_the_same_after_all_the_others() -> None:
-    lane = FastLane()
+def test_all_of_the_table_is_the_same_after_all_the_others(new_lane: type[FastLane]) -> None:
+    lane = new_lane()
     expected = {case.name: read(case.raw, None) for case in TABLE}
     for case in [*TABLE, *reversed(TABLE), *TABLE]:
         assert read(case.raw, lane) == expected[case.name], case.name
@@ -294,9 +304,9 @@ def test_all_of_the_table_is_the_same_after_all_the_others() -> None:
     ],
     ids=["POST", "HTTP/1.0", "Chrome"],
 )
-def test_one_other_byte_makes_another_head(plain: bytes, others: bytes) -> None:
+def test_one_other_byte_makes_another_head(plain: bytes, others: bytes, new_lane: type[FastLane]) -> None:
     """With the right head in memory: each byte of it replaced, taken out, or with another one before it."""
-    lane = FastLane()
+    lane = new_lane()
     assert takes(lane, plain)
     for place in range(len(plain)):
         variants = {plain[:place] + plain[place + 1 :]}
@@ -313,8 +323,8 @@ def test_one_other_byte_makes_another_head(plain: bytes, others: bytes) -> None:
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-def test_a_head_means_something_else_in_another_version() -> None:
-    lane = FastLane()
+def test_a_head_means_something_else_in_another_version(new_lane: type[FastLane]) -> None:
+    lane = new_lane()
     for _ in range(3):
         for version, kept in (("1.1", True), ("1.0", False)):
             found = lane.recognise(head(f"GET / HTTP/{version}", "Host: a"))
@@ -326,8 +336,8 @@ def requests_of(lane: FastLane) -> int:
     return len(lane.known)
 
 
-def test_the_same_request_is_read_once() -> None:
-    lane = FastLane()
+def test_the_same_request_is_read_once(new_lane: type[FastLane]) -> None:
+    lane = new_lane()
     once = lane.recognise(get("X: 1"))
     assert once is not None
     assert not once.remembered, "it may never come again, and belongs to the exchange"
@@ -343,15 +353,15 @@ def test_the_same_request_is_read_once() -> None:
         assert takes(lane, other)
 
 
-def test_memory_is_bounded() -> None:
-    lane = FastLane()
+def test_memory_is_bounded(new_lane: type[FastLane]) -> None:
+    lane = new_lane()
     for number in range(fast.MAX_REQUESTS * 3):
         for _ in range(2):
             assert takes(lane, head(f"GET /{number} HTTP/1.1", f"Host: a{number}", f"X: {number % 7}"))
         assert requests_of(lane) <= fast.MAX_REQUESTS
         assert len(lane._once) <= fast.MAX_REQUESTS
         assert len(lane._hosts) <= fast.MAX_HOSTS
-    lane = FastLane()
+    lane = new_lane()
     edge = "a" * (fast.MAX_KNOWN - len(get("X: ")))
     for _ in range(2):
         assert takes(lane, get("X: " + edge))
@@ -359,8 +369,8 @@ def test_memory_is_bounded() -> None:
     assert requests_of(lane) == 1
 
 
-def test_what_comes_once_does_not_put_out_what_comes_often() -> None:
-    lane = FastLane()
+def test_what_comes_once_does_not_put_out_what_comes_often(new_lane: type[FastLane]) -> None:
+    lane = new_lane()
     often = [lane.recognise(get("X: often")) for _ in range(3)][-1]
     for number in range(fast.MAX_REQUESTS * 3):
         assert takes(lane, get(f"X: {number}"))
@@ -383,26 +393,35 @@ def test_an_environ_begins_with_the_base() -> None:
     assert base == {"wsgi.run_once": False, "REQUEST_METHOD": None}
 
 
-def test_what_is_declined_is_not_remembered() -> None:
-    lane = FastLane()
+def test_what_is_declined_is_not_remembered(new_lane: type[FastLane]) -> None:
+    lane = new_lane()
     for data in (get("Expect: 100-continue"), get("X: a "), get("Content-Length: +1"), get() + get()):
         assert lane.recognise(data) is None
     assert requests_of(lane) == 0
     assert lane._once == set()
 
 
-def test_memory_of_names_is_bounded() -> None:
-    for number in range(request._MAX_NAMES * 2):
-        lane = FastLane()
+def test_memory_of_names_is_bounded(new_lane: type[FastLane]) -> None:
+    for number in range(request.MAX_NAMES * 2):
+        lane = new_lane()
         assert takes(lane, get(f"X-{number}: 1", "N" * 1000 + ": 1"))
-        assert len(request.names) <= request._MAX_NAMES
+        assert len(request.names) <= request.MAX_NAMES
     assert max(map(len, request.names)) <= 64
 
 
-def test_threads_may_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lane_of_bytes_remembers_few_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_bytes, "MAX_NAMES", 20)
+    lane = BytesLane()
+    for number in range(50):
+        assert takes(lane, get(f"X-{number}: 1", "N" * 65 + ": 1", "N" * 64 + ": 1"))
+        assert len(lane._names) <= 20
+    assert max(map(len, lane._names)) == 64
+
+
+def test_threads_may_share_it(monkeypatch: pytest.MonkeyPatch, new_lane: type[FastLane]) -> None:
     monkeypatch.setattr(fast, "MAX_REQUESTS", 3)
-    monkeypatch.setattr(request, "_MAX_NAMES", 5)
-    lane = FastLane()
+    monkeypatch.setattr(request, "MAX_NAMES", 5)
+    lane = new_lane()
     data = [head("GET / HTTP/1.1", f"Host: a{number}", f"X-{number}: {number}") for number in range(8)]
     expected = [read(each, None) for each in data]
     wrong: list[object] = []
@@ -481,8 +500,8 @@ def test_a_head_in_pieces_is_taken_once_it_is_whole() -> None:
     assert lane.taken == 1
 
 
-def test_a_body_is_not_copied() -> None:
-    codec = Codec(MAX_HEAD, FastLane())
+def test_a_body_is_not_copied(new_lane: type[FastLane]) -> None:
+    codec = Codec(MAX_HEAD, new_lane())
     piece = b"a" * 1000
     codec.feed(post("Content-Length: 2000"))
     assert codec.next_request() is not None
@@ -521,12 +540,14 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
-def test_four_times_the_bytes_take_about_four_times_as_long(make: Callable[[int], bytes]) -> None:
+def test_four_times_the_bytes_take_about_four_times_as_long(
+    make: Callable[[int], bytes], new_lane: type[FastLane]
+) -> None:
     def seconds(size: int) -> float:
         data = make(size)
         start = time.thread_time()
         for _ in range(3):
-            FastLane().recognise(data)
+            new_lane().recognise(data)
         return time.thread_time() - start
 
     # The best of several, of both in turns: the machine may be busy with something else. Quadratic time is 16.

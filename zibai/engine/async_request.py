@@ -63,14 +63,14 @@ class Body:
 
 
 NO_BODY: Final = Body(continued=True, over=True)
-"""What an application has read of a request without a body. All requests share it, and nothing changes it."""
+"""What an application has read where nothing is to be read. All requests share it, and nothing changes it."""
 
 
 class AsyncRequest(AsyncStream):
     """The exchange of a gateway is one of these."""
 
     suspended: Suspended | None = None
-    body: Body | None = None  # None as well until the application has asked for the body of a request without one
+    body: Body | None = None  # None while the application has asked for nothing, where nothing has to be read
 
     def __init__(self, stream: "TaskStream", tasks: "Tasks") -> None:
         super().__init__(stream, tasks)

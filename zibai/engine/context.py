@@ -73,6 +73,11 @@ class Limits:
     proxy_protocol: bool
     """Whether each connection has to begin with a PROXY header."""
 
+    @property
+    def whole_body(self) -> int:
+        """Bytes of a body that may be taken together with its head."""
+        return min(self.max_body or RECEIVE, IN_MEMORY)
+
     @classmethod
     def from_options(cls, options: Options) -> Self:
         """The limits that valid options set."""
@@ -119,7 +124,7 @@ class Service:
     known: Callable[[bytes], Request | None] = field(init=False)
     """Finds the request of a whole head that was seen before."""
     whole_body: int = field(init=False)
-    """Bytes of a body that may be taken together with its head."""
+    """The same, 0 where the application is to have each body as it comes."""
     limits: Limits
     trust: Trust
     """The peers that may say who the client is."""
@@ -153,7 +158,7 @@ class Service:
 
     def __post_init__(self) -> None:
         limits = self.limits
-        self.whole_body = 0 if limits.stream_body else min(limits.max_body or RECEIVE, IN_MEMORY)
+        self.whole_body = 0 if limits.stream_body else limits.whole_body
         # What is read at once may be more than a head may have, and then the lane alone must not take it.
         remembered = {} if self.lane is None or limits.max_head < RECEIVE else self.lane.known
         self.known = remembered.get

@@ -19,19 +19,19 @@ class TaskStream(Stream):
     """A connection, from its first request to its last, as the tasks have it: a stream of which nothing blocks.
 
     ``running`` is what the loop tells what the client does: the exchange of the request at hand, and the messages of a
-    connection that has been upgraded. ``tls`` is what the gateway says of TLS to all requests of the connection.
+    connection that has been upgraded. ``shared`` is what the gateway says to all requests of the connection.
     """
 
-    __slots__ = ("running", "tls")
+    __slots__ = ("running", "shared")
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
         self.running: AsyncStream | None = None
-        self.tls: dict[str, Any] | None = None
+        self.shared: Any = None
 
     def begin(self, now: float) -> None:
         """A request begins; ``now`` is by :func:`zibai.clock.clock`."""
-        self.connection.body = None  # the task reads it
+        self.body, self.connection.body = self.connection.body, None
         self.started, self.status, self.sent = now, 499, 0
         self.queued = max(0.0, now - self.since - AHEAD)
         if self._left:

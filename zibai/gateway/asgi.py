@@ -16,18 +16,12 @@ from ..engine.connection import Connection
 from ..engine.message_limits import Counts
 from ..engine.task_stream import TaskStream
 from ..logger import access_logger, error_logger
-from ..protocol.http1.request import Request, learn_name, names
+from ..protocol.http1.request import Request, with_host
 from ..telemetry.records import Told, log_exchange, log_websocket
 from . import wsgi
 from .asgi_http import HttpExchange
 from .asgi_response import Responding
 from .lifespan import Application, Lifespan
-
-_MAX_LINES = 1024
-"""Lines of heads whose name and value a gateway keeps."""
-
-_MAX_LINE = 256
-"""Bytes of a line that is kept."""
 
 
 class Gateway(wsgi.Gateway):
@@ -40,7 +34,6 @@ class Gateway(wsgi.Gateway):
         self.lifespan = lifespan
         self.complaints = self._complaints
         self._scheme = self.base["wsgi.url_scheme"]
-        self._lines: dict[bytes, tuple[bytes, bytes] | None] = {}
         self.base = {}
 
     def make(self, stream: TaskStream, tasks: Any) -> Responding:
@@ -51,31 +44,34 @@ class Gateway(wsgi.Gateway):
 
     def scope(self, exchange: Responding) -> dict[str, Any]:
         """The scope of a request. Each part that can be changed is its own. Raises :class:`Refused`."""
-        stream, connection, request = exchange.stream, exchange.connection, exchange.request
-        facts = stream.facts
-        if not facts:
-            facts = stream.facts = self._learn_facts(connection)
-            stream.tls = connection.describe_tls(facts)
-        headers = self._headers(request)
-        if request.target[:1] not in "/*":
-            # RFC 9112 3.2.2: the host of an absolute target counts, and not the field.
-            headers = _with_host(headers, request.environ["HTTP_HOST"])
-        prefix, scheme = self.script_name, facts.get("wsgi.url_scheme", self._scheme)
+        stream, request = exchange.stream, exchange.request
+        if stream.shared is None:
+            self._learn(stream)
+        client, server, tls = stream.shared
+        headers = request.fields.copy()
+        prefix, scheme = self.script_name, stream.facts.get("wsgi.url_scheme", self._scheme)
         if request.forwards:
-            told: dict[str, Any] = {**facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
+            told: dict[str, Any] = {**stream.facts, "wsgi.url_scheme": scheme, "SCRIPT_NAME": prefix, "PATH_INFO": ""}
             host = told["HTTP_HOST"] = request.environ.get("HTTP_HOST", "")
-            self._proxies.use(connection, stream.is_trusted(), request, told)
-            exchange.facts = facts = told
-            scheme, prefix = told["wsgi.url_scheme"], told["SCRIPT_NAME"]
+            self._proxies.use(exchange.connection, stream.is_trusted(), request, told)
+            exchange.facts = told
+            scheme, prefix, client = told["wsgi.url_scheme"], told["SCRIPT_NAME"], _client(told)
             if told["HTTP_HOST"] != host:
-                headers = _with_host(headers, told["HTTP_HOST"])
+                headers = with_host(headers, told["HTTP_HOST"])
         path = request.path or request.target  # the latter is *
         path = unquote_to_bytes(path).decode("utf-8", "replace") if "%" in path else path
         if prefix and path != "*" and not (path == prefix or path.startswith(prefix + "/")):
             path = prefix + path
-        client = (facts["REMOTE_ADDR"], int(facts.get("REMOTE_PORT", 0))) if facts["REMOTE_ADDR"] else None
-        endpoint = connection.endpoint
-        server = (endpoint.host, int(stream.facts["SERVER_PORT"])) if endpoint.host else (_path_of(connection), None)
+        extensions: dict[str, Any] = {
+            "http.response.early_hint": {},
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+            "zibai.queue_time": {"seconds": stream.queued},
+        }
+        if request.takes_trailers:
+            extensions["http.response.trailers"] = {}
+        if tls is not None:
+            extensions["tls"] = _copy(tls)
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.5"},
@@ -83,46 +79,23 @@ class Gateway(wsgi.Gateway):
             "method": request.method,
             "scheme": scheme,
             "path": path,
-            "raw_path": (request.path or request.target).encode("latin-1"),
-            "query_string": request.query.encode("latin-1"),
+            "raw_path": request.raw_path,
+            "query_string": request.raw_query,
             "root_path": prefix,
             "headers": headers,
             "client": client,
             "server": server,
             "state": self.lifespan.state.copy(),
-            "extensions": {
-                "http.response.early_hint": {},
-                "http.response.pathsend": {},
-                "http.response.zerocopysend": {},
-                "zibai.queue_time": {"seconds": stream.queued},
-                **({"http.response.trailers": {}} if self.takes_trailers(request) else {}),
-                **({} if stream.tls is None else {"tls": _copy(stream.tls)}),
-            },
+            "extensions": extensions,
         }
 
-    def takes_trailers(self, request: Request) -> bool:
-        """Whether the client has asked for trailers (RFC 9110 10.1.4)."""
-        return "trailers" in request.environ.get("HTTP_TE", "").lower()
-
-    def _headers(self, request: Request) -> list[tuple[bytes, bytes]]:
-        """The fields of a head, as they came, with their names in lower case.
-
-        Names that no application may see in an environ are left out here, too.
-        """
-        lines = self._lines
-        found = []
-        for line in request.raw.split(b"\r\n")[1:-2]:
-            try:
-                pair = lines[line]
-            except KeyError:
-                pair = _read_line(line)
-                if len(line) <= _MAX_LINE:
-                    if len(lines) >= _MAX_LINES:
-                        lines.clear()
-                    lines[line] = pair
-            if pair is not None:
-                found.append(pair)
-        return found
+    def _learn(self, stream: TaskStream) -> None:
+        """Find out what stays the same for all requests of a connection: its two ends, and TLS."""
+        connection = stream.connection
+        facts = stream.facts = self._learn_facts(connection)
+        host = connection.endpoint.host
+        server = (host, int(facts["SERVER_PORT"])) if host else (_path_of(connection), None)
+        stream.shared = _client(facts), server, connection.describe_tls(facts)
 
     def log(self, exchange: Responding, error: BaseException | None) -> None:
         """Log a request whose response is over; ``error`` is what the application raised instead of a response."""
@@ -199,8 +172,8 @@ def _copy(tls: dict[str, Any]) -> dict[str, Any]:
     return {**tls, "client_cert_chain": tls["client_cert_chain"].copy()}
 
 
-def _with_host(headers: list[tuple[bytes, bytes]], host: str) -> list[tuple[bytes, bytes]]:
-    return [(b"host", host.encode("latin-1")), *(pair for pair in headers if pair[0] != b"host")]
+def _client(facts: dict[str, str]) -> tuple[str, int] | None:
+    return (facts["REMOTE_ADDR"], int(facts.get("REMOTE_PORT", 0))) if facts["REMOTE_ADDR"] else None
 
 
 def _path_of(connection: Connection) -> str:
@@ -210,10 +183,3 @@ def _path_of(connection: Connection) -> str:
     except OSError:
         return ""
     return name if isinstance(name, str) else ""
-
-
-def _read_line(line: bytes) -> tuple[bytes, bytes] | None:
-    name, _, value = line.partition(b":")
-    text = name.decode("latin-1")
-    key, _ = names.get(text) or learn_name(text)
-    return (name.lower(), value.strip(b"\t ")) if key else None

@@ -17,6 +17,7 @@ run in it, too.
 
 from asyncio import CancelledError, current_task, sleep
 from http import HTTPStatus
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from ..engine.async_request import NO_BODY, Body
@@ -41,14 +42,21 @@ _JOIN: Final = 64 * 1024
 class HttpExchange(Responding):
     """``receive`` and ``send`` of one request; any number of tasks of the application may wait in ``receive``."""
 
+    _whole = b""  # a body that has come together with its head, until the application has had it
+
     def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
         self.stream = stream
         self.connection = connection = stream.connection
-        self.request = request = connection.request  # type: ignore[assignment]
+        self.request = connection.request  # type: ignore[assignment]
         self._tasks = tasks
         self._gateway = gateway
-        if request.has_body:  # type: ignore[union-attr]
-            self.body = Body(continued=not request.expects_continue)  # type: ignore[union-attr]
+        body = stream.body
+        if body is not None:
+            stream.body = None
+            if type(body) is BytesIO:
+                self._whole = body.getvalue()
+            else:
+                self.body = Body(continued=not self.request.expects_continue)
 
     def __repr__(self) -> str:
         return f"<HttpExchange: {self.request.method} {self.request.path}, {self.reply or 'not begun'}>"
@@ -61,7 +69,8 @@ class HttpExchange(Responding):
             body = self.body
             if body is None:
                 self.body = NO_BODY
-                return {"type": "http.request", "body": b"", "more_body": False}
+                whole, self._whole = self._whole, b""
+                return {"type": "http.request", "body": whole, "more_body": False}
             if body.over:
                 self._make_waiters().listener = current_task()
                 await self.gone()

@@ -235,7 +235,7 @@ class Responding(AsyncRequest):
         pending = self._pending
         if pending is None or pending.trailers is None or not pending.body_over:
             raise RuntimeError("http.response.trailers was sent before the end of the body, or was not announced")
-        if self._gateway.takes_trailers(self.request):
+        if self.request.takes_trailers:
             pending.trailers += trailer_lines(message.get("headers") or ())
         if not message.get("more_trailers"):
             self._finish()

@@ -14,6 +14,7 @@ from ..engine.health import Health
 from ..engine.loop import Loop
 from ..errors import Refused
 from ..net.listener import Listener
+from ..protocol.http1 import BytesLane
 from ..telemetry.row import Row
 from . import kinds
 from .loops import Loops, divided
@@ -94,8 +95,11 @@ def _make_service(
         siblings=siblings,
         base=part.gateway.base,
     )
-    if tasks:  # they read the body themselves
-        service = replace(service, limits=replace(service.limits, stream_body=True))
+    if tasks:  # they read what has not come together with its head
+        limits = replace(service.limits, stream_body=True)
+        lane = None if service.lane is None else BytesLane(limits.max_target)
+        service = replace(service, limits=limits, lane=lane)
+        service.whole_body = limits.whole_body
     return service
 
 

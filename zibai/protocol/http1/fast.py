@@ -43,7 +43,7 @@ from .request import (
 # Origin-form only, without a fragment (RFC 9112 3.2.1); CONNECT is not served.
 _METHOD = re.compile(r"(?!CONNECT\Z)[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}+").fullmatch
 _TARGET = re.compile(r"/[\x21\x22\x24-\x7e]*+").fullmatch
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++").fullmatch
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++").fullmatch
 # Field lines, each of a token, a colon, and visible characters, obs-text, spaces and tabs, but without space or tab at
 # the end, which is rare; then the empty line.
 _FIELDS = re.compile(
@@ -58,7 +58,7 @@ _RARE = frozenset({"HTTP_EXPECT", "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE"})
 # Values of Connection that change nothing in HTTP/1.1.
 _KEPT = frozenset({"keep-alive", "Keep-Alive"})
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _VERSIONS: Final = frozenset({"HTTP/1.1", "HTTP/1.0"})
 
 MAX_REQUESTS: Final = 512
@@ -137,7 +137,7 @@ class FastLane:
             version != "HTTP/1.1"
             or target[:1] != "/"
             or "#" in target
-            or method not in _METHODS
+            or method not in METHODS
             or len(target) > self._max_target
             or len(lines) > MAX_FIELDS + 3
             or lines[-1]
@@ -221,4 +221,4 @@ def decided(request: Request) -> Request | None:
 
 def _learn(name: str) -> tuple[str, int]:
     """The key and the meaning of a new name; a name that is no token must not be remembered."""
-    return learn_name(name) if _NAME(name) else ("", DROPPED)
+    return learn_name(name) if TOKEN(name) else ("", DROPPED)

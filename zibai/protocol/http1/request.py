@@ -36,8 +36,8 @@ _LENGTH = re.compile(r"[0-9]{1,19}")
 # and come again with every request; the bounds are against clients that invent names. Several threads may use it
 # without a lock: each step is one operation of a dict, and at worst two threads learn the same name.
 names: dict[str, tuple[str, int]] = {}
-_MAX_NAMES = 1024
-_LONG_NAME = 64  # characters
+MAX_NAMES = 1024
+LONG_NAME = 64  # characters; a longer one is not remembered
 
 DROPPED, HOST_FIELD, FORWARDS, FRAMES, LENGTH, CONNECTION = 1, 2, 4, 8, 16, 32
 """The meaning of a name: hidden from applications, Host, a field in which a proxy describes the client, or a field that
@@ -105,6 +105,44 @@ class Request:
     def has_body(self) -> bool:
         """Whether a body follows, which may be empty if it is chunked."""
         return self.length != 0
+
+    @property
+    def takes_trailers(self) -> bool:
+        """Whether the client has asked for trailers (RFC 9110 10.1.4)."""
+        return "trailers" in self.environ.get("HTTP_TE", "").lower()
+
+    # The same as bytes, as ASGI has it.
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as it came; ``*`` for a request of the whole server."""
+        return (self.path or self.target).encode("latin-1")
+
+    @property
+    def raw_query(self) -> bytes:
+        """What follows the ``?``."""
+        return self.query.encode("latin-1")
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The fields as they came, with their names in lower case.
+
+        Names that no application may see in an environ are left out here, too. The host of an absolute target counts,
+        and not the field (RFC 9112 3.2.2).
+        """
+        found = []
+        for line in self.raw.split(b"\r\n")[1:-2]:
+            name, _, value = line.partition(b":")
+            text = name.decode("latin-1")
+            key, _ = names.get(text) or learn_name(text)
+            if key:
+                found.append((name.lower(), value.strip(b"\t ")))
+        return found if self.target[:1] in "/*" else with_host(found, self.environ["HTTP_HOST"])
+
+
+def with_host(fields: list[tuple[bytes, bytes]], host: str) -> list[tuple[bytes, bytes]]:
+    """The fields, with another Host."""
+    return [(b"host", host.encode("latin-1")), *(pair for pair in fields if pair[0] != b"host")]
 
 
 def check(head: Head, base: Mapping[str, Any] = MappingProxyType({})) -> Request:
@@ -174,8 +212,8 @@ def learn_name(spelled: str) -> tuple[str, int]:
         meaning = FORWARDS
     elif key == "HTTP_HOST":
         meaning = HOST_FIELD
-    if len(spelled) <= _LONG_NAME:
-        if len(names) >= _MAX_NAMES:
+    if len(spelled) <= LONG_NAME:
+        if len(names) >= MAX_NAMES:
             names.clear()
         names[spelled] = key, meaning
     return key, meaning

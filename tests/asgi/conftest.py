@@ -1,0 +1,26 @@
+"""What several tests of ASGI look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from zibai.engine.loop import Loop
+
+if TYPE_CHECKING:
+    from zibai.engine.load import Load
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Load]:
+    """The load of the server, once it has turned its loop."""
+    found: list[Load] = []
+    end = Loop._end_turn
+
+    def watch(loop: Loop, now: float, stirred: bool) -> None:
+        found[:] = [loop.service.load]
+        end(loop, now, stirred)
+
+    monkeypatch.setattr(Loop, "_end_turn", watch)
+    return found
