@@ -92,7 +92,8 @@ class HttpExchange(Responding):
         if self.complete:
             self._gateway.complaints.late(kind, self.request)
             return
-        if self._heard or self.ending or self.broken:
+        sender = self.stream.sender
+        if self._heard or self.ending or sender.broken:
             await self._leave_to_listener()
             raise Gone("the server ends" if self.ending else "the client has left")
         if kind == "http.response.body":
@@ -101,7 +102,7 @@ class HttpExchange(Responding):
             self._start(message)
         else:
             self._send_extension(kind, message)
-        if self.waiting > HIGH and not self.complete:
+        if sender.out and self.waiting > HIGH and not self.complete:
             try:
                 await self.drain()
             except Gone:

@@ -53,7 +53,8 @@ class Responding(AsyncRequest):
         self.head = prepare_raw(message["status"], message.get("headers") or ())
         if message.get("trailers"):
             self._make_pending().trailers = []
-        self._flush_soon()
+        if self.suspended is not None:  # else the end of the first step is seen anyway
+            self._flush_soon()
 
     def _make_pending(self) -> Pending:
         pending = self._pending
@@ -147,7 +148,7 @@ class Responding(AsyncRequest):
 
     def _flush_soon(self) -> None:
         if self.suspended is None or self.complete:
-            return  # the end of the first step is seen anyway
+            return
         pending = self._make_pending()
         if not pending.due:
             pending.due = True

@@ -14,7 +14,7 @@ Everything here is for the thread of the event loop.
 """
 
 import sys
-from asyncio import AbstractEventLoop, CancelledError, Future, Task, current_task
+from asyncio import AbstractEventLoop, CancelledError, Future, Task, tasks
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Coroutine, Generator
 from contextvars import Context
@@ -99,7 +99,7 @@ class _Spare(Coroutine[Any, Any, None]):
         """The first step of ``coroutine``; returns whether it has ended."""
         loop, task = self._loop, self.task
         self._references, self._weak_references = sys.getrefcount(task), getweakrefcount(task)
-        outer = current_task(loop)
+        outer = tasks._current_tasks.get(loop)  # type: ignore[attr-defined]  # current_task() of 3.11 is slow
         if outer is not None:
             _leave_task(loop, outer)
         _enter_task(loop, task)
