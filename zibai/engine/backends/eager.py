@@ -14,12 +14,16 @@ Everything here is for the thread of the event loop.
 """
 
 import sys
-from asyncio import AbstractEventLoop, CancelledError, Future, Task, tasks
+from asyncio import AbstractEventLoop, CancelledError, Future, Task, current_task, tasks
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Coroutine, Generator
 from contextvars import Context
 from typing import Any, Protocol
 from weakref import getweakrefcount
+
+_task_of = current_task
+if sys.version_info < (3, 12):
+    _task_of = tasks._current_tasks.get  # type: ignore[attr-defined]  # the same without a call in Python
 
 
 class Starter(Protocol):
@@ -99,7 +103,7 @@ class _Spare(Coroutine[Any, Any, None]):
         """The first step of ``coroutine``; returns whether it has ended."""
         loop, task = self._loop, self.task
         self._references, self._weak_references = sys.getrefcount(task), getweakrefcount(task)
-        outer = tasks._current_tasks.get(loop)  # type: ignore[attr-defined]  # current_task() of 3.11 is slow
+        outer = _task_of(loop)
         if outer is not None:
             _leave_task(loop, outer)
         _enter_task(loop, task)
