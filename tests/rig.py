@@ -152,6 +152,7 @@ class Rig:
             self._wear,
         )
         self.service.lend = self.loop.lend
+        self.loop.admission.begin()
         self._clients: list[socket.socket] = []
         self._taken: list[Stream] = []
 

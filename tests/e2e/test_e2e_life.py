@@ -163,6 +163,42 @@ def test_a_worker_that_dies_is_replaced(backend: tuple[str, ...]) -> None:
         assert get(server.port, "/hello").status == 200
 
 
+POISON = """
+import os, time
+import setproctitle
+
+# The main thread is slow when it says that the worker is ready, as on a busy machine.
+setproctitle.setproctitle = lambda title: time.sleep(0.2)
+while not os.path.exists("sent"):
+    time.sleep(0.01)  # the application is imported when the request waits
+
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/poison":
+        os._exit(70)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+
+@pytest.mark.daily("threads-plain", "threads-preload", "greenlets-plain")
+@pytest.mark.parametrize("flags", [(), ("--preload",), ("--loops", "2")], ids=["plain", "preload", "loops"])
+def test_a_request_that_ends_the_first_worker_does_not_end_the_server(
+    backend: tuple[str, ...], flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The worker has said that it is ready before it accepts, so this is no failed start."""
+    pytest.importorskip("setproctitle")
+    if "--loops" in flags and "--no-gevent" not in backend:
+        pytest.skip("several loops run threads")
+    (tmp_path / "poison.py").write_text(POISON, encoding="ascii")
+    with Server("poison:app", "-p", "1", *flags, *backend, cwd=tmp_path) as server, Client(server.port) as client:
+        client.send(b"GET /poison HTTP/1.1\r\nHost: a\r\n\r\n")
+        (tmp_path / "sent").touch()
+        server.wait_for_log("ended with exit code 70; starting another")
+        assert get(server.port).body == b"ok"
+        assert server.stop() == 0
+
+
 OLD_LINUX = """
 import os, signal
 for module, name in (os, "pidfd_open"), (os, "memfd_create"), (signal, "pidfd_send_signal"):

@@ -623,6 +623,7 @@ class Theatre:
 def theatre(request: pytest.FixtureRequest) -> Iterator[Theatre]:
     theatre = Theatre(getattr(request, "param", 4))
     theatre.backend.start(theatre.loop)
+    theatre.loop.admission.begin()
     yield theatre
     for gate in theatre.gates.values():
         gate.leave.set()

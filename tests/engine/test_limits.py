@@ -280,14 +280,14 @@ def test_a_request_that_arrives_at_the_last_moment_is_not_lost(monkeypatch: pyte
         rig.now += IDLE
         rig.client()
         rig.until(lambda: not rig.accepting)
-        concerns = rig.loop._admission.acceptor.concerns
+        concerns = rig.loop.admission.acceptor.concerns
 
         def at_last(fds: list[int]) -> bool:  # after the poller was asked, before the choice
             client.send(GET)
             rig.arrived(connection)
             return concerns(fds)
 
-        monkeypatch.setattr(rig.loop._admission.acceptor, "concerns", at_last)
+        monkeypatch.setattr(rig.loop.admission.acceptor, "concerns", at_last)
         rig.turn(PAUSE)
         rig.turn()
         assert rig.connections == [connection]

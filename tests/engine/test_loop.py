@@ -646,8 +646,8 @@ def test_a_bug_costs_one_connection(
 def test_select_takes_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows: more would be an error of select itself, and end the loop."""
     with Rig(monkeypatch, poller=Polled(selectors.SelectSelector())) as rig:
-        assert rig.loop._admission.crowd.most == SELECT_LIMIT
-        rig.loop._admission.crowd.most = 2
+        assert rig.loop.admission.crowd.most == SELECT_LIMIT
+        rig.loop.admission.crowd.most = 2
         clients = [rig.client() for _ in range(3)]
         rig.until(lambda: len(rig.connections) == 2 and not rig.accepting)
         for client in clients:

@@ -217,7 +217,7 @@ def test_a_unix_socket_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with Rig(monkeypatch, slots=1, unix=tmp_path / "s") as rig:
         client = rig.client()
         client.send(GET)
-        rig.loop._admission.overload.full_at = rig.now
+        rig.loop.admission.overload.full_at = rig.now
         rig.until(lambda: len(rig.loop._ready) == 1)
         assert rig.loop._ready[0][1] == rig.now
 
@@ -232,7 +232,7 @@ def take_the_runner(rig: Rig, request: bytes = GET) -> None:
     client.send(request)
     rig.take()
     rig.turn()
-    assert rig.loop._admission.overload.full
+    assert rig.loop.admission.overload.full
 
 
 def test_a_proxy_without_trust_costs_only_itself(

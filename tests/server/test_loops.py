@@ -253,7 +253,7 @@ def test_the_failure_of_one_loop_ends_the_server_with_its_error(monkeypatch: pyt
     monkeypatch.setattr(Admission, "watch", broken)
     with several(ok, max_connections=4) as server, ExitStack() as stack:
         connected = on_each(stack, server, 4)
-        victim.append(server.loops[1]._admission)
+        victim.append(server.loops[1].admission)
         server.loops[1]._backend.wake()
         assert server.over.wait(DEADLINE)
         for client in connected:
@@ -345,7 +345,7 @@ def test_every_loop_adopts_and_every_loop_hands_over() -> None:
         connected = on_each(stack, old, 8)
         far, near = (Socket(fileno=each.detach()) for each in socket.socketpair())
         Loops(new.loops).adopt_from(near)
-        wait_for(lambda: [len(loop._admission.adoption._open) for loop in new.loops] == [1, 1])
+        wait_for(lambda: [len(loop.admission.adoption._open) for loop in new.loops] == [1, 1])
         them = Loops(old.loops)
         them.hand_over_to(far)
         them.hand_over_to(far)  # the control thread may have told it already
@@ -355,7 +355,7 @@ def test_every_loop_adopts_and_every_loop_hands_over() -> None:
         for client in connected:
             response = client.get()
             assert (response.status, response.headers["Connection"]) == (200, None)
-        wait_for(lambda: not any(loop._admission.adoption._open for loop in new.loops))
+        wait_for(lambda: not any(loop.admission.adoption._open for loop in new.loops))
 
 
 def test_a_request_is_found_in_its_loop() -> None:

@@ -17,12 +17,13 @@ from zibai.errors import UsageError
 from zibai.server.serve import Server
 from zibai.server.ties import Hooks, Ties
 
-from support import DEADLINE, get
+from support import DEADLINE, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zibai.engine.loop import Loop
+    from zibai.server.loops import Loops
 
 
 def test_a_server_loop_that_fails_ends_serve_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,3 +135,42 @@ def test_a_supervisor_has_its_say_before_the_first_client() -> None:
             lambda *_: [], [sock], Options("hello:app"), end=end, backend="threads", hooks=Hooks(), ties=ties
         ).run()  # fmt: skip
     assert runners == [[], ["zibai-1"]]
+
+
+@pytest.mark.parametrize("loops", [1, 2])
+def test_no_client_is_accepted_before_the_supervisor_knows_that_it_serves(
+    loops: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request may end the process. A worker that has not said that it is ready would be a failed start."""
+    turns: list[Admission] = []
+    served: list[str] = []
+    watch = Admission.watch
+
+    def watched(admission: Admission, *args: Any) -> None:
+        watch(admission, *args)
+        turns.append(admission)
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        served.append(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    def on_start(them: Loops) -> None:
+        client.connect(sock.getsockname())
+        client.sendall(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+        for loop in them.each * 3:
+            before = turns.count(loop.admission)
+            loop._backend.wake()
+            wait_for(lambda loop=loop, before=before: turns.count(loop.admission) > before)
+            assert served == []
+        end.set()  # what waits in the backlog is served before the end
+
+    monkeypatch.setattr(Admission, "watch", watched)
+    end = threading.Event()
+    options = Options("hello:app", loops=loops)
+    with create_bind_socket("127.0.0.1:0") as sock, socket.socket() as client:
+        client.settimeout(DEADLINE)
+        ties = Ties(on_start=on_start)
+        Server(app, [sock], options, end=end, backend="threads", hooks=Hooks(), ties=ties).run()
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+    assert served == ["/first"]

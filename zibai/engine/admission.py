@@ -5,7 +5,10 @@ Four things have a say. The :class:`~zibai.engine.capacity.Crowd` knows how many
 :class:`~zibai.engine.overload.Overload` whether to accept while no runner is free, and the
 :class:`~zibai.net.acceptor.Acceptor` accepts.
 
-Everything here is the loop owner's.
+Nothing is accepted before :meth:`Admission.begin`. A request may end the process, and before that a worker must have
+told its parent that it is ready: one that dies earlier is taken for a worker whose application does not start.
+
+Everything here is the loop owner's, but for :meth:`Admission.begin`.
 """
 
 import time
@@ -57,10 +60,16 @@ class Admission:
         self.crowd = Crowd(service, backend.report, getattr(backend.poller, "limit", inf))
         self.spread = Spread(service.siblings, slots)
         self.overload = Overload(service.row, service.siblings, self.acceptor.is_anyone_waiting)
+        self._is_begun = False
         self.queue = Queue(service, table.ready, backend.runners, self.acceptor.waiting)
 
     def __repr__(self) -> str:
         return f"<Admission: {len(self._table.connections)} of {self.crowd.places} connections>"
+
+    def begin(self) -> None:
+        """Accept from now on. Any thread; until then new clients wait in the backlog."""
+        self._is_begun = True
+        self._backend.wake()
 
     @property
     def again(self) -> float:
@@ -76,7 +85,8 @@ class Admission:
         is_open = self.crowd.is_open(now, len(table.connections))
         if full or not is_open:
             overload.full_at = now
-        self.acceptor.watch(is_open and not table.draining and (not full or overload.accepts(now)), now)
+        wanted = is_open and self._is_begun and not table.draining
+        self.acceptor.watch(wanted and (not full or overload.accepts(now)), now)
 
     def accept(self, fds: list[int], runnable: Callable[[], float], now: float) -> None:
         """Accept from those of ``fds`` that are listeners.

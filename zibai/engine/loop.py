@@ -30,7 +30,6 @@ from .load import TURN
 from .shutdown import Shutdown
 from .states import APP, HEAD, READY, TASK
 from .table import GRACE, Table
-from .waiting import Waiter
 
 
 class Loop:
@@ -62,10 +61,10 @@ class Loop:
         self._quota = 0  # how many of them may run before the next turn, so that a turn comes
         self._table = Table(self.poller, service.load, service.row, backend.report, self._ready)
         self._others: dict[int, Callable[[], object]] = {}  # what else the poller has, except listeners
-        self._admission = Admission(service, backend, listeners, self._table, slots, self._others)
-        self._queue = self._admission.queue
+        self.admission = Admission(service, backend, listeners, self._table, slots, self._others)
+        self._queue = self.admission.queue
         self._inbox = Inbox(backend.wake)
-        self.shutdown = Shutdown(self._table, self._admission, lambda: self._slots - self._running - len(self._ready))
+        self.shutdown = Shutdown(self._table, self.admission, lambda: self._slots - self._running - len(self._ready))
         self._now = 0.0  # of the turn that came last
         self.requests_left = max_requests or 0  # 0 is no limit
         self._on_max_requests = on_max_requests
@@ -82,7 +81,7 @@ class Loop:
 
     def adopt_from(self, channel: Socket) -> None:
         """Take over the connections that come through ``channel``."""
-        self._admission.adoption.add(channel)
+        self.admission.adoption.add(channel)
         self._backend.wake()
 
     def hand_over_to(self, channel: Socket) -> None:
@@ -107,7 +106,7 @@ class Loop:
         Nothing is unregistered or shut down: the poller's object and the connections are the parent's, too.
         """
         self.finished = True
-        self._admission.acceptor.forget()
+        self.admission.acceptor.forget()
         self.shutdown.close()
         self._table.forget()
 
@@ -142,11 +141,11 @@ class Loop:
             table.resume(now)
         if inbox.items:
             self._empty_inbox(now)
-        self._admission.watch(self._running >= self._slots, now)
+        self.admission.watch(self._running >= self._slots, now)
         waited = len(self._ready)
         inbox.asleep = True
-        if self._admission.adoption.coming:
-            self._admission.adoption.watch()
+        if self.admission.adoption.coming:
+            self.admission.adoption.watch()
         events = self.poller.poll(self.timeout() if block else 0)
         inbox.asleep = False
         self._now = now = time.monotonic()
@@ -197,7 +196,7 @@ class Loop:
 
     def timeout(self) -> float | None:
         """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever."""
-        table, admission = self._table, self._admission
+        table, admission = self._table, self.admission
         ending = self.shutdown.quick or (self.shutdown.graceful and not (table.draining and table.connections))
         if ending or self._inbox.items or admission.adoption.coming:
             return 0
@@ -218,7 +217,7 @@ class Loop:
             if self._now - since > HALF_CLOSE and self._table.has_given_up(connection):
                 self._table.drop(connection)
                 continue
-            if self._now < self._admission.crowd.until:
+            if self._now < self.admission.crowd.until:
                 connection.sender.closing = True
             stream = connection.stream
             if stream is None:
@@ -285,16 +284,12 @@ class Loop:
             if fd in self._others:
                 self._others[fd]()
         # Accepting comes last, when the slots that this turn has filled are known. Older requests do not count.
-        self._admission.accept(fds, lambda: self._slots - self._running - (len(self._ready) - waited), now)
-
-    def open(self, connection: Waiter, now: float) -> None:
-        """Take a client that has just been accepted: its connection, or the first stage before it."""
-        self._admission.open(connection, now)
+        self.admission.accept(fds, lambda: self._slots - self._running - (len(self._ready) - waited), now)
 
     def _finish_loop(self) -> None:
         self.finished = True
         self._inbox.close()  # first: what follows may raise, if the poller is what has failed
         self.service.draining = self._table.draining = True
-        self._admission.acceptor.close()
+        self.admission.acceptor.close()
         self.shutdown.close()
         self._table.close()

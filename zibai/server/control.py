@@ -144,7 +144,7 @@ class Control(control.Control):
             self._interrupt = _interrupting_and_setting(self._interrupt, end)
 
     def prepare(self, loops: Loops) -> None:
-        """Called by the main thread before the loops take their first client."""
+        """Called by the main thread before the loops turn."""
         self._serves = True
         if self._announced.begun:
             loops.say_close()

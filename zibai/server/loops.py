@@ -80,6 +80,11 @@ class Loops:
         for loop in self.each:
             loop.health.excuse(seconds)
 
+    def admit(self) -> None:
+        """Begin to accept."""
+        for loop in self.each:
+            loop.admission.begin()
+
     def cede(self, cedes: Callable[[], bool]) -> None:
         """``cedes`` says, when the end begins, whether another server accepts from all the listeners, too."""
         for loop in self.each:

@@ -166,10 +166,7 @@ class Server:
                 https.attach(loop, part.listeners, self._runners > 1, self._ties.multiprocess)
         try:
             forget_in_children(*loops.each)
-            self._ties.before_start(loops)
-            for engine, loop in zip(engines, loops.each, strict=True):
-                engine.start(loop)  # in here, since Ctrl-C may come as soon as there are threads
-            self._ties.on_start(loops)
+            self._start(engines, loops)  # in here, since Ctrl-C may come as soon as there are threads
             try:
                 await _done(engines[0].wait(self._end))
             finally:
@@ -191,6 +188,13 @@ class Server:
             for listener in (each for part in parts for each in part.listeners):
                 listener.close()  # the loop has done it, unless it is the loop that is broken
             _call_hook("before_died", self._hooks.before_died)
+
+    def _start(self, engines: list[Any], loops: Loops) -> None:
+        self._ties.before_start(loops)
+        for engine, loop in zip(engines, loops.each, strict=True):
+            engine.start(loop)
+        self._ties.on_start(loops)
+        loops.admit()  # not earlier: a request may end this process before its parent knows that it serves
 
     async def _end_gracefully(self, engines: list[Any], loops: Loops) -> None:
         loops.say_close()  # in every response from now on, also while the hook runs

@@ -29,8 +29,8 @@ class Ties:
     the application may have changed. ``on_max_requests`` is called after ``max_requests`` requests and ``on_stuck`` for
     ``request_timeout``, instead of the end of the server, by a thread that runs a server loop; they must not block, and
     neither must ``on_look``, after each look of a loop at itself, and ``on_beat``, when all loops have looked. Of these
-    two, one is called at a time. ``before_start`` gets the server loops before they take a client, ``on_start`` when
-    they turn, ``on_end`` is called when the end begins, whatever its kind. ``multiprocess`` is
+    two, one is called at a time. ``before_start`` gets the server loops before they turn, ``on_start`` when they
+    turn and before they take a client, ``on_end`` is called when the end begins, whatever its kind. ``multiprocess`` is
     ``wsgi.multiprocess``. The server sets ``engine``, its backend, which tells what runs.
     """
 

@@ -57,7 +57,7 @@ class Https:
         handshake = begin(loop.service, partial(Handshake, self._certificates, loop.service))
 
         def secure(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-            loop.open(handshake(sock, peer, endpoint, now), now)
+            loop.admission.open(handshake(sock, peer, endpoint, now), now)
 
         for listener in listeners:
             if listener.is_tcp:
@@ -77,7 +77,7 @@ def _redirect_to(service: Service, loop: Loop) -> Callable[[Socket, object, Endp
 
     def redirect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
         # Not plain: no other worker may take it for one of the application's.
-        loop.open(first(sock, peer, endpoint._replace(plain=False), now), now)
+        loop.admission.open(first(sock, peer, endpoint._replace(plain=False), now), now)
 
     return redirect
 
