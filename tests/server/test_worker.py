@@ -77,8 +77,22 @@ def test_a_quick_exit_has_its_time_in_a_worker_whatever_signals_come_and_a_singl
     parent: Any = script if has_parent else None
     control: Any = Control(parent, threading.Event(), None, boot_timeout=60, may_exit=may_end)
     control._signals, control._wait = script, script.wait
-    control._insist()
+    control._insist(echo=False)
     assert ended == ([0] if may_end and not has_parent else [])
+
+
+@pytest.mark.parametrize("again", [[], ["SIGINT"], ["SIGTERM"]])
+def test_a_single_process_does_not_take_its_own_interrupt_for_a_second_wish(
+    monkeypatch: pytest.MonkeyPatch, again: list[str]
+) -> None:
+    """It would end at once, and leave its files behind."""
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    script = Script(("", ["SIGINT"]), ("", again))
+    control: Any = Control(None, threading.Event(), None, boot_timeout=60)
+    control._signals, control._wait, control._interrupt = script, script.wait, lambda: None
+    control._quit(by_sigint=False)
+    assert ended == ([0] if again else [])
 
 
 class FakeLoops:

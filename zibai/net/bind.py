@@ -4,18 +4,39 @@ Binding and listening are two steps, for two reasons. A unix socket gets its per
 And listening can fail as well: SO_REUSEADDR, which a restart needs while connections of the last run are in TIME_WAIT,
 lets two sockets be bound to one port as long as neither listens. So an address is ours only when :func:`listen` has
 returned. SO_REUSEPORT, which would share the address for good, is never set.
+
+To look a name up is a step of its own, since a name server may take its time. A server does that while a signal still
+has its usual effect; signals are held back while it binds, so that none leaves the file of a unix socket behind.
 """
 
 import errno
 import os
 import socket
 import sys
+from typing import Any
 
 from ..config.addresses import Inherited, parse_address, read_address
 from ..errors import BindError, UsageError
 from ..logger import logger
 from .inherited import adopt
 from .unix_socket import bind_error, bind_unix
+
+Found = list[tuple[Any, ...]]
+"""What ``getaddrinfo`` has found."""
+
+
+_ALL = ("", "::")
+
+
+def look_up(value: str) -> Found:
+    """The addresses of the host that ``value`` names; empty if there is nothing to look up.
+
+    Raises UsageError if ``value`` is no address, and BindError if nothing is known of the host.
+    """
+    address = parse_address(value)
+    if isinstance(address, (Inherited, str)) or address[0] in _ALL:
+        return []
+    return _look_up(value, *address)
 
 
 def create_bind_socket(
@@ -27,6 +48,19 @@ def create_bind_socket(
     program has opened, and that may listen already. Raises UsageError if ``value`` is no address, and BindError if the
     address cannot be used.
     """
+    return bind(
+        value,
+        look_up(value),
+        unix_socket_perms=unix_socket_perms,
+        unix_socket_group=unix_socket_group,
+        dualstack_ipv6=dualstack_ipv6,
+    )
+
+
+def bind(
+    value: str, found: Found, *, unix_socket_perms: int, unix_socket_group: str | None, dualstack_ipv6: bool
+) -> socket.socket:
+    """As :func:`create_bind_socket`, to the addresses that :func:`look_up` has ``found`` for ``value``."""
     address = parse_address(value)
     if isinstance(address, Inherited):
         if not address.name.isdigit():
@@ -35,15 +69,15 @@ def create_bind_socket(
     if isinstance(address, str):
         return bind_unix(address, unix_socket_perms, unix_socket_group)
     host, port = address
-    if not dualstack_ipv6 or host not in ("", "::"):
-        return _bind_tcp(value, host or "0.0.0.0", port, dualstack_ipv6)
+    if not dualstack_ipv6 or host not in _ALL:
+        return _bind_tcp(value, host, found or _look_up(value, host, port), dualstack_ipv6)
     try:
-        return _bind_tcp(value, "::", port, dualstack_ipv6)
+        return _bind_tcp(value, "::", _look_up(value, "::", port), dualstack_ipv6)
     except BindError as error:
         if not _lacks_ipv6(error.__cause__):
             raise
     logger.warning("%s: this system has no IPv6, so the server listens on 0.0.0.0, for IPv4 clients only", value)
-    return _bind_tcp(value, "0.0.0.0", port, False)
+    return _bind_tcp(value, "0.0.0.0", _look_up(value, "0.0.0.0", port), False)
 
 
 def _lacks_ipv6(error: BaseException | None) -> bool:
@@ -84,13 +118,16 @@ def _name(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _bind_tcp(value: str, host: str, port: int, dualstack_ipv6: bool) -> socket.socket:
+def _look_up(value: str, host: str, port: int) -> Found:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise BindError(f"cannot listen on {value}: unknown host {host!r}") from error
     # A name with both kinds of address, such as localhost, gets IPv4: every client reaches 127.0.0.1.
-    found.sort(key=lambda info: info[0] != socket.AF_INET)
+    return sorted(found, key=lambda info: info[0] != socket.AF_INET)
+
+
+def _bind_tcp(value: str, host: str, found: Found, dualstack_ipv6: bool) -> socket.socket:
     for position, (family, kind, protocol, _, address) in enumerate(found):
         try:
             return _bound(socket.socket(family, kind, protocol), address, dualstack_ipv6)

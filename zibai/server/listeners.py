@@ -17,7 +17,7 @@ from ..config.addresses import Inherited, parse_address
 from ..config.options import LISTEN, Options
 from ..errors import UsageError
 from ..logger import logger
-from ..net.bind import create_bind_socket, listen
+from ..net.bind import Found, bind, listen, look_up
 from ..net.inherited import Given, adopt
 from ..net.unix_socket import socket_file, take_socket_file, unlink_unix_socket
 
@@ -43,6 +43,15 @@ class Listeners:
         self._options = options
         self._given = given
         self._passed = passed
+        self._found: dict[str, Found] = {}  # by address
+
+    def look_up(self) -> None:
+        """Look names up, before the ``with`` block, which then waits for no name server. Raises as it does."""
+        options = self._options
+        if self._passed is None:
+            for address in (options.health_listen, options.redirect_http, *(options.listen or [])):
+                if address is not None:
+                    self._found[address] = look_up(address)
 
     def __enter__(self) -> Self:
         try:
@@ -126,8 +135,9 @@ class Listeners:
                 used.add(given.fd)
                 self._add(adopt(given.fd, given.teller), sockets)
         else:
-            sock = create_bind_socket(
+            sock = bind(
                 address,
+                self._found.get(address, []),
                 unix_socket_perms=self._options.unix_socket_perms,
                 unix_socket_group=self._options.unix_socket_group,
                 dualstack_ipv6=self._options.dualstack_ipv6,

@@ -4,6 +4,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 
 from ..clock import clock
+from ..logger import logger
 from ..supervise.record import READY
 from ..telemetry.board_view import describe
 from ..telemetry.statsd import Statsd
@@ -28,7 +29,11 @@ def serve_alone(prepared: Prepared, exits: bool) -> None:
     if reporter is not None:
         ties.beat_every, ties.on_beat, ties.on_end = reporter.beat_every, reporter.beat, reporter.stopping
 
+    serves = False
+
     def started(loops: Loops) -> None:
+        nonlocal serves
+        serves = True
         loops.cede(lambda: listeners.are_kept or (predecessor is not None and predecessor.is_alive()))
         if reporter is not None:
             reporter.started()
@@ -42,4 +47,9 @@ def serve_alone(prepared: Prepared, exits: bool) -> None:
     if options.statsd is not None and board is not None:
         statsd = Statsd(options.statsd, options.statsd_prefix, lambda: (describe(board, measured=False), {}))
     with nullcontext() if guest else Endpoint(endpoint, serve_single), statsd:
-        worker.run(options, listeners.sockets, ties=ties, exits=exits, app=app, guest=guest)
+        try:
+            worker.run(options, listeners.sockets, ties=ties, exits=exits, app=app, guest=guest)
+        except KeyboardInterrupt:
+            if not guest:
+                logger.info("quick exit" if serves else "ended before it served, as it was asked to")
+            raise

@@ -130,16 +130,16 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
     loops = peek.loops(options)
     prompt = Prompt() if options.interactive else None
     predecessor, identity = environment.predecessor, environment.identity
-    with (
-        Listeners(options, environment.given, predecessor and predecessor.listeners) as listeners,
-        ExitStack() as stack,
-    ):
-        # First: until then KeyboardInterrupt may come in the middle of anything, and in some places it gets lost.
+    limit = options.graceful_exit_timeout + lastword.LAST_WORD
+    listeners = Listeners(options, environment.given, predecessor and predecessor.listeners)
+    listeners.look_up()
+    with ExitStack() as stack:
+        # Until signals are handled they wait: with their usual effect they would end this process and leave the file of
+        # a unix socket behind. KeyboardInterrupt may come in the middle of anything, and in some places it gets lost.
+        stack.enter_context(signals_held_back(lastword.Lookout(limit) if exits else None))
+        stack.enter_context(listeners)
         signals = stack.enter_context(mainloop.signals(exits=exits, prompt=prompt is not None)) if processes else None
-        limit = options.graceful_exit_timeout + lastword.LAST_WORD
-        if signals is None:
-            stack.enter_context(signals_held_back(lastword.Lookout(limit) if exits else None))
-        elif exits:
+        if signals is not None and exits:
             signals.heard = lambda name: lastword.arm(limit) if name in lastword.ENDS else None
         logger.info("zibai %s, process %d", __version__, os.getpid())
         owner = None if identity is None else identity.owner

@@ -198,20 +198,25 @@ class Control:
     def _quit(self, *, by_sigint: bool) -> None:
         """Begin the quick exit, and end the process from here if the main thread does not come to its end.
 
-        A single process that is asked again ends at once. In a worker a second signal means nothing: one is the echo of
-        the interrupt of the main thread, and Ctrl-C reaches a worker from the terminal and through its parent.
+        A single process that is asked again ends at once. In a worker a second signal means nothing: Ctrl-C reaches a
+        worker from the terminal and through its parent.
         """
         self._arm(LAST_WORD)
-        if not (by_sigint and self._main.sigint_interrupts):
+        interrupts = not (by_sigint and self._main.sigint_interrupts)
+        if interrupts:
             self._interrupt()
-        self._insist()
+        self._insist(echo=interrupts and self._main.hub is None)
 
-    def _insist(self) -> None:
+    def _insist(self, *, echo: bool) -> None:
+        """``echo`` says that the interrupt of the main thread will be heard here, as a SIGINT that nobody has sent."""
         until = clock() + LAST_WORD
         try:
             while not self._over and (rest := until - clock()) > 0:
                 self._wait([self._signals.socket], rest)
-                again = any(name in QUICK or name in GRACEFUL for name in self._signals.read())
+                again = [name for name in self._signals.read() if name in QUICK or name in GRACEFUL]
+                if echo and "SIGINT" in again:
+                    echo = False
+                    again.remove("SIGINT")
                 if again and self._parent is None:
                     break
         except (OSError, ValueError):
