@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from load import Load
-from support import APPS, Client, Server, get, wait_for
+from support import APPS, Client, Server, get, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,56 @@ def test_restarts_under_load_lose_nothing(
     assert load.wrong == []
     assert load.answered >= requests
     assert {b"1", *(b"new %d" % version for version in range(restarts))} <= load.bodies
+
+
+SLOW = """
+import os, time
+version = {version!r}
+open(f"trying-{{os.getpid()}}", "w").close()
+time.sleep(1)  # the import of a large application
+
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", str(len(version)))])
+    return [version.encode()]
+"""
+
+
+@pytest.mark.daily("SIGHUP-1", "reload-1")
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("how", ["SIGHUP", "command", "reload"])
+def test_restarts_that_come_faster_than_a_start_takes_come_to_their_end(
+    tmp_path: Path, how: str, processes: str
+) -> None:
+    """Each time a worker begins to import, the next restart is asked for; then all is quiet."""
+    if how == "reload":
+        pytest.importorskip("watchfiles")
+    (tmp_path / "slow.py").write_text(SLOW.format(version="0"))
+    flags = ("-p", processes, "--no-gevent", "--no-access-log", *(["--reload"] if how == "reload" else []))
+
+    def tries() -> int:
+        return len(list(tmp_path.glob("trying-*")))
+
+    # Or a file that was saved within a second of the last time, with the same size, would be taken for the same.
+    env = {"PYTHONDONTWRITEBYTECODE": "1"}
+    with Server("slow:app", *flags, cwd=tmp_path, env=env) as server:
+        assert get(server.port).body == b"0"
+        wait_for(lambda: tries() == int(processes))
+        for version in range(1, 10):
+            before = tries()
+            (tmp_path / "slow.py").write_text(SLOW.format(version=str(version)))
+            if how == "SIGHUP":
+                server.signal(signal.SIGHUP)
+            elif how == "command":
+                assert run("reload", f":{server.port}").returncode == 0
+            wait_for(lambda before=before: tries() > before)
+        assert any("restart done" in line for line in server.log), "while more are asked for"
+        if how == "command":
+            assert run("reload", "--wait", f":{server.port}").returncode == 0
+        wait_for(lambda: {get(server.port).body for _ in range(8)} == {b"9"})
+        wait_for(lambda: "restart done" in [line for line in server.log if "INFO restart" in line][-1])
+        assert server.stop() == 0
+    assert "Traceback" not in "\n".join(server.log)
 
 
 @pytest.mark.daily("threads")

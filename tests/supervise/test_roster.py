@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from zibai.supervise.child import Ending
-from zibai.supervise.record import PATIENCE, Worker
-from zibai.supervise.roster import LAST_WORDS, Roster
+from zibai.supervise.generations import DRAINS
+from zibai.supervise.record import LAST_WORDS, PATIENCE, Worker
+from zibai.supervise.roster import Roster
 from zibai.supervise.watch import BETWEEN_SAMPLES
 from zibai.system.usage import Usage
 
@@ -352,24 +353,113 @@ def test_a_restart_during_a_restart_starts_over_with_the_newest_code() -> None:
     assert world.pids == [5, 6]
 
 
+def settle(world: World) -> None:
+    """Let everything happen that happens by itself: workers that start are ready, those that drain end."""
+    world.tick()
+    while any(worker.state != "ready" for worker in world.roster.workers):
+        for worker in list(world.roster.workers):
+            if worker.state == "draining":
+                world.gone(worker.process.pid)
+        world.ready(*(worker.process.pid for worker in world.roster.workers if worker.state == "starting"))
+
+
 @pytest.mark.parametrize("eager", [False, True])
-def test_a_storm_of_restarts_starts_one_worker_after_the_other(eager: bool) -> None:
+def test_a_storm_of_restarts_at_once_is_three_restarts(eager: bool) -> None:
+    """The first, which the second cuts short, and one for all others; each return has the generation to wait for."""
     world = up(2)
     world.roster._generations.eager = eager
+    returned = []
     for _ in range(100):
-        world.roster.restart()
+        returned.append(world.roster.restart())
         world.tick()
+    assert returned == [1, 2, *[3] * 98]
     at_once = 2 if eager else 1  # with --watchfiles all are replaced together
-    young = [worker for worker in world.roster.workers if not worker.was_ready]
-    assert len(young) <= 2 * at_once
-    for _ in range(3):
-        for worker in young:
-            if not worker.is_active:
+    assert len([worker for worker in world.roster.workers if not worker.was_ready]) <= 2 * at_once
+    settle(world)
+    assert [worker.generation for worker in world.roster.workers] == [3, 3]
+    assert [event.kind for event in world.events if event.kind != "replaced"] == [
+        *("begun", "begun", "waits", "done", "begun", "done")
+    ]
+    assert world.tick() is None
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_restarts_that_come_faster_than_a_start_takes_are_done_all_the_same(eager: bool, wanted: int) -> None:
+    """Each second one, while an import takes two seconds and an end half of one."""
+    world = up(wanted)
+    world.roster._generations.eager = eager
+    for step in range(4 * 60):
+        world.now += 0.25
+        if step % 4 == 0 and step < 4 * 40:
+            world.roster.restart()
+        world.tick()
+        for worker in list(world.roster.workers):
+            if worker.state == "starting" and world.now - worker.started >= 2:
+                world.ready(worker.process.pid)
+            elif worker.state == "draining" and world.now >= worker.deadline - PATIENCE - GRACEFUL + 0.5:
                 world.gone(worker.process.pid)
-        young = [worker for worker in world.roster.workers if not worker.was_ready]
-        world.ready(*(worker.process.pid for worker in young if worker.is_active))
-    assert [worker.generation for worker in world.roster.workers if worker.is_active] == [100, 100]
-    assert len(world.started) <= 2 + 3 * at_once
+    asked = 1000 + 40
+    done = [event for event in world.events if event.kind == "done"]
+    assert len(done) >= 40 // (5 * wanted), "restarts come to their end while more are asked for"
+    assert len({worker.generation for worker in world.roster.workers}) == 1
+    assert all(worker.started >= asked - 1 for worker in world.roster.workers), "the newest code serves"
+    assert world.events[-1].kind == "done"
+
+
+def test_a_restart_that_waits_begins_although_old_workers_go_on_draining() -> None:
+    world = up(1)
+    for _ in range(3):
+        world.roster.restart()
+    world.tick()
+    world.ready(2)
+    assert world.told(1) == ["drain"]
+    assert world.tick() == DRAINS
+    world.now += DRAINS
+    world.tick()
+    assert world.pids == [1, 2, 3]
+    world.ready(3)
+    assert world.told(2) == ["drain"]
+
+
+def test_a_restart_that_waits_cuts_short_a_worker_that_seems_to_hang() -> None:
+    """No worker has taken longer than a moment so far; the next worker gets twice the time of the one that was cut."""
+    world = up(1)
+    world.roster.restart()
+    world.roster.restart()
+    world.tick()
+    assert world.roster.restart() == 3
+    world.tick()
+    assert world.told(2) == [], "the newest code may need a second"
+    assert world.tick() == 1
+    world.now += 1
+    world.tick()
+    assert world.told(2) == ["drain"]
+    world.gone(2)
+    world.roster.restart()
+    world.gone(3)
+    assert world.roster.restart() == 5
+    assert world.tick() == 3
+
+
+def test_a_restart_that_waits_begins_when_the_one_before_it_is_aborted() -> None:
+    world = up(1)
+    for _ in range(3):
+        world.roster.restart()
+    world.tick()
+    world.gone(2, reason="ended with exit code 3")
+    assert [event.kind for event in world.events] == ["begun", "begun", "waits", "aborted", "begun"]
+    assert world.pids == [1, 3]
+
+
+def test_no_restart_begins_once_the_end_is_announced() -> None:
+    world = up(1, drain_delay=20)
+    for _ in range(3):
+        world.roster.restart()
+    world.roster.end("drain")
+    world.now += 5
+    world.tick()
+    assert [event.kind for event in world.events] == ["begun", "begun", "waits"]
 
 
 def test_a_restart_during_the_first_start_leaves_the_workers_that_start_alone() -> None:

@@ -16,8 +16,7 @@ from ..supervise.output import Collector
 from ..supervise.preload import Preload
 from ..supervise.prompt import Prompt, forking
 from ..supervise.pulse import Pulse
-from ..supervise.record import PATIENCE
-from ..supervise.roster import SETTLED
+from ..supervise.record import PATIENCE, SETTLED
 from ..system import home, lastword, terminal, title
 from ..system.signals import Signals
 from ..system.usage import Usage

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..telemetry.scoreboard import Rows, Scoreboard
     from ..telemetry.totals import Totals
 
-Kind = Literal["begun", "replaced", "done", "aborted", "ending"]
+Kind = Literal["waits", "begun", "replaced", "done", "aborted", "ending"]
 
 
 class Event(NamedTuple):

@@ -7,14 +7,26 @@ new code does not start, the old workers have not been touched.
 With ``eager``, for development, the old workers begin to drain when the new ones start. They finish their requests, and
 new requests wait for the new code, which serves in every case, if only a page that shows why it fails.
 
+A restart that is asked for while another one goes on makes the code of that one old, so it begins at once, and the
+worker that starts is not needed any more. But restarts may be asked for faster than a worker starts, and then no worker
+would ever be ready. So a restart is begun anew once. Those that are asked for after that wait, and are one together: it
+begins when the restart before it is over. It also begins when that one goes on only because old workers still drain, or
+when a worker takes so long to start that it seems to hang.
+
 Every restart that has begun is told to be done or aborted, unless another restart or the end of the server begins
 before that: a client may wait for it.
 """
 
 from collections.abc import Callable, Sequence
+from math import inf
+from typing import Final
 
 from .events import Event, Kind
 from .record import DRAINING, READY, STARTING, TO_REPLACE, Worker
+
+DRAINS: Final = 1.0
+"""Seconds that old workers get, when all new ones are ready, before a restart that waits begins. Most end within that
+time, and then the restart before it is told to be done."""
 
 
 class Generations:
@@ -30,6 +42,10 @@ class Generations:
         self.eager = eager
         self.current = 0
         self._began: float | None = None  # while a restart goes on
+        self._is_renewed = False  # whether it has been begun anew
+        self._complete = inf  # since when all its workers are ready
+        self._next: str | None = None  # why another restart is to begin after it
+        self._longest = 0.0  # seconds that any worker has taken to be ready
 
     def is_old(self, worker: Worker) -> bool:
         """Whether it is to be replaced."""
@@ -57,14 +73,54 @@ class Generations:
         ready.sort(key=lambda worker: not self.is_old(worker))
         return [(worker, ready[-1]) for worker in ready[: max(0, len(ready) - wanted)]]
 
+    def note_start(self, seconds: float) -> None:
+        """A worker has taken so long to be ready."""
+        self._longest = max(self._longest, seconds)
+
+    # When a restart begins.
+
+    def ask(self, why: str) -> bool:
+        """Whether a restart that is asked for now may begin at once. Otherwise it waits for :meth:`waiting`."""
+        if self._began is None or not self._is_renewed:
+            return True
+        if self._next is None:
+            self.tell("waits", f"restart asked for{_because(why)}: it begins when the one that goes on is over")
+            self._next = why
+        return False
+
+    def waiting(self, workers: Sequence[Worker]) -> str | None:
+        """Why the restart that waits was asked for, if it is to begin now."""
+        now = self._clock()
+        if self.due(workers) > now:
+            return None
+        # The new code may only be slower than any before: whatever is cut short now has more time when it comes again.
+        self._longest = max(self._longest, *(now - each.started for each in workers if each.state is STARTING), 0.0)
+        return self._next
+
+    def cancel(self) -> None:
+        """The restart that waits does not begin: the end of the server is announced."""
+        self._next = None
+
+    def due(self, workers: Sequence[Worker]) -> float:
+        """When the restart that waits begins at the latest, as far as is known; ``inf`` if none waits."""
+        if self._next is None:
+            return inf
+        if self._began is None:
+            return -inf
+        hangs = [worker.started + 2 * self._longest + 1 for worker in workers if worker.state is STARTING]
+        return min(self._complete + DRAINS, *hangs, inf)
+
     # The story of a restart.
 
     def begin(self, wanted: int, why: str) -> None:
         """A restart begins."""
         self.current += 1
+        # One that has all its workers is not cut short by this one.
+        self._is_renewed = self._began is not None and self._complete == inf and self._next is None
+        self._complete, self._next = inf, None
         self._began = self._clock()
         number = f"{wanted} worker{'' if wanted == 1 else 's'}"
-        self.tell("begun", f"restart begun{why and f' ({why})'}: new workers replace {number}")
+        self.tell("begun", f"restart begun{_because(why)}: new workers replace {number}")
 
     def look(self, workers: Sequence[Worker], wanted: int) -> None:
         """Tell when all wanted workers run the code of this generation. An old one that drains may still accept.
@@ -74,7 +130,11 @@ class Generations:
         if self._began is None:
             return
         new = [worker for worker in workers if worker.state is READY and not self.is_old(worker)]
-        if len(new) >= wanted and not any(map(self.is_old, workers)):
+        if len(new) < wanted:
+            self._complete = inf
+            return
+        self._complete = min(self._complete, self._clock())
+        if not any(map(self.is_old, workers)):
             duration, self._began = self._clock() - self._began, None
             if any(worker.failed for worker in new):
                 self.tell("aborted", "restart aborted: the new code does not start; each request gets the traceback")
@@ -116,3 +176,7 @@ class Generations:
     def tell(self, kind: Kind, text: str) -> None:
         """Tell an event."""
         self._tell_event(Event(kind, text, self.current))
+
+
+def _because(why: str) -> str:
+    return f" ({why})" if why else ""

@@ -15,6 +15,13 @@ TO_REPLACE: Final = -1
 PATIENCE: Final = 4.0
 """Seconds beyond its own time limit that a worker has to end before it is killed."""
 
+LAST_WORDS: Final = 1.0
+"""Seconds beyond the boot timeout in which a worker that is not ready reports where it hangs."""
+
+SETTLED: Final = 1.0
+"""Seconds that a worker has to be ready to be replaced at once when it dies. Without this limit, workers that die at
+once would be started as fast as the machine can."""
+
 
 class Process(Protocol):
     """What the roster does with a worker; see :class:`zibai.supervise.child.Child`."""

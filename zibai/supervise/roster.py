@@ -15,7 +15,6 @@ the shutdown at once.
 import logging
 from collections.abc import Callable
 from math import inf
-from typing import Final
 
 from ..logger import logger
 from ..system.usage import NO_LIMITS, Usage
@@ -23,15 +22,8 @@ from .backoff import Backoff
 from .child import Ending
 from .events import Event
 from .generations import Generations
-from .record import DRAINING, PATIENCE, READY, STARTING, TO_REPLACE, Process, Worker
+from .record import DRAINING, LAST_WORDS, PATIENCE, READY, STARTING, TO_REPLACE, Process, Worker
 from .watch import Watch
-
-LAST_WORDS: Final = 1.0
-"""Seconds beyond the boot timeout in which a worker that is not ready reports where it hangs."""
-
-SETTLED: Final = 1.0
-"""Seconds that a worker has to be ready to be replaced at once when it dies. Without this limit, workers that die at
-once would be started as fast as the machine can."""
 
 
 class Roster:
@@ -96,6 +88,7 @@ class Roster:
             worker.state = READY
             worker.ready_since = self._clock()
             self._watch.expect_heartbeats(worker)
+            self._generations.note_start(worker.ready_since - worker.started)
             self.was_up = True
             if not self._settle:
                 self._backoff.succeed()
@@ -188,10 +181,16 @@ class Roster:
     def restart(self, why: str = "") -> int | None:
         """Replace every worker, one after the other; ``why`` is for the log. Returns the generation of the new workers.
 
-        Does nothing, and returns None, once the end has been asked for.
+        It may wait for another one (:mod:`.generations`). Once the end has been asked for it does nothing; then None.
         """
         if self._ending or self.drain_announced:
             return None
+        if not self._generations.ask(why):
+            return self.generation + 1
+        self._begin_restart(why)
+        return self.generation
+
+    def _begin_restart(self, why: str) -> None:
         self._generations.begin(self.wanted, why)
         self._backoff.end()
         if self.is_up:
@@ -199,7 +198,6 @@ class Roster:
                 if worker.state is STARTING:
                     # A replacement whose code is already old. It may serve since a moment ago, so it drains.
                     self._stop(worker, "drain")
-        return self.generation
 
     def change_wanted(self, by: int) -> None:
         """More workers, or fewer; never below one."""
@@ -221,6 +219,7 @@ class Roster:
         drain_delay = 0.0 if self.drain_announced or not self.was_up else self._drain_delay()
         if how == "drain" and drain_delay:
             self._drain_at = self._clock() + drain_delay
+            self._generations.cancel()
             text = "graceful shutdown in %g s%s; until then each response says Connection: close"
             logger.info(text, drain_delay, why and f" ({why})")
             for worker in self.workers:
@@ -251,10 +250,13 @@ class Roster:
             for worker, replacement in self._generations.surplus(self.workers, self.wanted):
                 self._replace(worker, replacement)
             self._generations.look(self.workers, self.wanted)
+            if (why := self._generations.waiting(self.workers)) is not None:
+                self._begin_restart(why)
             self._start_missing(now)
         due = min((worker.deadline for worker in self.workers), default=inf)
         if not self._ending:
-            due = min(due, self._watch.due(self.workers), self._backoff.due())
+            others = (self._watch.due(self.workers), self._backoff.due(), self._generations.due(self.workers))
+            due = min(due, *others)
         if self.drain_announced:
             due = min(due, self._drain_at)
         return None if due == inf else max(0.0, due - self._clock())

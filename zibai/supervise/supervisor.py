@@ -35,7 +35,7 @@ from .handle import Handle
 from .mainloop import MainLoop
 from .output import Collector
 from .prompt import Prompt, forking
-from .roster import SETTLED
+from .record import SETTLED
 from .worker import Job
 
 _numbers = count(1)
