@@ -65,3 +65,18 @@ async def wait(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Every call waits for 10 ms, as for a database, and blocks nothing."""
     await asyncio.sleep(0.010)
     await _respond(send, HELLO)
+
+
+@_with_lifespan
+async def echo(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Sends each message of a WebSocket back; says hello over HTTP."""
+    if scope["type"] != "websocket":
+        await _respond(send, HELLO)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        if event.get("text") is not None:
+            await send({"type": "websocket.send", "text": event["text"]})
+        else:
+            await send({"type": "websocket.send", "bytes": event["bytes"]})

@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET
 import h11
 import pytest
 
-from benchmarks import chart, load, profiled, report, tables, verdict
+from benchmarks import chart, load, profiled, report, tables, verdict, websocket
 from benchmarks.__main__ import parse, steps
 from benchmarks.bareloop import answer
 from benchmarks.results import Idle, Measurement, Results, errors, of, rate, ratio, typical
@@ -484,6 +484,32 @@ def test_measures(tmp_path: Path) -> None:
         assert 0 < found.cpu < 0.1
     assert results.facts["wrk"]
     assert all(" calls  " in text for text in results.profiles.values()), "only of a figure that was missed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("load", websocket.LOADS, ids=lambda load: load.key)
+def test_messages_are_measured(load: websocket.Load) -> None:
+    """Of this server, shortly: what comes back is what was sent, and it costs something."""
+    pytest.importorskip("websockets")
+    assert 0 < websocket.measure(BY_NAME["zibai tasks"], load, 0.3) < 1e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_websockets_is_measured() -> None:
+    pytest.importorskip("websockets")
+    tasks = BY_NAME["zibai tasks"]
+    plain = websocket.measure_memory(tasks, 100)
+    assert plain < 32, "KiB; 10 are promised, and a small number of connections says little"
+    assert websocket.measure_memory(tasks, 100, websocket.DEFLATE, websocket.packed(1024)) > plain
+
+
+def test_ratios_of_messages_are_taken_within_a_round() -> None:
+    found = {"ours": [1.0, 10.0, 2.0], "other": [2.0, 30.0, 4.0]}
+    assert websocket.table("echo", "us", found, {"other": 1.25}).splitlines() == [
+        "echo (us; median of 3)",
+        "  ours                       2.0   1.00",
+        "  other                      4.0   2.00  at least 1.25",
+    ]
 
 
 @pytest.mark.slow
