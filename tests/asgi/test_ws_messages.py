@@ -75,6 +75,23 @@ def test_a_long_message_is_read_in_long_pieces(monkeypatch: pytest.MonkeyPatch) 
     assert line.bytes_in == len(sent)
 
 
+def test_for_a_long_message_that_is_awaited_reading_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To stop and to go on is 2 % of such an echo. It stops when the next message comes before that one is taken."""
+    stops: list[int] = []
+    look_soon = MessageStream.look_soon
+
+    def watch(self: MessageStream) -> None:
+        stops.append(len(self._codec.messages))
+        look_soon(self)
+
+    monkeypatch.setattr(MessageStream, "look_soon", watch)
+    with asgi(echo) as server, Peer(server.port) as peer:
+        for _ in range(10):
+            peer.send(frame(BINARY, bytes(1_000_000)))
+            assert peer.read() == (FIN | BINARY, bytes(1_000_000))
+    assert stops == []
+
+
 @pytest.mark.parametrize("leave", [reset, half_close])
 def test_a_client_that_leaves_in_a_long_message(leave: Any) -> None:
     app = Hearing()
@@ -348,13 +365,15 @@ def test_a_client_that_takes_no_pongs_is_not_read_from(monkeypatch: pytest.Monke
     assert set(locked) == {False}, "it reads on then, and may have to send"
 
 
-def test_a_client_that_sends_faster_than_the_application_receives_has_to_wait() -> None:
+@pytest.mark.parametrize("first", [0, 3], ids=["never", "after some"])
+def test_a_client_that_sends_faster_than_the_application_receives_has_to_wait(first: int) -> None:
     """Trap 62: websockets#105: a queue without bound."""
     stop = threading.Event()
     heard: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
+        heard.extend([await receive() for _ in range(first)])
         await until(stop)
         await messages(receive, heard)
 

@@ -217,8 +217,11 @@ class AsyncStream:
         return False
 
 
-def wake(waiters: "list[asyncio.Future[None]]") -> None:
-    """Wake all of them."""
+def wake(waiters: "list[asyncio.Future[None]]") -> bool:
+    """Wake all of them. Returns whether there were any that had not been woken before."""
+    found = False
     for future in waiters:
         if not future.done():
             future.set_result(None)
+            found = True
+    return found
