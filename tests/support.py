@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 from zibai.system.machine import is_alive
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
+
+T = TypeVar("T")
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -49,6 +51,19 @@ def wait_for(fact: Callable[[], Any], timeout: float = DEADLINE) -> Any:
             raise TimeoutError(f"not true within {timeout} s: {fact}")
         time.sleep(0.01)
     return value
+
+
+def check_each(check: Callable[[T], None], cases: Mapping[str, T]) -> None:
+    """Check all the cases of one test, which fails with each error, by the name of its case (an ExceptionGroup)."""
+    errors = []
+    for name, case in cases.items():
+        try:
+            check(case)
+        except Exception as error:
+            error.add_note(f"case: {name}")
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup(f"{len(errors)} of {len(cases)} cases", errors)
 
 
 def prints(line: str) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import TESTS, Client, Server, read_response
+from support import TESTS, Client, Server, check_each, read_response
 
 if TYPE_CHECKING:
     import ssl
@@ -122,7 +122,10 @@ def check_refused(target: Target, path: Path, cut: int) -> None:
 
 
 CHECKS = dict(chain(dict.fromkeys(ACCEPT, check_accepted).items(), dict.fromkeys(REFUSE, check_refused).items()))
-files = pytest.mark.parametrize("path", CHECKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+
+
+def label(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
 
 
 def size(path: Path) -> int:
@@ -130,14 +133,16 @@ def size(path: Path) -> int:
 
 
 @pytest.mark.daily("h11-threads", "auto-greenlets", "auto-tls-threads", "auto-asgi-threads")
-@files
-def test_whole_and_cut_in_two(target: Target, path: Path) -> None:
-    CHECKS[path](target, path, 0)
-    CHECKS[path](target, path, 1 + zlib.crc32(path.name.encode()) % (size(path) - 1))
+def test_whole_and_cut_in_two(target: Target) -> None:
+    def check(path: Path) -> None:
+        CHECKS[path](target, path, 0)
+        CHECKS[path](target, path, 1 + zlib.crc32(path.name.encode()) % (size(path) - 1))
+
+    check_each(check, {label(path): path for path in CHECKS})
 
 
 @pytest.mark.slow
-@files
+@pytest.mark.parametrize("path", CHECKS, ids=label)
 def test_cut_at_every_place(target: Target, path: Path) -> None:
     # Large ones are large for their limits; their first and last bytes are where the structure is.
     places = range(1, size(path)) if size(path) < 600 else [*range(1, 100), *range(size(path) - 50, size(path))]

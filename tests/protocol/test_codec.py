@@ -18,6 +18,7 @@ from zibai.protocol.http1.request import MAX_TARGET
 
 import requests_table
 from requests_table import GOOD, Case, Seen, chunked, get, head, post
+from support import check_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +72,7 @@ def joined(seen: Seen) -> Seen:
 
 
 TABLE = [case._replace(requests=tuple(map(joined, case.requests))) for case in requests_table.TABLE]
+CASES = {case.name: case for case in TABLE}
 SEEN_GOOD, CHUNKED = joined(requests_table.SEEN_GOOD), joined(requests_table.CHUNKED)
 
 
@@ -144,57 +146,66 @@ def cut(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-def names(case: Case) -> str:
-    return case.name[:60]
+# One test is the whole table in one lane: with a test for each case there were 7000 of them each day, and pytest took
+# longer to keep account of them than the codec to read.
 
 
-cases = pytest.mark.parametrize("case", TABLE, ids=names)
+def test_a_request_in_one_piece_is_what_the_table_says(make: Callable[[int], Codec]) -> None:
+    def check(case: Case) -> None:
+        assert read(make(MAX_HEAD), [case.raw]) == (case.requests, case.status, case.left)
 
-
-@cases
-def test_a_request_in_one_piece_is_what_the_table_says(make: Callable[[int], Codec], case: Case) -> None:
-    assert read(make(MAX_HEAD), [case.raw]) == (case.requests, case.status, case.left)
-
-
-@pytest.mark.daily("reference", "fast")
-@cases
-def test_one_byte_at_a_time_gives_the_same(make: Callable[[int], Codec], case: Case) -> None:
-    assert read(make(MAX_HEAD), cut(case.raw, 1)) == (case.requests, case.status, case.left)
+    check_each(check, CASES)
 
 
 @pytest.mark.daily("reference", "fast")
-@cases
-def test_two_pieces_give_the_same_wherever_the_cut_is(make: Callable[[int], Codec], case: Case) -> None:
-    # Long cases are long for their limits; their first and last bytes are where the structure is.
-    places = range(len(case.raw) + 1) if len(case.raw) < 300 else [*range(100), *range(-100, 0)]
-    for place in places:
-        outcome = read(make(MAX_HEAD), [case.raw[:place], case.raw[place:]])
-        assert outcome == (case.requests, case.status, case.left), place
+def test_one_byte_at_a_time_gives_the_same(make: Callable[[int], Codec]) -> None:
+    def check(case: Case) -> None:
+        assert read(make(MAX_HEAD), cut(case.raw, 1)) == (case.requests, case.status, case.left)
+
+    check_each(check, CASES)
 
 
-@cases
-def test_a_request_behind_a_good_one_gives_the_same(make: Callable[[int], Codec], case: Case) -> None:
-    expected = ((SEEN_GOOD, SEEN_GOOD, *case.requests), case.status, case.left)
-    assert read(make(MAX_HEAD), [GOOD + GOOD + case.raw]) == expected
+@pytest.mark.daily("reference", "fast")
+def test_two_pieces_give_the_same_wherever_the_cut_is(make: Callable[[int], Codec]) -> None:
+    def check(case: Case) -> None:
+        # Long cases are long for their limits; their first and last bytes are where the structure is.
+        places = range(len(case.raw) + 1) if len(case.raw) < 300 else [*range(100), *range(-100, 0)]
+        for place in places:
+            outcome = read(make(MAX_HEAD), [case.raw[:place], case.raw[place:]])
+            assert outcome == (case.requests, case.status, case.left), place
+
+    check_each(check, CASES)
 
 
-# What is not complete takes the next bytes for its own.
-@pytest.mark.parametrize("case", [case for case in TABLE if not case.left], ids=names)
-def test_a_good_request_behind_is_read_unless_something_was_refused(make: Callable[[int], Codec], case: Case) -> None:
-    expected = (*case.requests, SEEN_GOOD) if case.status is None else case.requests
-    for pieces in ([case.raw + GOOD], [case.raw, GOOD], [*cut(case.raw, 1), GOOD]):
-        outcome = read(make(MAX_HEAD), pieces)
-        assert (outcome.requests, outcome.status) == (expected, case.status)
+def test_a_request_behind_a_good_one_gives_the_same(make: Callable[[int], Codec]) -> None:
+    def check(case: Case) -> None:
+        expected = ((SEEN_GOOD, SEEN_GOOD, *case.requests), case.status, case.left)
+        assert read(make(MAX_HEAD), [GOOD + GOOD + case.raw]) == expected
+
+    check_each(check, CASES)
 
 
-@pytest.mark.parametrize("case", [case for case in TABLE if case.status], ids=names)
-def test_a_codec_that_has_refused_is_dead(make: Callable[[int], Codec], case: Case) -> None:
-    reader = Reader(make(MAX_HEAD))
-    reader.feed(case.raw)
-    for piece in (GOOD, GOOD):
-        reader.codec.feed(piece)
-        assert reader.codec.next_request() is None
-        assert not reader.codec.in_body
+def test_a_good_request_behind_is_read_unless_something_was_refused(make: Callable[[int], Codec]) -> None:
+    def check(case: Case) -> None:
+        expected = (*case.requests, SEEN_GOOD) if case.status is None else case.requests
+        for pieces in ([case.raw + GOOD], [case.raw, GOOD], [*cut(case.raw, 1), GOOD]):
+            outcome = read(make(MAX_HEAD), pieces)
+            assert (outcome.requests, outcome.status) == (expected, case.status)
+
+    # What is not complete takes the next bytes for its own.
+    check_each(check, {name: case for name, case in CASES.items() if not case.left})
+
+
+def test_a_codec_that_has_refused_is_dead(make: Callable[[int], Codec]) -> None:
+    def check(case: Case) -> None:
+        reader = Reader(make(MAX_HEAD))
+        reader.feed(case.raw)
+        for piece in (GOOD, GOOD):
+            reader.codec.feed(piece)
+            assert reader.codec.next_request() is None
+            assert not reader.codec.in_body
+
+    check_each(check, {name: case for name, case in CASES.items() if case.status})
 
 
 def test_continue_is_expected_by_http11_only(make: Callable[[int], Codec]) -> None:
@@ -435,7 +446,6 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("lane", LANES)
 @settings(max_examples=600, deadline=None, database=None)
 @given(
     data=stream | mutated(),
@@ -444,18 +454,17 @@ def mutated(draw: st.DrawFn) -> bytes:
     cuts=st.lists(st.integers(1, 40)),
 )
 def test_any_bytes_are_read_or_refused_the_same_however_they_are_cut(
-    lane: str, data: bytes, max_head: int, max_target: int, cuts: list[int]
+    data: bytes, max_head: int, max_target: int, cuts: list[int]
 ) -> None:
-    def make() -> Codec:
-        return LANES[lane](max_head, max_target)
-
+    """Each example in all lanes: to draw it takes longer than to read it."""
     pieces, rest = [], data
     for size in cuts:
         pieces.append(rest[:size])
         rest = rest[size:]
-    whole = read(make(), [data])
-    assert read(make(), [*pieces, rest]) == whole
-    assert read(make(), cut(data, 1)) == whole
+    for lane, make in LANES.items():
+        whole = read(make(max_head, max_target), [data])
+        assert read(make(max_head, max_target), [*pieces, rest]) == whole, lane
+        assert read(make(max_head, max_target), cut(data, 1)) == whole, lane
 
 
 def test_a_body_over_the_limit_is_not_taken_with_its_head() -> None:
