@@ -265,27 +265,26 @@ bodies = st.sampled_from([b"", b"abc", b"abcd", b"ab", b"\r\n", b"\r\n\r\n", b"3
 
 @settings(max_examples=800, deadline=None, database=None)
 @given(data=almost_right, body=bodies, behind=st.sampled_from([b"", GOOD, GOOD[:20], GOOD + WRK]))
-def test_an_almost_right_head_is_declined_or_read_as_h11_does(
-    data: bytes, body: bytes, behind: bytes, new_lane: type[FastLane]
-) -> None:
-    lane = new_lane()
-    if takes(lane, data):
-        assert takes(lane, data)
-    assert_same(data + body + behind, lane)
+def test_an_almost_right_head_is_declined_or_read_as_h11_does(data: bytes, body: bytes, behind: bytes) -> None:
+    """Each example in both lanes: to draw it takes longer than to read it."""
+    for new_lane in (FastLane, BytesLane):
+        lane = new_lane()
+        if takes(lane, data):
+            assert takes(lane, data)
+        assert_same(data + body + behind, lane)
 
 
-SEEN_MUCH = {FastLane: FastLane(), BytesLane: BytesLane()}
+SEEN_MUCH = (FastLane(), BytesLane())
 
 
 @settings(max_examples=400, deadline=None, database=None)
 @given(first=heads(), second=heads(), version=VERSIONS)
-def test_what_was_read_before_makes_no_difference(
-    first: bytes, second: bytes, version: bytes, new_lane: type[FastLane]
-) -> None:
+def test_what_was_read_before_makes_no_difference(first: bytes, second: bytes, version: bytes) -> None:
     """Another request line before the same fields, and one memory for all the examples."""
     _, _, fields = first.partition(b"\r\n")
     for data in (first, second, b"PUT /b " + version + b"\r\n" + fields, first + second):
-        assert_same(data + GOOD, SEEN_MUCH[new_lane])
+        for lane in SEEN_MUCH:
+            assert_same(data + GOOD, lane)
 
 
 def test_all_of_the_table_is_the_same_after_all_the_others(new_lane: type[FastLane]) -> None:
