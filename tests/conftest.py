@@ -65,7 +65,7 @@ def unused_words(pytestconfig: pytest.Config) -> dict[str, set[str]]:
 
 
 def pytest_collection() -> None:
-    """The garbage collector rests while pytest makes its 16 000 items, and passes over them while the tests run.
+    """The garbage collector rests while pytest makes its 11 000 items, and passes over them while the tests run.
 
     Otherwise half of the time of all tests without servers would be the search for garbage in what stays.
     """

@@ -63,6 +63,7 @@ def ask(server: Server) -> None:
         assert client.rest().startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.daily("greenlets")
 def test_a_file_in_the_format_of_log_analysers(kind: tuple[str, ...], tmp_path: Path) -> None:
     fmt = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %({x-request-id}i)s %({x-tag}o)s %(L)s'
     path = tmp_path / "access.log"
@@ -81,7 +82,7 @@ def test_a_file_in_the_format_of_log_analysers(kind: tuple[str, ...], tmp_path: 
     assert '" 200 5' not in text
 
 
-@pytest.mark.daily("threads-worker", "greenlets-single", "tasks-worker")
+@pytest.mark.daily("greenlets-single", "tasks-worker")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_every_line_is_json(kind: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
     flags = ("--access-log-format", "json", *kind, *processes)
@@ -129,7 +130,7 @@ def lines_of(*paths: Path) -> list[str]:
     return [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.daily("threads-workers", "greenlets-single", "tasks-workers")
+@pytest.mark.daily("threads-workers", "tasks-workers")
 @pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
 def test_it_is_rotated_by_its_size_and_no_line_is_lost(
     kind: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path
@@ -148,7 +149,7 @@ def test_it_is_rotated_by_its_size_and_no_line_is_lost(
     assert "200 r" not in "\n".join(server.log)
 
 
-@pytest.mark.daily("threads-single", "greenlets-workers", "tasks-single")
+@pytest.mark.daily("greenlets-workers", "tasks-single")
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes have reopened the file")
 @pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
 def test_it_is_moved_while_requests_run(kind: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:

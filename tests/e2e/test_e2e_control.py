@@ -44,6 +44,7 @@ def test_a_quick_end_goes_over_a_graceful_one(backend: tuple[str, ...], processe
         assert not any("Traceback" in line for line in server.log)
 
 
+@pytest.mark.daily("greenlets")
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 def test_ctrl_c_at_a_terminal_reaches_the_workers_too_and_is_quiet(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "2", *backend) as server:
@@ -54,6 +55,7 @@ def test_ctrl_c_at_a_terminal_reaches_the_workers_too_and_is_quiet(backend: tupl
         assert not any("Traceback" in line or "ERROR" in line for line in server.log)
 
 
+@pytest.mark.daily("threads")
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 def test_ctrl_c_while_the_workers_start_is_quiet(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "2", *backend) as server:

@@ -75,6 +75,7 @@ def test_a_second_signal_ends_a_single_process_that_hangs_in_its_end(backend: tu
         assert "poller:" in server.log, "it says what has kept it"
 
 
+@pytest.mark.daily("greenlets")
 def test_a_thread_that_a_request_has_started_keeps_nobody(backend: tuple[str, ...]) -> None:
     with Server("hanging:app", *SOON, *backend) as server:
         assert get(server.port, "/keep").status == 200

@@ -98,6 +98,7 @@ def test_a_worker_dies_and_its_sibling_never_stops(duo: tuple[Server, Workers], 
     assert len(ready(server)) == 3, "the sibling is left alone"
 
 
+@pytest.mark.daily("threads")
 def test_a_killed_worker_says_what_it_was_serving(duo: tuple[Server, Workers], tmp_path: Path) -> None:
     server, workers = duo
     (victim, doomed), (sibling, client) = workers.of.items()

@@ -72,6 +72,7 @@ def test_a_hot_deploy_by_server_starter_loses_nothing(backend: tuple[str, ...], 
     assert "Traceback" not in "\n".join(server.log)
 
 
+@pytest.mark.daily("single")
 @pytest.mark.parametrize("flags", [("--no-gevent",), ("-p", "1")], ids=["single", "worker"])
 def test_what_waits_to_be_accepted_is_left_to_the_successor(flags: tuple[str, ...], given: socket.socket) -> None:
     """But for what a free thread or greenlet could serve at once, and for what was accepted before."""
@@ -111,6 +112,7 @@ def first_answer(path: str) -> bytes:
         return b""
 
 
+@pytest.mark.daily("worker")
 @needs("systemd-socket-activate")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_socket_activation(folder: Path, processes: tuple[str, ...]) -> None:
@@ -159,6 +161,7 @@ def test_by_name_some_of_what_systemd_gives(folder: Path) -> None:
 # --- fd:N -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.daily("workers")
 @pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "workers"])
 def test_a_descriptor(given: socket.socket, processes: tuple[str, ...]) -> None:
     where = given.getsockname()

@@ -26,6 +26,7 @@ def ready(server: Server) -> list[int]:
     return [int(line.partition("[")[2].partition("]")[0]) for line in server.log if "worker ready" in line]
 
 
+@pytest.mark.daily("preload")
 @MODES
 def test_a_starter_that_ignores_sigchld(mode: tuple[str, ...]) -> None:
     with Server("plain:app", *mode, "--no-gevent", command=IGNORING) as server:
@@ -41,6 +42,7 @@ def test_a_starter_that_ignores_sigchld(mode: tuple[str, ...]) -> None:
     assert "Traceback" not in "\n".join(server.log)
 
 
+@pytest.mark.daily("workers")
 @MODES
 def test_a_starter_that_ignores_sigchld_and_a_broken_application(mode: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("app = 1 / 0\n")

@@ -26,7 +26,7 @@ HOOK_FLAGS = [part for hook in HOOKS for part in (f"--{hook.replace('_', '-')}",
 # --- the end ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.daily("threads-SIGTERM", "greenlets-SIGINT-workers")
+@pytest.mark.daily("threads-SIGTERM-single", "greenlets-SIGINT-workers")
 @PROCESSES
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGQUIT"])
 @posix
@@ -57,6 +57,7 @@ def test_a_graceful_end_finishes_what_is_in_flight(backend: tuple[str, ...], pro
         assert server.wait() == 0
 
 
+@pytest.mark.daily("threads-single", "greenlets-workers")
 @PROCESSES
 @pytest.mark.skipif("wine_shims" not in sys.modules, reason="Windows closes consoles, and tests can do so under Wine")
 def test_the_end_of_a_console_is_graceful(backend: tuple[str, ...], processes: tuple[str, ...]) -> None:
@@ -140,6 +141,7 @@ def test_a_graceful_end_has_its_time_limit(backend: tuple[str, ...], processes: 
             assert server.wait(timeout=10) == 0
 
 
+@pytest.mark.daily("threads")
 @posix
 def test_a_graceful_end_does_not_wait_for_an_idle_connection(backend: tuple[str, ...]) -> None:
     with Server("plain:app", *backend, "--graceful-exit-timeout", "3600") as server, Client(server.port) as client:
@@ -245,6 +247,7 @@ def test_a_worker_that_dies_holds_up_no_client(backend: tuple[str, ...]) -> None
                 assert client.get("/hello", "Connection: close").status == 200
 
 
+@pytest.mark.daily("threads")
 def test_workers_end_with_their_parent(backend: tuple[str, ...]) -> None:
     """Nothing to assert: `Server` fails when a worker is left."""
     with Server("plain:app", "-p", "2", *backend) as server:
@@ -324,6 +327,7 @@ def test_a_mistyped_application(app: str, code: int, word: str, processes: tuple
     assert len(complaints) == 1, done.stderr
 
 
+@pytest.mark.daily("workers")
 @PROCESSES
 def test_an_application_that_fails_to_import_shows_its_own_traceback(
     tmp_path: Path, processes: tuple[str, ...]
@@ -336,6 +340,7 @@ def test_an_application_that_fails_to_import_shows_its_own_traceback(
     assert re.findall(r'File "(.*)", line', done.stderr) == [str(tmp_path / "wrong.py")] * 2
 
 
+@pytest.mark.daily("single")
 @PROCESSES
 def test_a_taken_port(processes: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
@@ -371,6 +376,7 @@ def test_wrong_usage(wrong: tuple[str, ...]) -> None:
     assert done.stderr.strip()
 
 
+@pytest.mark.daily("greenlets")
 def test_flags_first_and_a_factory(backend: tuple[str, ...]) -> None:
     with Server(None, "-l", "127.0.0.1:0", "--call", "plain:create_app", *backend, listen=None) as server:
         assert get(server.port, "/hello").body == b"Hello World!"

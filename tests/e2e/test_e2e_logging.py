@@ -272,6 +272,7 @@ def quiet_server(folder: Path, app: str, *flags: str) -> Iterator[tuple[subproce
             process.wait(DEADLINE)
 
 
+@pytest.mark.daily("workers")
 @PROCESSES
 def test_a_dictconfig_that_disables_our_loggers(folder: Path, processes: tuple[str, ...]) -> None:
     """When it is imported, and again later."""
@@ -299,6 +300,7 @@ class NotHealth(logging.Filter):
 """
 
 
+@pytest.mark.daily("threads")
 def test_a_formatter_and_a_filter_of_the_project(folder: Path, backend: tuple[str, ...]) -> None:
     """They can be named, and find the fields of the request."""
     (folder / "project").mkdir()
@@ -342,6 +344,7 @@ def broken():
 """
 
 
+@pytest.mark.daily("greenlets")
 def test_an_exception_that_cannot_be_formatted_is_logged(folder: Path, backend: tuple[str, ...]) -> None:
     """More often than there are runners, and each time."""
     (folder / "breaks.py").write_text(BREAKS)

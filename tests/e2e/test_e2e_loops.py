@@ -153,6 +153,7 @@ def test_idle_connections_of_all_loops_outlive_their_worker(tmp_path: Path) -> N
         assert not before & {each.body.split()[0] for each in after}
 
 
+@pytest.mark.daily("single", "preload")
 @pytest.mark.parametrize("way", [(), ("-p", "2"), PRELOAD], ids=["single", "workers", "preload"])
 def test_requests_in_all_loops_finish_at_the_end(way: tuple[str, ...], tmp_path: Path) -> None:
     """Each loop has one thread, so both have requests that run, and requests that wait for them."""
@@ -177,6 +178,7 @@ def test_requests_in_all_loops_finish_at_the_end(way: tuple[str, ...], tmp_path:
     assert not [line for line in server.log if " ERROR " in line or "Traceback" in line]
 
 
+@pytest.mark.daily("workers")
 @POSIX
 @WAYS
 def test_a_quick_exit_ends_all_loops(way: tuple[str, ...]) -> None:
@@ -190,6 +192,7 @@ def test_a_quick_exit_ends_all_loops(way: tuple[str, ...]) -> None:
     assert "1 request is cut" in "\n".join(server.log) or "2 requests are cut" in "\n".join(server.log)
 
 
+@pytest.mark.daily("single")
 @POSIX
 @WAYS
 def test_the_drain_is_announced_by_all_loops(way: tuple[str, ...], tmp_path: Path) -> None:
@@ -208,6 +211,7 @@ def test_the_drain_is_announced_by_all_loops(way: tuple[str, ...], tmp_path: Pat
         assert server.wait() == 0
 
 
+@pytest.mark.daily("workers")
 @WAYS
 def test_what_is_shown_is_the_sum_of_the_loops(way: tuple[str, ...], tmp_path: Path) -> None:
     control = tmp_path / "control"
@@ -235,6 +239,7 @@ def test_what_is_shown_is_the_sum_of_the_loops(way: tuple[str, ...], tmp_path: P
         assert server.stop() == 0
 
 
+@pytest.mark.daily("single")
 @POSIX
 @WAYS
 def test_a_listener_that_is_given(way: tuple[str, ...], tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ class Leaving(Server):
         return self._process.wait(10)
 
 
-@pytest.mark.daily("threads-fork-worker", "threads-system-preload", "greenlets-fork-preload", "greenlets-system-worker")
+@pytest.mark.daily("threads-fork-worker", "greenlets-system-preload")
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("way", [*WAYS, *IN_C])
 def test_what_is_left_behind_hides_no_death_and_no_end(
@@ -148,7 +148,7 @@ def test_what_is_left_behind_hides_no_death_and_no_end(
             wait_for(lambda: is_free(server.port))
 
 
-@pytest.mark.daily("fork-worker", "system-worker")
+@pytest.mark.daily("system-worker")
 @pytest.mark.parametrize("mode", [*MODES.values(), ()], ids=[*MODES, "single"])
 @pytest.mark.parametrize("way", ["system", "fork"])
 def test_what_is_left_behind_at_import_does_not_keep_the_port(site: Path, way: str, mode: tuple[str, ...]) -> None:
@@ -160,7 +160,7 @@ def test_what_is_left_behind_at_import_does_not_keep_the_port(site: Path, way: s
         wait_for(lambda: is_free(server.port))
 
 
-@pytest.mark.daily("threads-fork", "greenlets-system")
+@pytest.mark.daily("threads-fork")
 @pytest.mark.parametrize("way", ["system", "fork"])
 def test_a_single_process_leaves_no_port_to_what_it_started(backend: tuple[str, ...], site: Path, way: str) -> None:
     with Leaving(site, *backend) as server:
@@ -171,6 +171,7 @@ def test_a_single_process_leaves_no_port_to_what_it_started(backend: tuple[str, 
         wait_for(lambda: is_free(server.port))
 
 
+@pytest.mark.daily("preload")
 @linux
 @pytest.mark.parametrize("mode", [MODES["worker"], MODES["preload"]], ids=["worker", "preload"])
 def test_a_worker_that_closes_all_descriptors_does_not_hold_the_parent(site: Path, mode: tuple[str, ...]) -> None:
@@ -183,6 +184,7 @@ def test_a_worker_that_closes_all_descriptors_does_not_hold_the_parent(site: Pat
         assert server.end() == 0
 
 
+@pytest.mark.daily("worker")
 @linux
 @pytest.mark.parametrize("mode", [MODES["worker"], MODES["preload"]], ids=["worker", "preload"])
 def test_no_descriptor_of_ours_goes_to_a_program(site: Path, mode: tuple[str, ...]) -> None:

@@ -112,6 +112,7 @@ def before_serve():
 """
 
 
+@pytest.mark.daily("workers")
 @MODES
 def test_a_worker_that_dies_right_after_it_was_ready_is_started_with_pauses_that_grow(
     mode: tuple[str, ...], tmp_path: Path
@@ -128,6 +129,7 @@ def test_a_worker_that_dies_right_after_it_was_ready_is_started_with_pauses_that
         assert server.stop() == 0
 
 
+@pytest.mark.daily("preload")
 @MODES
 def test_a_hundred_restarts_in_a_row(mode: tuple[str, ...]) -> None:
     with Server("plain:app", *mode, "--no-gevent") as server:

@@ -315,6 +315,7 @@ def warnings(server: Server) -> list[str]:
     return [line.partition(" WARNING ")[2] for line in server.log if " WARNING " in line]
 
 
+@pytest.mark.daily("threads")
 def test_fields_of_a_stranger_stay_ordinary_and_are_explained_once(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "--trusted-proxies", "10.0.0.0/8", "unix", *backend) as server:
         for _ in range(3):
@@ -331,6 +332,7 @@ def test_fields_of_a_stranger_stay_ordinary_and_are_explained_once(backend: tupl
     assert said.endswith("--trusted-proxies 10.0.0.0/8,unix,127.0.0.1")
 
 
+@pytest.mark.daily("greenlets")
 def test_what_is_malformed_or_contradictory_is_said_once_and_escaped(backend: tuple[str, ...]) -> None:
     fields = ["X-Forwarded-For: 1.2.3.4 \xe2\x80\xa8evil\x85", "X-Forwarded-Proto: ftp"]
     with Server("plain:app", *backend) as server:
@@ -369,6 +371,7 @@ def test_nobody_cannot_send_a_header() -> None:
     assert done.stderr.endswith("accepts connections of --trusted-proxies only, and none are trusted; name them\n")
 
 
+@pytest.mark.daily("threads")
 def test_a_request_that_comes_too_late_is_explained(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "--keep-alive-timeout", "0.2", *backend) as server, Client(server.port) as client:
         assert client.get("/hello").status == 200
@@ -377,6 +380,7 @@ def test_a_request_that_comes_too_late_is_explained(backend: tuple[str, ...]) ->
         server.wait_for_log("longer than 0.2 s: raise --keep-alive-timeout")
 
 
+@pytest.mark.daily("greenlets")
 def test_signals_reach_servers_that_wait_for_headers(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "--proxy-protocol", "on", *backend) as server, Client(server.port) as client:
         client.send(b"PROXY UNK")

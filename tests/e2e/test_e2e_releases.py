@@ -91,6 +91,7 @@ def test_a_restart_takes_the_release_that_the_link_names_now(site: Path, way: st
         assert server.stop() == 0
 
 
+@pytest.mark.daily("PWD")
 @pytest.mark.parametrize("way", ["PWD", "chdir"])
 def test_an_upgrade_takes_the_release_that_the_link_names_now(site: Path, way: str) -> None:
     with start(site, way, "-p", "1") as server:
@@ -108,7 +109,7 @@ def test_an_upgrade_takes_the_release_that_the_link_names_now(site: Path, way: s
             answers(server, "3")
 
 
-@pytest.mark.daily("PWD-workers", "chdir-preload")
+@pytest.mark.daily("chdir-preload")
 @MODES
 @pytest.mark.parametrize("way", ["PWD", "chdir"])
 def test_while_there_is_no_release_the_old_workers_serve(site: Path, way: str, mode: tuple[str, ...]) -> None:
@@ -193,6 +194,7 @@ main()
 """
 
 
+@pytest.mark.daily("single", "preload")
 @pytest.mark.parametrize("mode", [(), ("-p", "1"), ("-p", "1", "--preload")], ids=["single", "worker", "preload"])
 def test_a_server_starts_in_a_directory_that_has_been_removed(tmp_path: Path, mode: tuple[str, ...]) -> None:
     """As a shell stays in it. The application is found where Python finds it otherwise."""

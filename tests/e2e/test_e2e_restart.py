@@ -124,6 +124,7 @@ def test_an_import_of_two_seconds_makes_nobody_wait(backend: tuple[str, ...], si
     assert load.longest < 2, "less than an import; how much less is measured with nothing else on the machine"
 
 
+@pytest.mark.daily("greenlets")
 def test_an_idle_connection_outlives_its_worker(backend: tuple[str, ...], site: Path) -> None:
     with (
         Server("versioned:app", "-p", "1", *backend, cwd=site) as server,

@@ -119,7 +119,7 @@ def test_the_number_of_workers(backend: tuple[str, ...], control: tuple[str, str
             )
 
 
-@pytest.mark.daily("threads-single", "threads-parent")
+@pytest.mark.daily("threads-single")
 @pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "parent"])
 def test_stop(backend: tuple[str, ...], processes: tuple[str, ...], control: tuple[str, str], tmp_path: Path) -> None:
     with Server("mortal:app", *processes, *control, *backend) as server, Client(server.port) as client:
@@ -140,7 +140,7 @@ def test_stop(backend: tuple[str, ...], processes: tuple[str, ...], control: tup
     assert gone.returncode == 1
 
 
-@pytest.mark.daily("threads-single", "threads-parent")
+@pytest.mark.daily("greenlets-parent")
 @pytest.mark.parametrize("processes", [(), ("-p", "2")], ids=["single", "parent"])
 def test_stop_now(
     backend: tuple[str, ...], processes: tuple[str, ...], control: tuple[str, str], tmp_path: Path

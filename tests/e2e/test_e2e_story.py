@@ -41,6 +41,7 @@ def test_a_module_of_both_kinds_gets_no_guess(tmp_path: Path) -> None:
         assert any(text.startswith("starting both:app: one process; Python") for text in texts(server))
 
 
+@pytest.mark.daily("worker")
 @pytest.mark.skipif(HAS_GIL, reason="gevent changes nothing about the GIL there")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_without_a_gil_gevent_stays_away(tmp_path: Path, processes: tuple[str, ...]) -> None:
@@ -78,7 +79,7 @@ def test_from_the_start_to_the_end(backend: tuple[str, ...], site: Path) -> None
         assert texts(server)[-2:] == ["graceful shutdown begun (SIGTERM)", "all workers have ended"]
 
 
-@pytest.mark.daily("threads-single", "threads-worker")
+@pytest.mark.daily("threads-single")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_the_end_names_what_it_cuts(backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
     flags = ("--graceful-exit-timeout", "0.5", *processes, *backend)
@@ -92,7 +93,7 @@ def test_the_end_names_what_it_cuts(backend: tuple[str, ...], processes: tuple[s
         assert any(line.startswith("graceful shutdown begun") for line in story)
 
 
-@pytest.mark.daily("threads-single", "threads-worker")
+@pytest.mark.daily("greenlets-worker")
 @pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "worker"])
 def test_a_quick_exit_names_what_it_cuts(backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
     with Server("mortal:app", *processes, *backend) as server, Client(server.port) as client:

@@ -388,7 +388,7 @@ def app(environ, start_response):
 """
 
 
-@pytest.mark.daily("threads-worker", "threads-preload")
+@pytest.mark.daily("threads-preload")
 @pytest.mark.parametrize("processes", [(), ("-p", "1"), ("-p", "1", "--preload")], ids=["single", "worker", "preload"])
 def test_an_application_may_change_the_directory(
     credentials: Credentials,

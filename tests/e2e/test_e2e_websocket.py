@@ -66,6 +66,7 @@ def test_a_client_is_told_at_a_restart_and_comes_to_the_new_code(site: Path) -> 
     assert "Traceback" not in "\n".join(server.log)
 
 
+@pytest.mark.daily("-p 1")
 @pytest.mark.parametrize("flags", ["-p 0", "-p 1"])
 def test_a_client_is_told_at_the_end(site: Path, flags: str) -> None:
     with Server("versioned_ws:app", *flags.split(), "--interface", "asgi", cwd=site) as server:
@@ -97,6 +98,7 @@ def test_stalled_clients_and_applications_hold_up_the_end_no_longer_than_they_ma
             peer.client.close()
 
 
+@pytest.mark.daily("-p 0")
 @pytest.mark.parametrize("flags", ["-p 0", "-p 1"])
 def test_the_quick_exit_is_no_error_of_the_application(site: Path, flags: str) -> None:
     with Server("versioned_ws:app", *flags.split(), "--interface", "asgi", cwd=site) as server:

@@ -59,6 +59,7 @@ def test_of_a_pipeline_only_so_many_are_answered(http: str, stream: bool) -> Non
     assert [status for _, status in server.exchanges] == [200] * 3
 
 
+@pytest.mark.daily("greenlets")
 def test_on_the_command_line(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-p", "1", "--max-keep-alive-requests", "2", *backend) as server:
         with Client(server.port) as client:

@@ -202,6 +202,7 @@ def test_the_body_of_a_request_that_waited_too_long_is_let_go(monkeypatch: pytes
         assert body.closed
 
 
+@pytest.mark.daily("threads")
 def test_queue_timeout_end_to_end(backend: tuple[str, ...]) -> None:
     with Server("plain:app", "-w", "1", "--queue-timeout", "1", *backend) as server, Gate() as gate:
         with Client(server.port) as busy, Client(server.port) as waiting:

@@ -33,7 +33,6 @@ SLOTS = 10
 RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process uses is read from /proc")
 both = pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
-daily = pytest.mark.daily("threads-plain", "greenlets-tls")
 
 # Ways to give a response that no runner has to wait for.
 WAYS = ["/file", "/list", "/pieces", "/one", "/length", "/write", "/flask"]
@@ -103,7 +102,7 @@ def leave(sock: socket.socket) -> None:
 # --- what needs no runner ---------------------------------------------------------------------------
 
 
-@daily
+@pytest.mark.daily("threads-plain")
 @both
 def test_a_response_that_is_there_holds_no_runner(
     backend: tuple[str, ...], secured: bool, credentials: Credentials
@@ -136,7 +135,7 @@ def test_a_slow_client_gets_all_of_it(way: str, secured: bool, credentials: Cred
             assert read_response(file).body == content
 
 
-@daily
+@pytest.mark.daily("greenlets-tls")
 @both
 def test_heads_of_an_endless_stream_hold_no_runner(
     backend: tuple[str, ...], secured: bool, credentials: Credentials
@@ -263,7 +262,7 @@ def test_a_restart_finishes_what_clients_take(backend: tuple[str, ...]) -> None:
 # --- clients that have left -------------------------------------------------------------------------
 
 
-@pytest.mark.daily("threads-closed-plain", "greenlets-reset-tls")
+@pytest.mark.daily("greenlets-reset-tls")
 @both
 @pytest.mark.parametrize("end", [leave, socket.socket.close], ids=["reset", "closed"])
 def test_an_application_that_gives_nothing_hears_of_the_end(
@@ -278,7 +277,7 @@ def test_an_application_that_gives_nothing_hears_of_the_end(
             wait_for(lambda target=target: [name for name, steps in here.log() if steps >= 0].count(target) == 3)
 
 
-@pytest.mark.daily("threads-closed-plain", "greenlets-reset-tls")
+@pytest.mark.daily("threads-closed-plain")
 @both
 @pytest.mark.parametrize("end", [leave, socket.socket.close], ids=["reset", "closed"])
 def test_an_application_can_ask_whether_its_client_is_there(

@@ -309,7 +309,7 @@ def test_a_service_with_workers(backend: tuple[str, ...], systemd: Systemd) -> N
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-@pytest.mark.daily("threads-SIGTERM", "greenlets-SIGINT")
+@pytest.mark.daily("greenlets-SIGINT")
 def test_a_service_of_one_process(backend: tuple[str, ...], systemd: Systemd, name: str) -> None:
     with Server("plain:app", *backend, env={"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "400000"}) as server:
         assert systemd.hear() == ["READY=1"]
