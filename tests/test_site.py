@@ -88,6 +88,7 @@ def test_page(page: str, site: str, browser: Any) -> None:
                 .map(each => each.textContent.trim().slice(0, 80)),
             page: document.documentElement.scrollWidth,
             pictures: [...article.querySelectorAll("img")].filter(each => !each.naturalWidth).map(each => each.src),
+            asked: performance.getEntriesByType("resource").map(each => each.name),
         };
         """
     )
@@ -101,6 +102,8 @@ def test_page(page: str, site: str, browser: Any) -> None:
     assert not look["wide"], "wider than the page"
     assert look["page"] <= WIDTH
     assert not look["pictures"], "a picture that does not load"
+    assert look["asked"], "its own style, at least"
+    assert not [url for url in look["asked"] if not url.startswith((site, "data:"))], "asks another host"
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -158,13 +161,6 @@ def status_of(url: str) -> int:
             return int(response.status)
     except OSError as error:
         return int(getattr(error, "code", 0))
-
-
-def test_no_page_asks_another_host_for_anything(site: str, browser: Any) -> None:
-    for page in PAGES:
-        browser.get(address(site, page))
-        asked = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
-        assert [url for url in asked if not url.startswith((site, "data:"))] == []
 
 
 def test_search_finds(site: str, browser: Any) -> None:
