@@ -487,7 +487,8 @@ def toml(option: Option, value: Any) -> str:
     return f"{option.name} = {json.dumps(text, ensure_ascii=False)}\n"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Each example builds the parser five times. Every run draws others.
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=chosen())
 def test_each_source_gives_the_same_options(folder: Path, chosen: dict[str, Any]) -> None:
     expected = Options(**chosen)
