@@ -32,6 +32,7 @@ def open_connections(server: Server) -> int:
     return int(worker["open"])
 
 
+@pytest.mark.daily("asyncio")
 @pytest.mark.skipif(sys.platform == "win32", reason="select() has its limit at 500 connections")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_five_hundred_stalled_clients(loop: str) -> None:

@@ -242,6 +242,7 @@ def read_only(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[
         process.wait()
 
 
+@pytest.mark.daily("[read-only]")
 def test_a_root_that_is_read_only(read_only: tuple[str, int, int, subprocess.Popen[str]]) -> None:
     where, port, probes, process = read_only
 

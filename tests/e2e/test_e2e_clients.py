@@ -178,6 +178,7 @@ def test_http_1_0(server: Server) -> None:
 # --- other ways to listen and to serve --------------------------------------------------------------
 
 
+@pytest.mark.daily("threads")
 def test_two_workers(backend: tuple[str, ...]) -> None:
     """Both serve: while one is known to be busy with a request of its own, and the other too."""
     with Server("plain:validated", "-p", "2", "-w", "1", *backend) as server, Gate() as gate:

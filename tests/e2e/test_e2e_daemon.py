@@ -479,7 +479,7 @@ def test_root_follows_no_link_in_the_place_of_the_log_file(
 
 @root
 @PROCESSES
-@pytest.mark.daily("log-")
+@pytest.mark.daily("log-workers")
 @pytest.mark.parametrize("what", ["log", "pid", "control"])
 def test_root_makes_no_file_through_a_link_of_the_user(
     public: Path, python: list[str], processes: tuple[str, ...], what: str
@@ -514,6 +514,7 @@ def test_root_makes_no_file_through_a_link_of_the_user(
     assert list(of_root.iterdir()) == []
 
 
+@pytest.mark.daily("single")
 @root
 @PROCESSES
 def test_a_configuration_of_the_users_is_read_and_opened_by_the_user(
@@ -593,6 +594,7 @@ def test_only_root_becomes_somebody_else(public: Path, python: list[str]) -> Non
     assert (done.returncode, done.stderr) == (1, error)
 
 
+@pytest.mark.daily("[1]")
 @root
 @pytest.mark.parametrize("processes", ["0", "1"])
 def test_a_certificate_that_only_root_may_read(

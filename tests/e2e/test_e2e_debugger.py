@@ -32,7 +32,7 @@ WAYS = {
 }
 
 
-@pytest.mark.daily("watched", "threads-preloaded")
+@pytest.mark.daily("greenlets-watched", "threads-preloaded")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_breakpoint_takes_what_is_typed(backend: tuple[str, ...], way: str, tmp_path: Path) -> None:
     (tmp_path / "debugged.py").write_text(APP, encoding="ascii")

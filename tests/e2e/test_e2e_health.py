@@ -70,7 +70,7 @@ DEATHS = {
 }
 
 
-@pytest.mark.daily("threads", "loop")
+@pytest.mark.daily("threads-/segfault", "threads-/stop", "greenlets-/loop")
 @pytest.mark.parametrize("path", DEATHS)
 def test_a_worker_dies_and_its_sibling_never_stops(duo: tuple[Server, Workers], path: str) -> None:
     if path == "/loop" and not getattr(sys, "_is_gil_enabled", lambda: True)():

@@ -209,7 +209,7 @@ for module, name in (os, "pidfd_open"), (os, "memfd_create"), (signal, "pidfd_se
 """
 
 
-@pytest.mark.daily("threads-]", "greenlets-preload")
+@pytest.mark.daily("greenlets-preload")
 @pytest.mark.skipif(sys.platform != "linux", reason="functions of Linux")
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
 def test_a_python_that_was_built_on_an_old_linux(

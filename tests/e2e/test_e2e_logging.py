@@ -92,7 +92,7 @@ def listens(path: Path) -> bool:
 
 
 @posix
-@pytest.mark.daily("threads--stderr", "threads--p 2-all", "greenlets--p 2-stderr", "threads--p 1")
+@pytest.mark.daily("threads--stderr", "threads--p 2-all", "greenlets--p 2-stderr", "threads--p 1 --capture-output-all")
 @pytest.mark.parametrize("which", ["2>&-", "<&- >&- 2>&-"], ids=["stderr", "all three"])
 @pytest.mark.parametrize("flags", ["", "-p 2", "-p 1 --capture-output"])
 def test_descriptors_that_are_closed(folder: Path, backend: tuple[str, ...], which: str, flags: str) -> None:

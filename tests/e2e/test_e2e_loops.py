@@ -276,6 +276,7 @@ def test_0_is_one_loop_with_a_gil() -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.daily("-1]")
 @pytest.mark.parametrize("processes", ["0", "1"])
 @pytest.mark.parametrize(
     ("app", "flags", "complaint"),

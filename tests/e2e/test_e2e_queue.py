@@ -64,7 +64,7 @@ def ask_all(server: Server, clients: int) -> list[tuple[int, float, str]]:
     return found
 
 
-@pytest.mark.daily("threads", "two workers")
+@pytest.mark.daily("threads", "tasks")
 @pytest.mark.parametrize("kind", [*KINDS])
 def test_the_wait_of_every_client_is_known_and_limited(tmp_path: Path, kind: str) -> None:
     workers = 2 if "workers" in kind else 1
@@ -148,6 +148,7 @@ def app(environ, start_response):
 """
 
 
+@pytest.mark.daily("starts", "last")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a connection has waited in the backlog")
 @pytest.mark.parametrize("kind", ["the replacement starts", "the first is stopped", "the last is stopped"])
 def test_the_limit_holds_whatever_the_siblings_do(tmp_path: Path, kind: str) -> None:

@@ -72,7 +72,7 @@ MODES = pytest.mark.parametrize("mode", [("-p", "2"), ("-p", "1", "--preload")],
 
 
 @MODES
-@pytest.mark.daily("PWD-preload", "chdir-workers")
+@pytest.mark.daily("chdir-workers")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_restart_takes_the_release_that_the_link_names_now(site: Path, way: str, mode: tuple[str, ...]) -> None:
     with start(site, way, *mode) as server:
@@ -109,7 +109,7 @@ def test_an_upgrade_takes_the_release_that_the_link_names_now(site: Path, way: s
             answers(server, "3")
 
 
-@pytest.mark.daily("chdir-preload")
+@pytest.mark.daily("PWD-preload")
 @MODES
 @pytest.mark.parametrize("way", ["PWD", "chdir"])
 def test_while_there_is_no_release_the_old_workers_serve(site: Path, way: str, mode: tuple[str, ...]) -> None:
