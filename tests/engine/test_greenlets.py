@@ -35,13 +35,19 @@ SCENES = [
 
 # gevent's loop on Windows, which can be had elsewhere, too. It cannot count what is started in it.
 LIBUV = [scene for scene in SCENES if re.search("forgotten|leave|kill|share|block|many", scene)]
+NOT_DAILY = "leave|share|block"  # they need the loop for no more than the others do
 
 
 @pytest.mark.parametrize(
     ("scene", "loop"),
     [
         *(pytest.param(scene, "", id=scene) for scene in SCENES),
-        *(pytest.param(scene, "libuv", id=f"{scene}-libuv") for scene in LIBUV),
+        *(
+            pytest.param(
+                scene, "libuv", id=f"{scene}-libuv", marks=[pytest.mark.slow] * bool(re.search(NOT_DAILY, scene))
+            )
+            for scene in LIBUV
+        ),
     ],
 )
 def test_scene(scene: str, loop: str) -> None:

@@ -195,6 +195,7 @@ def memory_of(codec: Codec, pieces: Iterable[bytes]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.daily("empty-2", "one byte-1")
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("data", [b"", b"x"], ids=["empty", "one byte"])
 def test_short_fragments_cost_their_size(opcode: int, data: bytes) -> None:
