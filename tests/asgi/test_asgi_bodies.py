@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,6 +71,29 @@ def test_it_counts_as_memory_until_the_response_is_over(loads: list[Load], read:
         assert client.read().status == 200
         assert client.get("/next").status == 200
         assert not load.memory
+
+
+def test_what_runs_in_the_background_holds_no_body(loads: list[Load]) -> None:
+    """Of 50 requests that have their response, and whose bodies nobody has read."""
+    over = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await respond(send)
+        await until(over)
+
+    data = request("/", "Content-Length: 50000", method="POST", body=b"x" * 50_000)
+    tracemalloc.start()
+    try:
+        with asgi(app) as server, Client(server.port) as client:
+            for _ in range(50):
+                client.send(data)
+                assert client.read().status == 200
+            wait_for(lambda: not loads[0].memory)
+            kept = tracemalloc.get_traced_memory()[0]
+            over.set()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 def test_pipelined_bodies_stay_with_their_requests() -> None:

@@ -122,7 +122,12 @@ class HttpExchange(Responding):
         if listener is not None and listener is not current_task():
             await sleep(MOMENT)
 
-    # The end of the coroutine.
+    # The end of the response, and of the coroutine.
+
+    def release(self) -> None:
+        if self._whole:
+            self._whole = b""  # it counts no more, and the application may have much to do in the background
+        super().release()
 
     async def run(self) -> None:
         """Call the application. Raises nothing but KeyboardInterrupt."""
