@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from math import inf
 from typing import TYPE_CHECKING, Self
 
 from support import DEADLINE, Client, wait_for
@@ -106,3 +107,75 @@ class Load(Clients):
                 self._count(began, b"")
                 if response.headers["Connection"] == "close":
                     return
+
+
+class Numbered(Clients):
+    """Each request has a number, and the clients look whether the response is to that request.
+
+    ``cut`` has the connections that ended without a response, or got none in ``patience`` seconds: for each the seconds
+    for which it had been idle when the request was sent, 0 for a new one.
+    """
+
+    def __init__(self, port: int, clients: int = 6, patience: float = DEADLINE) -> None:
+        super().__init__(clients)
+        self._port = port
+        self._patience = patience
+        self._number = 0
+        self._asked = [0.0] * clients  # when each has sent its last request,
+        self._answered = [inf] * clients  # and when its connection has had the last response
+        self.cut: list[float] = []
+        self.pids: set[int] = set()
+
+    def _ask(self, number: int) -> None:
+        self._answered[number] = inf
+        try:
+            (self._keep_alive, self._fresh, self._pipelined)[number % 3](number)
+        except (ConnectionError, EOFError, TimeoutError):
+            with self._lock:
+                self.cut.append(max(0.0, self._asked[number] - self._answered[number]))
+
+    def _next(self, client: int) -> tuple[str, bytes, bytes]:
+        """The target, the body and the bytes of a request that is like no other one."""
+        with self._lock:
+            self._number += 1
+            number = self._number
+        self._asked[client] = time.perf_counter()
+        target, body = f"/{client}/{number}", b"%d;" % number * (number % 400)
+        head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+        return target, body, head.encode() + body
+
+    def _read(self, number: int, client: Client, target: str, body: bytes) -> bool:
+        response = client.read()
+        self._answered[number] = time.perf_counter()
+        pid, path, echo = response.body.split(b" ", 2)
+        with self._lock:
+            if (response.status, path.decode(), echo) == (200, target, body):
+                self.answered += 1
+                self.pids.add(int(pid))
+            else:
+                self.wrong.append(f"{target} got {response.status} {path!r}")
+        return response.headers["Connection"] == "close"
+
+    def _keep_alive(self, number: int) -> None:
+        with Client(self._port, self._patience) as client:
+            while not self._stop.is_set():
+                target, body, data = self._next(number)
+                client.send(data)
+                if self._read(number, client, target, body):
+                    return
+
+    def _fresh(self, number: int) -> None:
+        with Client(self._port, self._patience) as client:
+            target, body, data = self._next(number)
+            client.send(data)
+            self._read(number, client, target, body)
+
+    def _pipelined(self, number: int) -> None:
+        """Three at once. What comes behind a response with close is not answered, and is sent again by a client."""
+        with Client(self._port, self._patience) as client:
+            while not self._stop.is_set():
+                requests = [self._next(number) for _ in range(3)]
+                client.send(b"".join(data for _, _, data in requests))
+                for target, body, _ in requests:
+                    if self._read(number, client, target, body):
+                        return

@@ -258,10 +258,12 @@ def test_workers_end_with_their_parent(backend: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.windows
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("flags", [(), ("--watchfiles", "*.py")], ids=["", "two generations"])
 def test_more_workers_than_windows_waits_for_at_once(flags: tuple[str, ...], tmp_path: Path) -> None:
     """63 things, and each worker is two of them."""
-    count = 17 if flags else 34
+    count = 17 if flags else 40
     (tmp_path / "plain.py").write_bytes((APPS / "plain.py").read_bytes())
     with Server("plain:app", "-p", str(count), "--no-gevent", "--no-access-log", *flags, cwd=tmp_path) as server:
         for generation in range(1, 3 if flags else 2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import sys
@@ -16,7 +15,6 @@ import pytest
 from zibai.system.patching import has_gil
 from zibai.telemetry.scoreboard import Scoreboard
 
-from load import Clients
 from support import Client, Gate, Server, run, wait_for
 
 if TYPE_CHECKING:
@@ -26,95 +24,6 @@ LOOPS = ("--loops", "2", "--no-gevent")
 WAYS = pytest.mark.parametrize("way", [(), ("-p", "2")], ids=["single", "workers"])
 PRELOAD = pytest.param(("-p", "2", "--preload"), marks=pytest.mark.skipif(sys.platform == "win32", reason="fork"))
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals, descriptors and unix sockets")
-
-
-class Numbered(Clients):
-    """Each request has a number, and the clients look whether the response is to that request.
-
-    ``cut`` counts connections that ended without a response.
-    """
-
-    def __init__(self, port: int, clients: int = 6) -> None:
-        super().__init__(clients)
-        self._port = port
-        self._number = self.cut = 0
-        self.pids: set[int] = set()
-
-    def _ask(self, number: int) -> None:
-        try:
-            (self._keep_alive, self._fresh, self._pipelined)[number % 3](number)
-        except (ConnectionError, EOFError):
-            with self._lock:
-                self.cut += 1
-
-    def _next(self, client: int) -> tuple[str, bytes, bytes]:
-        """The target, the body and the bytes of a request that is like no other one."""
-        with self._lock:
-            self._number += 1
-            number = self._number
-        target, body = f"/{client}/{number}", b"%d;" % number * (number % 400)
-        head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
-        return target, body, head.encode() + body
-
-    def _read(self, client: Client, target: str, body: bytes) -> bool:
-        response = client.read()
-        pid, path, echo = response.body.split(b" ", 2)
-        with self._lock:
-            if (response.status, path.decode(), echo) == (200, target, body):
-                self.answered += 1
-                self.pids.add(int(pid))
-            else:
-                self.wrong.append(f"{target} got {response.status} {path!r}")
-        return response.headers["Connection"] == "close"
-
-    def _keep_alive(self, number: int) -> None:
-        with Client(self._port) as client:
-            while not self._stop.is_set():
-                target, body, data = self._next(number)
-                client.send(data)
-                if self._read(client, target, body):
-                    return
-
-    def _fresh(self, number: int) -> None:
-        with Client(self._port) as client:
-            target, body, data = self._next(number)
-            client.send(data)
-            self._read(client, target, body)
-
-    def _pipelined(self, number: int) -> None:
-        """Three at once. What comes behind a response with close is not answered, and is sent again by a client."""
-        with Client(self._port) as client:
-            while not self._stop.is_set():
-                requests = [self._next(number) for _ in range(3)]
-                client.send(b"".join(data for _, _, data in requests))
-                for target, body, _ in requests:
-                    if self._read(client, target, body):
-                        return
-
-
-@POSIX
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("restarts", "requests"), [(2, 3_000), pytest.param(5, 20_000, marks=pytest.mark.slow)], ids=["daily", "full"]
-)
-def test_restarts_lose_nothing_and_a_killed_worker_only_what_it_had(restarts: int, requests: int) -> None:
-    share = requests // (restarts + 2) + 1
-    with Server("numbered:app", "--no-access-log", "-p", "2", *LOOPS) as server, Numbered(server.port) as load:
-        load.wait_for(share, timeout=240)
-        for _ in range(restarts):
-            old = set(server.children())
-            server.signal(signal.SIGHUP)
-            wait_for(lambda: len(now := set(server.children())) == 2 and not now & old, timeout=120)  # noqa: B023
-            load.wait_for(share, timeout=240)
-        assert (load.wrong, load.cut) == ([], 0)
-        victim = server.children()[0]
-        os.kill(victim, signal.SIGKILL)
-        server.wait_for_log(f"worker {victim} was killed by SIGKILL; starting another")
-        load.wait_for(share, timeout=240)
-    assert load.wrong == []
-    assert load.cut <= 6, "one for each client"
-    assert load.answered >= requests
-    assert len(load.pids) >= 2 * (restarts + 1)
 
 
 def on_all(stack: ExitStack, server: Server, control: Path, loops: int) -> list[Client]:

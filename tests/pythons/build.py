@@ -38,13 +38,15 @@ class Python:
     def build(self) -> None:
         """Raises :class:`Unavailable`."""
         stamp = self.environment / f"packages.{digest(*NEEDED, *WANTED)}"
-        if stamp.exists():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.environment, ignore_errors=True)
-        run(self._find(), "-m", "venv", "--without-pip", self.environment)
-        self._packages()
-        stamp.touch()
+        if not stamp.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.environment, ignore_errors=True)
+            run(self._find(), "-m", "venv", "--without-pip", self.environment)
+            self._packages()
+            stamp.touch()
+        # Each time: several checkouts share the folder, and Python 3.15 writes a line about a path that is gone.
+        folder = run(self.program, "-c", "import site; print(site.getsitepackages()[0])").strip()
+        (Path(folder) / "zibai_tree.pth").write_text(f"{ROOT}\n")
 
     def _find(self) -> Path:
         found = shutil.which(f"python{self.name}")
@@ -159,5 +161,3 @@ class Python:
                 run(*install, package)
             except subprocess.CalledProcessError:
                 print(f"Python {self.name}: without {package}", flush=True)
-        folder = run(self.program, "-c", "import site; print(site.getsitepackages()[0])").strip()
-        (Path(folder) / "zibai_tree.pth").write_text(f"{ROOT}\n")
