@@ -17,6 +17,7 @@ HELLO = b"Hello World!"
 PAGE = (b"<p>All work and no play makes Jack a dull boy.</p>\n" * 300)[: 12 * 1024]
 CHUNK = PAGE[:1024]
 CHUNKS = 16
+COMPUTED = 75_000  # steps of a loop, about 2 ms
 
 _requests = count(1)
 
@@ -55,4 +56,16 @@ def mixed(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterab
     """One call in ten waits for 20 ms."""
     if next(_requests) % 10 == 0:
         time.sleep(0.020)
+    return hello(environ, start_response)
+
+
+def compute(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    """Every call computes for about 2 ms, with its own objects only.
+
+    No constant in the loop is over 256: without a GIL other integers of a module are counted by each thread that uses
+    them, and two processors would wait for the same counters.
+    """
+    total = 0
+    for _ in range(COMPUTED):
+        total = (total + 7) % 251
     return hello(environ, start_response)

@@ -96,6 +96,10 @@ class Running:
     ) -> None:
         self._end()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def check(self) -> None:
         """One request of the workload; Broken unless the answer is right."""
         work = self.workload

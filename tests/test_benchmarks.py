@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET
 import h11
 import pytest
 
-from benchmarks import chart, load, profiled, report, tables, verdict, websocket
+from benchmarks import chart, load, loops, profiled, report, tables, verdict, websocket
 from benchmarks.__main__ import parse, steps
 from benchmarks.bareloop import answer
 from benchmarks.results import Idle, Measurement, Results, errors, of, rate, ratio, typical
@@ -526,3 +526,27 @@ def test_measures_idle_connections_and_processes(tmp_path: Path) -> None:
     assert idle.before > 100
     assert idle.during > 100
     assert [each.errors for each in results.processes] == [[]] * 4
+
+
+def test_a_table_of_loops_and_processes() -> None:
+    found = loops.Found([400.0, 440.0, 420.0], [40 * 2**20] * 3)
+    twice = loops.Found([800.0, 700.0, 756.0], [42 * 2**20] * 3)
+    broken = loops.Found(errors=["ended with code 2: no", "ended with code 2: no"])
+    lines = loops.table({"one loop": found, "--loops 2": twice, "granian": broken}).splitlines()[2:]
+    assert lines == [
+        "| one loop | 420 | 400 to 440 | 1.00 | 40 MiB |",
+        "| --loops 2 | 756 | 700 to 800 | 1.80 | 42 MiB |",
+        "| granian | ended with code 2: no | | | |",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("wrk") is None, reason="needs Linux and wrk")
+def test_measures_loops() -> None:
+    command = [sys.executable, "-m", "benchmarks.loops", "--rounds", "2", "--seconds", "1"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("one loop", "--loops 2", "-p 2", "-p 1 --loops 2"):
+        assert re.search(rf"^\| {name} \| [\d,]+ \|.* \d+ MiB \|$", done.stdout, re.MULTILINE), done.stdout
