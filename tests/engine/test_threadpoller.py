@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zibai.engine.backends import threadpoller
 from zibai.engine.backends.threadpoller import ThreadPoller
-from zibai.net.poller import READ, Polled
+from zibai.net.poller import READ, SELECT_LIMIT, Polled
 
 from support import DEADLINE
 
@@ -83,4 +83,12 @@ def test_a_turn_for_another_reason_loses_nothing(monkeypatch: pytest.MonkeyPatch
         assert turns.acquire(timeout=DEADLINE)
         assert poller.poll(0) == [(second.fileno(), READ)]
         poller.unregister(second.fileno())
+    poller.close()
+
+
+def test_it_watches_no_more_connections_than_select_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than 512 is an error of ``select()`` on Windows, and ended the server."""
+    monkeypatch.setattr(threadpoller, "make_poller", lambda: Polled(SelectSelector()))
+    poller = ThreadPoller(lambda: None)
+    assert poller.limit == SELECT_LIMIT
     poller.close()

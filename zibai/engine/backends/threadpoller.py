@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 
 from ...net.poller import READ, Poller, make_poller
 
@@ -23,6 +24,7 @@ class ThreadPoller:
     def __init__(self, turn_soon: Callable[[], None]) -> None:
         self._turn_soon = turn_soon
         self._poller: Poller = make_poller()
+        self.limit: float = getattr(self._poller, "limit", inf)  # of connections, as that of any poller
         self._look = threading.Event()
         self._rests = True  # whether the thread waits to be sent
         self._closed = False
