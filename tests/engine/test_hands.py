@@ -88,6 +88,10 @@ def test_a_runner_that_is_left_by_an_error_gives_its_slot_back(server: Server, w
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="raises in other threads as only CPython can")
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 14),
+    reason="an error that comes as `with` takes a lock leaves it locked there",
+)
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a socket that is made when the error comes
 def test_threads_into_which_an_error_is_raised_serve_on() -> None:
     """A program may do that to all of its threads, for a timeout of its own, say; also while they wait."""
