@@ -182,6 +182,7 @@ def test_0_is_one_loop_with_a_gil() -> None:
     with Server("plain:app", "--loops", "0", "--no-gevent") as server:
         server.wait_for_log("--loops 0: one server loop in each process, since this Python has a GIL")
         server.wait_for_log("10 threads, one process")
+        server.wait_for_log("worker ready")  # before that, Ctrl-Break ends a process on Windows at once
         assert server.stop() == 0
 
 
