@@ -10,8 +10,10 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from contextlib import closing
+from multiprocessing import spawn
 from multiprocessing.connection import wait
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +139,20 @@ def test_a_worker_that_is_killed_on_windows_was_not_killed_by_a_signal() -> None
     child = started("obey")
     child.kill()
     assert ended(child) == "was killed"
+
+
+@windows
+def test_a_worker_that_dies_before_it_reads_what_it_begins_with_does_not_block_its_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it does of a Ctrl-Break while it starts. What it gets is more than the usual pipe takes."""
+    monkeypatch.setattr(spawn, "_python_exe", rf"{os.environ['SYSTEMROOT']}\System32\hostname.exe")
+    child = Child(worker, ("x" * 100_000,))
+    thread = threading.Thread(target=child.start, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert ended(child).startswith("ended with exit code")
 
 
 @posix

@@ -7,14 +7,18 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet
 
 from ..system import signals as system_signals
 from ..system import terminal
 from . import output
 from .pipe import Parent
+
+ROOM: Final = 1024**2
+"""Bytes of the pipe by which a worker gets what it begins with, on Windows; that is some kilobytes."""
 
 # While a worker has a copy of the parent's end of a sibling's pipe, the sibling does not learn that the parent is gone.
 _pipes: WeakSet[Any] = WeakSet()
@@ -36,7 +40,42 @@ def signals_held_back(spawning: bool = True) -> Iterator[None]:
     with system_signals.signals_held_back(), terminal.ctrl_c_held_back():
         if spawning:
             start_helper()
+            with _roomy_pipe():
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _roomy_pipe() -> Iterator[None]:
+    """On Windows, have ``multiprocessing`` make a pipe that takes all that it writes to a new process.
+
+    It writes before it looks at the process, and it holds the other end of the pipe itself. So with the usual 4 KiB it
+    would wait for ever for a process that has died before it reads: one Ctrl-Break while a worker starts is enough.
+    """
+    if sys.platform != "win32":
         yield
+        return
+    popen: Any = import_module("multiprocessing.popen_spawn_win32")
+    api = popen._winapi
+    popen._winapi = _RoomyPipes(api)
+    try:
+        yield
+    finally:
+        popen._winapi = api
+
+
+class _RoomyPipes:
+    """The functions of ``_winapi``, with larger pipes."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+    def CreatePipe(self, attributes: object, size: int) -> Any:  # noqa: N802 -- the name is Windows'
+        return self._api.CreatePipe(attributes, max(size, ROOM))
 
 
 def start_helper() -> None:
