@@ -45,7 +45,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_the_thread_ends_with_it() -> None:
-    """A descriptor that is closed wakes nobody who waits for it, so the thread has to end before."""
+    """To close a descriptor does not wake a thread that waits for it. So the thread ends first."""
     for _ in range(200):
         turned = threading.Event()
         poller = ThreadPoller(turned.set)

@@ -19,7 +19,7 @@ class TaskStream(Stream):
     """A connection, from its first request to its last, as the tasks have it: a stream of which nothing blocks.
 
     ``running`` is what the loop tells what the client does: the exchange of the request at hand, and the messages of a
-    connection that has been upgraded. ``shared`` is what the gateway says to all requests of the connection.
+    connection that has been upgraded. ``shared`` is what the gateway tells all requests of the connection.
     """
 
     __slots__ = ("running", "shared")

@@ -18,7 +18,7 @@ from . import output
 from .pipe import Parent
 
 ROOM: Final = 1024**2
-"""Bytes of the pipe by which a worker gets what it begins with, on Windows; that is some kilobytes."""
+"""Bytes that fit into the pipe by which a worker on Windows gets its arguments, which are some kilobytes."""
 
 # While a worker has a copy of the parent's end of a sibling's pipe, the sibling does not learn that the parent is gone.
 _pipes: WeakSet[Any] = WeakSet()

@@ -4,9 +4,10 @@ The thread waits only between two turns. A turn takes what is ready by :meth:`Th
 and lets the thread look again. Registering a descriptor while the thread waits rings a bell, since a ``select`` that
 has begun does not see the new one.
 
-The event loop's thread owns everything here, but for ``_rests``, which says whose turn it is: the thread sets it once
-it has looked, and touches the poller no more; a turn takes it back and sends the thread to look. So each sets it only
-in the state in which the other one waits for that, and a turn for another reason (a timer) changes nothing.
+The event loop's thread owns everything here, except ``_rests``, which says who may go on. The thread that waits sets
+it when it has looked, and then leaves the poller alone. The next turn clears it and sends that thread to look again. So
+each side changes it only while the other waits for the change. A turn for another reason (a timer) finds it cleared,
+and does nothing.
 """
 
 import socket
@@ -75,7 +76,7 @@ class ThreadPoller:
             self._turn_soon()
 
     def close(self) -> None:
-        """End the thread, then close; a descriptor that is closed would wake no thread that waits for it."""
+        """End the thread, then close: to close a descriptor does not wake a thread that waits for it."""
         self._closed = True
         self._ring()
         self._look.set()

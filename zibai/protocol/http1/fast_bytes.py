@@ -2,7 +2,7 @@
 
 It accepts the heads that :class:`~zibai.protocol.http1.fast.FastLane` accepts, and asks the same policy. What differs
 is what it makes of a head: a list of names in lower case and values, and no environ, of which such an application sees
-nothing. Between them, an environ and a list that is made of the head a second time take a third of a plain request.
+nothing. An environ first, and then a list of the same head read again, would cost an eighth of a varied request more.
 """
 
 from typing import Any, Final
