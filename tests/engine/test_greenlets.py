@@ -18,6 +18,7 @@ from support import APPS, DEADLINE, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 gevent = pytest.importorskip("gevent")
 
@@ -65,6 +66,46 @@ def test_scene(scene: str, loop: str) -> None:
     assert ended.returncode == 0
     assert "Warning" not in ended.stderr
     assert ("Traceback" in ended.stderr) is ("exit" in scene), ended.stderr
+
+
+COUNT = """
+import sys
+from importlib import metadata
+from zibai.engine.backends import greenlets
+
+class Finder:
+    def find_spec(*_):
+        return None
+
+    def find_distributions(*_):
+        print("read")
+        return ()
+
+sys.meta_path.append(Finder())
+original = metadata.entry_points
+greenlets.patch()
+assert metadata.entry_points is original
+"""
+
+
+def test_plugins_of_gevent_run_and_installed_packages_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "plugin.py").write_text("def show(event): print(type(event).__name__)\n")
+    (tmp_path / "plugin-1.dist-info").mkdir()
+    (tmp_path / "plugin-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1\n")
+    groups = ("will_patch_all", "did_patch_module", "did_patch_all")
+    (tmp_path / "plugin-1.dist-info" / "entry_points.txt").write_text(
+        "".join(f"[gevent.plugins.monkey.{group}]\nshow = plugin:show\n" for group in groups)
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{COUNT}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    lines = done.stdout.split()
+    assert lines.count("read") == 1, lines
+    assert lines[0] == "read"
+    assert lines[1] == "GeventWillPatchAllEvent"
+    assert lines.count("GeventDidPatchModuleEvent") > 5
+    assert lines[-1] == "GeventDidPatchAllEvent"
 
 
 # --- the poller of systems whose own cannot be watched by the hub -----------------------------------

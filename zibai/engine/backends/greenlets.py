@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +48,17 @@ except ImportError as error:
 
 
 def patch() -> None:
-    """Make the standard library cooperative; before anything of the application is imported."""
-    monkey.patch_all()
+    """Make the standard library cooperative; before anything of the application is imported.
+
+    gevent asks for its plugins at 25 steps, and each time reads the metadata of all installed packages. That is 80 ms
+    of each start with 120 packages, and 170 ms on Python 3.12. Here they are read once.
+    """
+    entry_points = metadata.entry_points
+    metadata.entry_points = entry_points().select
+    try:
+        monkey.patch_all()
+    finally:
+        metadata.entry_points = entry_points
 
 
 if TYPE_CHECKING:
