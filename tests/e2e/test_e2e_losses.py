@@ -12,7 +12,7 @@ import pytest
 
 from zibai.system.patching import has_gil
 
-from load import Numbered
+from load import PAUSE, Numbered
 from support import Client, Server, run, wait_for
 
 if TYPE_CHECKING:
@@ -69,17 +69,17 @@ def die(server: Server) -> int:
 @pytest.mark.daily("loops-daily", "greenlets-daily")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("restarts", "requests"),
-    [pytest.param(1, 1_500, id="daily", marks=pytest.mark.windows), pytest.param(5, 20_000, id="full")],
+    ("restarts", "requests", "pause"),
+    [pytest.param(1, 1_000, PAUSE, id="daily", marks=pytest.mark.windows), pytest.param(5, 20_000, 0, id="full")],
 )
 def test_restarts_lose_nothing_and_a_killed_worker_only_what_it_had(
-    way: tuple[str, ...], restarts: int, requests: int, tmp_path: Path
+    way: tuple[str, ...], restarts: int, requests: int, pause: float, tmp_path: Path
 ) -> None:
     control = ("--control", str(tmp_path / "board"))
     share = requests // (restarts + 2) + 1
     with Server(*way, "-p", "2", "--no-access-log", *control) as server:
         wait_for(lambda: ready(server) == 2)
-        with Numbered(server.port, CLIENTS, PATIENCE) as load:
+        with Numbered(server.port, CLIENTS, PATIENCE, pause) as load:
             load.wait_for(share, timeout=240)
             for _ in range(restarts):
                 restart(server, control)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from load import Load
+from load import PAUSE, Load
 from support import APPS, Client, Server, get, run, wait_for
 
 if TYPE_CHECKING:
@@ -42,15 +42,17 @@ def restart(server: Server, site: Path, version: str) -> None:
 @pytest.mark.daily("threads-daily-2", "greenlets-daily-1")
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize(
-    ("restarts", "requests"), [(2, 3_000), pytest.param(5, 20_000, marks=pytest.mark.slow)], ids=["daily", "full"]
+    ("restarts", "requests", "pause"),
+    [(2, 1_000, PAUSE), pytest.param(5, 20_000, 0, marks=pytest.mark.slow)],
+    ids=["daily", "full"],
 )
 def test_restarts_under_load_lose_nothing(
-    backend: tuple[str, ...], site: Path, processes: str, restarts: int, requests: int
+    backend: tuple[str, ...], site: Path, processes: str, restarts: int, requests: int, pause: float
 ) -> None:
     share = requests // (restarts + 1) + 1
     with (
         Server("versioned:app", "--no-access-log", "-p", processes, *backend, cwd=site) as server,
-        Load(server.port) as load,
+        Load(server.port, pause=pause) as load,
     ):
         load.wait_for(share)
         for version in range(restarts):
