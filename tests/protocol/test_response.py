@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import formatdate
 from enum import Enum, StrEnum
 from http import HTTPStatus
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zibai import clock as clock_module
-from zibai.clock import head_end
+from zibai.clock import head_end, http_date
 from zibai.protocol.http1 import response
 from zibai.protocol.http1.raw_response import prepare_raw
 from zibai.protocol.http1.request import Head, Request, check
@@ -508,5 +509,10 @@ def test_the_date_is_that_of_its_second(monkeypatch: pytest.MonkeyPatch, moves: 
     for move in moves:
         now += move
         steady += move if move > 0 else 1.0  # a clock that is set back is noticed within a second
-        monkeypatch.setattr(clock_module, "time", SimpleNamespace(time=lambda: now))  # noqa: B023 -- called in this round
+        monkeypatch.setattr(clock_module, "time", SimpleNamespace(time=lambda: now, gmtime=time.gmtime))  # noqa: B023 -- called in this round
         assert head_end() == f"Date: {formatdate(int(now), usegmt=True)}\r\n\r\n".encode()
+
+
+def test_a_date_is_written_as_the_standard_library_does() -> None:
+    for second in range(0, 40 * 366 * 86400, 86400 * 5 + 3671):  # every weekday, month and hour
+        assert http_date(second) == formatdate(second, usegmt=True)

@@ -7,7 +7,6 @@ could have put links and modules there. So records are kept in memory until :fun
 import json
 import logging
 import logging.config
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -210,6 +209,8 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(filepath: str) -> dict[str, Any]:
+    import tomllib  # see zibai.config.file
+
     loads: dict[str, Any] = {".json": json.loads, ".toml": tomllib.loads}
     load = loads.get(Path(filepath).suffix.lower())
     if load is None:
