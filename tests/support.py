@@ -236,13 +236,14 @@ def child_processes(parent: int) -> list[tuple[int, str]]:
         return _windows_children(parent)
     if sys.platform == "linux":  # not every container has ps
         found = []
-        for folder in Path("/proc").glob("[0-9]*"):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_text()
+                with open(f"/proc/{pid}/stat", "rb") as stat:
+                    ours = int(stat.read().rpartition(b")")[2].split()[1]) == parent
+                if ours:
+                    found.append((int(pid), Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")))
             except (FileNotFoundError, ProcessLookupError):  # gone while we looked
                 continue
-            if int(stat.rpartition(")")[2].split()[1]) == parent:
-                found.append((int(folder.name), command.replace("\0", " ")))
         return found
     listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     fields = (line.split(None, 2) for line in listing.splitlines())
