@@ -71,13 +71,13 @@ def test_signals_are_heard_whatever_the_event_loop(site: Path, loop: str) -> Non
 def test_restarts_under_load_lose_nothing(site: Path) -> None:
     flags = ("--no-access-log", "-p", "2", "--interface", "asgi")
     with Server("versioned_asgi:app", *flags, cwd=site) as server, Load(server.port) as load:
-        load.wait_for(500)
+        load.wait_for(200)
         for version in range(2):
             old = set(server.children())
             deploy(site, f"new {version}")
             server.signal(signal.SIGHUP)
             wait_for(lambda old=old: len(now := set(server.children())) == 2 and not now & old)
-            load.wait_for(500)
+            load.wait_for(200)
     assert load.wrong == []
     assert {b"1", b"new 0", b"new 1"} <= load.bodies
 

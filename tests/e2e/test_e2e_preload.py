@@ -236,10 +236,10 @@ def test_restarts_under_load_lose_nothing(backend: tuple[str, ...], site: Path) 
         Preloading("versioned:app", "--no-access-log", "-p", "2", *backend, cwd=site) as server,
         Load(server.port) as load,
     ):
-        load.wait_for(500)
+        load.wait_for(200)
         for version in ("2", "3"):
             server.restart(site, version)
-            load.wait_for(500)
+            load.wait_for(200)
         assert server.loads() == 3
     assert load.wrong == []
     assert {b"1", b"2", b"3"} <= load.bodies

@@ -426,12 +426,12 @@ def test_restarts_under_load_lose_nothing(flags: list[str], tmp_path: Path, cont
         Load(server.port, tls=context) as load,
     ):
         for version in ("2", "3"):
-            load.wait_for(300)
+            load.wait_for(150)
             old = set(server.children())
             (tmp_path / "version.txt").write_text(version, encoding="ascii")
             server.signal(signal.SIGHUP)
             wait_for(lambda: len(now := set(server.children())) == len(old) and not now & old)  # noqa: B023
-            load.wait_for(300)
+            load.wait_for(150)
     assert load.wrong == []
 
 

@@ -59,16 +59,16 @@ def test_an_upgrade_under_load_loses_nothing(backend: tuple[str, ...], site: Pat
     flags = ("-p", processes, "--no-access-log", *backend)
     with Server("versioned:app", *flags, cwd=site) as server, ExitStack() as stack:
         with Load(server.port) as load:
-            load.wait_for(500)
+            load.wait_for(200)
             deploy(site, "2")
             stack.enter_context(upgraded(server))
-            load.wait_for(500)
+            load.wait_for(200)
             wait_for(lambda: load.bodies >= {b"1", b"2"} or load.wrong)  # both serve
             server.signal(signal.SIGTERM)
             wait_for(lambda: server.has_ended)
             load.wait_for(100)  # so nobody has an answer of the old one yet that is not counted
             load.bodies.clear()
-            load.wait_for(500)
+            load.wait_for(200)
         assert load.wrong == []
         assert load.bodies <= {b"2", b""}
     assert "Traceback" not in "\n".join(server.log)
