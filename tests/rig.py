@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from zibai.clock import clock
 from zibai.config.options import Options
-from zibai.engine import admission
+from zibai.engine import admission, sending
 from zibai.engine import loop as loop_module
 from zibai.engine.backends.threads import Waits
 from zibai.engine.connection import Connection
@@ -119,7 +119,7 @@ class Rig:
         **limits: Any,
     ) -> None:
         self.now = 1000.0
-        for module in (loop_module, admission):
+        for module in (loop_module, admission, sending):
             patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.served: list[str] = []
         self.worn = 0
