@@ -182,7 +182,7 @@ def test_http_1_0(server: Server) -> None:
 def test_two_workers(backend: tuple[str, ...]) -> None:
     """Both serve: while one is known to be busy with a request of its own, and the other too."""
     with Server("plain:validated", "-p", "2", "-w", "1", *backend) as server, Gate() as gate:
-        wait_for(lambda: len(server.children()) == 2)
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == 2)  # else one may take both requests
         request = f"GET /gated?{gate.port} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
         with Client(server.port) as one:
             one.send(request)
