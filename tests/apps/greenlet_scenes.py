@@ -3,9 +3,9 @@
 ``python greenlet_scenes.py NAME``; what fails raises.
 """
 
-from gevent import monkey
+from zibai.engine.backends.greenlets import patch
 
-monkey.patch_all()
+patch()
 
 import contextlib  # noqa: E402
 import gc  # noqa: E402
