@@ -22,7 +22,7 @@ from zibai.engine.context import IN_MEMORY, RECEIVE
 from zibai.engine.sending import TAIL
 from zibai.engine.states import BODY, HEAD
 from zibai.gateway.wsgi import Gateway
-from zibai.protocol.http1 import FastLane
+from zibai.protocol.http1 import MAX_TARGET, FastLane
 from zibai.telemetry.format import Formatter
 
 from rig import Rig, received
@@ -183,7 +183,8 @@ class Subject:
     def __init__(self, patch: pytest.MonkeyPatch, path: Path, *, lane: bool, **limits: Any) -> None:
         self.stream = limits.get("stream_body", False)
         self.application = Application()
-        self.lane = FastLane(limits["max_target"]) if lane and "max_target" in limits else FastLane() if lane else None
+        target = limits.get("max_target", MAX_TARGET)
+        self.lane = FastLane(target, sample=1) if lane else None  # so that it reads by shapes, too
         gateway = Gateway(self.application)
         unix = None if sys.platform == "win32" else path
         patch.setattr(admission, "Connection", Watched)

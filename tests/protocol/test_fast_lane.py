@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from zibai import create_bind_socket, serve
 from zibai.errors import Refused, UsageError
-from zibai.protocol.http1 import BytesLane, Codec, FastLane, fast, fast_bytes, request
+from zibai.protocol.http1 import BytesLane, Codec, FastLane, fast, request, shapes
 
 from ordinary_heads import CHROME, ORDINARY, WRK
 from requests_table import GOOD, TABLE, get, head, post
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from zibai.protocol.http1 import Request
+    from zibai.protocol.http1.shapes import Shape
 
 MAX_HEAD = 64 * 1024
 
@@ -35,8 +37,15 @@ MAX_HEAD = 64 * 1024
 ATTRIBUTES = [name for name in dir(request.Request) if not name.startswith("_") and name not in ("block", "remembered")]
 
 
-@pytest.fixture(scope="module", params=[FastLane, BytesLane], ids=["environ", "bytes"])
-def new_lane(request: pytest.FixtureRequest) -> type[FastLane]:
+# They remember each shape at once: a head is read by the strict expression first, and by its shape when it comes again.
+LANES: dict[str, Callable[[], FastLane]] = {
+    "environ": partial(FastLane, sample=1),
+    "bytes": partial(BytesLane, sample=1),
+}
+
+
+@pytest.fixture(scope="module", params=LANES.values(), ids=LANES)
+def new_lane(request: pytest.FixtureRequest) -> Callable[[], FastLane]:
     """Both lanes, each of which has to give what h11 does."""
     return request.param  # type: ignore[no-any-return]
 
@@ -96,14 +105,14 @@ ordinary = pytest.mark.parametrize("data", ORDINARY.values(), ids=ORDINARY)
 
 
 @ordinary
-def test_ordinary_traffic_is_taken(data: bytes, new_lane: type[FastLane]) -> None:
+def test_ordinary_traffic_is_taken(data: bytes, new_lane: Callable[[], FastLane]) -> None:
     lane = new_lane()
     assert takes(lane, data)
     assert takes(lane, data)  # from memory
 
 
 @ordinary
-def test_ordinary_traffic_is_the_same_in_both_lanes(data: bytes, new_lane: type[FastLane]) -> None:
+def test_ordinary_traffic_is_the_same_in_both_lanes(data: bytes, new_lane: Callable[[], FastLane]) -> None:
     lane = new_lane()
     for stream in (data, data + data, data + GOOD + data[:-1], b"\r\n" + data):
         assert_same(stream, lane)
@@ -134,7 +143,7 @@ EVERY_BYTE = bytes([9, *range(32, 127), *range(128, 256)])
     ],
     ids=range(16),
 )
-def test_plain_heads_are_taken(plain: bytes, new_lane: type[FastLane]) -> None:
+def test_plain_heads_are_taken(plain: bytes, new_lane: Callable[[], FastLane]) -> None:
     assert takes(new_lane(), plain)
     assert_same(plain, new_lane())
 
@@ -169,12 +178,12 @@ def test_plain_heads_are_taken(plain: bytes, new_lane: type[FastLane]) -> None:
     ],
     ids=range(24),
 )
-def test_what_is_odd_in_any_way_is_left_to_h11(odd: bytes, new_lane: type[FastLane]) -> None:
+def test_what_is_odd_in_any_way_is_left_to_h11(odd: bytes, new_lane: Callable[[], FastLane]) -> None:
     assert new_lane().recognise(odd) is None
     assert_same(odd, new_lane())
 
 
-def test_the_limit_of_a_head_is_kept_to_the_byte(new_lane: type[FastLane]) -> None:
+def test_the_limit_of_a_head_is_kept_to_the_byte(new_lane: Callable[[], FastLane]) -> None:
     for data in (WRK, CHROME):
         lane = new_lane()
         for max_head in (len(data), len(data) - 1):
@@ -267,14 +276,14 @@ bodies = st.sampled_from([b"", b"abc", b"abcd", b"ab", b"\r\n", b"\r\n\r\n", b"3
 @given(data=almost_right, body=bodies, behind=st.sampled_from([b"", GOOD, GOOD[:20], GOOD + WRK]))
 def test_an_almost_right_head_is_declined_or_read_as_h11_does(data: bytes, body: bytes, behind: bytes) -> None:
     """Each example in both lanes: to draw it takes longer than to read it."""
-    for new_lane in (FastLane, BytesLane):
+    for new_lane in LANES.values():
         lane = new_lane()
         if takes(lane, data):
             assert takes(lane, data)
         assert_same(data + body + behind, lane)
 
 
-SEEN_MUCH = (FastLane(), BytesLane())
+SEEN_MUCH = [new_lane() for new_lane in LANES.values()]
 
 
 @settings(max_examples=400, deadline=None, database=None)
@@ -287,7 +296,7 @@ def test_what_was_read_before_makes_no_difference(first: bytes, second: bytes, v
             assert_same(data + GOOD, lane)
 
 
-def test_all_of_the_table_is_the_same_after_all_the_others(new_lane: type[FastLane]) -> None:
+def test_all_of_the_table_is_the_same_after_all_the_others(new_lane: Callable[[], FastLane]) -> None:
     lane = new_lane()
     expected = {case.name: read(case.raw, None) for case in TABLE}
     for case in [*TABLE, *reversed(TABLE), *TABLE]:
@@ -303,7 +312,7 @@ def test_all_of_the_table_is_the_same_after_all_the_others(new_lane: type[FastLa
     ],
     ids=["POST", "HTTP/1.0", "Chrome"],
 )
-def test_one_other_byte_makes_another_head(plain: bytes, others: bytes, new_lane: type[FastLane]) -> None:
+def test_one_other_byte_makes_another_head(plain: bytes, others: bytes, new_lane: Callable[[], FastLane]) -> None:
     """With the right head in memory: each byte of it replaced, taken out, or with another one before it."""
     lane = new_lane()
     assert takes(lane, plain)
@@ -322,7 +331,7 @@ def test_one_other_byte_makes_another_head(plain: bytes, others: bytes, new_lane
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-def test_a_head_means_something_else_in_another_version(new_lane: type[FastLane]) -> None:
+def test_a_head_means_something_else_in_another_version(new_lane: Callable[[], FastLane]) -> None:
     lane = new_lane()
     for _ in range(3):
         for version, kept in (("1.1", True), ("1.0", False)):
@@ -335,7 +344,7 @@ def requests_of(lane: FastLane) -> int:
     return len(lane.known)
 
 
-def test_the_same_request_is_read_once(new_lane: type[FastLane]) -> None:
+def test_the_same_request_is_read_once(new_lane: Callable[[], FastLane]) -> None:
     lane = new_lane()
     once = lane.recognise(get("X: 1"))
     assert once is not None
@@ -352,7 +361,7 @@ def test_the_same_request_is_read_once(new_lane: type[FastLane]) -> None:
         assert takes(lane, other)
 
 
-def test_memory_is_bounded(new_lane: type[FastLane]) -> None:
+def test_memory_is_bounded(new_lane: Callable[[], FastLane]) -> None:
     lane = new_lane()
     for number in range(fast.MAX_REQUESTS * 3):
         for _ in range(2):
@@ -368,7 +377,7 @@ def test_memory_is_bounded(new_lane: type[FastLane]) -> None:
     assert requests_of(lane) == 1
 
 
-def test_what_comes_once_does_not_put_out_what_comes_often(new_lane: type[FastLane]) -> None:
+def test_what_comes_once_does_not_put_out_what_comes_often(new_lane: Callable[[], FastLane]) -> None:
     lane = new_lane()
     often = [lane.recognise(get("X: often")) for _ in range(3)][-1]
     for number in range(fast.MAX_REQUESTS * 3):
@@ -392,7 +401,7 @@ def test_an_environ_begins_with_the_base() -> None:
     assert base == {"wsgi.run_once": False, "REQUEST_METHOD": None}
 
 
-def test_what_is_declined_is_not_remembered(new_lane: type[FastLane]) -> None:
+def test_what_is_declined_is_not_remembered(new_lane: Callable[[], FastLane]) -> None:
     lane = new_lane()
     for data in (get("Expect: 100-continue"), get("X: a "), get("Content-Length: +1"), get() + get()):
         assert lane.recognise(data) is None
@@ -400,7 +409,7 @@ def test_what_is_declined_is_not_remembered(new_lane: type[FastLane]) -> None:
     assert lane._once == set()
 
 
-def test_memory_of_names_is_bounded(new_lane: type[FastLane]) -> None:
+def test_memory_of_names_is_bounded(new_lane: Callable[[], FastLane]) -> None:
     for number in range(request.MAX_NAMES * 2):
         lane = new_lane()
         assert takes(lane, get(f"X-{number}: 1", "N" * 1000 + ": 1"))
@@ -408,16 +417,88 @@ def test_memory_of_names_is_bounded(new_lane: type[FastLane]) -> None:
     assert max(map(len, request.names)) <= 64
 
 
-def test_a_lane_of_bytes_remembers_few_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_bytes, "MAX_NAMES", 20)
-    lane = BytesLane()
-    for number in range(50):
-        assert takes(lane, get(f"X-{number}: 1", "N" * 65 + ": 1", "N" * 64 + ": 1"))
-        assert len(lane._names) <= 20
-    assert max(map(len, lane._names)) == 64
+# --- Shapes ---------------------------------------------------------------------------------------
 
 
-def test_threads_may_share_it(monkeypatch: pytest.MonkeyPatch, new_lane: type[FastLane]) -> None:
+def shapes_of(lane: FastLane) -> list[Shape]:
+    return [shape for found in lane._shapes._by_ends.values() for shape in found]
+
+
+KINDS = pytest.mark.parametrize("kind", [FastLane, BytesLane], ids=["environ", "bytes"])
+
+
+@KINDS
+def test_what_has_the_shape_of_earlier_heads_is_read_by_it(
+    kind: type[FastLane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = kind(sample=3)
+    for number in range(3):
+        assert shapes_of(lane) == []
+        assert takes(lane, get("Accept: */*", f"X: {number}"))
+    assert len(shapes_of(lane)) == 1
+    monkeypatch.setattr(kind, "_read_fields", lambda lane, head: pytest.fail(f"{head!r} has the shape"))
+    for line in ("GET /a?b=c HTTP/1.1", "PUT /%20 HTTP/1.1"):
+        assert takes(lane, head(line, "Host: a:1", "Accept: a b", "X: other"))
+    monkeypatch.undo()
+    for other in (
+        get("accept: */*", "X: 1"),
+        get("X: 1", "Accept: */*"),
+        get("Accept: */*"),
+        get("Accept:*/*", "X: 1"),
+    ):
+        assert lane._read_by_shape(other) is None
+        assert takes(lane, other)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "field", ["Upgrade: a", "Expect: 100-continue", "Transfer-Encoding: chunked", "X_Y: 1", "Proxy: a", "x: 1"]
+)
+def test_names_that_are_not_enough_are_no_shape(kind: type[FastLane], field: str) -> None:
+    lane = kind(sample=1)
+    for _ in range(3):
+        lane.recognise(get("X: 1", field))
+        assert shapes_of(lane) == []
+    assert lane.recognise(head("GET / HTTP/1.1", "X: 1")) is None, "it has no Host"
+    assert lane.recognise(head("GET / HTTP/1.0", "X: 1")) is not None
+    assert shapes_of(lane) == []
+
+
+@KINDS
+def test_a_shape_is_remembered_once(kind: type[FastLane]) -> None:
+    lane = kind(sample=1)
+    for _ in range(3):
+        assert takes(lane, head("GET / HTTP/1.0", "Host: a", "X: 1"))
+        assert takes(lane, get("X:1"))
+        assert len(shapes_of(lane)) == 1
+
+
+@KINDS
+def test_memory_of_shapes_is_bounded(kind: type[FastLane]) -> None:
+    lane = kind(sample=1)
+    for fields in (1, 2, shapes.MAX_FIELDS - 1, shapes.MAX_FIELDS):
+        for number in range(shapes.MAX_SHAPES * 2):
+            assert takes(lane, get(*(f"X-{number}-{place}: 1" for place in range(fields))))
+    assert len(shapes_of(lane)) == shapes.MAX_SHAPES * 3, "a head with a Host as well has too many fields"
+    lane = kind(sample=1)
+    for size in (0, 1):
+        assert takes(lane, get("N" * (shapes.MAX_NAMES - len("Host") + size) + ": 1"))
+        assert len(shapes_of(lane)) == 1
+
+
+@KINDS
+def test_names_that_a_client_invents_do_not_put_out_a_frequent_shape_for_long(kind: type[FastLane]) -> None:
+    lane = kind(sample=8)
+    found = []
+    for number in range(8 * shapes.MAX_SHAPES * 20):
+        lane.recognise(get(f"X-{number}: 1"))
+        usual = get(f"X: {number}")
+        found.append(lane._read_by_shape(usual) is not None)
+        assert lane.recognise(usual) is not None
+    assert sum(found) > len(found) * 0.8
+
+
+def test_threads_may_share_it(monkeypatch: pytest.MonkeyPatch, new_lane: Callable[[], FastLane]) -> None:
     monkeypatch.setattr(fast, "MAX_REQUESTS", 3)
     monkeypatch.setattr(request, "MAX_NAMES", 5)
     lane = new_lane()
@@ -499,7 +580,7 @@ def test_a_head_in_pieces_is_taken_once_it_is_whole() -> None:
     assert lane.taken == 1
 
 
-def test_a_body_is_not_copied(new_lane: type[FastLane]) -> None:
+def test_a_body_is_not_copied(new_lane: Callable[[], FastLane]) -> None:
     codec = Codec(MAX_HEAD, new_lane())
     piece = b"a" * 1000
     codec.feed(post("Content-Length: 2000"))
@@ -540,13 +621,18 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
 def test_four_times_the_bytes_take_about_four_times_as_long(
-    make: Callable[[int], bytes], new_lane: type[FastLane]
+    make: Callable[[int], bytes], new_lane: Callable[[], FastLane]
 ) -> None:
     def seconds(size: int) -> float:
         data = make(size)
+        lanes = [new_lane() for _ in range(3)]
+        for lane in lanes:
+            for names in ([], ["X"], ["X", "Cookie"], ["Connection"], ["X"] * 127, ["A"] * 40):
+                lane.recognise(get(*(f"{name}: a" for name in names)))  # for those that remember shapes
+            lane.recognise(head("GET / HTTP/1.1", "Host: a", "Cookie: a=b"))
         start = time.thread_time()
-        for _ in range(3):
-            new_lane().recognise(data)
+        for lane in lanes:
+            lane.recognise(data)
         return time.thread_time() - start
 
     # The best of several, of both in turns: the machine may be busy with something else. Quadratic time is 16.

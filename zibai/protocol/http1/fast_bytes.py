@@ -5,25 +5,10 @@ is what it makes of a head: a list of names in lower case and values, and no env
 nothing. An environ first, and then a list of the same head read again, would cost an eighth of a varied request more.
 """
 
-from typing import Any, Final
+from typing import Any
 
-from .fast import METHODS, TOKEN, FastLane, decided, frame
-from .request import (
-    DROPPED,
-    FORWARDS,
-    FRAMES,
-    HOST_FIELD,
-    LONG_NAME,
-    MAX_FIELDS,
-    MAX_NAMES,
-    MAX_TARGET,
-    Request,
-    learn_name,
-    names,
-)
-
-_VISIBLE: Final = bytes(range(0x20, 0x7F))
-_ENDS: Final = b"\r\n" * (MAX_FIELDS + 3)
+from .fast import FastLane, decided
+from .request import Request, learn_name, names
 
 
 class BytesRequest(Request):
@@ -55,72 +40,26 @@ class BytesRequest(Request):
 
 
 class BytesLane(FastLane):
-    """A fast lane that makes :class:`BytesRequest`. Its memory of names is its own, and any thread may use it as the
-    rest of the lane: each step is one operation of a dict.
-    """
+    """A fast lane that makes :class:`BytesRequest`."""
 
-    __slots__ = ("_names",)
+    __slots__ = ()
 
-    def __init__(self, max_target: int = MAX_TARGET) -> None:
-        super().__init__(max_target)
-        self._names: dict[bytes, tuple[bytes, int]] = {}  # in lower case, and the meaning, by the name as it came
+    kind = bytes
+    kept = frozenset({b"keep-alive", b"Keep-Alive"})
 
-    def _read_lines(self, head: bytes) -> Request | None:
-        """By lines, as in the other lane. One function as well, and for the same reason."""
-        lines = head.split(b"\r\n")
-        method, _, rest = lines[0].decode("latin-1").partition(" ")
-        target, _, version = rest.partition(" ")
-        if (
-            version != "HTTP/1.1"
-            or target[:1] != "/"
-            or "#" in target
-            or method not in METHODS
-            or len(target) > self._max_target
-            or len(lines) > MAX_FIELDS + 3
-            or lines[-1]
-            or lines[-2]
-            # Nothing but visible ASCII, in lines that end in CRLF.
-            or head.translate(None, _VISIBLE) != _ENDS[: 2 * len(lines) - 2]
-            # Values that begin or end with a space.
-            or b" \r\n" in head
-            or b":  " in head
-        ):
+    def _read_by_shape(self, head: bytes) -> Request | None:
+        found = self._shapes.find(head)
+        if found is None:
             return None
-        del lines[0], lines[-2:]
-        fields, find, meanings = [], self._names.get, 0
-        for line in lines:
-            spelled, colon, value = line.partition(b": ")
-            if not colon:
-                return None
-            name, meaning = find(spelled) or self._learn(spelled)
-            meanings |= meaning
-            fields.append((name, value))
-        values = dict(fields)
-        if meanings & DROPPED or not meanings & HOST_FIELD or len(values) != len(fields):
-            return None  # also two fields of one name, on which the policy decides
-        host = values[b"host"].decode("ascii")
-        if host not in self._hosts and not self._learn_host(host):
+        shape, (method, raw_target, *values) = found
+        host, target = values[shape.host].decode("ascii"), raw_target.decode("ascii")
+        if "#" in target or len(target) > self._max_target or not (host in self._hosts or self._learn_host(host)):
             return None
         path, _, query = target.partition("?")
-        request = BytesRequest(method, target, path, query, version, None)  # type: ignore[arg-type]  # see its environ
-        request.fields = fields
-        request.takes_trailers = b"te" in values and b"trailers" in values[b"te"].lower()
-        if meanings >= FRAMES:
-            length, connection = values.get(b"content-length", b"0"), values.get(b"connection", b"keep-alive")
-            if not frame(request, meanings, length.decode("ascii"), connection.decode("ascii")):
-                return decided(request)
-        request.forwards = meanings & FORWARDS != 0
+        request = BytesRequest(method.decode("ascii"), target, path, query, "HTTP/1.1", None)  # type: ignore[arg-type]
+        request.fields = [*zip(shape.lower, values)]  # noqa: B905 -- see the other lane
+        request.takes_trailers = shape.te >= 0 and b"trailers" in values[shape.te].lower()
+        if shape.framed and not self._frame(request, shape, values):
+            return decided(request)
+        request.forwards = shape.forwards
         return request
-
-    def _learn(self, spelled: bytes) -> tuple[bytes, int]:
-        """The name in lower case and the meaning; a name that is no token is not remembered."""
-        text = spelled.decode("ascii")
-        if not TOKEN(text):
-            return b"", DROPPED
-        _, meaning = names.get(text) or learn_name(text)
-        found = spelled.lower(), meaning
-        if len(spelled) <= LONG_NAME:
-            if len(self._names) >= MAX_NAMES:
-                self._names.clear()
-            self._names[spelled] = found
-        return found
