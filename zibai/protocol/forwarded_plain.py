@@ -14,6 +14,7 @@ from .forwarded import Facts, Told, to_environ
 # An address of IPv4 in the one form that ipaddress gives it, so that none has to be made of it.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
+is_address = re.compile(_IPV4).fullmatch
 _PLAIN = re.compile(rf"({_IPV4})(?:, ?({_IPV4}))?").fullmatch
 
 _ALONE: Final = {"http": Facts(scheme="http"), "https": Facts(scheme="https")}
