@@ -8,7 +8,7 @@ nothing. An environ first, and then a list of the same head read again, would co
 from typing import Any
 
 from .fast import FastLane, decided
-from .request import Request, learn_name, names
+from .request import Request
 
 
 class BytesRequest(Request):
@@ -16,9 +16,10 @@ class BytesRequest(Request):
     when somebody asks for it, which only the access log, proxies and rare fields do.
     """
 
-    __slots__ = ("_environ", "fields", "takes_trailers")
+    __slots__ = ("_environ", "fields", "keys", "takes_trailers")
 
     _environ: dict[str, Any] | None
+    keys: tuple[str, ...]  # of the environ
     fields: list[tuple[bytes, bytes]]
     takes_trailers: bool
 
@@ -26,11 +27,8 @@ class BytesRequest(Request):
     def environ(self) -> dict[str, Any]:
         environ = self._environ
         if environ is None:
-            environ = {}
-            for name, value in self.fields:
-                text = name.decode("ascii")
-                key, _ = names.get(text) or learn_name(text)
-                environ[key] = value.decode("ascii")
+            values = [value.decode("ascii") for _, value in self.fields]
+            environ = dict(zip(self.keys, values, strict=True))
             self._environ = environ  # whole: another thread may ask, too
         return environ
 
@@ -57,6 +55,7 @@ class BytesLane(FastLane):
             return None
         path, _, query = target.partition("?")
         request = BytesRequest(method.decode("ascii"), target, path, query, "HTTP/1.1", None)  # type: ignore[arg-type]
+        request.keys = shape.keys
         request.fields = [*zip(shape.lower, values)]  # noqa: B905 -- see the other lane
         request.takes_trailers = shape.te >= 0 and b"trailers" in values[shape.te].lower()
         if shape.framed and not self._frame(request, shape, values):
