@@ -42,6 +42,7 @@ LANES: dict[str, Callable[[], FastLane]] = {
     "environ": partial(FastLane, sample=1),
     "bytes": partial(BytesLane, sample=1),
 }
+KINDS = pytest.mark.parametrize("kind", [FastLane, BytesLane], ids=["environ", "bytes"])
 
 
 @pytest.fixture(scope="module", params=LANES.values(), ids=LANES)
@@ -409,9 +410,10 @@ def test_what_is_declined_is_not_remembered(new_lane: Callable[[], FastLane]) ->
     assert lane._once == set()
 
 
-def test_memory_of_names_is_bounded(new_lane: Callable[[], FastLane]) -> None:
+@KINDS
+def test_memory_of_names_is_bounded(kind: type[FastLane]) -> None:
     for number in range(request.MAX_NAMES * 2):
-        lane = new_lane()
+        lane = kind()
         assert takes(lane, get(f"X-{number}: 1", "N" * 1000 + ": 1"))
         assert len(request.names) <= request.MAX_NAMES
     assert max(map(len, request.names)) <= 64
@@ -422,9 +424,6 @@ def test_memory_of_names_is_bounded(new_lane: Callable[[], FastLane]) -> None:
 
 def shapes_of(lane: FastLane) -> list[Shape]:
     return [shape for found in lane._shapes._by_ends.values() for shape in found]
-
-
-KINDS = pytest.mark.parametrize("kind", [FastLane, BytesLane], ids=["environ", "bytes"])
 
 
 @KINDS
