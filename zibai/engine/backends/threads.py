@@ -2,7 +2,7 @@
 
 Handing each request to another thread costs three quarters of the speed, since the GIL changes hands twice. So the
 thread that holds the *baton*, the leader, turns the loop and runs applications itself, inline. The next in line, the
-*deputy*, watches: once an exchange has lasted ``PATIENCE``, it gives the connection away in the leader's name (that
+*deputy*, watches: once an exchange has lasted ``BATON_LIMIT``, it gives the connection away in the leader's name (that
 disarms it in the poller), takes the baton and leads; the old leader finishes its exchange, gives its connection back to
 the loop and queues up.
 
@@ -41,7 +41,7 @@ from . import Blocking, Turns
 from .baton import Runner, Spell
 from .polling import Bell, Waits
 
-PATIENCE = 0.005
+BATON_LIMIT = 0.005
 """Seconds that an exchange may last before the deputy takes the baton: the switch interval of a GIL."""
 
 LATE = 0.001
@@ -211,20 +211,20 @@ class Threads(Blocking):
             return -1.0  # the leader waits in the poller; it rings before it runs again
         self._watching = True
         if not stake:
-            return PATIENCE
+            return BATON_LIMIT
         inline = stake[0]
-        left = inline[1] + PATIENCE - clock()
+        left = inline[1] + BATON_LIMIT - clock()
         if left > 0:
             return left
         if left < -LATE and inline[1] != self._spared:
             # The deputy itself is late: another thread had the GIL, or another process the processor. The leader may be
             # waiting for it, too.
             self._spared = inline[1]
-            return PATIENCE
+            return BATON_LIMIT
         try:
             taken = leader.stake.pop()
         except IndexError:
-            return PATIENCE  # it is over, this very moment
+            return BATON_LIMIT  # it is over, this very moment
         self._loop.give_away(taken[0])
         if taken is inline:  # and not the next, begun in this very moment, which tells nothing of the application
             self._spell.note(clock())
