@@ -20,7 +20,7 @@ from ..net.kernel import ENDED, RESET, look_for_client
 from ..telemetry.scoreboard import SENDING
 from .outgoing import File
 from .states import LATER, STOPPED, TASK
-from .stream import CHECK_EVERY
+from .stream import CLIENT_CHECK_INTERVAL
 
 if TYPE_CHECKING:
     import asyncio
@@ -194,7 +194,7 @@ class AsyncStream:
         waiters = self._make_waiters()
         if not waiters.looking:
             waiters.looking = True
-            self._tasks.event_loop.call_later(CHECK_EVERY, self._look)
+            self._tasks.event_loop.call_later(CLIENT_CHECK_INTERVAL, self._look)
 
     def _look(self) -> None:
         self._make_waiters().looking = False

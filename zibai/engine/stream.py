@@ -29,7 +29,7 @@ from .context import RECEIVE
 from .outgoing import File
 from .reading import BodyReader
 
-CHECK_EVERY: Final = 1.0
+CLIENT_CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks of something that no event reports."""
 
 
@@ -229,7 +229,7 @@ class Stream:
             self._check()
             # By and by, since the loop may cut the connection meanwhile.
             if (
-                not self.wait(self.service.waits.wait_writable, SENDING, min(CHECK_EVERY, timeout))
+                not self.wait(self.service.waits.wait_writable, SENDING, min(CLIENT_CHECK_INTERVAL, timeout))
                 and sender.give_up_if_slow()
             ):
                 raise Gone(f"the client took nothing for {timeout:g} s, or too little")
@@ -243,7 +243,7 @@ class Stream:
     def await_memory(self) -> None:
         """The application has given all. Keep its runner as long as too much memory waits for slow clients in all."""
         while self.sender.over_budget and not self.sender.broken:
-            self.wait(self.service.waits.wait_writable, SENDING, CHECK_EVERY)
+            self.wait(self.service.waits.wait_writable, SENDING, CLIENT_CHECK_INTERVAL)
             self.sender.push_now()
 
     def has_left(self, patience: float = 0.0) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ..clock import clock, head_end
 from ..engine.outgoing import File, read_at
 from ..engine.sending import TAIL
-from ..engine.stream import CHECK_EVERY, Stream
+from ..engine.stream import CLIENT_CHECK_INTERVAL, Stream
 from ..errors import Gone, Refused
 from ..logger import debug_logger
 from ..protocol.http1.response import ResponseHead, interim, prepare
@@ -153,7 +153,7 @@ class Exchange:
         """Nothing was sent, so nothing shows that the client has left: look, at intervals. Raises :class:`Gone`."""
         now = clock()
         if now >= self._look_at:
-            self._look_at = now + CHECK_EVERY
+            self._look_at = now + CLIENT_CHECK_INTERVAL
             if self._stream.has_left(HALF_CLOSED):
                 raise Gone("the client has left")
 
