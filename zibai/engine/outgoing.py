@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from ..net.listener import Socket
 
-SMALL: Final = 2048
+COPIED_BELOW: Final = 2048
 """Bytes below which a piece is copied behind the piece before it, since an object for each would be larger."""
 
 JOIN: Final = 64 * 1024
@@ -135,7 +135,7 @@ class Outgoing:
     def __iadd__(self, data: bytes | memoryview) -> Self:
         if data:
             last = self._items[-1] if self._items else None
-            if len(data) >= SMALL:
+            if len(data) >= COPIED_BELOW:
                 self._items.append(memoryview(data))
             elif type(last) is bytearray:
                 last += data

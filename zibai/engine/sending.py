@@ -18,7 +18,7 @@ from ..logger import error_logger
 from ..net.listener import Socket
 from ..protocol.http1 import Request
 from .context import Service
-from .outgoing import SMALL, STEP, File, FileFault, Outgoing
+from .outgoing import COPIED_BELOW, STEP, File, FileFault, Outgoing
 from .pace import Pace
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Sender:
             if self.broken:
                 self.lost += len(data)
                 raise Gone("the client has left")
-            if type(self.out) is bytearray and len(data) >= SMALL:
+            if type(self.out) is bytearray and len(data) >= COPIED_BELOW:
                 self.out = Outgoing(self.out)
             self.out += data
             return self._note_lent()
