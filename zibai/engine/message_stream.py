@@ -38,7 +38,7 @@ TOGETHER: Final = 32 * 1024
 _USUAL: Final = 64
 """What reading may take without a charge on the turn's budget, in the measure of :attr:`Codec.spent`."""
 
-LOST: Final = (1006, "")
+ABNORMAL_CLOSURE: Final = (1006, "")
 """Code and reason of a connection that has ended without a close frame (RFC 6455 7.1.5)."""
 
 
@@ -226,7 +226,7 @@ class MessageStream(AsyncStream):
             self._send(replies)
             self._choked = self.waiting > HIGH
         if codec.over:
-            self._finish(codec.close or LOST)
+            self._finish(codec.close or ABNORMAL_CLOSURE)
         elif (codec.full and not awaited) or self._choked:
             connection.pause = STOPPED
             self.look_soon()
@@ -239,7 +239,7 @@ class MessageStream(AsyncStream):
 
     def note_end(self) -> None:
         self.ended = True
-        self._finish(LOST)
+        self._finish(ABNORMAL_CLOSURE)
 
     def _finish(self, end: tuple[int, str]) -> None:
         """Nothing more comes, and nothing more is to be sent."""

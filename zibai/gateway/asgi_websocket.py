@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..config.options import Options
 from ..engine.async_stream import HIGH
 from ..engine.message_limits import MessageLimits
-from ..engine.message_stream import LOST, MessageStream
+from ..engine.message_stream import ABNORMAL_CLOSURE, MessageStream
 from ..engine.task_stream import TaskStream
 from ..errors import Gone, Refused
 from ..logger import debug_logger, error_logger
@@ -91,7 +91,7 @@ class WebSocketExchange(Responding):
         if message is None and socket is not None:
             message = await socket.next()
         if message is None:
-            code, reason = (socket.end if socket is not None else None) or LOST
+            code, reason = (socket.end if socket is not None else None) or ABNORMAL_CLOSURE
             return {"type": "websocket.disconnect", "code": code, "reason": reason}
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
@@ -202,7 +202,7 @@ class WebSocketExchange(Responding):
         """All is over on the connection."""
         socket = self._opening.socket
         assert socket is not None
-        self._gateway.log_close(self, socket.end or LOST, socket.counts)
+        self._gateway.log_close(self, socket.end or ABNORMAL_CLOSURE, socket.counts)
         self.release()
 
     async def run(self) -> None:
