@@ -316,7 +316,7 @@ def test_the_time_of_others_is_not_over() -> None:
 
 
 def test_a_task_that_does_not_end_costs_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "GRACE", 0.2)
+    monkeypatch.setattr(health, "END_LIMIT", 0.2)
     go = threading.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

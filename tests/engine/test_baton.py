@@ -19,7 +19,7 @@ import pytest
 
 from zibai.engine.backends import baton, threads
 from zibai.engine.backends.baton import LONGEST_SPELL, SPELL
-from zibai.engine.backends.threads import BATON_LIMIT, LATE, Threads
+from zibai.engine.backends.threads import BATON_LIMIT, CERTAIN_WITHIN, Threads
 from zibai.engine.health import Health
 from zibai.engine.loop import Loop
 from zibai.net.listener import Listener
@@ -217,7 +217,7 @@ class Stage:
     def patience(self, seconds: float) -> None:
         """Whoever looks after so long takes the baton at once, however late the machine lets him look."""
         self._patch.setattr(threads, "BATON_LIMIT", seconds)
-        self._patch.setattr(threads, "LATE", inf)
+        self._patch.setattr(threads, "CERTAIN_WITHIN", inf)
 
     def block(self) -> Exchange:
         """An exchange that has begun."""
@@ -430,14 +430,14 @@ def test_a_deputy_that_is_late_itself_gives_the_leader_twice_the_time(clock: Sim
         return backend._watch(leader, backend._turns)
 
     leader.stake.append((exchange, clock.now))
-    clock.now += BATON_LIMIT + 2 * LATE
+    clock.now += BATON_LIMIT + 2 * CERTAIN_WITHIN
     assert (look(), backend._spell.until) == (BATON_LIMIT, 0.0)
-    clock.now += BATON_LIMIT + 2 * LATE
+    clock.now += BATON_LIMIT + 2 * CERTAIN_WITHIN
     assert look() is None, "the same exchange still: late or not, it lasts too long"
     assert given.of(exchange) == ["away"]
     # The next one is another exchange, and begins anew.
     leader.stake.append((exchange, clock.now))
-    clock.now += BATON_LIMIT + LATE / 2
+    clock.now += BATON_LIMIT + CERTAIN_WITHIN / 2
     assert look() is None, "who comes in time is sure at once"
     backend.stop()
 
@@ -463,12 +463,12 @@ def test_an_exchange_that_ends_while_the_deputy_looks_is_not_taken(clock: Simple
             return seen
 
     leader.stake = Ends()
-    clock.now += BATON_LIMIT + LATE / 2
+    clock.now += BATON_LIMIT + CERTAIN_WITHIN / 2
     assert backend._watch(leader, backend._turns) == BATON_LIMIT
     assert given.of(first) == []
 
     leader.stake = Ends((second, clock.now))
-    clock.now += BATON_LIMIT + LATE / 2
+    clock.now += BATON_LIMIT + CERTAIN_WITHIN / 2
     assert backend._watch(leader, backend._turns) is None
     assert (given.of(first), given.of(second)) == ([], ["away"]), "what is taken is what is given away"
     assert backend._spell.until == 0.0, "and nothing is known of it"

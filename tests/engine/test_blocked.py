@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from zibai.engine.backends import blocked
-from zibai.engine.backends.blocked import MUTE, Watch
+from zibai.engine.backends.blocked import WARNING_INTERVAL, Watch
 from zibai.logger import logger
 
 from support import DEADLINE, wait_for
@@ -240,7 +240,7 @@ def test_an_application_that_blocks_the_hub_is_told_with_its_stack(world: World)
 
 
 def test_one_warning_while_it_blocks_and_one_in_ten_seconds(warned: World) -> None:
-    warned.now += MUTE - 1
+    warned.now += WARNING_INTERVAL - 1
     for late in (4, 6, 8):  # two looks at each
         with warned.hub.block():
             wait_for(lambda late=late: warned.sign.late == late)
@@ -249,7 +249,7 @@ def test_one_warning_while_it_blocks_and_one_in_ten_seconds(warned: World) -> No
     warned.now += 1
     with warned.hub.block():
         wait_for(lambda: len(warned.warnings) == 2)
-        warned.now += 10 * MUTE
+        warned.now += 10 * WARNING_INTERVAL
     warned.more_signs()
     assert len(warned.warnings) == 2, "a long one is not told of twice"
 

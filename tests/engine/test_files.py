@@ -121,7 +121,7 @@ def test_what_is_sent_is_what_read_gives(path: Path, name: str) -> None:
     make, expected = MAKERS[name]
     if expected is None:
         with make(path) as file:
-            expected = b"".join(iter(partial(file.read, outgoing.JOIN), b""))
+            expected = b"".join(iter(partial(file.read, outgoing.JOINED_AT_ONCE), b""))
     assert body_of(partial(make, path)) == expected
 
 
@@ -259,7 +259,7 @@ def test_the_wrapper_seeks_where_its_file_does(path: Path) -> None:
         assert wrapper.seekable()
         wrapper.seek(10)
         assert wrapper.tell() == 10
-        assert next(wrapper) == CONTENT[10:][: outgoing.JOIN]
+        assert next(wrapper) == CONTENT[10:][: outgoing.JOINED_AT_ONCE]
     only_read: Any = FileWrapper(type("Own", (), {"read": io.BytesIO(CONTENT).read})())
     assert not any(hasattr(only_read, name) for name in ("seek", "seekable", "tell", "close"))
 

@@ -12,7 +12,7 @@ import pytest
 
 from zibai.engine import health as health_module
 from zibai.engine import stream as stream_module
-from zibai.engine.health import GRACE, MOMENT, SOON
+from zibai.engine.health import END_LIMIT, SOON, THREAD_MOMENT
 from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.logger import logger
 from zibai.telemetry import row
@@ -248,7 +248,7 @@ def test_one_that_is_stuck_is_said_once_and_all_stacks_are_shown(
 def test_a_request_that_the_backend_ends_costs_its_worker_nothing(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
-    """Only if it does not end within ``GRACE`` it is stuck."""
+    """Only if it does not end within ``END_LIMIT`` it is stuck."""
     stuck: list[float] = []
     with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
         rig.backend.can_expel = True
@@ -256,17 +256,17 @@ def test_a_request_that_the_backend_ends_costs_its_worker_nothing(
         begin(rig, clock, 1, b"GET /ends")
         forward(rig, clock, 60)
         assert rig.backend.expelled == [1]
-        assert rig.health.due == rig.now + GRACE
+        assert rig.health.due == rig.now + END_LIMIT
         rig.row.slots[1].end(504, began, clock.now)
         forward(rig, clock, 1)
         began = clock.now
         begin(rig, clock, 1, b"GET /stays")  # in the same slot
         forward(rig, clock, 60)
         assert rig.backend.expelled == [1, 1]
-        forward(rig, clock, GRACE - 0.1)
+        forward(rig, clock, END_LIMIT - 0.1)
         assert not stuck
         forward(rig, clock, 0.2)
-        assert stuck == [began + 60 + GRACE]
+        assert stuck == [began + 60 + END_LIMIT]
         assert rig.backend.expelled == [1, 1], "once each"
         assert [record.getMessage().splitlines()[0] for record in log.records] == [
             "--request-timeout is over; cancelled after 60.0 s: GET /ends, runner 1",
@@ -302,7 +302,7 @@ def test_the_time_of_a_pause_is_no_time_of_a_request(
         pause(rig, clock, 1000)
         assert not log.records
         rig.health.excuse(1000)  # by another thread, a moment later
-        forward(rig, clock, MOMENT)
+        forward(rig, clock, THREAD_MOMENT)
         assert not log.records
         begin(rig, clock, 1)
         forward(rig, clock, 10)
@@ -325,7 +325,7 @@ def test_without_a_word_from_another_thread_a_late_look_judges_a_moment_later(
         begin(rig, clock, 0)
         pause(rig, clock, 65)
         assert not stuck
-        pause(rig, clock, MOMENT + 5)
+        pause(rig, clock, THREAD_MOMENT + 5)
         assert len(stuck) == 1
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from zibai.clock import clock
 from zibai.engine import pace as pace_module
-from zibai.engine.capacity import CROWDED, IDLE, PAUSE
+from zibai.engine.capacity import CROWDED, FULL_PAUSE, IDLE_BEFORE_CLOSE
 from zibai.engine.states import BODY, LINGER
 from zibai.engine.table import RESOLUTION
 
@@ -234,8 +234,8 @@ def test_what_is_too_much_waits_until_a_connection_ends(
         third = rig.client()
         third.send(GET)
         rig.until(lambda: not rig.accepting)  # it waits
-        assert rig.loop.timeout() == pytest.approx(PAUSE)
-        rig.turn(PAUSE)
+        assert rig.loop.timeout() == pytest.approx(FULL_PAUSE)
+        rig.turn(FULL_PAUSE)
         rig.turn()
         assert len(rig.connections) == 2  # nobody has had an answer, so nobody is closed
         rig.turn()
@@ -258,7 +258,7 @@ def test_the_longest_idle_connection_makes_room(monkeypatch: pytest.MonkeyPatch)
             client.send(GET)
             rig.until(rig.run)
             assert read(client) == ANSWER
-            rig.turn(IDLE)
+            rig.turn(IDLE_BEFORE_CLOSE)
         clients[2].send(GET[:5])
         clients[0].send(GET)  # it was the longest; now it has something in the air, and that may not be lost
         extra = rig.client()
@@ -266,7 +266,7 @@ def test_the_longest_idle_connection_makes_room(monkeypatch: pytest.MonkeyPatch)
         rig.until(lambda: not rig.accepting)
         rig.until(rig.run)
         assert read(clients[0]) == ANSWER
-        rig.turn(PAUSE)
+        rig.turn(FULL_PAUSE)
         rig.until(lambda: len(rig.served) == 4 or (rig.run(), False)[1])
         assert read(extra) == ANSWER
         assert ended(clients[1]) == b""
@@ -278,7 +278,7 @@ def test_a_request_that_arrives_at_the_last_moment_is_not_lost(monkeypatch: pyte
         client.send(GET)
         rig.until(rig.run)
         assert read(client) == ANSWER
-        rig.now += IDLE
+        rig.now += IDLE_BEFORE_CLOSE
         rig.client()
         rig.until(lambda: not rig.accepting)
         concerns = rig.loop.admission.acceptor.concerns
@@ -289,7 +289,7 @@ def test_a_request_that_arrives_at_the_last_moment_is_not_lost(monkeypatch: pyte
             return concerns(fds)
 
         monkeypatch.setattr(rig.loop.admission.acceptor, "concerns", at_last)
-        rig.turn(PAUSE)
+        rig.turn(FULL_PAUSE)
         rig.turn()
         assert rig.connections == [connection]
         rig.until(rig.run)
@@ -303,10 +303,10 @@ def test_nobody_who_was_just_answered_is_closed(monkeypatch: pytest.MonkeyPatch)
         rig.until(rig.run)
         extra = rig.client()
         rig.until(lambda: not rig.accepting)
-        rig.turn(PAUSE)
+        rig.turn(FULL_PAUSE)
         rig.turn()
         assert rig.connections == [connection]
-        rig.now += IDLE
+        rig.now += IDLE_BEFORE_CLOSE
         rig.until(lambda: connection not in rig.connections)
         assert ended(client) == ANSWER
         extra.send(GET)
@@ -326,7 +326,7 @@ def test_answers_say_close_while_somebody_waits(monkeypatch: pytest.MonkeyPatch,
         client, _ = rig.connect()
         second = rig.client()
         rig.until(lambda: not rig.accepting)
-        rig.turn(PAUSE)
+        rig.turn(FULL_PAUSE)
         rig.turn()
         client.send(GET)
         rig.until(rig.run)
@@ -350,7 +350,7 @@ def test_a_full_server_does_not_turn_for_ever(monkeypatch: pytest.MonkeyPatch) -
         rig.until(lambda: not rig.accepting)
         clients[0].send(GET)
         busy = rig.take().connection  # no slot is free from here on
-        rig.turn(PAUSE * 2)
+        rig.turn(FULL_PAUSE * 2)
         assert rig.loop.timeout() != 0
         busy.stream.exchange(rig.row.slots[0], clock())
         rig.loop.give_back(busy.stream)
@@ -392,7 +392,7 @@ def test_more_clients_than_connections_lose_nothing(backend: tuple[str, ...]) ->
                     try:
                         answer = client.get(f"/path/{number}-{done}")
                     except (OSError, EOFError) as error:
-                        if time.monotonic() - before > IDLE:
+                        if time.monotonic() - before > IDLE_BEFORE_CLOSE:
                             break  # so slow that it counts as idle, as it may after its first answer
                         failures.append(f"{number}: {error!r}")
                         return

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from zibai.config.addresses import Trust
 from zibai.engine import body as body_module
 from zibai.engine import load as load_module
-from zibai.engine.capacity import IDLE, PAUSE, SLOW
+from zibai.engine.capacity import FULL_PAUSE, IDLE_BEFORE_CLOSE, SLOW
 from zibai.engine.context import IN_MEMORY, RECEIVE
 from zibai.engine.deferred import AGAIN
 from zibai.engine.load import TURN, Load, spool
@@ -567,12 +567,12 @@ def test_files_of_bodies_and_connections_share_the_descriptors(
         extra = rig.client()
         extra.send(GET)
         rig.until(lambda: not rig.accepting)
-        rig.turn(PAUSE)
+        rig.turn(FULL_PAUSE)
         rig.turn()
         assert "3 connections are open, as many as the limit of descriptors (ulimit -n) allows" in caplog.text
         uploads[0][0].sendall(bytes(500))
         rig.until(lambda: (rig.run(), len(rig.served) == 1)[1])
-        rig.until(lambda: (rig.run(), len(rig.served) == 2)[1] or rig.turn(PAUSE))
+        rig.until(lambda: (rig.run(), len(rig.served) == 2)[1] or rig.turn(FULL_PAUSE))
         assert read(extra) == ANSWER
 
 
@@ -597,7 +597,7 @@ def test_files_that_slow_clients_are_sent_share_the_descriptors(monkeypatch: pyt
             extra.send(GET)
             rig.until(lambda: not rig.accepting)
             slow[0].close()
-            rig.until(lambda: (rig.run(), len(rig.served) == 4)[1] or rig.turn(PAUSE))
+            rig.until(lambda: (rig.run(), len(rig.served) == 4)[1] or rig.turn(FULL_PAUSE))
             assert read(extra) == ANSWER
             assert rig.service.unsent.files == 2
 
@@ -670,10 +670,10 @@ def test_those_who_say_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> Non
         client.send(GET)
         rig.until(lambda: not rig.accepting)
         for _ in range(5):  # nobody is put out in the first second
-            rig.turn(PAUSE)
+            rig.turn(FULL_PAUSE)
         assert len(rig.connections) == 20
-        rig.now += IDLE
-        rig.until(lambda: (rig.run(), rig.served)[1] or rig.turn(PAUSE))
+        rig.now += IDLE_BEFORE_CLOSE
+        rig.until(lambda: (rig.run(), rig.served)[1] or rig.turn(FULL_PAUSE))
         assert read(client) == ANSWER
         assert rig.now < 1005
         assert begun_connection in rig.connections
@@ -698,13 +698,13 @@ def test_the_oldest_incomplete_head_makes_room(monkeypatch: pytest.MonkeyPatch, 
         extra = rig.client()
         extra.send((beginning + b" 192.0.2.2 5000 80\r\n" if kind == "PROXY" else b"") + GET)
         rig.until(lambda: not rig.accepting)
-        while rig.now < 1000 + SLOW - PAUSE:
-            rig.turn(PAUSE)
+        while rig.now < 1000 + SLOW - FULL_PAUSE:
+            rig.turn(FULL_PAUSE)
             assert {connection for _, connection in slow} <= set(rig.connections)
         served = len(rig.served)
-        rig.until(lambda: (rig.run(), len(rig.served) > served)[1] or rig.turn(PAUSE))
+        rig.until(lambda: (rig.run(), len(rig.served) > served)[1] or rig.turn(FULL_PAUSE))
         assert read(extra) == ANSWER
-        assert rig.now < 1000 + SLOW + 5 * PAUSE
+        assert rig.now < 1000 + SLOW + 5 * FULL_PAUSE
         assert ended(slow[0][0]) == b""
         assert [connection in rig.connections for _, connection in slow] == [False, True, True]
 
@@ -716,10 +716,10 @@ def test_an_incomplete_head_stays_while_an_idle_connection_can_make_room(monkeyp
         rig.until(lambda: not slow_connection.idle)
         rig.turn(SLOW)
         idle, _ = rig.connect()
-        rig.turn(IDLE)
+        rig.turn(IDLE_BEFORE_CLOSE)
         rig.client().send(GET)
         rig.until(lambda: not rig.accepting)
-        rig.until(lambda: (rig.run(), rig.served)[1] or rig.turn(PAUSE))
+        rig.until(lambda: (rig.run(), rig.served)[1] or rig.turn(FULL_PAUSE))
         assert ended(idle) == b""
         assert slow_connection in rig.connections
 
@@ -729,11 +729,11 @@ def test_one_that_has_something_in_the_air_is_not_put_out(monkeypatch: pytest.Mo
         client, connection = rig.connect()
         rig.client()
         rig.until(lambda: not rig.accepting)
-        rig.turn(PAUSE)
-        rig.now += IDLE
+        rig.turn(FULL_PAUSE)
+        rig.now += IDLE_BEFORE_CLOSE
         client.send(GET)
         rig.arrived(connection)
-        rig.until(lambda: (rig.run(), rig.served)[1] or rig.turn(PAUSE))
+        rig.until(lambda: (rig.run(), rig.served)[1] or rig.turn(FULL_PAUSE))
         assert read(client) == ANSWER
 
 

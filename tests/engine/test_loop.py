@@ -19,7 +19,7 @@ from zibai.engine import sending as sending_module
 from zibai.engine.connection import Connection
 from zibai.engine.queueing import BUSY_WARNING
 from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
-from zibai.engine.table import GRACE, RESOLUTION
+from zibai.engine.table import IDLE_GRACE, RESOLUTION
 from zibai.errors import Gone
 from zibai.net.poller import SELECT_LIMIT, WRITE, Polled
 from zibai.telemetry.row import Row
@@ -678,16 +678,16 @@ def test_draining_answers_what_is_there_and_gives_the_idle_a_moment(monkeypatch:
         rig.until(lambda: rig.run() and len(rig.served) == 2)
         assert read(asks) == read(waiting) == ANSWER
         assert asking.state is HEAD
-        rig.turn(GRACE + LATE)
+        rig.turn(IDLE_GRACE + LATE)
         assert ended(idle) == b""
-        rig.turn(GRACE + LATE)
+        rig.turn(IDLE_GRACE + LATE)
         assert rig.connections == [running]
         assert not rig.loop.finished
 
         running.stream.exchange(rig.row.slots[0], clock())
         rig.loop.give_back(running.stream)
         rig.turn()
-        rig.turn(GRACE + LATE)
+        rig.turn(IDLE_GRACE + LATE)
         rig.turn()
         assert rig.loop.finished
         assert ended(busy) == ANSWER

@@ -12,7 +12,7 @@ import pytest
 
 from zibai.clock import clock
 from zibai.config.addresses import Trust
-from zibai.engine.overload import CHECK_EVERY, LOST, MOMENT, PATIENCE, STALE, Overload
+from zibai.engine.overload import ALL_FULL, BACKLOG_STAYS, FREE_MOMENT, SIBLINGS_CHECK_INTERVAL, STALE, Overload
 from zibai.engine.states import APP, HANDSHAKE, HEAD, PASSED, READY
 from zibai.server import worker
 from zibai.telemetry import row as row_module
@@ -65,23 +65,23 @@ def test_one_that_starts_will_be_free() -> None:
     starting = overload((False, sibling("starting", full=False)))
     assert not starting.accepts(100.0)
     assert starting.accepts(
-        100.0 + PATIENCE + CHECK_EVERY
+        100.0 + ALL_FULL + SIBLINGS_CHECK_INTERVAL
     )  # but nobody has to wait until then: the start may take long
 
 
 def test_one_that_has_siblings_waits_until_all_have_been_full_for_a_while() -> None:
     busy = overload((False, sibling()), (False, sibling()))
     assert not busy.accepts(100.0)
-    assert busy.again == 100.0 + CHECK_EVERY
-    assert not busy.accepts(100.0 + PATIENCE - 0.01)
-    assert busy.accepts(100.0 + PATIENCE + CHECK_EVERY)
+    assert busy.again == 100.0 + SIBLINGS_CHECK_INTERVAL
+    assert not busy.accepts(100.0 + ALL_FULL - 0.01)
+    assert busy.accepts(100.0 + ALL_FULL + SIBLINGS_CHECK_INTERVAL)
 
 
 def test_a_sibling_that_is_free_gets_the_client() -> None:
     other = sibling()
     busy = overload((False, other), backlog=[False])
     busy.accepts(100.0)
-    mark(other, False, 2 * MOMENT)
+    mark(other, False, 2 * FREE_MOMENT)
     assert not busy.accepts(101.0)
     mark(other, True)
     assert not busy.accepts(102.0)  # counted anew
@@ -97,8 +97,8 @@ def test_a_sibling_that_hangs_keeps_nobody_waiting(first: bool, full: bool) -> N
     mark(hung, full, 2 * STALE)
     busy = overload((first, hung), backlog=[True] * 3)
     assert not busy.accepts(100.0)
-    assert not busy.accepts(100.0 + LOST - 0.01)
-    assert busy.accepts(100.0 + LOST + CHECK_EVERY)
+    assert not busy.accepts(100.0 + BACKLOG_STAYS - 0.01)
+    assert busy.accepts(100.0 + BACKLOG_STAYS + SIBLINGS_CHECK_INTERVAL)
 
 
 def test_connections_have_to_be_in_the_backlog_at_each_look() -> None:
@@ -118,8 +118,8 @@ def test_a_worker_without_a_row_is_not_alone() -> None:
     busy = Overload(Row.private(1), worker.without_a_row, lambda: True)
     busy.note(True, 100.0)
     assert not busy.accepts(100.0)
-    assert not busy.accepts(100.0 + LOST - 0.01)
-    assert busy.accepts(100.0 + LOST + CHECK_EVERY)
+    assert not busy.accepts(100.0 + BACKLOG_STAYS - 0.01)
+    assert busy.accepts(100.0 + BACKLOG_STAYS + SIBLINGS_CHECK_INTERVAL)
 
 
 def test_a_full_worker_says_so_again_at_each_look() -> None:
@@ -134,7 +134,7 @@ def test_a_full_worker_says_so_again_at_each_look() -> None:
 def test_a_moment_between_two_requests_of_our_own_does_not_count() -> None:
     busy = overload((False, sibling()))
     busy.accepts(100.0)
-    for moment, is_full in ((MOMENT / 2, True), (2 * MOMENT, False)):
+    for moment, is_full in ((FREE_MOMENT / 2, True), (2 * FREE_MOMENT, False)):
         busy.note(False, 101.0)
         busy.note(True, 101.0 + moment)
         assert busy.accepts(102.0) == is_full

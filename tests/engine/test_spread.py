@@ -11,7 +11,7 @@ from math import inf
 
 import pytest
 
-from zibai.engine.spread import AHEAD, CHECK_EVERY, LEAVE, Spread
+from zibai.engine.spread import AHEAD_BY, LEAVE, ROWS_CHECK_INTERVAL, Spread
 from zibai.telemetry.row import Row
 
 from rig import GET, Rig, read
@@ -36,17 +36,20 @@ def test_a_worker_that_is_alone_takes_everybody() -> None:
     assert spread(sibling(0, "draining"), sibling(0, "starting"), sibling(0, "")).room(1000, 1.0) == inf
 
 
-@pytest.mark.parametrize(("has", "least", "room"), [(0, 0, AHEAD), (2, 0, AHEAD - 2), (5, 9, 8 + AHEAD), (0, 100, 153)])
+@pytest.mark.parametrize(
+    ("has", "least", "room"),
+    [(0, 0, AHEAD_BY), (2, 0, AHEAD_BY - 2), (5, 9, 8 + AHEAD_BY), (0, 100, 153)],
+)
 def test_a_worker_takes_a_few_more_than_the_one_that_has_fewest(has: int, least: int, room: int) -> None:
     assert spread(sibling(least), sibling(least + 50)).room(has, 1.0) == room
 
 
 def test_one_that_is_ahead_leaves_clients_to_the_other_for_a_moment() -> None:
     ahead = spread(sibling(0))
-    assert ahead.room(AHEAD, 1.0) == 0
-    assert ahead.room(AHEAD, 1.0 + LEAVE) == 1  # the sibling has taken nobody
-    assert ahead.room(AHEAD + 1, 1.0 + 1.9 * LEAVE) == 1
-    assert ahead.room(AHEAD + 2, 1.0 + 2.1 * LEAVE) == 0
+    assert ahead.room(AHEAD_BY, 1.0) == 0
+    assert ahead.room(AHEAD_BY, 1.0 + LEAVE) == 1  # the sibling has taken nobody
+    assert ahead.room(AHEAD_BY + 1, 1.0 + 1.9 * LEAVE) == 1
+    assert ahead.room(AHEAD_BY + 2, 1.0 + 2.1 * LEAVE) == 0
 
 
 def test_one_runner_is_ahead_with_one_client() -> None:
@@ -55,13 +58,13 @@ def test_one_runner_is_ahead_with_one_client() -> None:
 
 
 def test_nothing_is_left_to_one_that_takes_nobody() -> None:
-    assert spread(sibling(0, full=True)).room(AHEAD, 1.0) == 1
+    assert spread(sibling(0, full=True)).room(AHEAD_BY, 1.0) == 1
     other = sibling(0)
     ahead = spread(other)
-    assert ahead.room(0, 1.0) == AHEAD
+    assert ahead.room(0, 1.0) == AHEAD_BY
     other.assign("draining", 1, 0, 0.0)
-    assert ahead.room(AHEAD, 1.0) == 1  # seen at once, although who the siblings are is looked at once a second
-    assert ahead.room(AHEAD, 1.0 + CHECK_EVERY) == inf
+    assert ahead.room(AHEAD_BY, 1.0) == 1  # seen at once, although who the siblings are is looked at once a second
+    assert ahead.room(AHEAD_BY, 1.0 + ROWS_CHECK_INTERVAL) == inf
 
 
 def test_the_row_tells_how_many_connections_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,18 +84,18 @@ def test_the_row_tells_how_many_connections_there_are(monkeypatch: pytest.Monkey
 def test_the_loop_comes_back_to_those_that_it_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
     other = sibling(0)
     with Rig(monkeypatch, siblings=lambda: [(True, other)]) as rig:
-        clients = [rig.client() for _ in range(AHEAD + 2)]
+        clients = [rig.client() for _ in range(AHEAD_BY + 2)]
         rig.queued(len(clients))
-        rig.until(lambda: len(rig.connections) == AHEAD)
+        rig.until(lambda: len(rig.connections) == AHEAD_BY)
         rig.turn()
-        assert len(rig.connections) == AHEAD
+        assert len(rig.connections) == AHEAD_BY
         rig.turn()
         assert not rig.accepting
         assert rig.loop.timeout() == pytest.approx(LEAVE)
         rig.turn(after=LEAVE)
-        assert len(rig.connections) == AHEAD + 1
+        assert len(rig.connections) == AHEAD_BY + 1
         rig.turn()
-        assert len(rig.connections) == AHEAD + 2
+        assert len(rig.connections) == AHEAD_BY + 2
         for client in clients:
             client.send(GET)
             rig.until(rig.run)

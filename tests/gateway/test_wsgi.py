@@ -24,7 +24,7 @@ import pytest
 
 from zibai import create_bind_socket
 from zibai.config.addresses import Trust
-from zibai.engine.outgoing import STEP
+from zibai.engine.outgoing import SENT_AT_ONCE
 from zibai.errors import BindError
 from zibai.gateway.wsgi import Gateway
 from zibai.protocol.http1 import FastLane
@@ -702,8 +702,8 @@ def test_a_file_is_sent_by_the_kernel_and_closed(path: Path, sendfile: list[int]
     answer = ask(sending(lambda: path.open("rb"), files=files), valid=False)
     assert answer.body == CONTENT
     assert answer.headers["Content-Length"] == str(len(CONTENT))
-    assert sendfile[0] == STEP
-    assert len(CONTENT) > STEP
+    assert sendfile[0] == SENT_AT_ONCE
+    assert len(CONTENT) > SENT_AT_ONCE
     assert files[0].closed
 
 

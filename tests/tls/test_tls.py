@@ -25,7 +25,7 @@ from zibai.config.options import Options
 from zibai.engine.context import RECEIVE
 from zibai.engine.states import HANDSHAKE
 from zibai.engine.stream import Stream
-from zibai.engine.table import GRACE
+from zibai.engine.table import IDLE_GRACE
 from zibai.errors import UsageError
 from zibai.gateway.redirect import Redirect
 from zibai.net.bind import create_bind_socket
@@ -606,7 +606,7 @@ def test_a_handshake_is_not_waited_for_when_the_server_ends(tls_rig: TLSRig, cre
     tls_rig.until(lambda: (late.step(), late.done)[1])
     late.send(GET)
     tls_rig.until(lambda: (tls_rig.run(), late.step(), late.plain)[2])
-    tls_rig.turn(after=GRACE + 0.2)
+    tls_rig.turn(after=IDLE_GRACE + 0.2)
     tls_rig.until(lambda: tls_rig.loop.finished)
 
 

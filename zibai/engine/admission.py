@@ -33,7 +33,7 @@ from .states import PASSED, READY
 from .table import Table
 from .waiting import Waiter
 
-BACKLOG: Final = 5.0
+AFTER_FULL: Final = 5.0
 """For so many seconds after no runner was free, a client that is accepted may have waited in the backlog, and left."""
 
 
@@ -115,7 +115,7 @@ class Admission:
     def open(self, connection: Waiter, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
         table = self._table
-        if now - self.overload.full_at >= BACKLOG:
+        if now - self.overload.full_at >= AFTER_FULL:
             table.add(connection, now)
         elif table.has_given_up(connection):
             connection.close()

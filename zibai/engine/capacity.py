@@ -25,13 +25,13 @@ from .context import Service
 from .states import HEAD, PROXY
 from .table import Table
 
-PAUSE: Final = 0.1
+FULL_PAUSE: Final = 0.1
 """Seconds until the listeners are watched again while there is no place: the poller would report them all the time."""
 
 CROWDED: Final = 1.0
 """Seconds that responses say close after a client has waited."""
 
-IDLE: Final = 1.0
+IDLE_BEFORE_CLOSE: Final = 1.0
 """Seconds that a connection has to be idle to be closed. A client that has just got a response may be sending."""
 
 SLOW: Final = 2.0
@@ -83,7 +83,7 @@ class Crowd:
             for _, _, each in sorted(self._candidates(connections, now), key=lambda found: found[:2]):
                 if _is_silent(each):
                     return each
-        self.again = now + PAUSE
+        self.again = now + FULL_PAUSE
         return None
 
     def _candidates(self, connections: Iterable[Connection], now: float) -> Iterator[tuple[bool, float, Connection]]:
@@ -94,7 +94,7 @@ class Crowd:
             if not begun or each.state is HEAD or each.state is PROXY:
                 is_kept = each.served and not begun
                 since = each.deadline - (limits.keep_alive_timeout if is_kept else limits.header_timeout)
-                if since <= now - (SLOW if begun else IDLE):
+                if since <= now - (SLOW if begun else IDLE_BEFORE_CLOSE):
                     yield begun, since, each
 
     def _warn(self, now: float) -> None:

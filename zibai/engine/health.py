@@ -6,8 +6,8 @@ process exists. A request that runs too long harms no other request, and its wor
 
  - after ``slow_request`` it is logged, once, while it runs, with the stack of its thread, greenlet or task;
  - after ``request_timeout`` a task is cancelled, and only its own client notices. A thread or greenlet cannot be ended,
-   and some tasks do not end within ``GRACE`` seconds. For these all stacks are logged and ``on_stuck`` is called, once,
-   so that the parent replaces the worker, lets the other requests finish, and ends what does not.
+   and some tasks do not end within ``END_LIMIT`` seconds. For these all stacks are logged and ``on_stuck`` is called,
+   once. Then the parent replaces the worker: the other requests may finish, and what is left at the end is cut.
 
 These limits do not count for event streams, which are not expected to end.
 
@@ -33,13 +33,13 @@ from .states import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, TASK
 SOON: Final = 1.0
 """Seconds after which a look follows something that happened."""
 
-LATE: Final = 1.0
+PAUSED_FROM: Final = 1.0
 """Seconds that a look may be late, on a busy machine, before it is a sign that the process was stopped."""
 
-GRACE: Final = 5.0
+END_LIMIT: Final = 5.0
 """Seconds in which a request that the backend ends is over."""
 
-MOMENT: Final = 0.5
+THREAD_MOMENT: Final = 0.5
 """Seconds that a late look leaves another thread to say for how long the process was stopped."""
 
 
@@ -101,11 +101,11 @@ class Health:
         if not running:
             self._pauses.clear()
             return inf
-        if late > LATE and not was_busy:
+        if late > PAUSED_FROM and not was_busy:
             self.excuse(late)  # no other thread has watched yet
-        elif late > LATE and not self._leaves_a_moment:
+        elif late > PAUSED_FROM and not self._leaves_a_moment:
             self._leaves_a_moment = True
-            return MOMENT
+            return THREAD_MOMENT
         self._leaves_a_moment = False
         return self._judge(running)
 
@@ -141,7 +141,7 @@ class Health:
         if left <= 0 and _key(request) not in self._expelled and self._backend.expel(request.slot):
             self._expelled.add(_key(request))
             self._tell("--request-timeout is over; cancelled after %.1f s: %s, %s%s", age, request)
-        return left + GRACE if _key(request) in self._expelled else left
+        return left + END_LIMIT if _key(request) in self._expelled else left
 
     def _tell(self, message: str, age: float, request: Running) -> None:
         name, frame = self._backend.where(request.slot)

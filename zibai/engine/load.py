@@ -21,7 +21,7 @@ from typing import BinaryIO, Final, cast
 TURN: Final = 2048
 """The budget of a turn, in plain framing lines of a chunked body: about a microsecond each, so about 2 ms."""
 
-RESERVE: Final = 256 * 1024**2
+DISK_RESERVE: Final = 256 * 1024**2
 """Bytes of the file system of temporary files that are left to others, or a tenth of it where that is less."""
 
 _LOOK_EVERY: Final = 4 * 1024**2
@@ -69,7 +69,7 @@ def _has_space() -> bool:
         total, _, free = shutil.disk_usage(tempfile.gettempdir())
     except OSError:
         return True  # to write will say what is wrong
-    return free > min(RESERVE, total // 10)
+    return free > min(DISK_RESERVE, total // 10)
 
 
 def spool() -> BinaryIO:

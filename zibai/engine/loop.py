@@ -29,7 +29,7 @@ from .inbox import Inbox
 from .load import TURN
 from .shutdown import Shutdown
 from .states import APP, HEAD, READY, TASK
-from .table import GRACE, Table
+from .table import IDLE_GRACE, Table
 
 
 class Loop:
@@ -88,7 +88,7 @@ class Loop:
         """Give idle connections away through ``channel`` instead of closing them; before ``drain``."""
         self.shutdown.replacement = channel
 
-    def drain(self, timeout: float = GRACE) -> None:
+    def drain(self, timeout: float = IDLE_GRACE) -> None:
         """Begin the graceful shutdown: take nothing new, finish what is there. It may take ``timeout`` seconds."""
         self.service.draining = True  # at once: a response that is made now says close
         self.shutdown.timeout, self.shutdown.graceful = timeout, True

@@ -17,10 +17,10 @@ from ..net.listener import Socket
 COPIED_BELOW: Final = 2048
 """Bytes below which a piece is copied behind the piece before it, since an object for each would be larger."""
 
-JOIN: Final = 64 * 1024
+JOINED_AT_ONCE: Final = 64 * 1024
 """Bytes of small pieces that one system call sends together, and of a file that are read at once."""
 
-STEP: Final = 256 * 1024
+SENT_AT_ONCE: Final = 256 * 1024
 """Bytes that one step sends, so that a fast client does not keep the server loop from the other clients."""
 
 
@@ -66,7 +66,7 @@ class File:
         if sys.platform == "win32" or not self.by_kernel:
             return 0
         try:
-            sent = os.sendfile(sock.fileno(), self.fd, self.offset, min(self.left, STEP))
+            sent = os.sendfile(sock.fileno(), self.fd, self.offset, min(self.left, SENT_AT_ONCE))
         except (BlockingIOError, InterruptedError, ConnectionError):
             raise
         except OSError:
@@ -80,7 +80,7 @@ class File:
     def read(self) -> bytes:
         """The next bytes, at least one."""
         try:
-            data = read_at(self.fd, min(self.left, JOIN), self.offset)
+            data = read_at(self.fd, min(self.left, JOINED_AT_ONCE), self.offset)
         except OSError as error:
             raise FileFault(f"a file cannot be read: {error}") from error
         if not data:
@@ -171,9 +171,9 @@ class Outgoing:
                 return sent
             front = memoryview(data)
             self._items.appendleft(front)
-        elif len(front) < JOIN and len(self._items) > 1:
+        elif len(front) < JOINED_AT_ONCE and len(self._items) > 1:
             front = self._join()
-        with memoryview(front)[:STEP] as piece:  # released at once: a bytearray with a view on it cannot change
+        with memoryview(front)[:SENT_AT_ONCE] as piece:  # released at once: a bytearray with a view on it cannot change
             sent = sock.send(piece)
         self._size -= sent
         if sent == len(front):
@@ -187,7 +187,7 @@ class Outgoing:
     def _join(self) -> bytearray | memoryview:
         """Put small pieces at the front together; return what is at the front then."""
         items, pieces, size = self._items, [], 0
-        while items and not isinstance(item := items[0], File) and size + len(item) <= JOIN:
+        while items and not isinstance(item := items[0], File) and size + len(item) <= JOINED_AT_ONCE:
             pieces.append(item)
             size += len(item)
             items.popleft()

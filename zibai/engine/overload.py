@@ -4,7 +4,7 @@ A connection that waits in the backlog of a listener is in no log. It has no tim
 worker that is *alone* accepts on, and its requests wait in its own queue, in their order.
 
 A worker with siblings leaves the backlog to the worker that is free first, because a request that waits in one worker
-cannot be run by another. When all workers have been full for :data:`PATIENCE`, one of them accepts a single connection:
+cannot be run by another. When all workers have been full for :data:`ALL_FULL`, one of them accepts a single connection:
 the *probe*. This worker is the first of the full ones in the scoreboard. The probe is the oldest connection of the
 backlog, so it has waited longest. Its wait is measured (the kernel knows since when the request is there) and logged.
 When the wait is too long, the request is refused, and the next connection is the probe. So each request in the backlog
@@ -12,8 +12,8 @@ is refused when its time is over. All connections but the probe stay in the back
 them.
 
 A worker that hangs accepts no client, though it may have said that it is free. So the probe is also accepted when
-connections have been in the backlog at each check for :data:`LOST`. And a worker that is full writes that again at each
-check. If the mark of a worker is older than :data:`STALE`, the worker hangs, and the next one leads.
+connections have been in the backlog at each check for :data:`BACKLOG_STAYS`. And a worker that is full writes that
+again at each check. If the mark of a worker is older than :data:`STALE`, the worker hangs, and the next one leads.
 
 A worker that still starts has no say in this. But it will have free runners soon, so its siblings are not alone.
 
@@ -28,19 +28,19 @@ from ..clock import clock
 from ..telemetry.row import Row
 from .states import BODY, HANDSHAKE, HEAD, PASSED, PROXY, READY
 
-PATIENCE: Final = 0.25
+ALL_FULL: Final = 0.25
 """Seconds that all workers have to be full before one of them accepts a probe."""
 
-LOST: Final = 1.0
+BACKLOG_STAYS: Final = 1.0
 """Seconds that connections have to be in the backlog, though a worker says that it is free, before there is a probe."""
 
-CHECK_EVERY: Final = 0.1
+SIBLINGS_CHECK_INTERVAL: Final = 0.1
 """Seconds between two checks of the siblings."""
 
-MOMENT: Final = 0.05
+FREE_MOMENT: Final = 0.05
 """Seconds that a worker may have a free runner between two requests, and still counts as full."""
 
-STALE: Final = 3 * CHECK_EVERY
+STALE: Final = 3 * SIBLINGS_CHECK_INTERVAL
 """Seconds after which a worker that is full has said so again, or it hangs."""
 
 _UNSERVED: Final = (PROXY, HANDSHAKE, HEAD, BODY, READY)
@@ -79,7 +79,7 @@ class Overload:
         self._row.mark_full(full)
         if not full:
             self._free_at, self.again = now, inf
-        elif now - self._free_at > MOMENT:
+        elif now - self._free_at > FREE_MOMENT:
             self._full_since = self._lost_since = inf
             self._leads = False
 
@@ -90,18 +90,18 @@ class Overload:
         return self._alone or (self._leads and not self._is_waiting())
 
     def _look(self, now: float) -> None:
-        self._look_at = now + CHECK_EVERY
+        self._look_at = now + SIBLINGS_CHECK_INTERVAL
         self._row.mark_full(True)
         others = [(first, row, row.state) for first, row in self._siblings()]
         self._alone = not any(state in ("ready", "starting") for _, _, state in others)
         self.again = inf if self._alone else self._look_at
         at = clock()
-        full = [(first, row.is_full(at - STALE, at - MOMENT)) for first, row, state in others if state == "ready"]
+        full = [(first, row.is_full(at - STALE, at - FREE_MOMENT)) for first, row, state in others if state == "ready"]
         all_full = all(is_full for _, is_full in full)
         self._full_since = min(self._full_since, now) if all_full else inf
         is_lost = not all_full and self._is_anyone_waiting()
         self._lost_since = min(self._lost_since, now) if is_lost else inf
-        self._leads = (now - self._full_since >= PATIENCE or now - self._lost_since >= LOST) and not any(
+        self._leads = (now - self._full_since >= ALL_FULL or now - self._lost_since >= BACKLOG_STAYS) and not any(
             first and is_full for first, is_full in full
         )
 

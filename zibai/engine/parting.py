@@ -16,13 +16,13 @@ from typing import Final
 from ..net.listener import Socket
 from ..protocol.http1 import Request
 
-WAIT: Final = 2.0
-"""Seconds that a socket waits here, or less if more than ``MOST`` wait."""
+PARTING_TIME: Final = 2.0
+"""Seconds that a socket waits here, or less if more than ``PARTING_SOCKETS`` wait."""
 
-MOST: Final = 256
+PARTING_SOCKETS: Final = 256
 """Sockets that wait here at most, and never more than an eighth of the descriptors of the process."""
 
-SMALL: Final = 16 * 1024
+SMALL_RESPONSE: Final = 16 * 1024
 """Bytes of a body that are on their way at once, with the head: what TCP sends before it waits for the client."""
 
 RESOLUTION: Final = 0.1
@@ -30,7 +30,7 @@ RESOLUTION: Final = 0.1
 
 def may_part(request: Request | None, sent: int) -> bool:
     """Whether the connection of ``request`` may end in this way, after a response of ``sent`` bytes."""
-    return request is not None and not request.keep_alive and sent <= SMALL
+    return request is not None and not request.keep_alive and sent <= SMALL_RESPONSE
 
 
 class Parting:
@@ -39,14 +39,14 @@ class Parting:
     def __init__(self) -> None:
         self.due = inf
         self._waiting: deque[tuple[float, Socket]] = deque()
-        self._most = min(MOST, _descriptor_limit() // 8)
+        self._most = min(PARTING_SOCKETS, _descriptor_limit() // 8)
 
     def add(self, sock: Socket, now: float) -> None:
         """Close this socket later; it is shut down for sending and no poller watches it."""
         waiting = self._waiting
         if not waiting:
-            self.due = now + WAIT + RESOLUTION
-        waiting.append((now + WAIT, sock))
+            self.due = now + PARTING_TIME + RESOLUTION
+        waiting.append((now + PARTING_TIME, sock))
         if len(waiting) > self._most:
             waiting.popleft()[1].close()
 
@@ -66,8 +66,8 @@ class Parting:
 
 def _descriptor_limit() -> int:
     if sys.platform == "win32":
-        return 8 * MOST
+        return 8 * PARTING_SOCKETS
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 8 * MOST if soft == resource.RLIM_INFINITY else soft
+    return 8 * PARTING_SOCKETS if soft == resource.RLIM_INFINITY else soft

@@ -18,7 +18,7 @@ from ..logger import error_logger
 from ..net.listener import Socket
 from ..protocol.http1 import Request
 from .context import Service
-from .outgoing import COPIED_BELOW, STEP, File, FileFault, Outgoing
+from .outgoing import COPIED_BELOW, SENT_AT_ONCE, File, FileFault, Outgoing
 from .pace import Pace
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Sender:
             if not self.lent:
                 self.start_clock(now)
             # As much as the kernel is likely to take goes at once; a client as fast as the file must not hold us.
-            for _ in range(TAIL // STEP):
+            for _ in range(TAIL // SENT_AT_ONCE):
                 if not (self.out and self.push(now)):
                     break
             return bool(self.out) and self._note_lent()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .admission import Admission
-from .table import GRACE, Table
+from .table import IDLE_GRACE, Table
 
 if TYPE_CHECKING:
     from ..net.listener import Socket
@@ -30,7 +30,7 @@ class Shutdown:
 
     def __init__(self, table: Table, admission: Admission, free: Callable[[], int]) -> None:
         self.graceful = self.quick = False
-        self.timeout = GRACE
+        self.timeout = IDLE_GRACE
         self.replacement: Socket | None = None
         self.cedes: Callable[[], bool] = lambda: False
         self._table = table
@@ -57,7 +57,7 @@ class Shutdown:
         if self.replacement is not None:
             # A restart: nothing waits for the end of this process. An idle TLS connection cannot be handed over, and
             # its client knows nothing of the restart, so its next request is served here, with close.
-            table.idle_until = now + self.timeout - GRACE
+            table.idle_until = now + self.timeout - IDLE_GRACE
         admission.acceptor.finish(now, self._last_room)
         self.hand_over(now)
         table.settle_idle(now)

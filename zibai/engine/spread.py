@@ -14,16 +14,16 @@ from typing import Final
 
 from ..clock import clock
 from ..telemetry.row import Row
-from .overload import MOMENT, STALE
+from .overload import FREE_MOMENT, STALE
 
-AHEAD: Final = 3
+AHEAD_BY: Final = 3
 """Connections by which a worker may be ahead of a sibling, beside half of what the sibling has."""
 
 LEAVE: Final = 0.001
 """Seconds that new clients are left to a sibling. Then, for as many seconds, each turn accepts one of those that are
 left."""
 
-CHECK_EVERY: Final = 1.0
+ROWS_CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks of which workers are siblings."""
 
 
@@ -36,7 +36,7 @@ class Spread:
 
     def __init__(self, siblings: Callable[[], Iterable[tuple[bool, Row]]], slots: int) -> None:
         self._siblings = siblings
-        self._ahead = min(AHEAD, slots)
+        self._ahead = min(AHEAD_BY, slots)
         self._ready: list[Row] = []
         self._look_at = -inf
         self._left_until = -inf
@@ -47,7 +47,7 @@ class Spread:
         0 while new clients are left to a sibling, for ``LEAVE``.
         """
         if now >= self._look_at:
-            self._look_at = now + CHECK_EVERY
+            self._look_at = now + ROWS_CHECK_INTERVAL
             self._ready = [row for _, row in self._siblings() if row.state == "ready"]
         least, fewest = None, inf
         for row in self._ready:
@@ -68,4 +68,4 @@ class Spread:
 def _takes(row: Row) -> bool:
     """Whether a worker takes new clients."""
     at = clock()
-    return row.state == "ready" and not row.is_full(at - STALE, at - MOMENT)
+    return row.state == "ready" and not row.is_full(at - STALE, at - FREE_MOMENT)

@@ -33,7 +33,7 @@ from .waiting import Waiter
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
 
-GRACE: Final = 1.0
+IDLE_GRACE: Final = 1.0
 """Seconds that an idle connection stays open when the server ends. A request that is on its way gets a response that
 says close."""
 
@@ -46,7 +46,7 @@ class Table:
     """``connections`` by descriptor. ``ready`` is the loop's queue of requests, each with the time since when it waits.
 
     ``draining`` is True from the beginning of the graceful shutdown. From then on an idle connection is kept for
-    ``GRACE``, or until ``idle_until`` (by the loop's clock) where that is later.
+    ``IDLE_GRACE``, or until ``idle_until`` (by the loop's clock) where that is later.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Table:
             self._pass_on(connection, now)
             return
         if self.draining and connection.idle:
-            connection.deadline = min(connection.deadline, max(now + GRACE, self.idle_until))
+            connection.deadline = min(connection.deadline, max(now + IDLE_GRACE, self.idle_until))
         wanted = WATCH[state]
         if connection.pause and wanted:
             wanted = self.deferred.put(connection)

@@ -1,10 +1,10 @@
 """Says when gevent's hub or the event loop of asyncio is blocked, and by what.
 
 An application blocks it by a computation, or by a wait that the hub or event loop does not know of. Then nothing else
-in the worker runs, so a thread of the system has to see it. It asks for a sign of life ten times a second, while there
-is anything to run. When no sign comes, the thread looks at the stack of the blocked thread, every ``LIMIT`` seconds.
-The application is to blame when two looks find it in the same call, and that is logged, with the request where the
-stack shows one. A busy machine, many short requests in a row and the server itself are no fault of the application.
+in the worker runs, so a thread of the system has to see it. While there is anything to run, this thread asks for a sign
+of life ten times a second. When no sign comes, it looks at the stack of the blocked thread, every ``LOOK_EVERY``
+seconds. When two looks find the application in the same call, the thread logs a warning, with the request where the
+stack shows one. A busy machine, many short requests in a row and the server's own work cause no warning.
 """
 
 import _thread
@@ -18,10 +18,10 @@ from ...logger import logger
 from ...protocol.http1 import Request
 from ...system.stacks import application_frame, format_stack, is_ours
 
-LIMIT: Final = 0.1
+LOOK_EVERY: Final = 0.1
 """Seconds in one call of the application, without a sign of life, that are worth a warning."""
 
-MUTE: Final = 10.0
+WARNING_INTERVAL: Final = 10.0
 """Seconds after a warning until there may be another."""
 
 _LINGER: Final = 3  # looks without a turn of the loop after which the thread sleeps
@@ -87,7 +87,7 @@ class Watch:
         while not self._over:
             seen = self.turns
             self._look()
-            self._pause.acquire(timeout=LIMIT)  # opens at the end only
+            self._pause.acquire(timeout=LOOK_EVERY)  # opens at the end only
             quiet = 0 if self.turns != seen or self._is_busy() else quiet + 1
             if quiet > _LINGER:
                 self.asleep = True
@@ -102,7 +102,7 @@ class Watch:
         except Exception:
             return  # closed under us: it is over
         seen: FrameType | None = None
-        while not self._sign.acquire(timeout=LIMIT):
+        while not self._sign.acquire(timeout=LOOK_EVERY):
             if self._over:
                 return
             frame = sys._current_frames().get(self._watched)
@@ -117,11 +117,11 @@ class Watch:
     def _warn(self, frame: FrameType | None) -> None:
         now = time.monotonic()
         if now >= self._silent_until:
-            self._silent_until = now + MUTE
+            self._silent_until = now + WARNING_INTERVAL
             logger.warning(
                 "an application has blocked %s for %g s%s, so that nothing else runs:\n%s",
                 self._what,
-                LIMIT,
+                LOOK_EVERY,
                 _request_of(frame),
                 format_stack(frame),
             )

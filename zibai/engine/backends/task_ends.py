@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Any, Final
 
-LAST: Final = 2.0
+CANCEL_TIME: Final = 2.0
 """Seconds that tasks have after they were cancelled, for what they do then."""
 
 
@@ -16,7 +16,7 @@ def cancel_once(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 
 async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks, and wait for them, at most ``LAST`` seconds."""
+    """Cancel the tasks, and wait for them, at most ``CANCEL_TIME`` seconds."""
     cancel_once(tasks)
     if tasks:
-        await asyncio.wait(tasks, timeout=LAST)
+        await asyncio.wait(tasks, timeout=CANCEL_TIME)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ...system.stacks import frames_of_coroutine
 
-DEEPEST: Final = 50
+MAX_CHAIN: Final = 50
 """Tasks that wait for each other, of which a stack shows the frames."""
 
 
@@ -23,7 +23,7 @@ def frames_of_task(task: "asyncio.Task[Any]") -> list[FrameType]:
     found: list[FrameType] = []
     seen: list[Any] = []
     waits: Any = task
-    while waits is not None and waits not in seen and len(seen) < DEEPEST:
+    while waits is not None and waits not in seen and len(seen) < MAX_CHAIN:
         seen.append(waits)
         if not isinstance(waits, asyncio.Task):
             waits = _first_left(getattr(waits, "_children", ()))  # of gather()

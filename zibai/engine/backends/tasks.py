@@ -2,7 +2,7 @@
 
 The event loop watches one descriptor for the server loop: the descriptor of its poller. All connections stay with the
 server loop, so everything that it does for threads and greenlets it does here, too. A turn begins at most
-``TURN_LIMIT`` requests, or as many as ``SPAN`` seconds allow, and then lets the event loop do what else is there.
+``TURN_LIMIT`` requests, or as many as ``TURN_TIME`` seconds allow, and then lets the event loop do what else is there.
 
 The first step of a coroutine runs at once (:mod:`.eager`). Most responses are complete after it, and then the
 connection has never left the server loop. Otherwise the request is *suspended* until its response is complete
@@ -43,7 +43,7 @@ from .threadpoller import ThreadPoller
 TURN_LIMIT: Final = 64
 """Requests that one turn begins."""
 
-SPAN: Final = 0.005
+TURN_TIME: Final = 0.005
 """Seconds that one turn lasts, if there is more to do."""
 
 
@@ -200,7 +200,7 @@ class Tasks:
             self._run(stream)
             count += 1
             begun = stream.started
-            until = until or begun + SPAN
+            until = until or begun + TURN_TIME
             if count >= TURN_LIMIT or begun > until:
                 self._turn_soon()
                 return

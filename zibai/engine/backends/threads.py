@@ -44,7 +44,7 @@ from .polling import Bell, Waits
 BATON_LIMIT = 0.005
 """Seconds that an exchange may last before the deputy takes the baton: the switch interval of a GIL."""
 
-LATE = 0.001
+CERTAIN_WITHIN = 0.001
 """Seconds that a deputy may be late and be sure that the application blocks, and not that the machine is busy."""
 
 
@@ -216,7 +216,7 @@ class Threads(Blocking):
         left = inline[1] + BATON_LIMIT - clock()
         if left > 0:
             return left
-        if left < -LATE and inline[1] != self._spared:
+        if left < -CERTAIN_WITHIN and inline[1] != self._spared:
             # The deputy itself is late: another thread had the GIL, or another process the processor. The leader may be
             # waiting for it, too.
             self._spared = inline[1]
