@@ -81,7 +81,7 @@ class Gone(ZibaiError, ConnectionError):
     """
 
 
-MOST: Final = 256 * 1024
+TEXT_LIMIT: Final = 256 * 1024
 """Characters of one exception. A message may have any size, and more than that is not read."""
 
 
@@ -97,8 +97,8 @@ def format_exception(error: BaseException, frames: TracebackType | None) -> str:
             f"(Python could not format this exception: {plain_line(failure)})",
         ]
         text = "\n".join(lines) + "\n"
-    if len(text) > MOST:
-        half = MOST // 2
+    if len(text) > TEXT_LIMIT:
+        half = TEXT_LIMIT // 2
         text = f"{text[:half]}\n[{len(text) - 2 * half} characters are left out here]\n{text[-half:]}"
     return text
 
@@ -111,7 +111,7 @@ def last_line(error: BaseException) -> str:
         text = "".join(lines).splitlines()[0]
     except BaseException:  # as above
         text = plain_line(error)
-    return text if len(text) <= MOST else text[:MOST] + " ..."
+    return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + " ..."
 
 
 def plain_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .errors import format_exception, print_exception
 
-MUTE: Final = 10.0
+COMPLAINT_INTERVAL: Final = 10.0
 """Seconds between two complaints about a failing log."""
 
 
@@ -93,12 +93,12 @@ def safely(log: Callable[..., object], *args: Any) -> None:
 
 
 def complain(failing: logging.Logger, error: BaseException, lost: object) -> None:
-    """Log that the log has failed, with the record that is lost; at most once in ``MUTE`` seconds."""
+    """Log that the log has failed, with the record that is lost; at most once in ``COMPLAINT_INTERVAL`` seconds."""
     global _silent_until
     now = time.monotonic()
     if now < _silent_until:
         return
-    _silent_until = now + MUTE
+    _silent_until = now + COMPLAINT_INTERVAL
     what = f"the handlers or filters of the logger {failing.name} failed, and a record is lost"
     try:
         what += ":\n" + indented(_tell(lost))

@@ -261,7 +261,7 @@ def test_the_scope_tells_of_tls(credentials: Credentials, version: str, known: b
 
 def test_a_renewed_certificate_is_told(credentials: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
     """And an open connection keeps the one that it was opened with."""
-    monkeypatch.setattr(certificates, "CHECK_EVERY", 0.0)
+    monkeypatch.setattr(certificates, "FILES_CHECK_INTERVAL", 0.0)
     app = Told()
     path = credentials.issue("renewed")
     before = leaf(path)

@@ -25,7 +25,7 @@ from test_readme import SNIPPETS
 
 from zibai import Options, parse_args
 from zibai.cli.arguments import make_parser
-from zibai.supervise.record import PATIENCE
+from zibai.supervise.record import KILL_AFTER
 
 from support import APPS, DEADLINE, ROOT, ZIBAI, Client, Server, environment, get, wait_for
 
@@ -115,7 +115,7 @@ def test_the_command_of_the_unit_serves_reloads_and_ends_in_time(shop: Path) -> 
     service = unit("shop.service")
     command = shlex.split(service["ExecStart"].replace("/run/shop", str(shop)))
     options = options_of(command)
-    assert float(service["TimeoutStopSec"]) > options.drain + options.graceful_exit_timeout + PATIENCE
+    assert float(service["TimeoutStopSec"]) > options.drain + options.graceful_exit_timeout + KILL_AFTER
     with serve(shop, command, "--listen", "127.0.0.1:0", "-p", "1") as server:
         first = get(server.port, "/pid").body
         reload = shlex.split(service["ExecReload"].replace("$MAINPID", str(server.pid)))
@@ -136,7 +136,7 @@ def test_the_commands_of_the_dockerfile(shop: Path) -> None:
     text = file("Dockerfile").replace("\\\n", "")
     check, command = (json.loads(found) for found in re.findall(r"CMD (\[.*\])$", text, re.MULTILINE))
     options = options_of(command)
-    assert options.drain + options.graceful_exit_timeout + PATIENCE < 10, "what docker stop waits"
+    assert options.drain + options.graceful_exit_timeout + KILL_AFTER < 10, "what docker stop waits"
     with serve(shop, command) as server:
         assert get(server.port, "/hello").status == 200
         check = [part.replace(":8001", f":{health(server)}") for part in check]
@@ -167,7 +167,7 @@ def manifest() -> tuple[dict[str, Any], dict[str, Any], Options]:
 
 def test_the_sums_of_the_manifest() -> None:
     pod, container, options = manifest()
-    assert pod["terminationGracePeriodSeconds"] > options.drain + options.graceful_exit_timeout + PATIENCE
+    assert pod["terminationGracePeriodSeconds"] > options.drain + options.graceful_exit_timeout + KILL_AFTER
     readiness = container["readinessProbe"]
     assert options.drain > readiness["periodSeconds"] * readiness["failureThreshold"]
     startup = container["startupProbe"]
@@ -177,7 +177,7 @@ def test_the_sums_of_the_manifest() -> None:
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     moments = [int(each) for each in re.findall(r"^ *(\d+) s   ", page, re.MULTILINE)]
     end = options.drain + options.graceful_exit_timeout
-    assert moments == [0, options.drain, end, end + PATIENCE, pod["terminationGracePeriodSeconds"]]
+    assert moments == [0, options.drain, end, end + KILL_AFTER, pod["terminationGracePeriodSeconds"]]
 
 
 def test_the_pod_is_ready_alive_and_drained(shop: Path) -> None:

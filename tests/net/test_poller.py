@@ -23,7 +23,9 @@ class WindowsSelector(selectors.SelectSelector):
 
 
 @pytest.mark.parametrize(
-    ("timeout", "slept"), [(None, poller.IDLE), (0.5, 0.5), (0, 0.0), (-1.0, 0.0)], ids=["none", "some", "no", "past"]
+    ("timeout", "slept"),
+    [(None, poller.EMPTY_WAIT), (0.5, 0.5), (0, 0.0), (-1.0, 0.0)],
+    ids=["none", "some", "no", "past"],
 )
 def test_nothing_to_wait_for_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, timeout: float | None, slept: float

@@ -78,7 +78,7 @@ def test_the_end_is_overseen_before_it_begins(loop: MainLoop, now: bool, monkeyp
     assert next(lines)["ok"]
     assert did == [], "the client hears first"
     assert list(lines) == []
-    assert did == [(module.QUICK if now else module.GRACEFUL, False), "asked"]
+    assert did == [(module.QUICK_SIGNAL if now else module.GRACEFUL_SIGNAL, False), "asked"]
     assert loop.is_ending
 
 
@@ -89,7 +89,7 @@ def test_a_client_that_leaves_has_asked_for_the_end_all_the_same(
     lines = Commands(loop, heard.append)({"command": "stop"})
     next(lines)
     lines.close()  # type: ignore[attr-defined]  # as the endpoint does when the line cannot be sent
-    assert heard == [module.GRACEFUL]
+    assert heard == [module.GRACEFUL_SIGNAL]
     assert loop.is_ending
 
     sent: list[int] = []

@@ -14,7 +14,7 @@ import pytest
 from zibai.logger import logger
 from zibai.server import endpoint as module
 from zibai.server.commands import serve_single
-from zibai.server.endpoint import LONGEST, MOST, Endpoint, address_for, connect
+from zibai.server.endpoint import MAX_CLIENTS, REQUEST_SIZE, Endpoint, address_for, connect
 
 from support import wait_for
 
@@ -68,7 +68,7 @@ def test_what_is_no_request_is_refused(address: str, line: bytes) -> None:
 
 
 def test_a_client_that_stops_in_the_middle_holds_no_other(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TIME", 0.3)
+    monkeypatch.setattr(module, "CLIENT_TIME", 0.3)
     stuck = []
     for data in (b"", b'{"command":', b'{"command": "long"}\n'):
         channel = connect(address)
@@ -90,13 +90,13 @@ def test_a_client_that_leaves_or_sends_too_much(address: str) -> None:
     flood = connect(address)
     with pytest.raises(OSError, match=r"."):  # noqa: PT012
         for _ in range(200):
-            flood._sock.sendall(b"x" * LONGEST)
+            flood._sock.sendall(b"x" * REQUEST_SIZE)
     flood.close()
     assert ask(address)["ok"]
 
 
 def test_there_are_so_many_clients_and_no_more(address: str) -> None:
-    held = [connect(address) for _ in range(MOST)]
+    held = [connect(address) for _ in range(MAX_CLIENTS)]
     wait_for(lambda: _is_refused(address))
     held[0].close()
     wait_for(lambda: not _is_refused(address))

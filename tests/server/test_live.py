@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from zibai.server import live as module
-from zibai.server.live import EVERY, MOST, SPAN, Live
+from zibai.server.live import CHART_SPAN, SAMPLE_INTERVAL, SHOWN_REQUESTS, Live
 from zibai.telemetry.counts import BOUNDS
 
 
@@ -74,13 +74,13 @@ def test_a_public_address_has_no_page_without_the_flag() -> None:
 def test_the_history_is_bounded_and_true(monkeypatch: pytest.MonkeyPatch) -> None:
     live = page()
     for number in range(1000):
-        live.sample(number * EVERY)
-        assert live.due == (number + 1) * EVERY
-    monkeypatch.setattr(module, "clock", lambda: 999 * EVERY)
+        live.sample(number * SAMPLE_INTERVAL)
+        assert live.due == (number + 1) * SAMPLE_INTERVAL
+    monkeypatch.setattr(module, "clock", lambda: 999 * SAMPLE_INTERVAL)
     status = live.status()
     history = status["history"]
-    assert len(history["ago"]) == SPAN / EVERY + 1
-    assert (history["ago"][0], history["ago"][-1]) == (SPAN, 0.0)
+    assert len(history["ago"]) == CHART_SPAN / SAMPLE_INTERVAL + 1
+    assert (history["ago"][0], history["ago"][-1]) == (CHART_SPAN, 0.0)
     assert set(history["rate"]) == {2.0}
     assert status["now"]["rate"] == 2.0
     assert status["server"]["workers"][0]["share"] == 0.1
@@ -93,15 +93,15 @@ def test_a_look_that_fails_is_left_out() -> None:
 
     live = Live(fail, public=False, allowed=False)
     live.sample(1.0)
-    assert live.due == 1.0 + EVERY
+    assert live.due == 1.0 + SAMPLE_INTERVAL
 
 
 def test_what_is_told_is_bounded() -> None:
-    live = Live(Looks(running=MOST + 50), public=False, allowed=False)
+    live = Live(Looks(running=SHOWN_REQUESTS + 50), public=False, allowed=False)
     status = json.loads(live.respond("/status.json", "localhost").body)
-    assert len(status["running"]) == MOST
+    assert len(status["running"]) == SHOWN_REQUESTS
     assert status["more"] == 50
-    assert status["running"][0]["seconds"] == MOST + 49, "the longest first"
+    assert status["running"][0]["seconds"] == SHOWN_REQUESTS + 49, "the longest first"
     assert "finished" not in json.dumps(status)
     assert "secret" not in json.dumps(status)
 

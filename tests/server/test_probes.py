@@ -13,7 +13,7 @@ from zibai.errors import MissingExtra
 from zibai.logger import logger
 from zibai.protocol.http1 import Codec
 from zibai.server import probes
-from zibai.server.probes import BYTES, MOST, TIME, Probes
+from zibai.server.probes import CLIENT_BYTES, CLIENT_TIME, MAX_CLIENTS, Probes
 from zibai.supervise import pulse as pulse_module
 from zibai.supervise.pulse import STALL, Pulse
 from zibai.supervise.record import DRAINING, READY
@@ -58,7 +58,7 @@ def port(probe: Probes) -> int:
 
 def is_half_asked(probe: Probes) -> bool:
     """Whether the half of a request was read. Who is put out before that is reset, since something of his is unread."""
-    return any(client.left < BYTES and not client.has_response for client in list(probe._clients.values()))
+    return any(client.left < CLIENT_BYTES and not client.has_response for client in list(probe._clients.values()))
 
 
 def test_a_main_loop_that_does_not_come_round_is_not_alive(clock: Clock) -> None:
@@ -93,7 +93,7 @@ def test_the_reason_is_one_word(condition: str) -> None:
 
 
 def test_where_there_are_too_many_the_first_one_goes(probe: Probes, port: int) -> None:
-    clients = [Client(port) for _ in range(MOST)]
+    clients = [Client(port) for _ in range(MAX_CLIENTS)]
     clients[0].send(b"GET /livez HTTP/1.1\r\nHost:")
     wait_for(lambda: is_half_asked(probe))
     assert get(port, "/livez").status == 200
@@ -110,7 +110,7 @@ def test_each_has_its_time(probe: Probes, port: int, clock: Clock) -> None:
         wait_for(lambda: is_half_asked(probe))
         answered.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
         assert answered.read().status == 200
-        clock.now += TIME
+        clock.now += CLIENT_TIME
         assert get(port, "/livez").status == 200  # a turn, by this clock
         assert silent.rest() == b""
         assert slow.rest() == b""
@@ -124,7 +124,7 @@ def test_each_has_its_bytes(port: int) -> None:
 
         def is_cut() -> bool:
             try:
-                client.send(b"x" * BYTES)
+                client.send(b"x" * CLIENT_BYTES)
             except ConnectionError:
                 return True
             return False
@@ -147,7 +147,7 @@ def test_a_bug_costs_one_client(port: int, monkeypatch: pytest.MonkeyPatch, capl
 
 
 def test_what_is_not_a_client_any_more_is_forgotten(port: int) -> None:
-    for _ in range(3 * MOST):
+    for _ in range(3 * MAX_CLIENTS):
         with Client(port) as client:
             client.send(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
     assert get(port, "/livez").status == 200

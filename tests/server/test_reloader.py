@@ -158,7 +158,7 @@ def test_whatever_ends_the_watching_is_said_and_it_begins_again(
 ) -> None:
     """As when the limit of inotify is reached: the system cannot watch, so all files are looked at."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reloader, "PAUSE", 0.2)
+    monkeypatch.setattr(reloader, "RETRY_INTERVAL", 0.2)
     limit = OSError("OS file watch limit reached")
     watch = Watch(limit, *[OSError("and now?"), limit, OSError("and now?")] * polls)
     calls: list[int] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import zibai
 from zibai.server import sampling
-from zibai.server.sampling import BYTES, STACKS, WAITING, Sampler
+from zibai.server.sampling import PROFILE_SIZE, STACKS, WAITING, Sampler
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -83,7 +83,7 @@ def test_a_profile_is_bounded() -> None:
         sampler._count([code(f"/srv/{'x' * 200}{number}.py", f"f{at}") for at in range(5)], 1, "request")
     assert len(sampler._counts) <= STACKS
     text = sampler.report()
-    assert len(text) <= BYTES
+    assert len(text) <= PROFILE_SIZE
     report = json.loads(text)
     assert sum(each[1] for each in report["stacks"]) == STACKS + 500, "what does not fit is counted"
 

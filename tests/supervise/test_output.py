@@ -14,7 +14,7 @@ import pytest
 
 from zibai.logger import output_logger
 from zibai.supervise import output
-from zibai.supervise.output import LONGEST, Collector, Lines
+from zibai.supervise.output import LINE_LENGTH, Collector, Lines
 
 from support import DEADLINE, Server, alive, environment, get, wait_for
 
@@ -33,8 +33,8 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
         (b"\xff\xc3\n\xe2\x82", [r"\xff\xc3", r"\xe2\x82"]),
         (b"\x1b[31mred\x07\n1%\r2%\n", [r"\x1b[31mred\x07", r"1%\r2%"]),
         ("a\tb\\ \u2028c\u202ed\x85\n".encode(), ["a\tb\\ \\u2028c\\u202ed\\x85"]),
-        (b"x" * (2 * LONGEST + 5) + b"\ny", ["x" * LONGEST, "x" * LONGEST, "xxxxx", "y"]),
-        (b"x" * LONGEST + b"\n", ["x" * LONGEST]),
+        (b"x" * (2 * LINE_LENGTH + 5) + b"\ny", ["x" * LINE_LENGTH, "x" * LINE_LENGTH, "xxxxx", "y"]),
+        (b"x" * LINE_LENGTH + b"\n", ["x" * LINE_LENGTH]),
         (b"", []),
     ],
     ids=["ends", "utf-8", "bytes", "controls", "unicode", "long", "exactly", "nothing"],
@@ -49,7 +49,7 @@ def test_lines_however_they_are_cut(data: bytes, lines: list[str]) -> None:
 
 def test_a_line_without_an_end_does_not_wait_for_it() -> None:
     cutter = Lines()
-    assert cutter.feed(b"x" * (LONGEST + 1)) == ["x" * LONGEST]
+    assert cutter.feed(b"x" * (LINE_LENGTH + 1)) == ["x" * LINE_LENGTH]
     assert cutter.feed(b"") == ["x"]
 
 
@@ -93,7 +93,7 @@ def attached(collector: Collector, pid: int = 42) -> int:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost because the machine is slow."""
-    monkeypatch.setattr(output, "PATIENCE", DEADLINE)
+    monkeypatch.setattr(output, "LOG_TIMEOUT", DEADLINE)
 
 
 @pytest.mark.usefixtures("patient")
@@ -117,8 +117,8 @@ def test_a_log_that_takes_nothing_blocks_no_worker_and_what_is_lost_is_counted(
     log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("zibai"), "propagate", True)
-    monkeypatch.setattr(output, "PATIENCE", 0.1)
-    monkeypatch.setattr(output, "ROOM", 1000)
+    monkeypatch.setattr(output, "LOG_TIMEOUT", 0.1)
+    monkeypatch.setattr(output, "LOG_BUFFER", 1000)
     collector = Collector()
     fd = attached(collector)
     # Far more than the pipe and the queue hold. The lines are long, so that they are few: in the end each one is handed
@@ -142,7 +142,7 @@ def test_a_log_that_takes_nothing_blocks_no_worker_and_what_is_lost_is_counted(
 
 @pytest.mark.usefixtures("patient")
 def test_a_slow_log_loses_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "ROOM", 100)
+    monkeypatch.setattr(output, "LOG_BUFFER", 100)
     log.open.set()
     collector = Collector()
     fd = attached(collector)
@@ -153,7 +153,7 @@ def test_a_slow_log_loses_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_end_does_not_wait_for_a_child_that_lives_on(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "PATIENCE", 0.1)
+    monkeypatch.setattr(output, "LOG_TIMEOUT", 0.1)
     log.open.set()
     collector = Collector()
     fd = attached(collector)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from zibai.errors import LoadError
-from zibai.net.handover import BATCH, NOTE, give, take
+from zibai.net.handover import MAX_DESCRIPTORS, NOTE, give, take
 from zibai.net.listener import Socket
 from zibai.supervise import child as child_module
 from zibai.supervise import messages as pipes
@@ -561,7 +561,7 @@ def pair() -> tuple[Any, Any]:
 
 
 @posix
-@pytest.mark.parametrize("count", [1, BATCH, 2 * BATCH + 7])
+@pytest.mark.parametrize("count", [1, MAX_DESCRIPTORS, 2 * MAX_DESCRIPTORS + 7])
 def test_connections_go_through_a_channel_with_what_is_unread(count: int) -> None:
     giving, taking = pair()
     clients = []
@@ -609,7 +609,7 @@ def test_a_full_channel_and_a_closed_one_give_nothing_away() -> None:
     giving.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # as small as the system allows
     one, other = socket.socketpair()
     with one, other:
-        fds = [one.fileno()] * BATCH
+        fds = [one.fileno()] * MAX_DESCRIPTORS
         total = 0
         while given := give(giving, fds):
             total += given

@@ -10,7 +10,7 @@ import pytest
 
 from zibai.supervise.child import Ending
 from zibai.supervise.generations import DRAINS
-from zibai.supervise.record import LAST_WORDS, PATIENCE, Worker
+from zibai.supervise.record import KILL_AFTER, LAST_WORDS, Worker
 from zibai.supervise.roster import Roster
 from zibai.supervise.watch import BETWEEN_SAMPLES
 from zibai.system.usage import Usage
@@ -397,7 +397,7 @@ def test_restarts_that_come_faster_than_a_start_takes_are_done_all_the_same(eage
         for worker in list(world.roster.workers):
             if worker.state == "starting" and world.now - worker.started >= 2:
                 world.ready(worker.process.pid)
-            elif worker.state == "draining" and world.now >= worker.deadline - PATIENCE - GRACEFUL + 0.5:
+            elif worker.state == "draining" and world.now >= worker.deadline - KILL_AFTER - GRACEFUL + 0.5:
                 world.gone(worker.process.pid)
     asked = 1000 + 40
     done = [event for event in world.events if event.kind == "done"]
@@ -528,10 +528,10 @@ def test_the_graceful_end_drains_all_and_kills_who_is_late() -> None:
     world.roster.end("drain")
     assert world.told(1) == world.told(2) == ["drain"]
     assert world.started[0].replacement is world.started[1].replacement is None, "there is nobody to inherit"
-    assert world.tick() == GRACEFUL + PATIENCE
+    assert world.tick() == GRACEFUL + KILL_AFTER
     world.gone(1)
     assert not world.roster.finished
-    world.now += GRACEFUL + PATIENCE
+    world.now += GRACEFUL + KILL_AFTER
     world.tick()
     assert world.told(2) == ["drain", "kill"]
     world.gone(2, reason="was killed by SIGKILL")
@@ -546,7 +546,7 @@ def test_the_quick_end_goes_over_the_graceful_one_and_not_the_other_way() -> Non
     world.roster.end("quit")
     world.roster.end("drain")
     assert world.told(1) == ["drain", "quit"]
-    assert world.tick() == PATIENCE
+    assert world.tick() == KILL_AFTER
 
 
 def test_the_end_reaches_workers_that_are_starting() -> None:
@@ -554,9 +554,9 @@ def test_the_end_reaches_workers_that_are_starting() -> None:
     world.tick()
     world.roster.end("drain")
     assert world.told(1) == ["drain"]
-    assert world.tick() == PATIENCE, "it has served nothing yet, so there is nothing to finish"
+    assert world.tick() == KILL_AFTER, "it has served nothing yet, so there is nothing to finish"
     world.ready(1)
-    assert world.tick() == GRACEFUL + PATIENCE, "it was ready before it heard of the end"
+    assert world.tick() == GRACEFUL + KILL_AFTER, "it was ready before it heard of the end"
     world.gone(1)
     assert world.roster.finished
     assert not world.roster.failure
@@ -568,7 +568,7 @@ def test_one_that_starts_when_the_end_comes_and_hangs_is_killed_soon() -> None:
     world.ready(1)
     world.roster.end("drain")
     world.roster.end("drain")
-    world.now += PATIENCE
+    world.now += KILL_AFTER
     world.tick()
     assert (world.told(1), world.told(2)) == (["drain"], ["drain", "kill"])
 
@@ -689,7 +689,7 @@ def test_a_pause_is_added_to_the_time_to_start_and_to_the_time_to_end() -> None:
     world.roster.end("drain")
     world.now += 1 + PAUSE
     world.roster.on_pause(PAUSE)
-    assert world.tick() == GRACEFUL + PATIENCE - 1
+    assert world.tick() == GRACEFUL + KILL_AFTER - 1
     assert world.told(1) == world.told(2) == ["drain"]
 
 
@@ -711,7 +711,7 @@ def test_a_worker_with_a_hung_request_drains_when_its_replacement_is_there() -> 
     assert (world.pids, world.told(1)) == ([1, 2, 3], [])
     world.ready(3)
     assert (world.told(1), world.told(2)) == (["drain"], [])
-    world.now += GRACEFUL + PATIENCE
+    world.now += GRACEFUL + KILL_AFTER
     world.tick()
     assert world.told(1) == ["drain", "kill"]
 

@@ -110,7 +110,7 @@ def test_few_need_no_thread(pipes: list[tuple[Any, Any]], monkeypatch: pytest.Mo
 
     monkeypatch.setattr(waiting, "wait_in_batches", refuse)
     pipes[3][1].send("something")
-    assert wait(ends(pipes)[: waiting.BATCH], 1) == [pipes[3][0]]
+    assert wait(ends(pipes)[: waiting.MAX_OBJECTS], 1) == [pipes[3][0]]
 
 
 def test_in_a_program_that_gevent_has_patched_other_greenlets_run_meanwhile() -> None:

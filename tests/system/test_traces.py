@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zibai.errors import MOST, LoadError, format_exception, last_line
+from zibai.errors import TEXT_LIMIT, LoadError, format_exception, last_line
 from zibai.importer import guarded
 from zibai.system import stacks as traces
 from zibai.system.stacks import application_frame, format_stack
@@ -128,11 +128,11 @@ def test_causes_that_go_round() -> None:
 def test_a_message_of_any_size() -> None:
     error = ValueError("begin " + "x" * 5_000_000 + " end")
     text = text_of(error)
-    assert len(text) < MOST + 100
+    assert len(text) < TEXT_LIMIT + 100
     assert text.startswith("Traceback")
     assert "characters are left out here" in text
     assert text.endswith(" end\n")
-    assert len(last_line(error)) < MOST + 10
+    assert len(last_line(error)) < TEXT_LIMIT + 10
 
 
 def test_a_loader_that_fails_to_give_the_source(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from zibai.telemetry import row as row_module
 from zibai.telemetry import scoreboard
 from zibai.telemetry.board_view import describe, table
 from zibai.telemetry.counts import REFUSALS, Counted
-from zibai.telemetry.row import _BEAT, _ROW, COUNTERS, GAUGES, LAST, Row, black_box, size_of
+from zibai.telemetry.row import _BEAT, _ROW, COUNTERS, FINISHED_SHOWN, GAUGES, Row, black_box, size_of
 from zibai.telemetry.scoreboard import Scoreboard
 from zibai.telemetry.slot import (
     CALLED,
@@ -302,7 +302,7 @@ def test_the_black_box_is_empty_or_short() -> None:
     for number in range(20):
         serve(row, number % 5, b"GET /%d" % number, number, number + 0.5)
     lines = black_box(row.read()).splitlines()
-    assert len(lines) == 1 + LAST
+    assert len(lines) == 1 + FINISHED_SHOWN
     assert "GET /19 " in lines[1]
     assert "GET /12 " in lines[-1]
 

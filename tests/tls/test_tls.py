@@ -36,7 +36,7 @@ from zibai.server.ties import Hooks, Ties
 from zibai.tls.certificates import Certificates, distinguished_name, make_context
 from zibai.tls.handshake import NOT_PLAIN, Handshake
 from zibai.tls.https import check
-from zibai.tls.sslsocket import PIECE, TLSSocket
+from zibai.tls.sslsocket import ENCRYPTED_AT_ONCE, TLSSocket
 
 from rig import ANSWER, GET, Rig, ended
 from serving import serving
@@ -232,7 +232,7 @@ def test_the_last_byte_counts_when_the_last_of_its_record_has_gone(
 
 def test_a_slow_client_is_seen_to_take_something(pair: tuple[TLSSocket, Peer]) -> None:
     server, peer = pair
-    view = memoryview(bytes(PIECE))
+    view = memoryview(bytes(ENCRYPTED_AT_ONCE))
     progress = []
     while view:
         with suppress(BlockingIOError):
@@ -241,7 +241,7 @@ def test_a_slow_client_is_seen_to_take_something(pair: tuple[TLSSocket, Peer]) -
             continue
         peer.sock.recv(2048)
     assert len(progress) > 3
-    assert max(progress) < PIECE / 2
+    assert max(progress) < ENCRYPTED_AT_ONCE / 2
 
 
 def test_an_end_behind_data_is_found_without_another_byte(pair: tuple[TLSSocket, Peer]) -> None:
@@ -281,7 +281,7 @@ def test_no_goodbye_in_the_middle(pair: tuple[TLSSocket, Peer]) -> None:
     server, peer = pair
     with suppress(BlockingIOError):
         while True:
-            server.send(bytes(PIECE))
+            server.send(bytes(ENCRYPTED_AT_ONCE))
     assert server.say_goodbye() == b""
     peer.step()
     assert not peer.ended
@@ -317,8 +317,8 @@ def test_two_threads_may_send_and_receive(pair: tuple[TLSSocket, Peer]) -> None:
     written = 0
     while sender.is_alive() or receiver.is_alive():
         if not wire and written < size:
-            wire = memoryview(peer.encrypt(b"\1" * PIECE))
-            written += PIECE
+            wire = memoryview(peer.encrypt(b"\1" * ENCRYPTED_AT_ONCE))
+            written += ENCRYPTED_AT_ONCE
         with suppress(BlockingIOError):
             wire = wire[peer.sock.send(wire) :]
         peer.step()

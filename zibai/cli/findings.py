@@ -22,7 +22,7 @@ from ..errors import LoadError, ZibaiError
 from ..net.bind import create_bind_socket, is_public, listen
 from ..net.unix_socket import unlink_unix_socket
 from ..server import environment as around
-from ..supervise.record import PATIENCE
+from ..supervise.record import KILL_AFTER
 from ..system import machine, pidfile, privileges
 from ..system.patching import has_gil
 
@@ -280,9 +280,9 @@ def _keep_alive(options: Options) -> Iterator[Finding]:
 
 
 def _graceful(options: Options) -> Iterator[Finding]:
-    needed = options.drain + options.graceful_exit_timeout + PATIENCE
+    needed = options.drain + options.graceful_exit_timeout + KILL_AFTER
     parts = f"--drain {options.drain:g}, --graceful-exit-timeout {options.graceful_exit_timeout:g}, "
-    parts += f"{PATIENCE:g} s for what hangs"
+    parts += f"{KILL_AFTER:g} s for what hangs"
     if needed > KUBERNETES:
         text = f"the end may take {needed:g} s ({parts}), and Kubernetes kills after {KUBERNETES:g} s: "
         yield Finding("warning", "end", text + f"set terminationGracePeriodSeconds: {needed + 1:.0f}")

@@ -20,7 +20,7 @@ CHARACTER: Final = 6.65
 THINNEST: Final = 0.4
 """Boxes that are thinner than this are left out, with what is below them."""
 
-DEEPEST: Final = 120
+MAX_ROWS: Final = 120
 """Rows of a picture."""
 
 COLOURS: Final = {"app": 26, "package": 205, "python": 140, "server": 265}
@@ -56,7 +56,7 @@ def merge(workers: dict[int, dict[str, Any]]) -> Node:
         for stack, times, kind in found["stacks"]:
             node = root.child(GROUPS.get(kind, kind), "", "")
             passed = [root, node]
-            for number in stack[:DEEPEST]:
+            for number in stack[:MAX_ROWS]:
                 name, file, line, origin = found["frames"][number]
                 node = node.child(name, f"{file}:{line}", origin)
                 passed.append(node)

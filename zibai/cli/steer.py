@@ -20,7 +20,7 @@ from .find import Found, add_arguments, find_one, leave_pipe
 ABORTED: Final = 3
 """The exit code of ``zibai reload --wait`` when the new code does not start."""
 
-FIRST: Final = 20.0
+FIRST_RESPONSE: Final = 20.0
 """Seconds in which a server that does not hang has said something."""
 
 
@@ -59,7 +59,7 @@ def steer(argv: Sequence[str]) -> int:
 
 def ask(args: argparse.Namespace, server: Found, command: str, **fields: Any) -> Iterator[dict[str, Any]]:
     """The lines of the response, printed as JSON if that is wanted. Raises ZibaiError, also for an error in them."""
-    first: float | None = FIRST
+    first: float | None = FIRST_RESPONSE
     try:
         with closing(connect(server.endpoint)) as channel:
             channel.send({"command": command, "by": f"zibai {command}", **fields})

@@ -24,7 +24,7 @@ from .steer import Parser, ask
 if TYPE_CHECKING:
     from .view import Display, Item, Screen
 
-STEP: Final = 0.25
+SIZE_CHECK_INTERVAL: Final = 0.25
 """Seconds after which the size of the terminal is looked at again."""
 
 
@@ -103,7 +103,7 @@ def _loop(watch: Watch, keyboard: Keyboard, display: "Display", screen: "Screen"
         display.draw(screen.lines(watch.now, watch.rates, watch.cpu, size))
         key = ""
         while not key and display.size == size and (left := due - monotonic()) > 0:
-            key = keyboard.read(min(STEP, left))
+            key = keyboard.read(min(SIZE_CHECK_INTERVAL, left))
         wish = screen.press(key)
         if wish == "quit":
             return ""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..engine.backends.tasks import Tasks
     from .asgi import Gateway
 
-MOMENT: Final = 0.1
+LISTENER_MOMENT: Final = 0.1
 """Seconds that ``send`` leaves to a task that listens, before it raises."""
 
 _JOIN: Final = 64 * 1024
@@ -120,7 +120,7 @@ class HttpExchange(Responding):
             return
         listener, waiters.listener = waiters.listener, None
         if listener is not None and listener is not current_task():
-            await sleep(MOMENT)
+            await sleep(LISTENER_MOMENT)
 
     # The end of the response, and of the coroutine.
 

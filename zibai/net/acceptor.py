@@ -18,7 +18,7 @@ from .kernel import backlog_of, is_anyone_at
 from .listener import Endpoint, Listener, Socket
 from .poller import READ, Poller
 
-PAUSE: Final = 1.0
+EXHAUSTED_PAUSE: Final = 1.0
 """Seconds of a pause after the system had no descriptor left."""
 
 # Errors of accept() that mean that this process or machine is out of a resource, or (the last three) that another
@@ -91,7 +91,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     continue  # a client that has left already (ECONNABORTED and similar, accept(2))
-                self.again = now + PAUSE
+                self.again = now + EXHAUSTED_PAUSE
                 if not self._exhausted:
                     self._exhausted = True
                     self._report(logger.error, "accepting pauses: %s; open connections are served", error)

@@ -19,7 +19,7 @@ from functools import partial
 from .listener import Socket
 from .poller import READ, Poller
 
-BATCH = 100
+MAX_DESCRIPTORS = 100
 """Descriptors of one message; Linux takes 253, macOS 512."""
 
 NOTE = 1024
@@ -38,7 +38,7 @@ def give(channel: Socket, fds: Sequence[int], notes: Mapping[int, bytes] | None 
             while given < len(fds):
                 end = given + 1
                 if fds[given] not in notes:
-                    while end < min(len(fds), given + BATCH) and fds[end] not in notes:
+                    while end < min(len(fds), given + MAX_DESCRIPTORS) and fds[end] not in notes:
                         end += 1
                 data = b"\0" + notes.get(fds[given], b"")
                 rights = array.array("i", fds[given:end])
@@ -55,7 +55,7 @@ def take(channel: Socket) -> list[tuple[Socket, bytes]] | None:
         return None
     size = array.array("i").itemsize
     try:
-        data, ancillary, _, _ = channel.recvmsg(NOTE, socket.CMSG_SPACE(BATCH * size), socket.MSG_DONTWAIT)
+        data, ancillary, _, _ = channel.recvmsg(NOTE, socket.CMSG_SPACE(MAX_DESCRIPTORS * size), socket.MSG_DONTWAIT)
     except BlockingIOError:
         return []
     except OSError:

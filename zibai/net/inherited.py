@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ..errors import BindError, UsageError
 from ..logger import logger
 
-FIRST = 3
+FIRST_DESCRIPTOR = 3
 """The first descriptor of systemd; sd_listen_fds(3)."""
 
 _SYSTEMD = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES")
@@ -71,7 +71,7 @@ def _from_systemd(environ: MutableMapping[str, str]) -> list[Given]:
             os.getpid(),
         )
         return []
-    fds = range(FIRST, FIRST + int(count))
+    fds = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))
     called = names.split(":") if names else []
     called += [""] * (len(fds) - len(called))
     return [Given(fd, "LISTEN_FDS", name, kept=True) for fd, name in zip(fds, called, strict=False)]

@@ -18,7 +18,7 @@ WRITE: Final = 4
 SELECT_LIMIT: Final = 500
 """Connections if there is only select(), which takes 512 sockets on Windows; some of them are not connections."""
 
-IDLE: Final = 1.0
+EMPTY_WAIT: Final = 1.0
 """Seconds of a wait without limit, if there is only select() and nothing is registered."""
 
 
@@ -55,7 +55,7 @@ class Polled:
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         if self._only_selects and not self._selector.get_map():
             # On Windows select() raises an error without any socket.
-            time.sleep(IDLE if timeout is None else max(0.0, timeout))
+            time.sleep(EMPTY_WAIT if timeout is None else max(0.0, timeout))
             return []
         return [
             (key.fd, (events & EVENT_READ and READ) | (events & EVENT_WRITE and WRITE))

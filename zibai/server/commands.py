@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Lines = Iterator[dict[str, Any]]
 
-GRACEFUL: Final = "SIGBREAK" if sys.platform == "win32" else "SIGTERM"
-QUICK: Final = "SIGINT"
+GRACEFUL_SIGNAL: Final = "SIGBREAK" if sys.platform == "win32" else "SIGTERM"
+QUICK_SIGNAL: Final = "SIGINT"
 
 MANY: Final = 1000
 """The largest number of workers that may be asked for: a typing error should not use up the machine."""
@@ -123,7 +123,7 @@ class Commands:
             # Before the main loop begins the end, as with a signal: the overseer would take an announced shutdown for a
             # second request, which leaves no time for --drain.
             if self._heard is not None:
-                self._heard(QUICK if now else GRACEFUL)
+                self._heard(QUICK_SIGNAL if now else GRACEFUL_SIGNAL)
             self._loop.ask(lambda roster: roster.end("quit" if now else "drain", by))
 
     def _workers(self, request: Request) -> Lines:
@@ -206,7 +206,7 @@ def serve_single(request: Request) -> Lines:
         try:
             yield {"ok": True, "pid": os.getpid()}
         finally:  # also for a client that has left without waiting for the line
-            _send_signal(getattr(signal, QUICK if request.get("now") is True else GRACEFUL))
+            _send_signal(getattr(signal, QUICK_SIGNAL if request.get("now") is True else GRACEFUL_SIGNAL))
     elif request.get("command") == "reopen" and sys.platform != "win32":
         _send_signal(signal.SIGUSR1)
         yield {"ok": True}

@@ -31,8 +31,8 @@ from ..errors import LoadError
 from ..logger import logger
 from ..net.handover import pass_on
 from ..supervise import control
-from ..supervise.control import GRACEFUL, QUICK, REOPEN, UPGRADE
-from ..supervise.pauses import STEP
+from ..supervise.control import GRACEFUL_SIGNALS, QUICK_SIGNALS, REOPEN, UPGRADE
+from ..supervise.pauses import LONGEST_STEP
 from ..supervise.pipe import Parent
 from ..system import lastword
 from ..system.terminal import has_terminal
@@ -179,7 +179,7 @@ class Control(control.Control):
             self._calls.refuse_upgrade()
         if self._parent is None and HANGUP in names:
             if self._has_terminal and not has_terminal():
-                names = [*names, GRACEFUL[0]]  # the terminal is closed, and no person there could stop this server
+                names = [*names, GRACEFUL_SIGNALS[0]]  # the terminal is closed: no one there can stop this server
             else:
                 self._calls.refuse_restart()
         if verb == "dump" and self._parent is not None:
@@ -192,12 +192,14 @@ class Control(control.Control):
             self._calls.reopen()
         if verb == "announce_drain":
             self._announce_drain(until=inf)
-        interrupted = any(name in QUICK for name in names)
+        interrupted = any(name in QUICK_SIGNALS for name in names)
         if verb == "quit" or interrupted or self._ends_early(verb, names):
             if channel is not None:
                 self._successors.pass_on(channel)
             self._quit(by_sigint=interrupted and verb != "quit")
-        elif verb in {"drain", "drain_shared", "gone"} or self._shall_drain(sum(name in GRACEFUL for name in names)):
+        elif verb in {"drain", "drain_shared", "gone"} or self._shall_drain(
+            sum(name in GRACEFUL_SIGNALS for name in names)
+        ):
             self._arm(self._graceful_timeout + lastword.LAST_WORD)
             self._successors.replacement = channel
             self._successors.share_listeners = verb == "drain_shared"
@@ -213,7 +215,7 @@ class Control(control.Control):
         if self._serves:
             return False
         asked = verb in {"drain", "drain_shared", "gone"}
-        return asked or (not self._announced.begun and any(name in GRACEFUL for name in names))
+        return asked or (not self._announced.begun and any(name in GRACEFUL_SIGNALS for name in names))
 
     def _shall_drain(self, signals: int) -> bool:
         """Whether the graceful shutdown begins now: after so many signals for it, or after the announced time."""
@@ -247,7 +249,7 @@ class Control(control.Control):
         left = super()._time_left()
         if self._loops is None or not self._loops.busy:
             return left
-        return STEP if left is None else min(STEP, left)
+        return LONGEST_STEP if left is None else min(LONGEST_STEP, left)
 
     def _describe(self) -> str:
         hub = self._main.hub

@@ -22,12 +22,12 @@ from ..clock import clock
 from ..system.stacks import Stack, format_stack, root
 from .loops import Engine
 
-MOST: Final = 60_000
+TEXT_LIMIT: Final = 60_000
 """Characters of one text: the pipe of a worker takes this much without a parent that reads."""
 
 NAME: Final = "zibai-stacks"
 
-WAIT: Final = 1.0
+SIGNAL_TIME: Final = 1.0
 """Seconds in which a signal has been handled. A process that is stopped does not handle it."""
 
 Greenlets = Callable[[], list[tuple[str, Stack]]]
@@ -84,7 +84,7 @@ def describe_self(engine: Engine | None, greenlets: Greenlets | None) -> str:
         if stack is not None and root(stack) not in shown:
             show(name, stack)
     text = "\n".join(parts)
-    return text if len(text) <= MOST else text[:MOST] + "\n(the rest is too long)"
+    return text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + "\n(the rest is too long)"
 
 
 def _main_frame() -> FrameType | None:
@@ -106,10 +106,10 @@ def describe_process(pid: int) -> str:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)
             os.kill(pid, _number())
-            found, until = b"", clock() + WAIT
+            found, until = b"", clock() + SIGNAL_TIME
             while clock() < until:
                 time.sleep(0.05)
-                more = file.read(MOST)
+                more = file.read(TEXT_LIMIT)
                 if found and not more:
                     break
                 found += more

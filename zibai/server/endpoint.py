@@ -5,8 +5,9 @@ JSON, so nothing that a client sends is executed. The kernel tells which user th
 and root are served.
 
 One thread waits for clients and sleeps until one comes. Each client has a thread of its own, so a client that stops in
-the middle of anything holds no other; it has ``TIME`` seconds for its request and for taking each line, and there are
-at most ``MOST`` clients. None of these threads touches the workers: a command asks the main loop, in its queue.
+the middle of anything delays no other. It has ``CLIENT_TIME`` seconds for its request and for taking each line, and
+there are at most ``MAX_CLIENTS`` clients. None of these threads touches the workers: a command goes to the main loop,
+through its queue.
 
 All threads are threads of the system, also where gevent patches later. If a thread dies, or the process, its client
 reads the end of the connection.
@@ -33,13 +34,13 @@ from ..system.lastword import start_thread
 from ..system.patching import original
 from ..telemetry.board_file import default_path
 
-TIME: Final = 10.0
+CLIENT_TIME: Final = 10.0
 """Seconds that a client has to send its request, and to take one line."""
 
-MOST: Final = 16
+MAX_CLIENTS: Final = 16
 """Clients at the same time."""
 
-LONGEST: Final = 64 * 1024
+REQUEST_SIZE: Final = 64 * 1024
 """Bytes of a request."""
 
 Request = dict[str, Any]
@@ -108,7 +109,7 @@ class Endpoint:
             while self._left:
                 self._left.pop()
                 self._clients -= 1
-            if self._clients >= MOST or not channel.is_ours():
+            if self._clients >= MAX_CLIENTS or not channel.is_ours():
                 channel.close()
                 continue
             try:
@@ -135,7 +136,7 @@ class Endpoint:
 
     def _respond(self, channel: "Channel") -> Generator[dict[str, Any], None, None]:
         try:
-            request = json.loads(channel.receive(TIME))
+            request = json.loads(channel.receive(CLIENT_TIME))
             if not isinstance(request, dict):
                 raise TypeError
         except (ValueError, TypeError, RecursionError):
@@ -164,7 +165,7 @@ if sys.platform == "win32":
             """A line. Raises EOFError at the end, and OSError after so many seconds; None is no limit."""
             if not self._pipe.poll(timeout):
                 raise TimeoutError
-            data: bytes = self._pipe.recv_bytes(LONGEST * 64)
+            data: bytes = self._pipe.recv_bytes(REQUEST_SIZE * 64)
             return data
 
         def send(self, line: dict[str, Any]) -> None:
@@ -210,8 +211,8 @@ else:
                 if until is not None and (rest := until - clock()) <= 0:
                     raise TimeoutError
                 self._sock.settimeout(None if until is None else rest)
-                data = self._sock.recv(LONGEST)
-                if not data or len(self._data) > 64 * LONGEST:
+                data = self._sock.recv(REQUEST_SIZE)
+                if not data or len(self._data) > 64 * REQUEST_SIZE:
                     raise EOFError
                 self._data += data
             line, _, self._data = self._data.partition(b"\n")
@@ -219,7 +220,7 @@ else:
 
         def send(self, line: dict[str, Any]) -> None:
             """A line."""
-            self._sock.settimeout(TIME)
+            self._sock.settimeout(CLIENT_TIME)
             self._sock.sendall(json.dumps(line).encode() + b"\n")
 
         def close(self) -> None:
@@ -244,7 +245,7 @@ else:
             with suppress(OSError, ZibaiError):
                 clear_the_way(path)  # a server that was killed has left it
         sock = bind_unix(address, 0o600, None)
-        sock.listen(MOST)
+        sock.listen(MAX_CLIENTS)
         return sock
 
     def _accept(listener: Any) -> Channel:
@@ -260,7 +261,7 @@ else:
         """The client's end; raises OSError."""
         sock = _Socket(socket.AF_UNIX)
         try:
-            sock.settimeout(TIME)
+            sock.settimeout(CLIENT_TIME)
             sock.connect(address)
         except BaseException:
             sock.close()

@@ -1,15 +1,15 @@
 """The live page at ``/`` of ``--health-listen``, and ``/status.json``, which it asks every two seconds.
 
-The page is one file without any other: no script, style or font comes from elsewhere, and its Content-Security-Policy
-allows nothing but what is in it (by the hashes of its script and style) and requests to this server. It changes
-nothing. What clients have sent, such as paths, goes into the page as text of a node.
+The page is a single file: no script, style or font comes from elsewhere. Its Content-Security-Policy allows only its
+own script and style (by their hashes) and requests to this server. The page changes nothing. Text that clients have
+sent, such as paths, goes into the page as text of a node.
 
 Paths are visible there, so a request for the page is checked first. On a public address the page is there only with
-``--health-public``. Elsewhere the request must name an IP address or ``localhost`` as its host: a page of another site,
-whose name has been made to point to 127.0.0.1, names itself (DNS rebinding).
+``--health-public``. Elsewhere the request must name an IP address or ``localhost`` as its host. In an attack by DNS
+rebinding, the name of another site points to 127.0.0.1, and the request carries that name.
 
-For the charts a sample is taken every ``EVERY`` seconds, also while no client asks, and kept for ten minutes: a few
-numbers each. The thread of the probes owns all of it.
+For the charts, a sample of a few numbers is taken every ``SAMPLE_INTERVAL`` seconds, also while no client asks, and
+kept for ten minutes. The thread of the probes owns all of it.
 """
 
 import base64
@@ -27,13 +27,13 @@ from ..config.addresses import read_address
 from ..logger import debug_logger
 from ..telemetry.rates import compare, processor, sums
 
-EVERY: Final = 5.0
+SAMPLE_INTERVAL: Final = 5.0
 """Seconds between two looks."""
 
-SPAN: Final = 600.0
+CHART_SPAN: Final = 600.0
 """Seconds of the charts."""
 
-MOST: Final = 200
+SHOWN_REQUESTS: Final = 200
 """Running requests that are shown, the longest first."""
 
 PATHS: Final = ("/", "/status.json")
@@ -62,14 +62,14 @@ class Live:
         self._look = look
         self._closed = public and not allowed
         self._any_host = allowed
-        self._history: deque[tuple[float, dict[str, Any]]] = deque(maxlen=int(SPAN / EVERY) + 1)
+        self._history: deque[tuple[float, dict[str, Any]]] = deque(maxlen=int(CHART_SPAN / SAMPLE_INTERVAL) + 1)
         self._last: tuple[dict[str, Any], dict[str, Any]] | None = None  # the last two looks
         self._page: Response | None = None  # made for the first client
         self.due = inf if self._closed else 0.0
 
     def sample(self, now: float) -> None:
         """Take a look for the charts. Never raises."""
-        self.due = now + EVERY
+        self.due = now + SAMPLE_INTERVAL
         try:
             server = self._look()
             before = server if self._last is None else self._last[1]
@@ -114,8 +114,8 @@ class Live:
             "sums": sums(server),
             "now": compare(before, server),
             "history": history,
-            "running": running[:MOST],
-            "more": max(0, len(running) - MOST),
+            "running": running[:SHOWN_REQUESTS],
+            "more": max(0, len(running) - SHOWN_REQUESTS),
         }
 
 

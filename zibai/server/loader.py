@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from ..config.options import Options
 from ..errors import LoadError, ZibaiError
 from ..logger import logger
-from ..supervise.control import FOR_PARENT, GRACEFUL, QUICK, REOPEN
+from ..supervise.control import FOR_PARENT, GRACEFUL_SIGNALS, QUICK_SIGNALS, REOPEN
 from ..supervise.loader import Fact
 from ..supervise.pipe import Parent
 from ..system import home, lastword, terminal, title
@@ -65,7 +65,7 @@ def _load_and_fork(orders: Orders, options: Options, sockets: list[socket.socket
             logs.configure_as(options)
         title.show("loader", options.app)
         hub = worker.prepare(options)
-        names = (*GRACEFUL, *QUICK, *FOR_PARENT, REOPEN)
+        names = (*GRACEFUL_SIGNALS, *QUICK_SIGNALS, *FOR_PARENT, REOPEN)
         with Signals(names, interrupting=hub is None) as signals:
             preloaded = _load(orders, options, signals, hub)
             logger.info("application loaded; workers are forked from here")

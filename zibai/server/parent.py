@@ -16,7 +16,7 @@ from ..supervise.output import Collector
 from ..supervise.preload import Preload
 from ..supervise.prompt import Prompt, forking
 from ..supervise.pulse import Pulse
-from ..supervise.record import PATIENCE, SETTLED
+from ..supervise.record import KILL_AFTER, SETTLED
 from ..system import home, lastword, terminal, title
 from ..system.signals import Signals
 from ..system.usage import Usage
@@ -159,7 +159,7 @@ def _directory(prepared: Prepared) -> str:
     return os.path.join(directory, chdir) if directory and chdir else directory
 
 
-BEYOND = 0.25
+PARENT_EXTRA = 0.25
 """Seconds beyond the time limit of its workers that the parent has to end."""
 
 
@@ -171,7 +171,7 @@ def _overseer(options: Options, loop: mainloop.MainLoop, preload: Preload | None
 
     def limit(name: str) -> float:
         if name == "SIGINT":
-            return PATIENCE + BEYOND
-        return options.graceful_exit_timeout + PATIENCE + BEYOND + (0.0 if loop.is_ending else options.drain)
+            return KILL_AFTER + PARENT_EXTRA
+        return options.graceful_exit_timeout + KILL_AFTER + PARENT_EXTRA + (0.0 if loop.is_ending else options.drain)
 
     return lastword.Overseer(children, lambda: loop.is_ending, limit)

@@ -8,8 +8,8 @@ live page (:mod:`zibai.server.live`).
 
 A thread of its own (:class:`Probes`) responds, so that clients cost the main loop nothing. It does not ask the main
 loop, but reads what the loop has written down (:class:`Pulse`), so it can also tell that the loop hangs. The same codec
-as elsewhere reads the heads. A client can do no harm: each has ``TIME`` and ``BYTES``, and when there are too many, the
-oldest is closed, so a hundred silent clients do not keep out one that sends a request.
+as elsewhere reads the heads. A client can do no harm: each has ``CLIENT_TIME`` and ``CLIENT_BYTES``. When there are too
+many, the oldest is closed, so a hundred silent clients do not keep out a client that sends a request.
 
 During an upgrade two servers have the same listener. Then only the serving one responds: the new server from the moment
 that it is up, the old one until its end is asked for.
@@ -36,17 +36,17 @@ from ..supervise.roster import Roster
 from ..telemetry.metrics import Metrics
 from .live import PATHS, Live
 
-TIME: Final = 5.0
+CLIENT_TIME: Final = 5.0
 """Seconds that a client has to send its request, to get the response and to close."""
 
-HEAD: Final = 8 * 1024
-BYTES: Final = 64 * 1024
+HEAD_LIMIT: Final = 8 * 1024
+CLIENT_BYTES: Final = 64 * 1024
 """Bytes of a head, and of everything that one client may send."""
 
-LAST: Final = 0.5
+LAST_REQUESTS_TIME: Final = 0.5
 """Seconds in which connected clients can still send a request at the end; more would delay the main loop."""
 
-MOST: Final = 64
+MAX_CLIENTS: Final = 64
 """Clients at the same time."""
 
 
@@ -56,8 +56,8 @@ class _Client:
     def __init__(self, sock: Socket, deadline: float) -> None:
         self.sock = sock
         self.deadline = deadline
-        self.codec = Codec(HEAD)
-        self.left = BYTES
+        self.codec = Codec(HEAD_LIMIT)
+        self.left = CLIENT_BYTES
         self.has_response = False
         self.rest = b""  # of the response
 
@@ -102,7 +102,7 @@ class Probes:
         """Stop responding. Idempotent."""
         self._stop.close()  # wakes the thread at the other end
         if self._thread.ident is not None:
-            self._thread.join(TIME)  # it never blocks, except in a log, and that must not delay the end
+            self._thread.join(CLIENT_TIME)  # it never blocks, except in a log, and that must not delay the end
         self._stopped.close()
 
     def sources(self) -> list[int]:
@@ -160,25 +160,25 @@ class Probes:
         for fd in fds:
             if fd in self._clients:
                 self._step(self._clients[fd])
-        acceptor.accept(fds, clock(), lambda: MOST)
+        acceptor.accept(fds, clock(), lambda: MAX_CLIENTS)
         return True
 
     def _finish(self, acceptor: Acceptor) -> None:
         """Respond to the clients that are connected: no other process can, and their requests may be on the way."""
         acceptor.watch(False, clock())
         self._poller.unregister(self._stopped.fileno())
-        until = clock() + LAST
+        until = clock() + LAST_REQUESTS_TIME
         while not all(each.has_response and not each.rest for each in self._clients.values()) and clock() < until:
-            fds = [fd for fd, _ in self._poller.poll(LAST)]
+            fds = [fd for fd, _ in self._poller.poll(LAST_REQUESTS_TIME)]
             if not fds:
                 return
             for fd in fds:
                 self._step(self._clients[fd])
 
     def _open(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-        if len(self._clients) == MOST:
+        if len(self._clients) == MAX_CLIENTS:
             self._close(next(iter(self._clients.values())))
-        client = self._clients[sock.fileno()] = _Client(sock, now + TIME)
+        client = self._clients[sock.fileno()] = _Client(sock, now + CLIENT_TIME)
         self._poller.register(sock.fileno(), READ)
         self._step(client)  # read now: a client that has sent its request must not be evicted by the next one
 

@@ -16,13 +16,13 @@ from ..supervise.pipe import Message
 from ..supervise.roster import Roster
 from ..system.patching import original
 
-MOST: Final = 600
+LONGEST_PROFILE: Final = 600
 """The longest profile, in seconds."""
 
-BEAT: Final = 1.0
+SIGN_INTERVAL: Final = 1.0
 """Seconds between two lines to the client."""
 
-TIME: Final = 5.0
+REPORT_TIME: Final = 5.0
 """Seconds that the workers have to send what they have found."""
 
 
@@ -46,8 +46,8 @@ class Profiling:
     def __call__(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         seconds: Any = request.get("seconds")
         only: Any = request.get("pid")
-        if type(seconds) not in (int, float) or not 0 < seconds <= MOST:
-            yield {"error": f"a profile lasts more than 0 and at most {MOST} seconds"}
+        if type(seconds) not in (int, float) or not 0 < seconds <= LONGEST_PROFILE:
+            yield {"error": f"a profile lasts more than 0 and at most {LONGEST_PROFILE} seconds"}
             return
         if only is not None and type(only) is not int:
             yield {"error": "pid is the number of a process"}
@@ -72,7 +72,7 @@ class Profiling:
             yield {"begun": chosen, "seconds": seconds}
             until = clock() + seconds
             while (left := until - clock()) > 0 and not self._loop.is_over:
-                _sleep(min(BEAT, left))
+                _sleep(min(SIGN_INTERVAL, left))
                 yield {"left": round(max(0.0, until - clock()), 1)}
         finally:  # also when the client has left in the middle
             self._tell(False, only)
@@ -87,7 +87,7 @@ class Profiling:
             told.put([child.known_pid for child in chosen if child.profile(begins)])
 
         self._loop.ask(tell)
-        return _next(told, clock() + TIME, lambda: self._loop.is_over) or []
+        return _next(told, clock() + REPORT_TIME, lambda: self._loop.is_over) or []
 
     def _collect(
         self, came: SimpleQueue[tuple[int, Message]], left: set[int], began: float
@@ -97,7 +97,7 @@ class Profiling:
         What comes first may be the rest of a profile whose client has left: it began before this one.
         """
         pieces: dict[int, list[str]] = {}
-        until = clock() + TIME
+        until = clock() + REPORT_TIME
         while left:
             found = _next(came, until, lambda: self._loop.is_over)
             if found is None:

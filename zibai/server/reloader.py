@@ -17,7 +17,7 @@ from ..errors import MissingExtra
 from ..logger import escape, logger
 from .places import Place, matches
 
-PAUSE: Final = 1.0
+RETRY_INTERVAL: Final = 1.0
 """Seconds between two tries to watch files that cannot be watched, and between two looks at the directories."""
 
 _WILD = re.compile(r"[*?\[]")
@@ -75,7 +75,7 @@ class Reloader:
         with self._lock:
             self._over.set()
             self._wake.set()
-        self._thread.join(PAUSE)  # a file system that hangs must not delay the end
+        self._thread.join(RETRY_INTERVAL)  # a file system that hangs must not delay the end
 
     def _run(self) -> None:
         """Watch until the end, whatever goes wrong: developers expect that their changes are noticed."""
@@ -86,15 +86,15 @@ class Reloader:
             try:
                 self._watch_once(places, polls)
             except FileNotFoundError:
-                self._wake.wait(PAUSE)  # a folder has been removed since it was found
+                self._wake.wait(RETRY_INTERVAL)  # a folder has been removed since it was found
             except Exception as error:
-                at_once = time.monotonic() - began < PAUSE
+                at_once = time.monotonic() - began < RETRY_INTERVAL
                 polls = at_once and not polls
                 if str(error) not in told:
                     told.add(str(error))
                     remedy = "polling them instead" if polls else "trying again"
                     logger.warning("--watchfiles: the files cannot be watched: %s; %s", error, remedy)
-                self._over.wait(PAUSE if at_once else 0)
+                self._over.wait(RETRY_INTERVAL if at_once else 0)
 
     def _next(self) -> list[Place]:
         """What to watch now; nothing at the end."""
@@ -116,7 +116,7 @@ class Reloader:
             self._changed(_in_words(names))
         known = {folder for place in places for folder in place.folders}
         if not known:
-            self._wake.wait(PAUSE)  # the directory has been removed, and may come back
+            self._wake.wait(RETRY_INTERVAL)  # the directory has been removed, and may come back
             return
 
         def matters(path: str) -> bool:
@@ -128,7 +128,7 @@ class Reloader:
             *([place.real for place in places if place.folders] if whole else sorted(known)),
             watch_filter=lambda _, path: matters(path),
             stop_event=self._wake,
-            rust_timeout=int(PAUSE * 1000),
+            rust_timeout=int(RETRY_INTERVAL * 1000),
             yield_on_timeout=True,
             recursive=whole,
             force_polling=polls or None,

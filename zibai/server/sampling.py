@@ -25,26 +25,26 @@ from ..system.lastword import start_thread
 from ..system.patching import original
 from ..system.stacks import is_applications, is_below, is_ours, origin
 
-EVERY: Final = 0.01
+SAMPLE_INTERVAL: Final = 0.01
 """Seconds between two looks."""
 
-LONGEST: Final = 660.0
+SAMPLING_LIMIT: Final = 660.0
 """Seconds after which the sampling ends if nothing else has ended it; the parent ends it earlier."""
 
 STACKS: Final = 5000
 """Different stacks that are kept apart. Further ones are counted as one, and so are those that do not fit into
-``BYTES``."""
+``PROFILE_SIZE``."""
 
-BYTES: Final = 2 * 1024**2
+PROFILE_SIZE: Final = 2 * 1024**2
 """Bytes of a whole profile."""
 
-PIECE: Final = 32 * 1024
+MESSAGE_SIZE: Final = 32 * 1024
 """Bytes of one message to the parent: other messages go between two pieces."""
 
 WAITING: Final = 64
 """Requests without a thread that one look visits; of more, every n-th counts n times."""
 
-DEEPEST: Final = 200
+MAX_FRAMES: Final = 200
 """Frames of a stack, the innermost ones."""
 
 Codes = list[CodeType]  # of a stack, the outermost first
@@ -85,15 +85,15 @@ class Sampler:
     def run(self, send: Callable[[str, str], object]) -> None:
         """Look until ``over`` is released, then send what was found. The sampling thread."""
         self._began, self._cpu = clock(), thread_time()
-        until = self._began + LONGEST
+        until = self._began + SAMPLING_LIMIT
         due = self._began
         while (now := clock()) < until and not self.over.acquire(timeout=max(0.0, due - now)):
-            due = max(due + EVERY, clock())  # a late look is not made up for
+            due = max(due + SAMPLE_INTERVAL, clock())  # a late look is not made up for
             self.look()
         report = self.report()
-        for start in range(0, len(report), PIECE):
-            rest = start + PIECE < len(report)
-            send(report[start : start + PIECE], "more" if rest else "")
+        for start in range(0, len(report), MESSAGE_SIZE):
+            rest = start + MESSAGE_SIZE < len(report)
+            send(report[start : start + MESSAGE_SIZE], "more" if rest else "")
 
     def look(self) -> None:
         """Take one sample of everything."""
@@ -105,7 +105,7 @@ class Sampler:
         waiting = self._waiting()
         step = -(-len(waiting) // WAITING) or 1
         for frames in filter(None, waiting[self._looks % step :: step]):
-            kinds.add(self._count([each.f_code for each in frames[-DEEPEST:]], step, "request"))
+            kinds.add(self._count([each.f_code for each in frames[-MAX_FRAMES:]], step, "request"))
         self._looks += 1
         self._busy += "request" in kinds
 
@@ -128,7 +128,7 @@ class Sampler:
         most = len(self._counts)
         while True:
             text = json.dumps(self._describe(most))
-            if len(text) <= BYTES or not most:
+            if len(text) <= PROFILE_SIZE or not most:
                 return text
             most //= 2
 
@@ -159,7 +159,7 @@ class Sampler:
 
 def _codes_of(frame: FrameType | None) -> Codes:
     codes: Codes = []
-    while frame is not None and len(codes) < DEEPEST:
+    while frame is not None and len(codes) < MAX_FRAMES:
         codes.append(frame.f_code)
         frame = frame.f_back
     codes.reverse()

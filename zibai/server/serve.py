@@ -182,7 +182,7 @@ class Server:
             loops.quit()
             for engine in engines:
                 engine.cancel()
-            for engine, has_ended in zip(engines, await _join(engines, QUICK), strict=True):
+            for engine, has_ended in zip(engines, await _join(engines, QUICK_EXIT_TIME), strict=True):
                 if has_ended or self._lifespan is not None:
                     await self._stop(engine)
             for listener in (each for part in parts for each in part.listeners):
@@ -266,10 +266,10 @@ async def _join(engines: Sequence[Backend], seconds: float) -> list[bool]:
     ended = []
     for engine in engines:
         is_over = False
-        while not is_over and seconds > STEP:
+        while not is_over and seconds > JOIN_STEP:
             began = clock()
-            is_over = bool(await _done(engine.join(STEP)))
-            seconds -= min(STEP, clock() - began)
+            is_over = bool(await _done(engine.join(JOIN_STEP)))
+            seconds -= min(JOIN_STEP, clock() - began)
         ended.append(is_over or bool(await _done(engine.join(max(0.0, seconds)))))
     return ended
 
@@ -277,10 +277,10 @@ async def _join(engines: Sequence[Backend], seconds: float) -> list[bool]:
 MOST_SLOTS = 64
 """Tasks of which a server without a parent knows what they run, and requests of which a log line tells."""
 
-STEP = 1.0
+JOIN_STEP = 1.0
 """Seconds that the end waits before it waits again."""
 
-QUICK = 2.0
+QUICK_EXIT_TIME = 2.0
 """Seconds for the loop to close its connections at a quick exit. It is only late if it is held by a bug or by an
 application that never lets go of the GIL; then the process has to end without it."""
 

@@ -22,7 +22,7 @@ from ..errors import LoadError, MissingExtra, ZibaiError
 from ..gateway.interface import Interface
 from ..gateway.wsgi import Application
 from ..logger import logger
-from ..supervise.control import FOR_PARENT, GRACEFUL, QUICK, REOPEN, UPGRADE
+from ..supervise.control import FOR_PARENT, GRACEFUL_SIGNALS, QUICK_SIGNALS, REOPEN, UPGRADE
 from ..supervise.pipe import Parent
 from ..system import home, lastword, terminal, title
 from ..system.forks import forget_in_children
@@ -124,7 +124,7 @@ def run(
     end = threading.Event()
     ties = replace(ties or Ties(), directory=home.real() if preloaded is None else preloaded.directory)
     control = _make_control(parent, end, hub, options, may_exit=not guest, ends=exits and not guest)
-    names = (*GRACEFUL, *QUICK, REOPEN, *(_of_single_process(guest) if parent is None else FOR_PARENT))
+    names = (*GRACEFUL_SIGNALS, *QUICK_SIGNALS, REOPEN, *(_of_single_process(guest) if parent is None else FOR_PARENT))
     # The parent tells a worker what the terminal has told it already, so a second signal means nothing there.
     late = lastword.hurry if exits and not guest and parent is None else None
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
-LONGEST: Final = 30.0
+LONGEST_PAUSE: Final = 30.0
 """Seconds of the longest pause; pauses begin with one second and double."""
 
 
@@ -24,8 +24,8 @@ class Backoff:
         """Begin a pause, longer than the last one. Failures during a pause count as one."""
         now = self._clock()
         if self.until <= now:
-            long_ago = now - self.until > LONGEST + self._memory
-            self.seconds = 1.0 if long_ago else min(LONGEST, self.seconds * 2 or 1.0)
+            long_ago = now - self.until > LONGEST_PAUSE + self._memory
+            self.seconds = 1.0 if long_ago else min(LONGEST_PAUSE, self.seconds * 2 or 1.0)
             self.until = now + self.seconds
 
     def succeed(self) -> None:

@@ -29,10 +29,10 @@ from ..system.stacks import format_stack
 from .pauses import wait_in_step
 from .pipe import Parent
 
-GRACEFUL: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")
+GRACEFUL_SIGNALS: Final = ("SIGTERM", "SIGQUIT", "SIGBREAK")
 """Signals that ask for a graceful shutdown."""
 
-QUICK: Final = ("SIGINT",)
+QUICK_SIGNALS: Final = ("SIGINT",)
 """Signals that ask for a quick exit."""
 
 REOPEN: Final = "SIGUSR1"
@@ -213,7 +213,7 @@ class Control:
         try:
             while not self._over and (rest := until - clock()) > 0:
                 self._wait([self._signals.socket], rest)
-                again = [name for name in self._signals.read() if name in QUICK or name in GRACEFUL]
+                again = [name for name in self._signals.read() if name in QUICK_SIGNALS or name in GRACEFUL_SIGNALS]
                 if echo and "SIGINT" in again:
                     echo = False
                     again.remove("SIGINT")

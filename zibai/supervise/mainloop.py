@@ -20,7 +20,7 @@ from .asked import Asked
 from .child import Child
 from .crew import Crew
 from .events import Ledger
-from .pauses import STEP, Pauses
+from .pauses import LONGEST_STEP, Pauses
 from .pipe import Message
 from .pulse import Pulse
 from .record import STARTING
@@ -146,7 +146,7 @@ class MainLoop:
                     if roster.finished:
                         break
                     if timeout is not None:
-                        timeout = min(timeout, STEP)
+                        timeout = min(timeout, LONGEST_STEP)
                     self._pulse.waits(timeout)
                     self._wait(signals, timeout)
             except BaseException:

@@ -7,7 +7,7 @@ thread logs. So neither the parent's main thread nor a worker waits for a log th
 A full pipe blocks the worker, so it must be drained whatever happens:
 
 - The log is slow: the readers wait for it, and in the end the worker does too. Nothing is lost.
-- The log is blocked for ``PATIENCE``: lines are dropped, and their number is logged when the log goes on.
+- The log is blocked for ``LOG_TIMEOUT``: lines are dropped, and their number is logged when the log goes on.
 - The parent is gone: writing fails. The worker's control thread notices it and restores descriptors 1 and 2.
 - The parent is stopped (SIGSTOP): a worker blocks when the pipe is full, until the parent is continued. A thread of the
   worker could not drain the pipe: it would need the GIL, which the blocked thread may hold.
@@ -36,13 +36,13 @@ from ..system.standard import make_sure_of, text
 if sys.platform == "win32":
     from .sharing import copied_handle
 
-LONGEST: Final = 8192
+LINE_LENGTH: Final = 8192
 """Characters of a piece of a line."""
 
-ROOM: Final = 4 * 1024 * 1024
+LOG_BUFFER: Final = 4 * 1024 * 1024
 """Characters that may wait for the log."""
 
-PATIENCE: Final = 1.0
+LOG_TIMEOUT: Final = 1.0
 """Seconds that the log has to take a line while others wait; and that the end waits for the last lines."""
 
 # C0 except the tab, DEL, C1, characters that end a line in some viewers, and those that turn the writing direction.
@@ -153,7 +153,7 @@ class Lines:
         """The lines that ``data`` completes. Empty ``data`` ends the last line."""
         *lines, self._rest = (self._rest + self._decoder.decode(data, not data)).split("\n")
         # The rest is bounded too, since a line may never end.
-        keep = 0 if not data else (len(self._rest) - 1) % LONGEST + 1
+        keep = 0 if not data else (len(self._rest) - 1) % LINE_LENGTH + 1
         if len(self._rest) > keep:
             lines.append(self._rest[: len(self._rest) - keep])
             self._rest = self._rest[len(self._rest) - keep :]
@@ -161,7 +161,7 @@ class Lines:
 
 
 def _pieces(line: str) -> list[str]:
-    return [line[start : start + LONGEST] for start in range(0, len(line) or 1, LONGEST)]
+    return [line[start : start + LINE_LENGTH] for start in range(0, len(line) or 1, LINE_LENGTH)]
 
 
 class Collector:
@@ -210,14 +210,14 @@ class Collector:
 
     def close(self) -> None:
         """Log the last lines, since all workers are gone. A blocked log, or a surviving child of a worker, gets
-        ``PATIENCE`` seconds."""
+        ``LOG_TIMEOUT`` seconds."""
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(LOG_TIMEOUT)
         with self._news:
             self._over = True
             self._news.notify_all()
         if self._writer.ident is not None:
-            self._writer.join(PATIENCE)
+            self._writer.join(LOG_TIMEOUT)
 
     def _read(self, reader: int, pid: Callable[[], int]) -> None:
         lines = Lines()
@@ -234,9 +234,9 @@ class Collector:
 
     def _put(self, pid: int, line: str) -> None:
         with self._news:
-            while self._size >= ROOM and not self._blocked and not self._over:
-                self._blocked = not self._news.wait(PATIENCE)  # the writer notifies after each line that it takes
-            if self._size >= ROOM or self._over:
+            while self._size >= LOG_BUFFER and not self._blocked and not self._over:
+                self._blocked = not self._news.wait(LOG_TIMEOUT)  # the writer notifies after each line that it takes
+            if self._size >= LOG_BUFFER or self._over:
                 self._dropped += 1
                 return
             self._waiting.append((pid, line))

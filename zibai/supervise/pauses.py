@@ -10,22 +10,25 @@ from typing import Any, Final
 
 from ..clock import clock
 
-STEP: Final = 2.0
+LONGEST_STEP: Final = 2.0
 """Seconds to wait at most before the next look at the clock, while a time limit runs."""
 
-LATE: Final = 1.0
+BUSY_DELAY: Final = 1.0
 """Seconds that a process may run late on a busy machine before it counts as paused for that time."""
 
 
 def wait_in_step(wait: Callable[..., list[Any]], sources: list[Any], timeout: float | None) -> tuple[list[Any], float]:
-    """Wait for at most ``STEP`` of ``timeout`` seconds. Returns what is ready, and how long this process was paused."""
+    """Wait for at most ``LONGEST_STEP`` of ``timeout`` seconds.
+
+    Returns the sources that are ready, and the seconds that this process was paused.
+    """
     if timeout is None:
         return wait(sources, None), 0.0
-    step = min(timeout, STEP)
+    step = min(timeout, LONGEST_STEP)
     before = clock()
     ready = wait(sources, step)
     taken = clock() - before
-    return ready, taken if taken > step + LATE else 0.0
+    return ready, taken if taken > step + BUSY_DELAY else 0.0
 
 
 class Pauses:
@@ -38,7 +41,7 @@ class Pauses:
     def look(self, timeout: float | None = 0.0) -> float:
         """The seconds of a pause since the last look, or 0. The loop means to be back in ``timeout`` seconds."""
         now = clock()
-        paused = now - self._seen if now - self._expected > LATE else 0.0
+        paused = now - self._seen if now - self._expected > BUSY_DELAY else 0.0
         self._seen = now
         self._expected = inf if timeout is None else now + timeout
         return paused

@@ -25,7 +25,7 @@ from .forked import Forked
 from .loader import Loader, Order
 from .output import Collector, Outlet
 
-PATIENCE: Final = 4.0
+LOADER_END_TIME: Final = 4.0
 """Seconds that a loader has to end before it is killed."""
 
 
@@ -51,7 +51,7 @@ class Preload:
     def __exit__(self, *_: object) -> None:
         for loader in self._loaders:
             loader.leave()
-        until = clock() + PATIENCE
+        until = clock() + LOADER_END_TIME
         for loader in self._loaders:
             while loader.speaks and loader.hear(max(0.0, until - clock())):
                 pass

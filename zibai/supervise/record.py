@@ -12,7 +12,7 @@ DRAINING: Final = "draining"
 TO_REPLACE: Final = -1
 """The generation of a worker that is to be replaced, whatever the current generation is."""
 
-PATIENCE: Final = 4.0
+KILL_AFTER: Final = 4.0
 """Seconds beyond its own time limit that a worker has to end before it is killed."""
 
 LAST_WORDS: Final = 1.0

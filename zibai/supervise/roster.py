@@ -22,7 +22,7 @@ from .backoff import Backoff
 from .child import Ending
 from .events import Event
 from .generations import Generations
-from .record import DRAINING, LAST_WORDS, PATIENCE, READY, STARTING, TO_REPLACE, Process, Worker
+from .record import DRAINING, KILL_AFTER, LAST_WORDS, READY, STARTING, TO_REPLACE, Process, Worker
 from .watch import Watch
 
 
@@ -83,7 +83,7 @@ class Roster:
         worker.was_ready = True
         if worker.state is DRAINING and worker.told == "drain":
             # It was told to end while it started, and was ready first. Now it may finish what it has begun.
-            worker.deadline = self._clock() + self._graceful_timeout + PATIENCE
+            worker.deadline = self._clock() + self._graceful_timeout + KILL_AFTER
         if worker.state is STARTING:
             worker.state = READY
             worker.ready_since = self._clock()
@@ -293,7 +293,7 @@ class Roster:
         finishes = how == "drain" and worker.was_ready
         worker.told = how
         worker.state = DRAINING
-        worker.deadline = self._clock() + PATIENCE + (self._graceful_timeout if finishes else 0.0)
+        worker.deadline = self._clock() + KILL_AFTER + (self._graceful_timeout if finishes else 0.0)
         if how == "drain":
             worker.process.drain(replacement and replacement.process)
         else:

@@ -17,7 +17,7 @@ from ..system import terminal
 from . import output
 from .pipe import Parent
 
-ROOM: Final = 1024**2
+PIPE_SIZE: Final = 1024**2
 """Bytes that fit into the pipe by which a worker on Windows gets its arguments, which are some kilobytes."""
 
 # While a worker has a copy of the parent's end of a sibling's pipe, the sibling does not learn that the parent is gone.
@@ -75,7 +75,7 @@ class _RoomyPipes:
         return getattr(self._api, name)
 
     def CreatePipe(self, attributes: object, size: int) -> Any:  # noqa: N802 -- the name is Windows'
-        return self._api.CreatePipe(attributes, max(size, ROOM))
+        return self._api.CreatePipe(attributes, max(size, PIPE_SIZE))
 
 
 def start_helper() -> None:

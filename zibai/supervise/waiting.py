@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..system.patching import is_patched
 
-BATCH: Final = 62
+MAX_OBJECTS: Final = 62
 """Objects that one wait takes on Windows, beside the socket that ends it."""
 
 
@@ -29,7 +29,7 @@ def wait(sources: Sequence[Any], timeout: float | None = None) -> list[Any]:
     pool = _pool_of_hub()
     if pool is not None:
         return wait_in_batches(sources, timeout, run=pool.map)
-    if sys.version_info >= (3, 13) or len(sources) <= BATCH:
+    if sys.version_info >= (3, 13) or len(sources) <= MAX_OBJECTS:
         return connection.wait(sources, timeout)
     return wait_in_batches(sources, timeout)
 
@@ -42,7 +42,7 @@ def _pool_of_hub() -> Any:
 
 
 def wait_in_batches(
-    sources: Sequence[Any], timeout: float | None, size: int = BATCH, run: Callable[..., Any] | None = None
+    sources: Sequence[Any], timeout: float | None, size: int = MAX_OBJECTS, run: Callable[..., Any] | None = None
 ) -> list[Any]:
     """The same, with at most ``size`` sources and a socket in one system call.
 

@@ -24,7 +24,7 @@ from ..logger import logger
 from ..system.patching import is_patched
 from ..system.signals import Signals
 from ..telemetry.scoreboard import Row, Scoreboard
-from .control import FOR_PARENT, GRACEFUL, QUICK, REOPEN, Control
+from .control import FOR_PARENT, GRACEFUL_SIGNALS, QUICK_SIGNALS, REOPEN, Control
 from .pipe import Parent
 
 
@@ -100,7 +100,7 @@ def main(parent: Parent, job: Job, board: Scoreboard | None, number: int | None)
     _current = worker = CurrentWorker(parent, row)
     hub = _hub()
     control = _Control(parent, job, worker, hub)
-    names = (*GRACEFUL, *QUICK, *FOR_PARENT, REOPEN)
+    names = (*GRACEFUL_SIGNALS, *QUICK_SIGNALS, *FOR_PARENT, REOPEN)
     try:
         with Signals(names, interrupting=hub is None, exits=True) as signals, control.listening(signals):
             if not job.detached:
@@ -151,11 +151,11 @@ class _Control(Control):
     def _obey(self, verb: str, channel: Any, names: Sequence[str]) -> None:
         if channel is not None:
             channel.close()  # there are no connections to hand over
-        if any(name in QUICK for name in names):
+        if any(name in QUICK_SIGNALS for name in names):
             self._quit(by_sigint=True)
         elif verb == "quit" or clock() >= self._quit_at:
             self._quit(by_sigint=False)
-        elif verb in {"drain", "drain_shared", "gone"} or any(name in GRACEFUL for name in names):
+        elif verb in {"drain", "drain_shared", "gone"} or any(name in GRACEFUL_SIGNALS for name in names):
             if self._worker.is_ready:
                 self._drain()
             else:  # it does no work yet that it could finish

@@ -29,7 +29,7 @@ LAST_WORD: Final = 3.0
 HURRY: Final = 0.5
 """Seconds that are left if a signal comes while the interpreter ends: enough for an end that does not hang."""
 
-BEYOND: Final = 0.5
+FAULTHANDLER_EXTRA: Final = 0.5
 """Seconds after which :mod:`faulthandler` follows."""
 
 STUCK: Final = 1.0
@@ -62,7 +62,7 @@ def arm(seconds: float, before: Callable[[], object] | None = None) -> None:
     else:
         with suppress(RuntimeError):  # it is awake already
             _bell.release()
-    _arm_faulthandler(seconds + BEYOND)
+    _arm_faulthandler(seconds + FAULTHANDLER_EXTRA)
 
 
 def _taken_lock() -> Any:
@@ -101,7 +101,7 @@ def _end(bell: Any, ask: Any, told: Any) -> None:
     if _before is not None:
         _before()
     ask.release()
-    told.acquire(timeout=BEYOND / 2)  # descriptor 2 may be a pipe that is not read
+    told.acquire(timeout=FAULTHANDLER_EXTRA / 2)  # descriptor 2 may be a pipe that is not read
     os._exit(exit_code)
 
 

@@ -163,7 +163,7 @@ def raise_descriptor_limit() -> None:
             continue
 
 
-RESERVE: Final = 32
+DESCRIPTORS_LEFT: Final = 32
 """Descriptors that are left to the application; a tenth of all if that is more."""
 
 
@@ -178,10 +178,10 @@ def descriptors_for_clients() -> float:
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or limit < 3 * RESERVE:
+    if limit == resource.RLIM_INFINITY or limit < 3 * DESCRIPTORS_LEFT:
         return inf
     try:
         taken = len(os.listdir("/dev/fd"))
     except OSError:
-        taken = RESERVE
-    return max(1, limit - taken - max(RESERVE, limit // 10))
+        taken = DESCRIPTORS_LEFT
+    return max(1, limit - taken - max(DESCRIPTORS_LEFT, limit // 10))

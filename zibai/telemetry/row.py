@@ -202,7 +202,7 @@ def black_box(report: Report) -> str:
     lines += [f"it was serving {others(report.unlisted)}"] if report.unlisted else []
     lines += [
         f"{now - each.ended:.1f} s ago it answered {each.what} with {each.status} after {each.ended - each.began:.3f} s"
-        for each in report.finished[:LAST]
+        for each in report.finished[:FINISHED_SHOWN]
     ]
     return "".join(f"\n  {line}" for line in lines)
 
@@ -212,7 +212,7 @@ def others(number: int) -> str:
     return f"{number} more request{'' if number == 1 else 's'}, for less time"
 
 
-LAST: Final = 8
+FINISHED_SHOWN: Final = 8
 """The number of finished requests in a black box."""
 
 

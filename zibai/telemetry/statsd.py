@@ -20,7 +20,7 @@ from ..system.lastword import start_thread
 from ..system.patching import original
 from .counts import BOUNDS
 
-EVERY: Final = 1.0
+SEND_INTERVAL: Final = 1.0
 """Seconds between two looks."""
 
 PACKET: Final = 1400
@@ -55,10 +55,10 @@ class Statsd:
 
     def __exit__(self, *_: object) -> None:
         self._over.release()
-        self._done.acquire(timeout=EVERY)
+        self._done.acquire(timeout=SEND_INTERVAL)
 
     def _run(self) -> None:
-        while not self._over.acquire(timeout=EVERY):
+        while not self._over.acquire(timeout=SEND_INTERVAL):
             self._send()
         self._send()
         self._done.release()

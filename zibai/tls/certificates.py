@@ -23,7 +23,7 @@ from ..system import home
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Ciphers of TLS 1.2; those of TLS 1.3 are all safe, and Python cannot choose among them."""
 
-CHECK_EVERY: Final = 1.0
+FILES_CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks whether the files of a certificate have changed."""
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -136,9 +136,9 @@ def _reason(error: Exception) -> str:
 class Certificates:
     """The context of new connections, made again after one of its files has changed. Used by the owner of the loop.
 
-    A handshake checks the files, at most once in ``CHECK_EVERY`` seconds. While the new files cannot be used, the old
-    context is, and each reason is logged once: a certificate and its key are seldom replaced at the same moment.
-    ``report`` is the method of a backend.
+    A handshake checks the files, at most once in ``FILES_CHECK_INTERVAL`` seconds. While the new files cannot be used,
+    the old context stays in use, and each reason is logged once: a certificate and its key are seldom replaced at the
+    same moment. ``report`` is the method of a backend.
     """
 
     def __init__(self, options: Options, report: Callable[..., None], directory: str = "") -> None:
@@ -161,7 +161,7 @@ class Certificates:
     def context(self, now: float) -> ssl.SSLContext:
         """The context for a handshake that begins now."""
         if now >= self._look_at:
-            self._look_at = now + CHECK_EVERY
+            self._look_at = now + FILES_CHECK_INTERVAL
             stamps = self._stamps()
             if stamps != self._used:
                 self._renew(stamps)

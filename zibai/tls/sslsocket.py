@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Socket = _socket.socket
 
-PIECE: Final = 64 * 1024
+ENCRYPTED_AT_ONCE: Final = 64 * 1024
 """Bytes that are encrypted at a time."""
 
 RECORD: Final = 16 * 1024
@@ -178,7 +178,7 @@ class TLSSocket(Socket):
                 while self._rest:
                     self._push()
                 # Released at once, since bytearrays with a view on them cannot change.
-                with memoryview(data)[:PIECE] as piece:
+                with memoryview(data)[:ENCRYPTED_AT_ONCE] as piece:
                     self._owed = self._tls.write(piece)
                 self._rest = memoryview(self._outgoing.read())
             taken = self._push()
