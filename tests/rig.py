@@ -18,7 +18,7 @@ from zibai.clock import clock
 from zibai.config.options import Options
 from zibai.engine import admission, sending
 from zibai.engine import loop as loop_module
-from zibai.engine.backends.threads import Waits
+from zibai.engine.backends.threads import Readiness
 from zibai.engine.connection import Connection
 from zibai.engine.context import Limits, Service
 from zibai.engine.health import Health
@@ -71,7 +71,7 @@ class Backend:
     runners = "threads"
 
     def __init__(self, poller: Poller) -> None:
-        self.waits = Waits()
+        self.readiness = Readiness()
         self.make_stream = Stream
         self.poller = Recorder(poller)
         self.woken = 0
@@ -139,7 +139,11 @@ class Rig:
         if not health_limits:
             patch.setattr(loop_module, "SOON", inf)  # no look at itself wakes a loop that is not asked to
         self.service = make_service(
-            application=self._serve, waits=self.backend.waits, report=self.backend.report, row=self.row, **limits
+            application=self._serve,
+            readiness=self.backend.readiness,
+            report=self.backend.report,
+            row=self.row,
+            **limits,
         )
         self.health = Health(self.service, self.backend, **health_limits)  # type: ignore[arg-type]
         self.loop = Loop(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zibai.engine.pollable import Pollable
 from zibai.engine.states import Checked
-from zibai.engine.waiting import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def states(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     faults: list[str] = []
-    monkeypatch.setattr(Waiter, "state", Checked(Waiter.state, faults.append))
+    monkeypatch.setattr(Pollable, "state", Checked(Pollable.state, faults.append))
     yield
     assert not faults

@@ -584,7 +584,9 @@ class Theatre:
         self.port = origin.getsockname()[1]
         row = Row.private(slots + 1)
         self.backend = Threads(slots, row)
-        service = make_service(application=self._run, waits=self.backend.waits, report=self.backend.report, row=row)
+        service = make_service(
+            application=self._run, readiness=self.backend.readiness, report=self.backend.report, row=row
+        )
         self.loop = Loop(service, self.backend, [Listener(origin)], Health(service, self.backend), slots)
         service.lend = self.loop.lend
         # Whether the poller no longer had it when it was given away.

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from zibai.engine import body as module
 from zibai.engine import context as service_module
-from zibai.engine.backends.threads import Waits
+from zibai.engine.backends.threads import Readiness
 from zibai.engine.body import Intake
 from zibai.engine.connection import Connection
 from zibai.engine.load import TURN
@@ -71,10 +71,10 @@ class Script:
         return True
 
 
-def service(waits: Any, **options: Any) -> Service:
+def service(readiness: Any, **options: Any) -> Service:
     made = make_service(
         application=lambda stream: None,
-        waits=waits,
+        readiness=readiness,
         report=lambda log, *args: log(*args),
         row=Row.private(1),
         **options,
@@ -239,7 +239,7 @@ def pair() -> Iterator[tuple[Stream, socket.socket, list[Connection]]]:
     with ours, client:
         ours.setblocking(False)
         told: list[Connection] = []
-        made = service(Waits(), socket_timeout=10.0)
+        made = service(Readiness(), socket_timeout=10.0)
         made.lend = told.append
         connection = Connection(ours, None, ENDPOINT, made, 0.0)
         connection.state, connection.deadline = READY, inf
@@ -300,12 +300,12 @@ def test_sending_never_waits_and_draining_does(pair: tuple[Stream, socket.socket
     stream, client, _ = pair
     waited = []
 
-    class Reading(Waits):
+    class Reading(Readiness):
         def wait_writable(self, sock: Any, timeout: float) -> bool:
             waited.append(take(client))
             return super().wait_writable(sock, timeout)
 
-    stream.service.waits = Reading()
+    stream.service.readiness = Reading()
     size = 4 * TAIL
     stream.send(b"x" * size)
     for _ in range(20):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 gevent = pytest.importorskip("gevent")
 
-from zibai.engine.backends import greenlet_waits, greenlets, pending  # noqa: E402
+from zibai.engine.backends import greenlets, hub_wait, pending  # noqa: E402
 from zibai.net.poller import READ, WRITE  # noqa: E402
 
 SCRIPT = APPS / "greenlet_scenes.py"
@@ -199,11 +199,11 @@ def test_it_leaves_nothing_in_the_hub(hub_poller: SimpleNamespace, pair: Pair) -
 
 def test_waiting_has_a_time_limit(pair: Pair) -> None:
     ours, theirs = pair
-    waits = greenlet_waits.Waits()
-    assert waits.wait_writable(ours, DEADLINE)
-    assert not waits.wait_readable(ours, 0.01)
+    readiness = hub_wait.Readiness()
+    assert readiness.wait_writable(ours, DEADLINE)
+    assert not readiness.wait_readable(ours, 0.01)
     theirs.close()
-    assert waits.wait_readable(ours, DEADLINE)
+    assert readiness.wait_readable(ours, DEADLINE)
 
 
 @pytest.mark.parametrize("timeout", [0.0001, 0.0])
@@ -215,15 +215,15 @@ def test_the_shortest_wait_is_no_reason_to_warn(pair: Pair, timeout: float) -> N
         asked.append(timeout)
         raise timeout_exc
 
-    assert not greenlet_waits._wait(wait, pair[0], timeout)
-    assert asked == [timeout and greenlet_waits.SHORTEST]
+    assert not hub_wait._wait(wait, pair[0], timeout)
+    assert asked == [timeout and hub_wait.SHORTEST]
 
 
 def test_another_timeout_goes_through_a_wait(pair: Pair) -> None:
     """An application's own, around a read of its body."""
     ours, _ = pair
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
-        greenlet_waits.Waits().wait_readable(ours, DEADLINE)
+        hub_wait.Readiness().wait_readable(ours, DEADLINE)
 
 
 def test_a_loop_that_counts_nothing_known_gives_each_exchange_a_greenlet_of_its_own() -> None:

@@ -258,13 +258,13 @@ def test_a_runner_that_never_has_to_wait_lets_others_run(monkeypatch: pytest.Mon
 
     with Rig(monkeypatch, stream_body=True, app=app) as rig:
         rests = []
-        real = rig.backend.waits.wait_readable
+        real = rig.backend.readiness.wait_readable
 
         def wait_readable(sock: Any, timeout: float) -> bool:
             rests.append(timeout)
             return real(sock, timeout)
 
-        monkeypatch.setattr(rig.backend.waits, "wait_readable", wait_readable, raising=False)
+        monkeypatch.setattr(rig.backend.readiness, "wait_readable", wait_readable, raising=False)
         client, _ = rig.connect()
         client.sendall(CHUNKED + b"5\r\nabcde\r\n" * 5_000 + b"0\r\n\r\n")
         rig.until(rig.run)

@@ -8,7 +8,7 @@ loop has a Connection and a runner its Stream. Both share one Sender, the bytes 
  - loop            the server loop: one turn of it, and what other threads may ask of it
  - inbox           what runners hand to the loop
  - shutdown        the end of the loop, and which process gets the idle connections
- - waiting         what lies in a loop's table: a connection, or a stage before one
+ - pollable        what lies in a loop's table: a connection, or a stage before one
  - table           the connections of a loop: what the poller watches for each
  - queueing        requests that wait for a runner for too long
  - connection      one client, from its first byte to its last: the loop's side

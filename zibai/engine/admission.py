@@ -26,12 +26,12 @@ from .capacity import Crowd
 from .connection import Connection
 from .context import Service
 from .overload import Overload
+from .pollable import Pollable
 from .preamble import begin, read_note
 from .queueing import Queue
 from .spread import LEAVE, Spread
 from .states import PASSED, READY
 from .table import Table
-from .waiting import Waiter
 
 AFTER_FULL: Final = 5.0
 """For so many seconds after no runner was free, a client that is accepted may have waited in the backlog, and left."""
@@ -112,7 +112,7 @@ class Admission:
         """A connection was accepted."""
         self.open(self._first(sock, peer, endpoint, now), now)
 
-    def open(self, connection: Waiter, now: float) -> None:
+    def open(self, connection: Pollable, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
         table = self._table
         if now - self.overload.full_at >= AFTER_FULL:
@@ -123,7 +123,7 @@ class Admission:
             table.add(connection, now)
             self._read_at_once(connection, now)
 
-    def _read_at_once(self, connection: Waiter, now: float) -> None:
+    def _read_at_once(self, connection: Pollable, now: float) -> None:
         """Read from a new client while the kernel knows since when its request is there."""
         table = self._table
         while table.connections.get(connection.fd) is connection:  # else it was closed already

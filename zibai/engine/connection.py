@@ -28,14 +28,14 @@ from .context import RECEIVE, Service
 from .expiry import expire
 from .lingering import LINGER_TIME, Lingering
 from .parting import may_part
+from .pollable import IN_ONE_PIECE, Pollable
 from .preamble import hint_at_proxy_header, write_note
 from .receiving import advance
 from .sending import Sender
 from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, TASK
-from .waiting import IN_ONE_PIECE, Waiter
 
 
-class Connection(Waiter):
+class Connection(Pollable):
     """One client. ``body`` comes with the request: None, a file of all of it, or the :class:`Intake` to read it by.
     ``memory`` is how many bytes are counted for the connection, beside those of its intake.
     """
@@ -43,7 +43,7 @@ class Connection(Waiter):
     __slots__ = ("alone", "arrival", "body", "codec", "intake", "lingering", "memory", "request", "sender", "stream")
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
-        Waiter.__init__(self, sock, peer, endpoint, service, HEAD, now)  # super() costs 1 % of a short connection
+        Pollable.__init__(self, sock, peer, endpoint, service, HEAD, now)  # super() costs 1 % of a short connection
         limits = service.limits
         self.codec = Codec(limits.max_head, service.lane, limits.max_target, service.base)
         self.sender = Sender(sock, service)

@@ -25,8 +25,8 @@ IN_MEMORY: Final = 512 * 1024
 """Bytes of a body that are kept in memory; a larger one goes to a temporary file."""
 
 
-class Waits(Protocol):
-    """How a runner of a backend waits. Both return False when ``timeout`` seconds went by without it."""
+class Readiness(Protocol):
+    """How a runner of a backend waits for one socket. Both return False after ``timeout`` seconds."""
 
     def wait_readable(self, sock: Socket, timeout: float) -> bool: ...
     def wait_writable(self, sock: Socket, timeout: float) -> bool: ...
@@ -104,7 +104,7 @@ class Service:
 
     application: Callable[[Any], None]
     """Called by a runner with its stream, in a context (of contextvars) that ``new_context`` makes."""
-    waits: Waits
+    readiness: Readiness
     """How the runners of the backend wait."""
     report: Callable[..., None]
     """Runs a logging call where logging may block, which is not everywhere the loop runs."""

@@ -14,8 +14,8 @@ from typing import Final
 
 from ..net.poller import WRITE
 from .load import Load
+from .pollable import Pollable
 from .states import CHOKED, STARVED, STOPPED
-from .waiting import Waiter
 
 AGAIN: Final = 0.5
 """Seconds until room for bodies is looked for again, since other processes may have made it."""
@@ -33,11 +33,11 @@ class Deferred:
     def __init__(self, load: Load) -> None:
         self._load = load
         self.busy = False
-        self._soon: OrderedDict[Waiter, None] = OrderedDict()
-        self._starved: OrderedDict[Waiter, None] = OrderedDict()
+        self._soon: OrderedDict[Pollable, None] = OrderedDict()
+        self._starved: OrderedDict[Pollable, None] = OrderedDict()
         self._again = 0.0  # when to look for room although no connection here has made any
 
-    def put(self, connection: Waiter) -> int:
+    def put(self, connection: Pollable) -> int:
         """Take a connection that is paused. Returns what the poller has to watch meanwhile."""
         if connection.pause is CHOKED:
             return WRITE
@@ -47,7 +47,7 @@ class Deferred:
         (self._starved if connection.pause is STARVED else self._soon)[connection] = None
         return 0
 
-    def forget(self, connection: Waiter) -> None:
+    def forget(self, connection: Pollable) -> None:
         """It is about to be closed."""
         self._soon.pop(connection, None)
         self._starved.pop(connection, None)
@@ -60,7 +60,7 @@ class Deferred:
             return 0 if self._load.freed else max(0.0, self._again - now)
         return inf
 
-    def resumed(self, now: float) -> Iterator[Waiter]:
+    def resumed(self, now: float) -> Iterator[Pollable]:
         """The connections that go on in this turn, each at most once, and only while the turn has time for them."""
         load = self._load
         for _ in range(len(self._soon)):

@@ -10,7 +10,7 @@ from typing import Final
 
 from ..net.kernel import unsent
 from .context import Client
-from .waiting import name_of
+from .pollable import name_of
 
 LINGER_TIME: Final = 2.0
 """Seconds of a lingering close, and of reading what an application has left of a body."""

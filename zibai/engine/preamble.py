@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final
 from ..net.listener import Endpoint, Socket
 from ..protocol.proxy_header import SIGNATURE, Malformed, parse
 from .context import Service
+from .pollable import Pollable, name_of, tidy
 from .states import CLOSED, PASSED, PROXY
-from .waiting import Waiter, name_of, tidy
 
 PEEK: Final = 4096
 """Bytes that are looked at for a PROXY header; it usually has 28, and may have 64 KiB."""
@@ -32,7 +32,7 @@ def begin(service: Service, then: Next) -> Next:
     return partial(ProxyHeader, service, then) if service.limits.proxy_protocol else then
 
 
-class Stage(Waiter):
+class Stage(Pollable):
     """A client before its first request. ``then`` makes what follows; see :meth:`done`."""
 
     __slots__ = ("follower", "out", "then")

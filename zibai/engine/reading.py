@@ -92,7 +92,7 @@ class BodyReader(io.RawIOBase):
                     if self._since_yield > TURN:
                         # A client that always has the next bytes there would never let other greenlets run.
                         self._since_yield = 0
-                        stream.service.waits.wait_readable(stream.sock, 0)
+                        stream.service.readiness.wait_readable(stream.sock, 0)
                     return piece
             except Refused as refusal:
                 raise self._stop(stream, refusal) from None
@@ -121,11 +121,11 @@ class BodyReader(io.RawIOBase):
 
     def _await_bytes(self, stream: "Stream", timeout: float) -> bool:
         """Wait until it makes sense to receive again; False when that took too long."""
-        waits, wanted = stream.service.waits, stream.connection.next_bytes()
+        readiness, wanted = stream.service.readiness, stream.connection.next_bytes()
         if not wanted:
-            waits.wait_readable(stream.sock, 0)  # so that other runners run in between: many clients may do this
+            readiness.wait_readable(stream.sock, 0)  # so that other runners run in between: many clients may do this
             return True
-        return stream.wait(waits.wait_writable if wanted == WRITE else waits.wait_readable, READING, timeout)
+        return stream.wait(readiness.wait_writable if wanted == WRITE else readiness.wait_readable, READING, timeout)
 
     def _stop(self, stream: "Stream", refusal: Refused) -> Gone:
         stream.sender.closing = True

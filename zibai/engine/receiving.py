@@ -17,8 +17,8 @@ from ..errors import Refused
 from ..protocol.http1 import Request
 from ..protocol.http1.response import CONTINUE
 from .body import Intake
+from .pollable import BEGUN, Arrival
 from .states import BODY, DISCARD, HEAD, READY, TASK
-from .waiting import BEGUN, Arrival
 
 if TYPE_CHECKING:
     from .connection import Connection

@@ -2,7 +2,7 @@
 
 A runner (a thread or a greenlet) owns a connection from the beginning of :meth:`Stream.exchange` to its end, and has it
 by a :class:`Stream`. Within it the gateway sends the response and reads a streamed body. All waiting is done by
-``Service.waits``, as the backend does it, and never with a lock held.
+``Service.readiness``, as the backend does it, and never with a lock held.
 
 ``send`` never waits. Before a runner sends a further piece of a response, it waits by ``drain``. That bounds the memory
 of a response. In no other way can a slow client keep a runner.
@@ -229,7 +229,7 @@ class Stream:
             self._check()
             # By and by, since the loop may cut the connection meanwhile.
             if (
-                not self.wait(self.service.waits.wait_writable, SENDING, min(CLIENT_CHECK_INTERVAL, timeout))
+                not self.wait(self.service.readiness.wait_writable, SENDING, min(CLIENT_CHECK_INTERVAL, timeout))
                 and sender.give_up_if_slow()
             ):
                 raise Gone(f"the client took nothing for {timeout:g} s, or too little")
@@ -243,7 +243,7 @@ class Stream:
     def await_memory(self) -> None:
         """The application has given all. Keep its runner as long as too much memory waits for slow clients in all."""
         while self.sender.over_budget and not self.sender.broken:
-            self.wait(self.service.waits.wait_writable, SENDING, CLIENT_CHECK_INTERVAL)
+            self.wait(self.service.readiness.wait_writable, SENDING, CLIENT_CHECK_INTERVAL)
             self.sender.push_now()
 
     def has_left(self, patience: float = 0.0) -> bool:

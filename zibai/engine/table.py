@@ -27,8 +27,8 @@ from .connection import Connection
 from .deferred import Deferred
 from .load import Load
 from .parting import Parting
+from .pollable import Pollable
 from .states import APP, BODY, CLOSED, DISCARD, LATER, PARTED, PASSED, READY, STOPPED, TASK, WATCH
-from .waiting import Waiter
 
 RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
@@ -72,7 +72,7 @@ class Table:
     def __repr__(self) -> str:
         return f"<{len(self.connections)} connections, {len(self.ready)} of them ready>"
 
-    def add(self, connection: Waiter, now: float) -> None:
+    def add(self, connection: Pollable, now: float) -> None:
         """Take a new connection."""
         self.connections[connection.fd] = connection
         self._load.connections += 1
@@ -84,14 +84,14 @@ class Table:
         connection.deadline = now + connection.service.limits.keep_alive_timeout
         self.add(connection, now)
 
-    def has_given_up(self, connection: Waiter) -> bool:
+    def has_given_up(self, connection: Pollable) -> bool:
         """Whether the client has left while its request waited, here or in the backlog."""
         left = has_given_up(connection.sock, silent=connection.silent)
         if left:
             self._report(debug_logger.debug, "%s has left while its request waited", connection.peer)
         return left
 
-    def react(self, connection: Waiter, events: int, now: float) -> None:
+    def react(self, connection: Pollable, events: int, now: float) -> None:
         """The socket of a connection did something. Events beside READ and WRITE are errors, which both find."""
         if connection.state is READY:
             # More than its request has come, or its end, or the client takes the rest of a 100 Continue, which
@@ -110,7 +110,7 @@ class Table:
         except Exception as error:
             self.fault(connection, error)
 
-    def step(self, connection: Waiter, step: Callable[[float], None], now: float) -> None:
+    def step(self, connection: Pollable, step: Callable[[float], None], now: float) -> None:
         """Let a connection take a step, and settle it."""
         try:
             step(now)
@@ -124,7 +124,7 @@ class Table:
             if WATCH[each.state]:  # else its deadline has been faster
                 self.step(each, each.resume, now)
 
-    def fault(self, connection: Waiter, error: Exception) -> None:
+    def fault(self, connection: Pollable, error: Exception) -> None:
         """A bug of ours, or the poller is out of memory. It costs this connection, and not the server."""
         self._report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
         if connection.state is APP or connection.state is TASK:
@@ -134,7 +134,7 @@ class Table:
         elif self.connections.get(connection.fd) is connection:  # else it has gone before the fault
             self.drop(connection)
 
-    def settle(self, connection: Waiter, now: float) -> None:
+    def settle(self, connection: Pollable, now: float) -> None:
         """Watch a connection for what its state waits for; queue it, or close it."""
         state = connection.state
         if state is READY:
@@ -186,7 +186,7 @@ class Table:
         self.connections[stage.fd] = follower
         self.step(follower, follower.begin, now)
 
-    def drop(self, connection: Waiter) -> None:
+    def drop(self, connection: Pollable) -> None:
         """Close a connection."""
         self.watch(connection, 0)
         self.deferred.forget(connection)
@@ -194,12 +194,12 @@ class Table:
         connection.close()
         self._load.freed = True
 
-    def _take_out(self, connection: Waiter) -> None:
+    def _take_out(self, connection: Pollable) -> None:
         del self.connections[connection.fd]
         self._load.connections -= 1
         self._row.connections = len(self.connections)
 
-    def watch(self, connection: Waiter, events: int) -> None:
+    def watch(self, connection: Pollable, events: int) -> None:
         """Ask the poller for ``events`` of a connection, and for nothing else."""
         watched = connection.watched
         if events == watched:

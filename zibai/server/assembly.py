@@ -88,7 +88,7 @@ def _make_service(
         application=part.gateway.make if tasks else part.gateway.serve,
         # Of the context that called serve(), after the hook before_serve: each request begins with a copy of it.
         new_context=copy_context().copy,
-        waits=part.engine.waits,
+        readiness=part.engine.readiness,
         report=part.engine.report,
         refused=refused,
         row=part.row,

@@ -8,7 +8,7 @@ share belongs into the loop, the connection or the stream.
  - baton         what the leaders pass on to each other, and when they do so at once
  - polling       how a thread waits for a socket, and how a poller is woken
  - greenlets     runners that are greenlets, started from gevent's hub
- - greenlet_waits how a greenlet waits for a socket
+ - hub_wait      how a greenlet waits for a socket
  - pending       what an exchange has left behind in the hub
  - hubpoller     a poller of watchers, where the hub cannot watch the system's
  - blocked       tells when an application blocks the hub or the event loop
@@ -38,7 +38,7 @@ from ...system.stacks import Stack
 from ...telemetry.row import Row
 from ...telemetry.slot import Running
 from ..connection import Connection
-from ..context import Waits
+from ..context import Readiness
 
 
 class RunnersSide(Protocol):
@@ -158,7 +158,7 @@ class Backend(Protocol):
     """What its runners are called, for people."""
 
     @property
-    def waits(self) -> Waits: ...
+    def readiness(self) -> Readiness: ...
 
     @property
     def poller(self) -> Poller: ...

@@ -41,7 +41,7 @@ try:
     from gevent import monkey
     from gevent.event import Event
 
-    from .greenlet_waits import SHORTEST, Waits
+    from .hub_wait import SHORTEST, Readiness
 except ImportError as error:
     text = "gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent"
     raise MissingExtra.because(error, "gevent", text) from None
@@ -116,7 +116,7 @@ class Greenlets(Blocking):
     runners = "greenlets"
 
     def __init__(self, slots: int, row: Row) -> None:
-        self.waits = Waits()
+        self.readiness = Readiness()
         self.make_stream = Stream
         self._row = row
         # A greenlet that is about to end has its slot still, while the next one runs; so there is one more.

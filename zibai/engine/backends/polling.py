@@ -7,7 +7,7 @@ import sys
 from ...net.listener import Socket
 
 
-class Waits:
+class Readiness:
     """A thread waits for one socket. ``select.poll``, where it exists, takes any number of descriptor."""
 
     def wait_readable(self, sock: Socket, timeout: float) -> bool:

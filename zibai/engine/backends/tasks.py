@@ -47,7 +47,7 @@ TURN_TIME: Final = 0.005
 """Seconds that one turn lasts, if there is more to do."""
 
 
-class Waits:
+class Readiness:
     """A task never blocks in a wait."""
 
     def wait_readable(self, sock: Socket, timeout: float) -> bool:
@@ -71,7 +71,7 @@ class Tasks:
         make: "Callable[[TaskStream, Tasks], AsyncRequest]",
         context: Callable[[], Context],
     ) -> None:
-        self.waits = Waits()
+        self.readiness = Readiness()
         self.event_loop = event_loop
         self._make = make
         self._context_of = context

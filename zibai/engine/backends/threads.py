@@ -39,7 +39,7 @@ from ...telemetry.scoreboard import Row
 from ..stream import Stream
 from . import Blocking, Turns
 from .baton import Runner, Spell
-from .polling import Bell, Waits
+from .polling import Bell, Readiness
 
 BATON_LIMIT = 0.005
 """Seconds that an exchange may last before the deputy takes the baton: the switch interval of a GIL."""
@@ -56,7 +56,7 @@ class Threads(Blocking):
     make_stream = Stream
 
     def __init__(self, slots: int, row: Row, name: str = "") -> None:
-        self.waits = Waits()
+        self.readiness = Readiness()
         self._name = name
         self._row = row
         self._runners: list[Runner] = []

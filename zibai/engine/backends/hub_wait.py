@@ -10,7 +10,7 @@ SHORTEST = 0.001
 """Seconds of the shortest timer: libuv counts in milliseconds, and warns of a shorter one on standard error."""
 
 
-class Waits:
+class Readiness:
     """A greenlet waits for one socket by the hub."""
 
     def wait_readable(self, sock: Socket, timeout: float) -> bool:

@@ -1,10 +1,10 @@
-"""What waits in a loop's table: a client's socket, with a state and a deadline.
+"""A client's socket in a loop's table, with a state and a deadline.
 
-A :class:`Waiter` is a connection, or a stage before one (see :mod:`.preamble`). The loop's
+A :class:`Pollable` is a connection, or a stage before one (see :mod:`.preamble`). The loop's
 :class:`~zibai.engine.table.Table` watches its socket as its state says, and calls its steps: ``begin``, ``readable``,
-``writable``, ``resume`` and ``expire``. None of them blocks. Each may move ``state`` and ``deadline``, and the table
-looks at both after it. The steps, ``state``, ``deadline``, ``pause`` and ``watched`` are the loop owner's. What stays
-the same, ``sock``, ``peer``, ``endpoint`` and ``service``, is also read by the runner of its request.
+``writable``, ``resume`` and ``expire``. None of them blocks. Each may change ``state`` and ``deadline``, and the table
+looks at both after it. The steps, ``state``, ``deadline``, ``pause`` and ``watched`` belong to the loop's owner. The
+runner of its request reads the constant ones: ``sock``, ``peer``, ``endpoint`` and ``service``.
 """
 
 import socket
@@ -30,7 +30,7 @@ IN_ONE_PIECE: Final = Arrival(False, 0.0, 0.0)
 BEGUN: Final = Arrival(True, 0.0, 0.0)
 
 
-class Waiter:
+class Pollable:
     """One client. ``pause`` says why the loop does not read from it although its state would have it so."""
 
     __slots__ = ("deadline", "endpoint", "fd", "pause", "peer", "service", "sock", "state", "watched")
