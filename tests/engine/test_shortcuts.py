@@ -42,17 +42,17 @@ def test_an_exchange_that_leaves_nothing(monkeypatch: pytest.MonkeyPatch, sent: 
             client, connection = rig.connect()
             client.sendall(sent)
             rig.until(lambda connection=connection: connection.state is READY)
-            assert connection.alone
+            assert connection.shortcut
             taken = rig.loop.take()
             assert taken.connection is connection
             taken.exchange(rig.row.slots[0], clock())
             with mock.patch.object(
                 type(connection), "finish", autospec=True, side_effect=type(connection).finish
             ) as way:
-                connection.alone = not plainly  # which the short cut asks for
+                connection.shortcut = not plainly  # which the short cut asks for
                 rig.loop.finish(taken)
             assert way.called is plainly
-            connection.alone = True
+            connection.shortcut = True
             assert read(client) == ANSWER
             assert connection.state is HEAD
             left.append(look(connection))

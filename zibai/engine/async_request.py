@@ -229,7 +229,7 @@ class AsyncRequest(AsyncStream):
         """Keep what has come, of the body or of the next request, until the task or the next turn uses it."""
         connection = self.connection
         connection.codec.feed(data)
-        connection.alone = False
+        connection.shortcut = False
         if connection.codec.size >= RECEIVE:
             connection.pause = STOPPED
             self.look_soon()

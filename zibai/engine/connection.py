@@ -40,7 +40,7 @@ class Connection(Pollable):
     ``memory`` is how many bytes are counted for the connection, beside those of its intake.
     """
 
-    __slots__ = ("alone", "arrival", "body", "codec", "intake", "lingering", "memory", "request", "sender", "stream")
+    __slots__ = ("arrival", "body", "codec", "intake", "lingering", "memory", "request", "sender", "shortcut", "stream")
 
     def __init__(self, sock: Socket, peer: object, endpoint: Endpoint, service: Service, now: float) -> None:
         Pollable.__init__(self, sock, peer, endpoint, service, HEAD, now)  # super() costs 1 % of a short connection
@@ -51,7 +51,7 @@ class Connection(Pollable):
         self.request: Request | None = None
         self.body: Any = None
         self.intake: Intake | None = None  # while a body is read
-        self.memory, self.alone = 0, False  # alone: the request has come in one piece, and left nothing to be tidied up
+        self.memory, self.shortcut = 0, False  # shortcut: the request came in one read and left nothing to do
         self.arrival = IN_ONE_PIECE  # of the request
         self.lingering: Lingering | None = None  # while it ends
 
@@ -65,7 +65,7 @@ class Connection(Pollable):
 
     @property
     def silent(self) -> bool:
-        return self.alone or self.stream is None  # a body that comes with its head needs no 100 Continue
+        return self.shortcut or self.stream is None  # a body that comes with its head needs no 100 Continue
 
     @property
     def out(self) -> Any:
@@ -94,9 +94,9 @@ class Connection(Pollable):
             else:  # before a whole request, or after the last one, so no client waits for a response
                 self.state = CLOSED
         elif self.state is HEAD:
-            # The codec is empty behind a request that came alone, so it need not be asked.
+            # The codec is empty after a request that came in one read, so it need not be asked.
             known = self.service.known  # Python 3.11 searches for a slot that is called at once
-            request = known(data) if self.alone else None
+            request = known(data) if self.shortcut else None
             if request is not None and request.length == 0:
                 # All else is as the request before has left it.
                 self.request = request
@@ -116,7 +116,7 @@ class Connection(Pollable):
                 self.count_memory(len(body))
             self.request = request
             self.arrival = IN_ONE_PIECE
-            self.alone = True
+            self.shortcut = True
             self.state = READY
             self.deadline = inf
         elif self.state is TASK:

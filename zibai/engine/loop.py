@@ -248,7 +248,7 @@ class Loop:
         # Short cut: the same as the last line, where nothing is left to be sent, read or watched, which is usual. The
         # calls of that line cost 1 us, 6 % of a plain request. test_shortcuts.py holds both ways against each other.
         sender = connection.sender
-        if connection.alone and connection.watched == READ and not (sender.closing or sender.out or table.draining):
+        if connection.shortcut and connection.watched == READ and not (sender.closing or sender.out or table.draining):
             if connection.memory:
                 connection.free_memory()
             connection.request = None

@@ -71,7 +71,7 @@ class MessageStream(AsyncStream):
     def begin(self, rest: bytes) -> None:
         """The handshake is complete; ``rest`` is what came behind it."""
         connection = self.connection
-        connection.alone = False
+        connection.shortcut = False
         if connection.pause is STOPPED:
             connection.pause = LATER  # TLS may have bytes that no poller knows of
         self.feed(rest)

@@ -44,7 +44,7 @@ def advance(connection: "Connection", now: float) -> None:
 
 def _read_head(connection: "Connection", now: float) -> None:
     connection.request = request = connection.codec.next_request()
-    connection.alone = False
+    connection.shortcut = False
     connection.count_memory(-connection.memory)
     if request is None:
         _await_head(connection, now)

@@ -142,7 +142,7 @@ class Stream:
 
     def when_sent(self, call: Callable[[], object]) -> None:
         """Let the loop call this when all of the response is out, or lost."""
-        self.connection.alone = False  # so that the loop looks at what is left to be done
+        self.connection.shortcut = False  # so that the loop looks at what is left to do
         self.sender.on_sent = call
 
     def _open(self, intake: Intake, connection: Connection) -> io.BufferedReader:

@@ -79,10 +79,10 @@ class TLSConnection(Connection):
                 self.deadline = min(self.deadline, now + self.service.limits.socket_timeout)
             self.pause = CHOKED
         elif sock.choked and self.state is TASK and self.pause is not STOPPED:
-            self.alone = False
+            self.shortcut = False
             self.pause = CHOKED
         elif sock.choked or sock.has_bytes:
-            self.alone = False
+            self.shortcut = False
             self.pause = self.pause or LATER
 
     def resume(self, now: float) -> None:
