@@ -183,10 +183,10 @@ def test_a_file_that_was_rotated_while_its_lock_was_waited_for_is_not_written(
     """It may be the next to be removed."""
     lock = logfile.lock
 
-    def wait(file: Any, *, alone: bool = False) -> bool:
-        if not alone and path.exists() and not path.with_name("zibai.log.1").exists():
+    def wait(file: Any, *, exclusive: bool = False) -> bool:
+        if not exclusive and path.exists() and not path.with_name("zibai.log.1").exists():
             path.rename(path.with_name("zibai.log.1"))
-        return lock(file, alone=alone)
+        return lock(file, exclusive=exclusive)
 
     with opened(path, 1000, 2) as handler:
         monkeypatch.setattr(logfile, "lock", wait)
@@ -205,7 +205,7 @@ def test_a_forked_process_has_a_lock_of_its_own(path: Path) -> None:
             os._exit(0)
         os.waitpid(child, 0)
         with open(path) as other:
-            assert not logfile.lock(other, alone=True)
+            assert not logfile.lock(other, exclusive=True)
         logfile.unlock(handler.stream)
     assert path.read_text() == "parent\nchild\n"
 
@@ -450,9 +450,9 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(path: Path, monkeypatch: py
     """As that of a process which rotates the file."""
     real, tries = logfile.lock, []
 
-    def lock(file: Any, *, alone: bool = False) -> bool:
-        tries.append(alone)
-        return len(tries) > 3 and real(file, alone=alone)
+    def lock(file: Any, *, exclusive: bool = False) -> bool:
+        tries.append(exclusive)
+        return len(tries) > 3 and real(file, exclusive=exclusive)
 
     with opened(path, 1000, 2) as handler:
         monkeypatch.setattr(logfile, "lock", lock)

@@ -67,7 +67,7 @@ class Overload:
         self._siblings = siblings
         self._is_anyone_waiting = is_anyone_waiting
         self._look_at = -inf
-        self._alone = self._leads = False
+        self._is_only_worker = self._leads = False
         self._free_at = -inf  # when a runner was free last, by the loop's clock
         self._full_since = inf  # since when all workers are full
         self._lost_since = inf  # since when connections are in the backlog, though a worker says that it is free
@@ -87,14 +87,14 @@ class Overload:
         """Whether to accept, while no runner is free."""
         if now >= self._look_at:
             self._look(now)
-        return self._alone or (self._leads and not self._is_waiting())
+        return self._is_only_worker or (self._leads and not self._is_waiting())
 
     def _look(self, now: float) -> None:
         self._look_at = now + SIBLINGS_CHECK_INTERVAL
         self._row.mark_full(True)
         others = [(first, row, row.state) for first, row in self._siblings()]
-        self._alone = not any(state in ("ready", "starting") for _, _, state in others)
-        self.again = inf if self._alone else self._look_at
+        self._is_only_worker = not any(state in ("ready", "starting") for _, _, state in others)
+        self.again = inf if self._is_only_worker else self._look_at
         at = clock()
         full = [(first, row.is_full(at - STALE, at - FREE_MOMENT)) for first, row, state in others if state == "ready"]
         all_full = all(is_full for _, is_full in full)
@@ -107,7 +107,7 @@ class Overload:
 
     def accepted(self, connection: Any) -> None:
         """A connection was accepted."""
-        if self.full and not self._alone:
+        if self.full and not self._is_only_worker:
             self._probe = connection
 
     def _is_waiting(self) -> bool:

@@ -33,7 +33,7 @@ class Watched:
         self._stack = stack
         self._changed = changed
         self._whole: list[str] = []  # with all that is below
-        self._alone: set[str] = set()
+        self._shallow: set[str] = set()
         self._reloaders: dict[bool, Reloader] = {}  # one for each kind: deep or not
         if patterns := watched(options):
             for root in roots(options, directory):
@@ -43,12 +43,12 @@ class Watched:
     def add(self, folders: list[tuple[str, bool]], since: float) -> None:
         """Watch the :func:`imported` folders of a worker. A change counts from the time of day ``since`` on."""
         for folder, deep in folders:
-            if folder in self._alone or any(is_below(folder, each) for each in self._whole):
+            if folder in self._shallow or any(is_below(folder, each) for each in self._whole):
                 continue
             if deep:
                 self._whole.append(folder)
             else:
-                self._alone.add(folder)
+                self._shallow.add(folder)
             self._watch(folder, "*.py", deep=deep, since=since)
 
     def _watch(self, root: str, patterns: str, *, deep: bool, since: float | None = None) -> None:

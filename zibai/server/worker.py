@@ -138,7 +138,7 @@ def run(
             backend = backend_of(options, interface, hub)
             tied = _tie(ties, control, parent, options, partial(_announce, site, parent, show_title, backend))
             settings = replace(options, interface=interface, max_request_pre_process=_with_jitter(options.max_requests))
-            hooks = _hooks(site, show_title, alone=parent is None)
+            hooks = _hooks(site, show_title, is_single=parent is None)
             Server(site.app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=tied).run()
 
         try:
@@ -215,12 +215,12 @@ def backend_of(options: Options, interface: Interface, hub: ModuleType | None) -
     return "tasks"
 
 
-def _hooks(site: Site, show_title: Callable[[str], None], *, alone: bool) -> Hooks:
-    """The hooks that are still to be called. A process that is ``alone`` has no parent that tells of its end."""
+def _hooks(site: Site, show_title: Callable[[str], None], *, is_single: bool) -> Hooks:
+    """The hooks that are still to be called. Without a parent (``is_single``) the process itself tells of its end."""
 
     def draining() -> None:
         show_title("draining")
-        if alone:
+        if is_single:
             logger.info("graceful shutdown begun")
         if site.hooks.before_graceful_exit is not None:
             site.hooks.before_graceful_exit()

@@ -92,7 +92,7 @@ class LogFile(RotatingFileHandler, AtOnce):
             if not self._catch_up():
                 break
             file = self.stream.fileno()
-            if self._is_full(file, len(data)) and self._lock(file, alone=True) and self._rotate():
+            if self._is_full(file, len(data)) and self._lock(file, exclusive=True) and self._rotate():
                 continue
             if not self._lock(file):
                 break
@@ -105,14 +105,14 @@ class LogFile(RotatingFileHandler, AtOnce):
                 unlock(file)
         self._write(data)  # there is no new file, or no lock; better in the old file than nowhere
 
-    def _lock(self, file: int, *, alone: bool = False) -> bool:
+    def _lock(self, file: int, *, exclusive: bool = False) -> bool:
         """Lock the open file: exclusively if that is possible at once, or shared, which may take a moment."""
         now = time.monotonic()
-        until = now if alone or now < self._impatient_until else now + LONGEST_ROTATION
+        until = now if exclusive or now < self._impatient_until else now + LONGEST_ROTATION
         try:
-            while not lock(file, alone=alone):
+            while not lock(file, exclusive=exclusive):
                 if time.monotonic() >= until:
-                    if not alone and until > now:
+                    if not exclusive and until > now:
                         self._impatient_until = until + IMPATIENCE
                     return False
                 time.sleep(0.001)
@@ -147,7 +147,7 @@ class LogFile(RotatingFileHandler, AtOnce):
             # Another process may rotate at the same time: the new file can be full before all backups are renamed.
             directory = os.open(os.path.dirname(self.baseFilename), os.O_RDONLY)
             try:
-                if not lock(directory, alone=True):
+                if not lock(directory, exclusive=True):
                     return False
                 if is_named(self.baseFilename, old):
                     self.stream = None  # otherwise doRollover() closes it first, and the lock is gone
@@ -168,9 +168,9 @@ class LogFile(RotatingFileHandler, AtOnce):
         return True
 
     def _write_by_itself(self, data: bytes) -> None:
-        with turn_beside(self.baseFilename) as alone:
+        with turn_beside(self.baseFilename) as is_ours:
             try:
-                if alone and self.maxBytes > 0:
+                if is_ours and self.maxBytes > 0:
                     self.stream = self._open()
                     if self._is_full(self.stream.fileno(), len(data)):
                         with suppress(OSError):  # while another program reads the file it cannot be renamed, and grows

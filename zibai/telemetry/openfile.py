@@ -35,11 +35,11 @@ def is_named(path: str, file: Any) -> bool:
         return False
 
 
-def lock(file: Any, *, alone: bool = False) -> bool:
-    """Try to lock an open file, exclusively (``alone``) or shared; raises OSError where the system has no locks."""
+def lock(file: Any, *, exclusive: bool = False) -> bool:
+    """Try to lock an open file, exclusively or shared; raises OSError where the system has no locks."""
     if sys.platform != "win32":
         try:
-            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True
@@ -57,9 +57,9 @@ def turn_beside(path: str) -> Iterator[bool]:
     """Hold a lock on a file beside ``path``, for Windows. Yields False if that took too long."""
     with open(path + ".lock", "ab") as file:
         until = time.monotonic() + LONGEST_TURN
-        while not (alone := _lock_byte(file.fileno())) and time.monotonic() < until:
+        while not (is_ours := _lock_byte(file.fileno())) and time.monotonic() < until:
             time.sleep(0.001)  # msvcrt.LK_LOCK would try only once a second
-        yield alone  # closing the file ends the lock
+        yield is_ours  # closing the file ends the lock
 
 
 def _lock_byte(file: int) -> bool:
@@ -70,4 +70,4 @@ def _lock_byte(file: int) -> bool:
         except OSError:
             return False
         return True
-    return lock(file, alone=True)
+    return lock(file, exclusive=True)
