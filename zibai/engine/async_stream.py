@@ -205,7 +205,7 @@ class AsyncStream:
         if found == RESET:
             sender = self.stream.sender
             sender.closing = sender.broken = True
-            sender.forget()
+            sender.discard_unsent()
         if found == RESET or (found == ENDED and self.ends_with_client):
             self.note_end()
         else:

@@ -267,7 +267,7 @@ class Connection(Pollable):
             super().close()
 
     def release(self) -> None:
-        self.sender.forget()
+        self.sender.discard_unsent()
         self.sender.tell_sent(self.request)
         self._drop_body()
         self.stream = None  # it refers to us, and a cycle would keep both until a collection

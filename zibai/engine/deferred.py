@@ -47,8 +47,8 @@ class Deferred:
         (self._starved if connection.pause is STARVED else self._soon)[connection] = None
         return 0
 
-    def forget(self, connection: Pollable) -> None:
-        """It is about to be closed."""
+    def discard(self, connection: Pollable) -> None:
+        """Let go of a connection that is about to be closed."""
         self._soon.pop(connection, None)
         self._starved.pop(connection, None)
 

@@ -100,15 +100,15 @@ class Loop:
         self._slots = 0  # nothing that is ready begins any more
         self._backend.wake()
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """In a child that the application has forked: close everything, and turn no more.
 
         Nothing is unregistered or shut down: the poller's object and the connections are the parent's, too.
         """
         self.finished = True
-        self.admission.acceptor.forget()
+        self.admission.acceptor.close_listeners()
         self.shutdown.close()
-        self._table.forget()
+        self._table.close_in_child()
 
     # What a backend drives.
 

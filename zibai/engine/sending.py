@@ -144,7 +144,7 @@ class Sender:
         """
         with self.lock:
             self.closing = self.broken = True
-            self.forget()
+            self.discard_unsent()
             if not orderly:
                 self._cut()
         try:
@@ -156,15 +156,15 @@ class Sender:
 
     def _cut(self) -> None:
         self.closing = self.broken = True
-        self.forget()
+        self.discard_unsent()
         try:
             # With RST, since the end of the connection may be how the end of the body is marked.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
             pass  # there is no connection left to reset
 
-    def forget(self) -> None:
-        """Nothing of what waits can be sent any more."""
+    def discard_unsent(self) -> None:
+        """Drop everything that waits to be sent; the client gets nothing more."""
         self.lost += len(self.out)
         self.out.clear()
         self._account()
@@ -193,7 +193,7 @@ class Sender:
             self._cut()
         except OSError:
             self.closing = self.broken = True
-            self.forget()
+            self.discard_unsent()
         if not out:
             if type(out) is not bytearray:
                 self.out = bytearray()

@@ -180,7 +180,7 @@ class Table:
 
     def _pass_on(self, stage: Any, now: float) -> None:
         """A stage before a connection is done: what follows takes its place."""
-        self.deferred.forget(stage)
+        self.deferred.discard(stage)
         follower = stage.follower
         follower.watched = stage.watched
         self.connections[stage.fd] = follower
@@ -189,7 +189,7 @@ class Table:
     def drop(self, connection: Pollable) -> None:
         """Close a connection."""
         self.watch(connection, 0)
-        self.deferred.forget(connection)
+        self.deferred.discard(connection)
         self._take_out(connection)
         connection.close()
         self._load.freed = True
@@ -245,7 +245,7 @@ class Table:
         self.parting.close()
         for connection in self.connections.values():
             self.watch(connection, 0)
-            self.deferred.forget(connection)
+            self.deferred.discard(connection)
             if connection.state is APP or connection.state is TASK:
                 _abort(connection)
             else:
@@ -253,7 +253,7 @@ class Table:
         self.connections.clear()
         self._load.connections = self._row.connections = 0
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """Close the sockets in a forked child. Nothing is unregistered or shut down, since the parent has them, too."""
         self.parting.close()
         for connection in self.connections.values():

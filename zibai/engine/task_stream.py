@@ -58,7 +58,7 @@ class TaskStream(Stream):
         """The client has ended its side, or reset the connection. In the first case it may still read."""
         if reset:
             self.sender.closing = self.sender.broken = True
-            self.sender.forget()
+            self.sender.discard_unsent()
         self.connection.pause = STOPPED  # a poller would report the end again and again
         self.note_end()
 

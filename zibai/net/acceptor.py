@@ -128,9 +128,9 @@ class Acceptor:
     def close(self) -> None:
         """Stop listening."""
         self.watch(False, 0)
-        self.forget()
+        self.close_listeners()
 
-    def forget(self) -> None:
-        """Close the listeners, without the poller."""
+    def close_listeners(self) -> None:
+        """Close the listeners, and leave the poller as it is."""
         for listener in self._listeners:
             listener.close()

@@ -29,7 +29,7 @@ from ..clock import clock
 from ..errors import ZibaiError
 from ..logger import logger
 from ..net.unix_socket import bind_unix, clear_the_way, unlink_unix_socket
-from ..system.forks import forget_in_children
+from ..system.forks import close_in_children
 from ..system.lastword import start_thread
 from ..system.patching import original
 from ..telemetry.board_file import default_path
@@ -81,7 +81,7 @@ class Endpoint:
             logger.warning("no control channel, so zibai reload and zibai stop do not work: %s", error)
             return self
         if sys.platform != "win32":
-            forget_in_children(self._listener)
+            close_in_children(self._listener)
         start_thread(self._run)
         return self
 

@@ -33,7 +33,7 @@ from ..supervise.control import FOR_PARENT, GRACEFUL_SIGNALS, QUICK_SIGNALS, REO
 from ..supervise.loader import Fact
 from ..supervise.pipe import Parent
 from ..system import home, lastword, terminal, title
-from ..system.forks import forget_in_children, forking_a_worker
+from ..system.forks import close_in_children, forking_a_worker
 from ..system.lastword import LAST_WORD
 from ..system.signals import Signals
 from ..telemetry import logfile
@@ -55,7 +55,7 @@ def run_loader(
     parent.set_up_process(stdin=stdin)
     orders = Orders(parent)
     _call_in_forks(orders.close)
-    forget_in_children(*sockets)
+    close_in_children(*sockets)
     _finish(lambda: _load_and_fork(orders, options, sockets, board))
 
 

@@ -21,7 +21,7 @@ from ..gateway.wsgi import Application, Gateway
 from ..logger import logger, safely
 from ..net.bind import listen
 from ..net.listener import Listener
-from ..system.forks import forget_in_children
+from ..system.forks import close_in_children
 from ..telemetry.row import Row, others
 from . import kinds
 from .assembly import Part, make_loops
@@ -143,7 +143,7 @@ class Server:
 
     async def live(self) -> None:
         """The whole life of the server. It suspends only in an event loop that is ``running``."""
-        forget_in_children(*self._sockets)
+        close_in_children(*self._sockets)
         engines: list[Any] = []
         try:
             engines.extend(map(self._make_engine, range(self._loops)))
@@ -165,7 +165,7 @@ class Server:
             for loop, part in zip(loops.each, parts, strict=True):
                 https.attach(loop, part.listeners, self._runners > 1, self._ties.multiprocess)
         try:
-            forget_in_children(*loops.each)
+            close_in_children(*loops.each)
             self._start(engines, loops)  # in here, since Ctrl-C may come as soon as there are threads
             try:
                 await _done(engines[0].wait(self._end))

@@ -25,7 +25,7 @@ from ..logger import logger
 from ..supervise.control import FOR_PARENT, GRACEFUL_SIGNALS, QUICK_SIGNALS, REOPEN, UPGRADE
 from ..supervise.pipe import Parent
 from ..system import home, lastword, terminal, title
-from ..system.forks import forget_in_children
+from ..system.forks import close_in_children
 from ..system.machine import raise_descriptor_limit
 from ..system.patching import has_gil
 from ..system.signals import Signals
@@ -119,7 +119,7 @@ def run(
             title.show("single" if parent is None else "worker", options.app, *state)
 
     show_title("starting")
-    forget_in_children(*sockets)  # the application may fork as soon as it is imported
+    close_in_children(*sockets)  # the application may fork as soon as it is imported
     hub = prepare(options) if preloaded is None else preloaded.hub
     end = threading.Event()
     ties = replace(ties or Ties(), directory=home.real() if preloaded is None else preloaded.directory)

@@ -158,13 +158,13 @@ class Generations:
             what = "a worker with the new code does not start; the other workers keep serving"
         else:
             what = f"the new code does not start, and no worker is ready; the next start is in {pause:g} s"
-        self.forget()
+        self.stop_restart()
         for worker in workers:
             if worker.generation != TO_REPLACE:
                 worker.generation = self.current
         self.tell("aborted", f"restart aborted: {what}")
 
-    def forget(self) -> None:
+    def stop_restart(self) -> None:
         """The restart does not go on: it is aborted, or the end of the server begins."""
         self._began = None
 

@@ -226,7 +226,7 @@ class Roster:
                 worker.process.announce_drain()
             return
         self._ending = how
-        self._generations.forget()
+        self._generations.stop_restart()
         name = "graceful shutdown" if how == "drain" else "quick exit"
         if not self.failure:
             self._generations.tell("ending", f"{name} begun{why and f' ({why})'}")

@@ -1,12 +1,11 @@
 """Child processes that the application forks: they keep nothing of the server.
 
-A forked child has copies of all descriptors. While it lives, a connection that the server closes stays
-open for its client, a reset is not sent, and the kernel accepts connections on a listener that no process serves. So
-each child closes its copies first. Programs that are started (``exec``) have none, since the descriptors are not
-inheritable.
+A forked child has copies of all descriptors. While it lives, a connection that the server closes stays open for its
+client, a reset is not sent, and the kernel accepts connections on a listener that no process serves. So each child
+closes its copies first. Programs that are started (``exec``) have none, since the descriptors are not inheritable.
 
-The objects of :func:`forget_in_children` have a method ``close`` or ``forget``, which is called in the child, in its
-only thread. Locks that other threads held at the fork stay locked there for ever, so the method must not use a lock.
+The objects of :func:`close_in_children` have a method ``close_in_child`` or ``close``. The only thread of the child
+calls it. Locks that other threads held at the fork stay locked there for ever, so the method must not use a lock.
 """
 
 import os
@@ -19,8 +18,8 @@ _ours: WeakSet[Any] = WeakSet()
 _is_worker = False  # whether the server itself forks at this moment
 
 
-def forget_in_children(*objects: Any) -> None:
-    """Close or forget these objects in each child from now on, as long as they exist."""
+def close_in_children(*objects: Any) -> None:
+    """Close these objects in each child from now on, as long as they exist."""
     _ours.update(objects)
 
 
@@ -35,15 +34,15 @@ def forking_a_worker() -> Iterator[None]:
         _is_worker = False
 
 
-def _forget_all() -> None:
+def _close_all() -> None:
     if _is_worker:
         return
     while _ours:
         each = _ours.pop()
-        forget: Callable[[], object] = getattr(each, "forget", None) or each.close
+        close: Callable[[], object] = getattr(each, "close_in_child", None) or each.close
         with suppress(Exception):  # the rest must still be closed
-            forget()
+            close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_close_all)

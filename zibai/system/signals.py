@@ -119,7 +119,7 @@ class Signals:
             atexit.register(self._ignore, os.getpid())
             console.hold_the_end()
         if sys.platform != "win32":
-            os.register_at_fork(after_in_child=self._forget)
+            os.register_at_fork(after_in_child=self._restore_in_child)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         _end_lookout()
         return self
@@ -174,7 +174,7 @@ class Signals:
             signal.signal(number, _do_nothing)
         hold_signals_back()
 
-    def _forget(self) -> None:
+    def _restore_in_child(self) -> None:
         """In a process that the application has forked: a signal to it has its default effect again."""
         if self._old:
             self._restore()

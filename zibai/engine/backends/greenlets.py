@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ...clock import clock
 from ...errors import MissingExtra
 from ...logger import logger, safely
-from ...system.forks import forget_in_children
+from ...system.forks import close_in_children
 from ...system.stacks import Stack, frames_of
 from ...telemetry.scoreboard import Row, Slot
 from ..states import APP
@@ -151,7 +151,7 @@ class Greenlets(Blocking):
 
     def start(self, loop: Turns) -> None:
         self.loop = loop
-        forget_in_children(self)
+        close_in_children(self)
         self._turn_soon.start(self._turn)
         if self._io is not None:
             self._io.start(self._turn)
@@ -176,7 +176,7 @@ class Greenlets(Blocking):
             self.idle.kill()
         self._close()
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """In a child that the application has forked: it has this hub, and would serve from it.
 
         What is closed here stays open in the parent. Nothing is unregistered, since both have the same epoll object.

@@ -25,7 +25,7 @@ from ...clock import clock
 from ...logger import error_logger, safely
 from ...net.listener import Socket
 from ...net.poller import make_poller
-from ...system.forks import forget_in_children
+from ...system.forks import close_in_children
 from ...system.stacks import Stack
 from ...telemetry.row import Row
 from ...telemetry.slot import SHORTEST, Running
@@ -97,7 +97,7 @@ class Tasks:
 
     def start(self, loop: TaskTurns) -> None:
         self.loop: TaskTurns = loop
-        forget_in_children(self)
+        close_in_children(self)
         self._context = self._context_of()
         self._starter = starter = make_starter(self.event_loop, self._context)
         self._start = starter.start
@@ -172,7 +172,7 @@ class Tasks:
             self._timer.cancel()
         return True
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """In a child that the application has forked: it has this event loop, and would serve from it."""
         self._stopped = True
         self._watch.stop()

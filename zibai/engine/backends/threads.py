@@ -33,7 +33,7 @@ from typing import Any
 from ...clock import clock
 from ...logger import logger, safely
 from ...net.poller import make_poller
-from ...system.forks import forget_in_children
+from ...system.forks import close_in_children
 from ...system.stacks import Stack
 from ...telemetry.scoreboard import Row
 from ..stream import Stream
@@ -79,7 +79,7 @@ class Threads(Blocking):
 
     def start(self, loop: Turns) -> None:
         self._loop = loop
-        forget_in_children(self)
+        close_in_children(self)
         loop.watch(self._bell.fileno(), self._bell.hear)
         self._add_runner()
 
@@ -103,7 +103,7 @@ class Threads(Blocking):
         self._bell.close()
         self.poller.close()
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """In a child that the application has forked: its only thread ends when the application returns to us."""
         self._lock = threading.Lock()  # a thread that the child does not have may have held the other
         self._stopped = True
