@@ -17,7 +17,7 @@ pytest.importorskip("websockets")
 from zibai.errors import Refused
 from zibai.protocol.websocket.codec import ENOUGH, STEP, Codec
 from zibai.protocol.websocket.deflate import Agreed
-from zibai.protocol.websocket.reference import cut_reason, is_close_code
+from zibai.protocol.websocket.reference import is_close_code, shorten_reason
 
 from wsclient import BINARY, CLOSE, CONT, FIN, PING, PONG, RSV1, TEXT, close, frame, text
 
@@ -385,5 +385,5 @@ def test_codes_and_reasons() -> None:
         *(1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014),
         *range(3000, 5000),
     ]
-    assert cut_reason("é" * 100) == "é" * 61
-    assert cut_reason("short") == "short"
+    assert shorten_reason("é" * 100) == "é" * 61
+    assert shorten_reason("short") == "short"

@@ -179,7 +179,7 @@ class AsyncStream:
         connection, sender = self.connection, self.stream.sender
         if sender.out and sender.is_expired(now):
             connection.deadline = inf
-            connection.abort()
+            connection.cut_now()
             self.note_end()
         else:
             connection.deadline = min(self._send_due(), self.due)

@@ -252,10 +252,10 @@ class Connection(Pollable):
         """The deadline has passed in the state it was set for."""
         expire(self, now)
 
-    def abort(self) -> None:
+    def cut_now(self) -> None:
         """Cut the connection under a runner; the socket stays open until the loop closes it."""
         # In HTTP/1.0 the end of the connection may mark the end of the body, so an orderly end would hide the cut.
-        self.sender.abort(orderly=self.request is None or self.request.is_http11)
+        self.sender.cut_now(orderly=self.request is None or self.request.is_http11)
 
     def close(self) -> None:
         """End the connection and release everything. Only the loop calls this, when no runner has the connection."""

@@ -50,7 +50,7 @@ def _expire_sending(connection: "Connection", now: float) -> None:
         connection.await_client()
     elif connection.state is APP:
         connection.deadline = inf  # its runner learns of it at its next send
-        connection.abort()
+        connection.cut_now()
     else:
         report = connection.service.report
         report(debug_logger.debug, "%s does not take its response, or too slowly", connection.peer)

@@ -133,7 +133,7 @@ class MessageStream(AsyncStream):
         if not self.released:
             self._set_due()
 
-    def cut_off(self) -> None:
+    def cut_now(self) -> None:
         """End the connection now, without a close frame."""
         if not self.released:
             self.cut()
@@ -269,7 +269,7 @@ class MessageStream(AsyncStream):
         """A time is over: of the close handshake, or of the silence of the client."""
         times, limits = self._times, self._limits
         if times.closes < inf:
-            self.cut_off()
+            self.cut_now()
             return
         if self.connection.pause in (STOPPED, LATER):
             times.heard, times.pinged = now, False  # it may have sent something that was not read

@@ -138,7 +138,7 @@ class Sender:
         with self.lock:
             self._cut()
 
-    def abort(self, *, orderly: bool) -> None:
+    def cut_now(self, *, orderly: bool) -> None:
         """Nothing is sent any more, and what waits is lost. Unless ``orderly``, closing the socket then resets the
         connection. A runner that waits for a body is woken.
         """

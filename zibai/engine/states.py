@@ -42,7 +42,7 @@ the :class:`~zibai.engine.queueing.Queue` refuses it by a 503 after ``queue_time
 APP: Final = "app"
 """The application runs. *Inline*, the loop stands still until its runner is done, and the poller stays armed; *given
 away*, the loop goes on. It watches nothing and has no deadline until the runner has *lent* something: handed it to the
-loop to be sent. Then the client has to take that fast enough, or the connection is aborted, and the runner learns of
+loop to be sent. Then the client has to take that fast enough, or the connection is cut, and the runner learns of
 that at its next send."""
 
 TASK: Final = "task"

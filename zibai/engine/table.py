@@ -130,7 +130,7 @@ class Table:
         if connection.state is APP or connection.state is TASK:
             self.watch(connection, 0)
             connection.pause = STOPPED  # so that settle() does not watch a task's connection again
-            _abort(connection)
+            _cut_now(connection)
         elif self.connections.get(connection.fd) is connection:  # else it has gone before the fault
             self.drop(connection)
 
@@ -247,7 +247,7 @@ class Table:
             self.watch(connection, 0)
             self.deferred.discard(connection)
             if connection.state is APP or connection.state is TASK:
-                _abort(connection)
+                _cut_now(connection)
             else:
                 connection.close()
         self.connections.clear()
@@ -265,8 +265,8 @@ def _stay(now: float) -> None:
     """The step of a connection that has had its step."""
 
 
-def _abort(connection: Any) -> None:
+def _cut_now(connection: Any) -> None:
     """Cut a connection that a runner or a task has, which gives it back."""
-    connection.abort()
+    connection.cut_now()
     if connection.state is TASK:
         connection.stream.note_end()

@@ -237,7 +237,7 @@ class WebSocketExchange(Responding):
     def _abandon(self) -> None:
         """The process ends, by Ctrl-C."""
         if self._opening.socket is not None:
-            self._opening.socket.cut_off()
+            self._opening.socket.cut_now()
         elif not self.complete:
             self._cut()
 
@@ -286,7 +286,7 @@ class WebSocketExchange(Responding):
             if not ours:
                 error_logger.error("the application failed in the WebSocket %s", self._path, exc_info=error)
             if socket is not None and cancelled:
-                socket.cut_off()
+                socket.cut_now()
             elif socket is not None:
                 socket.close(1011)
             return

@@ -120,7 +120,7 @@ def table(server: dict[str, Any]) -> Iterator[str]:
         if worker["websockets"]:
             yield f"{'':8}  {worker['websockets']} WebSocket{'' if worker['websockets'] == 1 else 's'}"
         for each in worker["running"]:
-            yield _cut(f"{'':8}  {each['method']} {each['path']}", f"  {age(each['seconds'])}, {each['phase']}")
+            yield _shorten(f"{'':8}  {each['method']} {each['path']}", f"  {age(each['seconds'])}, {each['phase']}")
         if worker["unlisted"]:
             yield f"{'':8}  and {others(worker['unlisted'])}"
 
@@ -136,7 +136,7 @@ def _summary(totals: dict[str, Any], serves: bool) -> str:
     return ", ".join(parts) + (f"; workers that died: {sum(ends.values())} ({deaths[2:]})" if ends else "")
 
 
-def _cut(text: str, end: str, width: int = 80) -> str:
+def _shorten(text: str, end: str, width: int = 80) -> str:
     """``text`` and ``end`` in one line; what does not fit is cut from the end of ``text``."""
     room = width - len(end)
     return (text if len(text) <= room else text[: room - 3] + "...") + end

@@ -122,7 +122,7 @@ class ChunkedBody:
                 self._ended = True
                 return
             if self._cuts and not (self._inside or self._trailers):
-                self._cut(buffer, pieces)
+                self._take_chunks(buffer, pieces)
                 if self.spent >= LINES:
                     return
             if self._inside:
@@ -138,8 +138,8 @@ class ChunkedBody:
             del buffer[: len(piece)]
             self._h11.receive_data(piece)
 
-    def _cut(self, buffer: bytearray, pieces: list[bytes | bytearray]) -> None:
-        """Cut plain chunks that are whole from the front of ``buffer``; the first other one is for h11."""
+    def _take_chunks(self, buffer: bytearray, pieces: list[bytes | bytearray]) -> None:
+        """Take whole plain chunks from the front of ``buffer``. The first other chunk is for h11."""
         end = spent = 0
         framing = self._framing
         try:

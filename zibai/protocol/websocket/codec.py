@@ -26,7 +26,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from .deflate import Agreed, Deflate
 from .frames import LONG, read_size, write_frame
 from .partial import LongFrame, Message
-from .reference import CONTROL, Reference, cut_reason
+from .reference import CONTROL, Reference, shorten_reason
 
 try:
     from websockets.speedups import apply_mask
@@ -286,7 +286,7 @@ class Codec:
     def end(self, code: int, reason: str = "") -> None:
         """Make a close frame, unless there was one; the client is to respond with its own. The code is a good one."""
         if not self.closing:
-            self._reference().send_close(code, cut_reason(reason))
+            self._reference().send_close(code, shorten_reason(reason))
             self._collect()
             if self.full:  # the close frame of the client may stand behind messages that the application does not take
                 self.full = False
@@ -296,5 +296,5 @@ class Codec:
         """Make a close frame, and expect nothing more of the client (RFC 6455 7.1.7)."""
         if not self.over:
             protocol = self._reference()
-            protocol.fail(code, cut_reason(reason))
+            protocol.fail(code, shorten_reason(reason))
             self._collect()

@@ -97,7 +97,7 @@ class Reference(Protocol):
         super().recv_frame(frame)
 
 
-def cut_reason(reason: str) -> str:
+def shorten_reason(reason: str) -> str:
     """As much of a reason as a close frame can carry."""
     data = reason.encode("utf-8", "replace")
     return reason if len(data) <= _REASON else data[:_REASON].decode("utf-8", "ignore")
