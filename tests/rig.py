@@ -156,7 +156,7 @@ class Rig:
             self._wear,
         )
         self.service.lend = self.loop.lend
-        self.loop.admission.begin()
+        self.loop.admission.start_accepting()
         self._clients: list[socket.socket] = []
         self._taken: list[Stream] = []
 

@@ -625,7 +625,7 @@ class Theatre:
 def theatre(request: pytest.FixtureRequest) -> Iterator[Theatre]:
     theatre = Theatre(getattr(request, "param", 4))
     theatre.backend.start(theatre.loop)
-    theatre.loop.admission.begin()
+    theatre.loop.admission.start_accepting()
     yield theatre
     for gate in theatre.gates.values():
         gate.leave.set()

@@ -99,7 +99,7 @@ def test_pieces_and_the_end() -> None:
     assert len(sent) > 1
     profile: dict[str, Any] = json.loads("".join(text for text, _ in sent))
     assert len(profile["frames"]) == 1000
-    sampling.end()  # nothing goes on
+    sampling.stop()  # nothing goes on
 
 
 def test_frames_below_the_application_are_left_out() -> None:

@@ -33,7 +33,7 @@ def own(common: Path) -> Path:
 
 
 def test_it_is_in_a_directory_that_only_its_user_may_write_to(common: Path) -> None:
-    with control.opened(None, "7", 1, 1, {}) as board:
+    with control.open_board(None, "7", 1, 1, {}) as board:
         assert board is not None
         assert board.where() == str(own(common) / "zibai-7.board")
         assert stat.S_IMODE(own(common).stat().st_mode) == 0o700
@@ -66,7 +66,7 @@ def somebody_else_s(path: Path) -> None:
 @pytest.mark.parametrize("taken", [a_file, a_link, everybody_s, somebody_else_s])
 def test_one_that_somebody_has_taken_gets_another_name(common: Path, taken: Callable[[Path], None]) -> None:
     taken(own(common))
-    with control.opened(None, "7", 1, 1, {}) as board:
+    with control.open_board(None, "7", 1, 1, {}) as board:
         assert board is not None
         where = Path(board.where() or "")
         assert where.parent.name.startswith(f"zibai-{os.geteuid()}-")
@@ -78,7 +78,7 @@ def test_without_a_place_it_is_in_memory(common: Path, monkeypatch: pytest.Monke
     def none() -> str:
         raise FileNotFoundError("no usable temporary directory")
 
-    with control.opened(str(common / "nowhere" / "board"), "7", 1, 1, {}) as board:
+    with control.open_board(str(common / "nowhere" / "board"), "7", 1, 1, {}) as board:
         assert board is not None
         assert board.where() is None
         board.row(0).assign("ready", 5, 0, 1.0)
@@ -86,7 +86,7 @@ def test_without_a_place_it_is_in_memory(common: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(tempfile, "gettempdir", none)
     assert control.default_paths() == []
     if hasattr(os, "memfd_create"):
-        with control.opened(None, "7", 1, 1, {}) as board:
+        with control.open_board(None, "7", 1, 1, {}) as board:
             assert board is not None
             assert board.where() is None
 
@@ -113,6 +113,6 @@ def test_a_relative_path_is_where_it_was_when_the_application_changes_the_direct
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
-    with control.opened("here.board", "7", 1, 1, {}):
+    with control.open_board("here.board", "7", 1, 1, {}):
         monkeypatch.chdir(tmp_path / "there")
     assert not (tmp_path / "here.board").exists()

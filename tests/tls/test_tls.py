@@ -124,7 +124,7 @@ def pair(credentials: Credentials, options: Options) -> Iterator[tuple[TLSSocket
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     server = TLSSocket(Socket(ours.family, ours.type, ours.proto, ours.detach()))
-    server.begin(make_context(options))
+    server.start_handshake(make_context(options))
     peer = Peer(theirs, credentials.context())
     while not (server.is_shaken and peer.done):
         peer.step()
@@ -341,7 +341,7 @@ class TLSRig(Rig):
         def opened(sock: Socket, peer: object, endpoint: Any, now: float) -> None:
             self.loop._table.add(Handshake(certificates, self.service, sock, peer, endpoint, now), now)
 
-        self.listener.opened = opened
+        self.listener.accepted = opened
 
     def peer(self, context: ssl.SSLContext, *, shaken: bool = True) -> tuple[Peer, Connection]:
         client, connection = self.connect()

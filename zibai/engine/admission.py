@@ -5,10 +5,10 @@ Four things have a say. The :class:`~zibai.engine.capacity.Crowd` knows how many
 :class:`~zibai.engine.overload.Overload` whether to accept while no runner is free, and the
 :class:`~zibai.net.acceptor.Acceptor` accepts.
 
-Nothing is accepted before :meth:`Admission.begin`. A request may end the process, and before that a worker must have
-told its parent that it is ready: one that dies earlier is taken for a worker whose application does not start.
+Nothing is accepted before :meth:`Admission.start_accepting`. A request may end the process, and before that a worker
+must have told its parent that it is ready: a worker that dies earlier counts as one whose application does not start.
 
-Everything here is the loop owner's, but for :meth:`Admission.begin`.
+Everything here is the loop owner's, but for :meth:`Admission.start_accepting`.
 """
 
 import time
@@ -27,7 +27,7 @@ from .connection import Connection
 from .context import Service
 from .overload import Overload
 from .pollable import Pollable
-from .preamble import begin, read_note
+from .preamble import first_stage, read_note
 from .queueing import Queue
 from .spread import LEAVE, Spread
 from .states import PASSED, READY
@@ -54,9 +54,9 @@ class Admission:
         self._service = service
         self._table = table
         self._backend = backend
-        self._first = begin(service, self._connect)  # makes what a client begins with
+        self._first = first_stage(service, self._connect)  # makes what a client begins with
         self.adoption = Adoption(backend.poller, others, self._adopt)
-        self.acceptor = Acceptor(listeners, backend.poller, backend.report, self.opened)
+        self.acceptor = Acceptor(listeners, backend.poller, backend.report, self.accepted)
         self.crowd = Crowd(service, backend.report, getattr(backend.poller, "limit", inf))
         self.spread = Spread(service.siblings, slots)
         self.overload = Overload(service.row, service.siblings, self.acceptor.is_anyone_waiting)
@@ -66,7 +66,7 @@ class Admission:
     def __repr__(self) -> str:
         return f"<Admission: {len(self._table.connections)} of {self.crowd.places} connections>"
 
-    def begin(self) -> None:
+    def start_accepting(self) -> None:
         """Accept from now on. Any thread; until then new clients wait in the backlog."""
         self._is_begun = True
         self._backend.wake()
@@ -108,11 +108,11 @@ class Admission:
         if self.acceptor.again != inf:
             table.parting.close()  # descriptors are used up
 
-    def opened(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
+    def accepted(self, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
         """A connection was accepted."""
-        self.open(self._first(sock, peer, endpoint, now), now)
+        self.admit(self._first(sock, peer, endpoint, now), now)
 
-    def open(self, connection: Pollable, now: float) -> None:
+    def admit(self, connection: Pollable, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
         table = self._table
         if now - self.overload.full_at >= AFTER_FULL:
@@ -147,7 +147,7 @@ class Admission:
             sock.close()  # its client has left on the way
             return
         if self._service.limits.proxy_protocol and not note:
-            self.opened(sock, peer, endpoint, now)  # it has not said a word
+            self.accepted(sock, peer, endpoint, now)  # it has not said a word
             return
         if note:
             peer, endpoint = read_note(note, endpoint)

@@ -27,7 +27,7 @@ Next = Callable[[Socket, object, Endpoint, float], Any]
 """Makes the next stage, or the connection, of a socket, its peer, its endpoint and the time by the loop's clock."""
 
 
-def begin(service: Service, then: Next) -> Next:
+def first_stage(service: Service, then: Next) -> Next:
     """What the clients of a listener begin with: a PROXY header where the service wants one, else ``then``."""
     return partial(ProxyHeader, service, then) if service.limits.proxy_protocol else then
 

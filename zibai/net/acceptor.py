@@ -29,9 +29,9 @@ _EXHAUSTED: Final = frozenset(
 
 
 class Acceptor:
-    """Accepts from ``listeners`` and calls ``opened`` with each connection, its peer, its endpoint and the time.
+    """Accepts from ``listeners`` and calls ``accepted`` with each connection, its peer, its endpoint and the time.
 
-    A listener may have an ``opened`` of its own.
+    A listener may have an ``accepted`` of its own.
 
     ``report`` is the method of a backend. ``again`` is the end of a pause, by the clock; ``inf`` without one.
     """
@@ -41,12 +41,12 @@ class Acceptor:
         listeners: list[Listener],
         poller: Poller,
         report: Callable[..., None],
-        opened: Callable[[Socket, object, Endpoint, float], None],
+        accepted: Callable[[Socket, object, Endpoint, float], None],
     ) -> None:
         self._listeners = listeners
         self._poller = poller
         self._report = report
-        self._opened = opened
+        self._accepted = accepted
         self.again = inf
         self._watching = False
         self._exhausted = False  # whether that has been logged
@@ -108,7 +108,7 @@ class Acceptor:
             self._report(debug_logger.debug, "%s left at once: %s", peer, error)
             sock.close()
             return
-        (listener.opened or self._opened)(sock, peer, endpoint, now)
+        (listener.accepted or self._accepted)(sock, peer, endpoint, now)
 
     def waiting(self) -> int:
         """How many connections wait in the backlog, as far as the system tells."""

@@ -28,7 +28,7 @@ class Endpoint(NamedTuple):
     plain: bool = True
 
 
-_Opened = Callable[[Socket, object, Endpoint, float], object]
+_Accepted = Callable[[Socket, object, Endpoint, float], object]
 
 
 class Listener:
@@ -49,7 +49,7 @@ class Listener:
         self.fd = self._socket.fileno()
         self.is_tcp = is_tcp(origin)
         # called with its connections instead of the acceptor's; set before the loop turns
-        self.opened: _Opened | None = None
+        self.accepted: _Accepted | None = None
         self._endpoint = None if self._is_wildcard() else endpoint_of(self._socket)
 
     def _is_wildcard(self) -> bool:

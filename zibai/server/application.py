@@ -54,8 +54,8 @@ def _load_variables(path: str) -> None:
         raise LoadError(str(error)) from None
 
 
-def begin(options: Options, site: Site) -> Site:
-    """Call the hook that comes before serving. Raises :class:`LoadError`."""
+def run_hook(options: Options, site: Site) -> Site:
+    """Call the hook ``before_serve``, if there is one. Raises :class:`LoadError`."""
     try:
         if site.hooks.before_serve is not None:
             importer.guarded("the hook before_serve", site.hooks.before_serve)

@@ -185,9 +185,9 @@ class Control(control.Control):
         if verb == "dump" and self._parent is not None:
             self._parent.dump(self._describe())
         if verb == "profile" and self._parent is not None:
-            sampling.begin(self._parent.profile)
+            sampling.start(self._parent.profile)
         if verb in {"profile_end", "gone"}:
-            sampling.end()
+            sampling.stop()
         if verb == "reopen" or REOPEN in names:
             self._calls.reopen()
         if verb == "announce_drain":

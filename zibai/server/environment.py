@@ -115,7 +115,7 @@ def scoreboard(
     }
     # A restart has workers of both generations, so there is room for twice as many; 30 more are for SIGTTIN.
     workers = 2 * processes + 30 if processes else 1
-    return control.opened(options.control, os.getpid(), workers, -(-slots // loops) + 1, facts, predecessor, loops)
+    return control.open_board(options.control, os.getpid(), workers, -(-slots // loops) + 1, facts, predecessor, loops)
 
 
 def become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:

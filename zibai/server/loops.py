@@ -83,7 +83,7 @@ class Loops:
     def admit(self) -> None:
         """Begin to accept."""
         for loop in self.each:
-            loop.admission.begin()
+            loop.admission.start_accepting()
 
     def cede(self, cedes: Callable[[], bool]) -> None:
         """``cedes`` says, when the end begins, whether another server accepts from all the listeners, too."""

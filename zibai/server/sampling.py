@@ -207,16 +207,16 @@ waiting: Waiting = _nothing
 _sampler: Sampler | None = None
 
 
-def begin(send: Callable[[str, str], object]) -> None:
-    """Begin to sample, unless that is going on. ``send`` gets the pieces of the profile, and whether there is more."""
+def start(send: Callable[[str, str], object]) -> None:
+    """Start to sample, unless that is going on. ``send`` gets the pieces of the profile, and whether there is more."""
     global _sampler
     if _sampler is None:
         _sampler = sampler = Sampler(waiting)
         start_thread(lambda: sampler.run(send))
 
 
-def end() -> None:
-    """End the sampling, if it goes on; the sampling thread then sends the profile."""
+def stop() -> None:
+    """Stop the sampling, if it goes on. The sampling thread then sends the profile."""
     global _sampler
     if _sampler is not None:
         _sampler.over.release()

@@ -130,7 +130,7 @@ def run(
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
         if parent is not None and not options.interactive:
             parent.hear_ctrl_c()
-        site = application.begin(options, application.load(options, app) if preloaded is None else preloaded.site)
+        site = application.run_hook(options, application.load(options, app) if preloaded is None else preloaded.site)
         signals.reassert()
 
         def serve() -> None:

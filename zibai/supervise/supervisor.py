@@ -250,4 +250,4 @@ def _scoreboard(job: Job, processes: int) -> AbstractContextManager[Scoreboard |
     """In a file of its own, so that ``zibai ps`` shows the workers."""
     facts = {"version": __version__, "app": job.name, "listen": [], "processes": processes}
     # A restart has workers of both generations, so there are twice as many rows; 30 more are for workers(n).
-    return board_file.opened(None, f"{os.getpid()}-{next(_numbers)}", 2 * processes + 30, 0, facts)
+    return board_file.open_board(None, f"{os.getpid()}-{next(_numbers)}", 2 * processes + 30, 0, facts)

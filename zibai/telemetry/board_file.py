@@ -113,7 +113,7 @@ def reason(error: OSError | ValueError) -> str:
 
 
 @contextmanager
-def opened(
+def open_board(
     path: str | None,
     name: int | str,
     workers: int,

@@ -99,7 +99,7 @@ class Handshake(Stage):
                 safely(self.service.refused, self, Refused(HTTPStatus.BAD_REQUEST, NOT_PLAIN), response)
                 self._fail(NOT_PLAIN, response, now)
                 return
-            sock.begin(self._certificates.context(now))
+            sock.start_handshake(self._certificates.context(now))
         try:
             sock.shake(data)
         except ssl.SSLError as error:

@@ -14,7 +14,7 @@ from ..config.options import Options
 from ..engine.connection import Connection
 from ..engine.context import Service
 from ..engine.loop import Loop
-from ..engine.preamble import begin
+from ..engine.preamble import first_stage
 from ..errors import UsageError
 from ..gateway.redirect import Redirect
 from ..gateway.wsgi import Gateway
@@ -54,17 +54,17 @@ class Https:
     def attach(self, loop: Loop, listeners: Sequence[Listener], multithread: bool, multiprocess: bool) -> None:
         """Let the listeners, in the order of the sockets, do what they are for."""
 
-        handshake = begin(loop.service, partial(Handshake, self._certificates, loop.service))
+        handshake = first_stage(loop.service, partial(Handshake, self._certificates, loop.service))
 
         def secure(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-            loop.admission.open(handshake(sock, peer, endpoint, now), now)
+            loop.admission.admit(handshake(sock, peer, endpoint, now), now)
 
         for listener in listeners:
             if listener.is_tcp:
-                listener.opened = secure
+                listener.accepted = secure
         if self._options.redirect_http:
             gateway = Gateway(Redirect(self._port), multithread=multithread, multiprocess=multiprocess)
-            listeners[-1].opened = _redirect_to(_make_service(loop, gateway), loop)
+            listeners[-1].accepted = _redirect_to(_make_service(loop, gateway), loop)
 
 
 def _redirect_to(service: Service, loop: Loop) -> Callable[[Socket, object, Endpoint, float], None]:
@@ -73,11 +73,11 @@ def _redirect_to(service: Service, loop: Loop) -> Callable[[Socket, object, Endp
     def connect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> Connection:
         return Connection(sock, peer, endpoint, service, now)
 
-    first = begin(service, connect)
+    first = first_stage(service, connect)
 
     def redirect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
         # Not plain: no other worker may take it for one of the application's.
-        loop.admission.open(first(sock, peer, endpoint._replace(plain=False), now), now)
+        loop.admission.admit(first(sock, peer, endpoint._replace(plain=False), now), now)
 
     return redirect
 

@@ -67,7 +67,7 @@ class TLSSocket(Socket):
         self.records = Records()
         self._owed = 0  # bytes of plain text that are in it, or went with it, and do not count as sent
 
-    def begin(self, context: ssl.SSLContext) -> None:
+    def start_handshake(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.secured = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
