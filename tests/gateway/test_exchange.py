@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zibai import clock
 from zibai.errors import Gone
 from zibai.gateway.complaints import Complaints
-from zibai.gateway.exchange import Exchange, begin
+from zibai.gateway.exchange import Exchange, make_exchange
 from zibai.gateway.reply import JOIN
 from zibai.gateway.shortcut import send_at_once
 from zibai.protocol.http1 import FastLane
@@ -68,7 +68,7 @@ def request(head: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> Request:
 
 
 def make(line: Line) -> Exchange:
-    return begin(_stream(line), Complaints())
+    return make_exchange(_stream(line), Complaints())
 
 
 def send(pieces: Iterable[bytes], *fields: tuple[str, str], asked: Request | None = None) -> Line:

@@ -287,8 +287,8 @@ class Exchange:
             pass  # no client reads it; it is logged as what it is
 
 
-def begin(stream: Stream, complaints: Complaints) -> Exchange:
-    """An exchange. A function, since an ``__init__`` would cost twice as much."""
+def make_exchange(stream: Stream, complaints: Complaints) -> Exchange:
+    """Make an exchange. A function, since an ``__init__`` would cost twice as much."""
     exchange = Exchange()
     exchange._stream, exchange._complaints = stream, complaints
     exchange.head = exchange.reply = exchange.error = None

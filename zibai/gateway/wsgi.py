@@ -23,7 +23,7 @@ from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
 from ..telemetry.records import Told, log_exchange
 from .complaints import Complaints
-from .exchange import Environ, begin
+from .exchange import Environ, make_exchange
 from .exchange_log import log
 from .filewrapper import FileWrapper
 from .proxies import Proxies, decoded, without_prefix
@@ -93,7 +93,7 @@ class Gateway:
 
     def serve(self, stream: Stream) -> None:
         """Call the application for the request of a stream, and send its response. A runner calls this."""
-        exchange = begin(stream, self._complaints)
+        exchange = make_exchange(stream, self._complaints)
         request: Request = stream.connection.request  # type: ignore[assignment]
         environ, application = self.environ(stream, request), self.application
         environ["wsgi.early_hints"] = exchange.early_hints
