@@ -1,9 +1,8 @@
-"""Which new clients are let in: when the listeners are watched, how many are accepted at once, and what they meet.
+"""Which new clients are let in: when the listeners are watched, and how many clients are accepted at once.
 
-Four things have a say. The :class:`~zibai.engine.capacity.Crowd` knows how many connections there may be, the
-:class:`~zibai.engine.spread.Spread` how many before a sibling is to have some, the
-:class:`~zibai.engine.overload.Overload` whether to accept while no runner is free, and the
-:class:`~zibai.net.acceptor.Acceptor` accepts.
+Three objects decide, and the :class:`~zibai.net.acceptor.Acceptor` accepts. The :class:`~zibai.engine.capacity.Crowd`
+knows how many connections there may be, the :class:`~zibai.engine.spread.Spread` how many to take before siblings get
+some, and the :class:`~zibai.engine.overload.Overload` whether to accept while no runner is free.
 
 Nothing is accepted before :meth:`Admission.start_accepting`. A request may end the process, and before that a worker
 must have told its parent that it is ready: a worker that dies earlier counts as one whose application does not start.
@@ -34,7 +33,8 @@ from .states import PASSED, READY
 from .table import Table
 
 AFTER_FULL: Final = 5.0
-"""For so many seconds after no runner was free, a client that is accepted may have waited in the backlog, and left."""
+"""Seconds after the last time when no runner was free. Until then, an accepted client may have waited in the backlog
+and have left, so it is checked first."""
 
 
 class Admission:
@@ -91,8 +91,9 @@ class Admission:
     def accept(self, fds: list[int], runnable: Callable[[], float], now: float) -> None:
         """Accept from those of ``fds`` that are listeners.
 
-        No more than could run, since siblings may have free slots, too; but one at least, or clients that always have a
-        next request there would keep all others out. ``runnable`` is asked before each: the one before may have a slot.
+        It accepts no more than could run, since siblings may have free slots, too. It accepts at least one: otherwise
+        clients that always have a next request there would keep all others out. ``runnable`` is asked before each
+        client, because the client before may have taken a slot.
         """
         table, crowd = self._table, self.crowd
         if not self.acceptor.concerns(fds):
@@ -147,7 +148,7 @@ class Admission:
             sock.close()  # its client has left on the way
             return
         if self._service.limits.proxy_protocol and not note:
-            self.accepted(sock, peer, endpoint, now)  # it has not said a word
+            self.accepted(sock, peer, endpoint, now)  # it has sent nothing
             return
         if note:
             peer, endpoint = read_note(note, endpoint)

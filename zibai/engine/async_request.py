@@ -1,6 +1,6 @@
-"""One HTTP request of a task: its life, from the first step to the end of the response, and its body.
+"""One HTTP request of a task, from the first step to the end of the response, and its body.
 
-What comes while the task waits, of the body or of the next request, goes to the codec, up to ``HIGH`` bytes.
+Bytes that come while the task waits, of the body or of the next request, go to the codec, up to ``HIGH`` bytes.
 
 Everything here runs in the thread of the event loop; :mod:`.async_stream` says when.
 """
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Suspended:
-    """A request whose first step is over, and its response is not complete: a task has the connection.
+    """A request whose response is not complete after the first step, so a task owns the connection.
 
-    ``slot`` is its slot of the scoreboard, if it has one. ``timed_out`` says that its time is over, and its task was
-    cancelled.
+    ``slot`` is its slot of the scoreboard, if it has one. ``timed_out`` says that its time is over, and that its task
+    was cancelled.
     """
 
     __slots__ = ("slot", "timed_out")
@@ -44,9 +44,9 @@ class Suspended:
 class Body:
     """How far a task is with the body of its request.
 
-    ``over``: the application has had all of it. ``refusal``: why it cannot be read. ``continued``: 100 Continue went
-    out, or is no longer allowed. A task has ``waited`` for it so many seconds, and waits again ``since`` then; the next
-    bytes are ``due`` until then. Both are ``inf`` while no task waits.
+    ``over``: the application has read all of it. ``refusal``: why it cannot be read. ``continued``: 100 Continue went
+    out, or is no longer allowed. ``waited``: the seconds that the task has waited for it so far. ``since``: when the
+    wait that goes on began. ``due``: when the next bytes must have come. The last two are ``inf`` while no task waits.
     """
 
     __slots__ = ("continued", "due", "over", "refusal", "since", "waited")
@@ -63,14 +63,14 @@ class Body:
 
 
 NO_BODY: Final = Body(continued=True, over=True)
-"""What an application has read where nothing is to be read. All requests share it, and nothing changes it."""
+"""The body of a request that has none. All such requests share it, and nothing changes it."""
 
 
 class AsyncRequest(AsyncStream):
     """The exchange of a gateway is one of these."""
 
     suspended: Suspended | None = None
-    body: Body | None = None  # None while the application has asked for nothing, where nothing has to be read
+    body: Body | None = None  # None until the application asks for the body
 
     def __init__(self, stream: "TaskStream", tasks: "Tasks") -> None:
         super().__init__(stream, tasks)
@@ -149,9 +149,9 @@ class AsyncRequest(AsyncStream):
     # Receiving.
 
     async def read(self, limit: int) -> bytes:
-        """What has come of the body, at most about ``limit`` bytes; waits for the first. Empty at the end of the body.
+        """Read what has come of the body, at most about ``limit`` bytes; wait for the first. Empty at the end.
 
-        Raises :class:`Gone` when it does not come whole; :attr:`refusal` may say why.
+        Raises :class:`Gone` when the body does not come whole; :attr:`refusal` may say why.
         """
         codec, intake, body = self.connection.codec, self.connection.intake, self.body
         assert intake is not None

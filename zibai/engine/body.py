@@ -2,8 +2,8 @@
 
 An :class:`Intake` is there only while a body is read: a request without a body, or with a small one that has come
 together with its head, has none. By default the application gets a whole body, and the loop reads it. Where bodies are
-streamed, a runner reads the body (see :mod:`.reading`), and the loop reads only what the application has left of it.
-The connection has one owner at a time, and so has its intake: nothing here has a lock. ``load`` is the loop's alone, so
+streamed, a runner reads the body (see :mod:`.reading`), and the loop reads only the part that the application leaves.
+An intake has the same owner as its connection, one at a time, so nothing here has a lock. ``load`` belongs to the loop:
 a runner calls only :meth:`Intake.count` and :meth:`Intake.patience`, which do not touch it.
 """
 
@@ -24,15 +24,15 @@ DISCARD_BYTES: Final = 256 * 1024
 
 
 def log_refusal(service: Service, peer: object, refusal: Refused) -> None:
-    """What a client has sent is refused."""
+    """Log, for debugging, why a request of a client is refused."""
     service.report(debug_logger.debug, "refused %s: %d, %s", peer, refusal.status, ascii(str(refusal)))
 
 
 class Intake:
     """Takes the body of one request out of a codec.
 
-    ``pause`` says why it has stopped before the codec was empty, as :mod:`.states` names it. ``deadline`` is when the
-    next piece has to be there, or room for it.
+    ``pause`` says why it has stopped before the codec was empty, in the words of :mod:`.states`. ``deadline`` is the
+    time by which the next piece must have come, or there must be room for it.
     """
 
     __slots__ = (
@@ -45,7 +45,7 @@ class Intake:
         self._since = now  # when the loop began to wait for it
         self._starved_since = 0.0  # when there was no more room for it; 0 while there is
         self._discarded = 0  # bytes of it that were thrown away
-        self.file: Any = None  # a BinaryIO, of what has come of a body that is to be whole
+        self.file: Any = None  # a BinaryIO with the bytes so far of a body that is to be whole
         self.received = 0  # bytes of it
         self.memory = self.spooled = 0  # bytes of it that count as in memory, or in a file
         self.pause = 0
@@ -57,13 +57,13 @@ class Intake:
     # Limits.
 
     def count(self, size: int) -> None:
-        """Count bytes of the body against the limit, which a chunked one meets only here. Raises :class:`Refused`."""
+        """Count bytes of the body against the limit; of a chunked body nothing else does. Raises :class:`Refused`."""
         self.received += size
         if 0 < self._service.limits.max_body < self.received:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a chunked body")
 
     def patience(self, waited: float) -> float:
-        """Seconds that the next piece may take, after so many in which the body was waited for."""
+        """Seconds that the next piece may take, after ``waited`` seconds of waiting for the body."""
         limits = self._service.limits
         return patience(limits.socket_timeout, limits.min_body_rate, self.received, waited)
 
@@ -79,7 +79,7 @@ class Intake:
         self.deadline = now + self.patience(0.0)
 
     def read(self, now: float) -> bool:
-        """Take what has come; return whether that was all of it. Raises :class:`Refused`."""
+        """Take the bytes at hand; return whether the body is complete. Raises :class:`Refused`."""
         limits, self.pause = self._service.limits, 0
         try:
             while self._has_room(now):
@@ -93,7 +93,7 @@ class Intake:
                         continue
                 elif piece is None:
                     return False
-                self.file.seek(0)  # may be what finds the disk full: a file writes its buffer now
+                self.file.seek(0)  # may find the disk full, since the file writes its buffer now
                 return True
         except OSError as error:
             self._service.report(error_logger.error, "a request body cannot be spooled: %s", error)
@@ -106,7 +106,7 @@ class Intake:
         grows_in_file = self.spooled or self.received + RECEIVE > IN_MEMORY or load.memory + RECEIVE > load.max_memory
         if not grows_in_file or load.has_room(new=not self.spooled):
             if self._starved_since:
-                # To wait for us was no fault of the client's.
+                # The time that the client had to wait for room does not count.
                 self._since += now - self._starved_since
                 self._starved_since = 0.0
                 self.deadline = now + self.patience(now - self._since)
@@ -155,16 +155,17 @@ class Intake:
         return piece
 
     def discard(self, peer: object) -> bool | None:
-        """Throw away what has come of a body that its application has left; return whether that was the end of it, and
-        None if its connection is not worth more of it.
+        """Throw away the bytes at hand of a body that its application has left unread.
+
+        Returns whether that was the end of the body; None if it is too long to read on for the sake of the connection.
         """
         self.pause = 0
         try:
             while piece := self._next_piece():
                 self._discarded += len(piece)
         except Refused as refusal:
-            # The request has its response already. The client would take a second one for the response to
-            # its next request.
+            # The request has its response already. The client would take another one for the response to its next
+            # request.
             log_refusal(self._service, peer, refusal)
             return None
         return True if piece is not None else None if self._discarded > DISCARD_BYTES else False
@@ -179,13 +180,13 @@ class Intake:
             )
 
     def close(self) -> None:
-        """Nothing reads it any more."""
+        """Close the temporary file."""
         file, self.file = self.file, None
         if file is not None:
             file.close()
 
     def free_memory(self) -> None:
-        """The body is released: what was counted for it is free. The loop counts, so no runner calls this."""
+        """Uncount the memory and disk of a body that was released. The loop counts, so no runner calls this."""
         load = self._service.load
         load.memory -= self.memory
         if self.spooled:

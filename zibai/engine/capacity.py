@@ -1,12 +1,11 @@
-"""What makes room when there are as many connections as there may be, and another client comes.
+"""How room is made for a new client when there are as many connections as there may be.
 
-No client is dropped for want of a place: it waits in the backlog, or a sibling process accepts it. But idle connections
-would keep it waiting for a minute. So when a client waits and goes on waiting for a moment (a sibling would have been
-faster), two things make room: responses say ``Connection: close``, and the connection that
-has been idle the longest is closed, unless something has just come from it. Then the places go from client to client.
-An idle connection is a kept-alive one, or one on which nothing has come at all. When none is left, a request makes room
-of which only a part has come: the one that has been incomplete for the longest time. Its client sends too slowly, or on
-purpose.
+A client without a place is not dropped: it waits in the backlog, or a sibling process accepts it. But idle connections
+would keep it waiting for a minute. So when a client has waited for a moment (a sibling would have been faster), two
+things make room: responses say ``Connection: close``, and the connection that has been idle the longest is closed,
+unless its client has just sent something. An idle connection is a kept-alive one, or one on which nothing has come at
+all. When there is none, the connection is closed whose request has been incomplete for the longest time: its client is
+slow, or an attacker.
 
 Without ``--max-connections`` the limit of descriptors says how many connections there may be. The application needs
 some descriptors for itself, and files need some: those with request bodies, and those that are sent to slow clients.
@@ -35,8 +34,8 @@ IDLE_BEFORE_CLOSE: Final = 1.0
 """Seconds that a connection has to be idle to be closed. A client that has just got a response may be sending."""
 
 SLOW: Final = 2.0
-"""Seconds after which an incomplete head may make room. A client sends a head at once, and a packet that is lost again
-within a second. The oldest head goes first, and not the shortest: an attacker can make a head as long as any."""
+"""Seconds after which an incomplete head may make room. A client sends a head at once, and sends a lost packet again
+within a second. The oldest head goes first, and not the shortest: an attacker can make a head of any length."""
 
 
 class Crowd:
@@ -53,12 +52,12 @@ class Crowd:
         self.until = -inf
         self._service = service
         self._report = report
-        self._seen = -inf  # when a client has waited last
+        self._seen = -inf  # when a client waited last
         self._warned = -inf
 
     @property
     def places(self) -> float:
-        """How many connections there may be now, beside the files of bodies and of responses."""
+        """How many connections there may be now. Files of bodies and of responses leave fewer."""
         service, load = self._service, self._service.load
         return min(self.most, max(1, load.descriptors - load.files - service.unsent.files))
 

@@ -1,13 +1,13 @@
 """One client, from its first byte to its last: the loop's side.
 
-A connection has one owner at a time. The *server loop* owns it while it waits: for a head, a body, the client to take a
-response, or a lingering close. A *runner* (a thread or greenlet) owns it while the application runs, and has it by a
-:class:`~zibai.engine.stream.Stream`. A stream may block and nothing here does, so this module does not know it. Both
-use the :class:`~zibai.engine.sending.Sender`. Only the loop sets ``watched``, ``deadline`` and ``pause``. A task may
-set the last two as well, because it runs in the loop's thread.
+A connection has one owner at a time. The *server loop* owns it while it waits: for a head, for a body, for the client
+to take a response, or in a lingering close. A *runner* (a thread or greenlet) owns it while the application runs, and
+uses it by a :class:`~zibai.engine.stream.Stream`. A stream may block and nothing here does, so this module does not
+import it. Both sides use the :class:`~zibai.engine.sending.Sender`. Only the loop sets ``watched``, ``deadline`` and
+``pause``. A task may set the last two as well, because it runs in the loop's thread.
 
-Two longer parts of its life stand apart: how a request comes in (:mod:`.receiving`), and what follows a deadline
-(:mod:`.expiry`).
+Two parts have modules of their own: how a request comes in (:mod:`.receiving`), and what happens when a deadline has
+passed (:mod:`.expiry`).
 """
 
 import io
@@ -47,7 +47,7 @@ class Connection(Pollable):
         limits = service.limits
         self.codec = Codec(limits.max_head, service.lane, limits.max_target, service.base)
         self.sender = Sender(sock, service)
-        self.stream: Any = None  # what its runners have it by; made for the first request
+        self.stream: Any = None  # the side of its runners; made for the first request
         self.request: Request | None = None
         self.body: Any = None
         self.intake: Intake | None = None  # while a body is read
@@ -76,7 +76,7 @@ class Connection(Pollable):
         return write_note(self.peer, self.endpoint) if self.service.limits.proxy_protocol else b""
 
     def next_bytes(self) -> int:
-        """What a runner that has received nothing must wait for: READ or WRITE; 0 when it need not wait, as bytes are
+        """The event for which a runner that has received nothing must wait: READ or WRITE, or 0 when bytes are
         there."""
         return READ
 
@@ -98,7 +98,7 @@ class Connection(Pollable):
             known = self.service.known  # Python 3.11 searches for a slot that is called at once
             request = known(data) if self.shortcut else None
             if request is not None and request.length == 0:
-                # All else is as the request before has left it.
+                # The request before has left all other attributes as this one needs them.
                 self.request = request
                 self.state = READY
                 self.deadline = inf
@@ -140,7 +140,7 @@ class Connection(Pollable):
         self.service.load.memory += size
 
     def refuse(self, refusal: Refused, now: float) -> None:
-        """Send the response to a request that no application sees, once, and let the connection end."""
+        """Refuse a request that no application sees: send the response once, and let the connection end."""
         log_refusal(self.service, self.peer, refusal)
         response = plain(refusal.status, head_end(), retry_after=refusal.retry_after)
         if self.state is BODY and self.intake is not None:
@@ -173,7 +173,7 @@ class Connection(Pollable):
             self.state = CLOSED
 
     def await_client(self) -> None:
-        """Something may wait for the client, which a runner has lent or the loop could not send at once."""
+        """Set the deadline for unsent bytes, which a runner has lent or the loop could not send at once."""
         pace = self.sender.pace  # once: without the lock, a runner may change it any time
         if self.state is TASK:
             self.deadline = min(self.stream.due, inf if pace is None else pace.deadline)
@@ -192,7 +192,7 @@ class Connection(Pollable):
             self._flushed(now)
 
     def free_memory(self) -> None:
-        """The request is over, or is not to run: what was counted for it is free."""
+        """Uncount the memory of a request that is over, or will not run."""
         load = self.service.load
         load.memory -= self.memory
         self.memory = 0
@@ -232,7 +232,7 @@ class Connection(Pollable):
             advance(self, now)
 
     def linger(self, now: float, *, timed_out: bool = False) -> None:
-        """The last response is out: say so, and close the connection a little later. See :mod:`.lingering`."""
+        """The last response is out: shut down for sending, and close the connection later. See :mod:`.lingering`."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -274,7 +274,7 @@ class Connection(Pollable):
         super().release()
 
     def _drop_body(self) -> None:
-        """Release a body that no application has in its hands, and free its memory."""
+        """Release a body that no application uses, and free its memory."""
         body, self.body = self.body or self.intake, None
         if body is not None:
             with suppress(OSError):  # the disk is full, and a file writes its buffer now; nothing reads it any more

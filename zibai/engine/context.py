@@ -1,4 +1,4 @@
-"""What the connections of one server share: their limits, and the objects that they call."""
+"""The limits that the connections of one server share, and the objects that they call."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
@@ -33,7 +33,7 @@ class Readiness(Protocol):
 
 
 class Client(Protocol):
-    """What is known of a client before its request runs, too: of a connection, or of a stage before one."""
+    """A connection or a stage before one, as far as refusals and logs need it."""
 
     @property
     def sock(self) -> Socket: ...
@@ -46,12 +46,12 @@ class Client(Protocol):
     @property
     def service(self) -> "Service": ...
     def secured(self) -> dict[str, str]:
-        """What TLS adds to the environ of each of its requests."""
+        """The items that TLS adds to the environ of each of its requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may do. Timeouts are seconds, sizes bytes, rates bytes a second.
+    """The limits of one client. Timeouts are seconds, sizes bytes, rates bytes a second.
 
     None has a default here: :meth:`from_options` takes them from the options. ``max_body`` and the two rates may be 0,
     which is no limit.
@@ -100,16 +100,16 @@ class Limits:
 
 @dataclass(slots=True, kw_only=True, repr=False)
 class Service:
-    """What the connections of one ``serve()`` share: their limits, and the objects that they call."""
+    """The limits that the connections of one ``serve()`` share, and the objects that they call."""
 
     application: Callable[[Any], None]
     """Called by a runner with its stream, in a context (of contextvars) that ``new_context`` makes."""
     readiness: Readiness
     """How the runners of the backend wait."""
     report: Callable[..., None]
-    """Runs a logging call where logging may block, which is not everywhere the loop runs."""
+    """Runs a logging call in a place where it may block."""
     row: Row
-    """Where the server says what it does."""
+    """The server's row of the scoreboard."""
     siblings: Callable[[], Iterable[tuple[bool, Row]]] = lambda: ()
     """The rows of the other workers, each with whether it comes before ours."""
     refused: Callable[[Client, Refused, bytes], object] = lambda client, refusal, response: None
@@ -124,7 +124,7 @@ class Service:
     known: Callable[[bytes], Request | None] = field(init=False)
     """Finds the request of a whole head that was seen before."""
     whole_body: int = field(init=False)
-    """The same, 0 where the application is to have each body as it comes."""
+    """The limit of the same name; 0 where bodies are streamed."""
     limits: Limits
     trust: Trust
     """The peers that may say who the client is."""
@@ -159,7 +159,7 @@ class Service:
     def __post_init__(self) -> None:
         limits = self.limits
         self.whole_body = 0 if limits.stream_body else limits.whole_body
-        # What is read at once may be more than a head may have, and then the lane alone must not take it.
+        # One read may exceed max_head. The cache would then accept a head over the limit, so it is switched off.
         remembered = {} if self.lane is None or limits.max_head < RECEIVE else self.lane.known
         self.known = remembered.get
 
@@ -167,8 +167,8 @@ class Service:
         return f"<Service{' draining' if self.draining else ''}: {sum(self.answered[2:])} responses, {self.limits}>"
 
     def hint(self, message: str, *args: object) -> None:
-        """Log, once, that the server or the proxy before it is set up wrong. The loop and runners may call it, and two
-        at the same moment may both log.
+        """Log, once, that the server or the proxy before it is configured wrongly. The loop and runners may call it;
+        two calls at the same moment may both log.
         """
         if message not in self._hinted:
             self._hinted.add(message)

@@ -1,8 +1,8 @@
 """Connections that the server loop does not read from for a while, and when it goes on with them.
 
-A connection says why in ``pause``. A connection that has more to do than a turn has time for goes on in the next
-turn; such connections take turns, first come, first served. A connection without room for its body waits until another
-one has made room.
+The ``pause`` of a connection is the reason. If a connection has more to do than a turn has time for, it goes on in the
+next turn; such connections take turns, first come, first served. A connection without room for its body waits until
+another one has made room.
 
 Everything here is the loop owner's.
 """
@@ -21,13 +21,13 @@ AGAIN: Final = 0.5
 """Seconds until room for bodies is looked for again, since other processes may have made it."""
 
 _CHECK_COST: Final = 16
-"""What it costs of a turn's budget to look whether a body has room."""
+"""The cost of a look whether a body has room, in the measure of a turn's budget."""
 
 
 class Deferred:
-    """``load`` says what is left of this turn, and whether there is room for bodies.
+    """``load`` has the rest of the turn's budget, and tells whether there is room for bodies.
 
-    ``busy`` is False while no connection waits here. An ordinary turn asks for nothing else.
+    ``busy`` is False while no connection waits here. An ordinary turn looks only at that.
     """
 
     def __init__(self, load: Load) -> None:
@@ -38,7 +38,7 @@ class Deferred:
         self._again = 0.0  # when to look for room although no connection here has made any
 
     def put(self, connection: Pollable) -> int:
-        """Take a connection that is paused. Returns what the poller has to watch meanwhile."""
+        """Take a paused connection. Returns the events that the poller must watch meanwhile."""
         if connection.pause is CHOKED:
             return WRITE
         if connection.pause is STOPPED:

@@ -1,8 +1,8 @@
-"""What follows when the deadline of a connection has passed: it depends on the state that the deadline was set for.
+"""What happens when the deadline of a connection has passed. That depends on the state of the connection.
 
-A client that has not sent a whole request in time gets a response that says so. An idle connection ends in such a way
-that a request which its client is just sending is not lost without a word. A client that takes its response too slowly
-is cut. :mod:`.states` says what the deadline of each state is.
+A client that has not sent a whole request in time gets a 408. An idle connection is closed, but a request that its
+client is just sending is served, or its loss is logged. If a client takes its response too slowly, the connection is
+cut. :mod:`.states` has the deadline of each state.
 
 Everything here is the loop owner's.
 """
@@ -49,7 +49,7 @@ def _expire_sending(connection: "Connection", now: float) -> None:
     if not connection.sender.is_expired(now):
         connection.await_client()
     elif connection.state is APP:
-        connection.deadline = inf  # its runner learns of it at its next send
+        connection.deadline = inf  # the runner notices the cut at its next send
         connection.cut_now()
     else:
         report = connection.service.report
@@ -59,7 +59,7 @@ def _expire_sending(connection: "Connection", now: float) -> None:
 
 
 def _end_idle(connection: "Connection", now: float) -> None:
-    """It has waited long enough. A request that came this very moment is served; a later one is lost, and logged."""
+    """Close an idle connection. A request that has just come is served; a later one is lost, and that is logged."""
     connection.readable(now)
     if connection.state is not HEAD or connection.arrival.begun:
         return

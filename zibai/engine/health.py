@@ -1,8 +1,8 @@
-"""How a worker watches itself: its heartbeat, what its connections do, and which request hangs, and where.
+"""How a worker watches itself: its heartbeat, the states of its connections, and which request hangs, and where.
 
-The server loop looks when it turns, at most once a second and only after something happened; and, for the parent
-that listens for its beats, every few seconds even if nothing did. So a beat says that the loop turns, not that a
-process exists. A request that runs too long harms no other request, and its worker is healthy:
+The server loop looks when it turns, at most once a second and only after something happened. For the parent, which
+expects its beats, it also looks every few seconds if nothing happened. So a beat says that the loop turns, and not only
+that the process exists. A request that runs too long harms no other request, and its worker is healthy:
 
  - after ``slow_request`` it is logged, once, while it runs, with the stack of its thread, greenlet or task;
  - after ``request_timeout`` a task is cancelled, and only its own client notices. A thread or greenlet cannot be ended,
@@ -31,23 +31,23 @@ from .context import Service
 from .states import APP, BODY, DISCARD, HANDSHAKE, HEAD, PROXY, READY, TASK
 
 SOON: Final = 1.0
-"""Seconds after which a look follows something that happened."""
+"""Seconds from an event to the look that follows it."""
 
 PAUSED_FROM: Final = 1.0
 """Seconds that a look may be late, on a busy machine, before it is a sign that the process was stopped."""
 
 END_LIMIT: Final = 5.0
-"""Seconds in which a request that the backend ends is over."""
+"""Seconds that a request has to end after the backend has cancelled it."""
 
 THREAD_MOMENT: Final = 0.5
-"""Seconds that a late look leaves another thread to say for how long the process was stopped."""
+"""Seconds that another thread has, after a late look, to say for how long the process was stopped."""
 
 
 class Health:
-    """Looks after the row of ``service``. Everything but ``excuse`` is the loop owner's; times are seconds, ``inf`` is
+    """Writes the row of ``service``. Everything but ``excuse`` is the loop owner's; times are seconds, ``inf`` is
     never.
 
-    ``beat_every`` is how long a parent is left without a beat. ``due`` is when to look next, by the loop's clock.
+    ``beat_every`` is the longest time between two beats. ``due`` is when to look next, by the loop's clock.
     ``busy`` is whether requests ran at the last look; any thread may read it. ``upgraded`` is how many connections are
     WebSockets, which the loop of tasks counts.
     """
@@ -92,7 +92,7 @@ class Health:
         self._pauses.append((clock(), seconds))
 
     def _look_at_requests(self, late: float) -> float:
-        """Log what is to be said of the requests that run; return the seconds until there may be more to say."""
+        """Log the requests that run too long; return the seconds until the next one may have to be logged."""
         running = [each for each in self._backend.running() if not each.is_endless]
         was_busy, self.busy = self.busy, bool(running)
         keys = {_key(each) for each in running}
@@ -136,7 +136,7 @@ class Health:
         return wait
 
     def _time_left(self, request: Running, age: float) -> float:
-        """The seconds until a request is stuck. Let the backend end it before, if its time is over."""
+        """The seconds until a request counts as stuck. If its time is over, the backend may cancel it first."""
         left = self._request_timeout - age
         if left <= 0 and _key(request) not in self._expelled and self._backend.expel(request.slot):
             self._expelled.add(_key(request))
@@ -150,7 +150,7 @@ class Health:
 
 
 Key = tuple[Any, float]
-"""What tells a request from all others, also from the next one in the same slot."""
+"""The identity of a request: it differs from that of the next request in the same slot."""
 
 
 def _key(request: Running) -> Key:
@@ -158,9 +158,9 @@ def _key(request: Running) -> Key:
 
 
 def _gauges(connections: Iterable[Connection], upgraded: int) -> list[int]:
-    """How many connections do what; see :data:`zibai.telemetry.scoreboard.GAUGES`.
+    """The numbers of connections by state; see :data:`zibai.telemetry.scoreboard.GAUGES`.
 
-    ``upgraded`` of those that a task has speak no HTTP any more.
+    Of the connections in TASK, ``upgraded`` are WebSockets.
     """
     total = idle = head = body = queue = busy = send = 0
     for connection in connections:

@@ -1,12 +1,12 @@
-"""What runners hand to the server loop: connections whose exchange is over, and those that have something to send.
+"""Connections that runners hand to the server loop: those whose exchange is over, and those with something to send.
 
 A runner is another thread, or a greenlet beside the loop, so it may not touch the loop's connections. It puts its own
 into the inbox, and wakes the loop if that sleeps. The loop's owner says that it sleeps before it looks into the inbox a
 last time, when it asks for the time to sleep (``Loop.timeout``). A runner first puts, and then looks whether the owner
 sleeps. So no wake-up is lost, and there is no lock.
 
-Any thread may call :meth:`Inbox.put`. Everything else is the loop owner's. Once the loop has ended, a runner closes
-what it puts by itself.
+Any thread may call :meth:`Inbox.put`. Everything else is the loop owner's. Once the loop has ended, a runner that puts
+a connection closes it itself.
 """
 
 from collections import deque
@@ -16,11 +16,10 @@ from .connection import Connection
 
 
 class Inbox:
-    """``items`` has what was put, oldest first: a connection, and ``since`` of the request whose exchange is over.
+    """``items`` has the connections, oldest first, each with the ``since`` of the request whose exchange is over.
 
-    That is None where the connection has something to send.
-
-    ``wake`` makes the owner turn soon. The owner sets ``asleep`` while it waits or may begin to, and has to be woken.
+    ``since`` is None if the connection has something to send. ``wake`` makes the owner turn soon. The owner sets
+    ``asleep`` while it waits or may begin to wait, and must be woken.
     """
 
     __slots__ = ("_closed", "_wake", "asleep", "items")
@@ -35,7 +34,7 @@ class Inbox:
         return f"<Inbox: {len(self.items)} connections{', closed' if self._closed else ''}>"
 
     def put(self, connection: Connection, since: float | None) -> None:
-        """Hand over a connection: for good, or with None to have something sent."""
+        """Hand over a connection: for good, or with None only to have something sent."""
         self.items.append((connection, since))
         if self.asleep:
             self._wake()

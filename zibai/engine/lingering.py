@@ -1,8 +1,8 @@
 """The lingering close: the last response is out, and the client gets the time to read it before the socket is closed.
 
 The client may still send something, by mistake or because it does not know of the end. Closing a socket with unread
-input makes the kernel send RST, and the client loses the response it has not read yet (RFC 9112 9.6). So what still
-comes is read, and thrown away. Everything here is the loop owner's.
+input makes the kernel send RST, and the client loses the response that it has not read yet (RFC 9112 9.6). So the
+server reads these bytes and throws them away. Everything here is the loop owner's.
 """
 
 from math import inf
@@ -13,7 +13,7 @@ from .context import Client
 from .pollable import name_of
 
 LINGER_TIME: Final = 2.0
-"""Seconds of a lingering close, and of reading what an application has left of a body."""
+"""Seconds of a lingering close, and of reading a body that an application has left unread."""
 
 
 class Lingering:
@@ -29,10 +29,9 @@ class Lingering:
         return f"<Lingering{', for it was idle' if self._timed_out else ''}>"
 
     def goes_on(self, client: Client) -> bool:
-        """The time is over: whether the client gets more, because it still takes a large response that the kernel
-        has."""
+        """Whether the client gets more time, because it still takes a large response that the kernel holds."""
         before, self._unsent = self._unsent, unsent(client.sock)
-        # The end itself counts as one byte.
+        # The FIN counts as one byte.
         return not client.service.draining and 1 < self._unsent < before
 
     def hear(self, client: Client) -> None:

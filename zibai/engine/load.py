@@ -1,12 +1,12 @@
-"""What the clients of one server make it do and hold, all together.
+"""The work and memory that all clients of one server together may cost it.
 
-A limit for each connection bounds nothing where there are ten thousand of them. So two things are counted in sum, and
+A limit for each connection bounds little when there are ten thousand of them. So two things are counted in sum, and
 every connection asks here first:
 
  - the *budget* of one turn of the server loop: what reading the framing of bodies, records and WebSockets may cost in
    it. What is left goes on in the next turn, so other connections wait for a few milliseconds, whatever clients send;
- - the bytes of request bodies. Those in memory have a bound, and beyond it bodies go to temporary files, small ones,
-   too. The files have a bound, and beyond it the server reads no more of these bodies until there is room.
+ - the bytes of request bodies. Beyond a bound of memory, even small bodies go to temporary files. Beyond a bound of
+   these files, the server reads no more of the bodies until there is room.
 
 Everything here is the loop owner's. The services of one server share one of these.
 """
@@ -22,13 +22,13 @@ TURN: Final = 2048
 """The budget of a turn, in plain framing lines of a chunked body: about a microsecond each, so about 2 ms."""
 
 DISK_RESERVE: Final = 256 * 1024**2
-"""Bytes of the file system of temporary files that are left to others, or a tenth of it where that is less."""
+"""Bytes that are left free in the file system of temporary files; a tenth of it where that is less."""
 
 _LOOK_EVERY: Final = 4 * 1024**2
 """Bytes that may go to files until the file system is asked again how much is free."""
 
 _BUFFER: Final = 8 * 1024
-"""Bytes of the buffer of one file. Newer Pythons have 128 KiB, which would be more than most bodies have."""
+"""Bytes of the buffer of one file. The default of newer Pythons is 128 KiB, which is larger than most bodies."""
 
 
 class Load:
@@ -50,11 +50,11 @@ class Load:
         self.memory = 0  # bytes of bodies in memory
         self.disk = 0  # and in files
         self.files = 0  # how many
-        self._looked_at = -_LOOK_EVERY  # what `disk` was when the file system was asked
-        self._allowed = True  # what it said
+        self._looked_at = -_LOOK_EVERY  # the value of `disk` when the file system was last asked
+        self._allowed = True  # its reply
 
     def has_room(self, *, new: bool) -> bool:
-        """Whether a body may grow in a file, or in a ``new`` one."""
+        """Whether a body may grow in its file, or in a ``new`` file."""
         if self.disk >= self.max_disk or (new and self.connections + self.files >= self.descriptors):
             return False
         if not self._allowed or abs(self.disk - self._looked_at) >= _LOOK_EVERY:
@@ -64,11 +64,11 @@ class Load:
 
 
 def _has_space() -> bool:
-    """Whether the file system of temporary files has more than what is left to others."""
+    """Whether the file system of temporary files has more free space than must be left."""
     try:
         total, _, free = shutil.disk_usage(tempfile.gettempdir())
     except OSError:
-        return True  # to write will say what is wrong
+        return True  # the write will raise the error
     return free > min(DISK_RESERVE, total // 10)
 
 

@@ -2,12 +2,12 @@
 
 A connection that waits (for bytes, for its client, for time or for a free runner) costs no thread and no greenlet: it
 lies in the loop's :class:`~zibai.engine.table.Table`. A backend turns the loop. One turn asks the poller, lets each
-connection whose socket did something take its step, accepts, and closes what is over. A connection whose request is
-there is queued for ``take``.
+connection with an event take its step, accepts clients, and closes connections that are over. A connection with a
+complete request is queued for ``take``.
 
-Everything belongs to the loop's owner (see ``backends``), but any thread may call ``give_back`` and ``lend``, which put
-a connection into the :class:`~zibai.engine.inbox.Inbox`; ``adopt_from``, ``hand_over_to``, ``drain`` and ``quit``,
-which say what the owner is to do next (see :class:`~zibai.engine.shutdown.Shutdown`).
+Everything belongs to the loop's owner (see ``backends``). Any thread may call ``give_back`` and ``lend``, which put a
+connection into the :class:`~zibai.engine.inbox.Inbox`, and ``adopt_from``, ``hand_over_to``, ``drain`` and ``quit``,
+which tell the owner what to do next (see :class:`~zibai.engine.shutdown.Shutdown`).
 """
 
 import time
@@ -33,8 +33,9 @@ from .table import IDLE_GRACE, Table
 
 
 class Loop:
-    """The connections of one server. ``slots`` is how many may run at once. After ``max_requests`` requests, where that
-    is given, ``on_max_requests`` is called, which may set ``requests_left`` anew. ``failure`` is the bug that ended it.
+    """The connections of one server. ``slots`` is how many requests may run at once. After ``max_requests`` requests,
+    if that is given, ``on_max_requests`` is called, which may reset ``requests_left``. ``failure`` is the error that
+    has ended the loop.
     """
 
     def __init__(
@@ -56,16 +57,16 @@ class Loop:
         self.health = health
         self._slots = slots
         service.row.offer(slots)
-        self._running = 0  # connections that were given away: not what a leader runs inline, and no WebSocket
-        self._ready: deque[tuple[Connection, float]] = deque()  # since when they wait
-        self._quota = 0  # how many of them may run before the next turn, so that a turn comes
+        self._running = 0  # connections that were given away, but not those that run inline, and no WebSockets
+        self._ready: deque[tuple[Connection, float]] = deque()  # each with the time since when it waits
+        self._quota = 0  # how many of them may run before the next turn
         self._table = Table(self.poller, service.load, service.row, backend.report, self._ready)
-        self._others: dict[int, Callable[[], object]] = {}  # what else the poller has, except listeners
+        self._others: dict[int, Callable[[], object]] = {}  # callbacks of other descriptors in the poller
         self.admission = Admission(service, backend, listeners, self._table, slots, self._others)
         self._queue = self.admission.queue
         self._inbox = Inbox(backend.wake)
         self.shutdown = Shutdown(self._table, self.admission, lambda: self._slots - self._running - len(self._ready))
-        self._now = 0.0  # of the turn that came last
+        self._now = 0.0  # the time of the last turn
         self.requests_left = max_requests or 0  # 0 is no limit
         self._on_max_requests = on_max_requests
 
@@ -89,7 +90,7 @@ class Loop:
         self.shutdown.replacement = channel
 
     def drain(self, timeout: float = IDLE_GRACE) -> None:
-        """Begin the graceful shutdown: take nothing new, finish what is there. It may take ``timeout`` seconds."""
+        """Begin the graceful shutdown: take nothing new, finish all requests. It may take ``timeout`` seconds."""
         self.service.draining = True  # at once: a response that is made now says close
         self.shutdown.timeout, self.shutdown.graceful = timeout, True
         self._backend.wake()
@@ -97,7 +98,7 @@ class Loop:
     def quit(self) -> None:
         """Close everything and finish the loop now."""
         self.shutdown.quick = True
-        self._slots = 0  # nothing that is ready begins any more
+        self._slots = 0  # no request begins any more
         self._backend.wake()
 
     def close_in_child(self) -> None:
@@ -122,10 +123,10 @@ class Loop:
         try:
             self._turn(block)
         except Exception as error:
-            # A bug of ours, and no connection's fault. A server whose loop does not turn looks alive and serves
+            # A bug of the server, and not of one connection. A server whose loop does not turn looks alive and serves
             # nothing. So the loop ends, and serve() raises.
             self.failure = error
-            with suppress(Exception):  # whatever is broken, the first error is the one to be reported
+            with suppress(Exception):  # only the first error is reported
                 self._finish_loop()
             self.on_failure()
 
@@ -135,7 +136,7 @@ class Loop:
             self._finish_loop()
             return
         self._now = now = time.monotonic()
-        # Before the poller is asked: otherwise an older event could meet a connection that has moved on.
+        # Before the poller is asked: otherwise an old event could meet a connection in a later state.
         self.service.load.budget = TURN
         if table.deferred.busy:
             table.resume(now)
@@ -171,10 +172,10 @@ class Loop:
             self._react_to_others(rest, waited, now)
         self._end_turn(now, bool(events))
         self._quota = len(ready)
-        inbox.asleep = not block  # a backend that does not block in the poller waits elsewhere: it is woken, too
+        inbox.asleep = not block  # a backend that does not block in the poller waits elsewhere, and must be woken
 
     def _end_turn(self, now: float, stirred: bool) -> None:
-        """All events are dealt with: do what is due. ``stirred`` says whether there were any."""
+        """All events are handled: do what is due. ``stirred`` says whether there were any."""
         table, health, ready = self._table, self.health, self._ready
         if self._inbox.items:
             # In most cases this turn was woken by a runner that has given a connection back. Its slot is free at once.
@@ -269,7 +270,7 @@ class Loop:
         """Take what runners have handed over: for good, or to have something sent."""
         items = self._inbox.items
         while items:
-            connection, since = items[0]  # removed last, so that an error that is raised from outside does not lose it
+            connection, since = items[0]  # removed last, so that an error raised from outside does not lose it
             if since is None:
                 if connection.state is APP or connection.state is TASK:
                     self._table.settle_lent(connection, now)
@@ -279,7 +280,7 @@ class Loop:
             items.popleft()
 
     def _react_to_others(self, fds: list[int], waited: int, now: float) -> None:
-        """Descriptors that are no connections have something. ``waited`` requests were ready before this turn."""
+        """Handle events of other descriptors than connections. ``waited`` requests were ready before this turn."""
         for fd in fds:
             if fd in self._others:
                 self._others[fd]()
@@ -288,7 +289,7 @@ class Loop:
 
     def _finish_loop(self) -> None:
         self.finished = True
-        self._inbox.close()  # first: what follows may raise, if the poller is what has failed
+        self._inbox.close()  # first: if the poller has failed, the next lines may raise
         self.service.draining = self._table.draining = True
         self.admission.acceptor.close()
         self.shutdown.close()

@@ -1,4 +1,4 @@
-"""What a WebSocket may do, what it has done, and when."""
+"""The limits of a WebSocket, its counters and its times."""
 
 from dataclasses import dataclass
 from math import inf
@@ -7,12 +7,12 @@ from typing import Final, Self
 from ..config.options import Options
 
 LONG_READ: Final = 256 * 1024
-"""Bytes of a long message that are read at once, where it goes on."""
+"""Bytes of a long message that one further read takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageLimits:
-    """What one WebSocket may do. Times are seconds, sizes bytes; ``ping_interval`` and ``compress_from`` of 0, and a
+    """The limits of one WebSocket. Times are seconds, sizes bytes; ``ping_interval`` and ``compress_from`` of 0, and a
     ``ping_timeout`` of inf, mean never. None has a default here: :meth:`from_options` takes them from the options.
     """
 
@@ -38,9 +38,7 @@ class MessageLimits:
 
 
 class Counts:
-    """What has gone over one WebSocket: messages that the application has taken and given, and bytes with their
-    frames.
-    """
+    """The traffic of one WebSocket: messages that the application has received and sent, and bytes with frames."""
 
     __slots__ = ("began", "bytes_in", "bytes_out", "messages_in", "messages_out")
 
@@ -57,4 +55,4 @@ class Times:
     def __init__(self, now: float) -> None:
         self.heard = now  # when the last bytes have come
         self.pinged = False  # whether a ping went out since then
-        self.closes = inf  # until when the client has to send its close frame, once we have sent ours
+        self.closes = inf  # by when the client must send its close frame, once the server has sent its own

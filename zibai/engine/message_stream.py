@@ -1,15 +1,15 @@
-"""A WebSocket as its task has it: messages, and what the loop does for them while the task waits or works.
+"""A WebSocket as its task uses it: messages, and the work of the loop while the task waits or works.
 
-A connection becomes one when its handshake is complete. It stays in the state TASK, so the loop reads on, but it holds
-no slot, and what comes goes to the codec of WebSocket. Pings are answered whatever the application does.
+A connection becomes a WebSocket when its handshake is complete. It stays in the state TASK, so the loop reads on, but
+it holds no slot, and its bytes go to the codec of WebSocket. Pings are answered even while the application is busy.
 
 While the application does not take the messages of a client, the loop does not read from it until a quarter of them is
 left. While a client does not take the pongs, the loop does not read from it either. A client that sends so many frames
 that it takes long to read them has to let others go first: the rest is read in later turns of the server loop.
 Meanwhile no client is expected to answer a ping.
 
-The connection ends when both sides have sent a close frame, when the client is at fault, or when it is lost. The
-application hears of the end once, as soon as it is certain, and after the messages that came before it.
+The connection ends when both sides have sent a close frame, when the client breaks the protocol, or when it is lost.
+The application is told of the end once, as soon as it is certain, and after the messages that came before it.
 
 Everything here runs in the thread of the event loop; :mod:`.async_stream` says when.
 """
@@ -36,21 +36,21 @@ TOGETHER: Final = 32 * 1024
 """Bytes of responses to messages of one read that go out together."""
 
 _USUAL: Final = 64
-"""What reading may take without a charge on the turn's budget, in the measure of :attr:`Codec.spent`."""
+"""The cost of reading that is free of a charge on the turn's budget, in the measure of :attr:`Codec.spent`."""
 
 ABNORMAL_CLOSURE: Final = (1006, "")
 """Code and reason of a connection that has ended without a close frame (RFC 6455 7.1.5)."""
 
 
 class MessageStream(AsyncStream):
-    """``end`` is the code and the reason of the end, as soon as nothing more is to be sent. ``on_over`` is called,
-    once, when the connection is to go back to the loop.
+    """``end`` is the code and the reason of the end, set when nothing more can be sent. ``on_over`` is called, once,
+    when the connection must go back to the loop.
     """
 
     end: tuple[int, str] | None = None
     due = inf
-    _pending: "list[bytes] | tuple[()]" = ()  # what goes out when the step of the application ends
-    _choked = False  # whether the client has to take something before it is read from again
+    _pending: "list[bytes] | tuple[()]" = ()  # frames that go out when the step of the application ends
+    _choked = False  # whether the client must take something before it is read from again
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class MessageStream(AsyncStream):
         self._times = Times(now)
 
     def begin(self, rest: bytes) -> None:
-        """The handshake is complete; ``rest`` is what came behind it."""
+        """The handshake is complete; ``rest`` has the bytes that came after it."""
         connection = self.connection
         connection.shortcut = False
         if connection.pause is STOPPED:
@@ -95,14 +95,14 @@ class MessageStream(AsyncStream):
         message = codec.messages.popleft()
         self.counts.messages_in += 1
         if codec.taken(message):
-            # An application that always finds a message never lets the loop turn. So there is an end of it.
+            # An application that always finds a message would never let the loop turn.
             if self.stream.service.load.budget > 0:
                 codec.go_on()
             self._read_to_end()
         return message
 
     def send(self, message: "Message") -> None:
-        """Send a message, or keep it until the step of the application ends. Raises Gone, and what ``encode`` does."""
+        """Send a message, or keep it until the step of the application ends. Raises Gone, and errors of ``encode``."""
         codec = self._codec
         if self.end is not None:
             raise Gone("the WebSocket is closed")
@@ -142,7 +142,7 @@ class MessageStream(AsyncStream):
     # Sending.
 
     def _queue(self, data: bytes) -> None:
-        """Keep a frame: more messages are there, to which the application responds in this step."""
+        """Keep a frame: the application may respond to more messages in this step."""
         if not self._pending:
             self._pending = []
             self.call_soon(self.flush)
@@ -157,7 +157,7 @@ class MessageStream(AsyncStream):
             self._send(pending[0] if len(pending) == 1 else b"".join(pending))
 
     def _send(self, data: bytes) -> None:
-        """A client that has left is noticed, and ends the WebSocket."""
+        """Send bytes. If the client has left, the WebSocket ends."""
         try:
             self.stream.send(data)
         except Gone:
@@ -172,7 +172,7 @@ class MessageStream(AsyncStream):
             return
         codec, times = self._codec, self._times
         times.heard = time.monotonic()
-        if times.pinged:  # the next ping is due sooner than its response was
+        if times.pinged:  # the next ping is due sooner than the deadline of the last one
             times.pinged = False
             self.due = self._next_due()
             self.connection.deadline = min(self.due, self._send_due())
@@ -203,10 +203,10 @@ class MessageStream(AsyncStream):
         self._read_to_end()
 
     def _read_to_end(self, *, awaited: bool = False) -> None:
-        """The codec has read as far as it could: see what has become of it.
+        """The codec has read as far as it could: send its frames, and decide whether to read on.
 
         ``awaited`` says that a task takes a message before the next turn. Then it is too early to stop reading because
-        of what waits: for each long message the poller would be told twice, which costs 2 % of an echo of 1 MiB.
+        of unread messages: for each long message the poller would be told twice, which costs 2 % of an echo of 1 MiB.
         """
         if self.released:
             return  # the connection holds nothing any more, although messages may be there
@@ -242,13 +242,13 @@ class MessageStream(AsyncStream):
         self._finish(ABNORMAL_CLOSURE)
 
     def _finish(self, end: tuple[int, str]) -> None:
-        """Nothing more comes, and nothing more is to be sent."""
+        """Nothing more comes, and nothing more will be sent."""
         if self.released:
             return
         self.released = self.ending = True
         self.end = self.end or end
         self.due = inf
-        self._pending = ()  # what is to be sent was sent before
+        self._pending = ()  # all frames were sent before
         self.stream.sender.closing = True
         self.wake_all()
         # Later: the loop may be at this very connection.
@@ -266,7 +266,7 @@ class MessageStream(AsyncStream):
         super().expire(now)
 
     def _act(self, now: float) -> None:
-        """A time is over: of the close handshake, or of the silence of the client."""
+        """A time limit has passed: that of the close handshake, or of the client's silence."""
         times, limits = self._times, self._limits
         if times.closes < inf:
             self.cut_now()

@@ -1,8 +1,8 @@
 """The rest of a response on its way to a slow client: bytes that exist, and files. Nothing here waits.
 
-Most connections have a plain ``bytearray`` for what waits to be sent. An :class:`Outgoing` takes its place when the
-rest is large or a file: large pieces stay the objects that the application has given, and a file stays a descriptor and
-a position. So the server loop can send a response of any size without a thread or greenlet, and without a copy of it.
+Most connections keep unsent bytes in a plain ``bytearray``. An :class:`Outgoing` takes its place when the rest is large
+or a file: large pieces stay the objects that the application has given, and a file stays a descriptor and a position.
+So the server loop can send a response of any size without a thread or greenlet, and without a copy of it.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Final, Self
 from ..net.listener import Socket
 
 COPIED_BELOW: Final = 2048
-"""Bytes below which a piece is copied behind the piece before it, since an object for each would be larger."""
+"""Smaller pieces, in bytes, are copied behind the piece before, since an object for each would take more memory."""
 
 JOINED_AT_ONCE: Final = 64 * 1024
 """Bytes of small pieces that one system call sends together, and of a file that are read at once."""
@@ -31,13 +31,13 @@ class FileFault(Exception):
 class Budget:
     """How many bytes wait in memory for slow clients, over all connections of a server. Any thread may call it.
 
-    Nothing fails at the ``limit``: the responses that come then keep their runners, so no further one is made.
+    Beyond the ``limit`` nothing fails: later responses keep their runners, so no runner begins another response.
     """
 
     def __init__(self, limit: float = inf) -> None:
         self.limit = limit
         self.memory = 0
-        self.files = 0  # that are open for slow clients
+        self.files = 0  # open for slow clients
         self._lock = Lock()
 
     def change(self, difference: int, files: int = 0) -> None:
@@ -51,7 +51,7 @@ class Budget:
 
 
 class File:
-    """``left`` bytes of an open file from ``offset``. The descriptor is ours, whatever the application does to its own.
+    """``left`` bytes of an open file from ``offset``. The server has its own descriptor beside the application's.
 
     ``by_kernel`` says whether to try ``os.sendfile``, which needs a plain socket.
     """
@@ -62,7 +62,7 @@ class File:
         self.fd, self.offset, self.left, self.by_kernel = fd, offset, left, by_kernel
 
     def send_to(self, sock: Socket) -> int:
-        """Send a step by the kernel; 0 when the kernel cannot, and the file has to be read instead."""
+        """Send a step by the kernel; 0 when the kernel cannot, and the file must be read instead."""
         if sys.platform == "win32" or not self.by_kernel:
             return 0
         try:
@@ -72,7 +72,7 @@ class File:
         except OSError:
             sent = 0
         if not sent:
-            # Either the file, its file system or the socket cannot: to read and to send tells which, and why.
+            # The file, its file system or the socket cannot do it: reading and sending will tell which, and why.
             self.by_kernel = False
         self._advance(sent)
         return sent
@@ -98,7 +98,7 @@ class File:
             try:
                 os.close(fd)
             except OSError:
-                pass  # NFS can tell now that a write failed, and we have written nothing
+                pass  # NFS reports failed writes here, and the server has written nothing
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
@@ -114,7 +114,7 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
 
 
 class Outgoing:
-    """A queue of bytes and files. Its length is the bytes that are left; the owner of the connection's lock uses it."""
+    """A queue of bytes and files. Its length is the bytes that are left. Used under the lock of the sender."""
 
     __slots__ = ("_in_files", "_items", "_size", "files")
 
@@ -122,14 +122,14 @@ class Outgoing:
         self._items: deque[bytearray | memoryview | File] = deque([first] if first else ())
         self._size = len(first)
         self._in_files = 0
-        self.files = 0  # how many of them are in it, and open
+        self.files = 0  # how many files are in it, and open
 
     def __len__(self) -> int:
         return self._size
 
     @property
     def memory(self) -> int:
-        """The bytes that are in memory, and not in files."""
+        """The bytes in memory, without those in files."""
         return self._size - self._in_files
 
     def __iadd__(self, data: bytes | memoryview) -> Self:
@@ -154,8 +154,8 @@ class Outgoing:
     def send_to(self, sock: Socket) -> int:
         """Send a step from the front. OSError is the socket's, :class:`FileFault` the file's.
 
-        A socket over TLS has to be given the same bytes again after it took a part of them. So a step begins with what
-        is left of the step before, and joining pieces changes none of it.
+        After a socket over TLS has taken a part of some bytes, the next call must begin with the rest of them. So a
+        step begins with the rest of the step before, and joining pieces does not change these bytes.
         """
         front = self._items[0]
         if isinstance(front, File):
@@ -185,7 +185,7 @@ class Outgoing:
         return sent
 
     def _join(self) -> bytearray | memoryview:
-        """Put small pieces at the front together; return what is at the front then."""
+        """Join small pieces at the front; return the new first piece."""
         items, pieces, size = self._items, [], 0
         while items and not isinstance(item := items[0], File) and size + len(item) <= JOINED_AT_ONCE:
             pieces.append(item)
@@ -196,7 +196,7 @@ class Outgoing:
         return joined
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Drop everything, and close the files."""
         for item in self._items:
             if isinstance(item, File):
                 item.close()

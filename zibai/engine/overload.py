@@ -1,7 +1,7 @@
-"""Clients that come while no runner is free: whether this worker accepts them all the same.
+"""Whether this worker accepts clients while none of its runners is free.
 
 A connection that waits in the backlog of a listener is in no log. It has no time limit, and no worker refuses it. So a
-worker that is *alone* accepts on, and its requests wait in its own queue, in their order.
+worker without siblings goes on accepting, and its requests wait in its own queue, in their order.
 
 A worker with siblings leaves the backlog to the worker that is free first, because a request that waits in one worker
 cannot be run by another. When all workers have been full for :data:`ALL_FULL`, one of them accepts a single connection:
@@ -15,7 +15,7 @@ A worker that hangs accepts no client, though it may have said that it is free. 
 connections have been in the backlog at each check for :data:`BACKLOG_STAYS`. And a worker that is full writes that
 again at each check. If the mark of a worker is older than :data:`STALE`, the worker hangs, and the next one leads.
 
-A worker that still starts has no say in this. But it will have free runners soon, so its siblings are not alone.
+A worker that still starts takes no part in this. But it will have free runners soon, so it counts as a sibling.
 
 Everything here is the loop owner's, but for the mark in each worker's row, which its siblings read.
 """
@@ -32,7 +32,7 @@ ALL_FULL: Final = 0.25
 """Seconds that all workers have to be full before one of them accepts a probe."""
 
 BACKLOG_STAYS: Final = 1.0
-"""Seconds that connections have to be in the backlog, though a worker says that it is free, before there is a probe."""
+"""Seconds that connections must be in the backlog, though a worker says that it is free, before there is a probe."""
 
 SIBLINGS_CHECK_INTERVAL: Final = 0.1
 """Seconds between two checks of the siblings."""
@@ -41,7 +41,7 @@ FREE_MOMENT: Final = 0.05
 """Seconds that a worker may have a free runner between two requests, and still counts as full."""
 
 STALE: Final = 3 * SIBLINGS_CHECK_INTERVAL
-"""Seconds after which a worker that is full has said so again, or it hangs."""
+"""Seconds without a new mark after which a full worker counts as one that hangs."""
 
 _UNSERVED: Final = (PROXY, HANDSHAKE, HEAD, BODY, READY)
 
@@ -50,8 +50,8 @@ class Overload:
     """``siblings`` returns the rows of the other workers in the scoreboard, each with whether it comes before ours.
     ``is_anyone_waiting`` asks the system whether a connection is in the backlog.
 
-    ``full`` says whether no runner is free; ``again`` is when to look at the siblings again, ``inf`` without need;
-    ``full_at`` is when clients last had to wait in the backlog.
+    ``full`` says whether no runner is free. ``again`` is when to look at the siblings again, ``inf`` if that is not
+    needed. ``full_at`` is when clients last had to wait in the backlog.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Overload:
             self._probe = connection
 
     def _is_waiting(self) -> bool:
-        """Whether the last one that was accepted while no runner was free has sent something and still waits."""
+        """Whether the last probe has sent something and still waits."""
         probe = self._probe
         if probe is not None and probe.state is PASSED:
             probe = self._probe = probe.follower

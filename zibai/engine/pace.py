@@ -1,7 +1,7 @@
 """How long a client may take: for its body, and for the response.
 
-Two limits hold at the same time. Something has to move within ``socket_timeout``. And from :data:`RATE_AFTER` on, what
-has moved so far must have moved at the minimum rate, on average.
+Two limits hold at the same time. Some bytes must move within ``socket_timeout``. And from :data:`RATE_AFTER` on, the
+average rate so far must not be below the minimum rate.
 """
 
 from typing import Final
@@ -16,17 +16,17 @@ RATE_AFTER: Final = 10.0
 def patience(timeout: float, rate: float, size: int, spent: float) -> float:
     """Seconds that the next byte may take, after ``size`` bytes in ``spent`` seconds. ``rate`` 0 is no minimum.
 
-    That is until the average would fall below the minimum, if no more came: so nothing has to be measured.
+    That is the time until the average would fall below the minimum if no more bytes came. So nothing is measured.
     """
     return min(timeout, max(RATE_AFTER, size / rate) - spent) if rate else timeout
 
 
 class Pace:
-    """How fast a client takes what waits for it, from the moment when something waits.
+    """How fast a client takes its unsent bytes, from the moment when there are any.
 
-    The kernel takes bytes in lumps, up to some MiB at a time. So at the ``deadline`` (by the loop's clock) it is asked
-    what the client has really taken meanwhile. A :class:`~zibai.engine.sending.Sender` makes one; the side that holds
-    the lock of the sender uses it.
+    The kernel takes bytes in lumps, up to some MiB at a time. So at the ``deadline`` (by the loop's clock) the kernel
+    is asked how much the client has really taken meanwhile. A :class:`~zibai.engine.sending.Sender` makes one, and the
+    side that holds the lock of the sender uses it.
     """
 
     __slots__ = ("_backlog", "_given", "_rate", "_seen", "_since", "_sock", "_timeout", "deadline")
@@ -35,8 +35,8 @@ class Pace:
         self._sock, self._timeout, self._rate = sock, timeout, rate
         self._since = now
         self._given = 0  # bytes that the kernel was given since then
-        self._backlog = unsent(sock)  # and those that it had before
-        self._seen = 0  # how many of both the client had taken at the last look
+        self._backlog = unsent(sock)  # bytes that the kernel had before
+        self._seen = 0  # bytes of both that the client had taken at the last look
         self.deadline = now + timeout
 
     def __repr__(self) -> str:
@@ -49,9 +49,9 @@ class Pace:
         self.deadline = now + self._patience(now, self._given)
 
     def is_too_slow(self, now: float) -> bool:
-        """Whether the deadline is over and the client has taken nothing, or too little. If not, there is a new one."""
+        """Whether the deadline has passed and the client has taken too little. If it has not, set a new deadline."""
         if now < self.deadline:
-            return False  # it has moved while its holder waited for the lock
+            return False  # the deadline was moved while the caller waited for the lock
         taken = self._taken()
         left = self._patience(now, taken)
         if taken <= self._seen or left <= 0:
@@ -65,5 +65,5 @@ class Pace:
         return self._backlog + self._given - unsent(self._sock)
 
     def _patience(self, now: float, taken: int) -> float:
-        # A client that has taken nothing yet has paused, which is no rate; it has the whole timeout.
+        # A client that has taken nothing yet has no rate; it has the whole timeout.
         return patience(self._timeout, self._rate if taken > 0 else 0, taken, now - self._since)

@@ -1,9 +1,9 @@
-"""Sockets of clients that asked for the end of their connection and have the whole, small response on its way.
+"""Sockets of clients that asked for ``Connection: close``, and whose small response is completely on its way.
 
-To close such a socket at once would lose responses. What the client sends after its request (be it an empty line too
-many) makes the kernel reset the connection, and the client's system may drop what the client has not read yet (RFC 9112
-9.6). Reading until the client closes costs a third of what a short connection costs in all. So these sockets are shut
-down for sending, which the client sees at once, and then they only wait here before they are closed. Nothing is read.
+To close such a socket at once would lose responses. If the client sends anything after its request (even one empty line
+too many), the kernel resets the connection, and the client's system may drop the part of the response that the client
+has not read yet (RFC 9112 9.6). Reading until the client closes costs a third of a whole short connection. So these
+sockets are shut down for sending, which the client sees at once, and are closed a little later. Nothing is read.
 
 Everything here is the loop owner's.
 """
@@ -23,7 +23,7 @@ PARTING_SOCKETS: Final = 256
 """Sockets that wait here at most, and never more than an eighth of the descriptors of the process."""
 
 SMALL_RESPONSE: Final = 16 * 1024
-"""Bytes of a body that are on their way at once, with the head: what TCP sends before it waits for the client."""
+"""Bytes of a body that TCP sends at once, with the head, before it waits for the client."""
 
 RESOLUTION: Final = 0.1
 

@@ -18,8 +18,8 @@ from .states import CLOSED
 
 
 class Arrival(NamedTuple):
-    """How a request comes: whether its head has begun and is not complete, so that its deadline runs; and the seconds
-    from the first piece to the last, of its head and of its body."""
+    """How a request comes. ``begun``: a part of its head has come, so its deadline runs. ``head`` and ``body``: the
+    seconds from the first piece to the last."""
 
     begun: bool
     head: float
@@ -58,7 +58,7 @@ class Pollable:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is lost when it is closed for another client: it waits for a request, and no byte came."""
+        """Whether it may be closed for another client: it waits for a request of which no byte has come."""
         raise NotImplementedError
 
     @property
@@ -76,7 +76,7 @@ class Pollable:
 
     @property
     def note(self) -> bytes:
-        """What a worker that takes it over has to know of it."""
+        """What a worker that takes it over must know about it."""
         return b""
 
     def secured(self) -> dict[str, str]:
@@ -84,11 +84,11 @@ class Pollable:
         return {}
 
     def describe_tls(self, secured: Mapping[str, str]) -> dict[str, Any] | None:
-        """What ASGI applications are told of TLS, of which ``secured`` is known; None without."""
+        """The description of TLS for ASGI applications, made from ``secured``; None without TLS."""
         return None
 
     def receive_raw(self, size: int, flags: int = 0) -> bytes:
-        """What the kernel has, below TLS."""
+        """Receive from the kernel, below TLS."""
         return self.sock.recv(size, flags)
 
     def begin(self, now: float) -> None:
@@ -110,7 +110,7 @@ class Pollable:
         self.state = CLOSED
 
     def close(self) -> None:
-        """End it for the client, also if a child process, forked by C code, has a copy of the socket."""
+        """End the connection, even if a child process that C code has forked has a copy of the socket."""
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -118,7 +118,7 @@ class Pollable:
         self.release()
 
     def release(self) -> None:
-        """Release everything, and leave the client to another process that has the socket, too."""
+        """Release everything. The connection goes on if another process has the socket, too."""
         self.state = CLOSED
         self.sock.close()
 
@@ -129,8 +129,8 @@ def name_of(peer: object) -> str:
 
 
 def tidy(peer: object) -> object:
-    """A peer as the rest of the server has it: the address of a TCP client in one form, the name of a unix socket fit
-    for a log. It may have been bound to any name, and one that ends a line would forge the next."""
+    """A peer in one form: the address of a TCP client, or the name of a unix socket, made safe for a log. A client may
+    bind its socket to any name, and a name with a line break would forge a log line."""
     if isinstance(peer, tuple):
         return (plain_host(peer[0]), *peer[1:]) if ":" in peer[0] else peer
     return ascii(peer) if isinstance(peer, bytes) or (isinstance(peer, str) and not peer.isprintable()) else peer

@@ -1,9 +1,9 @@
 """Stages before a connection, which wait in the loop by themselves; and the first of them, the PROXY header.
 
 A :class:`Stage` has a descriptor, a state and a deadline, as a connection has, and the loop's
-:class:`~zibai.engine.table.Table` calls the same steps of it. When it is done, it makes what follows with the socket,
-the peer and the endpoint that it has learned, and the table puts that in its place. So a client of a server with
-``--proxy-protocol`` and TLS is a :class:`ProxyHeader`, then a handshake, then a connection.
+:class:`~zibai.engine.table.Table` calls the same steps of it. When it is done, it makes the next stage or the
+connection, with the socket, the peer and the endpoint that it has learned, and the table replaces it. So a client of a
+server with ``--proxy-protocol`` and TLS is a :class:`ProxyHeader`, then a handshake, then a connection.
 
 Everything here is the loop owner's.
 """
@@ -21,14 +21,14 @@ from .pollable import Pollable, name_of, tidy
 from .states import CLOSED, PASSED, PROXY
 
 PEEK: Final = 4096
-"""Bytes that are looked at for a PROXY header; it usually has 28, and may have 64 KiB."""
+"""Bytes that are read at once for a PROXY header. A header usually has 28 bytes, and may have 64 KiB."""
 
 Next = Callable[[Socket, object, Endpoint, float], Any]
-"""Makes the next stage, or the connection, of a socket, its peer, its endpoint and the time by the loop's clock."""
+"""Makes the next stage or the connection, from a socket, its peer, its endpoint and the time by the loop's clock."""
 
 
 def first_stage(service: Service, then: Next) -> Next:
-    """What the clients of a listener begin with: a PROXY header where the service wants one, else ``then``."""
+    """Return the maker of the first stage of a listener: of a PROXY header if the service wants one, else ``then``."""
     return partial(ProxyHeader, service, then) if service.limits.proxy_protocol else then
 
 
@@ -54,14 +54,14 @@ class Stage(Pollable):
         return True
 
     def done(self, now: float) -> Any:
-        """Make what follows, which the table puts in the place of this stage."""
+        """Make the next stage or the connection, which the table puts in the place of this stage."""
         self.follower = follower = self.then(self.sock, self.peer, self.endpoint, now)
         self.state = PASSED
         return follower
 
 
 class ProxyHeader(Stage):
-    """With ``--proxy-protocol`` the header of a trusted peer comes first, and says who its client is.
+    """With ``--proxy-protocol`` the header of a trusted peer comes first, with the address of its client.
 
     It is read below TLS, under the deadline of a head.
     """
@@ -75,7 +75,7 @@ class ProxyHeader(Stage):
         self.header = b""  # the part that has come
         if not service.trust.includes(self.peer):
             service.hint(
-                "--proxy-protocol on takes trusted peers only; one from %s was closed. If that is your proxy: %s",
+                "--proxy-protocol on takes trusted peers only; a connection of %s was closed. If it is your proxy: %s",
                 name_of(self.peer),
                 service.trust.flag_with(self.peer),
             )
@@ -86,7 +86,7 @@ class ProxyHeader(Stage):
         return self.state is PROXY and not self.header
 
     def readable(self, now: float) -> None:
-        """Take the bytes of the header and not one more: what follows may be for TLS, which reads for itself."""
+        """Take the bytes of the header and not one more: the next bytes may be for TLS, which reads for itself."""
         try:
             data = self.receive_raw(PEEK, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -106,7 +106,7 @@ class ProxyHeader(Stage):
         if not data:
             self.state = CLOSED
             return
-        # While it is not complete all of it belongs to the header, which grows; else it would wake us again at once.
+        # While the header is not complete, take all bytes: what stayed in the socket would wake the loop at once.
         size = len(data) if header is None else header.size - len(self.header)
         self.header += self.receive_raw(size)
         if header is None:
@@ -119,18 +119,18 @@ class ProxyHeader(Stage):
 
 
 def write_note(peer: object, endpoint: Endpoint) -> bytes:
-    """What the PROXY protocol has said of a connection, for the worker that takes it over."""
+    """Pack what the PROXY header has said about a connection, for the worker that takes it over."""
     return json.dumps([peer, endpoint.host, endpoint.port]).encode()
 
 
 def read_note(note: bytes, endpoint: Endpoint) -> tuple[object, Endpoint]:
-    """The peer and the endpoint of a connection of another worker."""
+    """Unpack the peer and the endpoint of a connection of another worker."""
     peer, host, port = json.loads(note)
     return tidy(tuple(peer) if isinstance(peer, list) else peer), endpoint._replace(host=host, port=port)
 
 
 def hint_at_proxy_header(service: Service, peer: object, data: bytes) -> None:
-    """A client began with ``data``, and was refused."""
+    """Log a hint if a client was refused that began with ``data``, a PROXY header."""
     if data.startswith((b"PROXY ", SIGNATURE)):
         service.hint(
             "a connection of %s began with a PROXY header and was refused; if that is your proxy: --proxy-protocol on",

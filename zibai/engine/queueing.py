@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 BUSY_WARNING: Final = 1.0
-"""Seconds that requests wait for a runner before a warning says so; then at most one a minute."""
+"""Seconds that a request waits for a runner before a warning is logged, at most once a minute."""
 
 
 class Queue:
-    """Looks after ``ready``: the connections that wait for a runner, oldest first, and since when each waits.
+    """Watches ``ready``: the connections that wait for a runner, oldest first, each with the time since when it waits.
 
-    ``patience`` is how many seconds the first may wait until there is something to do.
+    ``patience`` is the seconds that the first may wait before it is refused or a warning is logged.
     """
 
     def __init__(
         self, service: Service, ready: "deque[tuple[Connection, float]]", runners: str, backlog: Callable[[], int]
     ) -> None:
-        """``runners`` is what they are called; ``backlog`` says how many connections are not accepted yet."""
+        """``runners`` is the word for them in messages; ``backlog`` counts the connections that are not accepted."""
         self.ready = ready
         self.patience = min(BUSY_WARNING, service.limits.queue_timeout)
         self._timeout = service.limits.queue_timeout
@@ -54,7 +54,7 @@ class Queue:
         ready.insert(place, (connection, since))
 
     def due(self) -> float:
-        """When to look next while all runners are busy and something waits."""
+        """When to look next while all runners are busy and requests wait."""
         since = self.ready[0][1]
         return min(max(since + BUSY_WARNING, self._warned + 60), since + self._timeout)
 

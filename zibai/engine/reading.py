@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from .stream import Stream
 
 _A_READ: Final = 64
-"""What a runner that reads a body at full speed counts for one step of it, see :data:`zibai.engine.load.TURN`."""
+"""The cost of one step of reading a body at full speed, in the measure of :data:`zibai.engine.load.TURN`."""
 
 
 class BodyReader(io.RawIOBase):
     """The raw side of a streamed ``wsgi.input``; an ``io.BufferedReader`` stands before it.
 
-    ``refusal`` is what is wrong with the body; then its connection ends. ``continued`` says whether 100 Continue went
+    ``refusal`` is the fault of a bad body, whose connection then ends. ``continued`` says whether 100 Continue went
     out, or is no longer allowed.
     """
 
@@ -39,7 +39,7 @@ class BodyReader(io.RawIOBase):
         self._intake = intake
         self._piece = memoryview(b"")
         self._waited = 0.0  # seconds that the runner has waited for it
-        self._since_yield = 0  # what the runner has read since it last let others run
+        self._since_yield = 0  # the cost of the reads since the runner last let others run
         self.refusal: Refused | None = None
         self.continued = continued
 
@@ -90,7 +90,7 @@ class BodyReader(io.RawIOBase):
                     intake.count(len(piece))
                     self._since_yield += codec.spent + _A_READ
                     if self._since_yield > TURN:
-                        # A client that always has the next bytes there would never let other greenlets run.
+                        # If a client's next bytes are always there, no other greenlet would ever run.
                         self._since_yield = 0
                         stream.service.readiness.wait_readable(stream.sock, 0)
                     return piece
@@ -104,7 +104,7 @@ class BodyReader(io.RawIOBase):
             try:
                 data = stream.sock.recv(RECEIVE)
             except (BlockingIOError, InterruptedError):
-                # Only what is waited for here counts, not what the application does between two reads.
+                # Only the time of waiting here counts, not the time between two reads of the application.
                 before = time.monotonic()
                 timeout = max(0.0, self._intake.patience(self._waited))
                 if not self._await_bytes(stream, timeout):

@@ -1,8 +1,8 @@
 """How a request comes in: the head, the body, and the rest of a body that its application has left unread.
 
-The steps of a connection in the states HEAD, BODY and DISCARD. Each takes from the codec what the client has sent so
-far, and moves the connection on as far as that allows: to READY with a request, to the next state, or nowhere, to wait
-for more. A connection calls :func:`advance` when bytes have come, when a pause is over, and when a response is out.
+These are the steps of a connection in the states HEAD, BODY and DISCARD. Each takes the bytes at hand from the codec
+and advances the connection as far as they allow: to READY, to another state, or not at all. A connection calls
+:func:`advance` when bytes have come, when a pause is over, and when a response is out.
 
 A request that is complete in one read does not come here: see :meth:`~zibai.engine.connection.Connection.readable`.
 
@@ -67,7 +67,7 @@ def _await_head(connection: "Connection", now: float) -> None:
     if connection.memory > USUAL_HEAD and load.memory > load.max_memory:
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "no memory for so large a head", ceil(header_timeout))
     if codec.has_bytes and not connection.arrival.begun:
-        # The whole head has this long, from its first byte; not each byte.
+        # The limit is for the whole head, from its first byte, and not for each byte.
         connection.arrival = BEGUN
         connection.deadline = now + header_timeout
 
@@ -81,7 +81,7 @@ def _begin_body(connection: "Connection", request: Request, now: float) -> None:
     intake.begin(now)
     connection.state = BODY
     connection.deadline = intake.deadline
-    if request.expects_continue and not connection.codec.has_bytes:  # else it comes without waiting for us
+    if request.expects_continue and not connection.codec.has_bytes:  # else the client has not waited for it
         connection.service.answered[1] += 1
         connection.sender.out += CONTINUE
         connection.writable(now)
@@ -101,7 +101,7 @@ def _read_body(connection: "Connection", now: float) -> None:
 
 
 def _make_ready(connection: "Connection") -> None:
-    connection.count_memory(connection.codec.size)  # which stays here as long as the application runs
+    connection.count_memory(connection.codec.size)  # these bytes stay here as long as the application runs
     connection.state = READY
     connection.deadline = inf
 

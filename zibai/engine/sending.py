@@ -1,9 +1,9 @@
-"""The bytes on their way out to one client, and their lock: all that the two sides of a connection share.
+"""The bytes on their way out to one client, and their lock: the only thing that the two sides of a connection share.
 
-What a client does not take at once is lent to the loop. The loop sends it while the application goes on, and after the
-application is done: PEP 3333 wants no block delayed, and a slow client must not hold a thread for it. From then on the
-loop and the runner both send, as either finds the socket writable. The bytes stay in one queue, so their order cannot
-change. A runner that has lent nothing takes no lock.
+Bytes that a client does not take at once are lent to the loop. The loop sends them while the application goes on, and
+after the application is done: PEP 3333 forbids delaying a block, and a slow client must not hold a thread for it. From
+then on the loop and the runner both send, whichever finds the socket writable. The bytes stay in one queue, so their
+order cannot change. A runner that has lent nothing takes no lock.
 """
 
 import socket
@@ -29,13 +29,13 @@ TAIL: Final = 1024 * 1024
 
 
 class Sender:
-    """What waits for one client, as the loop and a runner see it.
+    """The unsent bytes of one client, which the loop and a runner share.
 
-    While a runner has the connection, ``out``, ``lent``, ``pace``, ``lost``, ``fault`` and what is counted of them are
-    changed under ``lock`` only; neither side waits with it held. Either may look at them without it, and what it sees
-    may be old. Only the runner adds to ``out``. So when it sees that ``out`` is empty, that stays so, and it sends by
-    itself. While no runner has the connection, all is the loop's, without a lock; a task is of the same thread.
-    ``closing`` and ``broken`` only become true, and either side may set them at any time.
+    While a runner has the connection, ``out``, ``lent``, ``pace``, ``lost``, ``fault`` and their counters are changed
+    only under ``lock``, and neither side waits while it holds the lock. Either side may read them without the lock; the
+    value may be old. Only the runner adds to ``out``. So when the runner sees that ``out`` is empty, it stays empty,
+    and the runner sends itself. While no runner has the connection, everything belongs to the loop, without a lock (a
+    task runs in the loop's thread). ``closing`` and ``broken`` only become true, and either side may set them.
 
     A side that fails leaves nothing behind: the lock is released with the block that has taken it, and bytes that a
     runner has lent stay with the loop, which closes the connection at their deadline if the runner is lost.
@@ -57,7 +57,7 @@ class Sender:
         self.pace: Pace | None = None  # how long the client may take, while something waits
         self.fault: FileFault | None = None  # why the rest of a response could not be read
         self.on_sent: Callable[[], object] | None = None  # called by the loop when the response is out, or lost
-        self._memory = self._files = 0  # bytes of memory, and open files, that the budget of the service knows of
+        self._memory = self._files = 0  # bytes of memory, and open files, that are counted in the service's budget
 
     def __repr__(self) -> str:
         end = ", broken" if self.broken else ", then the end" if self.closing else ""
@@ -66,7 +66,7 @@ class Sender:
     # For a runner.
 
     def lend(self, data: bytes | memoryview) -> bool:
-        """Put ``data`` behind what waits; return whether the loop has to be told. Raises :class:`Gone`."""
+        """Append ``data`` to the unsent bytes; return whether the loop must be told. Raises :class:`Gone`."""
         with self.lock:
             if self.broken:
                 self.lost += len(data)
@@ -77,7 +77,7 @@ class Sender:
             return self._note_lent()
 
     def lend_file(self, file: File) -> bool:
-        """The same with a file, of which the kernel is given at once what it takes; the file is ours from now on."""
+        """The same with a file, which belongs to the server from now on. Gives the kernel at once what it takes."""
         with self.lock:
             if self.broken:
                 self.lost += file.left
@@ -89,7 +89,7 @@ class Sender:
             now = time.monotonic()
             if not self.lent:
                 self.start_clock(now)
-            # As much as the kernel is likely to take goes at once; a client as fast as the file must not hold us.
+            # Send at once what the kernel is likely to take, but no more: a fast client must not hold the runner.
             for _ in range(TAIL // SENT_AT_ONCE):
                 if not (self.out and self.push(now)):
                     break
@@ -103,7 +103,7 @@ class Sender:
         return new
 
     def lose(self, size: int) -> None:
-        """``size`` bytes of the runner's could not be sent, and nothing can be any more."""
+        """The connection is broken: count ``size`` bytes that the runner could not send."""
         with self.lock:
             self.closing = self.broken = True
             self.lost += size
@@ -114,7 +114,7 @@ class Sender:
             self.push(time.monotonic())
 
     def give_up_if_slow(self) -> bool:
-        """Whether the client has taken too little; then nothing can be sent to it any more."""
+        """Whether the client has taken too little. If so, nothing more is sent to it."""
         with self.lock:
             slow = self.is_too_slow(time.monotonic())
             if slow:
@@ -123,23 +123,23 @@ class Sender:
 
     @property
     def over_budget(self) -> bool:
-        """Whether all responses together take more memory than they may, and this one is large."""
+        """Whether all responses together exceed their memory, and this one is large."""
         return self.service.unsent.exceeded and self._memory > TAIL
 
     # For both.
 
     def is_expired(self, now: float) -> bool:
-        """The loop's deadline is over: whether the client has taken too little of what waits."""
+        """The deadline of the loop has passed: whether the client has taken too little of its unsent bytes."""
         with self.lock:
             return self.is_too_slow(now)
 
     def cut(self) -> None:
-        """End the exchange so that the client sees that its response is not whole."""
+        """Let the connection end by a reset, so that the client notices that its response is incomplete."""
         with self.lock:
             self._cut()
 
     def cut_now(self, *, orderly: bool) -> None:
-        """Nothing is sent any more, and what waits is lost. Unless ``orderly``, closing the socket then resets the
+        """Send nothing more, and drop all unsent bytes. Unless ``orderly``, closing the socket then resets the
         connection. A runner that waits for a body is woken.
         """
         with self.lock:
@@ -152,13 +152,13 @@ class Sender:
         except OSError:
             pass  # the client was faster
 
-    # What follows is for the holder of the lock, or for the loop when there is no runner.
+    # The rest is for the holder of the lock, or for the loop when there is no runner.
 
     def _cut(self) -> None:
         self.closing = self.broken = True
         self.discard_unsent()
         try:
-            # With RST, since the end of the connection may be how the end of the body is marked.
+            # With RST, since the end of the connection may mark the end of the body.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
             pass  # there is no connection left to reset
@@ -177,7 +177,7 @@ class Sender:
             self._memory, self._files = memory, files
 
     def push(self, now: float) -> int:
-        """Send from the front of ``out``; return how much. When it is empty nothing is lent any more."""
+        """Send from the front of ``out``; return the number of bytes. When it is empty, nothing is lent any more."""
         out = self.out
         sent = 0
         try:
@@ -205,7 +205,7 @@ class Sender:
         return sent
 
     def start_clock(self, now: float) -> float:
-        """Something waits for the client from now on; return by when it has to take some of it."""
+        """Unsent bytes wait for the client from now on; return the time by which it must take some."""
         limits = self.service.limits
         self.pace = Pace(self.sock, limits.socket_timeout, limits.min_send_rate, now)
         return self.pace.deadline
@@ -215,8 +215,8 @@ class Sender:
         return bool(self.out) and self.pace is not None and self.pace.is_too_slow(now)
 
     def tell_sent(self, request: Request | None) -> None:
-        """The response to ``request`` is out, or what is left of it is lost: log what is to be logged of that. Never
-        raises: a log that cannot be written must not end the loop.
+        """The response to ``request`` is out, or the rest of it is lost: log its end. Never raises: a log that cannot
+        be written must not end the loop.
         """
         fault, on_sent = self.fault, self.on_sent
         self.fault = self.on_sent = None

@@ -1,11 +1,11 @@
-"""The end of a server loop: what is still taken, and which process gets the idle connections.
+"""The end of a server loop: which requests are still served, and which process gets the idle connections.
 
-A *graceful* shutdown accepts nothing new and finishes the requests that are there. In a restart there is a replacement,
-another worker: the idle connections go to it, some now and the rest at later sweeps, and their clients notice nothing.
-Without a replacement an idle connection stays open for a moment, because a request may be on its way. A *quick*
-shutdown closes every connection in the next turn.
+A *graceful* shutdown accepts nothing new and finishes all requests. In a restart another worker is the replacement. The
+idle connections go to it, some now and the rest at later sweeps, and their clients notice nothing. Without a
+replacement an idle connection stays open for a moment, because a request may be on its way. A *quick* shutdown closes
+every connection in the next turn.
 
-Any thread may set what is asked for, and the loop's owner acts on it in its next turn. The methods are the owner's.
+Any thread may set the attributes, and the loop's owner acts on them in its next turn. The methods are the owner's.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Shutdown:
-    """What a loop is asked for (``graceful``, ``quick``), and the seconds that it may take (``timeout``).
+    """The shutdown that was asked for (``graceful``, ``quick``), and the seconds that it may take (``timeout``).
 
     ``replacement`` is the channel to the worker that gets the idle connections, if there is one. ``cedes`` is called
-    when the end begins; it says whether another server accepts from all the listeners, too. ``free`` says how many more
-    requests could run at once.
+    when the shutdown begins; it tells whether another server accepts from all the listeners, too. ``free`` returns how
+    many more requests could run at once.
     """
 
     __slots__ = ("_admission", "_free", "_table", "cedes", "graceful", "quick", "replacement", "timeout")
@@ -42,14 +42,15 @@ class Shutdown:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether another process serves on after the end, so that clients may come again at once."""
+        """Whether another process goes on serving, so that clients may connect again at once."""
         return self.replacement is not None or self.cedes()
 
     def begin(self, now: float) -> None:
         """Take nothing new. Idle connections go to the replacement, or get a moment for a last request.
 
-        Clients that wait in the backlog are accepted, unless a replacement does that: there may be no server after us.
-        Where another server accepts, too, no more than can run at once, since that one could take the rest sooner.
+        Clients that wait in the backlog are accepted, unless a replacement will accept them: there may be no server
+        after this one. If another server accepts, too, only as many are accepted as can run at once: the other server
+        could take the rest sooner.
         """
         table, admission = self._table, self._admission
         admission.adoption.end()

@@ -2,8 +2,8 @@
 
 Every connection wakes all workers that wait. The first one to wake could accept a whole burst while the others still
 wake up, and would then run all its requests. So each worker writes into its row of the scoreboard how many
-connections it has. A worker that has a few more than a sibling leaves the listeners alone for a moment. The
-sibling has been woken already. If it accepts no client in that time, because it is busy or hangs, this worker accepts.
+connections it has. A worker that has a few more than a sibling accepts nothing for a moment. The sibling has been woken
+already. If the sibling accepts no client in that time, because it is busy or hangs, this worker accepts.
 
 Everything here is the loop owner's, but for the number in each worker's row, which its siblings read.
 """
@@ -17,11 +17,10 @@ from ..telemetry.row import Row
 from .overload import FREE_MOMENT, STALE
 
 AHEAD_BY: Final = 3
-"""Connections by which a worker may be ahead of a sibling, beside half of what the sibling has."""
+"""Connections by which a worker may be ahead of a sibling, plus half of the sibling's number."""
 
 LEAVE: Final = 0.001
-"""Seconds that new clients are left to a sibling. Then, for as many seconds, each turn accepts one of those that are
-left."""
+"""Seconds that new clients are left to a sibling. After that, for as many seconds, each turn accepts one client."""
 
 ROWS_CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks of which workers are siblings."""

@@ -21,8 +21,8 @@ HANDSHAKE: Final = "handshake"
 """Waits for the client in the TLS handshake. After ``header_timeout``: CLOSED."""
 
 PASSED: Final = "passed"
-"""A stage before the connection is done; what follows takes its place, and what the poller watches. See
-:mod:`.preamble`. It is over within the step in which it begins."""
+"""A stage before the connection is done. The next stage or the connection replaces it, in the same step, and inherits
+what the poller watches. See :mod:`.preamble`."""
 
 HEAD: Final = "head"
 """Waits for a request, or for the rest of its head.
@@ -46,8 +46,8 @@ loop to be sent. Then the client has to take that fast enough, or the connection
 that at its next send."""
 
 TASK: Final = "task"
-"""A task runs the application, and waits; the loop reads on for it. Its deadline is the earliest of those
-for the body, for what is to be sent, and for the ping or the close frame that a WebSocket is to answer."""
+"""A task runs the application, and waits; the loop reads on for it. The deadline is the earliest of three: for the
+body, for unsent bytes, and for the ping or close frame that the client of a WebSocket must answer."""
 
 FLUSH: Final = "flush"
 """The application has returned, and the client has not taken the whole response yet. Too slow by ``socket_timeout`` or
@@ -57,8 +57,8 @@ DISCARD: Final = "discard"
 """Reads the rest of a body that the application left unread. After two seconds, or 256 KiB: LINGER."""
 
 LINGER: Final = "linger"
-"""The last response is out; reads on for a moment, so that the client does not lose the response. Every two
-seconds: CLOSED, unless the client's system has taken some of what is left since the last look."""
+"""The last response is out; reads on for a moment, so that the client does not lose the response. Every two seconds:
+CLOSED, unless the client's system has taken some of the unsent bytes since the last look."""
 
 PARTED: Final = "parted"
 """The last, small response is out to a client that asked for the end. The socket goes to :mod:`.parting`, which closes
@@ -87,7 +87,7 @@ def _rule(owner: str, watch: int, after: dict[str, str] | None = None) -> Rule:
 
 
 _OVER: Final = {
-    FLUSH: "it is over, and some of the response waits to be sent",
+    FLUSH: "the application is done, and some of the response is not sent yet",
     DISCARD: "all is sent, and some of the body was left unread",
     HEAD: "all is sent",
     LINGER: "all is sent, and the connection is not kept",
@@ -124,7 +124,7 @@ WATCH: Final = {state: rule.watch for state, rule in RULES.items()}
 
 
 class Checked:
-    """Put in the place of a class's attribute ``state``: asserts each change against :data:`RULES`.
+    """Replaces the attribute ``state`` of a class in tests: asserts each change against :data:`RULES`.
 
     ``slot`` is the descriptor that keeps the value. A connection may be made in any state. Only tests use this: it
     costs two calls for each change.
@@ -158,8 +158,8 @@ STARVED: Final = 2
 """There is no room for its body."""
 
 STOPPED: Final = 4
-"""Its task has to use what has come first, or its client has to take its pongs; or nothing is read any more, since its
-client has ended its side or a fault has cut it."""
+"""Its task must first use the bytes at hand, or its client must take its pongs; or nothing is read any more, since its
+client has ended its side or an error has cut it."""
 
 CHOKED: Final = 3
-"""Its client does not take what TLS sends by itself."""
+"""Its client does not take records that TLS sends by itself."""

@@ -1,7 +1,7 @@
-"""The connections that wait in a loop: what the poller watches for each, and what follows each of their steps.
+"""The connections that wait in a loop: what the poller watches for each, and what happens after each of their steps.
 
-A connection moves its own state and deadline, in *steps* that the loop calls. After each step the table *settles* the
-connection: it asks the poller for what the new state waits for, queues a request that is ready, or closes.
+A connection changes its own state and deadline, in *steps* that the loop calls. After each step the table *settles* the
+connection: it asks the poller for the events of the new state, queues a request that is ready, or closes.
 
 Deadlines are swept, not queued. Each connection carries its own, and the table remembers only that none comes before
 ``next_sweep``. So a request that comes and goes in time costs an attribute; a sweep over ten thousand connections
@@ -34,12 +34,12 @@ RESOLUTION: Final = 0.1
 """Seconds that a deadline may be late, so that sweeps do not come in a row."""
 
 IDLE_GRACE: Final = 1.0
-"""Seconds that an idle connection stays open when the server ends. A request that is on its way gets a response that
-says close."""
+"""Seconds that an idle connection stays open when the server ends. A request that is on its way gets a response with
+``Connection: close``."""
 
 
 _BUDGETED: Final = frozenset((BODY, DISCARD, TASK))
-"""The states in which a read may take long, so that there is none when the turn has taken long enough."""
+"""The states in which a read may take long, so nothing is read when the budget of the turn is used up."""
 
 
 class Table:
@@ -94,8 +94,8 @@ class Table:
     def react(self, connection: Pollable, events: int, now: float) -> None:
         """The socket of a connection did something. Events beside READ and WRITE are errors, which both find."""
         if connection.state is READY:
-            # More than its request has come, or its end, or the client takes the rest of a 100 Continue, which
-            # can wait now. It stays armed until that happens, which is rare.
+            # A rare event: bytes beyond the request, the end of the client, or room for the rest of a 100 Continue.
+            # All of them can wait. The connection was armed until now.
             self.watch(connection, 0)
             return
         try:
@@ -121,17 +121,17 @@ class Table:
     def resume(self, now: float) -> None:
         """Go on with the connections whose pause is over, as far as the turn has time for them."""
         for each in self.deferred.resumed(now):
-            if WATCH[each.state]:  # else its deadline has been faster
+            if WATCH[each.state]:  # else its deadline has passed before
                 self.step(each, each.resume, now)
 
     def fault(self, connection: Pollable, error: Exception) -> None:
-        """A bug of ours, or the poller is out of memory. It costs this connection, and not the server."""
+        """Close a connection after a bug of the server, or when the poller is out of memory. The server goes on."""
         self._report(partial(logger.error, exc_info=error), "closing %s", connection.peer)
         if connection.state is APP or connection.state is TASK:
             self.watch(connection, 0)
             connection.pause = STOPPED  # so that settle() does not watch a task's connection again
             _cut_now(connection)
-        elif self.connections.get(connection.fd) is connection:  # else it has gone before the fault
+        elif self.connections.get(connection.fd) is connection:  # else it was gone before the error
             self.drop(connection)
 
     def settle(self, connection: Pollable, now: float) -> None:
@@ -174,12 +174,12 @@ class Table:
                 self.step(connection, _stay, now)
 
     def settle_lent(self, connection: Connection, now: float) -> None:
-        """The runner of a connection has lent something: from now on its client has a deadline for it."""
+        """The runner of a connection has lent bytes: from now on its client has a deadline for them."""
         connection.await_client()
         self.settle(connection, now)
 
     def _pass_on(self, stage: Any, now: float) -> None:
-        """A stage before a connection is done: what follows takes its place."""
+        """A stage before a connection is done: the next stage or the connection replaces it."""
         self.deferred.discard(stage)
         follower = stage.follower
         follower.watched = stage.watched
@@ -208,7 +208,7 @@ class Table:
             try:
                 self._poller.unregister(connection.fd)
             except (OSError, KeyError):
-                pass  # the poller has left it before: an error raised in this thread then skipped the last line
+                pass  # it was unregistered before, and an error raised from outside then skipped the last line
         elif watched:
             self._poller.modify(connection.fd, events)
         else:
@@ -230,7 +230,7 @@ class Table:
                 self.settle(connection, now)
 
     def hand_over(self, channel: Socket, now: float) -> None:
-        """Give the idle connections to the replacement. What does not go now is tried again at the next sweep."""
+        """Give the idle connections to the replacement. Those that do not go now are tried again at the next sweep."""
         idle = [each for each in self.connections.values() if each.idle and each.endpoint.plain]
         given = give(channel, [each.fd for each in idle], {each.fd: each.note for each in idle if each.note})
         for connection in idle[:given]:
@@ -241,7 +241,7 @@ class Table:
             self.next_sweep = min(self.next_sweep, now + RESOLUTION)
 
     def close(self) -> None:
-        """Close every connection; one that a runner has is cut, and its runner gives it back."""
+        """Close every connection. A connection that a runner has is cut, and its runner gives it back."""
         self.parting.close()
         for connection in self.connections.values():
             self.watch(connection, 0)

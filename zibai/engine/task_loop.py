@@ -27,7 +27,7 @@ class TaskLoop(Loop):
     def conclude(self, stream: RunnersSide) -> None:
         self._running -= 1
         if self.finished:
-            stream.connection.close()  # the table has let go of it
+            stream.connection.close()  # it is no longer in the table
             return
         self._now = time.monotonic()
         # TLS may hold bytes, or the end of the client, that no poller knows of.

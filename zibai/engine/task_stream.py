@@ -1,4 +1,4 @@
-"""A connection as tasks have it: the stream that the loop tells what its client does.
+"""A connection as tasks use it: a stream that the loop tells what its client does.
 
 Everything here runs in the thread of the event loop; :mod:`.async_stream` says when.
 """
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class TaskStream(Stream):
-    """A connection, from its first request to its last, as the tasks have it: a stream of which nothing blocks.
+    """The side of tasks, from the first request of a connection to its last: a stream that never blocks.
 
-    ``running`` is what the loop tells what the client does: the exchange of the request at hand, and the messages of a
-    connection that has been upgraded. ``shared`` is what the gateway tells all requests of the connection.
+    ``running`` hears from the loop what the client does: it is the exchange of the request at hand, or the messages of
+    a connection that has been upgraded. ``shared`` has the facts that the gateway gives to all requests of the
+    connection.
     """
 
     __slots__ = ("running", "shared")
@@ -41,7 +42,7 @@ class TaskStream(Stream):
 
     @property
     def due(self) -> float:
-        """When the deadline of the connection is, whatever waits to be sent."""
+        """The deadline of the connection, without that of unsent bytes."""
         return inf if self.running is None else self.running.due
 
     def feed(self, data: bytes) -> None:
@@ -50,7 +51,7 @@ class TaskStream(Stream):
             self.running.feed(data)
 
     def go_on(self) -> None:
-        """A pause is over: use what had come, before more is read."""
+        """A pause is over: use the bytes at hand, before more are read."""
         if self.running is not None:
             self.running.go_on()
 
@@ -73,6 +74,6 @@ class TaskStream(Stream):
             self.running.written()
 
     def expire(self, now: float) -> None:
-        """The deadline has passed: :attr:`due`, or the deadline for what waits to be sent."""
+        """The deadline has passed: :attr:`due`, or that of unsent bytes."""
         if self.running is not None:
             self.running.expire(now)

@@ -1,15 +1,15 @@
-"""What drives the loop and runs the requests: the backends, threads, greenlets and tasks, behind one interface.
+"""The backends (threads, greenlets and tasks) drive the loop and run the requests, behind one interface.
 
-A backend drives the server loop (:class:`Turns`): it turns it, takes the connections whose requests are ready, and
-runs them in a thread or greenlet, each by its stream. Nothing in this package knows HTTP, and what both backends would
-share belongs into the loop, the connection or the stream.
+A backend drives the server loop (:class:`Turns`): it turns the loop, takes the connections whose requests are ready,
+and runs them in a thread, greenlet or task, each by its stream. Nothing in this package knows HTTP. Code that two
+backends would share belongs into the loop, the connection or the stream.
 
  - threads       a leader turns the loop and runs applications itself, until one blocks
- - baton         what the leaders pass on to each other, and when they do so at once
+ - baton         the state of a runner, and the times in which the leader passes the baton on at once
  - polling       how a thread waits for a socket, and how a poller is woken
  - greenlets     runners that are greenlets, started from gevent's hub
  - hub_wait      how a greenlet waits for a socket
- - pending       what an exchange has left behind in the hub
+ - pending       timers and kills that an exchange has left behind in the hub
  - hubpoller     a poller of watchers, where the hub cannot watch the system's
  - blocked       tells when an application blocks the hub or the event loop
  - tasks         coroutines of an event loop, which also turns the server loop
@@ -22,11 +22,11 @@ share belongs into the loop, the connection or the stream.
  - eager         the first step of a coroutine, at once
  - threadpoller  a poller in which a thread waits
 
-The thread that drives the loop *owns* it (one at a time), or the hub does. All of :class:`Turns` is the owner's, except
-``give_back``, which any thread may call, as the loop's ``lend``. With threads, a deputy gives away what a blocked
-leader runs, under the backend's lock, and owns the loop from then on. A connection runs *inline* while the loop waits
-for it, still armed in the poller. As soon as another thread or greenlet is to drive the loop meanwhile, the owner
-*gives it away*, which disarms it first; the runner then *gives it back* when it is done.
+The thread that drives the loop (or the hub) *owns* it; there is one owner at a time. Only the owner calls the methods
+of :class:`Turns`, except ``give_back`` and the loop's ``lend``, which any thread may call. With threads, a deputy gives
+away the connection that a blocked leader runs, under the backend's lock, and owns the loop from then on. A connection
+runs *inline* while the loop waits for it, and stays armed in the poller. Before another thread or greenlet drives the
+loop, the owner *gives the connection away*, which disarms it; the runner *gives it back* when it is done.
 """
 
 from collections.abc import Awaitable, Callable
@@ -42,13 +42,13 @@ from ..context import Readiness
 
 
 class RunnersSide(Protocol):
-    """A connection as its runner has it, and all that the loop asks of it."""
+    """The part of a stream that the loop uses."""
 
     connection: Connection
     since: float
     """Since when the request waited for a runner, by the loop's clock. Tells the requests of a connection apart."""
     status: int
-    """Of the last response."""
+    """The status of the last response."""
     sent: int
     """Bytes of the body of the last response."""
     interims: int
@@ -66,25 +66,25 @@ class Turns(Protocol):
         """Call back from a turn when ``fd`` has something to read; before the loop turns, or as its owner."""
 
     def turn(self, block: bool) -> None:
-        """Wait, at most until the next deadline, or only look, and do what came up. Blocks only with ``block``."""
+        """Handle all events. With ``block``, wait for them first, at most until the next deadline."""
 
     def timeout(self) -> float | None:
         """Seconds until something is due; 0 when a turn need not wait, None when nothing is due ever.
 
-        A backend that does not block in the poller has to ask before it waits: it is the last look into the inbox.
+        A backend that does not block in the poller must ask before it waits: this is the last look into the inbox.
         """
 
     def take(self) -> Any:
-        """The stream of the next connection to run, as ``make_stream`` of the backend has made it, while there is a
-        free slot. None when it is time for a turn.
+        """The stream of the next connection to run, made by the backend's ``make_stream``. None when no slot is free or
+        it is time for a turn.
         """
 
     def finish(self, stream: RunnersSide) -> None:
         """A connection that ran inline is done."""
 
     def mend(self) -> None:
-        """An error that was raised from outside has left the owner, which owns the loop still: settle what that left
-        between two states.
+        """Settle the connections that an error has left between two states. The error was raised in the owner from
+        outside, and the owner still owns the loop.
         """
 
     def give_away(self, stream: RunnersSide) -> None:
@@ -93,8 +93,8 @@ class Turns(Protocol):
     def give_back(self, stream: RunnersSide, since: float | None = None) -> None:
         """A connection that was given away is done. Any thread.
 
-        A runner that does not know whether it has given a request back says it again, with the ``since`` that the
-        request had. The second time does not count.
+        A runner that does not know whether it has given a request back gives it back again, with the ``since`` of the
+        request. The second call has no effect.
         """
 
 
@@ -115,10 +115,10 @@ class TaskTurns(Turns, Protocol):
         """A connection that was suspended speaks another protocol from now on; it occupies no slot any more."""
 
     def conclude_upgraded(self, stream: RunnersSide) -> None:
-        """All is over on such a connection: what waits is sent, then it ends."""
+        """A connection that was upgraded is over: unsent bytes are sent, then it ends."""
 
     def settle(self, connection: Connection) -> None:
-        """The task has changed what its connection waits for, or until when."""
+        """The task has changed the state, pause or deadline of its connection."""
 
 
 class Blocking:
@@ -149,13 +149,13 @@ class Blocking:
 
 
 class Backend(Protocol):
-    """Runs what the loop has ready, ``slots`` at once at the most. Each runner has a slot of ``row`` of its own.
+    """Runs the requests that the loop has ready, at most ``slots`` at once. Each runner has its own slot of ``row``.
 
-    ``wait``, ``join`` and ``stop`` block. In an event loop that runs already they return what has to be awaited.
+    ``wait``, ``join`` and ``stop`` block. In an event loop that runs already they return an awaitable.
     """
 
     runners: str
-    """What its runners are called, for people."""
+    """The word for its runners in messages."""
 
     @property
     def readiness(self) -> Readiness: ...
@@ -164,7 +164,7 @@ class Backend(Protocol):
     def poller(self) -> Poller: ...
 
     def make_stream(self, connection: Connection) -> RunnersSide:
-        """How the runners of this backend have a connection. The loop's owner, once for each connection."""
+        """Make the stream by which runners of this backend use a connection. The loop's owner, once for each."""
 
     def start(self, loop: Turns) -> None:
         """Begin to drive the loop."""
@@ -191,11 +191,11 @@ class Backend(Protocol):
         """The requests that run, the longest first. Any thread."""
 
     def where(self, slot: Any) -> tuple[str, Stack]:
-        """The name of what runs the request that :meth:`running` gives with this ``slot``, and what it executes. Any
-        thread."""
+        """The name and the stack of the thread, greenlet or task that runs the request which :meth:`running` gives with
+        this ``slot``. Any thread."""
 
     def others(self) -> list[tuple[str, Stack]]:
-        """What else the event loop runs: names and stacks of tasks. Any thread."""
+        """Names and stacks of the other tasks in the event loop. Any thread."""
 
     def expel(self, slot: Any) -> bool:
         """End a request whose time is over, soon. False where that is impossible. The loop's owner."""
@@ -204,4 +204,4 @@ class Backend(Protocol):
         """The stacks of the requests that have no thread at this moment, the outermost frame first. Any thread."""
 
     def stop(self) -> Awaitable[None] | None:
-        """The loop has finished: end every runner that is idle. Those that are not are left to themselves."""
+        """The loop has finished: end every idle runner. The others are left alone."""

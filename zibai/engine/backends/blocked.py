@@ -19,7 +19,7 @@ from ...protocol.http1 import Request
 from ...system.stacks import application_frame, format_stack, is_ours
 
 LOOK_EVERY: Final = 0.1
-"""Seconds in one call of the application, without a sign of life, that are worth a warning."""
+"""Seconds between two looks. A call of the application that lasts from one look to the next causes a warning."""
 
 WARNING_INTERVAL: Final = 10.0
 """Seconds after a warning until there may be another."""
@@ -34,12 +34,12 @@ def _of_the_system(name: str) -> Any:
 class Watch:
     """Watches the hub or event loop of the calling thread, which a log line calls ``what``.
 
-    ``ask`` makes the hub or event loop call :meth:`live` soon; it raises once that is closed. ``is_busy``, for the
-    watching thread, says whether a request has begun. ``thread`` gives what the module ``_thread`` of the system has
-    under a name, where gevent has put its own.
+    ``ask`` makes the hub or event loop call :meth:`live` soon; it raises once that is closed. ``is_busy`` tells the
+    watching thread whether a request has begun. ``thread`` returns an original of the module ``_thread`` by its name,
+    where gevent has replaced it.
 
-    ``turns`` and ``asleep`` are the only things shared: the watched thread counts the one and looks at the other before
-    it rings; the watching thread says that it sleeps before it looks at ``turns`` a last time, so no ring is lost.
+    Only ``turns`` and ``asleep`` are shared. The watched thread counts ``turns``, and then looks at ``asleep`` to see
+    whether it must ring. The watching thread sets ``asleep`` before its last look at ``turns``, so no ring is lost.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Watch:
             call = application_frame(frame)
             if call is not None and call is seen:
                 self._warn(frame)
-                del frame, call, seen  # they would keep what the application has in its variables
+                del frame, call, seen  # they would keep the application's variables alive
                 self._sign.acquire()
                 return
             seen = call

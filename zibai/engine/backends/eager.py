@@ -37,7 +37,7 @@ class Starter(Protocol):
 
 
 def make_starter(loop: AbstractEventLoop, context: Context) -> Starter:
-    """The best that this Python can."""
+    """The fastest starter that this Python allows."""
     if sys.version_info >= (3, 12):
         return _Eager(loop, context)
     return _ByHand(loop, context)
@@ -82,10 +82,11 @@ class _ByHand:
 
 
 class _Spare(Coroutine[Any, Any, None]):
-    """A task, and what it runs: this object is the coroutine of the task, which lends the task to other coroutines.
+    """A task and its coroutine in one: this object is the coroutine of the task, and lends the task to others.
 
     The task takes its own first step in a later turn of the event loop. If it has been lent to a coroutine by then, it
-    waits for what that coroutine waits for; otherwise it waits at ``_gate``. So :meth:`run` may be called at any time.
+    waits for the same future as that coroutine; otherwise it waits at ``_gate``. So :meth:`run` may be called at any
+    time.
     """
 
     def __init__(self, loop: AbstractEventLoop, context: Context) -> None:
@@ -175,7 +176,7 @@ class _Spare(Coroutine[Any, Any, None]):
         raise TypeError("only its task runs this")
 
     def __getattr__(self, name: str) -> Any:
-        """``cr_frame``, ``cr_await``, ``__qualname__`` and what else the stack of a task is read from."""
+        """``cr_frame``, ``cr_await``, ``__qualname__`` and other attributes from which the stack of a task is read."""
         if name.startswith("cr_") or name in {"__name__", "__qualname__"}:
             return getattr(self.__dict__.get("_inner"), name)
         raise AttributeError(name)

@@ -1,14 +1,14 @@
 """Greenlets: requests run in greenlets that are used again and again, started straight from the hub.
 
 The hub owns the server loop: one of its callbacks turns it, without ever blocking, and switches into an idle runner,
-a greenlet, for each connection that is ready. The runner comes back to the callback when it is done, and then the
-exchange has cost two switches. If the application blocks, gevent switches to the hub, which is that same callback, so
-the callback goes on with the next connection and gives the blocked one away. A fresh greenlet a request would cost
-half of the speed.
+a greenlet, for each connection that is ready. The runner switches back to the callback when it is done, so an exchange
+costs two switches. If the application blocks, gevent switches to the hub, which is in the middle of that callback. So
+the callback goes on with the next connection and gives the blocked one away. A new greenlet for each request would
+halve the speed.
 
-Everything runs in one thread, so nothing here needs a lock; ``wake`` alone may be called by other threads. Code in a
-hub's callback must not block, and logging may (a handler's lock, a socket), so the loop's own records are written by
-a greenlet of their own.
+Everything runs in one thread, so nothing here needs a lock. Other threads may only call ``wake``. Code in a hub's
+callback must not block, but logging may (a handler's lock, a socket). So a separate greenlet writes the loop's own log
+records.
 
 On Linux all connections sit in one epoll object, and its descriptor is the only thing that the hub watches. Elsewhere
 an object like that cannot be watched in turn, and each socket has a watcher of its own (``hubpoller``).
@@ -72,8 +72,8 @@ else:
 class _Runner(_Greenlet):
     """A greenlet that runs one exchange after the other. Between two it is switched out, with ``job`` None.
 
-    It ends after an exchange that blocked, or left something behind in the hub: what is still to be thrown at this
-    greenlet, a Timeout that was started and forgotten or a kill, must not hit the next request.
+    It ends after an exchange that blocked or left something behind in the hub: a Timeout that the application has
+    started and forgotten, or a kill, must not hit the next request.
     """
 
     def __init__(self, backend: "Greenlets", slot: Slot) -> None:
@@ -119,7 +119,7 @@ class Greenlets(Blocking):
         self.readiness = Readiness()
         self.make_stream = Stream
         self._row = row
-        # A greenlet that is about to end has its slot still, while the next one runs; so there is one more.
+        # A greenlet that is about to end still has its slot while the next one runs, so there is one slot more.
         self._free = row.slots[slots::-1]
         self._runners: dict[int, _Runner] = {}
         self._hub: Any = gevent.get_hub()
@@ -141,7 +141,7 @@ class Greenlets(Blocking):
         self._io: Any = None
         self.poller: Poller
         if sys.platform == "linux":
-            # gevent takes it away when it patches, since it blocks; we only ever ask it without waiting.
+            # gevent removes epoll when it patches, since it blocks. The server only polls it without waiting.
             self.poller = epoll = monkey.get_original("select", "epoll")()
             self._io = self._hub.loop.io(epoll.fileno(), 1)
         else:
@@ -172,14 +172,14 @@ class Greenlets(Blocking):
     def stop(self) -> None:
         self.stopped = True
         if self.idle is not None:
-            # By the hub: a greenlet that ends goes on there, and not where it was switched to.
+            # By the hub: when a greenlet ends, its parent goes on, and not the greenlet that has switched to it.
             self.idle.kill()
         self._close()
 
     def close_in_child(self) -> None:
-        """In a child that the application has forked: it has this hub, and would serve from it.
+        """In a child that the application has forked: its copy of this hub would go on serving.
 
-        What is closed here stays open in the parent. Nothing is unregistered, since both have the same epoll object.
+        The parent's descriptors stay open. Nothing is unregistered, since both processes share the epoll object.
         """
         self.stopped = True
         self._close_watchers()
@@ -221,7 +221,7 @@ class Greenlets(Blocking):
         while (stream := loop.take()) is not None:
             self._run(stream)
             if self.stopped:
-                return  # in a child, which has just been forked by what ran
+                return  # in a child that the application has just forked
         if loop.finished:
             self._close_watchers()
             self._done.set()
@@ -246,7 +246,7 @@ class Greenlets(Blocking):
         runner.job = stream
         runner.switch()
         if runner.job is not None:
-            # It blocks, or one that it took after it; gevent came back here, which is where its hub was left.
+            # This exchange blocks, or a later one of this runner: gevent has switched back to its hub, which is here.
             runner.given_away = True
             if not self.stopped:
                 self.loop.give_away(runner.job)
@@ -261,8 +261,8 @@ class Greenlets(Blocking):
     def recover(self, runner: _Runner, error: BaseException) -> None:
         """An error has left a runner, perhaps while it ran a connection; the greenlet ends.
 
-        Its slot comes free, and the connection is closed. The error is a bug of ours, or something was thrown into the
-        greenlet behind the application.
+        Its slot comes free, and the connection is closed. The error is a bug of the server, or it was thrown into the
+        greenlet from outside.
         """
         stream = runner.job
         if stream is not None and stream.connection.state is APP:

@@ -1,7 +1,7 @@
 """Tasks in the event loop of another program, which runs before and after the server.
 
-So what waits here is awaited, and does not run the event loop. At the end only the tasks of the server are cancelled,
-and the event loop stays open.
+So methods that wait return awaitables, and do not run the event loop. At the end only the tasks of the server are
+cancelled, and the event loop stays open.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ class GuestLoop(Tasks):
     """Everything is for the thread of the event loop."""
 
     def run(self, awaitable: Awaitable[Any]) -> Awaitable[Any]:
-        """What the caller has to await."""
+        """Return ``awaitable`` itself: the caller awaits it."""
         return awaitable
 
     async def wait(self, end: asyncio.Event) -> None:

@@ -1,4 +1,4 @@
-"""What an exchange has started in gevent's loop and left there: a timer that will fire, a kill that will hit."""
+"""Watchers and callbacks that an exchange has left in gevent's loop: a timer that will fire, a kill that will hit."""
 
 from itertools import count
 from typing import Any

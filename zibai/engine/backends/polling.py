@@ -8,7 +8,7 @@ from ...net.listener import Socket
 
 
 class Readiness:
-    """A thread waits for one socket. ``select.poll``, where it exists, takes any number of descriptor."""
+    """A thread waits for one socket. ``select.poll``, where it exists, takes descriptors of any number."""
 
     def wait_readable(self, sock: Socket, timeout: float) -> bool:
         return _wait(sock, False, timeout)
@@ -18,7 +18,7 @@ class Readiness:
 
 
 def _wait(sock: Socket, writable: bool, timeout: float) -> bool:
-    if sys.platform == "win32":  # there is no poll, and select takes 512 sockets of any number
+    if sys.platform == "win32":  # there is no poll, and select takes sockets of any number
         lists = ([], [sock], [sock]) if writable else ([sock], [], [])
         return any(select.select(*lists, timeout))
     poll = select.poll()
@@ -27,7 +27,7 @@ def _wait(sock: Socket, writable: bool, timeout: float) -> bool:
 
 
 class Bell:
-    """Wakes a poller, which sleeps on descriptors only: a byte on one of our own does it. Any thread may ring."""
+    """Wakes a thread that waits in a poller, by a byte on a descriptor of the server. Any thread may ring."""
 
     __slots__ = ("_far", "_near")
 
@@ -50,7 +50,7 @@ class Bell:
             pass  # the buffer is full of bells already, or the server has ended
 
     def hear(self) -> None:
-        """Take what has been rung. The poller's thread."""
+        """Read the bytes of all rings. The poller's thread."""
         try:
             self._near.recv(4096)
         except BlockingIOError:

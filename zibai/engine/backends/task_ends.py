@@ -1,15 +1,15 @@
-"""How the tasks that do not end by themselves are ended: they are cancelled, once, and have a little time."""
+"""How tasks are ended that do not end by themselves: they are cancelled once, and have a little time."""
 
 import asyncio
 from collections.abc import Collection
 from typing import Any, Final
 
 CANCEL_TIME: Final = 2.0
-"""Seconds that tasks have after they were cancelled, for what they do then."""
+"""Seconds that cancelled tasks have to clean up."""
 
 
 def cancel_once(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel each of the tasks once: a second time would interrupt what they do at their end."""
+    """Cancel each of the tasks once: a second time would interrupt their cleaning up."""
     for task in [*tasks]:
         if not task.cancelling():
             task.cancel()

@@ -1,10 +1,10 @@
-"""The requests that tasks run at this moment, and what others see of them.
+"""The requests that tasks run at this moment, and their slots of the scoreboard.
 
 A worker may run a thousand tasks and has 64 slots of the scoreboard, or fewer. The requests that have run longest have
 the slots: a request that ends gives its slot to the oldest request without one. The row says how many have none.
 
-Everything here is for the thread of the event loop, but :meth:`Requests.running` and :meth:`Requests.where` are for any
-thread.
+Everything here is for the thread of the event loop; any thread may call :meth:`Requests.running` and
+:meth:`Requests.where`.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Requests:
             self._row.leave_out(len(self._without))
 
     def remove(self, exchange: AsyncRequest) -> None:
-        """The response of a request is complete, or all is over on a connection that speaks another protocol."""
+        """The response of a request is complete, or a connection that was upgraded is over."""
         del self._tasks[exchange]
         if not exchange.upgraded:
             self.vacate(exchange)
@@ -100,7 +100,7 @@ class Requests:
         ]
 
     def where(self, exchange: Any) -> tuple[str, Stack]:
-        """What the task of a request waits for, the outermost frame first; or what it executes."""
+        """The name of the task of a request and its stack, the outermost frame first."""
         task = self._tasks.get(exchange)
         return "a task", None if task is None else self._stack_of(task)
 
@@ -110,7 +110,7 @@ class Requests:
         return [frames_of_task(task) for task in tasks if not getattr(task.get_coro(), "cr_running", False)]
 
     def others(self) -> list[tuple[str, Stack]]:
-        """All other tasks of the event loop: those that the application has made, and work after a response."""
+        """All other tasks of the event loop: tasks of the application, and those that work on after their response."""
         ours = {*self._tasks.copy().values()}
         return [
             (f"task {task.get_name()}", self._stack_of(task))

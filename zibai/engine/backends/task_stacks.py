@@ -1,11 +1,11 @@
-"""Where a task of asyncio waits: the frames of its coroutines, and those of the task that it waits for.
+"""Where a task of asyncio waits: the frames of its coroutines, and of the task that it waits for.
 
-The interpreter knows what a coroutine waits for. It does not know that a task waits for other tasks: a middleware that
-calls its application in a task group waits for a future. So the frames' variables are searched for the group, and its
-first task that is not done is taken. Otherwise the stack of each request behind such a middleware would end in the
+The interpreter knows for which coroutine a coroutine waits, but not for which tasks a task waits: a middleware that
+calls its application in a task group waits for a future. So the variables of the frames are searched for the group,
+and its first unfinished task is taken. Otherwise the stack of each request behind such a middleware would end in the
 middleware.
 
-Any thread may call this. What runs meanwhile may make the result wrong, but harms nothing.
+Any thread may call this. If tasks run meanwhile, the result may be wrong, but nothing is harmed.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, Final
 from ...system.stacks import frames_of_coroutine
 
 MAX_CHAIN: Final = 50
-"""Tasks that wait for each other, of which a stack shows the frames."""
+"""The longest chain of tasks waiting for each other that a stack shows."""
 
 
 def frames_of_task(task: "asyncio.Task[Any]") -> list[FrameType]:

@@ -2,15 +2,15 @@
 
 The event loop watches one descriptor for the server loop: the descriptor of its poller. All connections stay with the
 server loop, so everything that it does for threads and greenlets it does here, too. A turn begins at most
-``TURN_LIMIT`` requests, or as many as ``TURN_TIME`` seconds allow, and then lets the event loop do what else is there.
+``TURN_LIMIT`` requests, or as many as ``TURN_TIME`` seconds allow, and then the event loop does its other work.
 
 The first step of a coroutine runs at once (:mod:`.eager`). Most responses are complete after it, and then the
 connection has never left the server loop. Otherwise the request is *suspended* until its response is complete
-(:mod:`.task_requests`). What the coroutine does after that, a background task, is not a request any more.
+(:mod:`.task_requests`). If the coroutine works on after that, as a background task, this is not a request any more.
 
-Who runs the event loop is for the two kinds of :class:`Tasks`: the server (:mod:`.own_loop`), or the program that the
-server is a part of (:mod:`.guest_loop`). Only :meth:`Tasks.wake` may be called by other threads. Windows' event loop
-can watch no poller, so a thread waits in the poller there (:mod:`.threadpoller`).
+There are two kinds of :class:`Tasks`. The server runs the event loop (:mod:`.own_loop`), or the program that the server
+is a part of (:mod:`.guest_loop`). Other threads may call only :meth:`Tasks.wake`. The event loop of Windows can watch
+no poller, so a thread waits in the poller there (:mod:`.threadpoller`).
 """
 
 import asyncio
@@ -127,7 +127,7 @@ class Tasks:
         self.event_loop.call_later(timeout, self.cancel)
 
     def cancel(self) -> None:
-        """Cancel what still runs: requests, and what they have left to be done."""
+        """Cancel the tasks that still run: requests, and background tasks that they have started."""
         self.is_ending = True
         cancel_once(self._tasks)
 
@@ -173,7 +173,7 @@ class Tasks:
         return True
 
     def close_in_child(self) -> None:
-        """In a child that the application has forked: it has this event loop, and would serve from it."""
+        """In a child that the application has forked: its copy of this event loop would go on serving."""
         self._stopped = True
         self._watch.stop()
         # Nothing is unregistered: the parent has the same epoll object.
@@ -182,11 +182,11 @@ class Tasks:
     # In the event loop.
 
     def _turn_now(self) -> None:
-        if not self._turn_is_due:  # else it would have two turns for one of all others
+        if not self._turn_is_due:  # else the server loop would get two turns while all others get one
             self._turn()
 
     def _turn(self) -> None:
-        """One turn of the server loop and what it made ready; never blocks."""
+        """One turn of the server loop, and the first steps of its ready requests; never blocks."""
         loop, watch = self.loop, self._watch
         self._turn_is_due = False
         watch.turns += 1
@@ -223,12 +223,12 @@ class Tasks:
             return
         if self._timer is not None:
             self._timer.cancel()
-        # What uvloop returns for a moment that is near has no when().
+        # For a short time uvloop returns a handle without when().
         self._timer_due = now + timeout
         self._timer = self.event_loop.call_at(self._timer_due, self._turn_on_time, context=self._context)
 
     def _turn_on_time(self) -> None:
-        """The timer has fired. Event loops round its time, so that it may be early, and another one is needed then."""
+        """The timer has fired. Event loops round its time, so it may be early; then another timer is needed."""
         self._timer_due = 0.0
         self._turn()
 
@@ -274,7 +274,7 @@ class Tasks:
             error_logger.error("a task of the server has failed", exc_info=error)
 
     def release(self, exchange: AsyncRequest) -> None:
-        """The response of a suspended request is complete, or all is over on its connection."""
+        """The response of a suspended request is complete, or its connection is over."""
         self._requests.remove(exchange)
         stream = exchange.stream
         stream.running = None

@@ -4,10 +4,10 @@ The thread waits only between two turns. A turn takes what is ready by :meth:`Th
 and lets the thread look again. Registering a descriptor while the thread waits rings a bell, since a ``select`` that
 has begun does not see the new one.
 
-The event loop's thread owns everything here, except ``_rests``, which says who may go on. The thread that waits sets
-it when it has looked, and then leaves the poller alone. The next turn clears it and sends that thread to look again. So
-each side changes it only while the other waits for the change. A turn for another reason (a timer) finds it cleared,
-and does nothing.
+The event loop's thread owns everything here, except ``_rests``, which says which thread may use the poller. The waiting
+thread sets it when it has looked, and does not touch the poller after that. The next turn clears it and sends the
+thread to look again. So each side changes it only while the other waits for the change. A turn for another reason (a
+timer) finds it cleared, and does nothing.
 """
 
 import socket
@@ -50,7 +50,7 @@ class ThreadPoller:
 
     def _ring(self) -> None:
         if not self._rests:
-            with suppress(OSError):  # there are bells enough in the buffer
+            with suppress(OSError):  # the buffer is full of rings
                 self._bell.send(b"\0")
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
@@ -70,7 +70,7 @@ class ThreadPoller:
             self._look.clear()
             if self._closed:
                 return
-            with suppress(OSError, ValueError):  # a socket was closed meanwhile: look again after a turn
+            with suppress(OSError, ValueError):  # a socket was closed meanwhile: look again in the next turn
                 self._poller.poll(None)
             self._rests = True
             self._turn_soon()
