@@ -1,13 +1,13 @@
-"""What a task of an event loop does with a connection. It is what a stream is for a runner, but nothing in it blocks.
+"""The side of a connection that a task of an event loop uses: like a stream for a runner, but nothing in it blocks.
 
-While its task waits, a connection is in the state TASK and the loop reads on, so the end of the client is seen at once,
-which a runner sees only when it asks. An :class:`AsyncStream` is what all protocols have in common: sending, and the
-end of the client. What comes from the client is for its two kinds, :class:`~zibai.engine.async_request.AsyncRequest`
-and :class:`~zibai.engine.message_stream.MessageStream`.
+While its task waits, a connection is in the state TASK and the loop reads on, so the server notices at once when the
+client leaves. (A runner notices it only when it asks.) An :class:`AsyncStream` has the part that all protocols share:
+sending, and the end of the client. Its two kinds, :class:`~zibai.engine.async_request.AsyncRequest` and
+:class:`~zibai.engine.message_stream.MessageStream`, receive.
 
-Everything here runs in the thread of the event loop, which also turns the server loop. What a task asks for runs
-between two turns. What the loop tells (``written``, ``expire`` and the like) runs within one, and never within a step
-of the task: so it may have its connection settled, but must not conclude it.
+Everything here runs in the thread of the event loop, which also turns the server loop. Methods that a task calls run
+between two turns. Methods that the loop calls (``written``, ``expire`` and the like) run within a turn, and never
+within a step of the task: so they may have the connection settled, but must not conclude it.
 """
 
 import time
@@ -36,10 +36,11 @@ LOW: Final = 16 * 1024
 
 
 class Waiters:
-    """The tasks that wait for something of one client, each by a future; made when the first one waits.
+    """The futures of tasks that wait for something of one client; made when the first task waits.
 
-    ``bytes`` have come, there is ``room`` since little is left to be sent, or the ``end`` is there. ``listener`` is the
-    task of the application that waits for the end. ``looking`` says that a look at the client is due.
+    Tasks wait until ``bytes`` have come, until there is ``room`` because little is left to be sent, or for the ``end``.
+    ``listener`` is the task of the application that waits for the end. ``looking`` says that a look at the client is
+    due.
     """
 
     __slots__ = ("bytes", "end", "listener", "looking", "room")
@@ -63,7 +64,7 @@ class Waiters:
 class AsyncStream:
     """What a task does with a connection, and what the loop tells it."""
 
-    # The class has the values that each begins with: to set them all for each request would cost 4 % of it.
+    # The initial values are class attributes: to set them all for each request would cost 4 % of it.
     ending = False  # whether the server ends, and the application has been told
     ended = False  # whether the client has ended its side
     released = False  # whether all is over, so that the connection is not ours any more
@@ -94,7 +95,7 @@ class AsyncStream:
         self._tasks.event_loop.call_soon(callback)
 
     def push(self, data: bytes) -> None:
-        """Send, or lend to the loop what the client does not take at once. Raises :class:`Gone`."""
+        """Send. Lend to the loop what the client does not take at once. Raises :class:`Gone`."""
         self.stream.send(data)
 
     def push_file(self, file: File) -> None:
@@ -111,7 +112,7 @@ class AsyncStream:
             raise Gone("the client has left, or takes nothing")
 
     def cut(self) -> None:
-        """End the connection so that the client sees that what was sent is not whole."""
+        """End the connection so that the client sees that the response is incomplete."""
         self.stream.sender.cut()
 
     async def gone(self) -> None:
@@ -135,7 +136,7 @@ class AsyncStream:
                 waiters.remove(future)
 
     def _read_on(self) -> None:
-        """What had come is used."""
+        """The bytes at hand are used: read on."""
         connection = self.connection
         if connection.pause is STOPPED and not self.ended:
             connection.pause = LATER  # TLS may have bytes that no poller knows of
@@ -146,7 +147,7 @@ class AsyncStream:
 
     @property
     def due(self) -> float:
-        """When the loop has to call :meth:`expire`, whatever waits to be sent."""
+        """When the loop must call :meth:`expire`; the deadline of unsent bytes may be earlier."""
         raise NotImplementedError
 
     def feed(self, data: bytes) -> None:
@@ -154,7 +155,7 @@ class AsyncStream:
         raise NotImplementedError
 
     def go_on(self) -> None:
-        """The pause LATER is over: use what had come, before more is read."""
+        """The pause LATER is over: use the bytes at hand, before more are read."""
 
     def note_end(self) -> None:
         """The client has ended its side, or the connection is broken."""
@@ -175,7 +176,7 @@ class AsyncStream:
             wake(waiters.room)
 
     def expire(self, now: float) -> None:
-        """The deadline has passed: :attr:`due`, or the deadline for what waits to be sent."""
+        """The deadline has passed: :attr:`due`, or that of unsent bytes."""
         connection, sender = self.connection, self.stream.sender
         if sender.out and sender.is_expired(now):
             connection.deadline = inf
@@ -185,12 +186,12 @@ class AsyncStream:
             connection.deadline = min(self._send_due(), self.due)
 
     def _send_due(self) -> float:
-        """When the client has to have taken something of what waits for it."""
+        """By when the client must have taken some of what waits for it."""
         pace = self.stream.sender.pace
         return inf if pace is None else pace.deadline
 
     def look_soon(self) -> None:
-        """Nothing is read from the client meanwhile, so no event tells of its end."""
+        """Check a little later whether the client has left: while nothing is read from it, no event tells."""
         waiters = self._make_waiters()
         if not waiters.looking:
             waiters.looking = True
@@ -213,7 +214,7 @@ class AsyncStream:
 
     @property
     def ends_with_client(self) -> bool:
-        """Whether nothing is lost when the end of the client counts before all that it has sent is read."""
+        """Whether the end of the client may count at once, although not all that it has sent is read."""
         return False
 
 

@@ -1,7 +1,7 @@
-"""The runner's side of a connection: what blocks, while the loop goes on with everything else.
+"""The runner's side of a connection, which may block.
 
-A runner (a thread or a greenlet) owns a connection from the beginning of :meth:`Stream.exchange` to its end, and has it
-by a :class:`Stream`. Within it the gateway sends the response and reads a streamed body. All waiting is done by
+A runner (a thread or a greenlet) owns a connection from the beginning of :meth:`Stream.exchange` to its end, and uses
+it by a :class:`Stream`. Meanwhile the gateway sends the response and reads a streamed body. All waiting is done by
 ``Service.readiness``, as the backend does it, and never with a lock held.
 
 ``send`` never waits. Before a runner sends a further piece of a response, it waits by ``drain``. That bounds the memory
@@ -30,11 +30,11 @@ from .outgoing import File
 from .reading import BodyReader
 
 CLIENT_CHECK_INTERVAL: Final = 1.0
-"""Seconds between two checks of something that no event reports."""
+"""Seconds between two checks whether a client has left, or has taken bytes, where no event tells."""
 
 
 class Stream:
-    """What a runner and its gateway have of a connection, from its first request to its last.
+    """The side of a connection that a runner and its gateway use, from its first request to its last.
 
     Everything here is the runner's while it has the connection, and the loop's otherwise; only ``sender`` is shared.
     ``has_left`` may be asked by any thread. The connection refers to its stream, and drops it when it is closed.
@@ -48,8 +48,8 @@ class Stream:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.sock, self.sender, self.service = connection.sock, connection.sender, connection.service
-        self.facts: dict[str, str] = {}  # the gateway's, of this connection
-        self._trusted: bool | None = None  # whether the peer may say who the client is, once that was asked
+        self.facts: dict[str, str] = {}  # the gateway's facts about this connection
+        self._trusted: bool | None = None  # whether the peer may name the client; None until it was asked
         self.body: Any = None  # a BinaryIO, of the request at hand; None for a request without a body
         self.interims = 0  # interim responses before the response
         self.since = 0.0  # since when the request waited for a runner, by the loop's clock; the loop sets it
@@ -57,7 +57,7 @@ class Stream:
         self.started = 0.0  # when the runner began, by the package's clock
         self.status = 0  # of the last response; 499 is nginx's word for a client that left before it began
         self.sent = 0  # bytes of its body; the gateway sets it for each
-        self._waits = (0.0, 0.0, 0.0)  # which request (its start), and what it has waited: for its body, and to send
+        self._waits = (0.0, 0.0, 0.0)  # the start of a request, and its waits: for its body, and to send
         self._ended = inf  # when the client was first seen to have ended its side
         self._slot: Slot = self.service.row.slots[0]  # the runner's, while there is one
         self._left = self.service.limits.keep_alive_requests  # how many exchanges may follow; 0 is no limit
@@ -72,7 +72,7 @@ class Stream:
         return self.connection.request
 
     def is_trusted(self) -> bool:
-        """Whether the peer may say who the client is."""
+        """Whether the peer may name the client (a trusted proxy)."""
         trusted = self._trusted
         if trusted is None:
             trusted = self._trusted = self.service.trust.includes(self.connection.peer)
@@ -85,7 +85,7 @@ class Stream:
 
     @property
     def refusal(self) -> Refused | None:
-        """What is wrong with a streamed body."""
+        """The fault of a bad streamed body."""
         return None if self._reader is None else self._reader.refusal
 
     # The exchange.
@@ -118,7 +118,7 @@ class Stream:
             new_context = service.new_context
             new_context().run(service.application, self)
         except BaseException:
-            # The gateway catches what applications raise, so this is a bug of ours; the runner must live on.
+            # The gateway catches errors of applications, so this is a bug of the server; the runner must live on.
             safely(error_logger.exception, "the gateway failed")
             self._fail()
         if self.body is not None:
@@ -141,7 +141,7 @@ class Stream:
         self.sender.cut()
 
     def when_sent(self, call: Callable[[], object]) -> None:
-        """Let the loop call this when all of the response is out, or lost."""
+        """Let the loop call ``call`` when the whole response is out, or lost."""
         self.connection.shortcut = False  # so that the loop looks at what is left to do
         self.sender.on_sent = call
 
@@ -154,8 +154,8 @@ class Stream:
     def release_body(self) -> None:
         """End the body of a request whose application has returned. Never raises.
 
-        A runner calls this, and not the loop: the application has had the body in its hands, so closing it may raise
-        any error and may block.
+        A runner calls this, and not the loop: the application has used the body, so closing it may raise any error and
+        may block.
         """
         body, self.body = self.body, None
         reader, self._reader = self._reader, None
@@ -209,7 +209,7 @@ class Stream:
             self.service.lend(self.connection)
 
     def send_file(self, file: File) -> None:
-        """Send a file behind all else; never waits. The file is ours from now on. Raises Gone and FileFault."""
+        """Send a file behind all else. Never waits. The file is the server's from now on. Raises Gone and FileFault."""
         sender = self.sender
         if sender.lend_file(file):
             self.service.lend(self.connection)
@@ -227,7 +227,7 @@ class Stream:
         sender, timeout = self.sender, self.service.limits.socket_timeout
         while len(sender.out) > size:
             self._check()
-            # By and by, since the loop may cut the connection meanwhile.
+            # In short waits, since the loop may cut the connection meanwhile.
             if (
                 not self.wait(self.service.readiness.wait_writable, SENDING, min(CLIENT_CHECK_INTERVAL, timeout))
                 and sender.give_up_if_slow()
@@ -241,13 +241,13 @@ class Stream:
             raise Gone("the client has left")
 
     def await_memory(self) -> None:
-        """The application has given all. Keep its runner as long as too much memory waits for slow clients in all."""
+        """The application is done. Keep its runner while responses to slow clients take too much memory in total."""
         while self.sender.over_budget and not self.sender.broken:
             self.wait(self.service.readiness.wait_writable, SENDING, CLIENT_CHECK_INTERVAL)
             self.sender.push_now()
 
     def has_left(self, patience: float = 0.0) -> bool:
-        """Whether the client has reset the connection, or ended its side, ``patience`` seconds ago or before."""
+        """Whether the client has reset the connection, or ended its side at least ``patience`` seconds ago."""
         found = RESET if self.sender.broken else look_for_client(self.sock)
         if found == ENDED:
             now = time.monotonic()
@@ -256,7 +256,7 @@ class Stream:
         return found == RESET
 
     def wait(self, wait: Callable[[Socket, float], bool], phase: int, timeout: float) -> bool:
-        """Wait for the client as the backend does; the scoreboard tells that it is not the application that is slow."""
+        """Wait for the client as the backend does. Meanwhile the scoreboard shows this ``phase``."""
         self._slot.phase(phase)
         began = clock()
         try:
@@ -275,10 +275,10 @@ class Stream:
         self._waits = started, reading, sending
 
     def phases(self, ended: float, now: float) -> dict[str, float]:
-        """Where the time of the request at hand went, in seconds; its application has ``ended``, and all is sent now.
+        """The seconds that the request at hand spent in each phase. Its application has ``ended``, and all is sent now.
 
-        ``queue``: it waited for a runner. ``head`` and ``body``: the rest of these was awaited. ``send``: its client
-        had to take the response. ``application`` is what is left.
+        ``queue``: waiting for a runner. ``head`` and ``body``: waiting for the rest of these. ``send``: waiting for the
+        client to take the response. ``application``: the rest.
         """
         started, reading, sending = self._waits
         if started != self.started:

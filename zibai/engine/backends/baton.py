@@ -1,4 +1,4 @@
-"""What the baton of :mod:`.threads` passes between, and when it is passed on without a look."""
+"""The runners between which the baton of :mod:`.threads` passes, and the spells in which it is passed on at once."""
 
 import threading
 from collections.abc import Callable
@@ -12,15 +12,16 @@ SPELL = 1.0
 LONGEST_SPELL = 16.0
 
 Stake = tuple[Stream, float]
-"""What a leader runs inline, and since when."""
+"""The stream that a leader runs inline, and since when."""
 
 
 class Runner(threading.Thread):
     """A thread, and the gate at which it waits until it is rung.
 
-    ``stake`` has one while the runner leads and runs an exchange; if it is gone after that, so is the baton. ``left``
-    is the stream that it ran when an error left it, and ``given`` the request of this stream that it was giving back
-    then, by its ``since``; None if its exchange was not over. ``gave_away`` says that it had given the stream away.
+    ``stake`` has one entry while the runner leads and runs an exchange. If the entry is gone after the exchange, the
+    runner has lost the baton. The other three are for an error that leaves the runner. ``left`` is the stream that it
+    ran. ``given`` is the ``since`` of the request that it was giving back, None if the exchange was not over.
+    ``gave_away`` says that it had given the stream away.
     """
 
     def __init__(self, life: Callable[["Runner"], None], slot: Slot, loop: str = "") -> None:
@@ -36,17 +37,18 @@ class Runner(threading.Thread):
         self.gate.acquire()
 
     def ring(self) -> None:
-        """Let it look again. Under the backend's lock, so that two rings cannot meet; one is kept for later."""
+        """Let it look again. A ring before it waits is kept. Under the backend's lock, so that two rings cannot
+        meet."""
         if self.gate.locked():
             self.gate.release()
 
     def giving(self, stream: Stream) -> Stream:
-        """The exchange of a stream is over, and the loop gets it back. An error may come before or after that."""
+        """Note that the exchange of a stream is over, before the loop gets it back: an error may come in between."""
         self.given = stream.since
         return stream
 
     def end_left(self, loop: Turns, *, inline: bool) -> None:
-        """End what an error has left, in this thread. ``inline`` says whether the thread owns the loop."""
+        """End the exchange that an error has left, in this thread. ``inline``: whether the thread owns the loop."""
         stream, self.left = self.left, None
         if stream is None:
             return
@@ -58,9 +60,9 @@ class Runner(threading.Thread):
 
 
 class Spell:
-    """A time in which the leader passes the baton on before it runs anything, since the application blocks.
+    """A time in which the leader passes the baton on before it runs anything, because the application blocks.
 
-    It lasts ``until`` (by the package's clock). Under the backend's lock, but any thread reads ``until``.
+    It lasts ``until`` (by the package's clock). Changed under the backend's lock; any thread reads ``until``.
     """
 
     __slots__ = ("_length", "until")

@@ -2,24 +2,27 @@
 
 Handing each request to another thread costs three quarters of the speed, since the GIL changes hands twice. So the
 thread that holds the *baton*, the leader, turns the loop and runs applications itself, inline. The next in line, the
-*deputy*, watches: once an exchange has lasted ``BATON_LIMIT``, it gives the connection away in the leader's name (that
-disarms it in the poller), takes the baton and leads; the old leader finishes its exchange, gives its connection back to
-the loop and queues up.
+*deputy*, watches: once an exchange has lasted ``BATON_LIMIT``, the deputy gives the connection away in the leader's
+name (which disarms it in the poller), takes the baton and leads. The old leader finishes its exchange, gives its
+connection back to the loop and queues up.
 
 A taken baton is evidence that this application blocks. For a *spell* after it (1 s, doubling up to 16 s while it
 keeps happening) the leader passes the baton on before it runs anything, as a plain pool does.
 
-There is one thread more than exchanges that may run at once, so the loop always has a leader, also while every slot is
-busy: deadlines, slow clients and the end are attended to. Threads start when they are first needed.
+There is one thread more than exchanges that may run at once. So the loop has a leader for deadlines, slow clients and
+the shutdown also while every slot is busy. Threads start when they are first needed.
 
-Shared state is changed under ``_lock``, with two exceptions for the sake of speed. The leader sets its ``stake`` and
-counts ``_turns`` without it, and then reads ``_watching``. A deputy that is about to sleep clears ``_watching`` first
-and looks at those two after, so either it sees the exchange or the leader sees that it has to ring. And whether the
-baton was lost shows in the stake, without a lock: leader and deputy both take it away, which only one of them can (a
-list's ``pop`` is one step). Each runner has a stake of its own, so no runner takes the stake of a later leader for its
-own. A lock there costs 4 % of all that a plain request needs. Without a GIL, "first" and "after" hold because each of
-these writes takes the lock of its object in CPython, which is a full barrier on x86-64; docs/design.md says what else
-is shared.
+Shared state is changed under ``_lock``, with two exceptions for the sake of speed: a lock there costs 4 % of a plain
+request.
+
+ - The leader sets its ``stake`` and counts ``_turns`` without the lock, and then reads ``_watching``. A deputy that is
+   about to sleep clears ``_watching`` first and looks at those two after it. So either the deputy sees the exchange, or
+   the leader sees that it must ring.
+ - Whether the baton was lost shows in the stake: leader and deputy both try to take the entry away, and only one of
+   them can (a list's ``pop`` is one step). Each runner has its own stake, so it cannot take that of a later leader.
+
+Without a GIL, "first" and "after" hold because each of these writes takes the lock of its object in CPython, which is a
+full barrier on x86-64. docs/design.md lists the other shared state.
 """
 
 import sys
@@ -104,8 +107,8 @@ class Threads(Blocking):
         self.poller.close()
 
     def close_in_child(self) -> None:
-        """In a child that the application has forked: its only thread ends when the application returns to us."""
-        self._lock = threading.Lock()  # a thread that the child does not have may have held the other
+        """In a child that the application has forked: its only thread ends when the application returns."""
+        self._lock = threading.Lock()  # a thread that the child does not have may have held the old lock
         self._stopped = True
         self._bell.close()
         self.poller.close()
@@ -119,8 +122,8 @@ class Threads(Blocking):
     def _add_runner(self) -> None:
         """Start one more thread, which finds out by itself what it is needed for.
 
-        When all are there, or one is on its way, the next that parks does so. Not under the lock, since to start
-        takes a while and logging may do anything.
+        Nothing is started if all threads are there, or if one is on its way. Not under the lock, since starting takes a
+        while and a log handler may do anything.
         """
         with self._lock:
             if self._coming is not None or len(self._runners) == self._limit:
@@ -142,7 +145,7 @@ class Threads(Blocking):
         failure: BaseException | None = None
         while True:
             try:
-                if failure is not None:  # within the try, since a program may raise the next one in this very moment
+                if failure is not None:  # within the try, since a program may raise the next error at any moment
                     self._recover(me, failure)
                     failure = None
                 if not self._wait_for_baton(me):
@@ -154,11 +157,11 @@ class Threads(Blocking):
     def _recover(self, me: Runner, error: BaseException) -> None:
         """An error has left a runner, perhaps while it ran a stream. The thread lives on.
 
-        Its slot comes free, the connection is closed, and the baton is passed on. The error is a bug of ours, or the
-        program has raised it in this thread from outside. A thread that died of it would be missing until the end.
+        Its slot comes free, the connection is closed, and the baton is passed on. The error is a bug of the server, or
+        the program has raised it in this thread from outside. If the thread ended, it would be missing from then on.
         """
         with self._lock:
-            is_leader = self._leader is me  # else a deputy has given away what it ran, or this thread has
+            is_leader = self._leader is me  # else the connection was given away, by a deputy or by this thread
             me.stake.clear()
         me.end_left(self._loop, inline=is_leader)
         if is_leader:
@@ -174,7 +177,7 @@ class Threads(Blocking):
             logger.error("an error came out of a server thread, which serves on", exc_info=error)
 
     def _wait_for_baton(self, me: Runner) -> bool:
-        """Queue up, as the deputy when it is our turn to watch; False at the end."""
+        """Queue up, and watch as the deputy when it is this thread's turn; False at the end."""
         seen = -1
         with self._lock:
             self._parked.append(me)
@@ -197,14 +200,14 @@ class Threads(Blocking):
             me.gate.acquire(timeout=timeout)
 
     def _promote(self, runner: Runner | None) -> None:
-        """Give the baton to one that is parked, or lay it down for the runner that parks next. Under the lock."""
+        """Give the baton to a parked runner, or leave it for the runner that parks next. Under the lock."""
         self._leader = runner
         self._watching = False  # there is another deputy now, and it sleeps
         if runner is not None:
             self._parked.remove(runner)
 
     def _watch(self, leader: Runner, seen: int) -> float | None:
-        """The deputy's look, under the lock: in how many seconds to look again, None when it takes the baton."""
+        """The deputy's look, under the lock. Returns the seconds until the next look, None when it takes the baton."""
         self._watching = False
         stake = leader.stake[:]
         if not stake and self._turns == seen:
@@ -217,16 +220,15 @@ class Threads(Blocking):
         if left > 0:
             return left
         if left < -CERTAIN_WITHIN and inline[1] != self._spared:
-            # The deputy itself is late: another thread had the GIL, or another process the processor. The leader may be
-            # waiting for it, too.
+            # The deputy itself is late, for want of the GIL or of a processor. The leader may be waiting for it, too.
             self._spared = inline[1]
             return BATON_LIMIT
         try:
             taken = leader.stake.pop()
         except IndexError:
-            return BATON_LIMIT  # it is over, this very moment
+            return BATON_LIMIT  # it has just ended
         self._loop.give_away(taken[0])
-        if taken is inline:  # and not the next, begun in this very moment, which tells nothing of the application
+        if taken is inline:  # else it is the next exchange, which has just begun and is no evidence
             self._spell.note(clock())
         return None
 
@@ -246,7 +248,7 @@ class Threads(Blocking):
     def _lead(self, me: Runner) -> None:
         """Turn the loop and run what is ready, until the baton is lost or passed on, or the loop has finished.
 
-        What every request pays stands here and in no function of its own; a call is a twentieth of what is left of it.
+        It is one function on purpose: every request runs through it, and one more call costs 5 % of what is left.
         """
         loop, slot, stake, spell = self._loop, me.slot, me.stake, self._spell
         stream: Stream | None = None
