@@ -1,23 +1,23 @@
-"""What calls applications.
+"""The gateways: they call applications, by WSGI or ASGI.
 
-Today that is WSGI. A gateway makes the environ of a request, and gives the response to the stream.
+A gateway makes the environ or scope of a request, and gives the response to the stream.
 
  - wsgi            PEP 3333: the environ, and the call
- - interface       whether an application is WSGI or ASGI, or what else it may be
+ - interface       whether an object is a WSGI or an ASGI application, or none
  - exchange        one call and its response
  - exchange_log    its record in the log
  - shortcut        a response of one piece, by one send
  - reply           the bytes of a response, without I/O
  - asgi            ASGI 3: the scope, and the call
  - asgi_http       one HTTP request of ASGI: receive, send, and the end
- - asgi_response   its response: what goes on the wire, and when
+ - asgi_response   its response: which bytes are sent, and when
  - asgi_websocket  one WebSocket of ASGI: the handshake, messages, and the end
- - pending         what an application has given for its response, until its step ends
- - blame           whether an error is the application's
- - given_file      files that an ASGI application gives to be sent
+ - pending         the parts of a response that are kept until the step of its application ends
+ - blame           whether an error is the application's fault
+ - given_file      files that an ASGI application lets the server send
  - lifespan        the start and the end of an ASGI application
- - complaints      what an application does wrong, logged once
- - proxies         what proxies say of the client
+ - complaints      faults of an application, logged once
+ - proxies         facts about the client that proxies have sent
  - filewrapper     wsgi.file_wrapper, and which files the kernel can send
  - redirect        the application of --redirect-http
 """

@@ -43,7 +43,7 @@ class Gateway(wsgi.Gateway):
         return HttpExchange(stream, tasks, self)
 
     def scope(self, exchange: Responding) -> dict[str, Any]:
-        """The scope of a request. Each part that can be changed is its own. Raises :class:`Refused`."""
+        """The scope of a request. It shares no mutable part with other scopes. Raises :class:`Refused`."""
         stream, request = exchange.stream, exchange.request
         if stream.shared is None:
             self._learn(stream)
@@ -90,7 +90,7 @@ class Gateway(wsgi.Gateway):
         }
 
     def _learn(self, stream: TaskStream) -> None:
-        """Find out what stays the same for all requests of a connection: its two ends, and TLS."""
+        """Collect the facts that all requests of a connection share: its two ends, and TLS."""
         connection = stream.connection
         facts = stream.facts = self._learn_facts(connection)
         host = connection.endpoint.host
@@ -109,7 +109,7 @@ class Gateway(wsgi.Gateway):
         data = b"" if head is None else head.data
         log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error, data, clock())
         if stream.out and error is None and stream.status >= 200:
-            # The loop sends the rest. Only then it is known how much of it went, and when.
+            # The loop sends the rest. Its size and time are known only after that.
             stream.when_sent(log)
         else:
             log()
@@ -150,7 +150,7 @@ def _ignore_upgrade(stream: TaskStream, tasks: Any, gateway: Gateway) -> Respond
 
 
 def without_websockets(stream: TaskStream, tasks: Any, gateway: Gateway) -> Responding:
-    """The same, and say what is missing."""
+    """The same, and log what is missing."""
     stream.service.hint(
         "a client asks for WebSocket, and gets the response to an ordinary request: pip install "
         "'zibai-server[websocket]', or say --ws off"
@@ -159,7 +159,7 @@ def without_websockets(stream: TaskStream, tasks: Any, gateway: Gateway) -> Resp
 
 
 def _environ(stream: TaskStream, request: Request, facts: dict[str, str] | None) -> dict[str, Any]:
-    """What the access log may name."""
+    """The items that the format of the access log may name."""
     environ = request.environ.copy() if request.remembered else request.environ
     environ.update(facts or stream.facts)
     environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"] = request.method, request.version
@@ -177,7 +177,7 @@ def _client(facts: dict[str, str]) -> tuple[str, int] | None:
 
 
 def _path_of(connection: Connection) -> str:
-    """Of the unix socket that a client came by."""
+    """The path of the unix socket on which a client has connected."""
     try:
         name = connection.sock.getsockname()
     except OSError:

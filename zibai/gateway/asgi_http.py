@@ -3,13 +3,13 @@
 :class:`HttpExchange` gives the application ``receive`` and ``send``. The messages of the response are for
 :mod:`.asgi_response`.
 
-The end of the response frees the connection, and not the end of the coroutine: a background task must not hold up the
+The connection is free when the response ends, and not when the coroutine ends: a background task must not delay the
 next request.
 
 A client that has ended its side of the connection may still read. So an application that listens (``receive``) hears
 ``http.disconnect`` at once, and from then on ``send`` raises. An application that only sends goes on until the kernel
-says that the client does not take it. If the application fails because of an error that this server has raised, that is
-no fault of the application: it is logged for ``zibai.debug``, without a traceback.
+reports that the client has left. An error that this server has raised in the application is not the application's
+fault: it is logged for ``zibai.debug``, without a traceback.
 
 Everything here is for the thread of the event loop. The tasks that an application makes of ``receive`` and ``send``
 run in it, too.
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from .asgi import Gateway
 
 LISTENER_MOMENT: Final = 0.1
-"""Seconds that ``send`` leaves to a task that listens, before it raises."""
+"""Seconds that a task that listens has to react before ``send`` raises."""
 
 _JOIN: Final = 64 * 1024
-"""Bytes of a body that one ``http.request`` has at most."""
+"""The most bytes of a body in one ``http.request``."""
 
 
 class HttpExchange(Responding):
     """``receive`` and ``send`` of one request; any number of tasks of the application may wait in ``receive``."""
 
-    _whole = b""  # a body that has come together with its head, until the application has had it
+    _whole = b""  # a body that has come together with its head, until the application has received it
 
     def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
         self.stream = stream
@@ -80,7 +80,7 @@ class HttpExchange(Responding):
             except Gone:
                 body.over = True
                 break
-            if not body.over:  # else another task has had the end of it meanwhile
+            if not body.over:  # else another task has received the end of it meanwhile
                 body.over = not self.in_body
                 return {"type": "http.request", "body": piece, "more_body": self.in_body}
         self._heard = not self.complete
@@ -110,10 +110,10 @@ class HttpExchange(Responding):
                 raise
 
     async def _leave_to_listener(self) -> None:
-        """Before ``send`` raises: where another task waits in ``receive``, it hears of the end and may cancel this one.
+        """Before ``send`` raises, give a task that waits in ``receive`` time to hear of the end and to cancel this one.
 
-        Django and task groups do so. Django does not expect that ``send`` raises, and would end the request without its
-        signal ``request_finished``, and with that keep what the request has held.
+        Django and task groups do so. Django does not expect that ``send`` raises: it would end the request without its
+        signal ``request_finished``, and so would not release the resources of the request.
         """
         waiters = self._waiters
         if waiters is None:
@@ -126,7 +126,7 @@ class HttpExchange(Responding):
 
     def release(self) -> None:
         if self._whole:
-            self._whole = b""  # it counts no more, and the application may have much to do in the background
+            self._whole = b""  # free it now: the application may go on for long in the background
         super().release()
 
     async def run(self) -> None:
@@ -162,7 +162,7 @@ class HttpExchange(Responding):
             self._end_incomplete()
 
     def _refuse(self, refusal: Refused) -> None:
-        """The application was not called: what proxies say of the client contradicts itself."""
+        """Respond to a request that the application does not see: its forwarding fields contradict each other."""
         debug_logger.debug("refused %s: %d, %s", self.connection.peer, refusal.status, refusal)
         self._respond(refusal.status)
 
@@ -173,7 +173,7 @@ class HttpExchange(Responding):
                 error_logger.error("an error after the response to %s", self._path, exc_info=error)
             return
         if self.refusal is not None and not self.on_wire:
-            # It failed over a body that did not come whole.
+            # It failed because its body did not come whole.
             self._respond(self.refusal.status)
             return
         left = self._heard or self.ending or self.broken
@@ -191,6 +191,6 @@ class HttpExchange(Responding):
     def _leave(self) -> None:
         """The application has stopped because its client has left, or because the server ends."""
         if self.is_endless and self.reply is not None and not self.broken:
-            self._finish()  # an event stream has no end that could be missing
+            self._finish()  # an event stream has no promised end, so nothing is missing
         else:
             self._cut()

@@ -1,7 +1,7 @@
-"""The response of an ASGI application: what its messages put on the wire, and when.
+"""The response of an ASGI application: which bytes its messages become, and when they are sent.
 
-What a :class:`~zibai.gateway.reply.Reply` makes of the messages is held until the step of the application ends, so that
-pieces that it gives at once go out together. A head is never held for longer, because a client of an event stream waits
+A :class:`~zibai.gateway.reply.Reply` makes bytes of the messages. They are held until the step of the application ends,
+so that pieces of one step go out together. A head is never held for longer, because a client of an event stream waits
 for it.
 
 Everything here is for the thread of the event loop.
@@ -34,7 +34,7 @@ TOGETHER: Final = 32 * 1024
 
 class Responding(AsyncRequest):
     """The response side of an exchange. It is one object with the other sides, since a second one would cost 4 % of a
-    plain request; what only some requests need is made for them (``_pending``, ``body``, ``suspended``).
+    plain request. Parts that only some requests need are made for them (``_pending``, ``body``, ``suspended``).
     """
 
     _gateway: "Gateway"
@@ -42,7 +42,7 @@ class Responding(AsyncRequest):
     reply: Reply | None = None
     sent = 0  # bytes of the body of a response that took the short cut
     complete = False  # whether the last byte of the response was given to the stream
-    on_wire = False  # whether the first one was
+    on_wire = False  # whether the first byte was
     facts: dict[str, str] | None = None  # of the client, where its proxy tells more than its connection
     _heard = False  # whether the application was told that its client has left
     _pending: Pending | None = None
@@ -53,7 +53,7 @@ class Responding(AsyncRequest):
         self.head = prepare_raw(message["status"], message.get("headers") or ())
         if message.get("trailers"):
             self._make_pending().trailers = []
-        if self.suspended is not None:  # else the end of the first step is seen anyway
+        if self.suspended is not None:  # else the end of the first step does it
             self._flush_soon()
 
     def _make_pending(self) -> Pending:
@@ -116,11 +116,11 @@ class Responding(AsyncRequest):
         if not reply.keep_alive:
             self.end_after_this()
         if self.stream.service.draining and self.is_endless:
-            self.call_soon(self.tell_end)  # it begins too late to be told with the others
+            self.call_soon(self.tell_end)  # the other requests were told before this one began
         return reply
 
     def _finish(self, error: BaseException | None = None) -> None:
-        """The application has given everything. ``error`` is what it raised, if the response says so."""
+        """The application has given everything. ``error`` is the error that it raised, if the response is a 500."""
         reply, pending = self.reply, self._pending
         assert reply is not None
         trailers = () if pending is None else pending.trailers or ()
@@ -159,7 +159,7 @@ class Responding(AsyncRequest):
         return self.head is not None and b"text/event-stream" in self.head.data.lower()
 
     def end_step(self) -> None:
-        """The step of the application has ended without an end of the response: nothing is held any longer."""
+        """The step of the application has ended, and the response has not: send what is held."""
         if self._pending is not None:
             self._pending.due = False
         if self.complete or self._heard or self.ending or self.broken:
@@ -204,7 +204,7 @@ class Responding(AsyncRequest):
             pass  # the client has left, which the log and the next message tell
 
     def _send_file(self, file: File, more: bool = False) -> None:
-        """Send a file without reading it here. It is the loop that sends what the client does not take at once."""
+        """Send a file without reading it here. The loop sends the part that the client does not take at once."""
         try:
             if self._pending is not None and self._pending.body_over:
                 raise RuntimeError("a file was sent after the last piece of the body")
@@ -250,7 +250,7 @@ class Responding(AsyncRequest):
         return ascii(self.request.path)
 
     def _respond(self, status: HTTPStatus, error: BaseException | None = None) -> None:
-        """Respond instead of the application, of whose response nothing has gone out; ``error`` is what it raised."""
+        """Respond instead of the application, before any byte was sent. ``error`` is the error that it raised."""
         if self._pending is not None:
             self._pending.clear()
         self.head, body = instead(status)
@@ -260,14 +260,14 @@ class Responding(AsyncRequest):
         self._finish(error)
 
     def _end_incomplete(self) -> None:
-        """The application has given less than a whole response: a 500 while nothing has gone out, else a cut."""
+        """The response is incomplete: send a 500 if nothing was sent yet, else cut the connection."""
         if self.on_wire:
             self._cut()
         else:
             self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _cut(self, error: BaseException | None = None) -> None:
-        """End the connection so that the client sees that the response is not whole."""
+        """End the connection so that the client sees that the response is incomplete."""
         if self._pending is not None:
             self._pending.clear()
         self.complete = True
@@ -275,7 +275,7 @@ class Responding(AsyncRequest):
         self._over(error)
 
     def _finally(self, end: Callable[..., None], *args: Any) -> None:
-        """Bring the response to its end. A bug of ours costs this connection, and not the server."""
+        """End the response. A bug of the server costs this connection, and not the server."""
         try:
             end(*args)
         except Exception:

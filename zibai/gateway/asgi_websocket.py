@@ -2,7 +2,7 @@
 
 It begins as a request with a response: the application accepts the handshake, by 101, or denies it, by any other
 response. Until then it is a :class:`~zibai.gateway.asgi_response.Responding` and holds a slot. Then the request is
-over, and what follows goes through a :class:`~zibai.engine.message_stream.MessageStream`.
+over, and the messages go through a :class:`~zibai.engine.message_stream.MessageStream`.
 
 An application that returns closes the WebSocket with 1000, one that raises with 1011. At the end of the server it is
 closed with 1001, or with 1012 if another process serves on, so that the client connects again.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .asgi import Gateway
 
 _SWITCHING: Final = ResponseHead("101 Switching Protocols", ())
-"""What the log has of the response to a handshake that was accepted."""
+"""The head in the log record of a handshake that was accepted."""
 
 _GOING_AWAY: Final = 1001, "the server ends"
 _RESTART: Final = 1012, "the server restarts"
@@ -51,9 +51,9 @@ class WebSockets:
 
 
 class Opening:
-    """An opening handshake (RFC 6455 4), and the ``socket`` that comes of it once the application has accepted.
+    """An opening handshake (RFC 6455 4), and its ``socket`` once the application has accepted.
 
-    ``connected``: the application has had websocket.connect. ``agreed`` is how messages are compressed, if they are.
+    ``connected``: the application has received websocket.connect. ``agreed``: how messages are compressed, if at all.
     """
 
     __slots__ = ("agreed", "connected", "limits", "socket")
@@ -190,16 +190,16 @@ class WebSocketExchange(Responding):
 
     @property
     def is_endless(self) -> bool:
-        """A handshake that waits for its decision is a request, with the time limit of one."""
+        """No: a handshake that waits for its decision is a request, with the time limit of a request."""
         return self._opening.socket is not None
 
     def tell_end(self) -> None:
-        """The server ends. An application that has not decided on the handshake may do so; then it is told."""
+        """The server ends. An application that has not yet decided on the handshake is told after its decision."""
         if self._opening.socket is not None:
             self._opening.socket.close(*(_RESTART if self._tasks.loop.is_replaced else _GOING_AWAY))
 
     def _hang_up(self) -> None:
-        """All is over on the connection."""
+        """The connection is over."""
         socket = self._opening.socket
         assert socket is not None
         self._gateway.log_close(self, socket.end or ABNORMAL_CLOSURE, socket.counts)
@@ -242,7 +242,7 @@ class WebSocketExchange(Responding):
             self._cut()
 
     def _refuse(self, refusal: Refused) -> None:
-        """The application was not called: the handshake is none, or what proxies say contradicts itself."""
+        """Refuse a bad handshake, or one with contradictory forwarding fields. The application was not called."""
         debug_logger.debug("refused %s: %d, %s", self.connection.peer, refusal.status, refusal)
         self._deny(refusal.status)
 
@@ -252,7 +252,7 @@ class WebSocketExchange(Responding):
             return
         body = b"426 Upgrade Required\n"
         self.head = ResponseHead("426 Upgrade Required", [("Content-Type", "text/plain; charset=utf-8")])
-        # RFC 9110 15.5.22, RFC 6455 4.2.2. No application may send these fields of one hop.
+        # RFC 9110 15.5.22, RFC 6455 4.2.2. Applications may not send these fields of one hop.
         self.head.data += b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         self._send_body({"body": body})
 

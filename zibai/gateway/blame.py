@@ -1,4 +1,4 @@
-"""Whether an error is the application's fault, or only what became of our own."""
+"""Whether an error is the application's fault, or a consequence of an error that the server has raised."""
 
 from asyncio import CancelledError
 
@@ -6,9 +6,9 @@ from ..errors import Gone
 
 
 def is_ours(error: BaseException | None, seen: frozenset[int] = frozenset()) -> bool:
-    """Whether an error is our own, or what an application has made of it: a group of it, or one that it has caused.
+    """Whether the server has raised an error, or its cause, or each error of a group.
 
-    ``seen`` are the ids of the errors that led here, since the context of an error may lead back to itself.
+    ``seen`` has the ids of the errors that led here, since the context of an error may lead back to itself.
     """
     while error is not None and id(error) not in seen:
         seen |= {id(error)}

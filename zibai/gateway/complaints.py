@@ -1,4 +1,4 @@
-"""What an application does wrong at each request, logged once."""
+"""Faults that an application makes at each request, logged once."""
 
 from ..logger import error_logger
 from ..protocol.http1.request import Request
@@ -7,8 +7,8 @@ from ..protocol.http1.request import Request
 class Complaints:
     """The faults of one application that a gateway has logged: the next request with the same fault logs nothing.
 
-    ``request`` is the one at fault. Any runner may call it. Two runners that meet a new fault at the same time may both
-    log it.
+    ``request`` is the request with the fault. Any runner may call it. Two runners that find a new fault at the same
+    time may both log it.
     """
 
     def __init__(self) -> None:

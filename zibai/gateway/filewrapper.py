@@ -1,7 +1,8 @@
 """``wsgi.file_wrapper``: a file as an iterable, and which files need no reading in Python.
 
-By PEP 3333 the response is what ``read()`` gives. The kernel may send a file only where its bytes are the same. So the
-file must be of exactly a plain type: a subclass, or a buffer over another stream, may decode, decrypt, count or cut.
+By PEP 3333 the response has the bytes that ``read()`` returns. The kernel may send a file only if its bytes are the
+same. So the type of the file must be exactly a plain one: a subclass, or a buffer over another stream, may decode,
+decrypt, count or shorten.
 """
 
 import io
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO, Final
 from ..engine.outgoing import File, read_at
 
 BLOCK: Final = 64 * 1024
-"""Bytes that are read from a file at once where the kernel cannot send it."""
+"""Bytes of one read from a file that the kernel cannot send."""
 
 _BUFFERED: Final = (io.BufferedReader, io.BufferedRandom)
 _OF_FILES: Final = ("close", "seekable", "seek", "tell")
@@ -47,7 +48,7 @@ def open_plain(file: Any, by_kernel: bool) -> File | None:
         if not _is_plain(file):
             return None
         if type(file) is io.BufferedRandom:
-            file.flush()  # what was written and is still in the buffer belongs to the file
+            file.flush()  # written bytes in the buffer belong to the file, too
         fd, offset = file.fileno(), file.tell()
         info = os.fstat(fd)
         size = info.st_size - offset

@@ -1,4 +1,4 @@
-"""Files that an ASGI application gives to be sent: ``http.response.pathsend`` and ``http.response.zerocopysend``."""
+"""Files that an ASGI application lets the server send: ``http.response.pathsend`` and ``.zerocopysend``."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ Message = dict[str, Any]
 
 def open_path(path: str | os.PathLike[str], by_kernel: bool) -> File:
     """Open a file for ``http.response.pathsend``. Raises ``OSError``, for the application."""
-    # A FIFO would wait for the other side, and with it the event loop.
+    # Opening a FIFO would wait for its other side, and block the event loop.
     flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
     fd = os.open(path, os.O_RDONLY | flags)
     info = os.fstat(fd)
@@ -22,9 +22,9 @@ def open_path(path: str | os.PathLike[str], by_kernel: bool) -> File:
 
 
 def duplicate(message: Message, by_kernel: bool) -> File:
-    """The file of ``http.response.zerocopysend``: ``count`` bytes from ``offset``, or from where it stands.
+    """The file of ``http.response.zerocopysend``: ``count`` bytes from ``offset``, or from its position.
 
-    Where it stands, it stands behind these bytes afterwards, as with ``os.sendfile``.
+    In the second case its position moves behind these bytes, as with ``os.sendfile``.
     """
     source, offset, count = message["file"], message.get("offset"), message.get("count")
     number = source if isinstance(source, int) else source.fileno()

@@ -1,7 +1,7 @@
-"""What an object expects of a server: WSGI or ASGI; and what is no application at all.
+"""Whether an object is an application of WSGI or of ASGI, or no application at all.
 
-The signature tells, and nothing is called. When in doubt it is WSGI, so that no application is refused that could be
-served: a wrapper of ``*args``, an object of C.
+The signature tells, and nothing is called. When in doubt the answer is WSGI, so that no application is refused that
+could be served: a wrapper of ``*args``, an object of C.
 """
 
 import functools
@@ -47,14 +47,14 @@ Interface = Literal["wsgi", "asgi"]
 
 
 def resolve(app: Any, wanted: str = "auto") -> Interface:
-    """How to call ``app``: as ``wanted`` says, or as it looks."""
+    """The interface by which to call ``app``: the ``wanted`` one, or by its signature."""
     if wanted == "auto":
         return "asgi" if detect(app) in ASGI else "wsgi"
     return "asgi" if wanted == "asgi" else "wsgi"
 
 
 def single(app: Any) -> Any:
-    """An ASGI 3 application; one of ASGI 2, which is called in two steps, is wrapped."""
+    """``app`` as an ASGI 3 application; an application of ASGI 2, which is called in two steps, is wrapped."""
     if detect(app) != "asgi2":
         return app
 
@@ -65,9 +65,9 @@ def single(app: Any) -> Any:
 
 
 def refusal(app: Any, spec: str, typed: bool = True) -> str:
-    """Why ``app``, which is called ``spec``, cannot be served, and what to do; empty for one that can.
+    """Why ``app``, named ``spec``, cannot be served, and what to do; empty if it can be served.
 
-    ``typed``: its name was typed on a command line, where something else can be typed instead.
+    ``typed``: its name was typed on a command line, so the advice is what to type instead.
     """
     module, _, attribute = spec.partition(":")
     attribute = attribute.partition("(")[0] or "app"
@@ -107,8 +107,8 @@ def _is_factory(app: Any) -> bool:
 
 
 def _layers(app: Any) -> Iterator[Any]:
-    """What is called in the end, from outside to inside: through partials and decorators."""
-    for _ in range(100):  # a cycle would be a joke, and must not hang a server
+    """The objects that are called, from outside to inside, through partials and decorators."""
+    for _ in range(100):  # a cycle must not hang the server
         yield app
         if isinstance(app, functools.partial):
             app = app.func
@@ -138,7 +138,7 @@ def _is_async(thing: Any) -> bool:
 
 
 def _signature(thing: Any) -> inspect.Signature | None:
-    """Its own, not that of what it wraps: ``werkzeug.Request.application`` wraps a function of one argument."""
+    """Its own signature, not the wrapped one: ``werkzeug.Request.application`` wraps a function of one argument."""
     try:
         return inspect.signature(thing, follow_wrapped=False)
     except (TypeError, ValueError):
@@ -146,7 +146,7 @@ def _signature(thing: Any) -> inspect.Signature | None:
 
 
 def _binds(thing: Any, number: int) -> bool:
-    """Whether it can be called with this number of arguments; true when nothing is known about it, but for none."""
+    """Whether it takes this number of arguments. If its signature is unknown: true, but false for none."""
     signature = _signature(thing)
     if signature is None:
         return number != 0

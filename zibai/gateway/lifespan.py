@@ -1,8 +1,8 @@
 """The lifespan of an ASGI application: its start before the first request, and its end after the last one.
 
 One task calls the application with a scope of type ``lifespan`` (ASGI, Lifespan Protocol 2.0). It lives as long as the
-worker. With ``--lifespan auto`` an application that knows no such scope raises, or returns, before it asks for the
-first event; it has no lifespan then, which is no fault. An application that raises later has failed: it must not serve.
+worker. With ``--lifespan auto`` an application may have no lifespan: it raises, or returns, before it asks for the
+first event, and is served without. An application that raises later has failed and must not serve.
 
 Everything here is for the thread of the event loop.
 """
@@ -28,8 +28,8 @@ LEAST: float = 5.0
 class Lifespan:
     """The task of one application.
 
-    ``state`` is what the application has put into ``scope["state"]``; each request gets a shallow copy. ``context`` is
-    the one (of contextvars) in which the start has ended; each request begins with a copy of it.
+    ``state`` is ``scope["state"]``, filled by the application; each request gets a shallow copy. ``context`` is the
+    context (of contextvars) at the end of the start; each request begins with a copy of it.
     """
 
     def __init__(self, application: Application, mode: Mode = "auto") -> None:
@@ -39,10 +39,10 @@ class Lifespan:
         self._mode = mode
         self._task: asyncio.Task[None] | None = None
         self._events: asyncio.Queue[Message] | None = None
-        self._error: BaseException | None = None  # what the application has raised
+        self._error: BaseException | None = None  # raised by the application
         self._serving = False  # whether the application has said that it has started
         self._asked = False  # whether the application has asked for an event
-        self._told: asyncio.Future[Message] | None = None  # what it says of the event at hand
+        self._told: asyncio.Future[Message] | None = None  # its reply to the event at hand
 
     def __repr__(self) -> str:
         state = "none" if self._task is None else "over" if self._task.done() else "running"
@@ -76,12 +76,12 @@ class Lifespan:
         debug_logger.debug("the application has no lifespan: %s", why)
 
     async def stop(self, seconds: float) -> None:
-        """Tell the application that all is over, and wait at most so many seconds. What fails is logged."""
+        """Tell the application to shut down, and wait at most ``seconds``. Failures are logged."""
         task, events = self._task, self._events
         if task is None or events is None:
             return
         if task.done() or not self._serving:
-            task.cancel()  # nothing, if it is done; else the end comes within the start
+            task.cancel()  # if it is not done, the shutdown comes before the end of its start
             await _ended(task)
             self._log_error()
             return
@@ -107,7 +107,7 @@ class Lifespan:
             await self._application(scope, self._receive, self._send)
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
-        except BaseException as error:  # SystemExit, which would end the event loop, as well
+        except BaseException as error:  # also SystemExit, which would end the event loop
             self._error = error
 
     async def _receive(self) -> Message:
@@ -127,7 +127,7 @@ class Lifespan:
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
-    """Give a task that has said its last word a moment to end, then cancel it."""
+    """Give a task that has sent its last message a moment to end, then cancel it."""
     if not task.done() and not task.cancelling():
         await asyncio.wait({task}, timeout=1.0)
     if not task.done():

@@ -1,4 +1,4 @@
-"""What an ASGI application has given for its response, until its step ends.
+"""The parts of an ASGI response that are kept until the step of its application ends.
 
 Small pieces that are given in one step go out together. So they are kept here, with the trailers that the application
 has announced. Everything here is for the thread of the event loop.
@@ -6,10 +6,10 @@ has announced. Everything here is for the thread of the event loop.
 
 
 class Pending:
-    """What an application has given for its response and is not sent, until its step ends; made for the first of it.
+    """Pieces of a response that are not sent yet; made for the first piece that is kept.
 
-    A flush is ``due`` when the step ends. ``trailers`` are there if the application has announced some, and they are
-    next once it has given the last piece of the body (``body_over``).
+    A flush is ``due`` when the step ends. ``trailers`` is set if the application has announced some. They come after
+    the last piece of the body (``body_over``).
     """
 
     __slots__ = ("body_over", "due", "pieces", "size", "trailers")
@@ -24,10 +24,10 @@ class Pending:
         return f"<Pending: {self.size} bytes in {len(self.pieces)} pieces>"
 
     def clear(self) -> None:
-        """Nothing of it is sent any more."""
+        """Drop all pieces."""
         self.pieces, self.size, self.trailers = [], 0, None
 
     def take(self) -> bytes:
-        """What is to be sent now."""
+        """Take all pieces, to be sent."""
         pieces, self.pieces, self.size = self.pieces, [], 0
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

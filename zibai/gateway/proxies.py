@@ -1,7 +1,7 @@
-"""What the proxies in front say of a client, put into the environ of its request.
+"""Puts the facts about a client that proxies have sent into the environ of its request.
 
-Both gateways have a :class:`Proxies`. What it has read is kept, within bounds: clients come again, and their proxies
-say the same of them.
+Both gateways have a :class:`Proxies`. It keeps its results, within bounds: clients come again, and their proxies send
+the same facts.
 """
 
 from http import HTTPStatus
@@ -20,17 +20,17 @@ from ..protocol.http1.request import Request
 Environ = dict[str, Any]
 
 _MAX_FORWARDED: Final = 1024
-"""Results of reading the forwarding fields that a gateway keeps. A client needs one, unless its proxies change."""
+"""The most results that a gateway keeps. A client needs one, unless its proxies change."""
 
 _MAX_KEY: Final = 512
-"""Characters of the fields whose result is kept, so that a client cannot fill the memory with long ones."""
+"""The most characters of fields whose result is kept: a client must not fill the memory with long ones."""
 
 
 class Proxies:
     """Reads the forwarding fields of requests to an application that is mounted at ``script_name``.
 
     Any runner may fill its caches without a lock: each step is one operation of a dict, and two runners that fill the
-    same place at once put equal things there.
+    same key at once store equal values.
     """
 
     def __init__(self, script_name: str) -> None:
@@ -40,7 +40,7 @@ class Proxies:
         self._beside_address: dict[tuple[str | None, ...], Environ] = {}
 
     def use(self, client: Client, trusted: bool, request: Request, environ: Environ) -> None:
-        """Change the environ to what the forwarding fields say of the client, if the peer is trusted.
+        """If the peer is trusted, put the facts of the forwarding fields into the environ.
 
         Raises :class:`Refused` where they contradict each other. Fields that are not believed stay ordinary fields.
         """
@@ -78,8 +78,8 @@ class Proxies:
             environ.pop("REMOTE_PORT", None)
         environ.update(told.environ)
         if told.prefix and told.prefix != self._script_name:
-            # The prefix that proxies took off comes before the one that the application is mounted at. Either may have
-            # been left in the path.
+            # A prefix that proxies have removed comes before the prefix of the application. Either may still be in the
+            # path.
             environ["SCRIPT_NAME"] = told.prefix + self._script_name
             environ["PATH_INFO"] = without_prefix(without_prefix(decoded(request.path), told.prefix), self._script_name)
 
@@ -101,11 +101,11 @@ class Proxies:
         return True
 
     def _read(self, request: Request, trust: Trust, scheme: str) -> forwarded.Told:
-        """What the forwarding fields of a request say.
+        """The facts that the forwarding fields of a request state.
 
-        Clients come again with other requests, so the result is kept by all that it depends on: to find it costs a
-        third of reading the usual form and a twentieth of reading any other. Where the request itself comes again, the
-        result is also kept by the request, which costs less still.
+        The same client sends other requests, so the result is kept by everything that it depends on. Finding it costs a
+        third of reading the usual form and a twentieth of reading any other. For remembered requests the result is also
+        kept by the request, which costs even less.
         """
         fields = request.environ
         key = (scheme, fields.get("HTTP_HOST"), *map(fields.get, trust.variables))
@@ -140,7 +140,7 @@ def decoded(path: str) -> str:
 
 
 def without_prefix(path: str, prefix: str) -> str:
-    """``path`` without ``prefix``. It stays as it is if a proxy in front has taken the prefix off already."""
+    """``path`` without ``prefix``, or as it is if a proxy in front has removed the prefix already."""
     if prefix and path.startswith(prefix):
         rest = path[len(prefix) :]
         return rest if rest[:1] in ("", "/") else path

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 _PORT = re.compile(r":[0-9]*\Z")
-# Scheme and host of a target in absolute form; only at its beginning, since a query may hold other addresses.
+# Scheme and host of a target in absolute form. Only at its beginning: a query may contain other addresses.
 _ORIGIN = re.compile(r"(?i:https?)://[^/?]*+")
 
 
 class Redirect:
     """A WSGI application that redirects its clients to the same address by https, and then closes the connection.
 
-    The host is the one that the client has named, so only this client is redirected there. A client that has named none
-    is redirected to the address that it has reached. Status 308 keeps the method and the body.
+    The host is the one that the client has named, so only this client is redirected there. A client without a Host is
+    redirected to the address that it has reached. Status 308 keeps the method and the body.
     """
 
     def __init__(self, port: int) -> None:

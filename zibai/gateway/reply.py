@@ -13,16 +13,16 @@ from ..protocol.http1.request import Request
 from ..protocol.http1.response import Framing, ResponseHead, prepare
 
 JOIN: Final = 64 * 1024
-"""Bytes from which on a piece is not joined with others or with the head: to copy it costs as much as another send."""
+"""Pieces of this size or more are not joined with others or with the head: a copy costs as much as another send."""
 
 LARGE_CHUNK: Final = 256 * 1024
-"""Bytes from which on a piece is sent between its chunk framing without a copy, by three sends."""
+"""Pieces of this size or more are sent between their chunk framing without a copy, by three sends."""
 
 
 def exact(piece: object) -> bytes:
     """A piece of a body as plain bytes, or ``TypeError``.
 
-    A subclass counts as the bytes that it holds: its methods may tell another length.
+    A subclass is converted to the bytes that it holds: its methods may return another length.
     """
     if not isinstance(piece, bytes):
         raise TypeError(f"the application must give bytes, not {type(piece).__name__}")
@@ -51,7 +51,7 @@ def joined(pieces: Iterable[object]) -> Iterator[bytes]:
 
 
 def instead(status: HTTPStatus) -> tuple[ResponseHead, bytes]:
-    """Head and body of the response that the server gives instead of the application's, before that has begun."""
+    """Head and body of the response that the server sends instead of the application's."""
     line = f"{status.value} {status.phrase}"
     return prepare(line, [("Content-Type", "text/plain; charset=utf-8")]), f"{line}\n".encode()
 
@@ -86,7 +86,7 @@ class Reply:
     def give(self, data: bytes) -> tuple[bytes, ...]:
         """What to send for the next piece, of plain bytes; raises ``RuntimeError`` once the response is complete."""
         if self.complete:
-            # The close() of an iterable may call write(), and a client would take these bytes for the next response.
+            # The close() of an iterable may call write(). A client would take these bytes for the next response.
             raise RuntimeError("the application called write() after the end of its response")
         size = len(data)
         if self._chunked and 0 < size < LARGE_CHUNK:
