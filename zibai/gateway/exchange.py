@@ -1,8 +1,8 @@
-"""One call of an application: what it is given for its response, and how that response is sent.
+"""One call of a WSGI application: the callables that it gets, and how its response is sent.
 
-:class:`Exchange` speaks PEP 3333 to the application and sends what a :class:`~zibai.gateway.reply.Reply` makes of it.
-The head goes out with the first piece of the body. Until then the application may call start_response again, and an
-error becomes a 500.
+:class:`Exchange` speaks PEP 3333 to the application and sends the bytes that a :class:`~zibai.gateway.reply.Reply`
+makes. The head goes out with the first piece of the body. Until then the application may call start_response again,
+and an error becomes a 500.
 
 Each request is one log record: a 5xx goes to ``zibai.error`` with the traceback, all else to ``zibai.access``.
 """
@@ -35,12 +35,12 @@ Such a client has left, or it has only half closed and still reads. Only sending
 class Exchange:
     """One request and its response; lives in one runner."""
 
-    # Slots, since values of the class as defaults are found by a search: that costs 3 % of a plain request.
+    # Slots, since defaults in the class are found by a search, which costs 3 % of a plain request.
     __slots__ = ("_complaints", "_look_at", "_stream", "error", "head", "reply", "sent")
 
     _stream: Stream
     _complaints: Complaints
-    head: ResponseHead | None  # what start_response was called with
+    head: ResponseHead | None  # of the last call of start_response
     sent: int  # bytes of the body that were given to the connection
     error: BaseException | None  # what the application raised
     reply: Reply | None  # made when the head goes out
@@ -55,7 +55,7 @@ class Exchange:
     # What the application is given.
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Callable[[bytes], None]:
-        """PEP 3333's start_response; raises for what must not be sent, and ``exc_info`` once the head is out."""
+        """PEP 3333's start_response. Raises for a bad head, and raises ``exc_info`` once the head is out."""
         if exc_info is not None:
             try:
                 if self.reply is not None and exc_info[1] is not None:
@@ -71,7 +71,7 @@ class Exchange:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """PEP 3333's write callable: ``data`` is on its way when it returns."""
+        """PEP 3333's write callable: when it returns, ``data`` is on its way."""
         done = self._send(data if type(data) is bytes else exact(data))
         if not data or done:
             self._look_for_client()
@@ -81,7 +81,7 @@ class Exchange:
         self.informational("103 Early Hints", headers)
 
     def informational(self, status: str, headers: Headers) -> None:
-        """Send an interim response (1xx), unless the head is out or the client, of HTTP/1.0, knows none."""
+        """Send an interim response (1xx), unless the head is out or the client speaks HTTP/1.0."""
         data, removed = interim(status, headers)
         stream = self._stream
         for name in removed:
@@ -101,9 +101,9 @@ class Exchange:
     # The response.
 
     def send_all(self, iterable: Iterable[bytes]) -> None:
-        """Send what the application has returned. When this returns, all that is left needs no runner."""
+        """Send the iterable of the application. When this returns, the rest of the response needs no runner."""
         if self._is_satisfied():
-            # A body that no client gets is not made: the iterable may have no end.
+            # A body that no client gets is not iterated: the iterable may have no end.
             self._finish()
             self._look_for_surplus(iter(iterable))
             return
@@ -129,7 +129,7 @@ class Exchange:
         self._finish()
 
     def _is_satisfied(self) -> bool:
-        """Whether no further byte of a body may be sent: there is none, or all that was promised is given."""
+        """Whether no further byte of a body may be sent: the response has none, or all promised bytes are given."""
         reply, head = self.reply, self.head
         if reply is not None:
             return reply.left == 0
@@ -141,16 +141,15 @@ class Exchange:
         return self.head is not None and self.head.length == 0
 
     def _look_for_surplus(self, pieces: Iterator[bytes]) -> None:
-        """The last byte that was promised is given. Give the application one step, not more, to come to its end.
+        """The last promised byte is given. Let the application take one more step, to come to its end.
 
-        Many applications have something to do after their last piece, and closing the iterable there would leave it
-        undone.
+        Many applications have something to do after their last piece, and closing the iterable there would skip it.
         """
         if self.reply is not None and self.reply.has_body and next(pieces, b""):
             self._complaints.surplus(self._stream.request)
 
     def _look_for_client(self) -> None:
-        """Nothing was sent, so nothing shows that the client has left: look, at intervals. Raises :class:`Gone`."""
+        """Check, at intervals, whether the client has left while nothing is sent to it. Raises :class:`Gone`."""
         now = clock()
         if now >= self._look_at:
             self._look_at = now + CLIENT_CHECK_INTERVAL
@@ -176,7 +175,7 @@ class Exchange:
         return satisfied
 
     def _begin(self, size: int | None) -> Reply:
-        """From here on the head counts as sent: whatever fails now, no second one may follow."""
+        """Make the reply. From here on the head counts as sent: whatever fails now, no second head may follow."""
         head = self.head
         if head is None:
             raise AssertionError("the application did not call start_response")
@@ -201,7 +200,7 @@ class Exchange:
         reply.complete = True
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
-        """Send a plain file without reading it in Python; False where it has to be read."""
+        """Send a plain file without reading it in Python; False where it must be read."""
         if self.head is None:
             return False
         file = open_plain(wrapper.file, self._stream.connection.endpoint.plain)
@@ -245,7 +244,7 @@ class Exchange:
     # When it goes wrong.
 
     def end_early(self, error: Gone) -> None:
-        """The client has left or its body did not come whole: no fault of the application, so no traceback."""
+        """The client has left, or its body did not come whole. The application is not at fault: log no traceback."""
         stream = self._stream
         request = stream.request
         if request is not None:  # and not the environ, into which the application may have put anything
@@ -256,25 +255,25 @@ class Exchange:
             self._cut()
 
     def refuse(self, refusal: Refused) -> None:
-        """The application is not to be called."""
+        """Refuse the request instead of calling the application."""
         debug_logger.debug("refused %s: %d, %s", self._stream.connection.peer, refusal.status, refusal)
         self._respond(refusal.status)
 
     def fail(self, error: BaseException) -> None:
         """The application raised: a 500 while the head is not out, else a cut that the client can see."""
         if self._stream.refusal is not None and self.reply is None:
-            # The application failed over a body that did not come whole, and hid the cause in an error of its own.
+            # The application failed because its body did not come whole, and raised an error of its own.
             self._respond(self._stream.refusal.status)
             return
         self.error = error
-        if self.reply is None or not self.reply.begun:  # the second: it has promised a body and given nothing
+        if self.reply is None or not self.reply.begun:  # not begun: it has promised a body and given nothing
             self.reply = None
             self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
         else:
             self._cut()
 
     def _cut(self) -> None:
-        """End the connection so that the client sees that the response is not whole, unless it is."""
+        """Unless the response is complete, end the connection so that the client sees that it is not."""
         if self.reply is None or not self.reply.complete:
             self._stream.cut()
 
@@ -284,7 +283,7 @@ class Exchange:
         try:
             self._send(body, len(body))
         except Gone:
-            pass  # no client reads it; it is logged as what it is
+            pass  # no client reads it; it is logged all the same
 
 
 def make_exchange(stream: Stream, complaints: Complaints) -> Exchange:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def log(exchange: "Exchange", stream: Stream, environ: "Environ", ended: float = 0.0) -> None:
-    """Log the exchange as it is now. With ``ended``, when its runner left it, the loop calls; it must not block."""
+    """Log the exchange. If the loop calls, ``ended`` is when its runner left it, and this must not block."""
     error = exchange.error
     failed = error is not None or stream.status >= 500
     logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
@@ -31,6 +31,6 @@ def log(exchange: "Exchange", stream: Stream, environ: "Environ", ended: float =
 
 
 def _tell(exchange: "Exchange", stream: Stream, ended: float) -> Told:
-    """More about the response, for a log that shows more."""
+    """Details of the response, for log formats that show them."""
     head, now = exchange.head, clock()
     return Told(b"" if head is None else head.data, stream.phases(ended or now, now))

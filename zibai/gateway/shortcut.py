@@ -18,14 +18,14 @@ def _make_reply(complete: bool) -> Reply:
 
 
 class Response(Protocol):
-    """What the short cut needs of the exchange of a gateway. ``sent`` is how many bytes of the body were sent."""
+    """The attributes of an exchange that the short cut uses. ``sent`` is the number of bytes of the body."""
 
     head: ResponseHead | None
     reply: Reply | None
     sent: int
 
 
-# What all exchanges have as their reply while such a response is sent, and when it is. Neither has a byte to send.
+# The reply of all exchanges while such a response is being sent, and after that. Neither has a byte to send.
 _SENDING: Final = _make_reply(complete=False)
 _SENT: Final = _make_reply(complete=True)
 
@@ -60,7 +60,7 @@ def send_at_once(exchange: Response, stream: Stream, request: Request, pieces: l
     data = start + end + data
     exchange.sent = size
     exchange.reply = _SENDING
-    # Stream.send would do the same, at the cost of the call; it does the rest, and finds out what is wrong.
+    # The same as Stream.send without the cost of a call. Stream.send sends the rest, and handles errors.
     try:
         done = 0 if sender.out else stream.sock.send(data)
     except OSError:

@@ -32,7 +32,7 @@ from .shortcut import send_at_once
 Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
 
 
-# Libraries that look for the socket of WSGI would raise at each handshake.
+# Libraries that look for the raw socket in the environ would raise at each handshake.
 _NO_WEBSOCKET: Final = (
     "a client asks for WebSocket, which no WSGI application can have here; it gets a 501. Serve WebSockets from an "
     "ASGI application: see the page WebSocket of the documentation"
@@ -45,10 +45,10 @@ class Gateway:
     ``script_name`` is the path prefix the application is mounted at, "" or "/prefix". ``base`` is what each environ
     begins with; the codec puts the fields of a head into a copy of it, so that no second dict has to be made.
 
-    Only its caches change after the start: what was logged already, what was made of requests, and whether the access
+    Only its caches change after the start: complaints that were logged, environs of requests, and whether the access
     log is on. Any runner may fill them without a lock: each step is one operation of a dict or an attribute, and two
-    runners that fill the same place at once put equal things there. The caches belong to this gateway alone, because
-    another gateway of the same server makes something else of the same request (another prefix, another scheme).
+    runners that fill the same key at once store equal values. The caches belong to this gateway alone, because another
+    gateway of the same server makes another environ of the same request (another prefix, another scheme).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Gateway:
     ) -> None:
         self.application = application
         self._logs = True  # whether the access log wants records
-        self._level_read: object = None  # the second, as clock.day has it, in which that was read
+        self._level_read: object = None  # the second in which that was read, as in clock.day
         self.script_name = script_name
         self._default_port = "443" if url_scheme == "https" else "80"
         self._complaints = Complaints()
@@ -74,7 +74,7 @@ class Gateway:
             "GATEWAY_INTERFACE": "CGI/1.1",
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": url_scheme,
-            # A program without a console has none, and an application may rely on it.
+            # A program without a console has no stderr, and an application may rely on wsgi.errors.
             "wsgi.errors": sys.stderr or open(os.devnull, "w", encoding="utf-8"),  # noqa: SIM115
             "wsgi.multithread": multithread,
             "wsgi.multiprocess": multiprocess,
@@ -120,7 +120,7 @@ class Gateway:
             exchange.end_early(error)
         except Refused as refusal:
             exchange.refuse(refusal)
-        except BaseException as error:  # SystemExit as well: an application does not end a worker
+        except BaseException as error:  # also SystemExit: an application must not end a worker
             exchange.fail(error)
         sender = stream.sender
         if sender.out:
@@ -133,11 +133,11 @@ class Gateway:
             self._read_log_level()
         if self._logs or stream.status >= 500 or exchange.error is not None:
             if sender.out and exchange.error is None:
-                # The loop sends the rest without this runner. Only then it is known how much of it went, and when.
+                # The loop sends the rest without this runner. Its size and time are known only after that.
                 stream.when_sent(partial(log, exchange, stream, environ, clocks.clock()))
             else:
                 log(exchange, stream, environ)
-        # An application may keep write(), and must not reach into the next exchange of the connection by it.
+        # An application may keep write(), and must not write into the next response of the connection with it.
         exchange._stream = None  # type: ignore[assignment]
 
     def _read_log_level(self) -> None:
@@ -145,7 +145,7 @@ class Gateway:
         self._level_read, self._logs = clocks.day, access_logger.isEnabledFor(logging.INFO)
 
     def log_refusal(self, client: Client, refusal: Refused, data: bytes) -> None:
-        """Log a request that the application never sees, with what is known of it. The server loop calls this.
+        """Log a request that the application never sees, as far as it is known. The server loop calls this.
 
         ``data`` is the response, with its head.
         """
@@ -165,7 +165,7 @@ class Gateway:
                 self._proxies.use(client, client.service.trust.includes(client.peer), request, environ)
         head, _, body = data.partition(b"\r\n\r\n")
         facts = (logger, level, environ, refusal.status, refusal.waited, len(body))
-        # The loop must not write a log by itself where that may block.
+        # Where a log may block, the loop must not write it itself.
         phases = {refusal.phase: refusal.waited} if refusal.phase else {}
         client.service.report(log_exchange, *facts, None, lambda: Told(head, phases))
 
@@ -183,16 +183,16 @@ class Gateway:
             facts = stream.facts = self._learn_facts(stream.connection)
         environ.update(facts)
         if request.length is None:
-            # The server has decoded it, so the field says nothing of what the application reads (PEP 3333).
+            # The server has decoded the body, so the field is wrong for the application (PEP 3333).
             environ.pop("HTTP_TRANSFER_ENCODING", None)
             if not stream.service.limits.stream_body:
-                # The body lies here whole, so its length is a fact that frameworks can use.
+                # The whole body is here, so its length is known, and frameworks can use it.
                 environ["CONTENT_LENGTH"] = str(body.seek(0, io.SEEK_END))
                 body.seek(0)
         return environ
 
     def _make_environ(self, request: Request) -> Environ:
-        """The environ of a request, without what its connection and its exchange add.
+        """The environ of a request, without the items of its connection and its exchange.
 
         The lane gives a remembered request to several exchanges, so its environ is made once, kept here, and copied
         each time. Any other request belongs to this exchange alone, and its own dict is filled.
@@ -210,7 +210,7 @@ class Gateway:
         return environ
 
     def _learn_facts(self, client: Client) -> dict[str, str]:
-        """What stays the same for all requests of a connection."""
+        """The items that all requests of a connection share."""
         endpoint, peer = client.endpoint, client.peer
         # RFC 3875 4.1.14: an address of IPv6 stands in brackets, so that a URL can be made of it.
         name = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host or "localhost"
