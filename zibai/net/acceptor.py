@@ -1,8 +1,8 @@
 """Accepting: the listeners of a server loop, and when they are watched.
 
-A listener is watched only while a new connection could be served. Otherwise connections are left to other workers, or
-wait in the backlog, where none is lost. If this process has no descriptor left, accepting pauses for a moment, and open
-connections are served.
+A listener is watched only while a new connection could be served. Otherwise other workers accept the connections, or
+they wait in the backlog, where none is lost. If this process has no descriptor left, accepting pauses for a moment, and
+open connections are served.
 
 Only the owner of the loop uses this module.
 """
@@ -22,7 +22,7 @@ EXHAUSTED_PAUSE: Final = 1.0
 """Seconds of a pause after the system had no descriptor left."""
 
 # Errors of accept() that mean that this process or machine is out of a resource, or (the last three) that another
-# process has shut the listener down. All other errors are about one client.
+# process has shut the listener down. All other errors concern one client.
 _EXHAUSTED: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EINVAL, errno.EBADF, errno.ENOTSOCK}
 )
@@ -52,7 +52,7 @@ class Acceptor:
         self._exhausted = False  # whether that has been logged
 
     def watch(self, wanted: bool, now: float) -> None:
-        """Let the poller look at the listeners, or not."""
+        """Watch the listeners, or stop watching them."""
         if now >= self.again:
             self.again = inf
         wanted = wanted and self.again == inf
@@ -66,7 +66,7 @@ class Acceptor:
                 self._poller.unregister(listener.fd)
 
     def pause(self, until: float) -> None:
-        """Leave new clients to other processes until then."""
+        """Leave new clients to other processes until the time ``until``."""
         self.again = until
 
     def concerns(self, fds: list[int]) -> bool:
@@ -74,8 +74,8 @@ class Acceptor:
         return any(listener.fd in fds for listener in self._listeners)
 
     def accept(self, fds: list[int], now: float, limit: Callable[[], float]) -> None:
-        """Accept from those of ``fds`` that are listeners; for each, ``limit`` returns how many connections it may
-        be."""
+        """Accept from those of ``fds`` that are listeners. From each, at most as many connections as ``limit``
+        returns."""
         for listener in self._listeners:
             if listener.fd in fds and self._watching:
                 self._accept(listener, now, limit())
@@ -86,7 +86,7 @@ class Acceptor:
             try:
                 sock, peer = listener.accept()
             except (BlockingIOError, InterruptedError):
-                self._exhausted = False  # not earlier, or each descriptor that is closed would lead to another log line
+                self._exhausted = False  # not earlier, or each closed descriptor would lead to another log line
                 return
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
@@ -101,7 +101,7 @@ class Acceptor:
     def _open(self, listener: Listener, sock: Socket, peer: object, now: float) -> None:
         try:
             if listener.is_tcp:
-                # Responses are sent whole, so to wait for more data (Nagle) would only delay them.
+                # Responses are sent whole, so waiting for more data (Nagle) would only delay them.
                 sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             endpoint = listener.endpoint_of(sock)
         except OSError as error:

@@ -2,11 +2,11 @@
 
 Binding and listening are two steps, for two reasons. A unix socket gets its permissions before any client can connect.
 And listening can fail as well: SO_REUSEADDR, which a restart needs while connections of the last run are in TIME_WAIT,
-lets two sockets be bound to one port as long as neither listens. So an address is ours only when :func:`listen` has
-returned. SO_REUSEPORT, which would share the address for good, is never set.
+lets two sockets be bound to one port as long as neither listens. So the server owns an address only when :func:`listen`
+has returned. SO_REUSEPORT, which would share the address for good, is never set.
 
-To look a name up is a step of its own, since a name server may take its time. A server does that while a signal still
-has its usual effect; signals are held back while it binds, so that none leaves the file of a unix socket behind.
+Names are looked up in a separate step, since a name server may be slow. Meanwhile signals have their usual effect.
+During the bind they are held back, so that no signal leaves the file of a unix socket behind.
 """
 
 import errno
@@ -22,7 +22,7 @@ from .inherited import adopt
 from .unix_socket import bind_error, bind_unix
 
 Found = list[tuple[Any, ...]]
-"""What ``getaddrinfo`` has found."""
+"""The result of ``getaddrinfo``."""
 
 
 _ALL = ("", "::")
@@ -31,7 +31,7 @@ _ALL = ("", "::")
 def look_up(value: str) -> Found:
     """The addresses of the host that ``value`` names; empty if there is nothing to look up.
 
-    Raises UsageError if ``value`` is no address, and BindError if nothing is known of the host.
+    Raises UsageError if ``value`` is no address, and BindError if the host is unknown.
     """
     address = parse_address(value)
     if isinstance(address, (Inherited, str)) or address[0] in _ALL:
@@ -142,7 +142,7 @@ def _bind_tcp(value: str, host: str, found: Found, dualstack_ipv6: bool) -> sock
 def _bound(sock: socket.socket, address: tuple[str | int, ...] | tuple[int, bytes], dualstack: bool) -> socket.socket:
     try:
         if sys.platform == "win32":
-            # On Windows, SO_REUSEADDR takes a port away from another process, which this option prevents for ours.
+            # On Windows, SO_REUSEADDR can take a port away from another process. This option protects the port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

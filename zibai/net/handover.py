@@ -1,9 +1,9 @@
 """Open connections, handed from one process to another: descriptors in messages of a unix socket.
 
-A worker that is replaced has kept-alive connections that wait for a next request. To close them would be an error for a
-client that is just sending one. So the replacement gets them, and the clients notice nothing. Bytes that the kernel has
-received and the worker has not read travel with the descriptor. What was read already and still counts, the client's
-address by the PROXY protocol, is sent beside it as a note.
+A worker that is replaced has kept-alive connections that wait for a next request. If it closed them, a client that is
+just sending one would see an error. So the replacement gets them, and the clients notice nothing. Bytes that the kernel
+has received and the worker has not read travel with the descriptor. The client's address by the PROXY protocol, which
+was read already, is sent beside it as a note.
 
 POSIX only (``SCM_RIGHTS``); on Windows a worker that drains keeps its idle connections for a moment instead.
 """
@@ -45,7 +45,7 @@ def give(channel: Socket, fds: Sequence[int], notes: Mapping[int, bytes] | None 
                 channel.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_DONTWAIT)
                 given = end
         except OSError:
-            pass  # no room at the moment, or the other side has ended: the rest stays here
+            pass  # no room at the moment, or the other side has ended: the other descriptors stay here
     return given
 
 
@@ -73,13 +73,13 @@ def take(channel: Socket) -> list[tuple[Socket, bytes]] | None:
 
 
 def refuse_more(channel: Socket) -> None:
-    """From now on ``give`` fails at the other side, which keeps its connections."""
+    """Let ``give`` fail at the other side from now on, so that it keeps its connections."""
     with suppress(OSError):  # the other side has closed the channel, or this one has
         channel.shutdown(socket.SHUT_RD)
 
 
 def pass_on(channel: Socket, replacement: Socket) -> None:
-    """Give what has arrived, and is not ours to serve any more, to the replacement; close the channel."""
+    """Pass connections that have arrived too late on to the replacement; close the channel."""
     for _ in range(2):  # see Adoption.end
         while arrived := take(channel):
             for sock, note in arrived:
@@ -132,10 +132,10 @@ class Adoption:
         return bool(sockets)
 
     def end(self) -> None:
-        """Receive what is on its way, which would be lost when the channels are closed, and nothing after that."""
+        """Receive the connections on their way, which would be lost with the channels, and none after that."""
         self.watch()
         for channel in list(self._open):
-            for _ in range(2):  # macOS forgets at the shutdown what has arrived, so it is received before, too
+            for _ in range(2):  # macOS drops arrived messages at the shutdown, so they are received before, too
                 while channel in self._open and self._take(channel):
                     pass
                 refuse_more(channel)

@@ -4,10 +4,10 @@ A program that starts servers may open their sockets and keep them, so that serv
 server_starter announces them in ``SERVER_STARTER_PORT``, systemd in ``LISTEN_FDS``, any other program by ``--listen
 fd:N``.
 
-The variables are for this process alone. They are removed, and processes that it starts do not inherit the descriptors:
-there, the same numbers would mean something else, and a listener that another program holds would never be closed. A
-listener belongs to the program that has passed it on: it is closed here, but never shut down, which would be for all
-processes, and its file is not removed.
+The variables are for this process only. They are removed, and processes that it starts do not inherit the descriptors:
+there, the same numbers would mean something else, and a listener held by another program would never be closed. A
+listener belongs to the program that has passed it on: it is closed here, but never shut down (which would affect all
+processes), and its file is not removed.
 """
 
 import errno
@@ -28,8 +28,8 @@ _SYSTEMD = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES")
 
 
 class Given(NamedTuple):
-    """One descriptor: what announces it, its name there, and whether the other program keeps it open for later
-    servers."""
+    """One descriptor: the variable that announces it, its name there, and whether the other program keeps it open for
+    later servers."""
 
     fd: int
     teller: str
@@ -78,7 +78,7 @@ def _from_systemd(environ: MutableMapping[str, str]) -> list[Given]:
 
 
 def adopt(fd: int, teller: str) -> socket.socket:
-    """The listener with this descriptor, which it owns from now on; raises BindError, with advice, if it is none."""
+    """A socket that owns this descriptor from now on. Raises BindError, with advice, if it is no listener."""
     if sys.platform == "win32":
         raise UsageError(f"{teller}: descriptors are not inherited on this system; listen on HOST:PORT")
     try:
@@ -91,7 +91,7 @@ def adopt(fd: int, teller: str) -> socket.socket:
     sock = socket.socket(fileno=fd)
     problem = _problem(sock)
     if problem:
-        sock.detach()  # it is not ours to close
+        sock.detach()  # the descriptor belongs to the other program
         raise _refusal(fd, teller, problem)
     return sock
 

@@ -1,7 +1,7 @@
-"""What the kernel knows about a connection: whether the client is there, and how much the client has taken.
+"""What the kernel knows about connections and listeners.
 
-And about listeners: whether connections wait there, and how many. Each of these is one system call, takes nothing
-from the socket, and never waits.
+Of a connection: whether the client is still there, and how much the client has taken. Of a listener: whether
+connections wait there, and how many. Each of these is one system call, takes nothing from the socket, and never waits.
 """
 
 import select
@@ -52,15 +52,15 @@ def look_for_client(sock: Socket) -> int:
 def has_given_up(sock: Socket, silent: bool = True) -> bool:
     """Whether the client of a request that waits has left. ``silent``: nothing was sent to it since its request came.
 
-    A client that closes its side right behind its request, as ``nc -N`` does, still reads the response. A client that
-    does so :data:`HALF_CLOSE` seconds or more after the last byte of its request has closed the connection. Only Linux
-    tells the time between both, for TCP, as long as nothing was sent; otherwise only a reset counts.
+    A client that closes its side right after its request, as ``nc -N`` does, still reads the response. A client that
+    closes its side :data:`HALF_CLOSE` seconds or more after the last byte of its request has closed the connection.
+    Only Linux tells the time between both, for TCP, as long as nothing was sent; otherwise only a reset counts.
     """
     found = look_for_client(sock)
     if found != ENDED or not silent or sys.platform != "linux" or sock.family == socket.AF_UNIX:
         return found == RESET
     try:
-        # The last field of both is the end of the client's side, which acknowledges, too.
+        # The end of the client's side acknowledges, too, so it sets the last of both times.
         since_data, since_end = _TIMES.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TIMES.size))
     except (OSError, struct.error):
         return False
@@ -68,9 +68,9 @@ def has_given_up(sock: Socket, silent: bool = True) -> bool:
 
 
 def seconds_since_data(sock: Socket) -> float:
-    """Seconds since the client has last sent something, received by this process or not; 0 if the system does not tell.
+    """Seconds since the client has last sent something, whether or not this process has received it.
 
-    Linux tells it for TCP, in milliseconds.
+    Linux tells this for TCP, in milliseconds. 0 if the system does not tell.
     """
     if sys.platform != "linux" or sock.family == socket.AF_UNIX:
         return 0.0
@@ -82,7 +82,7 @@ def seconds_since_data(sock: Socket) -> float:
 
 
 def unsent(sock: Socket) -> int:
-    """The bytes that we have written and the client's system has not received yet; 0 if the system does not know."""
+    """The bytes written here that the client's system has not received yet; 0 if the system does not tell."""
     try:
         if sys.platform == "linux":
             from fcntl import ioctl

@@ -12,12 +12,12 @@ Socket = _socket.socket
 
 
 def is_tcp(sock: socket.socket) -> bool:
-    """Whether it is no unix socket."""
+    """Whether it is a TCP socket, and not a unix socket."""
     return sock.family != getattr(socket, "AF_UNIX", None)
 
 
 class Endpoint(NamedTuple):
-    """Our end of a connection, for the environ: host and port are empty for a unix socket.
+    """The server's end of a connection, for the environ: host and port are empty for a unix socket.
 
     ``plain``: the descriptor carries the bytes of HTTP themselves, without TLS. So the kernel can send a file, and
     another worker can take the connection over.
@@ -35,8 +35,8 @@ class Listener:
     """A listening socket as the server loop uses it: non-blocking, and of a type that gevent does not patch.
 
     gevent's sockets make watchers in their constructor, and check at each call whether they may block. The loop needs
-    neither, so it uses the C type that both gevent's and the standard library's sockets wrap. It has a descriptor of
-    its own. The socket that it was made from is kept, so that its name can still be asked for.
+    neither, so it uses the C type that both gevent's and the standard library's sockets wrap, with a descriptor of its
+    own. The original socket is kept, so that its name can still be asked for.
     """
 
     def __init__(self, origin: socket.socket, *, closes_origin: bool = True) -> None:
@@ -48,7 +48,7 @@ class Listener:
         self._socket.setblocking(False)
         self.fd = self._socket.fileno()
         self.is_tcp = is_tcp(origin)
-        # called with its connections instead of the acceptor's; set before the loop turns
+        # called with its connections instead of the acceptor's callback; set before the loop turns
         self.accepted: _Accepted | None = None
         self._endpoint = None if self._is_wildcard() else endpoint_of(self._socket)
 
@@ -63,7 +63,7 @@ class Listener:
         return sock, peer
 
     def endpoint_of(self, sock: Socket) -> Endpoint:
-        """Our end of a connection of this listener. Raises OSError if it has ended already."""
+        """The server's end of a connection of this listener. Raises OSError if it has ended already."""
         return self._endpoint or endpoint_of(sock)
 
     @property
@@ -86,6 +86,6 @@ def duplicate(sock: Socket) -> Socket:
 
 
 def endpoint_of(sock: Socket) -> Endpoint:
-    """Our end of a connection, by its own name. Raises OSError if it has ended already."""
+    """The server's end of a connection, by its own name. Raises OSError if it has ended already."""
     name = sock.getsockname()
     return Endpoint(plain_host(name[0]), str(name[1])) if isinstance(name, tuple) else Endpoint("", "")

@@ -1,7 +1,7 @@
 """Which descriptors are ready: the best system call for it, behind one small interface.
 
-On Linux that is ``select.epoll`` itself, without the layer of ``selectors``, which makes an object of each event and
-costs a fifth of what a whole request does. Elsewhere :class:`Polled` puts the same interface before a selector.
+On Linux that is ``select.epoll`` itself. The layer of ``selectors`` makes an object for each event, which costs a fifth
+of a whole request. Elsewhere :class:`Polled` puts the same interface in front of a selector.
 """
 
 import select
@@ -16,10 +16,10 @@ WRITE: Final = 4
 """Events to register; the numbers are those of epoll (EPOLLIN, EPOLLOUT). ``poll`` may return others, for errors."""
 
 SELECT_LIMIT: Final = 500
-"""Connections if there is only select(), which takes 512 sockets on Windows; some of them are not connections."""
+"""The most connections if there is only select(). On Windows it takes 512 sockets; some are not connections."""
 
 EMPTY_WAIT: Final = 1.0
-"""Seconds of a wait without limit, if there is only select() and nothing is registered."""
+"""Seconds of a wait without a timeout, if there is only select() and nothing is registered."""
 
 
 class Poller(Protocol):
@@ -30,7 +30,7 @@ class Poller(Protocol):
     def unregister(self, fd: int) -> object: ...
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """The descriptors that are ready, and their events; waits at most ``timeout`` seconds, None is no limit."""
+        """Wait at most ``timeout`` seconds (None is no limit). Returns the ready descriptors with their events."""
 
     def close(self) -> object: ...
 

@@ -20,7 +20,7 @@ from ..system.privileges import find_group
 
 
 class SocketFile(NamedTuple):
-    """The file of a unix socket, and the process that has to remove it."""
+    """The file of a unix socket, and the process that must remove it."""
 
     path: str
     device: int
@@ -96,7 +96,7 @@ def _is_answered(path: str) -> bool:
     if sys.platform == "win32":
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a server whose backlog is full must not hold us
+        probe.setblocking(False)  # another server whose backlog is full must not block this one
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -107,31 +107,31 @@ def _is_answered(path: str) -> bool:
 
 
 def socket_file(sock: socket.socket) -> SocketFile | None:
-    """The file of a unix socket that this process has to remove; None for any other socket."""
+    """The file of a unix socket that this process must remove; None for any other socket."""
     made = _socket_files.get(sock)
     return made if made is not None and made.owner == os.getpid() else None
 
 
 def take_socket_file(sock: socket.socket, path: str, device: int, inode: int) -> None:
-    """Have this process remove a file that another process has made; see :func:`unlink_unix_socket`."""
+    """Let this process remove a file that another process has made; see :func:`unlink_unix_socket`."""
     _socket_files[sock] = SocketFile(path, device, inode, os.getpid())
 
 
 def unlink_unix_socket(sock: socket.socket, *, shared: bool = False) -> None:
-    """Remove the file of a unix socket if this process has to.
+    """Remove the file of a unix socket if it is this process that must remove it.
 
     Call it before ``sock`` is closed: an open socket keeps its inode from being reused, so the same inode is the same
     file. A file that another server has put in its place stays.
 
     The file of a socket that is ``shared`` with another server is removed only when no process listens on it. Then call
-    it after ``sock`` is closed, also in the workers: so the last server removes the file, in whatever order they end.
+    this after ``sock`` is closed, also in the workers: the last server removes the file, in whatever order they end.
     """
     made = socket_file(sock)
     _socket_files.pop(sock, None)
     if made is None:
         return
-    # It is gone already, or the directory belongs to root, which bound the socket: then the next start replaces the
-    # file.
+    # The file is gone already. Or the directory belongs to root, which bound the socket; then the next start replaces
+    # the file.
     with suppress(FileNotFoundError, PermissionError):
         status = os.lstat(made.path)
         if (status.st_dev, status.st_ino) == (made.device, made.inode) and not (shared and _is_answered(made.path)):
