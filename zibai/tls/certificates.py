@@ -31,10 +31,10 @@ _REQUIREMENTS: Final = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "r
 
 
 class Own(NamedTuple):
-    """What OpenSSL does not tell of a connection: what is known of its context.
+    """Facts about a context that OpenSSL does not tell of its connections.
 
-    ``certificate`` is that of the server in PEM form, without the chain behind it; None if it cannot be told.
-    ``suites`` are the ciphers by OpenSSL's names, each with its two bytes in the protocol as one number.
+    ``certificate`` is the server's, in PEM form, without the chain; None if it cannot be told. ``suites`` are the
+    ciphers by OpenSSL's names, each with its two bytes in the protocol as one number.
     """
 
     certificate: str | None
@@ -42,7 +42,7 @@ class Own(NamedTuple):
 
 
 _own: WeakKeyDictionary[ssl.SSLContext, Own] = WeakKeyDictionary()
-"""Of each context. It is no subclass that has this, because gevent puts a class of its own in the place of Python's."""
+"""The facts by context. They cannot be in a subclass, because gevent replaces Python's class."""
 
 
 def make_context(options: Options, directory: str = "") -> ssl.SSLContext:
@@ -72,7 +72,7 @@ def make_context(options: Options, directory: str = "") -> ssl.SSLContext:
 
 
 def _load_chain(context: ssl.SSLContext, options: Options, directory: str) -> bytes:
-    """Returns what is in the file of the certificate."""
+    """Load certificate and key. Returns the contents of the file of the certificate."""
     certfile, keyfile, variable = options.certfile or "", options.keyfile, options.keyfile_password_env
     flag, key = ("--certfile", certfile) if keyfile is None else ("--keyfile", keyfile)
     if variable is not None and variable not in os.environ:
@@ -107,12 +107,12 @@ def _load_chain(context: ssl.SSLContext, options: Options, directory: str) -> by
 
 
 def _first_of(chain: bytes) -> str | None:
-    """The first certificate of a file, in the form that Python gives to those of clients."""
+    """The first certificate of a file, in the form that Python uses for those of clients."""
     found = _CERTIFICATE.search(chain)
     try:
         return found and ssl.DER_cert_to_PEM_cert(b64decode(found[1]))
     except ValueError:
-        return None  # OpenSSL says what is wrong with it
+        return None  # OpenSSL will report the error
 
 
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END ")
@@ -218,10 +218,10 @@ def facts(secured: ssl.SSLObject) -> dict[str, str]:
 
 
 def extension(secured: ssl.SSLObject, told: Mapping[str, str]) -> dict[str, Any]:
-    """What ASGI applications are told of a connection whose handshake is done (ASGI TLS Extension 0.2). ``told`` has
-    its :func:`facts`.
+    """The ``tls`` extension of the scope, after the handshake (ASGI TLS Extension 0.2). ``told`` has the
+    :func:`facts`.
 
-    A client whose certificate is not accepted has no connection, so there is never an error to be told.
+    A client whose certificate is not accepted has no connection, so there is never an error to report.
     """
     own, cipher = _own.get(secured.context, Own(None, {})), secured.cipher()
     subject, pem = told.get("SSL_CLIENT_S_DN"), told.get("SSL_CLIENT_CERT")

@@ -1,7 +1,7 @@
 """One client over TLS, after the handshake: a connection with an orderly end.
 
-It is a connection like any other, over a :class:`~zibai.tls.sslsocket.TLSSocket`. In ``LINGER`` it is TLS itself that
-talks; then ``out`` has bytes for the wire, and they are sent as they are.
+It is a connection like any other, over a :class:`~zibai.tls.sslsocket.TLSSocket`. In ``LINGER`` only TLS itself sends;
+then ``out`` has encrypted bytes, and they are sent as they are.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from .certificates import extension, facts
 from .sslsocket import TLSSocket
 
 _USUAL: Final = 4
-"""Records of one read that cost nothing of a turn's budget, since all clients send as many."""
+"""Records of one read that are free of a charge on the turn's budget, since all clients send as many."""
 
 _RECORD: Final = 8
-"""What each further one costs, in the measure of :data:`zibai.engine.load.TURN`: as much as one that asks for new
+"""The cost of each further record, in the measure of :data:`zibai.engine.load.TURN`: that of a request for new
 keys."""
 
 _READS: Final = frozenset((HEAD, BODY, DISCARD))
@@ -68,7 +68,7 @@ class TLSConnection(Connection):
             self.state = CLOSED
 
     def _look_at_socket(self, now: float) -> None:
-        """What the last read has cost, and whether there is something that the poller does not know of."""
+        """Charge the last read on the budget, and check for bytes that the poller does not know about."""
         sock = self.sock
         if sock.records.taken > _USUAL:
             self.service.load.budget -= (sock.records.taken - _USUAL) * _RECORD
@@ -138,7 +138,7 @@ class TLSConnection(Connection):
             self.state = CLOSED
 
     def linger(self, now: float, *, timed_out: bool = False) -> None:
-        """Say goodbye first. It is seldom that the kernel has no room for it now."""
+        """End TLS first, by its close_notify. The kernel nearly always has room for it."""
         self.sender.out += self.sock.say_goodbye()
         if self.sender.out:
             self.state = LINGER
@@ -147,11 +147,11 @@ class TLSConnection(Connection):
             super().linger(now, timed_out=timed_out)
 
     def close(self) -> None:
-        if not (self.sender.out or self.sender.broken):  # else the response is not whole, and must not look like it
+        if not (self.sender.out or self.sender.broken):  # else the response is incomplete, and must not look complete
             self.sock.say_goodbye()
         super().close()
 
     def next_bytes(self) -> int:
         if self.sock.choked:
             return WRITE
-        return 0 if self.sock.has_bytes else READ  # 0: they are here, and yet no plain text
+        return 0 if self.sock.has_bytes else READ  # 0: bytes are here, and not yet decrypted

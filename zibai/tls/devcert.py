@@ -1,6 +1,6 @@
 """``--tls-dev``: a certificate for localhost, made at each start and gone at the end.
 
-It is signed by an authority that is made with it. Clients can be told to trust that authority; browsers ask.
+It is signed by an authority that is made with it. Clients can be told to trust that authority; browsers show a warning.
 """
 
 import os

@@ -1,9 +1,9 @@
 """The TLS handshake: a stage that waits in the loop before there is a connection.
 
-It has the deadline of a head, so a client that stalls in it holds nothing. OpenSSL is asked only when the first byte
+It has the deadline of a head, so a client that stalls in it holds nothing. OpenSSL is called only when the first byte
 has come. A client that speaks plain HTTP gets a response in plain HTTP.
 
-It is TLS itself that talks here: ``out`` has bytes for the wire, and they are sent as they are.
+Only TLS itself sends here: ``out`` has bytes of the handshake, and they are sent as they are.
 """
 
 import ssl
@@ -28,12 +28,12 @@ from .sslsocket import TLSSocket
 NOT_PLAIN = "this port speaks TLS; use https"
 
 _HANDSHAKE: Final = 512
-"""What a step of a handshake costs, in the measure of :data:`zibai.engine.load.TURN`. The one with the signature takes
-half a millisecond and more."""
+"""The cost of a step of a handshake, in the measure of :data:`zibai.engine.load.TURN`. The step with the signature
+takes half a millisecond or more."""
 
 
 def _connect(service: Service, sock: Socket, peer: object, endpoint: Endpoint, now: float) -> TLSConnection:
-    # Not a method: a stage that refers to itself would be there, with its connection, until the next collection.
+    # Not a method: a stage that refers to itself would stay, with its connection, until the next collection.
     assert isinstance(sock, TLSSocket)
     return TLSConnection(sock, peer, endpoint, service, now)
 
@@ -60,7 +60,7 @@ class Handshake(Stage):
 
     @property
     def idle(self) -> bool:
-        """A handshake is no more worth waiting for than a head of which nothing has come."""
+        """A handshake may be closed for another client, as a connection on which nothing has come."""
         return self.state is HANDSHAKE
 
     def readable(self, now: float) -> None:

@@ -1,7 +1,7 @@
-"""HTTPS on the listeners of a server: which of them speak TLS, and which one sends clients there.
+"""HTTPS on the listeners of a server: which of them speak TLS, and which one redirects clients to it.
 
-TLS is for the TCP listeners. A unix socket stays plain: its permissions say which users may connect, and what connects
-is a proxy of this machine that has done TLS itself. ``--redirect-http`` is the last of the listeners; its only
+TCP listeners speak TLS. A unix socket stays plain: its permissions control which users may connect, and its clients are
+proxies of this machine that have done TLS already. ``--redirect-http`` is the last of the listeners; its only
 application is :class:`Redirect`, behind a service of its own.
 """
 
@@ -25,13 +25,13 @@ from .handshake import Handshake
 
 
 def check(options: Options, sockets: Sequence[socket]) -> None:
-    """Raise UsageError if TLS cannot be had as ``options`` want it."""
+    """Raise UsageError if TLS is impossible with these ``options`` and sockets."""
     make_context(options)
     _port(options, sockets)
 
 
 def _port(options: Options, sockets: Sequence[socket]) -> int:
-    """The first that speaks TLS."""
+    """The first port that speaks TLS."""
     secured = sockets[:-1] if options.redirect_http else sockets
     port = next((sock.getsockname()[1] for sock in secured if is_tcp(sock)), None)
     if port is None:
@@ -47,12 +47,12 @@ class Https:
         self._certificates = Certificates(options, report, directory)
 
     def load(self, sockets: Sequence[socket]) -> None:
-        """Raise UsageError for what cannot be used."""
+        """Load the certificate. Raises UsageError for files and ciphers that cannot be used."""
         self._port = _port(self._options, sockets)
         self._certificates.load()
 
     def attach(self, loop: Loop, listeners: Sequence[Listener], multithread: bool, multiprocess: bool) -> None:
-        """Let the listeners, in the order of the sockets, do what they are for."""
+        """Set what each listener does with its clients: TLS, plain HTTP or the redirect."""
 
         handshake = first_stage(loop.service, partial(Handshake, self._certificates, loop.service))
 
@@ -68,7 +68,7 @@ class Https:
 
 
 def _redirect_to(service: Service, loop: Loop) -> Callable[[Socket, object, Endpoint, float], None]:
-    """What the listener of ``--redirect-http`` does with its clients."""
+    """The function that the listener of ``--redirect-http`` calls with its clients."""
 
     def connect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> Connection:
         return Connection(sock, peer, endpoint, service, now)
@@ -76,7 +76,7 @@ def _redirect_to(service: Service, loop: Loop) -> Callable[[Socket, object, Endp
     first = first_stage(service, connect)
 
     def redirect(sock: Socket, peer: object, endpoint: Endpoint, now: float) -> None:
-        # Not plain: no other worker may take it for one of the application's.
+        # Not plain: another worker would take it over for the application.
         loop.admission.admit(first(sock, peer, endpoint._replace(plain=False), now), now)
 
     return redirect
@@ -85,10 +85,10 @@ def _redirect_to(service: Service, loop: Loop) -> Callable[[Socket, object, Endp
 def _make_service(loop: Loop, gateway: Gateway) -> Service:
     """The service of ``--redirect-http``, beside the one of the application in the same loop.
 
-    The two share what the loop itself counts and the limits of heads. Any client can reach this one, by plain HTTP, so
-    nothing that it remembers may be seen by the other: it has a gateway and a lane of its own. It responds at the head,
-    because no body can change where the client has to go: the rest of a body is thrown away for a moment, then the
-    connection is closed. So a body has no limit here either, as none of it is kept.
+    The two share the counters of the loop and the limits of heads. Any client can reach this one by plain HTTP, so the
+    other must not see anything that it remembers: it has a gateway and a lane of its own. It responds as soon as the
+    head is there, because no body can change the redirect. The rest of a body is thrown away for a moment, then the
+    connection is closed. Nothing of a body is kept, so it has no limit here.
     """
     service = loop.service
     lane = None if service.lane is None else FastLane(service.limits.max_target, gateway.base)

@@ -3,7 +3,7 @@
 OpenSSL reads all of its input in one call. If a client sends records of one byte, or 27 bytes that ask for new keys
 again and again, 64 KiB of them cost as much as thousands of requests, in one step of the server loop.
 
-Bytes in, bytes out. Only the length in the head of a record (RFC 8446 5.1) is read, which is never encrypted. OpenSSL
+Bytes in, bytes out. Only the length in the head of a record is read, which is never encrypted (RFC 8446 5.1). OpenSSL
 refuses malformed records.
 """
 
@@ -16,7 +16,7 @@ _HEAD: Final = 5
 
 
 class Records:
-    """Cuts the bytes of a client. ``more``: the last :meth:`take` left records behind; ``taken``: how many it took."""
+    """Splits the bytes of a client. ``more``: the last :meth:`take` left records; ``taken``: how many it took."""
 
     __slots__ = ("_inside", "_rest", "more", "taken")
 

@@ -1,21 +1,21 @@
 """A socket that speaks TLS: the few methods that a connection uses, over ``ssl.SSLObject`` between two buffers.
 
-The system's socket and OpenSSL never meet, so nothing here knows how a thread or a greenlet waits, and gevent has
-nothing to patch. Like any non-blocking socket it raises BlockingIOError when there is nothing to be had; but the poller
-does not see what lies in here, so nothing does:
+OpenSSL never uses the system's socket. So nothing here depends on how a thread or a greenlet waits, and gevent has
+nothing to patch. Like any non-blocking socket it raises BlockingIOError when it has nothing. The poller cannot see the
+buffers, so as little as possible stays in them:
 
  - ``recv`` returns all the plain text that is there.
- - ``send`` encrypts a piece, once, and its last byte does not count as sent before the kernel has taken all that became
-   of it. A caller with nothing left to send has nothing left to wait for; until then it comes again with the same bytes
-   first, as it does anyway.
+ - ``send`` encrypts a piece once. Its last byte does not count as sent before the kernel has taken the whole encrypted
+   piece. So a caller that has sent everything need not wait for anything. Until then it must begin the next call with
+   the rest of the same bytes, as callers of ``send`` do.
 
-OpenSSL gets no more than a few records at a time, so a step takes no longer than that, whatever comes. Then, and when
-the end lies behind the bytes that ``recv`` has returned, ``has_bytes`` says that it is worth asking again. What OpenSSL
-answers by itself, to a client that asks for new keys, waits in here until the client takes it. While that is much the
-socket is ``choked``, and receives nothing.
+OpenSSL gets only a few records at a time, so that each step is short, whatever the client sends. After such a step, or
+when the end of the client comes behind the bytes that ``recv`` has returned, ``has_bytes`` tells that the caller should
+call ``recv`` again. OpenSSL's own responses, to a client that asks for new keys, wait here until the client takes them.
+While there are too many of them the socket is ``choked`` and receives nothing.
 
-A write never has to wait for a read, because there is no renegotiation. A runner may receive while the loop sends in
-its stead, and OpenSSL allows no two threads in one connection; so each step takes ``_lock``, and none of them waits.
+A write never waits for a read, because there is no renegotiation. A runner may receive while the loop sends, and
+OpenSSL does not allow two threads in one connection; so each step takes ``_lock``, and no step waits.
 """
 
 import _socket
@@ -37,16 +37,16 @@ RECORD: Final = 16 * 1024
 """Bytes of plain text in the largest record."""
 
 OVERHEAD: Final = 1024
-"""More than the largest record has besides them."""
+"""More than the other bytes of the largest record."""
 
 ANSWERS: Final = 4096
-"""Bytes of OpenSSL's own answers that wait for a client: as many as to a hundred requests for new keys."""
+"""Bytes of OpenSSL's own responses that may wait for a client: those to a hundred requests for new keys."""
 
 
 class TLSSocket(Socket):
-    """Takes over a non-blocking socket. ``begin`` and ``shake`` come first, by one thread, until ``shake`` is True.
+    """Takes over a non-blocking socket. One thread calls ``start_handshake``, then ``shake`` until that returns True.
 
-    ``secured`` is None before ``begin``.
+    ``secured`` is None before ``start_handshake``.
     """
 
     __slots__ = (
@@ -61,9 +61,9 @@ class TLSSocket(Socket):
         self._shaken = False
         self._lock = allocate_lock()
         self._plain = b""  # came together with the end of the handshake
-        self._ended = False  # the client has said so, or nothing more can be read
+        self._ended = False  # the client has ended its side, or nothing more can be read
         self._rest = memoryview(b"")  # encrypted, and not yet taken by the kernel
-        self._answers = 0  # how much of that OpenSSL has said by itself; its end
+        self._answers = 0  # how many bytes at its end are OpenSSL's own responses
         self.records = Records()
         self._owed = 0  # bytes of plain text that are in it, or went with it, and do not count as sent
 
@@ -72,14 +72,14 @@ class TLSSocket(Socket):
         self.secured = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     def receive_raw(self, size: int, flags: int = 0) -> bytes:
-        """What the kernel has, as it is."""
+        """Receive from the kernel, without decrypting."""
         return super().recv(size, flags)
 
     def send_raw(self, data: "ReadableBuffer") -> int:
         return super().send(data)
 
     def shake(self, data: bytes) -> bool:
-        """Go on with the handshake; whether it is done. SSLError when it has failed. ``said`` is for the client."""
+        """Go on with the handshake; return whether it is done. SSLError when it has failed. Then send ``said``."""
         self._incoming.write(self.records.take(data))
         try:
             self._tls.do_handshake()
@@ -90,21 +90,21 @@ class TLSSocket(Socket):
             try:
                 self._plain = self._decrypt()
             except BlockingIOError:
-                pass  # a record that is not whole yet, or TLS's own
+                pass  # an incomplete record, or a record of TLS itself
         return True
 
     def said(self) -> bytes:
-        """What is to be sent to the client as it is."""
+        """The bytes of OpenSSL that must be sent to the client as they are."""
         return self._outgoing.read()
 
     @property
     def has_bytes(self) -> bool:
-        """Whether ``recv``, or ``shake``, has something that the poller does not know of."""
+        """Whether ``recv`` or ``shake`` has bytes that the poller does not know about."""
         return self.records.more or bool(self._plain) or self._ended
 
     @property
     def choked(self) -> bool:
-        """Whether the client has to take something before anything is received from it."""
+        """Whether the client must take something before anything is received from it."""
         return self._answers > ANSWERS
 
     @property
@@ -129,7 +129,7 @@ class TLSSocket(Socket):
                     raise BlockingIOError
             records, data = self.records, b""
             if not records.more:
-                # Of the record that is not whole yet there may be as much here already.
+                # So many bytes of an incomplete record may be here already.
                 data = super().recv(size - RECORD - OVERHEAD)
                 if not data:
                     return b""
@@ -137,7 +137,7 @@ class TLSSocket(Socket):
             return self._decrypt()
 
     def push_answers(self) -> None:
-        """Send what OpenSSL has said by itself; OSError when there is no room, or the client has left."""
+        """Send OpenSSL's own responses. Raises OSError when there is no room, or the client has left."""
         with self._lock:
             if self._rest:
                 self._push()
@@ -149,13 +149,13 @@ class TLSSocket(Socket):
             while piece := read(RECORD):
                 pieces.append(piece)
                 if not incoming.pending:
-                    break  # instead of an exception that says so
+                    break  # nothing is left, and another read would raise
             else:
                 self._ended = True
         except ssl.SSLWantReadError:
-            pass  # that was all that is whole
+            pass  # the rest is an incomplete record
         except ssl.SSLError:
-            self._ended = True  # whatever it is, it does not come from the client any more
+            self._ended = True  # after any other error nothing can be read any more
         if self._outgoing.pending:
             self._answer()
         if not (pieces or self._ended):
@@ -163,14 +163,14 @@ class TLSSocket(Socket):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _answer(self) -> None:
-        """Send what OpenSSL has to say to what was read: an alert, new keys. The rest goes before the next piece."""
+        """Send OpenSSL's response to the bytes just read: an alert, new keys. The rest goes before the next piece."""
         answer = self._outgoing.read()
         self._answers += len(answer)
         self._rest = memoryview(bytes(self._rest) + answer)
         try:
             self._push()
         except OSError:
-            pass  # no room, or the client has left: the next to send finds out
+            pass  # no room, or the client has left: the next send finds out
 
     def send(self, data: "ReadableBuffer", flags: int = 0) -> int:
         with self._lock:
@@ -193,7 +193,7 @@ class TLSSocket(Socket):
             return sent
 
     def _push(self) -> int:
-        """Give the kernel what it takes; BlockingIOError when that is nothing."""
+        """Give the kernel what it takes. Raises BlockingIOError when it takes nothing."""
         taken = super().send(self._rest)
         self._rest = self._rest[taken:]
         if self._answers:
@@ -201,18 +201,18 @@ class TLSSocket(Socket):
         return taken
 
     def say_goodbye(self) -> bytes:
-        """Say that nothing more comes, and that this is in order; return what the kernel has not taken of that."""
+        """Send TLS's close_notify, which marks an orderly end; return the bytes that the kernel has not taken."""
         with self._lock:
             if not self._shaken or self._rest:
                 return b""
             try:
                 self._tls.unwrap()
             except OSError:
-                pass  # the client has not said so, too; or it cannot be said any more
+                pass  # the client has not sent its close_notify yet, or the connection is broken
             self._rest = memoryview(self._outgoing.read())
             if self._rest:
                 try:
                     self._push()
                 except OSError:
-                    pass  # no room, or the client has left: what is left is returned
+                    pass  # no room, or the client has left: the rest is returned
             return bytes(self._rest)
