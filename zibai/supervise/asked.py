@@ -1,4 +1,4 @@
-"""What other threads of the parent want done in its main loop.
+"""Requests of other threads to the parent's main loop.
 
 A thread appends a function, and wakes the main loop by a byte on a socket. The main loop calls the functions in their
 order. A bug in one of them is logged, and must not end the main loop: with it all workers would end.
@@ -25,21 +25,21 @@ class Asked:
         self._bell.setblocking(False)
 
     def add(self, request: Callable[["Roster"], object]) -> None:
-        """Have ``request`` called, soon. Does nothing after ``close``."""
+        """Let the main loop call ``request``, soon. Does nothing after ``close``."""
         self._requests.append(request)
         with suppress(OSError):  # the main loop has many requests already, or has ended
             self._bell.send(b"\0")
 
     def do(self, roster: "Roster") -> None:
-        """Call what was added; the ``source`` is ready."""
+        """Call the functions that were added; the ``source`` is ready."""
         self.source.recv(4096)
         while self._requests:
             try:
                 self._requests.popleft()(roster)
             except Exception:
-                logger.exception("what was asked of the main loop failed")
+                logger.exception("a request to the main loop failed")
 
     def close(self) -> None:
-        """Nothing is done any more."""
+        """Ignore all further requests."""
         self.source.close()
         self._bell.close()

@@ -28,9 +28,9 @@ START_LIMIT = 3.0
 
 
 class Ending(NamedTuple):
-    """How a worker ended, in words; whether that was in order; and what it was doing, in further lines.
+    """How a worker ended, in words; whether that was in order; and, in further lines, what it was doing.
 
-    ``cause`` is one of those that are counted (:data:`zibai.telemetry.totals.EVENTS`).
+    ``cause`` is the name of its counter (:data:`zibai.telemetry.totals.EVENTS`).
     """
 
     reason: str
@@ -42,9 +42,9 @@ class Ending(NamedTuple):
 class Child:
     """The parent's end of one worker process. Only the parent's main thread calls its methods.
 
-    ``row`` is the worker's part of the scoreboard; it is read when the worker cannot speak any more. ``outlet``, if
-    there is one, is passed to the worker. ``make`` makes the process, or an object that behaves like one.
-    ``shares_listeners`` tells at the drain whether another server accepts from the same listeners.
+    ``row`` is the worker's part of the scoreboard; it is read after a worker has died. ``outlet``, if there is one, is
+    passed to the worker. ``make`` makes the process, or an object that behaves like one. ``shares_listeners`` tells,
+    when the worker drains, whether another server accepts from the same listeners.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Child:
             self.pipe.close()
             raise
         finally:
-            self._far.close()  # the worker's alone from now on, so that its death closes it
+            self._far.close()  # only the worker has it from now on, so its death closes it
             if self._outlet is not None:
                 self._outlet.close()
         if not self._spawned:
@@ -100,7 +100,7 @@ class Child:
 
     def _await_start(self) -> None:
         if self.pipe.poll(START_LIMIT):
-            with suppress(EOFError, OSError):  # it has died; its sentinel says so
+            with suppress(EOFError, OSError):  # it has died, which its sentinel reports
                 self.pipe.recv()
             return
         self._process.kill()
@@ -126,7 +126,7 @@ class Child:
 
     @property
     def sentinel(self) -> int:
-        """What :func:`multiprocessing.connection.wait` finds ready when the process is gone."""
+        """A descriptor or handle that becomes ready when the process is gone."""
         return int(self._process.sentinel) if self._sentinel is None else self._sentinel.fd
 
     def beat(self) -> float | None:
@@ -146,12 +146,12 @@ class Child:
         return usage(self.pid)
 
     def ending(self) -> Ending:
-        """How it ended; to be called when its sentinel is ready."""
+        """How it ended. Call this only when its sentinel is ready."""
         self._process.join()
         code = self._process.exitcode
         story = black_box(self.row.read()) if self.row is not None else ""
         if code is None:
-            # The loader, which could tell, is gone, or this process ignores SIGCHLD. Taken for an orderly end.
+            # The loader, which would know, is gone, or this process ignores SIGCHLD. It counts as an orderly end.
             return Ending("ended in an unknown way", True, story, "stopped")
         if sys.platform == "win32":
             reason, clean = machine.windows_exit(code)
@@ -175,10 +175,10 @@ class Child:
             for message in self._inbox.receive():
                 yield Message(*message)
         except (EOFError, OSError):
-            self.speaks = False  # it is about to end; its sentinel says when
+            self.speaks = False  # it is about to end, which its sentinel will report
 
     def announce_drain(self) -> None:
-        """Tell it to serve on, with ``Connection: close`` in each response."""
+        """Tell it to go on serving, with ``Connection: close`` in each response."""
         self._send("announce_drain")
 
     def drain(self, replacement: "Child | None" = None) -> None:
@@ -211,7 +211,7 @@ class Child:
         return self._send("dump")
 
     def profile(self, begins: bool) -> bool:
-        """Begin or end to sample the stacks; what was found comes as messages. False if the worker does not read."""
+        """Start or stop the sampling of stacks; the result comes in messages. False if the worker does not read."""
         return self._send("profile" if begins else "profile_end")
 
     def kill(self) -> None:
@@ -238,7 +238,7 @@ class Child:
         return True
 
     def close(self) -> None:
-        """Forget a worker whose process has ended."""
+        """Release the resources of a worker whose process has ended."""
         self.pipe.close()
         if self._sentinel is not None:
             self._sentinel.close()

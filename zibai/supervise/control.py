@@ -46,7 +46,7 @@ FOR_PARENT: Final = ("SIGHUP", "SIGTTIN", "SIGTTOU", UPGRADE)
 
 
 class MainThread:
-    """The thread that a :class:`Control` makes stop, or its greenlet; that thread makes this.
+    """The thread or greenlet that a :class:`Control` stops. Make this object in that thread.
 
     ``hub`` is :mod:`zibai.supervise.hub` in a process that gevent has patched.
     """
@@ -55,7 +55,7 @@ class MainThread:
 
     def __init__(self, hub: ModuleType | None) -> None:
         self.hub = hub
-        self._ident = get_ident()  # of the system: gevent has numbers of its own
+        self._ident = get_ident()  # the system's: gevent has numbers of its own
         self._greenlet = None if hub is None else hub.current()
 
     def __repr__(self) -> str:
@@ -63,11 +63,11 @@ class MainThread:
 
     @property
     def sigint_interrupts(self) -> bool:
-        """Whether SIGINT raises KeyboardInterrupt in it by itself. gevent's main greenlet has to be told."""
+        """Whether SIGINT raises KeyboardInterrupt in it by itself. gevent's main greenlet must be told."""
         return self.hub is None and sys.platform != "win32"
 
     def frame(self) -> FrameType | None:
-        """What it executes."""
+        """The frame that it executes."""
         return getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._ident)
 
 
@@ -75,7 +75,7 @@ class Control:
     """Listens to ``parent``, if there is one, and to signals, while ``listening``.
 
     ``hub`` is :mod:`zibai.supervise.hub` in a process that gevent has patched. ``arm`` sets the last moment of the
-    process, in seconds from now. With ``may_exit`` false the process is never ended from here. The main thread alone
+    process, in seconds from now. With ``may_exit`` false the process is never ended from here. Only the main thread
     sets ``_over``, when there is nothing left to stop.
     """
 
@@ -112,7 +112,7 @@ class Control:
 
     @contextmanager
     def listening(self, signals: Signals) -> Iterator[None]:
-        """Around everything that can be asked to stop."""
+        """Listen within this block, around everything that can be asked to stop."""
         self._signals = signals
         self._runs.acquire()
         thread = self._start(self._run)
@@ -127,7 +127,7 @@ class Control:
             self._over = True
             signals.wake()
             if thread is not None:
-                thread.join(LAST_WORD)  # a process that goes on afterwards must not keep this thread
+                thread.join(LAST_WORD)  # if the process goes on, it must not keep this thread
 
     def _start(self, function: Callable[[], None]) -> threading.Thread | None:
         """Run ``function`` in a thread of the system; None where such a thread cannot be joined."""
@@ -138,7 +138,7 @@ class Control:
         return None
 
     def join(self) -> None:
-        """Wait until the thread has ended; after ``listening``."""
+        """Wait until the thread has ended. Call this after ``listening``."""
         with self._runs:
             pass
 
@@ -196,9 +196,9 @@ class Control:
         return None if due == inf else max(0.0, due - clock())
 
     def _quit(self, *, by_sigint: bool) -> None:
-        """Begin the quick exit, and end the process from here if the main thread does not come to its end.
+        """Begin the quick exit, and end the process from here if the main thread does not end.
 
-        A single process that is asked again ends at once. In a worker a second signal means nothing: Ctrl-C reaches a
+        At a second request a single process ends at once. In a worker a second signal means nothing: Ctrl-C reaches a
         worker from the terminal and through its parent.
         """
         self._arm(LAST_WORD)
@@ -208,7 +208,10 @@ class Control:
         self._insist(echo=interrupts and self._main.hub is None)
 
     def _insist(self, *, echo: bool) -> None:
-        """``echo`` says that the interrupt of the main thread will be heard here, as a SIGINT that nobody has sent."""
+        """End the process if the main thread does not end it.
+
+        ``echo``: interrupting the main thread makes a SIGINT, which will be read here and is not another request.
+        """
         until = clock() + LAST_WORD
         try:
             while not self._over and (rest := until - clock()) > 0:
@@ -225,7 +228,7 @@ class Control:
             os._exit(0)
 
     def _give_up(self) -> None:
-        """Tell the parent, which decides about the other workers, where the main thread hangs; end the process."""
+        """Tell the parent where the main thread hangs, and end the process. The parent decides about the others."""
         assert self._parent is not None
         trace = format_stack(self._main.frame())
         self._parent.failed(LoadError(f"not ready in {self._boot_timeout:g} s; the main thread is here:", trace))

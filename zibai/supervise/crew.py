@@ -1,4 +1,4 @@
-"""The processes of the workers: how each is made, which row of the scoreboard it has, and which of them live.
+"""The processes of the workers: how each is made, its row of the scoreboard, and which of them live.
 
 A worker is spawned or forked by this process, or forked by a loader that has imported the application
 (:mod:`.preload`). It gets a free row of the scoreboard; when all are taken, it runs without one.
@@ -24,8 +24,8 @@ class Crew:
     """Runs ``target(parent, *args, board, row)`` in each worker.
 
     ``board`` may be None, and so may ``row``, the number of the worker's row, when all rows are taken. ``method`` is
-    how a worker is made, within ``starting()``; with ``preload`` its loaders fork the workers. ``collector`` takes what
-    workers print. ``shares_listeners`` is passed to every :class:`Child`.
+    how a worker is made, within ``starting()``; with ``preload`` its loaders fork the workers. ``collector`` takes the
+    output of workers. ``shares_listeners`` is passed to every :class:`Child`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Crew:
         return start_captured(make, self._collector)
 
     def sources(self) -> list[Any]:
-        """What tells of messages and ends, for :func:`~zibai.supervise.waiting.wait`."""
+        """Descriptors that become ready at messages and ends, for :func:`~zibai.supervise.waiting.wait`."""
         found: list[Any] = [] if self._preload is None else [*self._preload.pipes]
         for child in self.children:
             found += [child.sentinel, child.pipe] if child.speaks else [child.sentinel]

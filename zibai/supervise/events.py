@@ -1,6 +1,6 @@
-"""What happens to workers and restarts: the events that the log tells, that are counted, and that a client waits for.
+"""Events of workers and restarts: they are logged and counted, and clients of the control channel wait for them.
 
-The main thread of the parent makes them all. A subscriber is called in it, so it must not block.
+The main thread of the parent makes them all. It also calls the subscribers, so these must not block.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ Kind = Literal["waits", "begun", "replaced", "done", "aborted", "ending"]
 
 
 class Event(NamedTuple):
-    """Something about a restart, or the end that has been asked for, in words.
+    """A step of a restart or of the shutdown, in words.
 
-    ``generation`` is that of the new workers. ``trace`` is the traceback of the new code that cannot be loaded.
+    ``generation`` is that of the new workers. ``trace`` is the traceback of new code that cannot be loaded.
     """
 
     kind: Kind
@@ -69,12 +69,12 @@ class Ledger:
         self._count("worker_starts")
 
     def want(self, workers: int) -> None:
-        """So many workers there should be."""
+        """Note the number of workers that are wanted."""
         if self._totals is not None:
             self._totals.want(workers)
 
     def ended(self, row: "Rows | None", cause: str) -> None:
-        """A worker has ended: keep what it has counted, and free its row."""
+        """A worker has ended: keep its counters, and free its row."""
         self._count(f"ended_{cause}")
         if row is not None and self._totals is not None:
             with self._totals.retiring(row.read()):

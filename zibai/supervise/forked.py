@@ -1,8 +1,8 @@
 """A worker that a loader forks, as its parent sees it.
 
 It is not a child process of the parent. Where the system can watch any process (:mod:`zibai.supervise.sentinel`), it
-tells of the worker's end. Elsewhere a pipe tells it, whose far end only the worker holds. The loader, whose child
-process the worker is, tells how it ended. If the loader is dead, that is not known.
+reports the worker's end. Elsewhere a pipe closes, whose far end only the worker holds. The worker is a child process of
+the loader, which reports how the worker ended. If the loader is dead, that is not known.
 """
 
 import os
@@ -23,11 +23,11 @@ from .pipe import Message
 from .sentinel import Sentinel, watch
 
 REPLY: Final = 1.0
-"""Seconds that a loader has to say how a worker ended; it does nothing else that takes time."""
+"""Seconds that a loader has to say how a worker ended; a loader does nothing else that takes time."""
 
 
 class Fork:
-    """A worker that a loader forks. It stands for the process in :class:`Child`, which reads these attributes.
+    """A worker that a loader forks. It takes the place of the process in :class:`Child`, which reads these attributes.
 
     The loader has all ``args`` but two, which are sent: the worker's end of the pipe, and the number of its row.
     """
@@ -44,7 +44,7 @@ class Fork:
         self.exitcode: int | None = None
 
     def start(self) -> None:
-        """Order it. OSError if the loader is gone, or has stopped reading."""
+        """Order the fork. OSError if the loader is gone, or has stopped reading."""
         self._gone, far = os.pipe()
         self._loader.forks[self._serial] = self
         try:
@@ -106,7 +106,7 @@ class Fork:
                 self.exitcode = os.waitstatus_to_exitcode(status) if pid else None
 
     def cancel(self) -> None:
-        """Take the order back. A worker that has been forked learns it from its own pipe."""
+        """Take the order back. If the worker has been forked already, its own pipe tells it."""
         if self.pid == self._loader.pid:
             with suppress(OSError):
                 self._loader.order(Order("cancel", self._serial))
@@ -124,7 +124,7 @@ class Fork:
                 os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Forget it."""
+        """Release its resources."""
         del self._loader.forks[self._serial]
         os.close(self._gone)
         if self._sentinel is not None:

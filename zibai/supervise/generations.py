@@ -1,20 +1,20 @@
-"""Which workers are old, which is replaced next, and the story of a restart, from "begun" to "done" or "aborted".
+"""Which workers are old, which is replaced next, and the course of a restart, from "begun" to "done" or "aborted".
 
 A worker belongs to a generation, and a restart is a new generation. Workers of an old generation are replaced one by
 one: a new worker starts, and when it is ready, an old one drains. There is never a moment without workers, and if the
 new code does not start, the old workers have not been touched.
 
 With ``eager``, for development, the old workers begin to drain when the new ones start. They finish their requests, and
-new requests wait for the new code, which serves in every case, if only a page that shows why it fails.
+new requests wait for the new code. It serves in every case: if it fails, it serves a page with the error.
 
-A restart that is asked for while another one goes on makes the code of that one old, so it begins at once, and the
-worker that starts is not needed any more. But restarts may be asked for faster than a worker starts, and then no worker
-would ever be ready. So a restart is begun anew once. Those that are asked for after that wait, and are one together: it
-begins when the restart before it is over. It also begins when that one goes on only because old workers still drain, or
-when a worker takes so long to start that it seems to hang.
+A restart that is asked for while another one goes on makes the code of that one old. So it begins at once, and the
+worker that is starting is not needed any more. But if restarts were asked for faster than a worker starts, no worker
+would ever be ready. So a restart is begun anew only once. All requests after that are joined to one restart, which
+waits until the restart before it is over, or goes on only because old workers still drain, or until a worker takes so
+long to start that it seems to hang.
 
-Every restart that has begun is told to be done or aborted, unless another restart or the end of the server begins
-before that: a client may wait for it.
+Each restart that has begun ends with the event "done" or "aborted", since a client may wait for it. The exception: if
+another restart or the end of the server begins before that.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +25,15 @@ from .events import Event, Kind
 from .record import DRAINING, READY, STARTING, TO_REPLACE, Worker
 
 DRAINS: Final = 1.0
-"""Seconds that old workers get, when all new ones are ready, before a restart that waits begins. Most end within that
-time, and then the restart before it is told to be done."""
+"""Seconds that old workers get, when all new ones are ready, before a waiting restart begins. Most end within that
+time, and then the first restart is reported as done."""
 
 
 class Generations:
     """The generation that workers should have, ``current``, and the restart that goes on, if one does.
 
-    ``tell`` is called with each event of a restart. It decides and tells; :class:`~zibai.supervise.roster.Roster`,
-    whose thread makes all calls, does the rest.
+    ``tell`` is called with each event of a restart. This object decides and reports;
+    :class:`~zibai.supervise.roster.Roster`, whose thread makes all calls, acts.
     """
 
     def __init__(self, clock: Callable[[], float], tell: Callable[[Event], object], *, eager: bool) -> None:
@@ -44,15 +44,15 @@ class Generations:
         self._began: float | None = None  # while a restart goes on
         self._is_renewed = False  # whether it has been begun anew
         self._complete = inf  # since when all its workers are ready
-        self._next: str | None = None  # why another restart is to begin after it
-        self._longest = 0.0  # seconds that any worker has taken to be ready
+        self._next: str | None = None  # the reason of the restart that waits, if there is one
+        self._longest = 0.0  # the longest time, in seconds, that a worker has taken to be ready
 
     def is_old(self, worker: Worker) -> bool:
         """Whether it is to be replaced."""
         return worker.generation != self.current
 
     def missing(self, workers: Sequence[Worker], wanted: int) -> int:
-        """How many to start: all that are missing, and a replacement for an old worker while no other one starts."""
+        """How many workers to start: all missing ones, and a replacement for an old one while no other starts."""
         active = [worker for worker in workers if worker.is_active]
         missing = wanted - len(active)
         # A worker that was told to end before it served counts, or each of a hundred restarts would start a worker.
@@ -65,7 +65,8 @@ class Generations:
         return missing
 
     def surplus(self, workers: Sequence[Worker], wanted: int) -> list[tuple[Worker, Worker]]:
-        """The workers that are too many, the old ones first, then the oldest; each with one that stays, to replace it.
+        """The workers that are too many, the old ones first, then the oldest. Each comes with the worker that replaces
+        it.
 
         A worker that is starting does not count, so no worker drains before its replacement is ready.
         """
@@ -74,7 +75,7 @@ class Generations:
         return [(worker, ready[-1]) for worker in ready[: max(0, len(ready) - wanted)]]
 
     def note_start(self, seconds: float) -> None:
-        """A worker has taken so long to be ready."""
+        """Note the seconds that a worker has taken to be ready."""
         self._longest = max(self._longest, seconds)
 
     # When a restart begins.
@@ -89,20 +90,20 @@ class Generations:
         return False
 
     def waiting(self, workers: Sequence[Worker]) -> str | None:
-        """Why the restart that waits was asked for, if it is to begin now."""
+        """The reason of the waiting restart, if it must begin now."""
         now = self._clock()
         if self.due(workers) > now:
             return None
-        # The new code may only be slower than any before: whatever is cut short now has more time when it comes again.
+        # The new code may only start more slowly: a worker that is ended now has more time at its next try.
         self._longest = max(self._longest, *(now - each.started for each in workers if each.state is STARTING), 0.0)
         return self._next
 
     def cancel(self) -> None:
-        """The restart that waits does not begin: the end of the server is announced."""
+        """The waiting restart does not begin: the end of the server is announced."""
         self._next = None
 
     def due(self, workers: Sequence[Worker]) -> float:
-        """When the restart that waits begins at the latest, as far as is known; ``inf`` if none waits."""
+        """When the waiting restart begins at the latest, as far as is known; ``inf`` if none waits."""
         if self._next is None:
             return inf
         if self._began is None:
@@ -110,12 +111,12 @@ class Generations:
         hangs = [worker.started + 2 * self._longest + 1 for worker in workers if worker.state is STARTING]
         return min(self._complete + DRAINS, *hangs, inf)
 
-    # The story of a restart.
+    # The course of a restart.
 
     def begin(self, wanted: int, why: str) -> None:
         """A restart begins."""
         self.current += 1
-        # One that has all its workers is not cut short by this one.
+        # A restart whose workers are all ready is complete, and not begun anew.
         self._is_renewed = self._began is not None and self._complete == inf and self._next is None
         self._complete, self._next = inf, None
         self._began = self._clock()
@@ -123,9 +124,9 @@ class Generations:
         self.tell("begun", f"restart begun{_because(why)}: new workers replace {number}")
 
     def look(self, workers: Sequence[Worker], wanted: int) -> None:
-        """Tell when all wanted workers run the code of this generation. An old one that drains may still accept.
+        """Report when all wanted workers run the code of this generation. An old one that drains may still accept.
 
-        With ``eager`` a worker whose code fails serves as well, a page that shows why. That restart is aborted.
+        With ``eager`` a worker whose code fails serves a page with the error. Then the restart is reported as aborted.
         """
         if self._began is None:
             return
@@ -148,7 +149,7 @@ class Generations:
         have died, or ``eager`` has told them to drain.
         """
         if self.is_old(failed):
-            return  # it says nothing about the new code
+            return  # its end says nothing about the new code
         active = [worker for worker in workers if worker.is_active]
         if any(worker.generation not in (TO_REPLACE, self.current) for worker in active):
             what = "the new code does not start; the old workers keep serving"

@@ -1,7 +1,7 @@
-"""What programs and people may do with a parent's main loop while it runs, from any thread.
+"""The methods by which programs and people use a parent's main loop while it runs, from any thread.
 
-Their requests are queued for the loop. What they see is read from the scoreboard, or from the loop's list of workers,
-and may be a moment old.
+Their requests are queued for the loop. Values are read from the scoreboard, or from the loop's list of workers, and may
+be a moment old.
 """
 
 import os
@@ -21,7 +21,7 @@ class Workers:
 
     def __call__(self, number: int) -> None:
         if number < 1:
-            raise ValueError("there has to be at least one worker")
+            raise ValueError("there must be at least one worker")
         self._supervisor.ask(lambda roster: roster.change_wanted_to(number))
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
@@ -39,7 +39,7 @@ class Workers:
 
 
 class Handle:
-    """What a program may do with a running supervisor; any thread."""
+    """The methods of a running supervisor, for any thread of the program."""
 
     loop: MainLoop | None = None
     board: Scoreboard | None = None

@@ -1,4 +1,4 @@
-"""gevent's hub, and threads of the system beside it, which wait where the hub cannot and wake it.
+"""gevent's hub, and threads of the system beside it: they wait where the hub cannot, and wake it.
 
 Imported only where gevent is in use.
 """
@@ -24,7 +24,7 @@ LOOKS: Final = 10
 def fork() -> int:
     """``os.fork``, with a new hub in the child.
 
-    It is not the fork that gevent puts into ``os``: that one makes a hub in the parent, which would watch the children.
+    gevent's own replacement of ``os.fork`` makes a hub in the parent, which would watch the children.
     """
     if sys.platform == "win32":
         raise OSError("no fork")
@@ -48,16 +48,16 @@ def wait_as_thread(sources: list[Any], timeout: float | None = None) -> list[Any
 
 
 def greenlets() -> list[tuple[str, FrameType | None]]:
-    """Each greenlet of the process that has begun, with its frame. A thread of the system; it looks at every object.
+    """Each greenlet of the process that has begun, with its frame. For a thread of the system; visits every object.
 
-    One that runs all the time has no frame of its own. It is what its thread shows.
+    A greenlet that runs has no frame of its own: the frame of its thread shows it.
     """
     found = [each for each in gc.get_objects() if isinstance(each, greenlet) and each]
     return [(f"greenlet {getattr(each, 'name', '') or type(each).__name__}", _frame(each)) for each in found]
 
 
 def _frame(each: greenlet) -> FrameType | None:
-    # One that ran at the first look may have begun to wait before its thread was looked at, and be missed in both.
+    # A greenlet that ran at the first look may begin to wait before the look at its thread, and be missed in both.
     for _ in range(LOOKS):
         if each.gr_frame is not None:
             break

@@ -1,4 +1,4 @@
-"""A loader, the process that imports once and forks workers, as its parent sees it; and the words between the two."""
+"""A loader, as its parent sees it, and the messages between the two. It imports once and forks workers."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ from .output import Outlet
 
 
 class Order(NamedTuple):
-    """From the parent to a loader. ``serial`` names the worker that it is about.
+    """From the parent to a loader. ``serial`` identifies the worker.
 
     - ``fork``: fork a worker. Two descriptors come along: the worker's end of its pipe, and the far end of the pipe
-      whose closing tells that the worker is gone; and perhaps a third one, for what the worker prints.
+      that closes when the worker is gone. There may be a third one, for the worker's output.
     - ``cancel``: a ``fork`` that has not been carried out is not wanted any more
     - ``status``: how has a worker that is gone ended?
     - ``stop_listening``: close the listeners
@@ -42,7 +42,7 @@ class Fact(NamedTuple):
 
 
 class Noting(Protocol):
-    """What notes the facts about one worker; see :class:`zibai.supervise.forked.Fork`."""
+    """An object that notes the facts about one worker; see :class:`zibai.supervise.forked.Fork`."""
 
     def note(self, fact: Fact) -> None: ...
 
@@ -56,8 +56,8 @@ class Loader(Child):
         super().__init__(target, args, outlet=outlet)
         self.serial = serial
         self.forks: dict[int, Noting] = {}
-        self.proven = False  # a worker of it was ready
-        self.leaving = False  # it has been told to end
+        self.proven = False  # whether a worker of it was ready
+        self.leaving = False  # whether it has been told to end
         self.end_noticed = False
 
     def lives(self) -> bool:
@@ -80,7 +80,7 @@ class Loader(Child):
             raise
 
     def hear(self, timeout: float = 0.0) -> bool:
-        """Note the facts that it has sent. Returns False without any; ``speaks`` tells afterwards whether it lives."""
+        """Note the facts that it has sent; False if there are none. After that, ``speaks`` tells whether it lives."""
         said = False
         try:
             if not self.pipe.poll(timeout):

@@ -1,7 +1,7 @@
 """The parent's main loop: it waits for signals, messages and ends of workers, and changed files, and tells the roster.
 
-One call of :func:`zibai.supervise.waiting.wait` waits for all of that, on every system; nothing is polled. While
-a time limit runs the loop wakes every few seconds, only to notice by the clock that it was paused: the parent, or the
+One call of :func:`zibai.supervise.waiting.wait` waits for all of that, on every system; nothing is polled. While a time
+limit runs, the loop wakes every few seconds, only to notice by the clock whether it was paused: the parent, or the
 whole server, may have been stopped, in a paused container or a closed laptop. The parent never imports the application.
 """
 
@@ -27,7 +27,7 @@ from .record import STARTING
 from .roster import Roster
 from .waiting import wait
 
-# What each signal asks for. Signals that a system does not have are never sent.
+# The action of each signal. Signals that a system does not have are never sent.
 _ASKS_FOR: dict[str, Callable[[Roster], object]] = {
     "SIGINT": lambda roster: roster.end("quit", "SIGINT"),
     "SIGTERM": lambda roster: roster.end("drain", "SIGTERM"),
@@ -52,13 +52,13 @@ class Observer(Protocol):
 
 
 def signals(*, exits: bool, prompt: bool = False) -> Signals:
-    """The signals of the parent, to be entered before the server announces itself.
+    """The signals of the parent. Enter them before the server announces itself.
 
     With a ``prompt`` Ctrl-C is left to the prompt.
     """
     hear_of_children()
     names = [name for name in _ASKS_FOR if not (prompt and name == "SIGINT")]
-    # Orphans that process 1 has adopted have no sentinel, so SIGCHLD has to wake the loop.
+    # Orphans that process 1 has adopted have no sentinel, so SIGCHLD must wake the loop.
     names += ["SIGUSR1", "SIGUSR2", *(["SIGCHLD"] if os.getpid() == 1 else [])]
     return Signals(names, exits=exits, late=lastword.hurry if exits else None)
 
@@ -68,7 +68,7 @@ class MainLoop:
 
     The thread that calls ``run`` owns it; other threads may only ``ask``. ``on_up`` is called once, when at least one
     worker is ready and none is starting. ``on_end`` is called when the end begins, perhaps more than once. ``pulse``
-    learns how the server is. The other keywords are those of :class:`Roster`.
+    gets the condition of the server. The other keywords are those of :class:`Roster`.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class MainLoop:
         self.ask(lambda roster: self._obey(name))
 
     def ask(self, request: Callable[[Roster], object]) -> None:
-        """Have something done with the roster, soon. Any thread."""
+        """Let the loop call ``request`` with the roster, soon. Any thread."""
         self._asked.add(request)
 
     @property
     def workers(self) -> list[tuple[int, str]]:
-        """Process id and state of each worker. Any thread; what it sees may be a moment old."""
+        """Process id and state of each worker. Any thread; the list may be a moment old."""
         return [(worker.process.pid, worker.state) for worker in list(self._roster.workers)]
 
     @property
@@ -120,12 +120,12 @@ class MainLoop:
 
     @property
     def children(self) -> list[Child]:
-        """The processes of the workers; for what was asked for with ``ask``."""
+        """The processes of the workers. Only for functions that the loop calls for ``ask``."""
         return self._crew.children
 
     @property
     def is_over(self) -> bool:
-        """Whether this loop has ended, so that nothing that is asked for happens any more. Any thread."""
+        """Whether this loop has ended, so that requests are ignored. Any thread."""
         return self._is_over
 
     @property
@@ -160,7 +160,7 @@ class MainLoop:
             raise self._error or LoadError("no worker has come up")
 
     def _decide(self) -> float | None:
-        """Have the roster decide, then publish it. Returns the seconds until the next call, None for never."""
+        """Let the roster decide, then publish its state. Returns the seconds until the next call, None for never."""
         roster = self._roster
         self._look_at_clock()
         timeout = roster.tick()
@@ -198,7 +198,7 @@ class MainLoop:
         ready = set(wait(sources, timeout))
         self._look_at_clock()
         self._pulse.wakes()
-        # Signals come first: Ctrl-C at the terminal ends the workers too, and they need no replacements then.
+        # Signals come first: Ctrl-C at the terminal also ends the workers, and then they need no replacements.
         for name in [] if signals is None else signals.read():
             self._obey(name)
         for child in list(self._crew.children):
@@ -208,7 +208,7 @@ class MainLoop:
         self._crew.look_after()
 
     def _look_at(self, child: Child, ready: set[Any]) -> None:
-        """Hear what a worker has said, and take note of its end."""
+        """Receive the messages of a worker, and note its end."""
         if child.pipe in ready or child.sentinel in ready:
             for message in child.receive():
                 self._hear(child, message)
@@ -220,7 +220,7 @@ class MainLoop:
             child.close()
 
     def _obey(self, name: str) -> None:
-        """Do what a signal asks for."""
+        """Do the action of a signal."""
         for observer in self._observers:
             observer.on_signal(name)
         if name in _ASKS_FOR:
@@ -251,5 +251,5 @@ class MainLoop:
                 self._error = LoadError(message.text, message.trace)
                 self.ledger.trace = message.trace or message.text
                 if self._roster.was_up:
-                    # At the first start run() raises it, once for all workers that failed alike.
+                    # At the first start run() raises it, once for all workers that failed with it.
                     logger.error("worker %d cannot serve: %s\n%s", child.pid, message.text, message.trace)

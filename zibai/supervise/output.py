@@ -1,8 +1,8 @@
-"""What workers print, line by line in the log of their parent.
+"""The output of workers, line by line in the log of their parent.
 
-A worker's descriptors 1 and 2 become the end of a pipe, which catches everything that writes there: Python, C code,
-child processes. One pipe for both keeps the order. The parent reads each pipe in a thread of its own, and another
-thread logs. So neither the parent's main thread nor a worker waits for a log that is blocked.
+A worker's descriptors 1 and 2 become the end of a pipe. So the pipe gets the output of Python, of C code and of child
+processes. One pipe for both keeps the order. The parent reads each pipe in a separate thread, and another thread logs.
+So neither the parent's main thread nor a worker waits for a log that is blocked.
 
 A full pipe blocks the worker, so it must be drained whatever happens:
 
@@ -43,7 +43,7 @@ LOG_BUFFER: Final = 4 * 1024 * 1024
 """Characters that may wait for the log."""
 
 LOG_TIMEOUT: Final = 1.0
-"""Seconds that the log has to take a line while others wait; and that the end waits for the last lines."""
+"""Seconds that the log has to take a line while others wait, and that the server's end waits for the last lines."""
 
 # C0 except the tab, DEL, C1, characters that end a line in some viewers, and those that turn the writing direction.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -80,7 +80,7 @@ class Outlet:
         return self._fd
 
     def close(self) -> None:
-        """Close it in the parent, which has passed it on, or could not."""
+        """Close it in the parent, after it was passed on, or when that has failed."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
@@ -143,7 +143,7 @@ def close_readers() -> None:
 
 
 class Lines:
-    """Cuts the bytes of one worker into lines that are safe in a log."""
+    """Splits the bytes of one worker into lines that are safe in a log."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
@@ -197,14 +197,14 @@ class Collector:
         thread.start()
 
     def discard(self, reader: int, outlet: Outlet) -> None:
-        """Forget a pipe whose worker could not be started."""
+        """Close a pipe whose worker could not be started."""
         outlet.close()
         _readers.discard(reader)
         os.close(reader)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Around a fork: no thread here is logging, so the new process finds no lock of a stream taken."""
+        """Around a fork: no thread here is logging, so the new process has no copy of a held lock."""
         with self._logging:
             yield
 

@@ -1,15 +1,15 @@
-"""The worker's end of the pipe to its parent, and the words that go through it.
+"""The worker's end of the pipe to its parent, and the messages that go through it.
 
 The parent's view of a worker (:class:`~zibai.supervise.child.Child`) and the worker's view of its parent
 (:class:`Parent`) share no code but :class:`Message`, whose table of verbs holds for both ends. The pipe also tells
 either process of the death of the other: the system closes its other end, however the process died.
 
 Workers are spawned on every system, so they inherit nothing by accident: ``multiprocessing`` passes the listeners on
-POSIX, :mod:`zibai.supervise.sharing` does on Windows. Only a function that cannot be sent, for example one that was
-typed at a prompt, is forked. The forked worker closes what it has inherited and says ``started`` first of all. A fork
-copies the locks that other threads hold at that moment, and no thread ever releases the copies. The prompt's thread
-holds the lock of the C library's locale while readline begins and ends a line, and a worker forked then would hang at
-its first OSError, whose text needs that lock.
+POSIX, and :mod:`zibai.supervise.sharing` does on Windows. Only a function that cannot be sent, for example one that was
+typed at a prompt, is forked. The forked worker first closes the descriptors that it has inherited, and sends
+``started``. A fork copies the locks that other threads hold at that moment, and no thread ever releases the copies. For
+example, the prompt's thread holds the lock of the C library's locale while readline begins and ends a line. A worker
+forked then would hang at its first OSError, whose text needs that lock.
 """
 
 import json
@@ -39,15 +39,15 @@ class Message(NamedTuple):
 
     From the parent to the worker:
 
-    - ``announce_drain``: say ``Connection: close`` in each response, since a graceful shutdown comes
+    - ``announce_drain``: send ``Connection: close`` in each response, since a graceful shutdown comes
     - ``drain``: begin the graceful shutdown; perhaps with a channel to the replacement
     - ``drain_shared``: the same, while another server accepts from the same listeners
     - ``quit``: exit at once
     - ``adopt``: take connections from the channel that comes along
     - ``reopen``: reopen the log files
     - ``dump``: send all stacks
-    - ``profile``: begin to sample the stacks
-    - ``profile_end``: end that, and send what was found
+    - ``profile``: start to sample the stacks
+    - ``profile_end``: stop that, and send the profile
 
     From the worker to the parent:
 
@@ -58,7 +58,7 @@ class Message(NamedTuple):
     - ``heartbeats``: a supervised function has sent its first heartbeat, and is watched from now on
     - ``max_requests``: the worker has served its maximum of requests, and asks for a replacement
     - ``dump``: all stacks, in ``text``
-    - ``profile``: a piece of what sampling has found; ``trace`` is empty with the last piece
+    - ``profile``: a piece of the profile; ``trace`` is empty with the last piece
     - ``hung``: a request has run for too long, and the worker asks for a replacement
     """
 
@@ -70,8 +70,8 @@ class Message(NamedTuple):
 class Parent:
     """The worker's end. Only the control thread calls ``receive``; any thread may send.
 
-    ``since`` is when the worker was started, by :mod:`zibai.clock`. ``outlet`` takes what the worker prints, if that is
-    captured. ``hears_ctrl_c`` says whether the parent hears Ctrl-C.
+    ``since`` is when the worker was started, by :mod:`zibai.clock`. ``outlet`` takes the worker's output, if that is
+    captured. ``hears_ctrl_c`` says whether the parent reacts to Ctrl-C.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Parent:
     def set_up_process(self, *, detached: bool = False, stdin: terminal.Stdin | None = None) -> None:
         """The first step of a worker or loader: its terminal, standard input and standard output.
 
-        ``detached`` is from the terminal's Ctrl-C.
+        ``detached``: the terminal's Ctrl-C does not reach it.
         """
         if detached:
             terminal.leave()
@@ -108,7 +108,7 @@ class Parent:
         return nullcontext() if self.outlet is None else self.outlet.uncaptured()
 
     def hear_ctrl_c(self) -> None:
-        """Hear Ctrl-C from now on, as the parent does. On Windows a worker starts deaf to it."""
+        """React to Ctrl-C from now on, as the parent does. On Windows a worker starts with Ctrl-C ignored."""
         if self._hears_ctrl_c:
             terminal.hear_ctrl_c()
 
@@ -149,7 +149,7 @@ class Parent:
         self._send(Message("failed", str(error), error.trace))
 
     def shows(self, error: LoadError) -> None:
-        """Say that this worker serves nothing but a page with this error. It has logged it."""
+        """Say that this worker serves only a page with this error, which it has logged."""
         self._send(Message("shows", str(error), error.trace))
 
     def _send(self, message: Message) -> None:

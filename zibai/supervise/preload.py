@@ -32,7 +32,7 @@ LOADER_END_TIME: Final = 4.0
 class Preload:
     """Makes workers that are forked. ``target(parent, *args)`` is the main function of a loader.
 
-    ``collector`` takes what loaders print. A context manager that ends the loaders.
+    ``collector`` takes the output of loaders. A context manager that ends the loaders.
     """
 
     def __init__(self, target: Callable[..., None], args: tuple[Any, ...], collector: Collector | None = None) -> None:
@@ -70,7 +70,7 @@ class Preload:
 
     @property
     def pipes(self) -> list[Any]:
-        """What to wait for: a pipe is ready when :meth:`look` has something to do."""
+        """The pipes to wait for: one is ready when :meth:`look` has something to do."""
         return [loader.pipe for loader in self._loaders if loader.speaks]
 
     def child(
@@ -81,9 +81,9 @@ class Preload:
         row: Rows | None = None,
         outlet: Outlet | None = None,
     ) -> Forked:
-        """A worker, still to be started. OSError when it needs a new loader and the system has no room for one."""
+        """A worker that is not started yet. OSError when it needs a new loader and the system has no room for one."""
         self.look()
-        # Not one that is older than the proven one: the proven code is to be served.
+        # No loader that is older than the proven one: the proven code must be served.
         able = [
             loader
             for loader in self._loaders
@@ -126,13 +126,13 @@ class Preload:
             loader.close()
 
     def stop_listening(self) -> None:
-        """Have the loaders close the listeners, since no worker is started any more. Idempotent."""
+        """Let the loaders close the listeners, since no worker is started any more. Idempotent."""
         if not self._has_stopped_listening:
             self._has_stopped_listening = True
             self._order_all("stop_listening")
 
     def reopen(self) -> None:
-        """Have the loaders reopen the log files."""
+        """Let the loaders reopen the log files."""
         self._order_all("reopen")
 
     def _order_all(self, verb: str) -> None:

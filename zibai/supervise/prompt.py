@@ -30,7 +30,7 @@ _BANNER = "supervisor, workers, workers(n), reload(), stop(); Ctrl-D ends, too"
 
 
 class Prompt(code.InteractiveConsole):
-    """Runs what is typed, with the supervisor at hand. Only the main thread calls it, except for ``waiting``."""
+    """Runs the statements that are typed. Only the main thread calls it, except for ``waiting``."""
 
     def __init__(self) -> None:
         if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
@@ -91,7 +91,7 @@ class Prompt(code.InteractiveConsole):
             raise KeyboardInterrupt from None
 
     def _take_over(self) -> None:
-        """Let no fork begin from here on; Ctrl-C waits for a fork that is going on."""
+        """Let no fork begin from now on. Ctrl-C waits for a fork that goes on."""
         while True:
             try:
                 self._busy.acquire()
@@ -127,7 +127,7 @@ class Prompt(code.InteractiveConsole):
 
 @contextmanager
 def forking(prompt: Prompt | None, collector: Collector | None) -> Iterator[None]:
-    """Around the fork of a worker: no thread of zibai holds a lock that the worker would find taken for ever."""
+    """Around the fork of a worker: no thread of zibai holds a lock, which would stay locked in the worker for ever."""
     with ExitStack() as stack:
         if prompt is not None:
             stack.enter_context(prompt.waiting())
@@ -138,7 +138,7 @@ def forking(prompt: Prompt | None, collector: Collector | None) -> Iterator[None
 
 @contextmanager
 def _completion(names: dict[str, Any]) -> Iterator[None]:
-    """The tabulator completes these names, on systems with readline."""
+    """Complete these names with the Tab key, on systems with readline."""
     if sys.platform == "win32":
         yield
         return

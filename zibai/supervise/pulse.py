@@ -1,4 +1,4 @@
-"""How the parent is: its main loop writes it down, and the health checks read it, also while the main loop hangs."""
+"""The condition of the parent: its main loop writes it, and the health checks read it, even if the main loop hangs."""
 
 from math import inf
 from typing import Final
@@ -21,11 +21,11 @@ class Pulse:
         self._expected = clock()  # when the main loop must be back
 
     def finds(self, condition: str) -> None:
-        """The condition of the roster."""
+        """Note the condition of the roster."""
         self._condition = condition
 
     def waits(self, timeout: float | None) -> None:
-        """The main loop begins to wait, for at most ``timeout`` seconds; None is for ever."""
+        """The main loop begins to wait, for at most ``timeout`` seconds; None is no limit."""
         self._expected = inf if timeout is None else clock() + timeout
 
     def wakes(self) -> None:

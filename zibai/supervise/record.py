@@ -24,7 +24,7 @@ once would be started as fast as the machine can."""
 
 
 class Process(Protocol):
-    """What the roster does with a worker; see :class:`zibai.supervise.child.Child`."""
+    """The methods of a worker that the roster calls; see :class:`zibai.supervise.child.Child`."""
 
     @property
     def pid(self) -> int: ...

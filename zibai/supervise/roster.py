@@ -3,7 +3,7 @@
 Facts come in: a worker is ready, has failed, has gone; the user asks for a restart, for one more worker, for the end.
 Each of these calls only records a fact. :meth:`Roster.tick` compares the facts with the wanted state and takes the next
 steps. So the order of events does not matter, and two events at once are not a special case. The roster waits for
-nothing, knows no processes, signals or clocks except those that it is given, and says when it wants to be called again.
+nothing, uses only the processes, signals and clock that it is given, and says when it must be called again.
 :mod:`zibai.supervise.watch` finds the workers that are late or too large, :mod:`zibai.supervise.generations` those that
 a restart replaces.
 
@@ -82,7 +82,7 @@ class Roster:
         """It serves."""
         worker.was_ready = True
         if worker.state is DRAINING and worker.told == "drain":
-            # It was told to end while it started, and was ready first. Now it may finish what it has begun.
+            # It was told to end while it started, and was ready first. Now it may finish its requests.
             worker.deadline = self._clock() + self._graceful_timeout + KILL_AFTER
         if worker.state is STARTING:
             worker.state = READY
@@ -94,7 +94,7 @@ class Roster:
                 self._backoff.succeed()
 
     def on_heartbeats(self, worker: Worker) -> None:
-        """It has sent its first heartbeat after it was ready, and has to send more from now on."""
+        """It has sent its first heartbeat after it was ready, and must send more from now on."""
         if worker.state is READY:
             self._watch.expect_heartbeats(worker)
 
@@ -108,7 +108,7 @@ class Roster:
         worker.generation = TO_REPLACE
 
     def on_failed(self, worker: Worker) -> None:
-        """It has said why it cannot serve; its process ends by itself, or serves a page that shows it."""
+        """It has said why it cannot serve. Its process ends by itself, or serves a page with the error."""
         worker.failed = True
 
     def on_gone(self, worker: Worker, ending: Ending) -> None:
@@ -164,7 +164,7 @@ class Roster:
 
     @property
     def condition(self) -> str:
-        """In one word, what a load balancer is told: it sends requests here while this is "ready"."""
+        """The condition for load balancers, in one word: they send requests here while it is "ready"."""
         if self._ending or self.drain_announced:
             return DRAINING
         if any(worker.state is READY for worker in self.workers):
@@ -196,7 +196,7 @@ class Roster:
         if self.is_up:
             for worker in self.workers:
                 if worker.state is STARTING:
-                    # A replacement whose code is already old. It may serve since a moment ago, so it drains.
+                    # A replacement whose code is already old. It may have begun to serve just now, so it drains.
                     self._stop(worker, "drain")
 
     def change_wanted(self, by: int) -> None:

@@ -70,7 +70,7 @@ def _in_thread(pid: int) -> Sentinel | None:
     if sys.platform != "linux":
         return None
     reading, writing = os.pipe()
-    close = original("os", "close")  # gevent's waits for a hub, which this thread has not got
+    close = original("os", "close")  # gevent's needs a hub, which this thread does not have
 
     def wait() -> None:
         with suppress(ChildProcessError):  # it has been waited for already
@@ -80,7 +80,7 @@ def _in_thread(pid: int) -> Sentinel | None:
             os.write(writing, b"\0")
         close(writing)
 
-    # Of the system: in a program that gevent has patched it would be a greenlet, and hold the hub.
+    # A thread of the system: in a program that gevent has patched it would be a greenlet, and block the hub.
     original("_thread", "start_new_thread")(wait, ())
     return Sentinel(reading, lambda: os.close(reading))
 
@@ -88,8 +88,8 @@ def _in_thread(pid: int) -> Sentinel | None:
 def close_for_programs() -> None:
     """Let no program that is started in this process inherit a descriptor, except for the three standard ones.
 
-    ``multiprocessing`` makes what it passes to a process inheritable, and so it would go on to each program that is
-    started by ``os.system`` or by C code.
+    ``multiprocessing`` makes the descriptors that it passes to a process inheritable. So each program that is started
+    by ``os.system`` or by C code would get them.
     """
     if sys.platform == "win32":
         return
@@ -99,7 +99,7 @@ def close_for_programs() -> None:
         fds = list(range(1024))
     for fd in fds:
         if fd > 2:
-            with suppress(OSError):  # the listing itself had one, which is closed
+            with suppress(OSError):  # the descriptor of the listing itself is closed
                 os.set_inheritable(fd, False)
 
 

@@ -1,7 +1,7 @@
 """How a worker on Windows gets the sockets and pipes among its arguments.
 
 On Windows ``multiprocessing`` keeps a copy of each in the parent until the new process fetches it. This does harm in
-two ways. A process that dies before it fetches leaves the copy open, and the kernel goes on to accept connections that
+two ways. A process that dies before it fetches leaves the copy open, and the kernel goes on accepting connections that
 no process serves. And ``socket.dup()``, which makes the copy, makes it blocking. All workers share that flag, so each
 start of a worker would make ``accept()`` block in all others, and with it their server loops.
 

@@ -1,4 +1,4 @@
-"""The first moments of a worker process, on both sides: what the parent does around the start, and what runs first."""
+"""The first moments of a worker process: the parent's steps around the start, and the first steps of the worker."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from . import output
 from .pipe import Parent
 
 PIPE_SIZE: Final = 1024**2
-"""Bytes that fit into the pipe by which a worker on Windows gets its arguments, which are some kilobytes."""
+"""Bytes of the pipe by which a worker on Windows gets its arguments, which are some kilobytes."""
 
 # While a worker has a copy of the parent's end of a sibling's pipe, the sibling does not learn that the parent is gone.
 _pipes: WeakSet[Any] = WeakSet()
@@ -48,10 +48,10 @@ def signals_held_back(spawning: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _roomy_pipe() -> Iterator[None]:
-    """On Windows, have ``multiprocessing`` make a pipe that takes all that it writes to a new process.
+    """On Windows, let ``multiprocessing`` make a pipe that takes everything that it writes to a new process.
 
     It writes before it looks at the process, and it holds the other end of the pipe itself. So with the usual 4 KiB it
-    would wait for ever for a process that has died before it reads: one Ctrl-Break while a worker starts is enough.
+    would wait for ever if the process has died before it reads: one Ctrl-Break while a worker starts is enough.
     """
     if sys.platform != "win32":
         yield
@@ -81,9 +81,9 @@ class _RoomyPipes:
 def start_helper() -> None:
     """Start the resource tracker of ``multiprocessing``, if it does not run, before the first spawn does.
 
-    It inherits the mask, so that no signal to the whole group ends it; it ignores only two of them itself. If it has
-    been ended all the same, ``multiprocessing`` warns of lost resources, and a warning may be an error. Nothing of
-    zibai is lost with it.
+    It inherits the mask, so that no signal to the whole group ends it: it ignores only two signals itself. If it has
+    ended all the same, ``multiprocessing`` warns about lost resources, and a warning may be an error. Nothing of zibai
+    is lost with it.
     """
     if sys.platform == "win32":
         return
@@ -97,8 +97,8 @@ def start_helper() -> None:
 def run(target: Callable[..., None], parent: Parent, *args: Any) -> None:
     """Run ``target`` in a worker process, and wait for the application's threads before its child processes.
 
-    ``multiprocessing`` itself waits for child processes first. Those of a ``ProcessPoolExecutor`` end when a thread of
-    the pool tells them to, and that thread does so when the threads are shut down.
+    ``multiprocessing`` itself waits for child processes first. But those of a ``ProcessPoolExecutor`` end only when a
+    thread of the pool tells them to, which it does when the threads are shut down.
     """
     try:
         target(parent, *args)
@@ -107,8 +107,8 @@ def run(target: Callable[..., None], parent: Parent, *args: Any) -> None:
 
 
 def run_forked(target: Callable[..., None], parent: Parent, *args: Any) -> None:
-    """The same in a forked worker: hang at once or never, and close the descriptors of the parent first."""
-    os.strerror(errno.ENOENT)  # takes the lock of the locale
+    """The same in a forked worker. It closes the descriptors of the parent first, and hangs at once or never."""
+    os.strerror(errno.ENOENT)  # takes the lock of the locale, so that a copy of a held lock hangs here
     parent.started()
     for pipe in _pipes:
         pipe.close()

@@ -117,7 +117,7 @@ class Supervisor(Handle):
         hear_of_children()
         self._begin("spawn", detached=True)
         self._thread = threading.Thread(target=self._run_in_thread, name="zibai-supervisor", daemon=True)
-        atexit.register(self.stop)  # or a program that ends would wait for its workers for ever
+        atexit.register(self.stop)  # otherwise the end of the program would wait for its workers for ever
         self._thread.start()
         try:
             self._is_settled.wait()
@@ -247,7 +247,7 @@ def _once(hook: Callable[[], object] | None) -> Callable[[], None]:
 
 
 def _scoreboard(job: Job, processes: int) -> AbstractContextManager[Scoreboard | None]:
-    """In a file of its own, so that ``zibai ps`` shows the workers."""
+    """A scoreboard in its own file, so that ``zibai ps`` shows the workers."""
     facts = {"version": __version__, "app": job.name, "listen": [], "processes": processes}
     # A restart has workers of both generations, so there are twice as many rows; 30 more are for workers(n).
     return board_file.open_board(None, f"{os.getpid()}-{next(_numbers)}", 2 * processes + 30, 0, facts)

@@ -9,7 +9,7 @@ from ..system.usage import NO_LIMITS, Usage, in_words
 from .record import READY, STARTING, TO_REPLACE, Worker
 
 BETWEEN_SAMPLES: Final = 2.0
-"""Seconds between two samples of what the workers take. One sample may meet a peak; two in a row are no accident."""
+"""Seconds between two samples of the usage of workers. One sample may meet a peak; two in a row are no accident."""
 
 
 class Watch:
@@ -33,9 +33,9 @@ class Watch:
         worker.deadline = inf if worker.process.beat() is None else self._clock() + self._worker_timeout
 
     def excuse(self, worker: Worker, seconds: float) -> None:
-        """The parent, or the whole server, was paused for so long. The worker gets that time in addition.
+        """The parent, or the whole server, was paused for ``seconds``. The worker gets that time in addition.
 
-        A worker that hangs since then is judged by the time after the pause.
+        For a worker that hangs since then, only the time after the pause counts.
         """
         worker.deadline += seconds
         last = max(worker.process.beat() or -inf, worker.excused_until)
@@ -51,7 +51,7 @@ class Watch:
                 worker.process.kill()
 
     def _lateness(self, worker: Worker, now: float) -> str:
-        """Why a worker whose deadline has passed is late; empty if it is not, and its deadline is a new one then."""
+        """Why a worker whose deadline has passed is late; empty if it is not, and then it has a new deadline."""
         if worker.state is STARTING:
             return f"not ready in {self._boot_timeout:g} s"
         if worker.state is not READY:
@@ -60,7 +60,7 @@ class Watch:
         if beat is not None:
             beat = max(beat, worker.excused_until)
         if beat is not None and now - beat >= limit and worker.process.uses_processor():
-            limit *= 2  # it computes, or the machine is slow; an endless loop uses the processor too
+            limit *= 2  # it computes, or the machine is slow; but an endless loop uses the processor, too
         if beat is None or now - beat < limit:
             worker.deadline = inf if beat is None else beat + limit
             return ""

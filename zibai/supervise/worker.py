@@ -1,9 +1,9 @@
-"""The life of a worker that runs a function, and what that function may ask.
+"""A worker that runs a function, and the object by which that function talks to its parent.
 
-The function runs in the main thread. The control thread (:mod:`zibai.supervise.control`) tells it the two ways to end.
-A graceful end calls ``before_stop`` and then sets the event ``end``. A quick end raises KeyboardInterrupt in the
-function. A graceful end that takes too long becomes a quick one, so a function that knows nothing of all this still
-reaches its ``finally``. A quick end that takes too long ends the process.
+The function runs in the main thread. The control thread (:mod:`zibai.supervise.control`) ends it in one of two ways. A
+graceful end calls ``before_stop`` and then sets the event ``end``. A quick end raises KeyboardInterrupt in the
+function. A graceful end that takes too long becomes a quick one, so even a function that ignores the event reaches its
+``finally``. A quick end that takes too long ends the process.
 
 Where gevent has patched the process, the hub sets the event and runs the hook.
 """
@@ -29,7 +29,7 @@ from .pipe import Parent
 
 
 class Job(NamedTuple):
-    """What a worker is to do. ``detached`` is from the terminal's Ctrl-C."""
+    """The function of a worker, and how to run it. ``detached``: the terminal's Ctrl-C does not reach it."""
 
     target: Callable[..., object]
     args: tuple[Any, ...]
@@ -140,8 +140,8 @@ class _Control(Control):
             self._start_hook = hub.spawning_from_threads(self._call_hook)
 
     def _start(self, function: Callable[[], None]) -> threading.Thread | None:
-        """Also where ``threading`` works, in a thread that it does not list: the function may look for threads before
-        it forks.
+        """Run ``function`` in a thread that ``threading`` does not list: the supervised function may look for threads
+        before it forks.
         """
         if self._main.hub is not None:
             return super()._start(function)
@@ -158,7 +158,7 @@ class _Control(Control):
         elif verb in {"drain", "drain_shared", "gone"} or any(name in GRACEFUL_SIGNALS for name in names):
             if self._worker.is_ready:
                 self._drain()
-            else:  # it does no work yet that it could finish
+            else:  # it has no work yet that it could finish
                 self._quit(by_sigint=False)
 
     def _is_starting(self) -> bool:
@@ -177,7 +177,7 @@ class _Control(Control):
             self._set_end() if self._before_stop is None else self._start_hook()
 
     def _call_hook(self) -> None:
-        """In a thread or greenlet of its own, since the hook may take its time; the event is set afterwards."""
+        """Call the hook in a separate thread or greenlet, since it may block, and set the event after it."""
         assert self._before_stop is not None
         try:
             self._before_stop()
