@@ -1,24 +1,24 @@
 """The processes of the HTTP server.
 
-It puts the parts together: options, listeners, workers, and in each of them an engine with a gateway.
+This wing puts the parts together: options, listeners, workers, and in each worker an engine with a gateway.
 
  - start         main(): from options to one process or a parent
- - environment   what a server finds around it and prepares: directory, log, user
+ - environment   the surroundings of a server: directory, log, user
  - parent        the parent of worker processes
  - single        one process that serves by itself
  - guest         zibai.run() at a prompt
  - worker        the life of a worker
- - control       how a process that serves is told to stop
+ - control       the thread by which a serving process hears that it must stop
  - peek          whether an application is ASGI, before gevent patches
  - application   the user's code: the application and its hooks
  - loader        the process that imports once and forks (--preload)
  - orders        the loader's end of the pipe to its parent
  - serve         serve(): one application on its sockets
- - assembly      puts the server loops of it together
+ - assembly      puts its server loops together
  - loops         several server loops in one process, as one
- - together      what they report, as one report
+ - together      their reports, as one report
  - aserve        aserve(): the same in an event loop that runs already
- - settings      what the keywords of both say
+ - settings      the keywords of both, as options
  - kinds         what WSGI and ASGI applications need of a server
  - serving       serving(): the same in a thread, within a block
  - fixture       the pytest fixture zibai_server
@@ -32,9 +32,9 @@ It puts the parts together: options, listeners, workers, and in each of them an 
  - reloader      watches the files of directories
  - watching      --reload and --watchfiles: which directories
  - endpoint      the control channel: who may speak, and how
- - commands      what the control channel does
+ - commands      the commands of the control channel
  - dump          the stacks of a worker
- - ties          what a server calls, and what ties it to a supervising process
+ - ties          hooks, and the callbacks between a server and its supervising process
  - profiling     zibai profile: the parent's part
  - sampling      zibai profile: the worker's part
 """

@@ -14,19 +14,19 @@ from .ties import Hooks
 
 
 class Site(NamedTuple):
-    """The application and its hooks. With a ``failure`` it is the page of WSGI that shows it."""
+    """The application and its hooks. With a ``failure``, the application is a WSGI page that shows the error."""
 
     app: Application
     hooks: Hooks = Hooks()
     failure: LoadError | None = None
 
     def interface(self, wanted: str) -> Interface:
-        """How to call the application: as ``wanted``, which is ``--interface``, says."""
+        """The interface of the application; ``wanted`` is ``--interface``."""
         return resolve(self.app, "auto" if self.failure else wanted)
 
 
 def load(options: Options, app: Application | None = None) -> Site:
-    """Import the application, unless ``app`` is it already, and the hooks. Raises :class:`LoadError`."""
+    """Import the hooks and the application, which may be given as ``app``. Raises :class:`LoadError`."""
     typed = app is None
     try:
         if options.env_file is not None:
@@ -67,7 +67,7 @@ def run_hook(options: Options, site: Site) -> Site:
 def fail(options: Options, error: LoadError) -> Site:
     """A worker whose code fails must not serve, so this raises ``error``.
 
-    With ``--reload`` or ``--watchfiles`` it returns what the worker serves until the next change.
+    With ``--reload`` or ``--watchfiles`` it returns a page, which the worker serves until the next change.
     """
     if not watched(options):
         raise error

@@ -1,8 +1,8 @@
 """``await aserve()``: an ASGI application within the event loop of a program that has one already.
 
-The program goes on beside the server, and what the application uses (a pool of connections, a client) may belong to
-both. The server installs no handler of signals and ends no process. It lives in a task of its own, so that a
-cancellation of the caller is heard as what it means: the end begins, and every request in flight has its time.
+The program goes on beside the server, and both may share resources, such as a pool of connections. The server installs
+no signal handlers and ends no process. It runs in a task of its own. So if the caller is cancelled, the graceful
+shutdown begins, and every request in flight has its time.
 """
 
 import asyncio

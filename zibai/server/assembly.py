@@ -1,4 +1,4 @@
-"""Puts server loops together, each of the parts that are made for it: its limits, its look at itself, what it tells."""
+"""Puts server loops together from their parts: limits, health, and callbacks to the process around them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
@@ -23,7 +23,7 @@ from .together import Together
 
 
 class Part(NamedTuple):
-    """What one server loop is made of. ``slots`` is how many requests it runs at once."""
+    """The parts of one server loop. ``slots`` is how many requests it runs at once."""
 
     engine: Backend
     gateway: Any
@@ -68,7 +68,7 @@ def _make_one_of_several(
         together.count(loop)
 
     service = _make_service(part, divided(options, number, len(parts)), siblings, False)
-    service.load.descriptors /= len(parts)  # the limit of the system is one of the process
+    service.load.descriptors /= len(parts)  # the system's limit is for the whole process
     health = _make_health(service, part, options, ties.beat_every, together.stuck, partial(together.beat, number))
     step = together.step if options.max_requests else None
     loop = _finish(service, part, health, step, enough, end, Loop)
@@ -86,7 +86,7 @@ def _make_service(
     service = Service.from_options(
         options,
         application=part.gateway.make if tasks else part.gateway.serve,
-        # Of the context that called serve(), after the hook before_serve: each request begins with a copy of it.
+        # Copies of the context that called serve(), after the hook before_serve, one for each request.
         new_context=copy_context().copy,
         readiness=part.engine.readiness,
         report=part.engine.report,
@@ -95,7 +95,7 @@ def _make_service(
         siblings=siblings,
         base=part.gateway.base,
     )
-    if tasks:  # they read what has not come together with its head
+    if tasks:  # tasks read bodies themselves, unless these come together with their heads
         limits = replace(service.limits, stream_body=True)
         lane = None if service.lane is None else BytesLane(limits.max_target)
         service = replace(service, limits=limits, lane=lane)

@@ -1,12 +1,13 @@
-"""The commands of the control channel: what a client of :mod:`zibai.server.endpoint` may ask a server to do.
+"""The commands of the control channel, which clients of :mod:`zibai.server.endpoint` send.
 
-Everything that a signal does, a command does, too, on every system. A request is ``{"command": "reload", "by":
-"zibai reload", ...}``, and each line of the response an object. The last one has ``ok``, or ``error`` and a sentence.
+There is a command for everything that a signal does, on every system. A request is ``{"command": "reload", "by":
+"zibai reload", ...}``, and each line of the response is an object. The last one has ``ok``, or ``error`` and a
+sentence.
 
-Each command runs in the thread of its client. It changes nothing by itself, but asks the main loop of the parent
-(:meth:`~zibai.supervise.mainloop.MainLoop.ask`), or raises a signal in a single process. What comes back arrives in a
-queue of the command: the main loop only appends to it, and the client's thread only takes. If the main loop has ended,
-nothing comes; so the client's thread looks every second whether it has.
+Each command runs in the thread of its client. It changes nothing itself, but asks the main loop of the parent
+(:meth:`~zibai.supervise.mainloop.MainLoop.ask`), or raises a signal in a single process. Replies arrive in a queue of
+the command: the main loop only appends to it, and the client's thread only takes from it. If the main loop has ended,
+nothing arrives, so the client's thread checks that every second.
 """
 
 import os
@@ -37,13 +38,13 @@ MANY: Final = 1000
 """The largest number of workers that may be asked for: a typing error should not use up the machine."""
 
 DUMP: Final = 2.0
-"""Seconds that a worker has to send its stacks. After them it is taken for one that holds the GIL."""
+"""Seconds that a worker has to send its stacks. After that it is assumed to hold the GIL."""
 
 _ENDED: Final = {"error": "the server has ended"}
 
 
 class Commands:
-    """The commands of a parent. ``heard`` is what a signal for the end calls, so that an end that hangs is ended."""
+    """The commands of a parent. ``heard`` is called before the end begins: it ends the process if that hangs."""
 
     def __init__(self, loop: MainLoop, heard: Callable[[str], object] | None = None) -> None:
         self._loop = loop
@@ -70,7 +71,7 @@ class Commands:
         yield from command(request)
 
     def _reload(self, request: Request) -> Lines:
-        """Begin a restart; with ``wait`` a line for each of its events, until it is done, aborted or given up."""
+        """Begin a restart. With ``wait`` send a line for each of its events, until it is done, aborted or given up."""
         events: SimpleQueue[Event | int | None] = SimpleQueue()
         wait, by = request.get("wait") is True, _by(request)
 
@@ -106,7 +107,7 @@ class Commands:
                 self._loop.ask(lambda roster: self._loop.ledger.unsubscribe(events.put))
 
     def _next(self, events: SimpleQueue[Any], until: float | None = None) -> Any:
-        """What comes next; None if the main loop has ended, or ``until`` is over."""
+        """The next event; None if the main loop has ended, or the time ``until`` has passed."""
         while True:
             try:
                 return events.get(timeout=1.0 if until is None else max(0.0, min(1.0, until - clock())))
@@ -115,19 +116,19 @@ class Commands:
                     return None
 
     def _stop(self, request: Request) -> Lines:
-        """Begin the end, ``now`` or gracefully. The client hears first, since the end may be faster than the line."""
+        """Begin the end, ``now`` or gracefully. The client is told first, since the end may be faster than the line."""
         now, by = request.get("now") is True, _by(request)
         try:
             yield {"ok": True, "pid": os.getpid()}
         finally:  # also for a client that has left without waiting for the line
-            # Before the main loop begins the end, as with a signal: the overseer would take an announced shutdown for a
-            # second request, which leaves no time for --drain.
+            # Before the main loop begins the end, as with a signal: otherwise the overseer would take an announced
+            # shutdown for a second request, which leaves no time for --drain.
             if self._heard is not None:
                 self._heard(QUICK_SIGNAL if now else GRACEFUL_SIGNAL)
             self._loop.ask(lambda roster: roster.end("quit" if now else "drain", by))
 
     def _workers(self, request: Request) -> Lines:
-        """Change how many workers there are, if there is a ``number``, and tell."""
+        """Change the number of workers, if ``number`` is given, and report it."""
         number = request.get("number")
         if number is not None and (type(number) is not int or not 1 <= number <= MANY):
             yield {"error": f"the number of workers is from 1 to {MANY}"}
@@ -201,7 +202,7 @@ class Commands:
 
 
 def serve_single(request: Request) -> Lines:
-    """The commands of a single process: it is asked to end, as by a signal."""
+    """The only command of a single process: end, as by a signal."""
     if request.get("command") == "stop":
         try:
             yield {"ok": True, "pid": os.getpid()}
@@ -223,9 +224,9 @@ def _send_signal(number: int) -> None:
 
 
 def _by(request: Request) -> str:
-    """What is said in the log about the origin of a request, whatever a client sends.
+    """The origin of a request, for the log, made safe.
 
-    Only a text is taken: json reads lists that are nested more deeply than ``str`` can print.
+    Only a text is accepted: json reads lists that are nested more deeply than ``str`` can print.
     """
     by = request.get("by", "")
     return by[:100] if isinstance(by, str) and by[:100].isprintable() else "control channel"

@@ -1,4 +1,4 @@
-"""How a process that serves HTTP is told to stop, by its parent or by signals.
+"""The thread by which a process that serves HTTP hears its parent and signals.
 
 A graceful shutdown sets the event that the server waits for. While the application is imported no request is in
 flight, so a graceful shutdown is a quick exit then.
@@ -7,10 +7,10 @@ flight, so a graceful shutdown is a quick exit then.
 ``drain_shared`` says that another server accepts from the same listeners. ``adopt`` brings the channel from which this
 worker takes over connections.
 
-With ``--drain`` the first signal for a graceful shutdown only announces it: the process serves on, with
+With ``--drain`` the first signal for a graceful shutdown only announces it: the process goes on serving, with
 ``Connection: close`` in each response, and :class:`Control` counts the time. In a worker the parent decides: from its
-``announce_drain`` to its ``drain`` signals mean nothing, since systemd, which sends them to the whole group, has told
-the parent too.
+``announce_drain`` to its ``drain`` signals mean nothing, since systemd sends them to the whole group, and so to the
+parent, too.
 
 This thread writes no log line, since the log may be a full pipe that is never read. It also sets the last moment
 (:mod:`zibai.system.lastword`): nothing that hangs, before or after the end of the server, keeps the process for more
@@ -42,7 +42,7 @@ from .dump import describe_self
 from .loops import Engine, Loops
 
 HANGUP: Final = "SIGHUP"
-"""A restart, for a parent. A single process says that it cannot, or ends when it means that its terminal is closed."""
+"""A restart, for a parent. A single process refuses it, or ends if the signal means that its terminal is closed."""
 
 
 class Announced:
@@ -63,7 +63,7 @@ class Announced:
 
 
 class Successors:
-    """The workers beside this one that a drain and a restart tell of.
+    """The other workers that matter at a drain or a restart.
 
     ``channels`` bring connections of workers before this one, until there are loops. ``replacement`` is the channel to
     the worker that gets the connections of this one. ``share_listeners`` says that another server accepts, too.
@@ -100,7 +100,7 @@ class Successors:
 
 
 class Calls(NamedTuple):
-    """What the thread has others do, because it takes the locks of log handlers."""
+    """Calls that other threads make for this one, because they take the locks of log handlers."""
 
     refuse_upgrade: Callable[[], object]
     refuse_restart: Callable[[], object]
@@ -134,8 +134,8 @@ class Control(control.Control):
         self._serves = False  # whether clients have been let in
         self._loops: Loops | None = None
         self._successors = Successors()
-        self._was_busy = False  # of the owners of the loops, one at a time
-        self.engine: Callable[[], Engine | None] = _none  # what runs the requests; set before there are loops
+        self._was_busy = False  # set by the owners of the loops, one at a time
+        self.engine: Callable[[], Engine | None] = _none  # the backend or backends; set before there are loops
         # A handler may wait for ever in a write to a full pipe. With gevent its lock is gevent's, and a thread of the
         # system must not wait for that.
         outside = _in_own_thread if hub is None else hub.spawning_from_threads
@@ -157,10 +157,10 @@ class Control(control.Control):
         self._successors.adopt(loops)
 
     def note_look(self) -> None:
-        """A loop has looked at its requests: while some run, this thread looks at the clock. Called by the owner of a
-        loop, one at a time.
+        """A loop has looked at its requests: while some run, this thread watches the clock. The owners of the loops
+        call this, one at a time.
 
-        With gevent that is the main thread, which also runs the application: a view may have reset a signal, as an
+        With gevent the owner is the main thread, which also runs the application. A view may have reset a signal, as an
         asyncio event loop does at its end.
         """
         if self._main.hub is not None:
@@ -208,7 +208,7 @@ class Control(control.Control):
             self._set_end()
 
     def _ends_early(self, verb: str, names: Sequence[str]) -> bool:
-        """Whether the end is asked for before anything was served: then there is nothing to finish.
+        """Whether the end was asked for before anything was served, so that there is nothing to finish.
 
         After the parent has announced the drain, a worker leaves signals to the parent.
         """

@@ -23,16 +23,16 @@ from ..system.stacks import Stack, format_stack, root
 from .loops import Engine
 
 TEXT_LIMIT: Final = 60_000
-"""Characters of one text: the pipe of a worker takes this much without a parent that reads."""
+"""The most characters of a text: the pipe of a worker takes so many while the parent does not read."""
 
 NAME: Final = "zibai-stacks"
 
 SIGNAL_TIME: Final = 1.0
-"""Seconds in which a signal has been handled. A process that is stopped does not handle it."""
+"""Seconds that a process has to handle a signal. A stopped process does not handle it."""
 
 Greenlets = Callable[[], list[tuple[str, Stack]]]
 
-_MAIN: Final = threading.main_thread().ident or 0  # of the system; gevent has numbers of its own
+_MAIN: Final = threading.main_thread().ident or 0  # the system's; gevent has numbers of its own
 _file: Any = None
 
 
@@ -42,13 +42,13 @@ def prepare() -> None:
     if sys.platform == "win32":
         return
     with suppress(OSError, RuntimeError, ValueError):
-        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # not in a Python that was built on an old Linux
+        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # missing if Python was built on an old Linux
             _file = os.fdopen(os.memfd_create(NAME), "wb", buffering=0)
         faulthandler.register(_number(), file=2 if _file is None else _file, all_threads=True, chain=False)
 
 
 def _number() -> int:
-    """A signal that is used for nothing else: a real-time signal, or what Ctrl-T sends."""
+    """A signal that is used for nothing else: a real-time signal, or that of Ctrl-T."""
     if sys.platform == "linux":
         return int(signal.SIGRTMIN + 5)
     if sys.platform == "darwin":

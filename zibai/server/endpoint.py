@@ -59,7 +59,7 @@ def address_for(control: str | None) -> str:
 
 
 class Endpoint:
-    """Serves ``handle`` at ``address``; a context manager of the main thread. If that is impossible, it says so.
+    """Serves ``handle`` at ``address``; a context manager of the main thread. If that is impossible, it logs why.
 
     ``handle`` gets a request and yields the lines of the response. It is called in the thread of its client.
     """
@@ -69,8 +69,8 @@ class Endpoint:
         self._handle = handle
         self._listener: Any = None
         self._over = False  # set by the main thread, read by the thread that accepts
-        self._clients = 0  # only the thread that accepts adds one, and each thread of a client takes its own away
-        self._left: list[None] = []  # one for each client that has left; list.append is one step for all threads
+        self._clients = 0  # clients that were accepted; for the accepting thread only
+        self._left: list[None] = []  # one entry for each client that has left; list.append is one step
 
     def __enter__(self) -> Self:
         try:

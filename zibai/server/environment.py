@@ -1,4 +1,4 @@
-"""What a server finds around it when it starts, and what it prepares before it serves."""
+"""The surroundings of a server: what the environment passes to it, and what is prepared before it serves."""
 
 import os
 from collections.abc import Callable
@@ -26,7 +26,8 @@ from .upgrade import Predecessor
 
 
 class Environment(NamedTuple):
-    """What the process that starts this server passes to it. The variables are removed: they are for this process only.
+    """The data that the starting process passes to this server. The variables are removed: no other process may use
+    them.
 
     Relative paths of the command start in ``directory``, also when an upgrade repeats the command. ``parent`` is the
     process that has started this one; if it is a server that is being upgraded, it is the ``predecessor``. ``identity``
@@ -73,8 +74,8 @@ def check_files(options: Options) -> None:
 
 
 class Prepared(NamedTuple):
-    """What both ways to serve need. ``on_up`` is called when the server is up; ``endpoint`` is the address of the
-    control channel.
+    """The things that a parent and a single process need. ``on_up`` is called when the server is up; ``endpoint`` is
+    the address of the control channel.
     """
 
     options: Options
@@ -94,7 +95,7 @@ def check_tls(options: Options, sockets: list[socket]) -> None:
 
 
 def names(options: Options, sockets: list[socket]) -> list[str]:
-    """Where the server listens, with the scheme that it speaks there; ``--url-scheme`` may be a proxy's scheme."""
+    """The addresses on which the server listens, with their schemes; ``--url-scheme`` may be a proxy's scheme."""
     sockets = sockets[:-1] if options.redirect_http else sockets
     return [describe(sock, "https" if options.certfile else "http") for sock in sockets]
 

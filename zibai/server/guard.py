@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HINT = 'each worker imports this file; put the call under: if __name__ == "__main__":'
 
-# What a program may ask in order to learn whether it runs in a worker.
+# Names by which a program may find out whether it runs in a worker.
 _GUARDS = {"__name__", "parent_process", "current_process"}
 
 
@@ -60,7 +60,7 @@ def _is_certain(body: list[ast.stmt], line: int) -> bool:
 
 
 def _is_certain_in(statement: ast.stmt, line: int) -> bool:
-    """The same for the only statement of a body that has the line, and in which no guard is."""
+    """The same for the only statement of a body that has the line, and that contains no guard."""
     match statement:
         case ast.Expr() | ast.Assign():
             return not any(isinstance(node, ast.BoolOp | ast.IfExp) for node in ast.walk(statement))
@@ -73,7 +73,7 @@ def _is_certain_in(statement: ast.stmt, line: int) -> bool:
 
 
 def _may_guard(statement: ast.stmt) -> bool:
-    """Whether it may keep a worker from what follows: by leaving, or by what it assigns or defines.
+    """Whether it may keep a worker from the following lines: by leaving, or by assigning or defining something.
 
     ``__name__`` that is only passed on, as to ``getLogger``, is no guard.
     """

@@ -73,7 +73,7 @@ def run(
             for thread in set(threading.enumerate()) - before:
                 if thread.name.startswith("zibai-"):
                     thread.join(A_MOMENT)
-            gc.collect()  # the parts of a server refer to each other in cycles, which keep the scoreboard's file open
+            gc.collect()  # the parts of a server form reference cycles, which would keep the scoreboard's file open
 
 
 def _obstacle_to_fork() -> str:

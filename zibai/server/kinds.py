@@ -1,6 +1,6 @@
-"""What the kinds of applications need: which backend runs them, and which gateway calls them.
+"""The backend and the gateway for each kind of application.
 
-A server of WSGI applications on threads has neither gevent nor asyncio in memory, so each is imported where it is used.
+A server of WSGI applications on threads has neither gevent nor asyncio in memory: each is imported where it is used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,7 @@ def make_asgi_gateway(app: Any, options: Options, mounted: dict[str, str]) -> "t
 
 
 def _make_upgrade(options: Options) -> "Upgrade":
-    """What is made of a request for WebSocket. Raises ``MissingExtra`` where there has to be something."""
+    """The maker of exchanges for WebSocket. Raises ``MissingExtra`` if it is missing and the options require it."""
     try:
         from ..gateway.asgi_websocket import WebSockets
     except ImportError as error:

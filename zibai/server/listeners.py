@@ -1,8 +1,8 @@
 """The listeners of a server: where they come from, whether another server shares them, and how they are closed.
 
-They are bound here, or given: by the environment, by ``--listen fd:N``, or by the old server in an upgrade. When a
-listener is not shared, the connections that wait in it would be lost with it, so this server serves them, and removes
-the file of a unix socket at once. A shared listener is only closed: the other server takes the waiting connections.
+They are bound here, or given: by the environment, by ``--listen fd:N``, or by the old server in an upgrade. With a
+listener that is not shared, its waiting connections would be lost, so this server serves them, and removes the file of
+a unix socket at once. A shared listener is only closed: the other server takes the waiting connections.
 
 The listener of ``--health-listen`` has the same origins, but is kept apart: workers do not get it, and it stays open
 until the very end.
@@ -21,7 +21,7 @@ from ..net.bind import Found, bind, listen, look_up
 from ..net.inherited import Given, adopt
 from ..net.unix_socket import socket_file, take_socket_file, unlink_unix_socket
 
-# A listener on its way to the new server: its descriptor; path, device and inode of a file that is to be removed; and
+# A listener on its way to the new server: its descriptor; path, device and inode of a file that must be removed; and
 # whether it is for ``--health-listen``.
 Passed = tuple[int, Sequence[Any] | None, bool]
 
@@ -29,8 +29,8 @@ Passed = tuple[int, Sequence[Any] | None, bool]
 class Listeners:
     """The listeners of one server, open within the ``with`` block. Only the main thread calls it.
 
-    ``given`` come from the environment. ``passed`` come from the old server in an upgrade, and are all that there are
-    then. With ``--redirect-http`` the last of ``sockets`` is for that; ``health`` are for ``--health-listen``.
+    ``given`` come from the environment. ``passed`` come from the old server in an upgrade, and then there are no
+    others. With ``--redirect-http`` the last of ``sockets`` is for that; ``health`` are for ``--health-listen``.
     ``are_shared`` is set when this server has passed them on, or got them from an old one, which may live longer.
     """
 
@@ -38,7 +38,7 @@ class Listeners:
         self.sockets: list[socket] = []
         self.health: list[socket] = []
         self.are_shared = passed is not None
-        self.are_kept = False  # all of them, by the process that has given them
+        self.are_kept = False  # whether the process that has given them keeps all of them open
         self.is_health_kept = False
         self._options = options
         self._given = given
@@ -46,7 +46,7 @@ class Listeners:
         self._found: dict[str, Found] = {}  # by address
 
     def look_up(self) -> None:
-        """Look names up, before the ``with`` block, which then waits for no name server. Raises as it does."""
+        """Look names up before the ``with`` block, so that the block waits for no name server. Raises as the block."""
         options = self._options
         if self._passed is None:
             for address in (options.health_listen, options.redirect_http, *(options.listen or [])):

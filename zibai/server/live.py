@@ -43,7 +43,7 @@ _FIELDS: Final = ("pid", "state", "up", "memory", "requests", "busy", "queue", "
 
 
 class Response(NamedTuple):
-    """What the thread of the probes sends."""
+    """A response that the thread of the probes sends."""
 
     status: HTTPStatus
     body: bytes
@@ -55,7 +55,7 @@ class Live:
     """The page of a server. ``look`` returns the data of :func:`~zibai.telemetry.board_view.describe`.
 
     With ``public`` the address is a public one; ``allowed`` is ``--health-public``. ``due`` is when :meth:`sample`
-    wants to be called.
+    must be called.
     """
 
     def __init__(self, look: Callable[[], dict[str, Any]], *, public: bool, allowed: bool) -> None:
@@ -94,9 +94,9 @@ class Live:
         return self._page
 
     def status(self) -> dict[str, Any]:
-        """What the page shows, as plain values. Times in the history are seconds until now, the oldest first."""
+        """The data of the page, as plain values. Times in the history are seconds until now, the oldest first."""
         server, now = self._look(), clock()
-        # Compared with a look that is old enough that the numbers do not jump, if there is one.
+        # Compared with a look that is at least a second old, if there is one, so that the numbers do not jump.
         before = next((each for each in reversed(self._last or ()) if server["up"] - each["up"] >= 1.0), server)
         shares = processor(before, server)
         running = [

@@ -5,10 +5,11 @@ after the boot timeout. Then all objects are frozen, since the garbage collector
 visits, and every such write copies a page of the shared memory. From then on the loader only waits for orders. It has
 no thread of zibai, runs no hub, and holds signals back, since the parent decides how long it lives.
 
-A forked worker is a copy of the loader's memory, so it closes what belongs to others: the loader's pipe, and the pipes
-of siblings that are still to be forked. What must differ between processes is made new by Python itself (``random``,
-the locks of ``logging`` and ``threading``) or here (``multiprocessing``, numpy, gevent's hub). At the end both do what
-an exiting interpreter does, except for freeing its memory: that would copy the shared pages, in all workers at once.
+A forked worker is a copy of the loader's memory, so it closes the pipes that are not its own: the loader's, and those
+of siblings that are not forked yet. State that must differ between processes is renewed by Python itself (``random``,
+the locks of ``logging`` and ``threading``) or here (``multiprocessing``, numpy, gevent's hub). At the end both do the
+steps of an exiting interpreter, except for freeing its memory: that would copy the shared pages, in all workers at
+once.
 """
 
 import atexit
@@ -119,7 +120,7 @@ class Forker:
         self._children: dict[int, int] = {}  # pids by the serials of orders, until the parent asks how they ended
 
     def serve(self) -> None:
-        """Until the parent is gone or closes the pipe; then wait for all workers."""
+        """Carry out orders until the parent is gone or closes the pipe; then wait for all workers."""
         while (task := self._orders.next()) is not None:
             match task.order.verb:
                 case "fork":
@@ -132,7 +133,7 @@ class Forker:
                     self._stop_listening()
                 case "reopen":
                     logfile.reopen()
-                # "cancel" comes too late here: the worker has been forked, and learns it from its own pipe.
+                # "cancel" comes too late here: the worker has been forked, and its own pipe tells it.
         self._stop_listening()
         for pid in self._children.values():
             with suppress(ChildProcessError):
@@ -144,7 +145,7 @@ class Forker:
 
     def _fork(self, task: Task) -> None:
         if len(task.fds) < 2:
-            task.close()  # this process has no free descriptors; the parent sees the pipes close
+            task.close()  # this process has no free descriptor; the parent sees that the pipes close
             return
         util._flush_std_streams()  # type: ignore[attr-defined]  # or both processes would print what is in the buffers
         try:
@@ -179,7 +180,7 @@ class Forker:
         try:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if not ended:
-                # It lives, but has closed all its descriptors, its pipe to the parent too. It would never end.
+                # It lives, but has closed all its descriptors, also its pipe to the parent. It would never end.
                 os.kill(pid, signal.SIGKILL)
                 _, status = os.waitpid(pid, 0)
             return os.waitstatus_to_exitcode(status)
@@ -204,7 +205,7 @@ def _call_in_forks(function: Callable[[], None]) -> None:
 
 
 def _begin_process() -> None:
-    """Do what ``multiprocessing`` does in a process that it forks itself, and seed numpy, which does not do it."""
+    """Do the steps of ``multiprocessing`` in a process that it forks itself, and seed numpy's random numbers."""
     multiprocessing.process._children.clear()  # type: ignore[attr-defined]
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
     util._run_after_forkers()  # type: ignore[attr-defined]

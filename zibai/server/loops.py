@@ -3,16 +3,15 @@
 Without a GIL one server loop keeps one processor busy, as long as requests are short: its leader runs them itself. So
 there are several, and each has everything that one server has: a backend with its threads, connections, a row of the
 scoreboard, and descriptors of its own for the same listening sockets. They never touch each other's connections, and
-know of each other what workers know of each other: how many connections a sibling has and whether it is full.
+know about each other only what workers know: how many connections a sibling has and whether it is full.
 
-What is one for the process stays with :class:`~zibai.server.serve.Server`: the hooks, the certificate, the event that
-ends it. To the server and to the process around it, several loops look like one, and one loop like several:
-:class:`Loops` passes on what a loop is told, :class:`Backends` what a backend is asked, and
-:class:`~zibai.server.together.Together` makes one report of what each loop reports. The failure of one loop ends all,
-because a server with half of its loops would look alive.
+Things that exist once in the process belong to :class:`~zibai.server.serve.Server`: the hooks, the certificate, the
+event that ends it. To the server and to the process around it, several loops look like one: :class:`Loops` passes calls
+on to each loop, :class:`Backends` asks each backend, and :class:`~zibai.server.together.Together` joins the reports of
+the loops. The failure of one loop ends all, because a server with half of its loops would look alive.
 
-All loops accept from the same sockets, by duplicates of their descriptors, and not from sockets of their own by
-SO_REUSEPORT: the connections that wait at a socket that is closed are lost, and the sockets may be given.
+All loops accept from the same sockets, by duplicates of their descriptors. They have no sockets of their own by
+SO_REUSEPORT: the connections that wait at a closed socket would be lost, and another program may own the sockets.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,27 +29,27 @@ from ..system.stacks import Stack
 from ..telemetry.slot import Running
 
 DIVIDED: Final = ("max_connections", "max_bodies_memory", "max_bodies_disk", "max_unsent_memory")
-"""Options that each loop has a part of. 0 means the same for a part and for the whole."""
+"""Options that are divided among the loops. 0 means the same for a part and for the whole."""
 
 
 def share(whole: int, number: int, loops: int) -> int:
-    """The part of loop ``number``, from 0, of something that is divided among ``loops``. All parts make the whole."""
+    """The part of loop ``number``, from 0, of a number that is divided among ``loops``. The sum is ``whole``."""
     return whole // loops + (number < whole % loops)
 
 
 def divided(options: Options, number: int, loops: int) -> Options:
-    """What the options say for one of the loops."""
+    """The options of one of the loops."""
     parts: dict[str, Any] = {name: share(getattr(options, name), number, loops) for name in DIVIDED}
     for name, part in parts.items():
         if not part and getattr(options, name):
-            parts[name] = 1  # fewer bytes than loops, which must not become no limit
+            parts[name] = 1  # fewer bytes than loops, and 0 would be no limit
     return replace(options, **parts)
 
 
 class Loops:
-    """The server loops of one process, as one loop to which something is told; see :class:`~zibai.engine.loop.Loop`.
+    """The server loops of one process, called as one loop; see :class:`~zibai.engine.loop.Loop`.
 
-    Any thread may call what it may call of one loop.
+    The rules about threads are those of one loop.
     """
 
     def __init__(self, each: Sequence[Loop]) -> None:
@@ -66,7 +65,7 @@ class Loops:
         return next((loop.failure for loop in self.each if loop.failure is not None), None)
 
     def say_close(self) -> None:
-        """Let each response say close from now on."""
+        """Send ``Connection: close`` in each response from now on."""
         for loop in self.each:
             loop.service.draining = True
 
@@ -76,7 +75,7 @@ class Loops:
         return any(loop.health.busy for loop in self.each)
 
     def excuse(self, seconds: float) -> None:
-        """The process was stopped for so long, which is no time of the requests that run."""
+        """The process was stopped for ``seconds``, which do not count for the requests that run."""
         for loop in self.each:
             loop.health.excuse(seconds)
 
@@ -86,7 +85,7 @@ class Loops:
             loop.admission.start_accepting()
 
     def cede(self, cedes: Callable[[], bool]) -> None:
-        """``cedes`` says, when the end begins, whether another server accepts from all the listeners, too."""
+        """Set ``cedes``: it tells, when the end begins, whether another server accepts from all the listeners, too."""
         for loop in self.each:
             loop.shutdown.cedes = cedes
 
@@ -127,13 +126,13 @@ def _ends(channel: Socket, loops: int) -> list[Socket]:
 
 
 class Backends:
-    """The backends of several loops, as one that is asked what runs; see :class:`~zibai.engine.backends.Backend`."""
+    """The backends of several loops, asked as one; see :class:`~zibai.engine.backends.Backend`."""
 
     def __init__(self, each: Sequence[Backend]) -> None:
         self._each = each
 
     def running(self) -> list[Running]:
-        """The requests of all, the longest first. In the place of the slot is the backend as well."""
+        """The requests of all, the longest first. In the place of the slot is the number of the loop with the slot."""
         found = [
             request._replace(slot=(number, request.slot))
             for number, backend in enumerate(self._each)
@@ -142,12 +141,12 @@ class Backends:
         return sorted(found, key=attrgetter("since"))
 
     def where(self, slot: tuple[int, Any]) -> tuple[str, Stack]:
-        """The name of what runs a request, which has the number of its loop, and what it executes."""
+        """The name, with the number of the loop, and the stack of the thread or task that runs a request."""
         number, own = slot
         return self._each[number].where(own)
 
     def others(self) -> list[tuple[str, Stack]]:
-        """What runs beside the requests."""
+        """Names and stacks of everything that runs beside the requests."""
         return [other for backend in self._each for other in backend.others()]
 
     def waiting(self) -> list[list[FrameType]]:
@@ -156,4 +155,4 @@ class Backends:
 
 
 Engine = Backend | Backends
-"""What runs the requests of a process, as one."""
+"""The backend of a process, or its backends as one."""

@@ -1,6 +1,6 @@
 """The loader's end of the pipe to its parent: orders come in, facts go out.
 
-:mod:`zibai.supervise.loader` has the words and the other end.
+:mod:`zibai.supervise.loader` has the messages and the other end.
 """
 
 import os
@@ -20,7 +20,7 @@ from ..supervise.pipe import Parent
 
 
 class Task(NamedTuple):
-    """An order and the descriptors that came with it, which are closed with it unless the worker takes them."""
+    """An order and the descriptors that came with it. ``close`` closes those that no worker has taken."""
 
     order: Order
     fds: list[int]
@@ -49,7 +49,7 @@ class Orders(Parent):
 
     @property
     def stopped(self) -> float:
-        """Seconds for which this process was paused while it loaded; they do not count against its workers either."""
+        """Seconds for which this process was paused while it loaded. They do not count for its workers either."""
         return self.since - self._started_at
 
     def receive(self) -> tuple[str, None]:
@@ -102,7 +102,7 @@ class Orders(Parent):
 
     def say(self, fact: Fact) -> None:
         """Tell the parent."""
-        with suppress(OSError):  # the parent is gone; next() says so
+        with suppress(OSError):  # the parent is gone, which next() notices
             self.pipe.send(cast("Any", fact))
 
     def close(self) -> None:

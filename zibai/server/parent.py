@@ -90,7 +90,7 @@ def serve_as_parent(
 
 
 def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pulse) -> list[mainloop.Observer]:
-    """What looks at the roster after each turn. The probes come first, before load balancers can learn from others."""
+    """The observers of the roster. The probes come first, so that load balancers learn a change from them first."""
     listeners, notifier, board = prepared.listeners, prepared.environment.notifier, prepared.board
     observers: list[mainloop.Observer] = []
     if listeners.health:
@@ -117,7 +117,7 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
 def _look(
     board: Scoreboard, names: list[str], listeners: Listeners, *, measured: bool = True
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """What the metrics show, and statsd is sent; the thread of the probes or of statsd calls this."""
+    """The data of the metrics and of statsd. The thread of the probes or of statsd calls this."""
     # The last listener may be the one of --redirect-http, which has no name.
     found = zip(names, map(backlog_of, listeners.sockets), strict=False)
     return describe(board, measured=measured), {name: waiting for name, waiting in found if waiting is not None}
@@ -128,7 +128,7 @@ def _rules(options: Options) -> dict[str, Any]:
     return {
         "graceful_timeout": options.graceful_exit_timeout,
         "boot_timeout": options.boot_timeout,
-        # A debugger's prompt blocks gevent's hub, and with it the heartbeat, for as long as a developer thinks.
+        # A debugger's prompt blocks gevent's hub, and so the heartbeat, for as long as the developer thinks.
         "worker_timeout": inf if watched(options) else options.worker_timeout or inf,
         "settle": SETTLED,
         "eager": bool(watched(options)),

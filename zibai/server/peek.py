@@ -1,9 +1,9 @@
-"""Whether an application is ASGI, before it is imported: gevent has to patch before that, and must not patch for ASGI.
+"""Whether an application is ASGI, before it is imported: gevent must patch before that, and must not patch for ASGI.
 
 Only the import itself tells for sure. So a look at the source of its module comes first: nearly all ASGI applications
-name what they are made with. Where the source does, another process imports the application and says what it is, which
-costs one more import. Where it does not, nothing is spent, and gevent patches. If the application is ASGI all the same,
-the worker does not start and says what to type.
+name their framework. If the source does, another process imports the application and reports its kind, which costs one
+more import. If it does not, nothing is imported, and gevent patches. If the application is ASGI all the same, the
+worker does not start and says what to type.
 """
 
 import os
@@ -69,7 +69,7 @@ def is_asgi(options: Options) -> bool:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return False  # the import that counts tells what is wrong
+        return False  # the import in the worker will report the error
     return done.stdout.rstrip().endswith(b"zibai: asgi")
 
 

@@ -1,7 +1,7 @@
-"""A directory that is watched: which changes there matter, and which of them no watch has told.
+"""A directory that is watched: which changes there matter, and which changes no watch has reported.
 
-Between two watches, and before the system has begun to watch, files change unseen. Then their times tell, and whether
-they are in a folder that was not there. A change that was told is not told again.
+Between two watches, and before the system has begun to watch, files change unseen. Such changes show in the times of
+the files, and in folders that were not there. A change is reported only once.
 """
 
 import os
@@ -42,21 +42,21 @@ def matches(path: str, patterns: Iterable[str], root: str) -> bool:
 
 
 class Place:
-    """A directory that is watched, and what is known of it. The thread of its reloader owns it."""
+    """A directory that is watched. The thread of its reloader owns this object."""
 
     def __init__(self, root: str, patterns: str, warns: bool, since: float | None) -> None:
         self.root = root or os.getcwd()
         self.real = self.root  # without symbolic links
         self.patterns = [pattern.strip() for pattern in patterns.split(";") if pattern.strip()]
         self.warns = warns
-        self.folders: list[str] = []  # those to watch; none while the directory is not there
-        self.is_other = False  # another directory has taken its place since the last look
-        self.is_announced = False  # the log has it
-        self._since = since  # the time of day from which on changes count that no watch has told
+        self.folders: list[str] = []  # the folders to watch; none while the directory is missing
+        self.is_other = False  # whether another directory has taken its place since the last look
+        self.is_announced = False  # whether it was logged
+        self._since = since  # the time of day from which unreported changes count
         self._known: set[str] | None = None  # the folders that were watched last; None before the first watch
-        self._told: dict[str, int] = {}  # the times of files whose change was told
+        self._told: dict[str, int] = {}  # the times of files whose change was reported
         self._identity: tuple[str, int, int] | None = None
-        self._last: tuple[str, int, int] | None = None  # the identity when it was there last
+        self._last: tuple[str, int, int] | None = None  # its identity when it was there last
 
     def look(self, deep: bool) -> bool:
         """Find what to watch: this folder, or when ``deep`` all below. Whether the system can watch it as a whole."""
@@ -88,13 +88,13 @@ class Place:
             return False  # on another drive of Windows
 
     def hear(self, path: str) -> str:
-        """Remember that the change of ``path`` is told; its name in the log."""
+        """Remember that the change of ``path`` is reported; return its name for the log."""
         with suppress(OSError):
             self._told[path] = os.stat(path).st_mtime_ns
         return os.path.relpath(path, self.real)
 
     def missed(self) -> list[str]:
-        """The files whose changes no watch has told."""
+        """The files whose changes no watch has reported."""
         found = []
         for folder in self.folders:
             is_new = self._known is not None and folder not in self._known
@@ -112,7 +112,7 @@ class Place:
         return counts and not is_told and entry.is_file() and self.matters(entry.path)
 
     def follow(self) -> None:
-        """A watch has told all changes until now."""
+        """A watch has reported all changes until now."""
         self._known, self._since = set(self.folders), max(self._since or 0, time.time() - CLOCK)
 
     def _identify(self) -> tuple[str, int, int] | None:

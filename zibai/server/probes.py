@@ -63,7 +63,7 @@ class _Client:
 
 
 class Probes:
-    """Responds on ``sockets``, which listen already, with what ``pulse`` says, and with metrics and the page ``live``.
+    """Responds on ``sockets``, which listen already: with the state of ``pulse``, with metrics and with ``live``.
 
     A context manager and an :class:`~zibai.supervise.mainloop.Observer`. The main thread calls the public methods,
     which start and stop the thread that responds; the rest belongs to that thread. The caller closes ``sockets``.
@@ -112,10 +112,10 @@ class Probes:
         pass
 
     def look(self, roster: Roster) -> None:
-        """Take note of the roster after each turn of the main loop, before the other observers announce anything.
+        """Note the state of the roster after each turn of the main loop, before the other observers announce anything.
 
-        Of two servers the old one stops responding before it would say that it drains, and the new one is ready before
-        it begins to respond.
+        Of two servers, the old one stops responding before it would report that it drains, and the new one is ready
+        before it begins to respond.
         """
         draining, shared = roster.condition == DRAINING, self._is_shared()
         if draining and shared:
@@ -143,7 +143,7 @@ class Probes:
             self._poller.close()
 
     def _turn(self, acceptor: Acceptor) -> bool:
-        """One turn. Returns whether there is to be another one."""
+        """One turn. Returns whether another one must follow."""
         now = clock()
         for client in list(self._clients.values()):
             if client.deadline > now:
@@ -201,7 +201,7 @@ class Probes:
             elif not client.has_response:
                 self._read(client, data)
         except BlockingIOError:
-            pass  # a poller may be wrong
+            pass  # pollers may report an event that is none
         except OSError as error:
             debug_logger.debug("--health-listen: a client has left: %s", error)
             self._close(client)

@@ -1,4 +1,4 @@
-"""``zibai profile`` in the parent: it tells the workers to sample themselves, and collects what they have found.
+"""``zibai profile`` in the parent: it tells the workers to sample themselves, and collects their profiles.
 
 One profile is taken at a time. The thread of the client counts the seconds, and sends the client a line every second.
 If the client has left, that line cannot be sent, and the sampling ends. Workers that start meanwhile are not sampled.
@@ -23,7 +23,7 @@ SIGN_INTERVAL: Final = 1.0
 """Seconds between two lines to the client."""
 
 REPORT_TIME: Final = 5.0
-"""Seconds that the workers have to send what they have found."""
+"""Seconds that the workers have to send their profiles."""
 
 
 class Profiling:
@@ -79,7 +79,7 @@ class Profiling:
         yield from self._collect(came, set(chosen), began)
 
     def _tell(self, begins: bool, only: int | None) -> list[int]:
-        """Tell the workers to begin or to end; returns the process ids of those that were told."""
+        """Tell the workers to start or to stop; returns the process ids of those that were told."""
         told: SimpleQueue[list[int]] = SimpleQueue()
 
         def tell(roster: Roster) -> None:
@@ -94,7 +94,7 @@ class Profiling:
     ) -> Iterator[dict[str, Any]]:
         """A line for each worker: its profile, or why there is none.
 
-        What comes first may be the rest of a profile whose client has left: it began before this one.
+        The first messages may be the rest of an earlier profile whose client has left.
         """
         pieces: dict[int, list[str]] = {}
         until = clock() + REPORT_TIME
@@ -124,7 +124,7 @@ def _sleep(seconds: float) -> None:
 
 
 def _next(queue: SimpleQueue[Any], until: float, is_over: Callable[[], bool]) -> Any:
-    """What comes next; None after ``until``, or when nothing can come any more."""
+    """The next item of the queue; None after the time ``until``, or when nothing can come any more."""
     while True:
         try:
             return queue.get(timeout=max(0.0, min(1.0, until - clock())))

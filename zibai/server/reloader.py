@@ -26,11 +26,11 @@ _WILD = re.compile(r"[*?\[]")
 class Reloader:
     """Calls ``changed``, from its thread, after files that match ``patterns`` (separated by ``;``) have changed.
 
-    The argument says which, for the log. The files are below ``root``, by default the current directory, and below the
-    directories that any thread may ``add``. All of them are one watch of the system, since a user has few
-    (``fs.inotify.max_user_instances``). When it is not ``deep``, only the files in these folders count. ``warns`` of a
-    pattern that matches no file there. A change counts from the time of day ``since`` on, by default from the start of
-    the thread.
+    The argument names the files, for the log. The files are below ``root``, by default the current directory, and below
+    the directories that any thread may ``add``. All of them use one watch of the system, since a user has only a few
+    (``fs.inotify.max_user_instances``). Without ``deep``, only the files in these folders count. With ``warns``, a
+    pattern that matches no file there is logged. A change counts from the time of day ``since`` on, by default from the
+    start of the thread.
 
     A context manager. Raises :class:`MissingExtra` when watchfiles cannot be imported.
     """
@@ -56,7 +56,7 @@ class Reloader:
         self._lock = threading.Lock()
         self._places = [Place(root, patterns, warns, since)]  # protected by the lock
         self._over = threading.Event()
-        self._wake = threading.Event()  # set, with the lock held, when a watch has to end
+        self._wake = threading.Event()  # set, with the lock held, when a watch must end
         self._thread = threading.Thread(target=self._run, name="zibai-reloader", daemon=True)
 
     def add(self, root: str, patterns: str, since: float | None = None) -> None:
@@ -97,7 +97,7 @@ class Reloader:
                 self._over.wait(RETRY_INTERVAL if at_once else 0)
 
     def _next(self) -> list[Place]:
-        """What to watch now; nothing at the end."""
+        """The places to watch now; none at the end."""
         with self._lock:
             self._wake.clear()
             return [] if self._over.is_set() else self._places.copy()
@@ -149,18 +149,18 @@ class Reloader:
 
 def _owner(places: list[Place], path: str, deep: bool) -> Place | None:
     """The first place for which a change of ``path`` matters."""
-    # A system that has other spellings of a path may tell one that is in none of them.
+    # A system that knows several spellings of a path may report one that is in none of the places.
     near = [place for place in places if place.holds(path, deep)] or places
     return next((place for place in near if place.matters(path)), None)
 
 
 def _missed(places: list[Place]) -> list[str]:
-    """Files whose changes no watch has told."""
+    """Files whose changes no watch has reported."""
     return [name for place in places for name in place.missed()]
 
 
 def _announce(place: Place) -> None:
-    """Log what is watched, and warn of a pattern that was probably meant in another way."""
+    """Log what is watched, and warn about a pattern that was probably meant in another way."""
     place.is_announced = True
     found = dict.fromkeys(place.patterns, 0)
     for folder in place.folders:
@@ -186,7 +186,7 @@ def _announce(place: Place) -> None:
 
 
 def _in_words(paths: list[str]) -> str:
-    """Which files have changed; without any, it is the link to the directory."""
+    """Which files have changed; without any, the link to the directory has changed."""
     if not paths:
         return "the directory is another one now"
     more = len(paths) - 1

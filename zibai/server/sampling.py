@@ -1,15 +1,15 @@
-"""Samples this worker for ``zibai profile``: what its threads and requests execute, a hundred times a second.
+"""Samples this worker for ``zibai profile``: the stacks of its threads and requests, a hundred times a second.
 
 A thread of the system looks at the stacks of all other threads, and asks the backend for the requests that have no
 thread at that moment: greenlets that are switched out, and tasks that wait. Equal stacks are counted together, so a
-profile takes little memory however long it lasts. The samples are of the time that passes, not of the processor's: a
-request that waits for a database counts.
+profile takes little memory however long it lasts. The samples show wall-clock time and not processor time: a request
+that waits for a database counts.
 
 Each stack is of one kind. ``request``: a request runs in the application. ``other``: the application runs without a
 request, for example in a thread of its own. ``server``: the server itself works. ``idle``: the thread waits for work.
 
-Nothing of this exists until the parent asks. :func:`begin` and :func:`end` belong to the control thread. The counts
-belong to the sampling thread alone, which sends them when it has ended.
+Nothing of this exists until the parent asks for it. :func:`start` and :func:`stop` belong to the control thread. The
+counts belong to the sampling thread, which sends them when it has ended.
 """
 
 import json
@@ -42,7 +42,7 @@ MESSAGE_SIZE: Final = 32 * 1024
 """Bytes of one message to the parent: other messages go between two pieces."""
 
 WAITING: Final = 64
-"""Requests without a thread that one look visits; of more, every n-th counts n times."""
+"""Requests without a thread that one look visits. If there are more, it visits every n-th, which counts n times."""
 
 MAX_FRAMES: Final = 200
 """Frames of a stack, the innermost ones."""
@@ -57,7 +57,7 @@ _OUR_WAITS: Final = frozenset(
     {"_turn", "_wait_for_baton", "_wait", "wait", "wait_as_thread", "wait_in_step", "join", "run"}
     | {"_live", "_look", "_end", "_tell", "_insist", "_pause", "poll", "tell", "ring"}
 )
-"""Functions of the server in which a thread waits by a call that is written in C. What else they do is short."""
+"""Functions of the server in which a thread waits by a call that is written in C. Their other lines are short."""
 
 _WAITS: Final = (
     "threading.py", "selectors.py", "queue.py", "connection.py", "socketserver.py", "windows_events.py",
@@ -74,7 +74,7 @@ class Sampler:
         self._waiting = waiting
         self._counts: Counter[Stack] = Counter()
         self._kinds: dict[Stack, str] = {REST: "server"}
-        self._codes: dict[int, CodeType] = {}  # of all stacks that are kept; they live on, so no id is used again
+        self._codes: dict[int, CodeType] = {}  # of all stacks that are kept; they stay alive, so no id is used again
         self._looks = 0
         self._busy = 0  # looks that found a request in the application
         self._began = clock()
@@ -83,12 +83,12 @@ class Sampler:
         self.over.acquire()
 
     def run(self, send: Callable[[str, str], object]) -> None:
-        """Look until ``over`` is released, then send what was found. The sampling thread."""
+        """Look until ``over`` is released, then send the profile. The sampling thread."""
         self._began, self._cpu = clock(), thread_time()
         until = self._began + SAMPLING_LIMIT
         due = self._began
         while (now := clock()) < until and not self.over.acquire(timeout=max(0.0, due - now)):
-            due = max(due + SAMPLE_INTERVAL, clock())  # a late look is not made up for
+            due = max(due + SAMPLE_INTERVAL, clock())  # missed looks are not repeated
             self.look()
         report = self.report()
         for start in range(0, len(report), MESSAGE_SIZE):
@@ -202,7 +202,7 @@ def _nothing() -> list[list[FrameType]]:
 
 
 waiting: Waiting = _nothing
-"""What a sampler asks; the worker sets it before it serves."""
+"""Returns the stacks of requests without a thread; the worker sets it before it serves."""
 
 _sampler: Sampler | None = None
 

@@ -1,7 +1,8 @@
 """``serve()``: one application on one or more listening sockets, in this process, until it is told to end.
 
-It puts the parts together: a backend (what runs), the server loop (what waits), the gateway (what is called). It may be
-called from any thread of any program: it installs no signal handler, configures no logging, patches nothing.
+It puts the parts together: a backend, which runs requests, the server loop, which waits, and the gateway, which calls
+the application. Any thread of any program may call it: it installs no signal handler, configures no logging, patches
+nothing.
 """
 
 import threading
@@ -56,14 +57,14 @@ def serve(
     :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched.
         The server sets it after ``max_requests`` requests.
     :param backend: ``"threads"`` or ``"greenlets"``; None is greenlets in a program that gevent has patched.
-    :param before_serve_hook: called before the first request; what it raises ends ``serve``.
+    :param before_serve_hook: called before the first request; an error that it raises ends ``serve``.
     :param before_graceful_exit_hook: called when ``graceful_exit`` is set.
-    :param before_died_hook: called at the very end. What these two raise is logged.
+    :param before_died_hook: called at the very end. Errors of these two hooks are logged.
     :param options: ``max_workers``, ``url_prefix``, ``header_timeout`` and so on: the fields of
         :class:`~zibai.Options` that are not about the process around the server, with their defaults, for which None
         stands, too.
-    :raises ValueError: without a socket, or for a backend that there is not.
-    :raises TypeError: for an option that there is not, or that is not the server's.
+    :raises ValueError: without a socket, or for an unknown backend.
+    :raises TypeError: for an unknown option, or one that is not for a server without processes.
     :raises UsageError: for an option that makes no sense, a certificate that cannot be used, or an
         object that is neither a WSGI nor an ASGI application, such as a factory.
     :raises BindError: if a socket cannot listen.
@@ -91,7 +92,7 @@ class Server:
         ties: Ties,
         running: "asyncio.AbstractEventLoop | None" = None,
     ) -> None:
-        """``options`` are valid; their ``app`` and what is about processes are not looked at.
+        """``options`` are valid; their ``app`` and options about processes are ignored.
 
         With ``redirect_http`` the last of ``sockets`` is for that. In an event loop that is ``running``, ``end`` is an
         event of asyncio.
@@ -112,7 +113,7 @@ class Server:
         if self._interface == "wsgi":
             several = self._runners > 1
             make = partial(Gateway, app, multithread=several, multiprocess=ties.multiprocess, **mounted)
-            # One for each loop, since what all loops use costs time: their processors count the references to it.
+            # One for each loop, since a shared object costs time: all processors count the references to it.
             self._gateways: list[Any] = [make() for _ in self._rows]
         else:
             gateway, self._lifespan = kinds.make_asgi_gateway(app, options, mounted)
@@ -129,8 +130,8 @@ class Server:
         return 1 if obstacle else loops
 
     def _make_row(self, number: int) -> Row:
-        """The row of a loop of which no other process knows."""
-        # Each thread and greenlet needs a slot of its own; tasks share those that there are.
+        """The row of a loop that is in no scoreboard."""
+        # Each thread and greenlet needs a slot of its own; tasks share slots.
         slots = self._share(number) if self._interface == "wsgi" else min(self._runners, MOST_SLOTS)
         row = Row.private(slots + 1)
         row.assign("ready", 0, 0, 0.0)
@@ -139,7 +140,7 @@ class Server:
     def run(self) -> None:
         """Serve. Raises what :func:`serve` raises."""
         with suppress(StopIteration):
-            self.live().send(None)  # until its end: all that it waits for blocks
+            self.live().send(None)  # runs to its end: here, everything that it awaits blocks
 
     async def live(self) -> None:
         """The whole life of the server. It suspends only in an event loop that is ``running``."""
@@ -150,7 +151,7 @@ class Server:
             self._ties.engine = engines[0] if self._loops == 1 else Backends(engines)
             if self._lifespan is not None:
                 await _done(engines[0].run(self._lifespan.start()))
-            # A renewal of the certificate concerns all loops, so no name of one stands before its line.
+            # A renewed certificate concerns all loops, so its log line names none of them.
             https = self._prepare_tls(engines[0].report if self._loops == 1 else safely)
             for sock in self._sockets:
                 listen(sock, self._options.backlog)
@@ -178,7 +179,7 @@ class Server:
             self._tell_cut("the quick exit begins")
             raise
         finally:
-            # Also when the wait is interrupted, by KeyboardInterrupt for one: then this is the quick exit.
+            # Also when the wait is interrupted, for example by KeyboardInterrupt: then this is the quick exit.
             loops.quit()
             for engine in engines:
                 engine.cancel()
@@ -186,7 +187,7 @@ class Server:
                 if has_ended or self._lifespan is not None:
                     await self._stop(engine)
             for listener in (each for part in parts for each in part.listeners):
-                listener.close()  # the loop has done it, unless it is the loop that is broken
+                listener.close()  # the loop has closed it, unless the loop is broken
             _call_hook("before_died", self._hooks.before_died)
 
     def _start(self, engines: list[Any], loops: Loops) -> None:
@@ -233,7 +234,7 @@ class Server:
         await _done(engine.stop())
 
     def _prepare_tls(self, report: Callable[..., None]) -> "Https | None":
-        """None without; a server that speaks no TLS need not have it in memory."""
+        """The :class:`Https` of this server. None without TLS, so that it is not in memory."""
         if self._options.certfile is None:
             return None
         from ..tls.https import Https
@@ -255,13 +256,13 @@ class Server:
 
 
 async def _done(result: Any) -> Any:
-    """What a method of an engine returns, which has blocked, or has to be awaited."""
+    """The result of a method of an engine, which has blocked, or returns an awaitable."""
     return await result if isawaitable(result) else result
 
 
 async def _join(engines: Sequence[Backend], seconds: float) -> list[bool]:
-    """``engine.join`` for each: which have ended in time. In steps, so that the time in which this process itself was
-    stopped does not count.
+    """Call ``engine.join`` for each; return which have ended in time. It waits in steps, so that the time in which this
+    process itself was stopped does not count.
     """
     ended = []
     for engine in engines:
@@ -275,14 +276,14 @@ async def _join(engines: Sequence[Backend], seconds: float) -> list[bool]:
 
 
 MOST_SLOTS = 64
-"""Tasks of which a server without a parent knows what they run, and requests of which a log line tells."""
+"""The most slots for tasks of a server without a parent, and the most requests in a log line."""
 
 JOIN_STEP = 1.0
 """Seconds that the end waits before it waits again."""
 
 QUICK_EXIT_TIME = 2.0
-"""Seconds for the loop to close its connections at a quick exit. It is only late if it is held by a bug or by an
-application that never lets go of the GIL; then the process has to end without it."""
+"""Seconds for the loop to close its connections at a quick exit. It is late only because of a bug, or of an application
+that never releases the GIL; then the process must end without it."""
 
 
 def _call_hook(name: str, hook: Hook | None) -> None:

@@ -1,4 +1,4 @@
-"""What the keywords of ``serve()`` and ``aserve()`` say, and what is wrong with them."""
+"""The keywords of ``serve()`` and ``aserve()``: from keywords to checked options."""
 
 from collections.abc import Sequence
 from socket import socket
@@ -15,13 +15,13 @@ from ..supervise.worker import describe as describe_function
 
 
 def check(name: str, app: Application, sockets: Sequence[socket], options: ServeOptions) -> Options:
-    """What the keywords of a function of this ``name`` say. Raises what :func:`serve` raises before it serves."""
+    """The options that the keywords of a function of this ``name`` mean. Raises the errors of :func:`serve`."""
     if not sockets:
         raise ValueError(f"{name} needs a bind_socket or bind_sockets")
     known = {name for each in declared() if each.embedded for name in (each.name, *each.aliases)}
     for option in options.keys() - known:
         raise TypeError(f"{name} takes no option {option!r}")
-    # Never None, or the environment variable would count, and that is the process', too.
+    # Never None, or the environment variable would count, which is for the whole process.
     options["url_prefix"] = (options.get("url_prefix") or "").rstrip("/")
     settings = Options("", **options)
     settings.validate()
@@ -32,7 +32,7 @@ def check(name: str, app: Application, sockets: Sequence[socket], options: Serve
 
 
 def warn_of_strangers(options: Options, sockets: Sequence[socket]) -> None:
-    """Warn when every client of the internet may connect, and may say that it is another client."""
+    """Warn when every client of the internet may connect, and may claim another address."""
     public = [describe(sock) for sock in sockets if is_public(sock)]
     if public and Trust(options.trusted_proxies).whole_internet:
         logger.warning(

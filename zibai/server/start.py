@@ -93,7 +93,7 @@ def main(options: Options, *, exits: bool = False) -> None:
 
 
 def _prepare_log_files(options: Options, identity: Identity | None) -> None:
-    """Make sure that the log files can be written; raises UsageError. What another user may redirect comes later."""
+    """Make sure that the log files can be written; raises UsageError. Redirectable ones are checked later."""
     for flag, path in logs.files_of(options):
         if not (identity and identity.may_redirect(path)):
             logfile.prepare(path, bool(options.log_max_bytes), None if identity is None else identity.owner, flag=flag)
@@ -134,7 +134,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
     listeners = Listeners(options, environment.given, predecessor and predecessor.listeners)
     listeners.look_up()
     with ExitStack() as stack:
-        # Until signals are handled they wait: with their usual effect they would end this process and leave the file of
+        # Signals wait until they are handled: with their usual effect they would end this process and leave the file of
         # a unix socket behind. KeyboardInterrupt may come in the middle of anything, and in some places it gets lost.
         stack.enter_context(signals_held_back(lastword.Lookout(limit) if exits else None))
         stack.enter_context(listeners)
@@ -164,7 +164,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             board, endpoint = open_board()
         if options.daemon and options.log_file is not None:
             if processes:
-                start_helper()  # before, or it would keep the log file open for as long as the server runs
+                start_helper()  # first, or it would keep the log file open for as long as the server runs
             daemon.print_to(options.log_file)
         prepared = Prepared(options, environment, listeners, board, on_up, endpoint)
         if signals is None:
@@ -183,7 +183,7 @@ def _open_board(
 
 
 def _made_by_user(options: Options, identity: Identity | None) -> list[str]:
-    """The files that root must not make, because the user that serves could lead it elsewhere."""
+    """The files that root must not make, because the serving user could redirect them with a link."""
     paths = [path for path in (options.pid_file, options.control) if path is not None]
     return [path for path in paths if identity is not None and identity.may_redirect(path)]
 
@@ -208,7 +208,7 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
 
 
 def _tell(options: Options, processes: int, loops: int) -> None:
-    """Log what is about to be served, by how many of what, and how it is ended."""
+    """Log which application is about to be served, by how many workers, and how to end the server."""
     interface = peek.likely_interface(options)
     number = runners(options, interface, loops)
     kind = "greenlet" if peek.may_use_gevent(options) else "thread"

@@ -3,9 +3,9 @@
 The protocol is one datagram to the unix socket that ``NOTIFY_SOCKET`` names. The server never waits for systemd: a
 datagram that it does not take at once is dropped.
 
-Facts are compared with what was sent last, so no caller has to find the right moment. :class:`Reporter` looks at a
-roster, :class:`SingleReporter` is called by a process that serves alone. Without ``NOTIFY_SOCKET`` there is neither,
-and no process wakes up for it. The variables are removed, since only this process may speak for the service.
+Facts are compared with the last notification, so no caller must find the right moment. :class:`Reporter` looks at a
+roster, and :class:`SingleReporter` is called by a single process. Without ``NOTIFY_SOCKET`` there is neither, and no
+process wakes up for it. The variables are removed, since only this process may speak for the service.
 """
 
 import _socket
@@ -71,7 +71,7 @@ class Notifier:
             self._send("\n".join(lines))
 
     def ready(self, *lines: str) -> None:
-        """Say that the service is up. systemd ends a service that does not say so in time."""
+        """Say that the service is up. systemd ends a service that is not ready in time."""
         error = self._send("\n".join([*lines, "READY=1"])) if self._speaks else None
         if error is not None:
             logger.warning("cannot tell systemd that the server is ready: %s", error)
@@ -194,8 +194,8 @@ def _requests(reports: list[Report], before: int = 0) -> str:
 
 
 class SingleReporter:
-    """Reports a process that serves alone. A thread that runs a server loop calls ``beat``, one at a time, and the main
-    thread the rest, with ``started`` before the first ``beat``."""
+    """Reports a single process. The threads that run its server loops call ``beat``, one at a time. The main thread
+    calls the rest, with ``started`` before the first ``beat``."""
 
     def __init__(self, notifier: Notifier, rows: Rows | None) -> None:
         self.beat_every = min(notifier.beat_every, STATUS_EVERY)

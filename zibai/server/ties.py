@@ -1,4 +1,4 @@
-"""What a server calls, and what ties it to the process that supervises it. The server itself is in :mod:`.serve`."""
+"""The hooks of a server, and its ties to the process that supervises it. The server itself is in :mod:`.serve`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Hook = Callable[[], object]
 
 
 class Hooks(NamedTuple):
-    """What the user wants called; see :func:`serve`."""
+    """The hooks of the user; see :func:`serve`."""
 
     before_serve: Hook | None = None
     before_graceful_exit: Hook | None = None
@@ -21,17 +21,20 @@ class Hooks(NamedTuple):
 
 @dataclass(kw_only=True)
 class Ties:
-    """What ties a server to a supervising process; by default, nothing.
+    """The connection of a server to a supervising process; by default, none.
 
-    ``rows`` is where the server says what it does, one for each server loop, with a slot more than its threads or
-    greenlets; ``beat_every`` the seconds between two beats in it of an idle server; ``siblings`` are the rows of other
-    workers, as a loop has them. Relative paths of ``options`` start in ``directory``, by default the current one, which
-    the application may have changed. ``on_max_requests`` is called after ``max_requests`` requests and ``on_stuck`` for
-    ``request_timeout``, instead of the end of the server, by a thread that runs a server loop; they must not block, and
-    neither must ``on_look``, after each look of a loop at itself, and ``on_beat``, when all loops have looked. Of these
-    two, one is called at a time. ``before_start`` gets the server loops before they turn, ``on_start`` when they
-    turn and before they take a client, ``on_end`` is called when the end begins, whatever its kind. ``multiprocess`` is
-    ``wsgi.multiprocess``. The server sets ``engine``, its backend, which tells what runs.
+    ``rows`` are the rows of the scoreboard, one for each server loop, with a slot more than its threads or greenlets.
+    ``beat_every`` is the seconds between two beats of an idle server. ``siblings`` are the rows of other workers, as a
+    loop uses them. Relative paths of ``options`` start in ``directory``, by default the current one, which the
+    application may have changed. ``multiprocess`` is ``wsgi.multiprocess``. The server sets ``engine``, its backend,
+    which tells what runs.
+
+    Threads that run server loops call four functions, which must not block. ``on_max_requests`` after ``max_requests``
+    requests and ``on_stuck`` for ``request_timeout`` take the place of the server's end. ``on_look`` is called after
+    each look of a loop at itself and ``on_beat`` when all loops have looked, one call at a time.
+
+    ``before_start`` gets the server loops before they turn, ``on_start`` when they turn and before they accept a
+    client. ``on_end`` is called when the end begins, whatever its kind.
     """
 
     rows: Sequence[Row] = ()

@@ -1,8 +1,8 @@
-"""What several server loops of one process report, as one report.
+"""Joins the reports of several server loops of one process into one.
 
-A supervising process knows workers and not loops. It is told of the maximum of requests, of a request that is stuck and
-of the heartbeat of the process (:mod:`.ties`). The owners of the loops report here, and each is a thread, so everything
-is changed under a lock. A single loop needs none of this and has no such object.
+A supervising process knows workers and not loops. It is told when the maximum of requests is reached, when a request is
+stuck, and of each heartbeat of the process (:mod:`.ties`). The owners of the loops report here, and each is a thread,
+so everything is changed under a lock. A single loop needs none of this and has no such object.
 """
 
 import threading
@@ -13,10 +13,10 @@ from .ties import Ties
 
 
 class Together:
-    """Counts what ``loops`` of them do. The owner of each loop calls.
+    """Counts the reports of ``loops`` server loops, whose owners call it.
 
-    ``max_requests`` are of all loops together, 0 is no limit; each loop reports after ``step`` of them. ``end`` ends
-    the server, where ``ties`` say nothing else.
+    ``max_requests`` is for all loops together, 0 is no limit; each loop reports after ``step`` of them. ``end`` ends
+    the server if ``ties`` have no function for that.
     """
 
     def __init__(self, ties: Ties, loops: int, max_requests: int, end: Callable[[], object]) -> None:
@@ -24,7 +24,7 @@ class Together:
         self._loops = loops
         self.has_finished: Callable[[int], bool] = lambda number: False  # whether that loop has; set before they turn
         self._lock = threading.Lock()
-        self._silent = set(range(loops))  # those that have not sent a heartbeat since on_beat was called
+        self._silent = set(range(loops))  # loops that have not sent a heartbeat since on_beat was called
         self._answered = 0
         self._enough = max_requests
         self.step = max(1, max_requests // 1000)  # requests of a loop after which it reports
@@ -32,7 +32,7 @@ class Together:
         self._on_stuck: Callable[[], object] | None = ties.on_stuck or end
 
     def beat(self, number: int) -> None:
-        """A loop has looked. The process has a heartbeat when each loop has had one that has not finished."""
+        """A loop has looked at itself. When all loops that have not finished have, the process has a heartbeat."""
         with self._lock:
             self._silent.discard(number)
             if all(self.has_finished(each) for each in self._silent):
@@ -41,7 +41,7 @@ class Together:
             self.ties.on_look()
 
     def stuck(self) -> None:
-        """A request of a loop is stuck; told once."""
+        """A request of a loop is stuck; reported once."""
         with self._lock:
             tell, self._on_stuck = self._on_stuck, None
         if tell is not None:

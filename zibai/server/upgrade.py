@@ -1,4 +1,4 @@
-"""SIGUSR2: the same command again, as a new server on the same listeners, so that Python and Zibai can be upgraded too.
+"""SIGUSR2: the same command again, as a new server on the same listeners, to upgrade Python and zibai, too.
 
 The old parent starts the new one as its child process. It passes the descriptors of the listeners, and describes them
 in one variable of the environment. Both serve until the operator ends one of them: the old one to finish the upgrade,
@@ -59,7 +59,7 @@ class Predecessor(NamedTuple):
 
 
 class Upgrade:
-    """Starts the new server, and knows what became of it. Only the parent's main thread calls it.
+    """Starts the new server, and watches it. Only the parent's main thread calls it.
 
     The new server is started in ``directory``, as this one was. ``obstacle`` tells why an upgrade is impossible.
     """
@@ -90,7 +90,7 @@ class Upgrade:
         return bool(self._successor) or (self._predecessor is not None and self._predecessor.is_alive())
 
     def sources(self) -> list[int]:
-        """What to wait for."""
+        """The descriptors to wait for."""
         return [self._pipe] if self._process is not None else []
 
     def on_signal(self, name: str) -> None:
@@ -137,7 +137,7 @@ class Upgrade:
             passed = self._listeners.pass_on()
             told = json.dumps(Predecessor(os.getpid(), far, passed))
             self._process = subprocess.Popen(  # noqa: S603 -- the command that has started this process
-                # Not argv[0]: it may have to be looked up in PATH, or be a link out of a virtual environment.
+                # Not argv[0]: it may need a search in PATH, or be a link out of a virtual environment.
                 [sys.executable, *sys.orig_argv[1:]],
                 cwd=self._directory or None,
                 env={**os.environ, **(self._notifier.environment if self._notifier else {}), VARIABLE: told},
@@ -147,7 +147,7 @@ class Upgrade:
             os.close(near)
             raise
         finally:
-            os.close(far)  # only the new server has it from now on, so that its death closes it
+            os.close(far)  # only the new server has it from now on, so its death closes it
         self._pipe = near
         logger.info("upgrade: a new server starts, process %d", self._process.pid)
 

@@ -1,9 +1,9 @@
-"""What ``--reload`` and ``--watchfiles`` watch.
+"""The directories that ``--reload`` and ``--watchfiles`` watch.
 
 The parent watches the directory of the application and the others from which Python imports. An application may import
-from elsewhere: it appends to ``sys.path``, or loads a file by its name. Only its worker knows of that, and tells the
-parent before it is ready. Of a package everything below its folder is watched. Of a single module only the files beside
-it are, since the folder may hold other projects.
+from elsewhere: it appends to ``sys.path``, or loads a file by its name. Only its worker knows that, and tells the
+parent before it is ready. For a package, everything below its folder is watched. For a single module, only the files
+beside it are watched, since the folder may hold other projects.
 """
 
 import os
@@ -20,7 +20,7 @@ from .places import is_below
 from .reloader import Reloader
 
 BEGAN: Final = time.time()
-"""A time before this process imports the application. A file that is saved later may not be what was imported."""
+"""A time before this process imports the application. A file that is saved later may differ from the imported one."""
 
 
 class Watched:
@@ -32,7 +32,7 @@ class Watched:
     def __init__(self, stack: ExitStack, options: Options, directory: str, changed: Callable[[str], object]) -> None:
         self._stack = stack
         self._changed = changed
-        self._whole: list[str] = []  # with all that is below
+        self._whole: list[str] = []  # folders that are watched with everything below
         self._shallow: set[str] = set()
         self._reloaders: dict[bool, Reloader] = {}  # one for each kind: deep or not
         if patterns := watched(options):
@@ -79,7 +79,7 @@ def roots(options: Options, directory: str) -> list[str]:
 
 
 def imported() -> list[tuple[str, bool]]:
-    """The folders of what this process has imported, and whether all that is below belongs to it."""
+    """The folders from which this process has imported, each with whether everything below belongs to the import."""
     folders = {(os.path.realpath(folder), deep) for folder, deep in set(_places())}
     return sorted((folder, deep) for folder, deep in folders if not _is_installed(folder))
 

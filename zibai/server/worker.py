@@ -1,7 +1,7 @@
 """The life of a worker: gevent, the application, the hooks, the server, the end.
 
-It is the same whether the worker is a child of the parent process or, without ``--subprocess``, the only process there
-is. :mod:`zibai.server.control` listens for the two ways to stop, graceful and quick.
+It is the same whether the worker is a child of the parent process or, with ``--processes 0``, the only process.
+:mod:`zibai.server.control` listens for the two ways to stop, graceful and quick.
 """
 
 import logging
@@ -91,7 +91,7 @@ def run_child(
 
 
 def without_a_row() -> list[tuple[bool, Row]]:
-    """The siblings of a worker that has no rows in the scoreboard: there may be some, and nothing is known of them."""
+    """The siblings of a worker without a row in the scoreboard: there may be some, and nothing is known about them."""
     row = Row.private(0)
     row.assign("ready", 0, 0, 0.0)
     return [(True, row)]
@@ -125,7 +125,7 @@ def run(
     ties = replace(ties or Ties(), directory=home.real() if preloaded is None else preloaded.directory)
     control = _make_control(parent, end, hub, options, may_exit=not guest, ends=exits and not guest)
     names = (*GRACEFUL_SIGNALS, *QUICK_SIGNALS, REOPEN, *(_of_single_process(guest) if parent is None else FOR_PARENT))
-    # The parent tells a worker what the terminal has told it already, so a second signal means nothing there.
+    # A worker gets the signals of the terminal a second time from its parent, so a second signal means nothing there.
     late = lastword.hurry if exits and not guest and parent is None else None
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
         if parent is not None and not options.interactive:
@@ -150,7 +150,7 @@ def run(
 
 
 def _of_single_process(guest: bool) -> tuple[str, ...]:
-    """The signals that a single process hears and does not obey, in order to say why.
+    """The signals that a single process handles only to log why it does not obey them.
 
     ``nohup`` ignores SIGHUP, and that stays. At a prompt it belongs to the prompt.
     """
@@ -194,7 +194,7 @@ def _tie(ties: Ties, control: Control, parent: Parent | None, options: Options, 
 
 
 def _announce(site: Site, parent: Parent | None, show_title: Callable[[], object], backend: str) -> None:
-    """Say that the worker serves, if only a page that shows a failure."""
+    """Tell the parent that the worker serves, even if it serves only a page with an error."""
     show_title()
     if parent is not None and site.failure is not None:
         parent.shows(site.failure)
@@ -204,7 +204,7 @@ def _announce(site: Site, parent: Parent | None, show_title: Callable[[], object
 
 
 def backend_of(options: Options, interface: Interface, hub: ModuleType | None) -> str:
-    """What runs the requests. Raises :class:`LoadError`."""
+    """The name of the backend. Raises :class:`LoadError`."""
     if interface == "wsgi":
         return "greenlets" if hub else "threads"
     if hub is not None:
@@ -216,7 +216,7 @@ def backend_of(options: Options, interface: Interface, hub: ModuleType | None) -
 
 
 def _hooks(site: Site, show_title: Callable[[str], None], *, is_single: bool) -> Hooks:
-    """The hooks that are still to be called. Without a parent (``is_single``) the process itself tells of its end."""
+    """The hooks that are called later. Without a parent (``is_single``) the process itself logs its end."""
 
     def draining() -> None:
         show_title("draining")
@@ -235,7 +235,7 @@ def prepare(options: Options) -> ModuleType | None:
 
 
 def _with_jitter(requests: int | None) -> int | None:
-    """Up to a tenth more, so that workers that started together do not reach their maximum together."""
+    """``requests``, plus up to a tenth, so that workers that started together do not reach it together."""
     return requests and requests + randrange(requests // 10 + 1)  # noqa: S311 -- no secret
 
 
