@@ -2,9 +2,9 @@
 
 Windows calls a handler in a new thread of each process of the console. It ends the process when the handler returns, or
 after a time that the process cannot change: five seconds for a closed console (HandlerRoutine in the documentation of
-Windows' console). The C runtime has a handler that raises SIGBREAK and returns, so the process would end before Python
-has done more than set a flag. The handler here comes before that one: it raises SIGBREAK as well, and never returns.
-The process ends when its main thread has finished what was in flight.
+Windows' console). The C runtime has a handler that raises SIGBREAK and returns, so the process would end when Python
+has only set a flag. The handler here comes before that one: it raises SIGBREAK as well, and never returns. The process
+ends when its main thread has finished the requests in flight.
 """
 
 import signal
@@ -32,14 +32,14 @@ def hold_the_end() -> None:
     import ctypes
 
     _routine = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint32)(handler(_raise_sigbreak))
-    # It stays to the end: while a handler runs, Windows keeps the list of handlers locked.
+    # The handler is never removed: while a handler runs, Windows keeps the list of handlers locked.
     ctypes.windll.kernel32.SetConsoleCtrlHandler(_routine, True)
 
 
 def handler(ask: Callable[[], object]) -> Callable[[int], bool]:
     """The handler of console events. It calls ``ask`` and then waits for ever if an event ends the process.
 
-    Each call comes in a thread of its own. False leaves an event, Ctrl-C or Ctrl-Break, to the next handler.
+    Each call comes in its own thread. False leaves an event, Ctrl-C or Ctrl-Break, to the next handler.
     """
 
     def handle(event: int) -> bool:

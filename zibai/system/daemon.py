@@ -1,11 +1,11 @@
 """``--daemon``: the server in the background, and the command that waits until it is up.
 
-The command is the *launcher*. It forks a process that begins a session, which forks the *daemon*: not the leader of its
-session, so that it can never get a terminal. A pipe leads back: the daemon writes its process id, and then that
-it is up, or the error that it ends with. Its output is redirected from the start, since the workers, which it starts
-before it is up, inherit its outputs and must not keep those of the launcher open. The launcher ends with the exit code
-that the daemon reports, or with an error if the daemon has ended without a report. The daemon stays in the directory in
-which it was started, unless ``--chdir`` names another.
+The command is the *launcher*. It forks a process that begins a session, and that process forks the *daemon*. So the
+daemon is not the leader of its session, and can never get a terminal. A pipe leads back: the daemon writes its process
+id, and then that it is up, or the error with which it ends. Its output is redirected from the start, since the workers,
+which it starts before it is up, inherit it and must not keep the launcher's output open. The launcher ends with the
+exit code that the daemon reports, or with an error if the daemon has ended without a report. The daemon stays in the
+directory in which it was started, unless ``--chdir`` names another.
 """
 
 import os
@@ -67,7 +67,7 @@ def detach() -> Launcher:
     os.setsid()
     if os.fork():
         os._exit(0)
-    # Its number may be 0 to 2 if these were closed.
+    # The number of the pipe may be 0 to 2 if these were closed.
     pipe = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(writing)
     _redirect(os.devnull, os.O_RDWR, 0, 1, 2)

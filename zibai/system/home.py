@@ -1,9 +1,9 @@
 """The directory of a server, by the name that the user gave it.
 
-Deploy tools put each release into a directory of its own, switch a symbolic link, ``current -> releases/2``, and
-restart the server. But the system resolves links: a process that was started in ``current`` stays in
-``releases/1``, and so do its workers and its import path, even after ``releases/1`` was removed. Shells keep the name,
-in ``PWD``. So the parent changes to that name again before it starts a worker.
+Deploy tools put each release into a separate directory, switch a symbolic link, ``current -> releases/2``, and restart
+the server. But the system resolves links: a process that was started in ``current`` stays in ``releases/1``, and so do
+its workers and its import path, even after ``releases/1`` was removed. Shells keep the name in ``PWD``. So the parent
+changes to that name again before it starts a worker.
 """
 
 import os
@@ -29,7 +29,7 @@ def real() -> str:
 
 
 def keep(name: str) -> None:
-    """Let the processes that this one starts import from ``name``, whatever directory that is by then.
+    """Let processes that are started later import from ``name``, even if it means another directory by then.
 
     This process must be in the directory that ``name`` means now.
     """

@@ -1,10 +1,10 @@
-"""A process that was told to end does end, whatever hangs in it: :func:`arm` sets the deadline.
+"""The deadline of a process that was told to end: it ends then, whatever hangs in it. :func:`arm` sets it.
 
-An application can keep its process in many ways: a thread that is no daemon, an ``atexit`` handler or a hook that does
-not return, a log into a pipe that is not read. So the end depends on none of these. A thread of the system waits, takes
-no shared lock, writes to descriptor 2 what still runs, and ends the process. If it cannot run, because C code holds the
-GIL or the interpreter is already being taken apart, a thread of :mod:`faulthandler` follows, which needs no
-interpreter; it can only end with exit code 1.
+An application can keep its process alive in many ways: a thread that is no daemon, an ``atexit`` handler or a hook that
+does not return, a log into a pipe that is not read. So the end depends on none of these. A thread of the system waits,
+takes no shared lock, writes the stacks of all threads to descriptor 2, and ends the process. If it cannot run, because
+C code holds the GIL or the interpreter is being taken apart, a thread of :mod:`faulthandler` follows. That one needs no
+interpreter, but can only end with exit code 1.
 
 Only processes that end after serving arm it. A program that calls ``serve()`` is never ended.
 """
@@ -30,16 +30,16 @@ HURRY: Final = 0.5
 """Seconds that are left if a signal comes while the interpreter ends: enough for an end that does not hang."""
 
 FAULTHANDLER_EXTRA: Final = 0.5
-"""Seconds after which :mod:`faulthandler` follows."""
+"""Seconds after the deadline at which :mod:`faulthandler` follows."""
 
 STUCK: Final = 1.0
-"""Seconds in which a main loop that does not hang has noticed a signal."""
+"""Seconds that a main loop has to notice a signal; if it takes longer, it hangs."""
 
 exit_code = 0
 """The exit code of the process. The code that notices a failure sets it."""
 
 _deadline = inf
-_before: Callable[[], object] | None = None  # what the thread calls at the deadline
+_before: Callable[[], object] | None = None  # the function that the thread calls at the deadline
 _bell: Any = None  # a lock that is released to wake the thread for an earlier deadline; None without a thread
 _silent_file: Any = None  # faulthandler needs its file for as long as it waits
 
@@ -55,7 +55,7 @@ def arm(seconds: float, before: Callable[[], object] | None = None) -> None:
         return
     _deadline, _before = until, before
     if _bell is None:
-        # Both threads begin now: Python 3.12 starts none any more while the interpreter waits for threads to end.
+        # Both threads begin now: Python 3.12 starts no thread while the interpreter waits for threads to end.
         _bell, ask, told = (_taken_lock() for _ in range(3))
         start_thread(lambda: _tell(ask, told))
         start_thread(lambda: _end(_bell, ask, told))
@@ -84,7 +84,7 @@ def hurry() -> None:
 def _arm_faulthandler(seconds: float) -> None:
     global _silent_file
     with suppress(OSError, RuntimeError, ValueError, OverflowError):  # no descriptor or thread is left
-        # A terminal or a pipe that is not read would block it, so its output is discarded.
+        # A terminal or a pipe that is not read would block faulthandler, so its output is discarded.
         _silent_file = _silent_file or open(os.devnull, "wb")  # noqa: SIM115 -- it stays open
         faulthandler.dump_traceback_later(seconds, exit=True, file=_silent_file)
 
@@ -106,7 +106,7 @@ def _end(bell: Any, ask: Any, told: Any) -> None:
 
 
 def _tell(ask: Any, told: Any) -> None:
-    """Write what still runs, when asked: without ``logging``, whose locks may be held."""
+    """When asked, write what still runs: without ``logging``, whose locks may be held."""
     ask.acquire()
     text = f"zibai: process {os.getpid()} has not ended in time and ends now; it was here:\n{_stacks()}\n"
     with suppress(OSError):
@@ -158,9 +158,9 @@ class Lookout:
 class Overseer:
     """Ends a parent whose main loop hangs, for example in a write to a log that is not read.
 
-    ``workers`` gives the process ids of all children. ``takes_note`` returns whether the main loop has begun the end,
-    and ``limit`` how many seconds the whole end may take, by the name of the signal. ``heard`` is called in the handler
-    of each signal.
+    ``workers`` returns the process ids of all children. ``takes_note`` returns whether the main loop has begun the end.
+    ``limit`` returns, by the name of the signal, how many seconds the whole end may take. ``heard`` is called in the
+    handler of each signal.
     """
 
     def __init__(

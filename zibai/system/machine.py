@@ -16,7 +16,7 @@ PROC = Path("/proc")
 
 
 def available_cpus() -> int:
-    """Processors to use at once: those it may run on, but no more than the quota of its container; at least one."""
+    """Processors to use at once: those allowed for this process, at most the quota of its container; at least one."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(count, _quota())))
 
@@ -47,9 +47,9 @@ def _granted(group: Path) -> float:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The folders of this process's group and of those above it, as cgroups(7) tells where they are.
+    """The folders of this process's group and of the groups above it, see cgroups(7).
 
-    In a container the path may be one that only the host can see. Then the root is ours.
+    In a container the path may be one that only the host can see. Then the root is the group of this process.
     """
     try:
         lines = (PROC / "self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -78,8 +78,8 @@ def cpu_time(pid: int) -> float | None:
 
 
 def oom_kills() -> int | None:
-    """How many processes the kernel has killed because memory ran out: in our cgroup if it counts them, or on the whole
-    machine."""
+    """How many processes the kernel has killed because memory ran out: in this cgroup if it counts them, or else on the
+    whole machine."""
     counters = [group / name for group in _groups("memory") for name in ("memory.events", "memory.oom_control")]
     for file in [*counters, PROC / "vmstat"]:
         try:
@@ -119,8 +119,8 @@ def windows_exit(code: int) -> tuple[str, bool]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process with this id runs. A process that has ended and waits to be reaped does not, as far as
-    known."""
+    """Whether a process with this id runs. A process that has ended and waits to be reaped does not run, if the system
+    tells it."""
     if sys.platform == "win32":
         import ctypes
 
@@ -146,7 +146,7 @@ def is_alive(pid: int) -> bool:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the limit of descriptors as far as possible: a connection is one, and 256 or 1024 are soon used up."""
+    """Raise the limit of descriptors as far as possible: each connection needs one, and 256 or 1024 are too few."""
     if sys.platform == "win32":
         return  # there is no such limit for sockets
     import resource
@@ -170,8 +170,8 @@ DESCRIPTORS_LEFT: Final = 32
 def descriptors_for_clients() -> float:
     """The number of descriptors for connections, and for files with their bodies.
 
-    If the application cannot open a file, every request fails. A limit that is too low even for the reserve was set on
-    purpose, and is used up.
+    Some are left to the application: if it cannot open a file, every request fails. A limit that is too low even for
+    this reserve was set on purpose, and all of it is used.
     """
     if sys.platform == "win32":
         return inf

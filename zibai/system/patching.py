@@ -1,7 +1,7 @@
-"""What gevent has patched in this process, and whether it may; asked without importing gevent.
+"""Whether gevent has patched this process, and whether it may; found out without importing gevent.
 
 A thread of the server runs while the main thread imports the application, which may import ``gevent.monkey`` itself. So
-a function here may meet that module half imported. Nothing is patched before its import has ended.
+a function here may find that module half imported. Nothing is patched before its import has ended.
 
 On a Python that runs without a GIL (PEP 703), the import of gevent turns the GIL on for the whole process, and all
 greenlets run in one thread. A worker would lose the only thing for which such a Python is installed. So threads are the
@@ -25,12 +25,12 @@ def original(module: str, name: str) -> Any:
 
 
 def _of_gevent(name: str) -> Any:
-    """A function of ``gevent.monkey``, or None if that is not imported, or not yet that far."""
+    """A function of ``gevent.monkey``, or None if that module is not completely imported."""
     return getattr(sys.modules.get("gevent.monkey"), name, None)
 
 
 def has_gil() -> bool:
-    """Whether one thread at a time runs Python code in this process: on most builds always, and with PYTHON_GIL=1."""
+    """Whether only one thread at a time runs Python code in this process: on most builds, and with PYTHON_GIL=1."""
     return bool(getattr(sys, "_is_gil_enabled", _always)())
 
 

@@ -2,7 +2,7 @@
 
 A file of another server that runs is kept. :func:`check` looks before any address is bound, so that the error message
 names that process. :func:`written` looks again, and writes once the addresses are bound: only one server can do that. A
-file is taken over if its process has ended, if it is this process (in a container the ids come again), and if it is the
+file is taken over if its process has ended, if it is this process (in a container ids are used again), or if it is the
 parent of this process: a server that an upgrade replaces. If this process ends first, it writes the old id again.
 
 The user of the server may be unable to write to the directory. Then the file, which belongs to that user, is emptied at
@@ -24,8 +24,7 @@ def check(path: str, predecessor: int) -> int | None:
     ``predecessor`` is the process that may be replaced: the parent of the command.
     """
     try:
-        # As bytes: the present user may be unable to read Python's own files, and so to import the module of an
-        # encoding.
+        # As bytes: this user may be unable to read Python's own files, so the module of an encoding may be missing.
         with open(path, "rb") as file:
             text = file.read(100).strip()
     except FileNotFoundError:
@@ -46,8 +45,8 @@ def check(path: str, predecessor: int) -> int | None:
 
 @contextmanager
 def written(path: str, predecessor: int, owner: tuple[int, int] | None = None) -> Iterator[None]:
-    """Write the file, and remove it at the end if it is still ours; ``owner`` is the user and group that will do
-    that."""
+    """Write the file, and remove it at the end if this process is still in it. ``owner`` is the user and group that
+    will remove it."""
     replaced = check(path, predecessor)
     try:
         path = os.path.abspath(path)
@@ -59,7 +58,7 @@ def written(path: str, predecessor: int, owner: tuple[int, int] | None = None) -
     finally:
         with suppress(ZibaiError, OSError):  # another program has replaced it
             if check(path, os.getpid()) == os.getpid():
-                # While it is our parent, the id still belongs to the same process.
+                # While that process is the parent of this one, the id still belongs to it.
                 if replaced is not None and replaced == predecessor == os.getppid():
                     _write(path, replaced, None)
                 else:
@@ -72,10 +71,10 @@ def _write(path: str, pid: int, owner: tuple[int, int] | None) -> None:
     draft = f"{path}.{os.getpid()}"
     try:
         with suppress(FileNotFoundError):
-            os.unlink(draft)  # left by a process that had our id and was killed
+            os.unlink(draft)  # left by a process that had the same id and was killed
         file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except PermissionError:
-        # The directory belongs to root: only the file itself can be written, if it is ours.
+        # The directory belongs to root: only the file itself can be written, if it belongs to this user.
         if not os.path.exists(path):
             raise
         with open(path, "r+b", buffering=0) as there:

@@ -35,7 +35,7 @@ class Identity:
         return self.uid, self.gid
 
     def adapt_environment(self) -> None:
-        """Set HOME and so on to those of the user, who cannot use root's home and runtime directory."""
+        """Set HOME and similar variables to those of the user: root's directories are useless to this user."""
         if sys.platform != "win32" and self.uid != os.geteuid():
             os.environ.pop("XDG_RUNTIME_DIR", None)
             if self.login:
@@ -71,7 +71,7 @@ class Identity:
         if sys.platform == "win32" or self.uid == 0:
             return False
         if ".." in path.split("/"):
-            return True  # it leads to one place before links are followed, and maybe to another one after
+            return True  # with "..", the path means one place before links are followed, and maybe another one after
         groups = {self.gid, *(os.getgrouplist(self.login, self.gid) if self.login else [])}
         current, rest, links = "/", os.path.dirname(os.path.abspath(path)).split("/")[::-1], 0
         while rest:
@@ -83,7 +83,7 @@ class Identity:
             try:
                 folder, info = os.stat(current), os.lstat(entry)
             except OSError:
-                return True  # it is missing, and may become anything
+                return True  # it is missing, and the user may create it as anything
             if _may_replace(folder, info, groups):
                 return True
             if stat.S_ISLNK(info.st_mode):
@@ -98,7 +98,7 @@ class Identity:
         return False
 
     def _verify(self, uid: int, gid: int) -> None:
-        """Check that nothing leads back to the former ``uid`` and ``gid``."""
+        """Check that the process cannot get the former ``uid`` and ``gid`` back."""
         if sys.platform == "win32":
             return
         groups = {self.gid, *(os.getgrouplist(self.login, self.gid) if self.login else [])}

@@ -80,11 +80,11 @@ _HELD_BACK = {
 class Signals:
     """Turns signals into bytes on a socket, which one can wait for; a context manager of the main thread.
 
-    Python runs a handler between two of its instructions, in the middle of anything, so a handler must not do much;
-    and a main thread that waits for a lock runs none on Windows. But the C part writes the number of the
-    signal to a socket at once (``signal.set_wakeup_fd``). There is only one such descriptor in a process, and an event
-    loop of asyncio that handles signals takes it, and leaves none when it closes. So the handler checks whether it is
-    still ours, and otherwise writes the number itself.
+    Python runs a handler between two of its instructions, in the middle of anything, so a handler must do little. And
+    on Windows a main thread that waits for a lock runs no handler. But the C part of the interpreter writes the number
+    of the signal to a socket at once (``signal.set_wakeup_fd``). A process has only one such descriptor. An event loop
+    of asyncio that handles signals takes it, and leaves none when it closes. So the handler checks whether the
+    descriptor is still this object's, and otherwise writes the number itself.
 
     ``names`` that a system does not have are left out. With ``interrupting``, SIGINT raises KeyboardInterrupt in the
     main thread as well. ``heard`` is called by the handler, with the name of the signal; it must be quick and must not
@@ -141,7 +141,7 @@ class Signals:
             self.heard(signal.Signals(number).name)
 
     def _restore_fd(self, fd: int) -> None:
-        """Let a running event loop keep the wakeup descriptor: it needs it, and our handler does not."""
+        """Restore the wakeup descriptor, unless a running event loop has it: the handler here works without."""
         if fd != -1:
             with suppress(ValueError, OSError):  # it is closed
                 signal.set_wakeup_fd(fd)
@@ -149,7 +149,7 @@ class Signals:
     def reassert(self) -> None:
         """Handle signals again whose handlers the application has set and reset. Only in the main thread.
 
-        A handler of the application's own stays, and is called after ours. May be called again at any time.
+        A handler that the application has set stays, and is called after the handler here. May be called at any time.
         """
         if not self._old:
             return  # the block has ended
@@ -181,7 +181,7 @@ class Signals:
 
     def _restore(self, *, exiting: bool = False) -> None:
         for number, handler in self._old.items():
-            # None is a handler that was not set by Python, which cannot be restored.
+            # None stands for a handler that was not set by Python. It cannot be restored.
             after = signal.SIG_DFL if handler is None else handler
             signal.signal(number, self._last_handler(number) if exiting and number != _CHILD else after)
         signal.set_wakeup_fd(self._old_fd)
@@ -207,8 +207,8 @@ class Signals:
 
     def wake(self) -> None:
         """Make the socket readable without a signal. Any thread."""
-        # It is readable already, or closed: after a KeyboardInterrupt at the start of the block, the garbage collector
-        # closes this object before the one that wakes it.
+        # The socket is readable already, or closed: after a KeyboardInterrupt at the start of the block, the garbage
+        # collector may close it before the object that calls this.
         with suppress(OSError):
             self._writer.send(b"\0")
 

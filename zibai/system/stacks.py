@@ -31,7 +31,7 @@ Stack = FrameType | Sequence[FrameType] | None
 
 
 def format_stack(stack: Stack) -> str:
-    """Where a thread, greenlet or task is, as in a traceback; without the frames that come before the application."""
+    """The stack of a thread, greenlet or task, as a traceback without the frames that come before the application."""
     frames = frames_of(stack)
     while len(frames) > 1 and is_below(frames[0].f_code.co_filename):
         del frames[0]
@@ -59,7 +59,7 @@ def is_ours(filename: str, wing: str = "") -> bool:
 
 
 def is_below(filename: str) -> bool:
-    """Whether a file is of the server, or of what runs it: frames of it come before those of the application."""
+    """Whether a file belongs to the server or to its backend: its frames come before those of the application."""
     return any(below in filename for below in _BELOW)
 
 
@@ -72,7 +72,7 @@ def is_applications(filename: str) -> bool:
 
 
 def root(stack: Stack) -> int:
-    """What stays the same of a stack while it runs: its outermost frame."""
+    """The identity of a stack while it runs: that of its outermost frame."""
     return id(next(iter(frames_of(stack)), None))
 
 

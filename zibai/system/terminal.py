@@ -1,4 +1,4 @@
-"""The terminal of a person at a prompt: its settings, and which processes hear its Ctrl-C."""
+"""The terminal of a person at a prompt: its settings, and which processes react to its Ctrl-C."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ def _saved() -> Stdin:
 
 
 def hear_ctrl_c() -> None:
-    """Let this process hear Ctrl-C again, if it was started within :func:`ctrl_c_held_back`."""
+    """Let this process react to Ctrl-C again, if it was started within :func:`ctrl_c_held_back`."""
     if sys.platform == "win32":
         import ctypes
 
@@ -59,7 +59,7 @@ def hear_ctrl_c() -> None:
 
 
 def has_terminal() -> bool:
-    """Whether this process has a terminal that controls it, which is open."""
+    """Whether this process has a controlling terminal that is open."""
     if sys.platform == "win32":
         return False
     try:
@@ -70,7 +70,7 @@ def has_terminal() -> bool:
 
 
 def hears_ctrl_c() -> bool:
-    """Whether this process hears Ctrl-C. On Windows its own parent may have prevented that (``start /b``)."""
+    """Whether this process reacts to Ctrl-C. On Windows its own parent may have prevented that (``start /b``)."""
     if sys.platform == "win32":
         import ctypes
 
@@ -86,9 +86,9 @@ def hears_ctrl_c() -> bool:
 
 @contextmanager
 def ctrl_c_held_back() -> Iterator[None]:
-    """On Windows, start processes within this block that do not hear Ctrl-C until they call :func:`hear_ctrl_c`.
+    """On Windows, processes that are started within this block ignore Ctrl-C until they call :func:`hear_ctrl_c`.
 
-    This process does not hear it for that short time either.
+    For that short time this process ignores it, too.
     """
     heard = hears_ctrl_c()
     if sys.platform == "win32" and heard:
@@ -102,7 +102,7 @@ def ctrl_c_held_back() -> Iterator[None]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Restore the settings of the terminal at the end, whatever a process that was killed has left there."""
+    """Restore the settings of the terminal at the end: a process that was killed may have left others."""
     if sys.platform == "win32":
         yield
         return

@@ -28,7 +28,7 @@ NO_LIMITS = Usage()
 
 
 def usage(pid: int) -> Usage:
-    """What a process uses now; both are None if it has ended."""
+    """The present usage of a process; both values are None if it has ended."""
     if sys.platform == "linux":
         return _from_proc(pid)
     if sys.platform == "darwin":
@@ -78,7 +78,7 @@ def _from_library(library: Any, pid: int) -> Usage:
     if library.proc_pidinfo(pid, 4, ctypes.c_uint64(0), task, 96) != 96:
         return Usage()
     memory: int = struct.unpack_from("=QQ", task)[1]
-    room = library.proc_pidinfo(pid, 1, ctypes.c_uint64(0), None, 0)  # at least what it takes
+    room = library.proc_pidinfo(pid, 1, ctypes.c_uint64(0), None, 0)  # at least the needed size
     table = ctypes.create_string_buffer(max(room, 8))
     size = library.proc_pidinfo(pid, 1, ctypes.c_uint64(0), table, len(table))
     return Usage(memory, size // 8 if size > 0 else None)
