@@ -1,7 +1,7 @@
-"""Lines of the access log in a format of ``--access-log-format``: what each of gunicorn's atoms stands for.
+"""Lines of the access log in a format of ``--access-log-format``: the meaning of each of gunicorn's atoms.
 
-A formatter is made of a format once. Of a line it then makes what the format names, and nothing else. What comes from
-a client is escaped, as everywhere in the log (:mod:`zibai.telemetry.format`).
+A formatter is made from a format once. For a line it computes only the atoms that the format names. Text of clients is
+escaped, as everywhere in the log (:mod:`zibai.telemetry.format`).
 """
 
 import base64
@@ -24,7 +24,7 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 class AccessFormatter(Formatter, ByFields):
     """Writes the records of responses by the atoms of ``fmt``, or by the name of a format, and a traceback below.
 
-    Records that are about no response, as some of ``zibai.error`` are, are written as the default is.
+    Records that are not about a response, as some of ``zibai.error``, are written in the default format.
     """
 
     def __init__(self, fmt: str, datefmt: str | None = None, style: Any = "%", validate: bool = True) -> None:
@@ -51,7 +51,7 @@ DATE: Final = "%Y-%m-%d %H:%M:%S.%f %z"
 class Responses(logging.Handler):
     """Gives ``handler`` the records of responses, without a traceback, and no others.
 
-    An access log in a place of its own has a line for each response, also for those that ``zibai.error`` has.
+    A separate access log has a line for each response, also for those in ``zibai.error``.
     """
 
     def __init__(self, handler: logging.Handler) -> None:
@@ -93,7 +93,7 @@ def _part(atom: Atom) -> Part:
 
 
 def _safe(text: object) -> str:
-    """``text`` of a client, fit for a line and for quotes around it; ``-`` for none, and for what is no text."""
+    """``text`` of a client, made safe for a line and for quotes around it; ``-`` if it is empty or no text."""
     if not text or not isinstance(text, str):
         return "-"
     return text if text.isprintable() and '"' not in text and "\\" not in text else escape(text)
@@ -105,7 +105,7 @@ def _text(key: str) -> Part:
 
 
 def _variable(name: str) -> Part:
-    """The same in whatever case the key is written, as gunicorn does."""
+    """The same, without regard to the case of the key, as gunicorn does."""
     names = dict.fromkeys((name, name.upper(), name.lower()))
 
     def find(fields: Fields) -> str:
@@ -115,7 +115,7 @@ def _variable(name: str) -> Part:
 
 
 def _response_field(name: str) -> Part:
-    """A field of the response, as its head was made of what the application gave."""
+    """A field of the response, from its head."""
     if name.lower() == "content-length":
         return lambda fields: str(fields["response_length"])  # the server may have set it
     search = re.compile(
@@ -164,7 +164,7 @@ def user_of(environ: Mapping[str, Any]) -> str:
         return ""
     try:
         return base64.b64decode(credentials.strip(), validate=True).partition(b":")[0].decode("utf-8", "replace")
-    except ValueError:  # also for what is no ASCII
+    except ValueError:  # also if it is not ASCII
         return ""
 
 
@@ -174,7 +174,7 @@ def _request_line(fields: Fields) -> str:
 
 
 def _path(fields: Fields) -> str:
-    """As it was sent, without the query."""
+    """The path as it was sent, without the query."""
     return _safe(fields.environ.get("REQUEST_URI", "").partition("?")[0])
 
 

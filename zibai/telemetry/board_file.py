@@ -122,11 +122,11 @@ def open_board(
     predecessor: int = 0,
     loops: int = 1,
 ) -> Iterator[Scoreboard | None]:
-    """A scoreboard in the file that :func:`create` makes: at ``path``, or by its ``name``. It is for so many
-    ``workers``, each with ``loops`` rows.
+    """A scoreboard in the file that :func:`create` makes: at ``path``, or by its ``name``. It has room for ``workers``,
+    each with ``loops`` rows.
 
-    If there can be no file, it is in memory without a name, or None where there is no room for that either: to serve is
-    more important than ``zibai ps``.
+    If no file can be made, it is in memory without a name, or None if there is no room for that either: serving is more
+    important than ``zibai ps``.
     """
     try:
         if path is None:

@@ -1,7 +1,7 @@
 """A scoreboard as plain values, and as a table.
 
-:func:`describe` is the only way from rows to values: ``zibai ps``, ``/metrics`` and the control channel show what it
-returns. So they cannot contradict each other.
+:func:`describe` is the only way from rows to values: ``zibai ps``, ``/metrics`` and the control channel show its
+result. So they cannot contradict each other.
 """
 
 from collections.abc import Iterator
@@ -105,8 +105,8 @@ _TITLES = {"pid": "worker", "memory": "rss", "up": "age", "requests": "requests"
 
 
 def table(server: dict[str, Any]) -> Iterator[str]:
-    """Lines of at most 80 columns for people, but for what is long itself: the server, its totals, its workers, and
-    each request that runs.
+    """Lines for people: the server, its totals, its workers, and each running request. A line has at most 80 columns,
+    unless a single value is longer.
     """
     yield f"zibai {server.get('version', '')}, {server.get('app', '')}, process {server['pid']}"
     more = [f"{server['unlisted']} more addresses"] if "unlisted" in server else []
@@ -137,7 +137,7 @@ def _summary(totals: dict[str, Any], serves: bool) -> str:
 
 
 def _shorten(text: str, end: str, width: int = 80) -> str:
-    """``text`` and ``end`` in one line; what does not fit is cut from the end of ``text``."""
+    """``text`` and ``end`` in one line; ``text`` is shortened if it does not fit."""
     room = width - len(end)
     return (text if len(text) <= room else text[: room - 3] + "...") + end
 

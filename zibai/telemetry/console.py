@@ -39,7 +39,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Tell once of a pipe whose reader has left, or each line would print a whole traceback."""
+        """Report only once that the reader of a pipe has left. Otherwise each line would print a whole traceback."""
         error = sys.exc_info()[1]
         if isinstance(error, BrokenPipeError):
             complain(logging.getLogger(record.name), error, record)

@@ -1,8 +1,8 @@
-"""What each thread or greenlet has counted: its requests by method and status, and how long they took.
+"""The counters of each thread or greenlet: its requests by method and status, and their durations.
 
-A slot of the scoreboard has these numbers in shared memory, so that a killed worker takes none of them with it, and
-so that no lock is needed: the thread or greenlet of the slot is the only writer. Numbers only grow. A reader sums the
-slots of all rows, and the parent adds up the rows of workers that have ended (:mod:`zibai.telemetry.totals`).
+A slot of the scoreboard has these numbers in shared memory. So they are not lost when a worker is killed, and no lock
+is needed, since the thread or greenlet of the slot is the only writer. Numbers only grow. A reader sums the slots of
+all rows, and the parent adds up the rows of workers that have ended (:mod:`zibai.telemetry.totals`).
 """
 
 from bisect import bisect_left
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Self
 
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds of the buckets of a duration, in seconds; a duration falls into the first that is not below it, and into
-one more bucket if there is none."""
+"""Upper bounds of the buckets of durations, in seconds. A duration counts in the first bucket whose bound is not below
+it; a last bucket has no bound."""
 
 METHODS: Final = ("read", "write", "other")
 """Classes of methods: GET and HEAD; POST, PUT, PATCH and DELETE; all others. The first letter decides, since that is
@@ -27,9 +27,9 @@ _COLUMNS: Final = 10  # by the first digit of the status; an application may sen
 _WAITS: Final = _BUCKETS + len(METHODS) * _COLUMNS
 _MICROSECONDS: Final = _WAITS + _BUCKETS
 SIZE: Final = _MICROSECONDS + 1
-"""How many numbers a slot has: the buckets; the requests by method and first digit of the status; the buckets of the
-waits for the slot, and the sum of these in microseconds. A wait that falls into the first bucket is not counted, since
-most do: that bucket has all requests that the others have not."""
+"""The number of counters in a slot: the buckets of durations; the requests by method and first digit of the status; the
+buckets of the waits for the slot, and the sum of the waits in microseconds. A wait of the first bucket, as most are, is
+not counted: that bucket has all requests that are not in the others."""
 
 PLACES: Final = bytes(
     _BUCKETS + _COLUMNS * (0 if letter in b"GH" else 1 if letter in b"PD" else 2) for letter in range(256)
@@ -61,8 +61,8 @@ class Counted(NamedTuple):
         return Counted([a + b for a, b in zip(self.numbers, other.numbers, strict=True)], self.seconds + other.seconds)
 
     def describe(self) -> dict[str, Any]:
-        """As plain values: ``buckets``, not cumulative; ``seconds``; ``by`` method and class, without zeros; the same
-        of ``queue``, the waits."""
+        """As plain values: ``buckets``, not cumulative; ``seconds``; ``by`` method and class, without zeros; and
+        ``queue``, the same for the waits."""
         by: dict[str, dict[str, int]] = {}
         for place, method in enumerate(METHODS):
             start = _BUCKETS + place * _COLUMNS

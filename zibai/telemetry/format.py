@@ -3,10 +3,10 @@
 Text of clients is part of these lines, so it is escaped: no control character, quote or backslash of a client can end a
 line, begin another one or colour a terminal.
 
-A record costs twice as much as everything else in a plain request. So the access log makes none if that makes no
-difference: if the only handler is one of ours (:class:`AtOnce`), and its format ends with the message and begins with
-fields that stay the same for a second, or for a millisecond. Then ``logging`` makes the beginning of the line once a
-second, and the handler writes the line. The formats of ``--access-log-format`` need no record either.
+A record costs twice as much as everything else in a plain request. So the access log makes none if the line would be
+the same: if the only handler is one of this package (:class:`AtOnce`), and its format ends with the message and begins
+with fields that stay the same for a second, or for a millisecond. Then ``logging`` makes the beginning of the line once
+a second, and the handler writes the line. The formats of ``--access-log-format`` need no record either.
 """
 
 import logging
@@ -44,7 +44,7 @@ def local_time(created: float) -> time.struct_time:
 
 
 class Fields(dict[str, Any]):
-    """The fields of a record, then those of the environ; a field that neither has is ``-``.
+    """The fields of a record, then those of the environ; any other field is ``-``.
 
     ``head`` is the status line and the fields of the response, as they are sent; empty where they are not known.
     """
@@ -68,7 +68,7 @@ class Fields(dict[str, Any]):
 _DIRECTIVE: Final = re.compile("%.", re.DOTALL)
 
 _MILLISECONDS: Final = "\1"
-"""What stands for the milliseconds in the beginning of lines: no format of the log can have it."""
+"""The placeholder of the milliseconds in the beginning of lines; no format of the log can contain it."""
 
 _STYLES: dict[str, Callable[[str, Fields], str]] = {
     "%": lambda text, fields: text % fields,
@@ -102,8 +102,8 @@ class Formatter(logging.Formatter):
         )
 
     def converter(self, created: float | None) -> time.struct_time:
-        """An application may change the time zone of its process, as Django does in the workers. All processes write
-        one log, which keeps one clock."""
+        """The local time at the start, since all processes write one log. An application may change the time zone of
+        its process, as Django does in the workers."""
         return local_time(time.time() if created is None else created)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's
@@ -139,8 +139,8 @@ class AtOnce(logging.Handler, ABC):
     stream: Any
     terminator: str
 
-    # Cached: (valid from, valid until, key, the whole line but for what differs, whether the milliseconds do). Replaced
-    # as one tuple, so any thread may do it.
+    # Cached: (valid from, valid until, key, the beginning of the line, whether it has milliseconds). Replaced as one
+    # tuple, so any thread may do it.
     _beginning: tuple[float, float, object, str | None, bool] = (0.0, 0.0, None, None, False)
 
     def write_at_once(self, name: str, level: int, args: tuple[object, ...]) -> bool:
@@ -163,15 +163,15 @@ class AtOnce(logging.Handler, ABC):
         if is_fine:
             args = ((now - since) * 1000,) + args  # noqa: RUF005 -- which costs twice as much
         line = template % args
-        try:  # as write_fields does, without a further call
+        try:  # the same as write_fields, without another call
             with self.lock or nullcontext():
                 self.write_line(line)
         except Exception:
-            return False  # the record that is made then fails as well, and logging reports why
+            return False  # the record that is made instead will fail, too, and logging reports the error
         return True
 
     def write_fields(self, level: int, fields: Fields) -> bool:
-        """Write the line that the formatter, of :class:`ByFields`, makes of a response; False, with nothing written, if
+        """Write the line that the formatter, a :class:`ByFields`, makes for a response; False, with nothing written, if
         a record is needed."""
         formatter: Any = self.formatter
         if self.filters or level < self.level:
@@ -194,7 +194,7 @@ class AtOnce(logging.Handler, ABC):
 
 
 def _begin_lines(formatter: Formatter, name: str, level: int, now: float) -> str:
-    """What the lines of this second begin with, :data:`_MILLISECONDS` for those."""
+    """The beginning of the lines of this second, with :data:`_MILLISECONDS` in the place of milliseconds."""
     record = logging.LogRecord(name, level, __file__, 0, "", (), None)
     record.created = now  # not a moment later, which may be in the next second
     record.milliseconds = _MILLISECONDS

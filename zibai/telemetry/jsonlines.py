@@ -1,11 +1,11 @@
 """The log as JSON lines: each record is one object in one line, whatever a client has sent and whatever went wrong.
 
 Every record has ``time``, ``level``, ``logger``, ``pid``, ``worker`` and ``message``. A record of a response also has
-what is known of its request, and where its time went (``queue_ms`` and so on); a record of an error has ``traceback``.
-A field that is not known is left out. The names are documented in ``docs/logging.md``.
+the facts of its request, and the durations of its phases (``queue_ms`` and so on). A record of an error has
+``traceback``. Unknown fields are left out. The names are documented in ``docs/logging.md``.
 
-JSON has escapes of its own, so text is not escaped as for a line of text, but for the message, which is the same text.
-Only ASCII is written: no reader can take a character for the end of a line, and no broken one can make a line invalid.
+JSON has its own escapes, so only the message is escaped as in a line of text. Only ASCII is written: no reader can take
+a character for the end of a line, and half a surrogate pair cannot make a line invalid.
 """
 
 import json
@@ -21,7 +21,7 @@ worker: int | None = None
 """The number of this worker among those of its parent; None in any other process. Set once, at the start."""
 
 PHASES: Final = ("queue", "head", "body", "application", "send")
-"""Where the time of a request goes; a record has those that are known as ``queue_ms`` and so on, in milliseconds."""
+"""The phases of a request. A record has the known ones as ``queue_ms`` and so on, in milliseconds."""
 
 _REQUEST: Final = {
     "client": "REMOTE_ADDR",
@@ -49,7 +49,7 @@ _encode: Final = json.JSONEncoder(separators=(", ", ": "), default=str, skipkeys
 class JsonFormatter(logging.Formatter, ByFields):
     """Makes a JSON object of a record, in one line."""
 
-    _second: tuple[int, str, str] = (-1, "", "")  # a second, and its time before and behind the milliseconds
+    _second: tuple[int, str, str] = (-1, "", "")  # a second, and its text before and after the milliseconds
 
     def format(self, record: logging.LogRecord) -> str:
         fields = record.__dict__
@@ -91,7 +91,7 @@ class JsonFormatter(logging.Formatter, ByFields):
 
 
 def _describe(values: dict[str, Any], fields: Fields) -> None:
-    """Add what is known of a request and its response."""
+    """Add the known facts of a request and its response."""
     environ = fields.environ
     for name, key in _REQUEST.items():
         value = environ.get(key)
@@ -119,7 +119,7 @@ def _decoded(value: str) -> str:
 
 
 def _readable(value: Any) -> Any:
-    """Half of a surrogate pair, as the name of a file may have, is no character, and many readers refuse it."""
+    """``value`` with halves of surrogate pairs escaped: file names may have them, and many readers refuse them."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value

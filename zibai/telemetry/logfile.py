@@ -1,14 +1,18 @@
 """A log file that several processes write, that is rotated by its size, and that other programs may move away.
 
 A record is one ``write`` to a file that is open for appending, so the records of several processes stay whole, one
-behind the other. With ``maxBytes``, every process may find the file full and rename it. No process may then write to a
+behind the other. With ``maxBytes``, every process may find the file full and rename it. Then no process may write to a
 file that is about to be removed, or rename the new file as well. So each process holds a lock on the file itself while
 it checks whether the path still names the file, and writes. That lock is shared, since writers do not disturb each
-other. To rotate, a process needs exclusive locks on the file and on the directory, and does not wait for them: if a
-process is stopped in the middle of a record, the file grows and the other processes keep writing. A record does not
-wait long for its lock either: any user who may read the file can lock it, and some file systems have no locks. Then the
-record is written without the lock. On Windows an open file cannot be renamed, and two processes that append overwrite
-each other's records, so there the file is opened for each record, under a lock on a file beside it.
+other.
+
+To rotate, a process needs exclusive locks on the file and on the directory, and does not wait for them: if a process is
+stopped in the middle of a record, the file grows and the other processes keep writing. A record does not wait long for
+its lock either: any user who may read the file can lock it, and some file systems have no locks. Then the record is
+written without the lock.
+
+On Windows an open file cannot be renamed, and two processes that append overwrite each other's records. So there the
+file is opened for each record, under a lock on a file beside it.
 
 :func:`reopen` is for programs such as logrotate, which move files away and then send a signal: handlers of the
 FileHandler family, also those of the user's own configuration, open what their paths name now. Any thread may call it,
@@ -51,7 +55,7 @@ class LogFile(RotatingFileHandler, AtOnce):
     def _open(self) -> Any:
         file = open(self.baseFilename, "ab", buffering=0)  # noqa: SIM115 -- it is kept
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            self.maxBytes = 0  # a terminal, a pipe
+            self.maxBytes = 0  # it is a terminal or a pipe
         self._opened_by = os.getpid()
         if self.was is not None:
             let_outputs_follow(self.was, file)
@@ -214,11 +218,11 @@ def _may_rename(path: str) -> bool:
 # ------------------------------------------------------------------------------ files that are moved away
 
 _known: WeakSet[logging.Handler] = WeakSet()
-"""Handlers that may vanish from all lists of ``logging``, once the application has configured its own."""
+"""Handlers that may vanish from all lists of ``logging`` when the application configures its own."""
 
 
 def remember_handlers() -> None:
-    """Have :func:`reopen` reopen the present handlers of files even after ``logging`` has forgotten them."""
+    """Let :func:`reopen` reopen the present handlers of files even when ``logging`` no longer lists them."""
     _known.update(each for each in _all_handlers() if isinstance(each, logging.FileHandler))
 
 
@@ -247,7 +251,7 @@ def _all_handlers() -> set[logging.Handler]:
     listed = [reference() for reference in list(getattr(logging, "_handlerList", []))]
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     waiting: list[Any] = [*listed, *_known, *(each for logger in loggers for each in getattr(logger, "handlers", ()))]
-    # Only its thread knows a QueueListener that was made by hand.
+    # A QueueListener that was made by hand can be found only by its thread.
     waiting += [getattr(getattr(thread, "_target", None), "__self__", None) for thread in threading.enumerate()]
     found: set[logging.Handler] = set()
     while waiting:

@@ -1,7 +1,7 @@
-"""The scoreboard for Prometheus: what :func:`~zibai.telemetry.board_view.describe` returns, in its text format.
+"""The scoreboard for Prometheus: the data of :func:`~zibai.telemetry.board_view.describe`, in its text format.
 
-Names follow Prometheus' conventions: base units, ``_total`` for what only grows, no label whose values have no bound.
-So a worker is called by its row in the scoreboard, which its replacement gets, and not by its process id.
+Names follow Prometheus' conventions: base units, ``_total`` for counters, no label with an unlimited number of values.
+So the label of a worker is its row in the scoreboard, which its replacement gets, and not its process id.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +17,10 @@ LIFE: Final = ("starting", "ready", "draining")
 
 
 class Metrics:
-    """Renders what ``look`` returns. Raises MissingExtra without prometheus_client. Any one thread at a time.
+    """Renders the data of ``look``. Raises MissingExtra without prometheus_client. One thread at a time may use it.
 
-    ``look`` returns the data of ``describe``, and how many connections wait in the backlog of each listener, by its
-    name, where the system tells.
+    ``look`` returns the data of ``describe``, and the number of connections in the backlog of each listener, by its
+    name, if the system tells it.
     """
 
     def __init__(self, look: Callable[[], tuple[dict[str, Any], Mapping[str, int]]]) -> None:
@@ -42,7 +42,7 @@ class Metrics:
         return self._generate(self._registry)
 
     def describe(self) -> list[Any]:
-        """For the registry, which would collect otherwise to learn the names."""
+        """Nothing: otherwise the registry would collect in order to learn the names."""
         return []
 
     def collect(self) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""An open log file: its locks, whether its path still names it, and the outputs that follow it.
+"""An open log file: its locks, whether its path still names it, and the outputs that are redirected with it.
 
 On POSIX the lock is on the file itself (``flock``). On Windows it is on a file beside it.
 """
@@ -20,7 +20,7 @@ LONGEST_TURN: Final = 1.0
 
 
 def let_outputs_follow(old: os.stat_result, new: Any) -> None:
-    """Redirect the outputs of this process that went to the old file to the new one: a daemon prints into its log."""
+    """Redirect the outputs of this process from the old file to the new one: a daemon prints into its log."""
     for output in (1, 2):
         with suppress(OSError):  # it is closed
             if os.path.samestat(os.fstat(output), old):

@@ -1,6 +1,6 @@
-"""What happens at this moment: the difference between two descriptions of one server, and what they say as sums.
+"""Rates, from the difference between two descriptions of one server; and sums over its workers.
 
-``zibai top`` and the live page show what these functions return, so they cannot contradict each other.
+``zibai top`` and the live page show the results of these functions, so they cannot contradict each other.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ PERCENTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float | None]:
-    """What has happened between two results of :func:`~zibai.telemetry.board_view.describe`.
+    """The rates between two results of :func:`~zibai.telemetry.board_view.describe`.
 
     ``seconds`` have passed. ``rate`` and ``errors`` are requests and responses with 5xx a second; percentiles are
     seconds, None if no request has ended.
     """
     seconds = max(after["up"] - before["up"], 0.001)
     then, now = before["totals"]["served"], after["totals"]["served"]
-    # Numbers may fall for a microsecond, while the row of a worker that has ended moves into the totals.
+    # Numbers may fall for a microsecond, while the row of an ended worker moves into the totals.
     buckets = [max(0, b - a) for a, b in zip(then["buckets"], now["buckets"], strict=True)]
     errors = max(0, _errors(now) - _errors(then))
     rates: dict[str, float | None] = {
@@ -37,8 +37,8 @@ def _errors(served: dict[str, Any]) -> int:
 def percentile(buckets: Sequence[int], share: float) -> float | None:
     """The duration that this share of the requests did not exceed, in seconds; None without requests.
 
-    A histogram tells no more than the bucket, so the durations are taken for evenly distributed within each. What took
-    longer than the last bound counts as that.
+    A histogram tells only the bucket, so the durations are assumed to be evenly distributed within each. A duration
+    beyond the last bound counts as that bound.
     """
     wanted = share * sum(buckets)
     if not wanted:
@@ -53,7 +53,7 @@ def percentile(buckets: Sequence[int], share: float) -> float | None:
 
 
 def sums(server: dict[str, Any]) -> dict[str, int]:
-    """What all workers together have: ``busy`` of ``slots``, requests in the ``queue``, and open ``connections``."""
+    """The sums over all workers: ``busy`` of ``slots``, requests in the ``queue``, and open ``connections``."""
     workers = server["workers"]
     return {
         "busy": sum(max(len(each["running"]), each["busy"]) for each in workers),  # tasks may be more than slots

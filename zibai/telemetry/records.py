@@ -82,13 +82,13 @@ def _attach(
 
 
 def _texts(environ: Mapping[str, object]) -> dict[str, str]:
-    """What is text of an environ: an application may set anything, and a record must not keep sockets and files."""
+    """The text values of an environ: an application may set anything, and a record must not keep sockets and files."""
     return {key: value for key, value in environ.items() if isinstance(value, str)}
 
 
 class Told(NamedTuple):
-    """More about a response, which only some formats show: its ``head`` as it is sent, and ``phases``, where its time
-    went, in seconds by their name."""
+    """Details of a response that only some formats show: its ``head`` as it is sent, and the seconds of its ``phases``,
+    by name."""
 
     head: bytes
     phases: Mapping[str, float]
@@ -120,7 +120,7 @@ def log_exchange(
         client, method = get("REMOTE_ADDR"), get("REQUEST_METHOD")
         target, protocol = get("REQUEST_URI"), get("SERVER_PROTOCOL")
         text = f"{client}{method}{target}{protocol}"
-        # A quick check for what _UNSAFE finds: usually there is nothing to escape.
+        # A quick check for matches of _UNSAFE: usually there is nothing to escape.
         if not (text.isprintable() and client and method and target and protocol) or '"' in text or "\\" in text:
             what = (escape(str(value or "-")) for value in (client, method, target, protocol))
             client, method, target, protocol = what
@@ -146,7 +146,7 @@ def log_exchange(
 
 
 def log_websocket(environ: Mapping[str, object], code: int, reason: str, duration: float, counts: Any) -> None:
-    """Log the end of a WebSocket: its close code, ``duration`` in seconds, and what has gone over it (``messages_in``,
+    """Log the end of a WebSocket: its close code, ``duration`` in seconds, and its traffic (``messages_in``,
     ``messages_out``, ``bytes_in``, ``bytes_out`` of ``counts``). Never raises.
     """
     try:

@@ -1,13 +1,13 @@
-"""What one server loop is doing: a row of the scoreboard, with a slot for each of its threads or greenlets.
+"""The state of one server loop: a row of the scoreboard, with a slot for each of its threads or greenlets.
 
-A row holds what the parent knows about the worker, the loop's heartbeat, its counters, and its slots
+A row holds the parent's facts about the worker, the loop's heartbeat, its counters, and its slots
 (:mod:`zibai.telemetry.slot`). Most workers have one loop, and so one row (:mod:`zibai.telemetry.rows`).
 
 Nothing is locked, since each byte has one writer: the parent writes the first fields of a row, the owner of the server
 loop writes heartbeat, gauges and counters, and each thread or greenlet writes its slot. A reader may come in the middle
-of a write, and the time limits of the parent depend on what it reads. So each number lies at a multiple of eight bytes
-and is replaced in one step; ``Struct.pack_into`` would first fill its place with zeros. Slots have a way of their own,
-since they are written for every request.
+of a write, and the time limits of the parent depend on these values. So each number lies at a multiple of eight bytes
+and is replaced in one step; ``Struct.pack_into`` would first fill its place with zeros. Slots are written in another
+way, since they are written for every request.
 """
 
 import time
@@ -21,8 +21,8 @@ from .slot import NUMBERS, SLOT_SIZE, Finished, Records, Running, Slot, read_cou
 
 COUNTERS: Final = ("requests", "1xx", "2xx", "3xx", "4xx", "5xx", "bytes")
 GAUGES: Final = ("open", "idle", "head", "body", "queue", "busy", "send", "websockets")
-"""Connections: all, and those that wait for a request, a head, a body, or a thread or greenlet (queue); those that have
-one (busy), those whose client has to take the response (send), and WebSockets."""
+"""Connections: all (open), and those that wait for a request (idle), a head, a body, or a thread or greenlet (queue);
+those that have one (busy), those whose client must take the response (send), and WebSockets."""
 
 _ROW: Final = Struct("=16sqI4xd")  # written by the parent: state, pid, generation, start of the worker
 _BEAT: Final = Struct("=dd")  # last heartbeat, CPU time of the worker then
@@ -104,7 +104,7 @@ class Row:
         self._view[: _ROW.size] = _ROW.pack(state.encode(), pid, max(0, generation), started)
 
     def clear(self) -> None:
-        """Forget the worker."""
+        """Clear the row: its worker is gone."""
         self._view[:] = bytes(len(self._view))
 
     def beat(self, tally: list[int]) -> None:
@@ -130,7 +130,7 @@ class Row:
         self._tally[_FULL] = int(clock() * 1_000_000) << 1 | full
 
     def is_full(self, said: float, was: float) -> bool:
-        """Whether the worker is full and has said so at ``said`` or later, or else was so at ``was`` or later; both by
+        """Whether the worker is full, by a mark of the time ``said`` or later, or was full at ``was`` or later; both by
         the clock."""
         mark = self._tally[_FULL]
         return mark >> 1 >= (said if mark & 1 else was) * 1_000_000
@@ -151,7 +151,7 @@ class Row:
 
     @property
     def state(self) -> str:
-        """What the parent has written; empty for a row without a worker."""
+        """The state that the parent has written; empty for a row without a worker."""
         return bytes(self._view[:16]).rstrip(b"\0").decode("ascii", "replace")
 
     def running(self) -> list[Running]:
@@ -167,7 +167,7 @@ class Row:
         return bool(self._view[0])
 
     def pulse(self) -> tuple[float, float]:
-        """When the last heartbeat was, 0 before the first, and the processor's time of the worker then, in seconds."""
+        """The time of the last heartbeat, 0 before the first, and the worker's processor time then, in seconds."""
         beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
         return beat, cpu
 
@@ -208,7 +208,7 @@ def black_box(report: Report) -> str:
 
 
 def others(number: int) -> str:
-    """So many requests that no list names, since it names those that have run longest."""
+    """Text for the requests that are not in a list, because it has only those that have run longest."""
     return f"{number} more request{'' if number == 1 else 's'}, for less time"
 
 

@@ -1,9 +1,9 @@
 """The rows of one worker, read as one: a worker with several server loops has a row for each of them.
 
 A row has one writer for each byte (:mod:`zibai.telemetry.row`), and the owners of two server loops are two threads. So
-each loop writes a row of its own, and readers get the sum. What is the process' and not a loop's is in each row, and is
-not added up: the processor's time. The heartbeat is that of the loop that has been silent for the longest time, so a
-worker with one loop that hangs is noticed as one that hangs.
+each loop writes a row of its own, and readers get the sum. The processor time belongs to the process: it is in each
+row, and is not added up. The heartbeat is that of the loop that has been silent for the longest time. So if one loop of
+a worker hangs, the worker counts as one that hangs.
 
 Any process may read; the parent calls ``assign`` and ``clear``.
 """
@@ -16,7 +16,7 @@ from .row import Report, Row
 
 
 class Rows:
-    """``each`` is one row for each server loop that the worker may have, at least one."""
+    """``each`` has a row for each server loop that the worker may have, at least one."""
 
     def __init__(self, each: Sequence[Row]) -> None:
         self.each = each
@@ -42,7 +42,7 @@ class Rows:
                 row.assign(state, pid, generation, started)
 
     def clear(self) -> None:
-        """Forget the worker."""
+        """Clear the rows: the worker is gone."""
         for row in self.each:
             row.clear()
 
@@ -57,7 +57,7 @@ class Rows:
 
 
 def _sum(reports: list[Report]) -> Report:
-    """One report of one process, by those of its loops."""
+    """The report of a process, from the reports of its loops."""
     first, beats = reports[0], [report.beat for report in reports if report.beat]
     counted = first.counted
     for report in reports[1:]:

@@ -1,11 +1,11 @@
-"""What each worker is doing, in memory that can be read even while the worker hangs, is stopped or dead.
+"""The state of each worker, in memory that can be read even while the worker hangs, is stopped or dead.
 
 The memory is one file, mapped by the parent and by each worker (by its descriptor, or on Windows by its path), so that
 a reader needs no reply from any process. It is a head, which the parent writes once, the totals of the server
 (:mod:`zibai.telemetry.totals`), and a :class:`Row` for each server loop: one, or as many as ``loops`` says, for each
 worker. :class:`Rows` are those of one worker.
 
-Times are of :data:`clock`, seconds since the system came up: the same clock in all processes, which nothing sets.
+Times are by :data:`zibai.clock.clock`, seconds since the system came up: the same in all processes.
 """
 
 import json
@@ -90,7 +90,7 @@ class Scoreboard:
 
     @classmethod
     def anonymous(cls, workers: int, slots: int, facts: dict[str, Any], loops: int = 1) -> "Scoreboard | None":
-        """A scoreboard that only this process and its workers find; None where that is not possible.
+        """A scoreboard that only this process and its workers can find; None if that is impossible.
 
         It has no file, or on Windows one that no command looks for.
         """
@@ -150,7 +150,7 @@ class Scoreboard:
         return map(self.worker, range(self._rows // self._loops))
 
     def others(self, number: int) -> list[tuple[bool, Row]]:
-        """All rows of other workers than that of a number, each with whether it comes before that one's."""
+        """All rows of the other workers, each with whether it comes before the rows of worker ``number``."""
         own = range(number * self._loops, (number + 1) * self._loops)
         return [(each < own.start, self.row(each)) for each in range(self._rows) if each not in own]
 
@@ -170,7 +170,7 @@ class Scoreboard:
         os.close(self._file)
 
     def close(self) -> None:
-        """Close the file, and remove it if this process has made it. Other processes keep what they have mapped."""
+        """Close the file, and remove it if this process has made it. Other processes keep their mapped memory."""
         path = self.where()
         self.release()
         if path is not None and self.pid == os.getpid():
@@ -203,7 +203,7 @@ def _hidden_file() -> tuple[int, str] | None:
     try:
         if sys.platform == "win32":
             return tempfile.mkstemp(prefix="zibai-", suffix=HIDDEN)
-        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # not in a Python that was built on an old Linux
+        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # missing if Python was built on an old Linux
             return os.memfd_create("zibai"), ""
         with tempfile.TemporaryFile() as file:
             return os.dup(file.fileno()), ""
@@ -223,9 +223,8 @@ def _fill(file: int, workers: int, slots: int, facts: dict[str, Any], loops: int
 
 
 def _fit(facts: dict[str, Any]) -> bytes:
-    """The facts as JSON that has room. The last addresses of ``listen`` are left out, as many as ``unlisted`` says.
-
-    If that is not enough, the end of ``app`` is. What commands need in order to reach the server stays.
+    """The facts as JSON, short enough. If needed, the last addresses of ``listen`` are left out (``unlisted`` is their
+    number), and then the end of ``app``. The facts by which commands reach the server stay.
     """
     facts = dict(facts)
     while len(text := json.dumps(facts).encode()) > _ROOM:

@@ -1,6 +1,6 @@
 """The configuration of the log in the processes of the command: the default, or a file of the user.
 
-While the server is root and going to be another user, it opens no log file and imports nothing for the log: that user
+While the server is root and will become another user, it opens no log file and imports nothing for the log: that user
 could have put links and modules there. So records are kept in memory until :func:`configure`.
 """
 
@@ -48,7 +48,7 @@ STDOUT: Final = "-"
 
 
 class Access(NamedTuple):
-    """What ``--access-log`` and ``--access-log-format`` say. ``limits`` are arguments of a :class:`LogFile`."""
+    """The values of ``--access-log`` and ``--access-log-format``. ``limits`` are arguments of a :class:`LogFile`."""
 
     path: str | None = None
     format: str = "default"
@@ -62,7 +62,7 @@ def configure(
     level: str = "INFO",
     access: Access = Access(),  # noqa: B008 -- a tuple
 ) -> None:
-    """Set up the five loggers, for a process of our own: parent or worker, never within ``serve``.
+    """Set up the five loggers in a parent or worker of the server, never within ``serve``.
 
     They write to stderr, or to the :class:`LogFile` with the arguments ``file``. The file ``config_filepath``, JSON or
     TOML by its ending, is merged over :func:`default_config`, so it needs only the differences. Raises UsageError, in
@@ -81,7 +81,7 @@ def configure(
         logging.config.dictConfig(config)
     except Exception as error:  # dictConfig documents four types, and factories named in a file can raise any
         if config_filepath is None:
-            raise  # our own fault
+            raise  # a bug of the server
         raise _unusable(config_filepath, error) from error
     if access.path is not None:
         for handler in access_logger.handlers:
@@ -134,10 +134,10 @@ def flush() -> None:
 def default_config(file: dict[str, Any] | None = None, level: str = "INFO") -> dict[str, Any]:
     """A new dict for ``logging.config.dictConfig``, which changes its argument.
 
-    Each logger with its own handler and formatter, all by the same short name, so that a file can change one alone.
-    The handlers have no ``stream``, which a FileHandler would refuse if a file makes one of them that.
+    Each logger has its own handler and formatter, all with the same short name, so that a file can change only one.
+    The handlers have no ``stream``: a file may turn one of them into a FileHandler, which would refuse it.
     """
-    # A bar before the output of workers, or a worker could print what looks like a line of the server.
+    # A bar before the output of workers: otherwise a worker could print a line that looks like the server's.
     formats = dict.fromkeys(("default", "access", "error"), DEFAULT)
     formats["output"] = "%(asctime)s [%(process)d] | %(message)s"
     handler = (
@@ -168,10 +168,10 @@ def default_config(file: dict[str, Any] | None = None, level: str = "INFO") -> d
 
 
 def _use_format(config: dict[str, Any], access: Access, changed: Mapping[str, Any]) -> None:
-    """Let the formatters make lines of a format; those of the user's own configuration are ``changed``, and stay.
+    """Let the formatters use a format; those that the user's own configuration has ``changed`` stay.
 
-    With JSON all of them do, since a program that reads JSON lines cannot read any other line. Any other format is for
-    lines about responses: the access log's, and those of the error log where there is one log for both.
+    JSON is used by all of them, since a program that reads JSON lines cannot read any other line. Any other format is
+    for lines about responses: the access log's, and those of the error log if there is one log for both.
     """
     formatters = config["formatters"]
     for name in formatters.keys() - changed.keys():
@@ -182,7 +182,7 @@ def _use_format(config: dict[str, Any], access: Access, changed: Mapping[str, An
 
 
 def _separate(config: dict[str, Any], access: Access) -> None:
-    """Give the access log a place of its own, where each response has a line, whatever ``--log-level`` says."""
+    """Let the access log write to its own place. There each response has a line, whatever ``--log-level`` is."""
     settings = config["loggers"]["zibai.access"]
     settings["level"] = min(settings["level"], "INFO", key=lambda name: logging.getLevelNamesMapping()[name])
     if access.path == STDOUT:
@@ -197,10 +197,10 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         below = base.get(key)
-        # "()" names a factory that is called with all other keys: it does not know the keys of ours.
+        # "()" names a factory that is called with all other keys: it does not know the default's keys.
         if isinstance(below, dict) and isinstance(value, dict) and "()" not in value:
             if value.get("class", below.get("class")) != below.get("class"):
-                # Another class does not know the arguments of our class.
+                # Another class does not know the arguments of the default's class.
                 below = {name: below[name] for name in ("formatter", "level", "filters") if name in below}
             merged[key] = _merge(below, value)
         else:

@@ -1,12 +1,12 @@
-"""What one thread, greenlet or task is doing: a slot of a worker's row.
+"""The work of one thread, greenlet or task: a slot of a worker's row.
 
-A slot keeps a few records in turn: the request that runs, and those that have finished before. It also counts
-(:mod:`zibai.telemetry.counts`), so that a worker that is killed takes no number with it.
+A slot keeps a few records in turn: the running request, and the last finished ones. It also counts
+(:mod:`zibai.telemetry.counts`), so that no number is lost when a worker is killed.
 
 Nothing is locked, since the thread or greenlet of the slot is its only writer. So a reader may come in the middle of a
-write: a reader of another process always, one of the same process on a Python without GIL. It takes each record twice
-and believes what has stayed the same in between (:func:`settled`), because time limits depend on it: a request whose
-begin is not written yet would have run since the system came up. A path is kept without its query, which may hold
+write: a reader in another process always, and one in the same process on a Python without GIL. Time limits depend on
+the records: a request whose begin is not written yet would seem to run since the system came up. So a reader copies
+each record twice and believes only equal copies (:func:`settled`). A path is kept without its query, which may hold
 secrets.
 """
 
@@ -20,20 +20,20 @@ from .counts import BOUNDS, PLACES, SIZE, Counted, count_wait
 
 FREE, CALLED, READING, SENDING = range(4)
 PHASES: Final = ("free", "app", "body", "send")
-"""What a thread or greenlet does: nothing, run the application, wait for a request body, or wait until the client takes
-the response."""
+"""The phases of a thread or greenlet: it has nothing to do, runs the application, waits for a request body, or waits
+until the client takes the response."""
 
 TEXT: Final = 112
-"""Bytes that are kept of method and path."""
+"""The most bytes of method and path in a record."""
 
 _RECORD: Final = Struct(f"@{TEXT}sd BxH 4xd dQ")
-"""The request: "METHOD /path", and when the application was called. Then phase and status. Then when it ended, and what
-the slot had counted by then: the sum of all durations, and the usual requests."""
+"""The request: "METHOD /path", and when the application was called. Then phase and status. Then when it ended, and two
+counters of the slot at that time: the sum of all durations, and the usual requests."""
 
 _BEGIN: Final = Struct(f"@{TEXT}sd BxH")
 _END: Final = Struct("@BxH 4xd dQ")
-"""The begin of a request and its end write a part each, which both have phase and status. Until the end the rest is an
-earlier request's."""
+"""The begin and the end of a request write a part each; phase and status are in both. Before the end of a request, the
+rest belongs to an earlier one."""
 
 _PHASE_AT: Final = _RECORD.size - _END.size
 _SUM: Final = Struct("@d")
@@ -42,13 +42,13 @@ _ENDED_AT: Final = _RECORD.size - 24  # the time of the end
 _RECORDS: Final = 4
 _begin, _end = _BEGIN.pack_into, _END.pack_into
 SLOT_SIZE: Final = _RECORD.size * _RECORDS
-NUMBERS: Final = Struct(f"={SIZE}Q")  # what a slot has counted; after the records of all slots
+NUMBERS: Final = Struct(f"={SIZE}Q")  # the counters of a slot; they come after the records of all slots
 
 
 class Running(NamedTuple):
     """A request that runs. ``since`` is the time of the call of the application.
 
-    ``slot`` is the number of the slot, or what else the backend knows the request by. ``is_endless`` is whether the
+    ``slot`` is the number of the slot, or another key of the backend for the request. ``is_endless`` is whether the
     response is a stream that does not end by itself.
     """
 
@@ -78,12 +78,12 @@ class Records(NamedTuple):
 
 
 class Slot:
-    """What one thread or greenlet runs. It alone writes; ``begin`` and ``end`` are paid by every request.
+    """The slot of one thread or greenlet, its only writer. Every request calls ``begin`` and ``end``.
 
     The numbers are kept twice: reading them from the shared memory would cost as much as writing. The usual request, a
-    GET with a 2xx within a millisecond, is counted in its record, by the call that writes it anyway: a short cut, which
-    saves 2 % of a plain request. Shared memory is used without a local name: :meth:`move` may release it while this
-    thread waits for the GIL, which it does after a call and not between the steps of an assignment.
+    GET with a 2xx within a millisecond, is counted in its record, by the call that writes the record anyway: a short
+    cut, which saves 2 % of a plain request. Shared memory is used without a local name: :meth:`move` may release it
+    while this thread waits for the GIL, which happens after a call and not between the steps of an assignment.
     """
 
     __slots__ = ("_at", "_counts", "_first", "_next", "_numbers", "_seconds", "_usual", "_view", "number")
@@ -140,12 +140,12 @@ class Slot:
         self._count(_first_of[what[0]] + status // 100, duration)
 
     def waited(self, seconds: float) -> None:
-        """Count that a request has waited for this slot for longer than :data:`SHORTEST`; before it ends."""
+        """Count a request that has waited for this slot for longer than :data:`SHORTEST`. Call it before the end."""
         for each in count_wait(self._numbers, seconds):
             self._counts[each] = self._numbers[each]
 
     def _count(self, place: int, duration: float) -> None:
-        """Count a request by its method and status, whose place that is, and by its duration."""
+        """Count a request by the ``place`` of its method and status, and by its duration."""
         numbers = self._numbers
         for each in (place, _bucket(BOUNDS, duration)):
             numbers[each] = number = numbers[each] + 1
@@ -153,7 +153,7 @@ class Slot:
 
 
 SHORTEST: Final = BOUNDS[0]
-"""The duration of a usual request, in seconds, at most."""
+"""The longest duration of a usual request, in seconds."""
 
 USUAL: Final = PLACES[ord("G")] + 2
 """The place of its method and status among the numbers: GET or HEAD, and 2xx."""
@@ -163,17 +163,16 @@ _bucket: Final = bisect_left
 
 
 TRIES: Final = 8
-"""How often a record is taken until it has stayed the same; a write takes less than a microsecond."""
+"""How often a record is copied until two copies are equal; a write takes less than a microsecond."""
 
 _UNKNOWN: Final = bytes(8)
 
 
 def settled(take: Callable[[], bytes]) -> bytes:
-    """Copies of all records, each as it was twice in a row. ``take`` copies them.
+    """Copies of all records, each the same twice in a row. ``take`` copies them.
 
-    The phase is the last thing that a write changes, and is 0 from its first moment on. So two equal copies cannot both
-    be of the same write. A record that changes all the time is of requests that are short: of these only what they have
-    counted is left.
+    A write sets the phase to 0 first, and to its new value last. So two equal copies cannot both come from the middle
+    of a write. A record that changes all the time belongs to short requests: of these only the counters are used.
     """
     before, data = take(), take()
     if before == data:
@@ -214,7 +213,7 @@ def read_records(data: bytes, slots: int) -> Records:
 
 
 def read_counts(data: bytes, records: Records) -> Counted:
-    """The sum of what the slots have counted, in ``data`` and in their records."""
+    """The sum of the counters of the slots, in ``data`` and in their records."""
     slots = [each for each in NUMBERS.iter_unpack(data) if any(each)]  # most have never run
     numbers = [*map(sum, zip(*slots, strict=True))] or [0] * SIZE
     numbers[0] += records.usual

@@ -1,11 +1,11 @@
-"""The counters of the scoreboard for statsd, under the names that gunicorn has for them.
+"""The counters of the scoreboard for statsd, with gunicorn's names.
 
 One thread of the parent, or of the single process, looks at the scoreboard once a second and sends what has changed, in
 datagrams: workers and requests are not touched, and no thread of the server waits for statsd. If statsd does not run,
 the numbers of that second are lost, as with every sender of statsd.
 
-A duration is known by its bucket (:mod:`zibai.telemetry.counts`). All requests of one bucket are one sample: the middle
-of the bucket, with the rate that makes it count as many times.
+Of a duration only the bucket is known (:mod:`zibai.telemetry.counts`). All requests of one bucket are one sample: the
+middle of the bucket, with the sample rate that multiplies it by their number.
 """
 
 import _socket
@@ -24,7 +24,7 @@ SEND_INTERVAL: Final = 1.0
 """Seconds between two looks."""
 
 PACKET: Final = 1400
-"""Bytes of a datagram, at most: what one frame of Ethernet has room for."""
+"""The most bytes of a datagram: it must fit into one frame of Ethernet."""
 
 _MIDDLES: Final = [0.5 * BOUNDS[0], *(0.5 * (low + high) for low, high in pairwise(BOUNDS)), BOUNDS[-1]]
 
@@ -32,7 +32,7 @@ Look = Callable[[], tuple[dict[str, Any], Mapping[str, int]]]
 
 
 class Statsd:
-    """Sends to ``address`` (HOST:PORT or unix:PATH) what ``look`` returns; a context manager of the main thread.
+    """Sends the data of ``look`` to ``address`` (HOST:PORT or unix:PATH); a context manager of the main thread.
 
     ``look`` is that of :class:`zibai.telemetry.metrics.Metrics`; another thread calls it.
     """
@@ -70,7 +70,7 @@ class Statsd:
             self._before = server["totals"]
             for packet in packets(lines):
                 self._send_packet(packet)
-        except Exception as error:  # a number that is lost is no reason to lose all others
+        except Exception as error:  # the loss of one number is no reason to lose all others
             self._complain(error)
 
     def _send_packet(self, packet: bytes) -> None:
@@ -84,7 +84,7 @@ class Statsd:
             self._complain(error)
             if self._socket is not None:
                 self._socket.close()
-                self._socket = None  # the name may stand for another machine now
+                self._socket = None  # the name may mean another machine now
 
     def _complain(self, error: Exception) -> None:
         if not self._complained:
@@ -99,8 +99,8 @@ def connect(address: str) -> Any:
     if isinstance(where, tuple):
         host, port = where
         found = _socket.getaddrinfo(host or "127.0.0.1", port, 0, _socket.SOCK_DGRAM)
-        # A datagram does not tell whether anybody listens, so the next address is never tried. For localhost, which
-        # many systems resolve to ::1 first, it is IPv4 where statsd listens.
+        # A datagram does not tell whether a program listens, so only one address is tried. For localhost, which many
+        # systems resolve to ::1 first, it is the one of IPv4, where statsd listens.
         family, _, _, _, place = min(found, key=lambda each: each[0] != _socket.AF_INET)
     elif sys.platform != "win32":
         family = _socket.AF_UNIX
@@ -115,7 +115,7 @@ def connect(address: str) -> Any:
 
 
 def metrics(before: Mapping[str, Any], server: Mapping[str, Any], backlog: Mapping[str, int]) -> Iterator[str]:
-    """What has changed since the totals ``before`` (empty at the start), line by line, and how it is now."""
+    """The changes since the totals ``before`` (empty at the start), and the present gauges, line by line."""
     totals = server["totals"]
     classes = {name: totals[name] - before.get(name, 0) for name in ("2xx", "3xx", "4xx", "5xx")}
     yield from _counter("gunicorn.requests", sum(classes.values()))

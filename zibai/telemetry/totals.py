@@ -1,9 +1,8 @@
-"""What a server has counted since its start, apart from the rows of the workers that run.
+"""The counters of a server since its start, apart from the rows of the running workers.
 
-The parent, and of its threads only the one of the main loop, writes here: it adds the row of each worker that has
-ended, so that no sum ever falls, and it counts what happens to workers. ``lock`` is held while a row moves into the
-totals, and by a reader of this process while it reads both; a reader of another process may see the row twice, or not
-at all, for a microsecond.
+Only the main loop's thread of the parent writes here: it adds the row of each worker that has ended, so that no sum
+ever falls, and it counts the events of workers. ``lock`` is held while a row moves into the totals, and by a reader in
+this process while it reads both. A reader in another process may see the row twice, or not at all, for a microsecond.
 """
 
 import threading
@@ -27,7 +26,7 @@ EVENTS: Final = (
     "restarts_done",
     "restarts_aborted",
 )
-"""What is counted about workers and restarts."""
+"""The counters of workers and restarts."""
 
 _WANTED: Final = "wanted"
 """How many workers there should be; the only number here that may fall."""
@@ -79,7 +78,7 @@ class Totals:
             yield
 
     def read(self) -> tuple[dict[str, int], list[int], Counted, float]:
-        """The numbers by name, the refusals, what slots have counted, and seconds of the processor."""
+        """The numbers by name, the refusals, the counters of slots, and seconds of the processor."""
         numbers = self._numbers.tolist()
         names = dict(zip(_NAMES, numbers, strict=False))
         rest = numbers[len(_NAMES) :]
