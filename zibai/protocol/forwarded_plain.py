@@ -1,7 +1,7 @@
 """The short cut for the forwarding fields that nearly every proxy sends: X-Forwarded-For, and X-Forwarded-Proto.
 
 It reads them in a fifth of the time that :mod:`~zibai.protocol.forwarded` takes, and declines every other spelling. A
-property test holds the two against each other. A client that has not come before costs the gateway 7 µs instead of 16.
+property test holds the two against each other. A new client costs the gateway 7 µs instead of 16.
 """
 
 import re
@@ -11,21 +11,21 @@ from typing import Final
 from ..config.addresses import Trust, read_address
 from .forwarded import Facts, Told, to_environ
 
-# An address of IPv4 in the one form that ipaddress gives it, so that none has to be made of it.
+# An address of IPv4 in the only form that ipaddress prints, so that it need not be converted.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}"
 is_address = re.compile(_IPV4).fullmatch
 _PLAIN = re.compile(rf"({_IPV4})(?:, ?({_IPV4}))?").fullmatch
 
 _ALONE: Final = {"http": Facts(scheme="http"), "https": Facts(scheme="https")}
-"""What X-Forwarded-Proto says where it has one of its two usual values."""
+"""The facts of the two usual values of X-Forwarded-Proto."""
 
 
 def read_plain(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told | None:
     """The same as :func:`~zibai.protocol.forwarded.read` for the usual form; None for any other.
 
-    That is one address in X-Forwarded-For, or two of IPv4, beside at most ``http`` or ``https`` in X-Forwarded-Proto.
-    An address of IPv4 must be spelled the way it is passed on, so that none has to be made of it.
+    The usual form is one address in X-Forwarded-For, or two of IPv4, and perhaps ``http`` or ``https`` in
+    X-Forwarded-Proto. An address of IPv4 must have the form in which it is passed on, so that it need not be converted.
     """
     chain = said = None
     for name in trust.variables:

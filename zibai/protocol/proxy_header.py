@@ -1,7 +1,7 @@
-"""The PROXY protocol: what a load balancer says about a connection before its first byte. Bytes in, facts out.
+"""The PROXY protocol: the header that a load balancer sends before the first byte of a client. Bytes in, facts out.
 
-Version 1 is a line of text, version 2 is binary (the specification is HAProxy's ``proxy-protocol.txt``). Neither has a
-way to be skipped or negotiated, so a listener takes it from every connection or from none.
+Version 1 is a line of text, version 2 is binary (the specification is HAProxy's ``proxy-protocol.txt``). Neither can be
+skipped or negotiated, so a listener requires it from every connection or from none.
 
 :func:`parse` reads the first bytes of a connection and never needs more than the header: while the header is not
 complete, all bytes so far are part of it. So its caller can take these bytes and leave the rest, a request or the start
@@ -24,7 +24,7 @@ _LINE = re.compile(
     rb"PROXY (?:UNKNOWN(?: [\x21-\x7e ]*)?|TCP([46]) ([^ ]+) ([^ ]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4}))"
 )
 _LOCAL, _PROXY = 0x20, 0x21
-# The size of an address by the family of version 2; two of them, and for IP two ports, make the block.
+# The size of an address by the family of version 2. The block has two of them, and for IP also two ports.
 _IP_SIZES = {1: 4, 2: 16}
 _UNIX, _UNIX_SIZE = 3, 216
 

@@ -1,18 +1,18 @@
-"""The stream of one connection, cut into requests and bodies.
+"""The stream of one connection, split into requests and bodies.
 
-Bytes that have arrived and are not used yet are in one buffer. But a piece that arrives while the buffer is empty stays
-as it is and is used from its front: usually it is one whole head, or a part of a body, and then it is never copied. The
-fast lane parses heads there as long as it can; the rest goes to the buffer.
+Unused bytes are in one buffer. But a piece that arrives while the buffer is empty stays as it is and is used from its
+front: usually it is one whole head, or a part of a body, and then it is never copied. The fast lane parses heads there
+as long as it can; the rest goes to the buffer.
 
 The codec searches a head in the buffer for its empty line. Each byte is searched once, however the head is split (so
 one byte a packet costs linear time). An incomplete head is bounded. The raw bytes are checked: control characters, bare
-CR or LF and folded lines are refused here for both lanes, because requests are smuggled past a strict parser by a
-lenient one (RFC 9112 2.2, 5.2). The fast lane accepts nothing that would be refused here.
+CR or LF and folded lines are refused here for both lanes, because attackers smuggle requests past a strict parser
+through a lenient one (RFC 9112 2.2, 5.2). The fast lane accepts nothing that would be refused here.
 
-The result does not depend on how the bytes were split: what a check refuses in a part of a head, it refuses in the
-whole, with the same status. So the bytes are checked in their order.
+The result does not depend on how the bytes were split: if a check refuses a part of a head, it refuses the whole head
+with the same status. So the bytes are checked in their order.
 
-A codec that has refused once is dead: no more bytes of that connection are parsed as a request.
+After a refusal a codec parses no more bytes of its connection as a request.
 """
 
 import re
@@ -59,7 +59,7 @@ class Codec:
         self._lane = lane
         self._piece = b""  # the last bytes, while the buffer is empty; empty once they are used
         self._at = 0  # how many bytes of it are used
-        # What the lane has said of the head at the front of the piece, and where that ends; None if it was not asked.
+        # The lane's result for the head at the front of the piece, and where that ends; None if it was not asked.
         self._recognised: tuple[Request | None, int] | None = None
         self._buffer = bytearray()
         self._scanned = 0
@@ -90,7 +90,7 @@ class Codec:
                 request = self._lane.recognise(data[:end])
                 if request is not None and request.length == len(data) - end <= limit:
                     return request, data[end:]
-                # So that the lane does not read the head twice. What it has declined may be more than one head.
+                # Kept, so that the lane does not read the head twice. Declined bytes may be more than one head.
                 if request is not None or data.find(END) + 4 == end:
                     self._recognised = request, end
         self.feed(data)
@@ -216,7 +216,7 @@ class Codec:
         if endless and buffer.find(b" ", target, target + self._max_target + 1) < 0:
             raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"target of over {self._max_target} bytes")
         if not self._line_seen:
-            # The rest of bytes that cannot become a request is not awaited.
+            # The bytes cannot become a request, so the rest is not awaited.
             self._line_seen = buffer.find(b"\n", self._scanned, stop) >= 0
             if not target or endless or (self._line_seen and not _REQUEST_LINE.match(buffer)):
                 raise Refused(HTTPStatus.BAD_REQUEST, "malformed request line")

@@ -1,4 +1,4 @@
-"""Responses whose fields are bytes, as in ASGI. They are checked as text is (:mod:`.response`), once for each head."""
+"""Responses whose fields are bytes, as in ASGI. They are checked as text (:mod:`.response`), once for each head."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -8,7 +8,7 @@ from .response import HOP_BY_HOP, ResponseHead, is_kept, prepare_text, validate
 
 _MAX_HEADS: Final = 256
 
-# The same for heads of bytes: each is one that came before as text, too, so there are no more of them.
+# The cache of heads of bytes. Each of them is in the cache of text, too, so there are not more of them.
 _raw_heads: dict[tuple[int, tuple[tuple[bytes, bytes], ...]], ResponseHead] = {}
 
 
@@ -16,7 +16,7 @@ def prepare_raw(status: int, fields: Iterable[Iterable[bytes]]) -> ResponseHead:
     """The head of a response whose fields are bytes, as in ASGI. Raises what :func:`prepare` raises."""
     key: Any = status, tuple(fields)
     try:
-        # A float that is equal to a status would find its head, and be an error whenever there is none yet.
+        # A float that equals a status would find that head if it is there, and be an error otherwise.
         head = _raw_heads.get(key) if isinstance(key[0], int) else None
     except TypeError:
         head = None  # pairs that are lists cannot be keys of a dict
@@ -52,7 +52,7 @@ def _exact_bytes(value: object) -> bytes:
 
 
 def decode_fields(fields: Iterable[Iterable[bytes]]) -> list[tuple[str, str]]:
-    """Fields as text, which is not checked. Raises ``TypeError``, for the application, for what are no bytes."""
+    """Fields as text, not checked. Raises ``TypeError``, for the application, for names or values that are no bytes."""
     return [(_exact_bytes(name).decode("latin-1"), _exact_bytes(value).decode("latin-1")) for name, value in fields]
 
 

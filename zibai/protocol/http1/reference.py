@@ -26,20 +26,20 @@ _PLAIN_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 
 _MAX_LINE = 4096
 _MAX_OVERHEAD = 16 * 1024
-"""Bytes of chunk extensions and trailers in a body, beyond as many as there are of data. No client uses them, and
+"""Bytes of chunk extensions and trailers in a body, beyond as many bytes as its data has. No client uses them, and
 10 KiB of extension on each one-byte chunk is an attack."""
 
 _MAX_FRAMING = 64 * 1024
-"""The same for the lines that say how long each chunk is: chunks of one byte are six bytes to read for one of data."""
+"""The same for the size lines of chunks: a chunk of one byte has six bytes to read for one of data."""
 
 _FOR_CRLF = 4
-"""What the CRLF behind a chunk costs: its two bytes, and two more, since it is counted as data when it comes."""
+"""The cost of the CRLF after a chunk: its two bytes, and two more, since it is counted as data when it comes."""
 
 LINES: Final = 256
-"""Framing lines that one call reads, so that nothing that a client sends takes long at a time: about 0.2 ms."""
+"""Framing lines that one call reads, so that each call is short, whatever a client sends: about 0.2 ms."""
 
 ODD: Final = 16
-"""How many plain lines take as long as one that h11 reads."""
+"""The cost of a line that h11 reads, in plain lines."""
 
 
 def parse(head: bytes) -> tuple[Head, h11.Connection]:
@@ -65,15 +65,15 @@ def _next_event(connection: h11.Connection) -> object:
 class ChunkedBody:
     """Decodes a chunked body by h11, and refuses what h11 accepts.
 
-    h11 takes a bare LF for the end of a trailer, does not look into chunk extensions and does not bound what they
-    cost in total; each of these has been a way to smuggle or to starve (waitress, llhttp, Go).
-    So the framing lines are looked at here before h11 gets them, one at a time; the data goes through as it is.
+    h11 takes a bare LF for the end of a trailer, does not check chunk extensions and does not bound their total cost;
+    each of these has been a way to smuggle or to starve (waitress, llhttp, Go). So the framing lines are checked here
+    before h11 gets them, one at a time; the data goes through as it is.
 
-    With ``cuts``, chunks that are plain and here whole are cut out and h11 never sees them, which takes a tenth of the
-    time. h11 stands between two chunks then, so it misses nothing. A property test holds both ways against each other.
+    With ``cuts``, whole plain chunks are taken out here and h11 never sees them, which takes a tenth of the time. At
+    that moment h11 is between two chunks, so it misses nothing. A property test holds both ways against each other.
 
-    ``spent`` says what the last call has cost, in plain framing lines, and ``paused`` that this was as much as one call
-    may cost, so that the next call needs no more bytes.
+    ``spent`` is the cost of the last call, in plain framing lines. ``paused`` says that this was as much as one call
+    may cost, so the next call needs no more bytes.
     """
 
     def __init__(self, connection: h11.Connection, *, cuts: bool) -> None:
@@ -86,7 +86,7 @@ class ChunkedBody:
         self._allowance = _MAX_OVERHEAD
         self._framing = _MAX_FRAMING
         self._ended = False
-        self._refusal: Refused | None = None  # for the next call: the data before it goes first
+        self._refusal: Refused | None = None  # for the next call: the data before it is returned first
 
     @property
     def paused(self) -> bool:
@@ -112,8 +112,8 @@ class ChunkedBody:
         return b"" if self._ended else None
 
     def _read(self, buffer: bytearray, pieces: list[bytes | bytearray]) -> None:
-        while self.spent < LINES or self._trailers:  # they are few
-            # h11 comes first: what it still has, the CRLF behind the data, it may refuse.
+        while self.spent < LINES or self._trailers:  # trailers are few
+            # h11 comes first: it still has the CRLF after the data, and may refuse it.
             event = _next_event(self._h11)
             if isinstance(event, h11.Data):
                 pieces.append(event.data)
@@ -153,7 +153,7 @@ class ChunkedBody:
                     return
                 framing -= start - end + _FOR_CRLF
                 if framing < 0:
-                    return  # the other way refuses it
+                    return  # the plain way refuses it
                 pieces.append(buffer[start : start + size])
                 spent += 1
                 end = start + size + 2

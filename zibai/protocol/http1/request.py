@@ -25,7 +25,7 @@ MAX_TARGET = 8 * 1024
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})++)(?::[0-9]*)?")
 # Possessive repetitions: with backtracking, a "#" at the end would take quadratic time.
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*+)([^#]*+)")
-# The fields in which proxies describe their client (RFC 7239, and the older ones).
+# The forwarding fields of proxies (RFC 7239, and the older ones).
 FORWARDING = frozenset(
     {"HTTP_FORWARDED"} | {f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "PROTO", "HOST", "PORT", "PREFIX")}
 )
@@ -33,16 +33,15 @@ FORWARDING = frozenset(
 _LENGTH = re.compile(r"[0-9]{1,19}")
 
 # A cache of field names: the key in an environ ("" if no application may see the field) and the meaning. Names are few
-# and come again with every request; the bounds are against clients that invent names. Several threads may use it
-# without a lock: each step is one operation of a dict, and at worst two threads learn the same name.
+# and come again with every request; the bounds are for clients that invent names. Several threads may use it without a
+# lock: each step is one operation of a dict, and at worst two threads learn the same name.
 names: dict[str, tuple[str, int]] = {}
 MAX_NAMES = 1024
 LONG_NAME = 64  # characters; a longer one is not remembered
 
 DROPPED, HOST_FIELD, FORWARDS, FRAMES, LENGTH, CONNECTION = 1, 2, 4, 8, 16, 32
-"""The meaning of a name: hidden from applications, Host, a field in which a proxy describes the client, or a field that
-decides about the framing of the body or the connection. Content-Length and Connection are two of the last kind, which
-many requests have."""
+"""The meaning of a name: hidden from applications, Host, a forwarding field, or a field that decides about the framing
+of the body or the connection. Content-Length and Connection are of the last kind; many requests have them."""
 
 _FRAMING = {
     "CONTENT_LENGTH": LENGTH,
@@ -64,16 +63,16 @@ class Request:
     """One request, checked.
 
     ``environ`` has its fields as CGI variables (RFC 3875 4.1.18), "HTTP_HOST", with native strings of latin-1 (PEP
-    3333), on top of the environ that the caller passes. ``length`` is the declared size of the body in
-    bytes, 0 without a body, None when it is chunked. ``keep_alive`` is whether the client wants the connection kept,
-    ``expects_continue`` whether it waits for 100 Continue. ``forwards`` says that there are fields in which a proxy
-    describes its client, whether a proxy has sent them or not. ``plain`` says that the response needs no special
-    treatment: HTTP/1.1, kept alive, no 100 Continue, and it has a body. ``upgrades`` says that the client asks for
-    WebSocket on this connection. ``summary`` is method and path, for the scoreboard.
+    3333), on top of the environ that the caller passes. ``length`` is the declared size of the body in bytes, 0 without
+    a body, None when it is chunked. ``keep_alive`` is whether the client wants the connection kept,
+    ``expects_continue`` whether it waits for 100 Continue. ``forwards`` says that there are forwarding fields, whether
+    a proxy has sent them or not. ``plain`` says that the response needs no special treatment: HTTP/1.1, kept alive, no
+    100 Continue, and it has a body. ``upgrades`` says that the client asks for WebSocket on this connection.
+    ``summary`` is method and path, for the scoreboard.
 
     ``remembered`` says that a lane keeps this object and returns it again, also to several exchanges at the same time.
-    Then neither it nor its environ may be changed, and a caller may cache what it derives from it. Any other request
-    belongs to its caller alone.
+    Then neither it nor its environ may be changed, and a caller may cache values that it derives from it. Any other
+    request belongs only to its caller.
     """
 
     __slots__ = (
@@ -120,15 +119,15 @@ class Request:
 
     @property
     def raw_query(self) -> bytes:
-        """What follows the ``?``."""
+        """The query, after the ``?``."""
         return self.query.encode("latin-1")
 
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:
         """The fields as they came, with their names in lower case.
 
-        Names that no application may see in an environ are left out here, too. The host of an absolute target counts,
-        and not the field (RFC 9112 3.2.2).
+        Names that no application may see in an environ are left out here, too. The host of an absolute target replaces
+        the field (RFC 9112 3.2.2).
         """
         found = []
         for line in self.raw.split(b"\r\n")[1:-2]:
@@ -201,8 +200,8 @@ def learn_name(spelled: str) -> tuple[str, int]:
     key = spelled.upper().replace("-", "_")
     meaning = 0
     if "_" in spelled or key == "PROXY":
-        # `a_b` and `a-b` are the same key in an environ, so the one would forge the other;
-        # HTTP_PROXY is read as a setting by many HTTP clients ("httpoxy").
+        # `a_b` and `a-b` are the same key in an environ, so one could forge the other;
+        # many HTTP clients read HTTP_PROXY as a setting ("httpoxy").
         key, meaning = "", DROPPED
     elif key not in {"CONTENT_TYPE", "CONTENT_LENGTH"}:
         key = "HTTP_" + key
@@ -235,7 +234,7 @@ def _read_framing(request: Request, http11: bool) -> None:
         if coding.lower() != "chunked":
             raise Refused(HTTPStatus.NOT_IMPLEMENTED, "unknown transfer coding")
         if length is not None or not http11:
-            # RFC 9112 6.1 allows to refuse it, and a client that sends both may be smuggling.
+            # RFC 9112 6.1 allows refusing it, and a client that sends both may be smuggling.
             raise _bad("Transfer-Encoding with Content-Length or in HTTP/1.0")
         request.chunked = True
         request.length = None

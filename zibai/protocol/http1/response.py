@@ -30,8 +30,8 @@ HOP_BY_HOP = frozenset(
 def plain_text(status: str, fields: Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Status and fields as plain ``str``; raises ``TypeError``, for the application, if they are no text.
 
-    A subclass of ``str`` (``Markup``, a member of a ``StrEnum``) counts as the text that it holds. No method of the
-    subclass is called, because it could return another text than the one that was checked.
+    A subclass of ``str`` (``Markup``, a member of a ``StrEnum``) is converted to the text that it holds. No method of
+    the subclass is called, because it could return another text than the one that was checked.
     """
     pairs = []
     for name, value in fields:
@@ -80,7 +80,7 @@ def interim(status: str, fields: Fields) -> tuple[bytes, list[str]]:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-# What the name of a field means for the head that it stands in.
+# The meaning of a field's name for its head.
 _ORDINARY, _ONE_HOP, _LENGTH_FIELD, _SERVER_FIELD, _DATE_FIELD, _COOKIE = range(6)
 _SPECIAL = {
     "content-length": _LENGTH_FIELD,
@@ -89,14 +89,14 @@ _SPECIAL = {
     "set-cookie": _COOKIE,
     **dict.fromkeys(HOP_BY_HOP, _ONE_HOP),
 }
-# Names as they were spelled, and statuses with their code and their line: those that were checked.
+# Caches of checked names, as they were spelled, and of checked statuses with their code and their line.
 _names: dict[str, int] = {}
 _statuses: dict[str, tuple[int, str]] = {}
 _MAX_NAMES = 256
 
 
 def _learn_name(name: str) -> int:
-    """What a name means; raises ``ValueError`` when it is none."""
+    """The meaning of a name; raises ``ValueError`` if it is malformed."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"malformed field name {name!r}")
     if len(_names) >= _MAX_NAMES:
@@ -106,7 +106,7 @@ def _learn_name(name: str) -> int:
 
 
 def _learn_status(status: str) -> tuple[int, str]:
-    """Code and line of a status; raises ``ValueError`` when it is none."""
+    """Code and line of a status; raises ``ValueError`` if it is malformed."""
     if not _STATUS.fullmatch(status):
         raise ValueError(f"malformed status {status!r}")
     if len(_statuses) >= _MAX_NAMES:
@@ -129,10 +129,10 @@ class ResponseHead:
     def __init__(self, status: str, fields: Fields) -> None:
         """``status`` and ``fields`` are plain text. Raises what :func:`validate` raises.
 
-        What is checked is the same as there, but a status and a name only once, and all values together. Only where
-        these hold something other than printable ASCII does :func:`validate` look at each.
+        The checks are the same, but a status and a name are checked only once, and all values together. Only if these
+        contain anything but printable ASCII does :func:`validate` check each.
         """
-        fields = tuple(fields)  # looked at twice
+        fields = tuple(fields)  # iterated twice
         code, line = _statuses.get(status) or _learn_status(status)
         self.code = code
         self.bodyless = code in (204, 205, 304)
@@ -164,8 +164,8 @@ class ResponseHead:
         if self.removed or self.close or not (text.isascii() and text.isprintable()):
             validate(status, fields)
         if code == 205:
-            # RFC 9110 15.3.6: it has no content. Unlike 204 it is framed as any other response, so without a length a
-            # client would wait for a body.
+            # RFC 9110 15.3.6: a 205 has no content. Unlike 204 it is framed as any other response, so without a length
+            # a client would wait for a body.
             self.length = 0
             lines.append("Content-Length: 0")
         lines.append("" if own_server else SERVER)
@@ -176,9 +176,9 @@ class ResponseHead:
         return f"<ResponseHead: {self.code}, {len(self.data)} bytes>"  # without its fields: a cookie is a secret
 
 
-# The heads that the applications of this process have given before, and the hashes of those that came once. Any thread
-# may read and change them: each step is one operation of a dict or set, and two threads that remember the same head put
-# equal things there.
+# Caches of the heads that the applications of this process give, and of the hashes of heads that came once. Any thread
+# may read and change them: each step is one operation of a dict or set, and two threads that remember the same head
+# store equal values.
 _heads: dict[tuple[str, tuple[tuple[str, str], ...]], ResponseHead] = {}
 _once: set[int] = set()
 _MAX_HEADS = 256
@@ -187,7 +187,7 @@ _MAX_HEADS = 256
 def prepare(status: str, fields: Fields) -> ResponseHead:
     """The head of a response; raises ``TypeError`` or ``ValueError`` when it cannot be sent.
 
-    Most responses of an application have a head that came before, so that is looked for first, by all of it.
+    Most responses of an application have a head that came before, so the whole head is looked up first.
     """
     key = (status, tuple(fields))
     try:
@@ -198,11 +198,11 @@ def prepare(status: str, fields: Fields) -> ResponseHead:
 
 
 def prepare_text(status: str, fields: tuple[tuple[str, str], ...]) -> ResponseHead:
-    """The same for plain text. Only that may be a key: subclasses of ``str`` may define what equals them.
+    """The same for plain text. Only plain text may be a key: subclasses of ``str`` may define what equals them.
 
-    A head is kept when it comes for the second time. An application that sends another ETag or Location each time
-    would fill the cache with heads that never come again, and each time the cache is emptied the heads that do come
-    again would go, too. So a response with another ETag each time costs the gateway 5.0 µs, where it was 7.3 µs.
+    A head is kept when it comes for the second time. Otherwise an application that sends another ETag or Location each
+    time would fill the cache with heads that never come again, and they would displace the heads that do. With this, a
+    response with another ETag each time costs the gateway 5.0 µs instead of 7.3 µs.
     """
     key = (status, fields)
     number = hash(key)

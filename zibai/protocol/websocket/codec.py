@@ -4,15 +4,15 @@ As with the heads of HTTP there are two lanes, which behave the same:
 
  - the *reference lane* is the protocol of ``websockets``. It reads everything, and refuses what is malformed;
  - the *fast lane* delimits frames. A whole, masked frame that is a message by itself, a ping or a pong is read here, in
-   a third of the time or less. Any other whole frame is given to the reference lane. A frame that cannot become a good
-   one (by its mask, opcode, reserved bits or length) is given to it from its head on, with all that follows. So what
-   such a frame claims is not waited for.
+   a third of the time or less. Any other whole frame goes to the reference lane. A frame that cannot become a good one
+   (by its mask, opcode, reserved bits or length) goes there from its head on, with all later bytes. So the codec does
+   not wait for the length that such a frame claims.
 
 The protocol of ``websockets`` takes 2 KiB and 28 µs to be made, and most clients send nothing but plain messages and
 pongs until they close. So it is made for the first frame of another kind. A property test holds both lanes against
 each other.
 
-Reading stops in two cases, and what follows stays as it came. The codec is *full* while ``max_messages`` messages, or
+Reading stops in two cases, and later bytes stay as they came. The codec is *full* while ``max_messages`` messages, or
 :data:`ENOUGH` of their characters, are not taken. It is *paused* when one step has taken long enough, because 64 KiB
 may have 10,000 frames, and other clients wait.
 """
@@ -30,14 +30,14 @@ from .reference import CONTROL, Reference, shorten_reason
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # where there is no wheel and no compiler; it takes five times as long for a large message
+except ImportError:  # without a wheel and a compiler; then a large message takes five times as long
     from websockets.utils import apply_mask
 
 ENOUGH: Final = 64 * 1024
 """Characters or bytes of messages that are read ahead."""
 
 STEP: Final = 1000
-"""What one step of reading may take, in the measure of :attr:`Codec.spent`."""
+"""The most that one step of reading may cost, in the measure of :attr:`Codec.spent`."""
 
 _CONTROL: Final = frozenset({0x88, 0x89, 0x8A})
 _PLAIN: Final = frozenset({0x00, 0x01, 0x02, 0x80, 0x81, 0x82})
@@ -81,7 +81,7 @@ class Codec:
         self._buffer: bytes | bytearray = b""
         self._need = 0  # bytes of the frame at the front of the buffer, if they are known
         self.long: LongFrame | None = None
-        self._raw = not fast  # whether all goes to the reference lane as it comes
+        self._raw = not fast  # whether all bytes go to the reference lane
         self.messages: deque[Message] = deque()
         self.size = 0
         self.full = self.paused = False
@@ -149,7 +149,7 @@ class Codec:
         buffer = self._buffer
         used = self._read(buffer)
         if self._raw or self.over or used == len(buffer):
-            self._buffer = b""  # a new one, since a large one stays large
+            self._buffer = b""  # a new buffer, since a large one stays large
         elif type(buffer) is bytearray:
             del buffer[:used]
             if self._need >= LONG:
@@ -190,7 +190,7 @@ class Codec:
                         return end
                 messages.append(message)
                 self.size += len(message)
-            elif not plain and first != 0x8A:  # a pong says nothing
+            elif not plain and first != 0x8A:  # a pong needs no response
                 self._read_other(bytes(data[at:stop]))
                 if self.over:
                     return end
@@ -229,7 +229,7 @@ class Codec:
         return self._protocol
 
     def _give(self, data: bytes) -> None:
-        """The reference lane."""
+        """Give bytes to the reference lane."""
         protocol = self._reference()
         try:
             for message in protocol.read(data, drop=self.closing):
@@ -243,7 +243,7 @@ class Codec:
         protocol.spent = 0
 
     def _collect(self) -> None:
-        """What the protocol wants to be sent, and what it has come to."""
+        """Take the frames that the protocol wants to send, and its state."""
         protocol = self._reference()
         for piece in protocol.data_to_send():
             if piece:
@@ -284,11 +284,11 @@ class Codec:
         return write_frame(first, data)
 
     def end(self, code: int, reason: str = "") -> None:
-        """Make a close frame, unless there was one; the client is to respond with its own. The code is a good one."""
+        """Make a close frame, unless there was one; the client must respond with its own. ``code`` is a good one."""
         if not self.closing:
             self._reference().send_close(code, shorten_reason(reason))
             self._collect()
-            if self.full:  # the close frame of the client may stand behind messages that the application does not take
+            if self.full:  # the close frame of the client may come after messages that the application does not take
                 self.full = False
                 self.go_on()
 

@@ -1,9 +1,8 @@
-"""permessage-deflate (RFC 7692): what the server agrees to, and the compression of one WebSocket.
+"""permessage-deflate (RFC 7692): the negotiation, and the compression of one WebSocket.
 
-The windows are small, 4 KiB in both directions where the client allows it, and browsers do: those of zlib's defaults
-would cost each client 316 KiB. Even so a compressor has 32 KiB, so nothing is made before the first message that is
-compressed. Browsers offer the extension
-always, and most WebSockets carry short messages, which are sent as they are.
+The windows are small, 4 KiB in both directions where the client allows it, and browsers do: zlib's defaults would cost
+316 KiB for each client. Even so a compressor has 32 KiB, so nothing is made before the first message that is
+compressed. Browsers always offer the extension, but most WebSockets carry short messages, which are not compressed.
 """
 
 from http import HTTPStatus
@@ -19,7 +18,7 @@ from websockets.typing import ExtensionName
 from ...errors import Refused
 
 OFFERS: Final = 1024
-"""Bytes of all offers of a client. Browsers send 50; to parse 60 KiB of them takes 50 ms."""
+"""The most bytes of all offers of a client. Browsers send 50; parsing 60 KiB takes 50 ms."""
 
 _SETTINGS: Final = {"memLevel": 5}
 _NAME: Final = ExtensionName("permessage-deflate")
@@ -29,7 +28,7 @@ _factory = ServerPerMessageDeflateFactory(
 
 
 class Agreed(NamedTuple):
-    """What was negotiated: ``field`` is the value of Sec-WebSocket-Extensions in the response."""
+    """The result of the negotiation: ``field`` is the value of Sec-WebSocket-Extensions in the response."""
 
     field: str
     client_no_context: bool
@@ -39,7 +38,7 @@ class Agreed(NamedTuple):
 
     @classmethod
     def from_offers(cls, value: str) -> Self | None:
-        """Choose among the offers of a Sec-WebSocket-Extensions field; None if there is none that can be used.
+        """Choose among the offers of a Sec-WebSocket-Extensions field; None if no offer can be used.
 
         Offers of more than :data:`OFFERS` bytes are declined unread. Raises :class:`Refused` for a malformed field
         (RFC 6455 9.1).

@@ -1,4 +1,4 @@
-"""How a frame is laid out (RFC 6455 5.2): the lengths of those of clients, and whole frames of the server.
+"""The layout of a frame (RFC 6455 5.2): reading the lengths of clients' frames, and writing whole frames.
 
 Clients mask their frames, and the server masks none (RFC 6455 5.1).
 """
@@ -7,7 +7,7 @@ from struct import Struct
 from typing import Final
 
 LONG: Final = 64 * 1024
-"""Bytes of a message that is copied as seldom as can be: a second send costs less than to copy it behind its head."""
+"""A message of this size or more is not copied behind its head, since a second send costs less."""
 
 PING: Final = b"\x89\x00"
 
@@ -25,8 +25,8 @@ def write_frame(first: int, data: bytes) -> tuple[bytes, ...]:
 
 
 def read_size(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """The extended length of the client's frame at ``at``, and where its masked data begins. Both are 0 as long as the
-    length is not there.
+    """The extended length of the client's frame at ``at``, and where its masked data begins; 0 and 0 while the length
+    is incomplete.
     """
     have = len(data) - at
     if data[at + 1] & 127 == 126:

@@ -1,8 +1,8 @@
 """The opening handshake of WebSocket, seen from the server (RFC 6455 4.2).
 
-The head has been read by the codec of HTTP, which refuses what is malformed and says whether the client asks for an
-upgrade to WebSocket (:attr:`~zibai.protocol.http1.request.Request.upgrades`). This module refuses requests for an
-upgrade that is not allowed, and makes the response to the others. The origin is left to the application.
+The codec of HTTP has read the head, refused malformed ones, and found out whether the client asks for an upgrade to
+WebSocket (:attr:`~zibai.protocol.http1.request.Request.upgrades`). This module refuses requests for an upgrade that is
+not allowed, and makes the response to the others. Checking the origin is left to the application.
 """
 
 import re
@@ -54,7 +54,7 @@ def accept(
 ) -> tuple[bytes, list[str]]:
     """The response that completes the handshake (RFC 6455 4.2.2), and the names of fields that it leaves out.
 
-    ``fields`` are those of the application, as bytes; those that are the server's to send are left out.
+    ``fields`` are those of the application, as bytes; fields that only the server sends are left out.
 
     Raises TypeError and ValueError, for the application, for a field that cannot be sent.
     """

@@ -1,7 +1,7 @@
-"""What has come of a message or a frame that is not whole yet.
+"""Incomplete messages and frames.
 
-A client chooses how small the pieces are in which it sends something. An object for each piece takes about 60 bytes,
-which no limit of sizes sees. So everything here takes about as many bytes of memory as have come, however they come.
+A client chooses the size of the pieces that it sends. An object for each piece takes about 60 bytes, which no limit of
+sizes sees. So everything here takes about as many bytes of memory as have come, however small the pieces are.
 """
 
 from codecs import getincrementaldecoder
@@ -18,7 +18,7 @@ _utf8 = getincrementaldecoder("utf-8")
 
 
 class Fragments:
-    """A message of which not all fragments are there. Text is checked as it comes, and decoded once."""
+    """A message whose last fragment has not come yet. Text is checked as it comes, and decoded once."""
 
     __slots__ = ("_data", "_decoder")
 
@@ -37,7 +37,7 @@ class Fragments:
 
 
 class LongFrame:
-    """A frame of ``size`` bytes with its head, of which not all are there.
+    """A frame of ``size`` bytes, with its head, that is not complete.
 
     Its pieces are joined once. A buffer that grows to 1 MiB is copied many times, which costs a fifth of an echo of it.
     ``buffered`` is how many bytes have come.
@@ -51,7 +51,7 @@ class LongFrame:
         self.buffered = len(begun)
 
     def add(self, data: bytes) -> bool:
-        """Add what has come next. Returns whether the frame is whole, and then more may have come with it."""
+        """Add bytes. Returns whether the frame is complete; then more bytes may have come after it."""
         last = self._pieces[-1]
         if len(data) >= SHORT:
             self._pieces.append(data)
@@ -64,7 +64,7 @@ class LongFrame:
 
     @property
     def missing(self) -> int:
-        """Bytes that are to come."""
+        """Bytes that are missing."""
         return self._size - self.buffered
 
     def join(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The reference lane of WebSocket: the protocol of ``websockets``, and what it leaves to its caller.
+"""The reference lane of WebSocket: the protocol of ``websockets``, completed by its caller's part.
 
 The protocol reads frames, checks them and makes the responses to control frames. It neither joins the fragments of a
 message nor decodes text; :class:`Reference` does.
