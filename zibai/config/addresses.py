@@ -13,7 +13,7 @@ from ..errors import UsageError
 
 @dataclass(frozen=True)
 class Inherited:
-    """A listener that the program that starts the server has opened: its descriptor, or its name in systemd."""
+    """A listener that was opened by the starting program: its descriptor, or its name in systemd."""
 
     name: str
 
@@ -33,7 +33,7 @@ def parse_address(value: str) -> tuple[str, int] | str | Inherited:
 
 
 def _meant(value: str) -> str:
-    """What a URL, a path, a port alone, a host alone or IPv6 without brackets should have been; empty for others."""
+    """The address that was probably meant by a URL, a path, a port, a host or IPv6 without brackets; else empty."""
     plain = value.rpartition("://")[2].rstrip("/")
     if plain.startswith(("/", "./")):
         tries = [f"unix:{value}"]
@@ -72,8 +72,7 @@ def check_datagrams(value: str) -> None:
 
 
 FIELDS: Final = ("for", "proto", "host", "port", "prefix")
-"""What a proxy may say about a request, by the names in ``X-Forwarded-*``; ``Forwarded`` has the first three as
-well."""
+"""The forwarding fields, by their names in ``X-Forwarded-*``; ``Forwarded`` has the first three as well."""
 
 
 BELIEVED: Final = "for,proto"
@@ -94,7 +93,7 @@ _ZONED = re.compile(r"([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)%[0-9A-Za-z._~-]{1,32}")
 
 
 def read_address(text: str) -> Address | None:
-    """``text`` as an address, without its zone; None if it is none. IPv4 within IPv6 is IPv4."""
+    """``text`` as an address, without its zone; None if it is no address. IPv4 within IPv6 becomes IPv4."""
     if "%" in text:
         zoned = _ZONED.fullmatch(text)
         text = "" if zoned is None else zoned[1]
@@ -104,8 +103,8 @@ def read_address(text: str) -> Address | None:
 def plain_host(host: str) -> str:
     """The address of a socket in the one form that applications, logs and ``--trusted-proxies`` use.
 
-    A dual-stack listener names its IPv4 clients ``::ffff:10.0.0.1``. A link-local address has a zone, which has a
-    meaning on this machine only, and which RFC 3875 does not allow in variables.
+    A dual-stack listener names its IPv4 clients ``::ffff:10.0.0.1``. A link-local address has a zone, which is valid
+    only on this machine, and which RFC 3875 does not allow in variables.
     """
     if ":" not in host:
         return host
@@ -123,7 +122,7 @@ def _parse(text: str) -> Address | None:
 
 
 class Trust:
-    """The trusted peers and the fields that they are believed; immutable.
+    """The trusted peers, and the fields of theirs that are believed; immutable.
 
     From the values of ``--trusted-proxies`` and ``--forwarded-fields``; raises UsageError. ``variables`` are the CGI
     variables of these fields.
@@ -149,7 +148,8 @@ class Trust:
         return self.every_peer or any(network.prefixlen == 0 for network in self._networks)
 
     def includes(self, peer: object) -> bool:
-        """Whether a peer is trusted; it is named as by a socket: a tuple that begins with its address, or a path."""
+        """Whether a peer is trusted. ``peer`` is as a socket names it: a tuple that begins with its address, or a
+        path."""
         if not isinstance(peer, tuple):
             return self.unix
         address = read_address(peer[0])

@@ -1,7 +1,7 @@
 """The language of ``--access-log-format``: gunicorn's atoms, such as ``%(h)s``, and the formats that have a name.
 
-:func:`parse` takes a format apart, once, at the start: so a mistake is told at once, and writing a line looks nothing
-up. What an atom stands for in a line is :mod:`zibai.telemetry.access`'s.
+:func:`parse` parses a format once, at the start. So a mistake is reported at once, and writing a line needs no lookup.
+:mod:`zibai.telemetry.access` has the values of the atoms.
 """
 
 import re
@@ -40,10 +40,10 @@ ATOMS: Final = {
     "L": ("seconds with six decimals", "duration", "request_time", "elapsed"),
     "p": ("process id", "pid", "process", "process_id"),
 }
-"""What each atom of one letter stands for, and words that people write for it."""
+"""The meaning of each atom of one letter, and words that people write for it."""
 
 WIDEST: Final = 999
-"""Characters that an atom may be padded to."""
+"""The most characters to which an atom may be padded."""
 
 _PART: Final = re.compile(
     r"%(?:(?P<percent>%)|\((?P<name>(?:\{[^}]*\}[^)]*|[^()]*))\)(?P<pad>-?\d*)s|(?P<wrong>.?.?))", re.DOTALL
@@ -64,7 +64,7 @@ class Atom(NamedTuple):
 
 
 def parse(text: str) -> list[str | Atom]:
-    """The parts of a format, in their order. Raises UsageError for an atom that there is not, and for an empty one."""
+    """The parts of a format, in their order. Raises UsageError for an unknown atom, and for an empty format."""
     text = NAMED.get(text, text)
     parts: list[str | Atom] = []
     end = 0
@@ -82,7 +82,7 @@ def parse(text: str) -> list[str | Atom]:
             parts.append(_atom(found["name"], pad))
     parts.append(text[end:])
     if not text.strip() or any(not part.replace("\t", "").isprintable() for part in parts if isinstance(part, str)):
-        raise UsageError("a line of the log is made of it, so it has to be text without line ends")
+        raise UsageError("a line of the log is made of it, so it must be text without line ends")
     return [part for part in parts if part]
 
 
@@ -125,7 +125,7 @@ def _nearest(name: str) -> str:
 
 
 def _explain_percent(after: str) -> str:
-    """What is wrong with a percent sign and the two characters behind it."""
+    """The fault of a percent sign and the two characters after it."""
     letter = after.removeprefix(">")[:1]
     if letter in ATOMS:  # as Apache and nginx have them
         return f"%{after[: after.index(letter) + 1]} is no atom; write %({letter})s, and %% for a percent sign"

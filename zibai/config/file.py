@@ -1,4 +1,4 @@
-"""The file of options: which one, and what is in it."""
+"""The file of options: finding and reading it."""
 
 import os
 import re
@@ -17,7 +17,7 @@ FILES: Final = ("zibai.toml", "pyproject.toml")
 
 
 class File(NamedTuple):
-    """The options in a file; ``name`` is what an error message calls the table."""
+    """The options in a file; ``name`` is the name of the table in error messages."""
 
     name: str
     table: Mapping[str, Any]
@@ -68,10 +68,10 @@ def _find() -> File | None:
 
 
 def _distrust(name: str, status: os.stat_result) -> str:
-    """Why root must not follow a file that it has found by itself; empty if only root can change it.
+    """Why root must not follow a file that the server has found by itself; empty if only root can change it.
 
-    The file says what root imports, which files it writes, and which user it becomes. So it does not matter whether
-    ``user`` stands in it: its owner could take that out.
+    The file decides which modules root imports, which files it writes, and which user it becomes. A ``user`` in it does
+    not help: the owner of the file could remove that.
     """
     try:
         link = os.lstat(name)
@@ -87,7 +87,7 @@ def _distrust(name: str, status: os.stat_result) -> str:
 
 
 def _is_open(status: os.stat_result, *, sticky: bool = False) -> bool:
-    """Whether others than root may write a file, or with ``sticky`` the entries of root in a folder."""
+    """Whether other users than root may write a file, or, with ``sticky``, root's entries of a folder."""
     if status.st_uid != 0:
         return True
     if sticky and status.st_mode & stat.S_ISVTX:
@@ -109,7 +109,7 @@ def _read(path: str, origin: str) -> File:
 
 
 def _parse(path: str, data: bytes) -> File | None:
-    """None for a file of other tools without our table."""
+    """The table in a file; None for a file of other tools without a table of zibai."""
     import tomllib  # 4 % of a start, and most servers read no file
 
     try:
@@ -132,7 +132,7 @@ def _parse(path: str, data: bytes) -> File | None:
 
 
 def _name_key(message: str, text: str) -> str:
-    """What the line begins with that tomllib complains of; not its value, which may be a secret."""
+    """The key of the line in the message of tomllib, without the value, which may be a secret."""
     lines = text.rstrip().split("\n")
     found = re.search(r"at line ([0-9]+)", message)
     line = lines[min(int(found[1]), len(lines)) - 1] if found else lines[-1]

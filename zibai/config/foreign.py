@@ -1,8 +1,8 @@
-"""Flags of gunicorn, uvicorn, granian and waitress, and what they are here.
+"""Flags of gunicorn, uvicorn, granian and waitress, and their counterparts here.
 
-Two parts of zibai read it. An error message says in one line what to write instead of such a flag, typed or in a file.
-And ``zibai migrate`` translates a whole configuration. A test compares the table with ``docs/migrating.md`` and with the flags that
-these servers have.
+Two parts of zibai read it. An error message says in one line what to write instead of such a flag. And ``zibai
+migrate`` translates a whole configuration. A test compares the table with ``docs/migrating.md`` and with the flags of
+these servers.
 """
 
 from functools import cache
@@ -171,7 +171,7 @@ SERVERS: Final = ("gunicorn", "uvicorn", "granian", "waitress")
 
 
 class Foreign(NamedTuple):
-    """What a flag of another server is here: an option, or nothing; ``note`` says what differs, or why."""
+    """The counterpart of a flag of another server: an option, or nothing; ``note`` says what differs, or why."""
 
     server: str
     flags: tuple[str, ...]
@@ -181,7 +181,7 @@ class Foreign(NamedTuple):
 
 @cache
 def table() -> tuple[Foreign, ...]:
-    """All that is known of other servers."""
+    """The flags of all other servers."""
     rows = ([part.strip() for part in line.split("|")] for line in _TABLE.strip().splitlines())
     return tuple(Foreign(server, tuple(flags.split()), option, note) for server, flags, option, note in rows)
 
@@ -200,7 +200,7 @@ def translation(flag: str) -> str:
 
 
 def key_translation(key: str) -> str:
-    """The same for a key of a file, for which a key of ours is to be written; empty if there is none."""
+    """The same for a key of a file, with the key to write instead; empty if it is unknown."""
     row = next(iter(_find("--" + key)), None)
     if row is None:
         return ""

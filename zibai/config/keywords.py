@@ -73,16 +73,16 @@ class ServeOptions(TypedDict, total=False):
     16777216)"""
     ws_max_queue: int | None
     """messages of a client, of at most 64K together, that are read before the application receives them; then the
-    client has to wait (default: 32)"""
+    client must wait (default: 32)"""
     ws_ping_interval: float | None
-    """time without a byte of the client after which it is sent a ping; 0 is never (default: 20)"""
+    """send a ping to a client that has sent nothing for this time; 0 is never (default: 20)"""
     ws_ping_timeout: float | None
-    """time without a byte of the client after a ping until the WebSocket is closed with code 1011; 0 is never (default:
+    """close the WebSocket with code 1011 if the client sends nothing for this time after a ping; 0 is never (default:
     20)"""
     ws_close_timeout: float | None
     """time that a client has to respond to a close frame; then the connection is cut (default: 10)"""
     ws_compress_from: int | None
-    """bytes from which on a message is compressed for clients that offer permessage-deflate; 0 is never, and their
+    """compress messages of this many bytes or more for clients that offer permessage-deflate; 0 is never, and their
     messages are not compressed either (default: 256)"""
     slow_request: float | None
     """time after which a running request is logged, once, with the stack of its thread or greenlet; 0 is never
@@ -198,11 +198,11 @@ class RunOptions(ServeOptions, total=False):
     """append the log, and the output of a --daemon, to this file instead of printing it; SIGUSR1 opens the file again
     after it was moved"""
     log_level: Literal["debug", "info", "warning", "error", "critical"] | None
-    """the least level of what is logged: debug, info, warning, error or critical; debug adds what clients do wrong, and
+    """the least level that is logged: debug, info, warning, error or critical; debug adds the faults of clients, and
     warning leaves the access log out, unless --access-log gives it a place; a --logging-config that names a level
     counts more (default: info)"""
     no_access_log: bool | None
-    """write no log line for a request that went well"""
+    """write no log line for a successful request"""
     access_log: str | None
     """append the access log, with all responses, to this file, or print it to standard output for -; by default it goes
     where the rest of the log goes"""
@@ -218,9 +218,9 @@ class RunOptions(ServeOptions, total=False):
     log_backups: int | None
     """number of files to keep beside each log file; the oldest is removed (default: 5)"""
     statsd: str | None
-    """send counters once a second to this statsd, HOST:PORT or unix:PATH, under the names that gunicorn has"""
+    """send counters once a second to this statsd, HOST:PORT or unix:PATH, with gunicorn's names"""
     statsd_prefix: str | None
-    """what these names begin with, as in: shop.web (default: )"""
+    """the prefix of these names, as in: shop.web (default: )"""
     capture_output: bool | None
     """log the output of workers, line by line, to the logger zibai.output: standard output and error, also of C code
     and child processes"""

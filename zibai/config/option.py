@@ -1,7 +1,7 @@
-"""What an option is: the declaration behind each field of :class:`zibai.config.options.Options`.
+"""The declaration of an option, behind each field of :class:`zibai.config.options.Options`.
 
-A field's name is the long flag, its annotation the type of the value. An :class:`Option` adds what a type cannot say,
-and reads, shows and checks values. This module does not know which options there are.
+A field's name is the long flag, its annotation the type of the value. An :class:`Option` has the facts that a type
+cannot express, and reads, shows and checks values. This module does not know which options there are.
 """
 
 import math
@@ -22,7 +22,7 @@ LONGEST_WAIT = 1_000_000.0
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
-# What a value has to be, in the words of an error message.
+# The kind of a value, in the words of an error message.
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list of text"}
 
 
@@ -40,7 +40,7 @@ class Defaulted(Generic[T]):
 
 
 class Bounds(NamedTuple):
-    """What a number may be: at least ``minimum``, more than ``above``, at most ``maximum``. None is no bound."""
+    """The bounds of a number: at least ``minimum``, more than ``above``, at most ``maximum``. None is no bound."""
 
     minimum: float | None = None
     above: float | None = None
@@ -230,7 +230,7 @@ def _setter(name: str) -> Callable[[Any, Any], None]:
 
 
 def _complete(declaration: Option, name: str, hint: Any) -> Option:
-    """Add what the field itself says: its name and, from ``Defaulted[int]`` or ``str | None``, its kind."""
+    """Add the name of the field and, from ``Defaulted[int]`` or ``str | None``, its kind."""
     if get_origin(hint) is Defaulted:
         (hint,) = get_args(hint)
     alternatives = get_args(hint) if NoneType in get_args(hint) else (hint,)

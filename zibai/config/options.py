@@ -1,7 +1,7 @@
 """Every option of Zibai, declared once.
 
 A field of :class:`Options` is an option. Its name is the long flag, its annotation is the type of the value, and
-:func:`~zibai.config.option.option` adds what a type cannot say: the default, the help, the limits, older names. The
+:func:`~zibai.config.option.option` adds the rest: the default, the help, the limits, older names. The
 command line, ``docs/options.md`` and :meth:`Options.validate` all read :func:`declared`, so a new option is one new
 field.
 
@@ -32,7 +32,7 @@ from .option import (
 )
 from .paths import check_file, check_log_file, check_place, check_prefix
 
-# The groups of the help and of docs/options.md, in the order of the fields: what people need first comes first.
+# The groups of the help and of docs/options.md, in the order of the fields: the most needed ones first.
 APPLICATION = "Application"
 LISTENING = "Listening"
 WORKERS = "Workers"
@@ -50,7 +50,7 @@ LISTEN = "127.0.0.1:8000"
 
 
 class _Usual(int):
-    """A default that depends on something else, and can be told from the same number that was given."""
+    """A default that depends on something else. It can be told from the same number given by the user."""
 
 
 USUAL_WORKERS = _Usual(10)
@@ -426,19 +426,19 @@ class Options:
         metavar="NUMBER",
         minimum=1,
         help="messages of a client, of at most 64K together, that are read before the application receives them; then "
-        "the client has to wait",
+        "the client must wait",
         embedded=True,
     )
     ws_ping_interval: Defaulted[float] = patience(
         20.0,
         group=WEBSOCKET,
-        help="time without a byte of the client after which it is sent a ping; 0 is never",
+        help="send a ping to a client that has sent nothing for this time; 0 is never",
         embedded=True,
     )
     ws_ping_timeout: Defaulted[float] = patience(
         20.0,
         group=WEBSOCKET,
-        help="time without a byte of the client after a ping until the WebSocket is closed with code 1011; 0 is never",
+        help="close the WebSocket with code 1011 if the client sends nothing for this time after a ping; 0 is never",
         embedded=True,
     )
     ws_close_timeout: Defaulted[float] = seconds(
@@ -453,7 +453,7 @@ class Options:
         metavar="BYTES",
         size=True,
         minimum=0,
-        help="bytes from which on a message is compressed for clients that offer permessage-deflate; 0 is never, and "
+        help="compress messages of this many bytes or more for clients that offer permessage-deflate; 0 is never, and "
         "their messages are not compressed either",
         embedded=True,
     )
@@ -660,15 +660,15 @@ class Options:
         choices=("debug", "info", "warning", "error", "critical"),
         metavar="LEVEL",
         brief="debug, info, warning, error",
-        help="the least level of what is logged: debug, info, warning, error or critical; debug adds what clients do "
-        "wrong, and warning leaves the access log out, unless --access-log gives it a place; a --logging-config that "
+        help="the least level that is logged: debug, info, warning, error or critical; debug adds the faults of "
+        "clients, and warning leaves the access log out, unless --access-log gives it a place; a --logging-config that "
         "names a level counts more",
     )
     no_access_log: Defaulted[bool] = option(
         False,
         group=LOGGING,
         brief="log no successful requests",
-        help="write no log line for a request that went well",
+        help="write no log line for a successful request",
     )
     access_log: str | None = option(
         None,
@@ -711,10 +711,10 @@ class Options:
         group=LOGGING,
         metavar="ADDRESS",
         check=check_datagrams,
-        help="send counters once a second to this statsd, HOST:PORT or unix:PATH, under the names that gunicorn has",
+        help="send counters once a second to this statsd, HOST:PORT or unix:PATH, with gunicorn's names",
     )
     statsd_prefix: Defaulted[str] = option(
-        "", group=LOGGING, metavar="TEXT", help="what these names begin with, as in: shop.web"
+        "", group=LOGGING, metavar="TEXT", help="the prefix of these names, as in: shop.web"
     )
     capture_output: Defaulted[bool] = option(
         False,
@@ -823,7 +823,7 @@ class Options:
 
 
 def _check_tls(options: Options) -> None:
-    """Raise UsageError for an option of TLS that lacks another one, or excludes it."""
+    """Raise UsageError for an option of TLS that needs another option, or excludes it."""
     if options.tls_dev and (options.certfile or options.keyfile):
         raise UsageError("--tls-dev makes a certificate of its own; leave --certfile and --keyfile out")
     secured = options.certfile or options.tls_dev
@@ -876,7 +876,7 @@ def runners(options: Options, interface: str, loops: int = 1) -> int:
 
 
 def usual_loops(options: Options) -> int:
-    """How many server loops a worker has that may have several: ``--loops``, or for 0 what this machine can use."""
+    """The number of server loops of a worker that may have several: ``--loops``, or as many as help here for 0."""
     if options.loops or has_gil():
         return options.loops or 1
     cpus = available_cpus() // max(1, options.processes)
@@ -884,6 +884,6 @@ def usual_loops(options: Options) -> int:
 
 
 def _places(options: Options) -> dict[str, int]:
-    """What is divided among server loops, of which each needs one at least: the flag, and how many there are."""
+    """The numbers that are divided among server loops, by flag. Each loop needs at least one of each."""
     places = {"--max-workers": options.max_workers, "--max-connections": options.max_connections}
     return {flag: number for flag, number in places.items() if number and not isinstance(number, _Usual)}

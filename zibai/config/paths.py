@@ -1,4 +1,4 @@
-"""What the text of an option has to be to be a path: of a URL, or of a file that the server writes.
+"""Checks of options that are paths: of URLs, or of files that the server writes.
 
 Each function raises UsageError, without the name of the option, which the caller adds.
 """
@@ -7,7 +7,7 @@ from ..errors import UsageError
 
 
 def check_prefix(value: str) -> None:
-    """Raise UsageError unless PATH_INFO, which begins with a slash of its own, can be cut from ``value``."""
+    """Raise UsageError unless ``value`` can be removed from a path so that the rest begins with a slash."""
     if value.endswith("/") or (value and not value.startswith("/")):
         raise UsageError(f"{value!r} must start with a slash and not end with one, or be empty")
 

@@ -1,12 +1,11 @@
-"""Where the values of options come from: flags, variables, a file, defaults.
+"""The sources of the values of options: flags, variables, a file, defaults.
 
-In this order: the command line; variables ``ZIBAI_<NAME>``; the file of ``--config``, or ``./zibai.toml``, or
+The order is: the command line; variables ``ZIBAI_<NAME>``; the file of ``--config``, or ``./zibai.toml``, or
 ``[tool.zibai]`` of ``./pyproject.toml``, in which the table of ``--profile`` comes before the rest; the variables that
 platforms set (``PORT``, ``WEB_CONCURRENCY``, ``FORWARDED_ALLOW_IPS``); and the defaults of :class:`Options`.
 
-A layer is a dict from the names of options to a :class:`Setting`, which knows its origin, so that a mistake is told
-with the place where it is. ``host`` and ``port`` are two names that only the sources have: together they are an address
-of ``listen``.
+A layer is a dict from the names of options to a :class:`Setting`, which knows its origin, so an error message names the
+place of the mistake. Only the sources have the names ``host`` and ``port``: together they are an address of ``listen``.
 """
 
 import re
@@ -66,7 +65,7 @@ PORT = Option(
 
 PREFIX: Final = "ZIBAI_"
 _LINE_END: Final = "\r\n"
-"""A file of variables with the line ends of Windows, or a secret that was read from a file, leaves them in values."""
+"""Line ends in values: from a file of variables with the line ends of Windows, or from a secret in a file."""
 _INTERNAL: Final = frozenset({"ZIBAI_UPGRADE", "ZIBAI_NEED_BROWSER"})
 
 
@@ -74,7 +73,7 @@ Layer = dict[str, Setting]
 
 
 class Settings(NamedTuple):
-    """The options of the command, which are valid, and where each value that is no default comes from."""
+    """The valid options of the command, and the origin of each value that is no default."""
 
     options: Options
     origins: dict[str, str]
@@ -83,7 +82,7 @@ class Settings(NamedTuple):
 
 @cache
 def listed() -> tuple[Option, ...]:
-    """All that a person may give, in the order of the help: the options, and the names that only sources have."""
+    """All options that a user may give, in the order of the help, with the names that only sources have."""
     found: list[Option] = []
     for option in declared():
         found.append(option)
@@ -198,7 +197,7 @@ def join_address(layers: list[Layer]) -> Setting | None:
                 return layer["listen"]
             break
         if not (is_platform and port is not None):
-            # The host of $PORT goes with its port: a port of one's own listens on this machine.
+            # The host 0.0.0.0 belongs to $PORT. With another port the server listens on this machine only.
             host = host or layer.get("host")
             port = port or layer.get("port")
     if host is None and port is None:

@@ -25,7 +25,7 @@ class Setting(NamedTuple):
 
 
 def read_text(option: Option, text: str, origin: str) -> Setting:
-    """The value that ``text`` stands for. Raises UsageError."""
+    """The value that ``text`` means. Raises UsageError."""
     try:
         if option.kind is bool:
             return Setting(read_bool(text), origin)
@@ -58,7 +58,7 @@ def parse(option: Option, text: str) -> Any:
 
 
 def read_bool(text: str) -> bool:
-    """ValueError for what is neither yes nor no."""
+    """The boolean of a text; ValueError if it means neither yes nor no."""
     if text.lower() in _TRUE:
         return True
     if text.lower() in _FALSE:
