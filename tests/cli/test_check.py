@@ -109,7 +109,7 @@ def test_addresses(tmp_path: Path) -> None:
         ]
     found = advice(checks._addresses, listen=["0.0.0.0:0"], trusted_proxies=["*"], reload=True)
     assert [level for level, _ in found] == ["ok", "warning", "warning"]
-    assert "trusts everybody, and 0.0.0.0:0 is public" in found[1][1]
+    assert "trusts every peer, and 0.0.0.0:0 is public" in found[1][1]
     assert "for development" in found[2][1]
     assert advice(checks._addresses, listen=["127.0.0.1:0"], trusted_proxies=["*"], reload=True) == [
         ("ok", "127.0.0.1:0 is free")

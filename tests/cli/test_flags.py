@@ -90,7 +90,7 @@ def test_a_known_flag(line: str, expected: dict[str, object]) -> None:
         ("-log-file x a:b", "-log-file: a long flag has two dashes; write --log-file"),
         (
             "a:b --reload yes",
-            "unrecognized arguments: yes; the value of a switch stands behind an equals sign",
+            "unrecognized arguments: yes; the value of a switch comes after an equals sign",
         ),
         ("a:b --no-reload", "unrecognized arguments: --no-reload; write --reload=no"),
         ("a:b --versio", "unrecognized arguments: --versio; did you mean --version?"),

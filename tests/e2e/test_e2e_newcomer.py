@@ -76,7 +76,7 @@ MISTAKES = [
     Mistake("site_:wsgi --timeout 30", "--timeout is a flag of gunicorn; here it is --request-timeout"),
     Mistake("site_:wsgi --wokers 2", "unrecognized arguments: --wokers 2; did you mean --workers?"),
     Mistake("site_:wsgi -workers 2", "-workers: a long flag has two dashes; write --workers"),
-    Mistake("site_:wsgi --reload yes", "unrecognized arguments: yes; the value of a switch stands behind an equals"),
+    Mistake("site_:wsgi --reload yes", "unrecognized arguments: yes; the value of a switch comes after an equals"),
     Mistake("run site_:wsgi", "there is no command 'run'; leave it out: zibai site_:wsgi"),
     Mistake("chekc site_:wsgi", "there is no command 'chekc'; did you mean check?"),
     Mistake("site_:wsgi --workers two", "argument --workers: 'two' is not a whole number or auto"),

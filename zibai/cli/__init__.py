@@ -1,22 +1,22 @@
 """The command zibai.
 
-Thin: arguments become options, and other wings do the work.
+It is thin: arguments become options, and other wings do the work.
 
  - arguments   the command line, made from the declarations of options
- - texts       what the declarations say to people: --help, --help-all, docs/options.md
+ - texts       the texts of the declarations: --help, --help-all, docs/options.md
  - ps          zibai ps
  - check       zibai check
  - migrate     zibai migrate
- - grammar     how other servers are told what to do: settings of gunicorn, flags
- - counterparts  what each flag and setting of another server becomes here
- - migration   the configuration of another server, as it becomes ours
+ - grammar     reading settings of gunicorn and command lines of other servers
+ - counterparts  the counterpart of each flag and setting of another server
+ - migration   the zibai.toml, as it grows
  - completion  zibai completion
- - findings    what zibai check looks at
+ - findings    the checks of zibai check
  - probe       the process in which zibai check imports the application
  - steer       zibai reload, stop, workers, dump and reopen
  - find        which server a command is for
  - top         zibai top
- - view        what zibai top shows
+ - view        the screen of zibai top
  - keys        the keyboard of a terminal
  - profile     zibai profile
  - speedscope  a profile as a file of speedscope

@@ -3,9 +3,9 @@
 A flag that is left out is not passed on, so that only the dataclass has the defaults. Wrong usage is one line and
 exit code 2, whether argparse finds it or :meth:`Options.validate` does.
 
-A flag with several values would swallow the application behind it: ``zibai -l 127.0.0.1:8000 example:app``. So the
-values of each use of such a flag stay apart until the end. If no application was given, it is the last value of a use
-whose flag refuses that value: ``example:app`` is no address, since its port is no number.
+A flag with several values would swallow the application after it: ``zibai -l 127.0.0.1:8000 example:app``. So the
+values of each use of such a flag stay separate until the end. If no application was given, it is the last value of a
+use, if the flag refuses that value: ``example:app`` is no address, since its port is no number.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def parse_args(argv: Sequence[str]) -> Options:
 
 
 def read(argv: Sequence[str]) -> Settings:
-    """The same, with where each value comes from."""
+    """The same, with the origin of each value."""
     parser = make_parser()
     try:
         settings = gather(_given(parser, argv), os.environ)
@@ -108,7 +108,7 @@ def read(argv: Sequence[str]) -> Settings:
 
 
 def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Layer:
-    """What the command line says. Raises UsageError or SystemExit."""
+    """The layer of the command line. Raises UsageError or SystemExit."""
     switches, argv = _split_switches(argv)
     found, unknown = parser.parse_known_args(argv)
     given = vars(found) | switches
@@ -125,7 +125,7 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Layer:
 
 
 def _split_switches(argv: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
-    """Take out ``--preload=no``, which takes back what a file or variable says. Raises UsageError."""
+    """Take out arguments like ``--preload=no``, which override a file or variable. Raises UsageError."""
     switches: dict[str, bool] = {}
     rest: list[str] = []
     for position, word in enumerate(argv):
@@ -143,7 +143,7 @@ def _split_switches(argv: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
 
 
 def _no_command(first: str, words: list[str]) -> str:
-    """The one line for a first word that was meant as a command; empty if it may be an application."""
+    """The error message for a first word that was meant as a command; empty if it may be an application."""
     if words[0].startswith("-") or not first.isidentifier():
         return ""
     near = get_close_matches(first, (*COMMANDS, *STEERING), n=1, cutoff=0.7)
@@ -155,7 +155,7 @@ def _no_command(first: str, words: list[str]) -> str:
 
 
 def _unknown(words: list[str]) -> str:
-    """The one line for words that are no flag: what a flag of another server is here, or a similar flag."""
+    """The error message for words that are no flag, with the counterpart of another server's flag, or a similar one."""
     taken_back = names().get(words[0].removeprefix("--no-").replace("-", "_"))
     if words[0].startswith("--no-") and taken_back is not None and taken_back.kind is bool:
         return f"unrecognized arguments: {words[0]}; write {taken_back.flag}=no"
@@ -165,7 +165,7 @@ def _unknown(words: list[str]) -> str:
             return text
     text = f"unrecognized arguments: {' '.join(words)}"
     if words[0].lower() in SWITCHED:
-        return f"{text}; the value of a switch stands behind an equals sign, as in --reload={words[0]}"
+        return f"{text}; the value of a switch comes after an equals sign, as in --reload={words[0]}"
     flags = [flag for option in listed() for flag in (option.flag, *option.older_flags, *option.known_as)]
     flags += ["--help", "--help-all", "--version"]
     near = get_close_matches(words[0].partition("=")[0], flags, n=1, cutoff=0.7) if words[0].startswith("--") else []

@@ -1,8 +1,8 @@
-"""The command zibai check: everything that can be known to be wrong before serving.
+"""The command zibai check: it finds, without serving, every fault that can be known before.
 
-It prints each option with its origin, and what each check has found. The exit code is 0 when the server would start, 1
-when the machine would not let it, 2 for wrong usage and 3 when the application cannot be loaded; with ``--strict`` a
-warning is 1 as well.
+It prints each option with its origin, and the result of each check. The exit code is 0 if the server would start, 1 if
+the machine would prevent it, 2 for wrong usage and 3 if the application cannot be loaded. With ``--strict`` a warning
+leads to 1 as well.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""The command zibai completion: what completes flags and their values in bash, zsh and fish.
+"""The command zibai completion: scripts that complete flags and their values in bash, zsh and fish.
 
-Made from the declarations of options, without another package. A shell completes what it knows itself: files after a
-flag that takes one, and words of a flag that has choices.
+They are made from the declarations of options, without another package. After a flag that takes a file, the shell
+completes file names; after a flag with choices, these.
 """
 
 import re
@@ -43,7 +43,7 @@ FLAGS: Final = {
 """The flags of each command; ``check`` has those of the server as well."""
 
 WORDS: Final = {"completion": ("bash", "zsh", "fish"), "migrate": ("gunicorn", "uvicorn", "granian", "waitress-serve")}
-"""What may stand behind a command, beside files."""
+"""The words that may come after a command, beside files."""
 
 _OTHERS: Final = [command for command in FLAGS if command != "check"]
 """Commands without the flags of the server."""

@@ -1,7 +1,7 @@
-"""What each flag and setting of another server becomes here: mostly by the table of :mod:`zibai.config.foreign`.
+"""The counterpart of each flag and setting of another server, by the table of :mod:`zibai.config.foreign`.
 
-A function is for what is written or measured in another way there. What depends on several flags is decided at the end,
-so that their order does not matter.
+Values that are written or measured in another way there have a function here. Values that depend on several flags are
+decided at the end, so that the order of the flags does not matter.
 """
 
 import re
@@ -68,7 +68,7 @@ _BY_HAND: Final = {
     *("keyfile_password_env", "before_serve", "before_graceful_exit", "before_died", "tls_min_version"),
     *("max_bodies_memory", "max_unsent_memory"),
 }
-"""Options whose values look different here, or measure another thing, so that a person has to write them."""
+"""Options whose values look different here, or measure something else, so that the user must write them."""
 
 
 def _settle_workers(migration: Migration) -> None:

@@ -12,7 +12,7 @@ from ..telemetry.scoreboard import Scoreboard
 
 
 class Found(NamedTuple):
-    """A server that runs: the path of its scoreboard, and what is in it."""
+    """A running server: the path and the contents of its scoreboard."""
 
     path: str
     pid: int
@@ -30,7 +30,7 @@ class Found(NamedTuple):
         return is_served(self.path, self.pid)
 
     def describe(self) -> dict[str, Any]:
-        """What its scoreboard says now; raises OSError or ValueError."""
+        """The present contents of its scoreboard, as plain values; raises OSError or ValueError."""
         board = Scoreboard.open(self.path)
         try:
             return describe(board)
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
 
 def leave_pipe() -> None:
-    """The reader of standard output has left, as in ``zibai ps | head``: the exit must not flush the rest into it."""
+    """After the reader of standard output has left, as in ``zibai ps | head``: let the exit not write the rest."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser, target: str = "SERVER") -> No
 
 
 def find_all(args: argparse.Namespace, name: str | None) -> list[Found]:
-    """The servers of this user that ``args`` and a ``name`` leave over; raises ZibaiError if they name none."""
+    """The servers of this user that match ``args`` and ``name``; raises ZibaiError if there is none."""
     pid = None if args.pid_file is None else _read_pid(args.pid_file)
     if args.control:
         found = [_look(args.control)]

@@ -1,7 +1,7 @@
-"""What ``zibai check`` looks at: each check is a generator of findings, and changes nothing on the machine.
+"""The checks of ``zibai check``: each is a generator of findings, and changes nothing on the machine.
 
-``error``: the server would not start. ``warning``: it starts, and something is dangerous or will be wrong under load.
-``note``: something to know. ``ok``: it was looked at.
+``error``: the server would not start. ``warning``: it starts, but something is dangerous or will fail under load.
+``note``: something to know. ``ok``: the check found nothing.
 """
 
 import json
@@ -174,8 +174,8 @@ def _bound(options: Options, address: str, stack: ExitStack) -> Iterator[Finding
 
 def _public(options: Options, address: str) -> Iterator[Finding]:
     if Trust(options.trusted_proxies).whole_internet:
-        text = f"--trusted-proxies {' '.join(options.trusted_proxies)} trusts everybody, and {address} is public: each "
-        yield Finding("warning", "trust", text + "client may say that it is another client; name your proxies")
+        text = f"--trusted-proxies {' '.join(options.trusted_proxies)} trusts every peer, and {address} is public: "
+        yield Finding("warning", "trust", text + "each client can claim another address; name your proxies")
     if watched(options) or options.tls_dev:
         text = f"{address} is public, and --reload and --tls-dev are for development: clients see tracebacks"
         yield Finding("warning", "address", text)
@@ -209,7 +209,7 @@ def _application(options: Options) -> Iterator[Finding]:
         backend = report["backend"]
         text = f"{options.app!r} is imported in {report['seconds']:.1f} s; requests run "
         text += "as tasks" if backend == "tasks" else f"in {backend}"
-        # What these do (open connections, start jobs) is for a server, so a failure of theirs is not seen here.
+        # Hooks and lifespan act for a server (open connections, start jobs), so they are not called here.
         untried = ["its lifespan"] if backend == "tasks" and options.lifespan != "off" else []
         untried += ["--before-serve"] if options.before_serve else []
         text += f"; not tried: {' and '.join(untried)}" if untried else ""

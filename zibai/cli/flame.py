@@ -1,8 +1,8 @@
 """A profile as a picture: a flame graph in SVG, which any browser shows, without a script and without another file.
 
 The root is at the top. Each box is a function; the functions that it called are below it, and its width is the time
-that passed in it. All workers are one picture. The colour says whose code it is. The title of a box, which browsers
-show under the mouse, has the whole name, the file, and the time.
+that passed in it. All workers are in one picture. The colour shows the origin of the code. The title of a box, which
+browsers show under the mouse, has the whole name, the file, and the time.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ ROW: Final = 18
 MARGIN: Final = 12
 TOP: Final = 66
 CHARACTER: Final = 6.65
-"""Width of a character of the font of the boxes, at most."""
+"""The largest width of a character in the font of the boxes."""
 
 THINNEST: Final = 0.4
 """Boxes that are thinner than this are left out, with what is below them."""
@@ -24,7 +24,7 @@ MAX_ROWS: Final = 120
 """Rows of a picture."""
 
 COLOURS: Final = {"app": 26, "package": 205, "python": 140, "server": 265}
-"""The hue of whose code it is, in degrees."""
+"""The hue of each origin of code, in degrees."""
 
 LEGEND: Final = {"app": "application", "package": "packages", "python": "Python", "server": "server"}
 GROUPS: Final = {"request": "requests", "other": "application, without a request", "server": "server"}
@@ -129,6 +129,6 @@ def _colour(origin: str, shade: int) -> str:
 
 
 def _text(text: str) -> str:
-    """Text for XML, whatever the name of a function or file has in it: controls and surrogates are no XML at all."""
+    """``text``, the name of a function or file, escaped for XML, which forbids control characters and surrogates."""
     printable = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     return escape(printable, {'"': "&quot;"})

@@ -1,7 +1,7 @@
-"""How other servers are told what to do: the settings of a gunicorn.conf.py, and the flags of a command line.
+"""The settings of a gunicorn.conf.py, and the flags of a command line of another server.
 
-Both are read as that server reads them. A configuration is run. Names in it that are no settings are helper variables,
-whatever they are called here. A flag takes a value only where it does there.
+Both are read as that server reads them. A configuration is run. Names in it that are no settings of gunicorn are helper
+variables, even if zibai has an option of that name. A flag takes a value only if it does in that server.
 """
 
 import os
@@ -37,7 +37,7 @@ worker_int worker_tmp_dir workers wsgi_app
 """
 
 SETTINGS: Final = frozenset(_SETTINGS.split())
-"""What gunicorn (27.0.1) reads in its configuration; it ignores every other name."""
+"""The names that gunicorn (27.0.1) reads in its configuration; it ignores all others."""
 
 _SWITCHES: Final = """
 gunicorn -D -R --capture-output --casefold-http-method --check-config --daemon --disable-redirect-access-to-syslog
@@ -103,7 +103,7 @@ def read_settings(place: str) -> Iterator[Given]:
 
 @contextmanager
 def _as_gunicorn() -> Iterator[None]:
-    """Modules beside the command can be imported. What a configuration prints is no part of the result."""
+    """Let modules beside the command be imported, and keep the output of a configuration out of the result."""
     path = sys.path.copy()
     importer.add_cwd_to_path()
     try:

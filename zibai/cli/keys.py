@@ -1,7 +1,7 @@
 """The keyboard of a terminal, one key at a time, without waiting for the end of a line.
 
-On POSIX the terminal is set so that it passes each key on and does not show it; Ctrl-C still interrupts, and Ctrl-Z is
-a key without a meaning, since a stopped program would leave the terminal like that. Windows needs no setting.
+On POSIX the terminal is set to pass each key on and not to show it. Ctrl-C still interrupts. Ctrl-Z is a key without a
+meaning, since a stopped program would leave the terminal with these settings. Windows needs no setting.
 """
 
 import os
@@ -53,7 +53,7 @@ else:
         "\r": ENTER, "\n": ENTER,
     }  # fmt: skip
     _AT_ONCE: Final = 0.05
-    """Seconds in which the rest of a sequence comes; Escape alone has none."""
+    """Seconds in which the rest of a sequence comes. If nothing comes, the key was Escape."""
 
     class Keyboard:
         """A context manager. ``read`` returns the name of a key, or its character; empty if none was pressed."""

@@ -1,7 +1,7 @@
 """The command zibai migrate: the configuration of another server as a zibai.toml.
 
 ``gunicorn.conf.py`` is run, as gunicorn runs it. A command line is read by the table of :mod:`zibai.config.foreign`. A
-value that has no counterpart becomes a comment that says why, so that nothing gets lost in silence.
+value without a counterpart becomes a comment that says why, so nothing is lost silently.
 """
 
 import os
@@ -21,8 +21,8 @@ HELP = """\
 usage: zibai migrate gunicorn.conf.py [module:attribute]
        zibai migrate gunicorn|uvicorn|granian|waitress-serve [flags of that server]
 
-Print a zibai.toml that does the same, with what has no counterpart as comments. A gunicorn.conf.py is run
-for that, as gunicorn would run it; gunicorn reads the one in the current directory by itself.
+Print a zibai.toml that does the same. Settings without a counterpart become comments. A gunicorn.conf.py
+is run for that, as gunicorn would run it; gunicorn reads the one in the current directory by itself.
 """
 
 CONFIGURATION = "gunicorn.conf.py"
@@ -116,7 +116,7 @@ def _migrated(words: list[str]) -> Migration:
 
 
 def _implied(server: str, keys: set[str]) -> Iterator[Given]:
-    """What the other server does when it is told nothing, and this one does not."""
+    """The defaults of the other server that differ from those here."""
     if server == "gunicorn" and not keys & {"accesslog", "access_logfile"}:
         yield Given("accesslog", "")
     if server == "waitress" and not keys & {"listen", "port", "unix_socket"}:

@@ -1,4 +1,4 @@
-"""The configuration of another server, as it becomes ours: what was given, and the zibai.toml as it grows."""
+"""The migration of a configuration: the given flags and settings, and the zibai.toml as it grows."""
 
 import json
 from dataclasses import dataclass
@@ -41,8 +41,9 @@ class Given(NamedTuple):
 class Migration:
     """The result, as it grows.
 
-    ``values`` has the settings by the names of our options, each with a note, ``pending`` what only all of it together
-    decides, and ``left`` says what got no place. What was put in a layer before is not replaced.
+    ``values`` has the settings by the names of options here, each with a note. ``pending`` has flags that are decided
+    together at the end. ``left`` has lines about those without a counterpart. A value of an earlier layer is not
+    replaced.
     """
 
     def __init__(self, server: str, source: str) -> None:
@@ -76,7 +77,7 @@ class Migration:
         self.put(given, option, [*present, item])
 
     def postpone(self, name: str, given: Given) -> None:
-        """Keep what depends on other flags, which may come later."""
+        """Keep a flag that depends on others, which may come later."""
         if name not in self._decided:
             self.pending[name] = given
 
@@ -84,7 +85,7 @@ class Migration:
         self.left.append(f"{given}: {why.removeprefix(str(given)).lstrip(': ')}")
 
     def end_layer(self) -> None:
-        """From here on come places that count less."""
+        """End the present layer: later ones count less."""
         self._decided = set(self.values) | set(self.pending)
 
     def as_toml(self) -> str:

@@ -1,8 +1,7 @@
 """The process in which ``zibai check`` imports the application: as a worker would, and without serving.
 
-It reads the options from standard input, as a pickle, and writes what it has found to standard output, as JSON. A file
-would need a directory for it, which a read-only system does not have. What the application prints goes to standard
-error.
+It reads the options from standard input, as a pickle, and writes its result to standard output, as JSON. A file would
+need a directory, which a read-only system does not have. The output of the application goes to standard error.
 """
 
 import json
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Import the application and its hooks, and call none of them. What they print stays apart from the report."""
+    """Import the application and its hooks, and call none of them. Their output stays separate from the report."""
     options: Options = pickle.load(sys.stdin.buffer)  # noqa: S301 -- from the command itself
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -31,7 +30,7 @@ def main() -> None:
         from ..server import application, kinds, worker
         from ..telemetry import setup as logs
 
-        # Not the page with which --reload shows an error, and no log file, which the running server may have.
+        # Without the page that --reload shows for an error, and without log files, which a running server may have.
         options = replace(options, reload=False, watchfiles=None, log_file=None, access_log=None, log_max_bytes=0)
         logs.configure_as(options)
         hub = worker.prepare(options)

@@ -1,4 +1,4 @@
-"""The command zibai profile: what the workers of a server execute, as a flame graph and as a file of speedscope.
+"""The command zibai profile: a profile of the workers of a server, as a flame graph and as a file of speedscope.
 
 The workers sample themselves (:mod:`zibai.server.sampling`), so neither root nor ptrace is needed, nor another
 program in the container.
@@ -87,7 +87,7 @@ def _plural(word: str, items: Sequence[object]) -> str:
 def _paths(output: str | None, pid: int) -> tuple[str, str]:
     """The paths of the picture and of the file of speedscope, empty for one that is not wanted. Raises ZibaiError.
 
-    That the directory is there is seen before the time of the profile has passed.
+    So a missing directory is noticed at once, and not when the time of the profile has passed.
     """
     base = output or f"zibai-{pid}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     directory = os.path.dirname(os.path.abspath(base))

@@ -1,4 +1,4 @@
-"""The command zibai ps: what the workers of running servers do."""
+"""The command zibai ps: the state of the workers of running servers."""
 
 import argparse
 import json

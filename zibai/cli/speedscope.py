@@ -1,6 +1,6 @@
 """A profile as a file of speedscope, https://www.speedscope.app/file-format-schema.json: a profile for each worker.
 
-It is of the type ``sampled``. Equal stacks are one sample, whose weight is the time that they took together.
+Its type is ``sampled``. Equal stacks are one sample, whose weight is the time that they took together.
 """
 
 from typing import Any, Final
@@ -9,7 +9,7 @@ SCHEMA: Final = "https://www.speedscope.app/file-format-schema.json"
 
 
 def describe(name: str, workers: dict[int, dict[str, Any]], version: str) -> dict[str, Any]:
-    """The file as plain values. ``workers`` are what each has found (:mod:`zibai.server.sampling`), by process id."""
+    """The file as plain values. ``workers`` has the profile of each (:mod:`zibai.server.sampling`), by process id."""
     frames: list[dict[str, Any]] = []
     numbers: dict[tuple[Any, ...], int] = {}
     profiles = []

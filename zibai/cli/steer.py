@@ -1,7 +1,7 @@
 """The commands that steer a running server: ``zibai reload``, ``stop``, ``workers``, ``dump`` and ``reopen``.
 
-They ask the server through its control channel, and print what it says. Exit codes, for scripts that deploy: 0 when it
-is done, 1 when the server is not found, refuses or has ended, 2 for wrong usage, 3 when a restart was aborted.
+They ask the server through its control channel, and print its responses. Exit codes, for scripts that deploy: 0 for
+success, 1 if the server is not found, refuses or has ended, 2 for wrong usage, 3 if a restart was aborted.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ABORTED: Final = 3
 """The exit code of ``zibai reload --wait`` when the new code does not start."""
 
 FIRST_RESPONSE: Final = 20.0
-"""Seconds in which a server that does not hang has said something."""
+"""Seconds that a server has for its first response. If it takes longer, it hangs."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""What the declarations of options say to people: the help, ``docs/options.md``, and the keywords in an editor."""
+"""The texts of the declarations of options: the help, ``docs/options.md``, and the keywords in an editor."""
 
 import json
 import textwrap
@@ -10,7 +10,7 @@ from ..config.options import declared
 from ..config.sources import listed
 
 COLUMN = 35
-"""Where the texts of ``--help`` begin; with 79 columns, 44 are left for each."""
+"""The column where the texts of ``--help`` begin; with 79 columns, 44 are left for each."""
 
 _USAGE = """\
 usage: zibai [options] module:attribute
@@ -133,14 +133,14 @@ def _hint(option: Option) -> str:
 
 
 def default_of(option: Option) -> str | None:
-    """The default as text; None where there is nothing to say: no default, off, not set."""
+    """The default as text; None if there is none, or if it is off."""
     if option.default is False or option.default is None or option.positional:
         return None
     return option.show(option.default)
 
 
 def metavar_of(option: Option) -> str | None:
-    """What stands for the value behind the flag; None for a flag without a value."""
+    """The placeholder of the value after the flag; None for a flag without a value."""
     if option.kind is bool:
         return None
     if option.choices is not None and option.metavar is None:

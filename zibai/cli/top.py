@@ -1,7 +1,7 @@
-"""The command zibai top: what ``zibai ps`` shows, live.
+"""The command zibai top: the data of ``zibai ps``, live.
 
-It reads the scoreboard of the server, so watching costs the server nothing. Only the stack of a worker or request is
-asked for, through the control channel. Whatever happens, the terminal is set back to what it was.
+It reads the scoreboard of the server, so watching costs the server nothing. Only for the stack of a worker or request
+does it ask the server, through the control channel. At the end the settings of the terminal are restored in any case.
 """
 
 import argparse
@@ -81,7 +81,7 @@ class Watch:
         self.cpu: dict[int, float] = {}
 
     def look(self) -> str:
-        """Look again. Returns why there is nothing to see any more, if so."""
+        """Look again. Returns why the server cannot be shown any more, empty if it can."""
         if not self.server.runs():
             return f"{self.server} has ended"
         try:

@@ -1,7 +1,7 @@
-"""What ``zibai top`` shows: the lines of its screen, made of what a server says about itself.
+"""The screen of ``zibai top``: its lines, made from the description of a server.
 
-Nothing here asks the server or the keyboard. A :class:`Screen` has what the user has chosen: the order, the line, and
-the text that is shown instead of the list. :class:`Display` draws on the terminal, by rich.
+Nothing here asks the server or the keyboard. A :class:`Screen` has the choices of the user: the order, the line, and a
+text that is shown instead of the list. :class:`Display` draws on the terminal, by rich.
 """
 
 from collections import deque
@@ -28,26 +28,26 @@ HELP_OF_TEXT: Final = {"q": "back", "↑↓": "scroll"}
 
 
 class Item(NamedTuple):
-    """What a line stands for: a worker, or with ``what`` a request of it, which has begun at ``began``."""
+    """The object of a line: a worker, or with ``what`` one of its requests, which began at ``began``."""
 
     pid: int
     what: str = ""
     began: float = 0.0
 
     def is_same(self, other: Self | None) -> bool:
-        """Whether both are one request or worker. The times of a request differ by what the clock is rounded to."""
+        """Whether both are the same request or worker. The times of a request differ by rounding."""
         return other is not None and self[:2] == other[:2] and abs(self.began - other.began) < 0.1
 
 
 class Line(NamedTuple):
-    """A line of the list, and what it stands for."""
+    """A line of the list, and its object."""
 
     text: Text
     item: Item | None = None
 
 
 class Screen:
-    """What the user has chosen, and the last look at the server."""
+    """The choices of the user, and the last look at the server."""
 
     def __init__(self) -> None:
         self.order = ORDERS[0]
@@ -60,7 +60,7 @@ class Screen:
         self.history: deque[float] = deque(maxlen=400)  # requests a second
 
     def press(self, key: str) -> str:
-        """What a key asks the program for: ``quit``, ``stack``, or nothing."""
+        """Handle a key. Returns the request to the program: ``quit``, ``stack``, or nothing."""
         if self.title:
             self._press_in_text(key)
         elif key == "q":
@@ -119,7 +119,7 @@ class Screen:
         return [Line(Text(titles[0], "bold")), *workers, Line(Text()), Line(Text(titles[1], "bold")), *requests, *rest]
 
     def _choose(self, items: list[Item]) -> None:
-        """Keep what was chosen, wherever it is now; if it is gone, take what is in its place."""
+        """Keep the chosen item, wherever it is now. If it is gone, choose the item in its place."""
         self._items = items
         place = next((place for place, each in enumerate(items) if each.is_same(self.chosen)), self._place)
         self._place = max(0, min(place, len(items) - 1))
@@ -227,12 +227,12 @@ def _since(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that does nothing to a terminal but to show itself, whatever a client has sent."""
+    """``text`` of a client, without characters that a terminal would interpret."""
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
 class Display:
-    """The terminal, on a screen of its own; a context manager, after which the terminal is as before."""
+    """The terminal, in a separate screen; a context manager that restores the terminal."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
