@@ -11,14 +11,14 @@ clock = time.perf_counter
 """Seconds since the system came up: the same in all processes of a machine, and unaffected when the time is set."""
 
 AHEAD: Final = 0.0 if abs(time.perf_counter() - time.monotonic()) < 0.001 else time.perf_counter() - time.monotonic()
-"""Seconds that :data:`clock` is ahead of ``time.monotonic``, by which the server loop goes: 0 but on Windows."""
+"""Seconds that :data:`clock` is ahead of ``time.monotonic``, the clock of the server loop: 0 except on Windows."""
 
 # The names of an HTTP date, whatever the locale says. `email.utils` has them, too, but its import is 4 % of a start.
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 day: tuple[float, bytes] = (-inf, b"")
-"""The end of the current second, by :data:`clock`, and what :func:`head_end` returns until then. It is replaced as one
+"""The end of the current second, by :data:`clock`, and the result of :func:`head_end` until then. It is replaced as one
 tuple, so that no thread sees half of it."""
 
 

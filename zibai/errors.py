@@ -3,7 +3,7 @@
 A :class:`Refused` is about the bytes of a client and has the HTTP status of the response; a :class:`Gone` means that
 the client has left. An error that ends the program has its exit code: 1 if the machine denies something, 2 for wrong
 usage, 3 for an application that cannot be loaded. The text of these errors is one line that a user can act on. Any
-other exception is a bug, ours or the application's, and is shown with its traceback.
+other exception is a bug of the server or of the application, and is shown with its traceback.
 """
 
 import linecache
@@ -16,13 +16,13 @@ from typing import Final, Self
 
 
 class ZibaiError(Exception):
-    """Base of everything that Zibai raises on purpose; ``exit_code`` is the status of the process it ends."""
+    """Base of all errors that zibai raises on purpose; ``exit_code`` is that of a process that it ends."""
 
     exit_code = 1
 
 
 class UsageError(ZibaiError):
-    """An option, flag or argument is wrong, by itself or together with another one."""
+    """An option, flag or argument is wrong, alone or together with another one."""
 
     exit_code = 2
 
@@ -52,7 +52,7 @@ class BindError(ZibaiError):
 class LoadError(ZibaiError):
     """The application cannot be loaded.
 
-    ``trace`` is the traceback of the user's own code, without our frames, or empty if one line is enough.
+    ``trace`` is the traceback of the user's code, without the frames of this package, or empty if one line is enough.
     """
 
     exit_code = 3
@@ -71,18 +71,18 @@ class Refused(ZibaiError):
         self.status = status
         self.retry_after = retry_after
         self.waited = 0.0  # seconds that the server has waited for the request, or the request for a thread
-        self.phase = ""  # for what: "head" or "body", or "queue"
+        self.phase = ""  # the phase of this wait: "head", "body" or "queue"
 
 
 class Gone(ZibaiError, ConnectionError):
-    """The client left or stood still for too long in the middle of an exchange.
+    """The client has left or has stalled for too long in the middle of an exchange.
 
-    A ``ConnectionError``, because that is what an application that reads a body or writes expects.
+    It is a ``ConnectionError``, as an application that reads a body or writes expects.
     """
 
 
 TEXT_LIMIT: Final = 256 * 1024
-"""Characters of one exception. A message may have any size, and more than that is not read."""
+"""The most characters of one exception: a message may have any size, and the rest is left out."""
 
 
 def format_exception(error: BaseException, frames: TracebackType | None) -> str:

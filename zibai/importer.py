@@ -1,4 +1,4 @@
-"""From ``"package.module:object.attribute"`` to the object, and from what people type to an application.
+"""From ``"package.module:object.attribute"`` to the object, and from the text that users type to an application.
 
 There are two kinds of failures. Either the text names nothing: the module or attribute does not exist, or cannot be
 called. Then the error is one line, with advice. Or the user's own code fails while it is imported or called. Then the
@@ -40,10 +40,10 @@ def add_to_path(directory: str) -> None:
 
 
 def load_app(spec: str, call: bool) -> Callable[..., Any]:
-    """The application that ``spec`` names: an object of a module, or what a factory there returns.
+    """The application that ``spec`` names: an object of a module, or the result of a factory there.
 
-    ``module:attribute``, with ``call`` a factory; ``module:factory("argument", name=1)``, with literals; ``module``
-    alone, for an application of one of the usual names; ``path/to/file.py`` in place of the module.
+    ``module:attribute``, with ``call`` a factory; ``module:factory("argument", name=1)``, with literals; only
+    ``module``, for an application of one of the usual names; ``path/to/file.py`` in place of the module.
     """
     module_name, colon, path = _split(spec)
     if not colon:
@@ -86,7 +86,7 @@ def _parameters(called: object) -> list[str]:
 
 
 USUAL = ("app", "application", "create_app", "make_app")
-"""Where an application is looked for in a module that is named alone."""
+"""The names of an application in a module that is named without an attribute."""
 
 FACTORIES = USUAL[2:]
 
@@ -125,7 +125,7 @@ def _split(spec: str) -> tuple[str, str, str]:
 
 
 def _read_call(text: str, spec: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """What is called, and its arguments."""
+    """The name of the factory, and its arguments."""
     try:
         call = ast.parse(text, mode="eval").body
         if isinstance(call, ast.Call) and all(keyword.arg for keyword in call.keywords):

@@ -21,7 +21,7 @@ COMPLAINT_INTERVAL: Final = 10.0
 class Logger(logging.Logger):
     """A logger that raises no exception of a filter, a handler, a formatter or a record factory."""
 
-    kept = False  # whether all of them stay enabled, whatever the application configures
+    kept = False  # whether all of them stay enabled when the application configures logging
 
     def _log(  # type: ignore[override]
         self, level: int, msg: object, args: Any, exc_info: Any = None, *, stacklevel: int = 1, **more: Any
@@ -142,7 +142,7 @@ def _escape_match(match: re.Match[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """``text`` from a client, fit for a log line."""
+    """``text`` from a client, made safe for a log line."""
     return _UNSAFE.sub(_escape_match, text)
 
 
