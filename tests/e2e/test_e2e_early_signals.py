@@ -104,22 +104,28 @@ def binding(site: Path) -> tuple[str, ...]:
     return (sys.executable, str(site / "command.py"))
 
 
-@pytest.mark.daily("SIGTERM", "SIGINT-single")
+@pytest.mark.daily("bound-SIGTERM", "bound-SIGINT-single", "importing-SIGTERM-single", "importing-SIGINT-workers")
 @MODES
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGQUIT"])
-def test_the_end_that_is_asked_for_before_signals_are_handled(tmp_path: Path, mode: str, name: str) -> None:
-    with started(tmp_path, binding(tmp_path), mode) as server:
-        wait_for((tmp_path / "bound").exists)
+@pytest.mark.parametrize("moment", ["bound", "importing"])
+def test_the_end_that_is_asked_for_early(tmp_path: Path, mode: str, name: str, moment: str) -> None:
+    """Before signals are handled, and while the application is imported, which goes on until the server ends."""
+    importing = moment == "importing"
+    with started(tmp_path, ZIBAI if importing else binding(tmp_path), mode, importing=importing) as server:
+        wait_for((tmp_path / moment).exists)
+        if importing:
+            assert server.files == ["s", "pid", "board"]
         server.process.send_signal(getattr(signal, name))
-        (tmp_path / "go").touch()
+        if not importing:
+            (tmp_path / "go").touch()
         assert server.process.wait(DEADLINE) == 0, server.log
         assert server.files == []
         assert "listening on unix:s" in server.log
         assert "Traceback" not in server.log
-        # A single process may have imported the application before its control thread heard the signal.
-        ends = (
-            ("ended before it served", "graceful shutdown begun", "quick exit") if mode == "0" else (f"begun ({name})",)
-        )
+        ends = ["ended before it served"] if mode == "0" else [f"begun ({name})"]
+        if mode == "0" and not importing:
+            # The process may have imported the application before its control thread heard the signal.
+            ends += ["graceful shutdown begun", "quick exit"]
         assert any(end in server.log for end in ends)
 
 
@@ -141,20 +147,6 @@ def test_other_signals_before_signals_are_handled_end_nothing(tmp_path: Path, mo
         os.killpg(server.process.pid, signal.SIGTERM)  # also to the new server of an upgrade
         assert server.process.wait(DEADLINE) == 0, server.log
         wait_for(lambda: server.files == [])
-
-
-@pytest.mark.daily("SIGTERM-single", "SIGINT-workers")
-@MODES
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGQUIT"])
-def test_the_end_that_is_asked_for_while_the_application_is_imported(tmp_path: Path, mode: str, name: str) -> None:
-    with started(tmp_path, ZIBAI, mode, importing=True) as server:
-        wait_for((tmp_path / "importing").exists)
-        assert server.files == ["s", "pid", "board"]
-        server.process.send_signal(getattr(signal, name))
-        assert server.process.wait(DEADLINE) == 0, server.log
-        assert server.files == []
-        assert "Traceback" not in server.log
-        assert ("ended before it served" if mode == "0" else f"begun ({name})") in server.log
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
