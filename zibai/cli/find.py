@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import ZibaiError
@@ -41,9 +42,23 @@ class Found(NamedTuple):
         return f"process {self.pid} ({self.facts.get('app', '')}, {' '.join(self.facts.get('listen', []))})"
 
 
-def leave_pipe() -> None:
+def _leave_pipe() -> None:
     """After the reader of standard output has left, as in ``zibai ps | head``: let the exit not write the rest."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run_command(name: str, run: Callable[[], int]) -> int:
+    """Run a command; returns its exit code. An error is one line and 1; a reader that has left is no error."""
+    try:
+        code = run()
+        sys.stdout.flush()
+        return code
+    except ZibaiError as error:
+        sys.stderr.write(f"zibai {name}: error: {error}\n")
+        return 1
+    except BrokenPipeError:
+        _leave_pipe()
+        return 0
 
 
 def add_arguments(parser: argparse.ArgumentParser, target: str = "SERVER") -> None:

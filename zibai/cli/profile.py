@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import ZibaiError
 from ..version import __version__
 from . import flame, speedscope
-from .find import Found, add_arguments, find_one, leave_pipe
+from .find import Found, add_arguments, find_one, run_command
 from .steer import Parser, ask
 
 TEXT = "Sample what the workers execute, and write a flame graph (SVG) and a file for speedscope."
@@ -39,13 +39,7 @@ def profile(argv: Sequence[str]) -> int:
     if len(args.words) > 1:
         parser.error("too many arguments; a port is written as :8000")
     try:
-        return _run(args)
-    except ZibaiError as error:
-        sys.stderr.write(f"zibai profile: error: {error}\n")
-        return 1
-    except BrokenPipeError:
-        leave_pipe()
-        return 0
+        return run_command("profile", lambda: _run(args))
     except KeyboardInterrupt:
         sys.stderr.write("zibai profile: aborted; nothing is written, and the workers stop sampling\n")
         return 130

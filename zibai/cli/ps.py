@@ -5,9 +5,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ..errors import ZibaiError
 from ..telemetry.board_view import table
-from .find import add_arguments, find_all, leave_pipe
+from .find import add_arguments, find_all, run_command
 
 
 def ps(argv: Sequence[str]) -> int:
@@ -18,27 +17,17 @@ def ps(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a server, each on a line")
     add_arguments(parser)
     args = parser.parse_args(argv)
-    try:
-        code = _show(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        leave_pipe()
-        return 0
-    return code
+    return run_command("ps", lambda: _show(args))
 
 
 def _show(args: argparse.Namespace) -> int:
     shown = False
-    try:
-        for name in args.words or [None]:
-            for each in find_all(args, name):
-                try:
-                    server = each.describe()
-                except (OSError, ValueError):
-                    continue  # it has ended since
-                shown = True
-                sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
-    except ZibaiError as error:
-        sys.stderr.write(f"zibai ps: error: {error}\n")
-        return 1
+    for name in args.words or [None]:
+        for each in find_all(args, name):
+            try:
+                server = each.describe()
+            except (OSError, ValueError):
+                continue  # it has ended since
+            shown = True
+            sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
     return 0 if shown else 1

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 from ..errors import ZibaiError
 from ..server.endpoint import connect
 from ..system.machine import is_alive
-from .find import Found, add_arguments, find_one, leave_pipe
+from .find import Found, add_arguments, find_one, run_command
 
 ABORTED: Final = 3
 """The exit code of ``zibai reload --wait`` when the new code does not start."""
@@ -43,16 +43,8 @@ def steer(argv: Sequence[str]) -> int:
     if len(names) > 1 or len(numbers) > (command in ("workers", "dump")):
         parser.error("too many arguments; a port is written as :8000")
     try:
-        server = find_one(args, names[0] if names else None)
-        code = run(args, server, numbers[0] if numbers else None)
-        sys.stdout.flush()
-        return code
-    except ZibaiError as error:
-        sys.stderr.write(f"zibai {command}: error: {error}\n")
-        return 1
-    except BrokenPipeError:
-        leave_pipe()
-        return 0
+        number, name = numbers[0] if numbers else None, names[0] if names else None
+        return run_command(command, lambda: run(args, find_one(args, name), number))
     except KeyboardInterrupt:
         return 130
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ZibaiError
 from ..telemetry.rates import compare, processor
-from .find import Found, add_arguments, find_one
+from .find import Found, add_arguments, find_one, run_command
 from .keys import Keyboard
 from .steer import Parser, ask
 
@@ -41,10 +41,7 @@ def top(argv: Sequence[str]) -> int:
     if not 0.1 <= args.interval <= 60:
         parser.error("--interval is from 0.1 to 60 seconds")
     try:
-        return _run(args)
-    except ZibaiError as error:
-        sys.stderr.write(f"zibai top: error: {error}\n")
-        return 1
+        return run_command("top", lambda: _run(args))
     except (KeyboardInterrupt, EOFError):
         return 0
 
