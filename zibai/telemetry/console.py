@@ -19,7 +19,7 @@ _COLOURS = {
 }
 
 
-class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
+class ConsoleHandler(AtOnce, logging.StreamHandler[TextIO]):
     """Writes to standard error, with the level in colour on a terminal.
 
     The handler colours, not the formatter, because only the handler knows its stream.
@@ -29,14 +29,6 @@ class ConsoleHandler(logging.StreamHandler[TextIO], AtOnce):
 
     def is_plain(self) -> bool:
         return not _takes_colour(self.stream)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.write_line(self.format(record) + self.terminator)
-        except RecursionError:
-            raise
-        except Exception:
-            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Report only once that the reader of a pipe has left. Otherwise each line would print a whole traceback."""

@@ -143,6 +143,14 @@ class AtOnce(logging.Handler, ABC):
     # tuple, so any thread may do it.
     _beginning: tuple[float, float, object, str | None, bool] = (0.0, 0.0, None, None, False)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.write_line(self.format(record) + self.terminator)
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
     def write_at_once(self, name: str, level: int, args: tuple[object, ...]) -> bool:
         """Write the line of a record of ``MESSAGE`` for this logger; False, with nothing written, if it might
         differ."""

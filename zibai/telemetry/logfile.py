@@ -41,7 +41,7 @@ records of the next ``IMPATIENCE`` seconds do not wait."""
 IMPATIENCE: Final = 10.0
 
 
-class LogFile(RotatingFileHandler, AtOnce):
+class LogFile(AtOnce, RotatingFileHandler):
     """Writes to ``filename``, which other processes write as well; with 0 ``maxBytes`` it is not rotated."""
 
     stream: Any  # a raw file: a buffer would be written when it is full, and not when the record ends
@@ -67,14 +67,6 @@ class LogFile(RotatingFileHandler, AtOnce):
         with suppress(OSError, ValueError):  # the application may have closed all descriptors
             self.was = os.fstat(self.stream.fileno()) if self.stream is not None else self.was
         super().close()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.write_line(self.format(record) + self.terminator)
-        except RecursionError:
-            raise
-        except Exception:
-            self.handleError(record)
 
     def write_line(self, line: str) -> None:
         data = line.encode("utf-8", "backslashreplace")
