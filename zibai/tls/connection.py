@@ -58,13 +58,7 @@ class TLSConnection(Connection):
             super().readable(now)
             self._look_at_socket(now)
             return
-        try:
-            data = self.sock.receive_raw(RECEIVE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
+        if self.sock.receive_or_end(RECEIVE) == b"":
             self.state = CLOSED
 
     def _look_at_socket(self, now: float) -> None:

@@ -67,15 +67,10 @@ class Handshake(Stage):
         if self.service.load.budget <= 0 and self.state is not LINGER:
             self.pause = LATER
             return
-        try:
-            data = self.sock.receive_raw(RECEIVE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
+        data = self.sock.receive_or_end(RECEIVE)
+        if data == b"":
             self.state = CLOSED
-        elif self.state is HANDSHAKE:
+        elif data is not None and self.state is HANDSHAKE:
             self._shake(data, now)
 
     def resume(self, now: float) -> None:

@@ -75,6 +75,15 @@ class TLSSocket(Socket):
         """Receive from the kernel, without decrypting."""
         return super().recv(size, flags)
 
+    def receive_or_end(self, size: int) -> bytes | None:
+        """The same, but None when nothing is there, and ``b""`` after an error, as at the end."""
+        try:
+            return self.receive_raw(size)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+
     def send_raw(self, data: "ReadableBuffer") -> int:
         return super().send(data)
 
