@@ -101,7 +101,7 @@ def make_service(**fields: Any) -> Service:
     return Service.from_options(options, **{"load": Load(options.max_bodies_memory), **fields})
 
 
-HEALTH = {"slow_request", "request_timeout", "beat_every", "on_stuck"}
+HEALTH = {"slow_request", "request_timeout", "beat_every", "on_hung"}
 
 
 class Rig:

@@ -224,7 +224,7 @@ def test_one_that_is_stuck_is_said_once_and_all_stacks_are_shown(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     stuck: list[float] = []
-    with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
+    with Rig(monkeypatch, request_timeout=60.0, on_hung=lambda: stuck.append(clock.now)) as rig:
         began = clock.now
         begin(rig, clock, 1, b"GET /stuck")
         assert rig.health.due == rig.now + 60
@@ -250,7 +250,7 @@ def test_a_request_that_the_backend_ends_costs_its_worker_nothing(
 ) -> None:
     """Only if it does not end within ``END_LIMIT`` it is stuck."""
     stuck: list[float] = []
-    with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
+    with Rig(monkeypatch, request_timeout=60.0, on_hung=lambda: stuck.append(clock.now)) as rig:
         rig.backend.can_expel = True
         began = clock.now
         begin(rig, clock, 1, b"GET /ends")
@@ -277,7 +277,7 @@ def test_a_request_that_the_backend_ends_costs_its_worker_nothing(
 
 def test_a_stream_without_an_end_is_never_late(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     stuck: list[float] = []
-    limits = {"slow_request": 10.0, "request_timeout": 60.0, "on_stuck": lambda: stuck.append(clock.now)}
+    limits = {"slow_request": 10.0, "request_timeout": 60.0, "on_hung": lambda: stuck.append(clock.now)}
     with Rig(monkeypatch, **limits) as rig:
         rig.backend.running = lambda: [each._replace(is_endless=True) for each in rig.row.running()]
         begin(rig, clock, 0)
@@ -295,7 +295,7 @@ def test_the_time_of_a_pause_is_no_time_of_a_request(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     stuck: list[float] = []
-    limits = {"slow_request": 30.0, "request_timeout": 60.0, "on_stuck": lambda: stuck.append(clock.now)}
+    limits = {"slow_request": 30.0, "request_timeout": 60.0, "on_hung": lambda: stuck.append(clock.now)}
     with Rig(monkeypatch, **limits) as rig:
         begin(rig, clock, 0)
         forward(rig, clock, 20)
@@ -321,7 +321,7 @@ def test_without_a_word_from_another_thread_a_late_look_judges_a_moment_later(
 ) -> None:
     """An application that blocks gevent's hub again and again is not excused."""
     stuck: list[float] = []
-    with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
+    with Rig(monkeypatch, request_timeout=60.0, on_hung=lambda: stuck.append(clock.now)) as rig:
         begin(rig, clock, 0)
         pause(rig, clock, 65)
         assert not stuck
@@ -331,7 +331,7 @@ def test_without_a_word_from_another_thread_a_late_look_judges_a_moment_later(
 
 def test_a_pause_before_the_first_look_at_a_request_is_excused(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     stuck: list[float] = []
-    with Rig(monkeypatch, request_timeout=60.0, on_stuck=lambda: stuck.append(clock.now)) as rig:
+    with Rig(monkeypatch, request_timeout=60.0, on_hung=lambda: stuck.append(clock.now)) as rig:
         look(rig)
         rig.health.due = rig.now + SOON
         rig.row.slots[0].begin(b"GET /slow", clock.now)
@@ -346,7 +346,7 @@ def test_slow_and_stuck_are_two_things(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, log: pytest.LogCaptureFixture
 ) -> None:
     stuck: list[float] = []
-    limits = {"slow_request": 10.0, "request_timeout": 60.0, "on_stuck": lambda: stuck.append(clock.now)}
+    limits = {"slow_request": 10.0, "request_timeout": 60.0, "on_hung": lambda: stuck.append(clock.now)}
     with Rig(monkeypatch, **limits) as rig:
         begin(rig, clock, 0)
         assert rig.health.due == rig.now + 10

@@ -646,8 +646,8 @@ def test_a_bug_costs_one_connection(
 def test_select_takes_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows: more would be an error of select itself, and end the loop."""
     with Rig(monkeypatch, poller=Polled(selectors.SelectSelector())) as rig:
-        assert rig.loop.admission.crowd.most == SELECT_LIMIT
-        rig.loop.admission.crowd.most = 2
+        assert rig.loop.admission.capacity.most == SELECT_LIMIT
+        rig.loop.admission.capacity.most = 2
         clients = [rig.client() for _ in range(3)]
         rig.until(lambda: len(rig.connections) == 2 and not rig.accepting)
         for client in clients:
@@ -693,12 +693,12 @@ def test_draining_answers_what_is_there_and_gives_the_idle_a_moment(monkeypatch:
         assert ended(busy) == ANSWER
 
 
-@pytest.mark.parametrize(("cedes", "taken"), [(False, 4), (True, 2)])
+@pytest.mark.parametrize(("shares_listeners", "taken"), [(False, 4), (True, 2)])
 def test_draining_leaves_to_another_server_what_cannot_run_at_once(
-    monkeypatch: pytest.MonkeyPatch, cedes: bool, taken: int
+    monkeypatch: pytest.MonkeyPatch, shares_listeners: bool, taken: int
 ) -> None:
     with Rig(monkeypatch, slots=2) as rig:
-        rig.loop.shutdown.cedes = lambda: cedes
+        rig.loop.shutdown.shares_listeners = lambda: shares_listeners
         busy, _ = rig.connect()
         busy.send(GET)
         rig.take()

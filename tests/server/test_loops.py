@@ -283,11 +283,11 @@ def test_a_loop_that_has_finished_owes_no_heartbeat() -> None:
 
 def test_a_request_that_is_stuck_is_told_once_whatever_loop_it_is_in() -> None:
     told: list[str] = []
-    together = Together(Ties(on_stuck=lambda: told.append("stuck")), 2, 0, lambda: told.append("end"))
-    together.stuck()
-    together.stuck()
+    together = Together(Ties(on_hung=lambda: told.append("stuck")), 2, 0, lambda: told.append("end"))
+    together.hung()
+    together.hung()
     assert told == ["stuck"]
-    Together(Ties(), 2, 0, lambda: told.append("end")).stuck()
+    Together(Ties(), 2, 0, lambda: told.append("end")).hung()
     assert told == ["stuck", "end"], "a server alone ends"
 
 

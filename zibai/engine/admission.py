@@ -1,8 +1,8 @@
 """Which new clients are let in: when the listeners are watched, and how many clients are accepted at once.
 
-Three objects decide, and the :class:`~zibai.net.acceptor.Acceptor` accepts. The :class:`~zibai.engine.capacity.Crowd`
-knows how many connections there may be, the :class:`~zibai.engine.spread.Spread` how many to take before siblings get
-some, and the :class:`~zibai.engine.overload.Overload` whether to accept while no runner is free.
+Three objects decide, and the :class:`~zibai.net.acceptor.Acceptor` accepts. :class:`~zibai.engine.capacity.Capacity`
+knows how many connections there may be, :class:`~zibai.engine.spread.Spread` how many to take before siblings get some,
+and :class:`~zibai.engine.overload.Overload` whether to accept while no runner is free.
 
 Nothing is accepted before :meth:`Admission.start_accepting`. A request may end the process, and before that a worker
 must have told its parent that it is ready: a worker that dies earlier counts as one whose application does not start.
@@ -21,7 +21,7 @@ from ..net.kernel import seconds_since_data
 from ..net.listener import Endpoint, Listener, Socket, endpoint_of
 from ..net.poller import READ
 from .backends import Backend
-from .capacity import Crowd
+from .capacity import Capacity
 from .connection import Connection
 from .context import Service
 from .overload import Overload
@@ -57,14 +57,14 @@ class Admission:
         self._first = first_stage(service, self._connect)  # makes what a client begins with
         self.adoption = Adoption(backend.poller, others, self._adopt)
         self.acceptor = Acceptor(listeners, backend.poller, backend.report, self.accepted)
-        self.crowd = Crowd(service, backend.report, getattr(backend.poller, "limit", inf))
+        self.capacity = Capacity(service, backend.report, getattr(backend.poller, "limit", inf))
         self.spread = Spread(service.siblings, slots)
         self.overload = Overload(service.row, service.siblings, self.acceptor.is_anyone_waiting)
         self._is_begun = False
         self.queue = Queue(service, table.ready, backend.runners, self.acceptor.waiting)
 
     def __repr__(self) -> str:
-        return f"<Admission: {len(self._table.connections)} of {self.crowd.places} connections>"
+        return f"<Admission: {len(self._table.connections)} of {self.capacity.places} connections>"
 
     def start_accepting(self) -> None:
         """Accept from now on. Any thread; until then new clients wait in the backlog."""
@@ -74,7 +74,7 @@ class Admission:
     @property
     def again(self) -> float:
         """When to look again, by the loop's clock."""
-        return min(self.acceptor.again, self.crowd.again, self.overload.again)
+        return min(self.acceptor.again, self.capacity.again, self.overload.again)
 
     def watch(self, full: bool, now: float) -> None:
         """Accept while a runner is free. While all are busy (``full``), leave new clients to siblings, if there are
@@ -82,7 +82,7 @@ class Admission:
         overload, table = self.overload, self._table
         if full is not overload.full:
             overload.note(full, now)
-        is_open = self.crowd.is_open(now, len(table.connections))
+        is_open = self.capacity.is_open(now, len(table.connections))
         if full or not is_open:
             overload.full_at = now
         wanted = is_open and self._is_begun and not table.draining
@@ -95,17 +95,17 @@ class Admission:
         clients that always have a next request there would keep all others out. ``runnable`` is asked before each
         client, because the client before may have taken a slot.
         """
-        table, crowd = self._table, self.crowd
+        table, capacity = self._table, self.capacity
         if not self.acceptor.concerns(fds):
             return
         connections = len(table.connections)
-        if connections >= crowd.places:
-            crowd.make_room(table, now)
+        if connections >= capacity.places:
+            capacity.make_room(table, now)
         room = self.spread.room(connections, now)
         if not room:
             self.acceptor.pause(now + LEAVE)
             return
-        self.acceptor.accept(fds, now, lambda: min(max(1, runnable()), room, crowd.places - len(table.connections)))
+        self.acceptor.accept(fds, now, lambda: min(max(1, runnable()), room, capacity.places - len(table.connections)))
         if self.acceptor.again != inf:
             table.parting.close()  # descriptors are used up
 

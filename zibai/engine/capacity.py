@@ -38,7 +38,7 @@ SLOW: Final = 2.0
 within a second. The oldest head goes first, and not the shortest: an attacker can make a head of any length."""
 
 
-class Crowd:
+class Capacity:
     """``most`` is how many connections there may be, ``limit`` how many the poller can take.
 
     ``again`` is when to look at the listeners again, ``inf`` while they are looked at; ``until`` is how long

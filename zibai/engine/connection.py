@@ -210,9 +210,9 @@ class Connection(Pollable):
         elif sender.closing:
             self.linger(now)
         else:
-            self._answered(now)
+            self._response_sent(now)
 
-    def _answered(self, now: float) -> None:
+    def _response_sent(self, now: float) -> None:
         """The whole response is out and the connection is to be kept."""
         if self.codec.in_body:
             assert self.intake is not None

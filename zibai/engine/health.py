@@ -6,7 +6,7 @@ that the process exists. A request that runs too long harms no other request, an
 
  - after ``slow_request`` it is logged, once, while it runs, with the stack of its thread, greenlet or task;
  - after ``request_timeout`` a task is cancelled, and only its own client notices. A thread or greenlet cannot be ended,
-   and some tasks do not end within ``END_LIMIT`` seconds. For these all stacks are logged and ``on_stuck`` is called,
+   and some tasks do not end within ``END_LIMIT`` seconds. For these all stacks are logged and ``on_hung`` is called,
    once. Then the parent replaces the worker: the other requests may finish, and what is left at the end is cut.
 
 These limits do not count for event streams, which are not expected to end.
@@ -60,7 +60,7 @@ class Health:
         slow_request: float = inf,
         request_timeout: float = inf,
         beat_every: float = inf,
-        on_stuck: Callable[[], object] = lambda: None,
+        on_hung: Callable[[], object] = lambda: None,
         on_beat: Callable[[], object] = lambda: None,
     ) -> None:
         self.due = -inf
@@ -72,7 +72,7 @@ class Health:
         self._slow_request = slow_request
         self._request_timeout = request_timeout
         self._beat_every = beat_every
-        self._on_stuck: Callable[[], object] | None = on_stuck
+        self._on_hung: Callable[[], object] | None = on_hung
         self._on_beat = on_beat
         self._told: set[Key] = set()  # the slow requests that were logged
         self._expelled: set[Key] = set()  # those whose time was over, and that the backend ends
@@ -125,14 +125,14 @@ class Health:
                 else:
                     self._told.add(_key(each))
                     self._tell("a request has run for %.1f s: %s, %s%s", age, each)
-            if self._on_stuck is not None:
+            if self._on_hung is not None:
                 left = self._time_left(each, age)
                 wait, stuck = min(wait, max(0.0, left)), stuck or left <= 0
-        if stuck and self._on_stuck is not None:
+        if stuck and self._on_hung is not None:
             for each, age in ages:
                 self._tell("--request-timeout is over; running for %.1f s: %s, %s%s", age, each)
-            self._on_stuck()
-            self._on_stuck = None
+            self._on_hung()
+            self._on_hung = None
         return wait
 
     def _time_left(self, request: Running, age: float) -> float:

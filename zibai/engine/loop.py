@@ -218,7 +218,7 @@ class Loop:
             if self._now - since > HALF_CLOSE and self._table.has_given_up(connection):
                 self._table.drop(connection)
                 continue
-            if self._now < self.admission.crowd.until:
+            if self._now < self.admission.capacity.until:
                 connection.sender.closing = True
             stream = connection.stream
             if stream is None:

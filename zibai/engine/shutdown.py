@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 class Shutdown:
     """The shutdown that was asked for (``graceful``, ``quick``), and the seconds that it may take (``timeout``).
 
-    ``replacement`` is the channel to the worker that gets the idle connections, if there is one. ``cedes`` is called
-    when the shutdown begins; it tells whether another server accepts from all the listeners, too. ``free`` returns how
-    many more requests could run at once.
+    ``replacement`` is the channel to the worker that gets the idle connections, if there is one. ``shares_listeners``
+    is called when the shutdown begins; it tells whether another server accepts from all the listeners, too. ``free``
+    returns how many more requests could run at once.
     """
 
-    __slots__ = ("_admission", "_free", "_table", "cedes", "graceful", "quick", "replacement", "timeout")
+    __slots__ = ("_admission", "_free", "_table", "graceful", "quick", "replacement", "shares_listeners", "timeout")
 
     def __init__(self, table: Table, admission: Admission, free: Callable[[], int]) -> None:
         self.graceful = self.quick = False
         self.timeout = IDLE_GRACE
         self.replacement: Socket | None = None
-        self.cedes: Callable[[], bool] = lambda: False
+        self.shares_listeners: Callable[[], bool] = lambda: False
         self._table = table
         self._admission = admission
         self._free = free
@@ -43,7 +43,7 @@ class Shutdown:
     @property
     def is_replaced(self) -> bool:
         """Whether another process goes on serving, so that clients may connect again at once."""
-        return self.replacement is not None or self.cedes()
+        return self.replacement is not None or self.shares_listeners()
 
     def begin(self, now: float) -> None:
         """Take nothing new. Idle connections go to the replacement, or get a moment for a last request.
@@ -66,8 +66,8 @@ class Shutdown:
     def _last_room(self) -> float:
         if self.replacement is not None:
             return 0
-        room = self._admission.crowd.limit - len(self._table.connections)
-        return min(room, self._free()) if self.cedes() else room
+        room = self._admission.capacity.limit - len(self._table.connections)
+        return min(room, self._free()) if self.shares_listeners() else room
 
     def hand_over(self, now: float) -> None:
         """Give the replacement the connections that are idle now."""

@@ -50,8 +50,8 @@ def _make_one(part: Part, options: Options, ties: Ties, end: Callable[[], object
         ties.on_look()
 
     service = _make_service(part, options, ties.siblings, tasks)
-    on_stuck, enough = ties.on_stuck or end, ties.on_max_requests or end
-    health = _make_health(service, part, options, ties.beat_every, on_stuck, beat)
+    on_hung, enough = ties.on_hung or end, ties.on_max_requests or end
+    health = _make_health(service, part, options, ties.beat_every, on_hung, beat)
     return _finish(service, part, health, options.max_requests, enough, end, kinds.task_loop() if tasks else Loop)
 
 
@@ -69,7 +69,7 @@ def _make_one_of_several(
 
     service = _make_service(part, divided(options, number, len(parts)), siblings, False)
     service.load.descriptors /= len(parts)  # the system's limit is for the whole process
-    health = _make_health(service, part, options, ties.beat_every, together.stuck, partial(together.beat, number))
+    health = _make_health(service, part, options, ties.beat_every, together.hung, partial(together.beat, number))
     step = together.step if options.max_requests else None
     loop = _finish(service, part, health, step, enough, end, Loop)
     return loop
@@ -108,7 +108,7 @@ def _make_health(
     part: Part,
     options: Options,
     beat_every: float,
-    on_stuck: Callable[[], object],
+    on_hung: Callable[[], object],
     on_beat: Callable[[], object],
 ) -> Health:
     return Health(
@@ -117,7 +117,7 @@ def _make_health(
         slow_request=options.slow_request or inf,
         request_timeout=options.request_timeout or inf,
         beat_every=beat_every,
-        on_stuck=on_stuck,
+        on_hung=on_hung,
         on_beat=on_beat,
     )
 

@@ -84,7 +84,7 @@ class Successors:
         if self.replacement is not None:
             loops.hand_over_to(self.replacement)
         if self.share_listeners:
-            loops.cede(lambda: True)
+            loops.share_listeners(lambda: True)
 
     def adopt(self, loops: Loops | None) -> None:
         """Give the channels to the loops, once there are some."""

@@ -84,10 +84,10 @@ class Loops:
         for loop in self.each:
             loop.admission.start_accepting()
 
-    def cede(self, cedes: Callable[[], bool]) -> None:
-        """Set ``cedes``: it tells, when the end begins, whether another server accepts from all the listeners, too."""
+    def share_listeners(self, shares_listeners: Callable[[], bool]) -> None:
+        """``shares_listeners`` tells, when the end begins, whether another server accepts from all the listeners."""
         for loop in self.each:
-            loop.shutdown.cedes = cedes
+            loop.shutdown.shares_listeners = shares_listeners
 
     def adopt_from(self, channel: Socket) -> None:
         """Take over the connections that come through ``channel``: each message goes to the loop that is first."""

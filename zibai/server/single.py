@@ -34,7 +34,7 @@ def serve_alone(prepared: Prepared, exits: bool) -> None:
     def started(loops: Loops) -> None:
         nonlocal serves
         serves = True
-        loops.cede(lambda: listeners.are_kept or (predecessor is not None and predecessor.is_alive()))
+        loops.share_listeners(lambda: listeners.are_kept or (predecessor is not None and predecessor.is_alive()))
         if reporter is not None:
             reporter.started()
         if predecessor is not None:

@@ -30,7 +30,7 @@ class Ties:
     which tells what runs.
 
     Threads that run server loops call four functions, which must not block. ``on_max_requests`` after ``max_requests``
-    requests and ``on_stuck`` for ``request_timeout`` take the place of the server's end. ``on_look`` is called after
+    requests and ``on_hung`` for ``request_timeout`` take the place of the server's end. ``on_look`` is called after
     each look of a loop at itself and ``on_beat`` when all loops have looked, one call at a time.
 
     ``before_start`` gets the server loops before they turn, ``on_start`` when they turn and before they accept a
@@ -44,7 +44,7 @@ class Ties:
     directory: str = ""
     engine: Engine | None = None
     on_max_requests: Hook | None = None
-    on_stuck: Hook | None = None
+    on_hung: Hook | None = None
     on_beat: Hook = lambda: None
     on_look: Hook = lambda: None
     before_start: Callable[[Loops], object] = lambda loops: None

@@ -29,7 +29,7 @@ class Together:
         self._enough = max_requests
         self.step = max(1, max_requests // 1000)  # requests of a loop after which it reports
         self._on_max_requests = ties.on_max_requests or end
-        self._on_stuck: Callable[[], object] | None = ties.on_stuck or end
+        self._on_hung: Callable[[], object] | None = ties.on_hung or end
 
     def beat(self, number: int) -> None:
         """A loop has looked at itself. When all loops that have not finished have, the process has a heartbeat."""
@@ -40,15 +40,15 @@ class Together:
                 self.ties.on_beat()
             self.ties.on_look()
 
-    def stuck(self) -> None:
+    def hung(self) -> None:
         """A request of a loop is stuck; reported once."""
         with self._lock:
-            tell, self._on_stuck = self._on_stuck, None
+            tell, self._on_hung = self._on_hung, None
         if tell is not None:
             tell()
 
     def count(self, loop: Loop) -> None:
-        """A loop has answered a step of requests."""
+        """A loop has served a step of requests."""
         with self._lock:
             before, self._answered = self._answered, self._answered + self.step
             enough = before < self._enough <= self._answered

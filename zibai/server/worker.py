@@ -189,7 +189,7 @@ def _tie(ties: Ties, control: Control, parent: Parent | None, options: Options, 
     if parent is not None:
         tied.beat_every = options.worker_timeout / 3 or inf  # often enough that one heartbeat may be late
         tied.multiprocess = True
-        tied.on_max_requests, tied.on_stuck = parent.reached_max_requests, parent.hung
+        tied.on_max_requests, tied.on_hung = parent.reached_max_requests, parent.hung
     return tied
 
 
