@@ -22,7 +22,7 @@ from zibai.telemetry import records, setup
 from zibai.telemetry.access import AccessFormatter, compile_format, user_of
 from zibai.telemetry.format import Fields
 from zibai.telemetry.jsonlines import JsonFormatter
-from zibai.telemetry.records import Told, log_exchange
+from zibai.telemetry.records import ResponseDetails, log_exchange
 from zibai.telemetry.setup import Access
 
 from support import prints
@@ -66,7 +66,9 @@ def untouched() -> Iterator[None]:
 
 def log(environ: dict[str, Any] = ENVIRON, error: BaseException | None = None, status: int = 200) -> None:
     level, to = (logging.ERROR, error_logger) if status >= 500 else (logging.INFO, access_logger)
-    log_exchange(to, level, environ, status, 1.2345678, 12, error, lambda: Told(HEAD, {"queue": 0.5, "send": 0.25}))
+    log_exchange(
+        to, level, environ, status, 1.2345678, 12, error, lambda: ResponseDetails(HEAD, {"queue": 0.5, "send": 0.25})
+    )
 
 
 def line_of(fmt: str, capsys: pytest.CaptureFixture[str], **more: Any) -> str:

@@ -17,7 +17,7 @@ from ..engine.message_limits import Counts
 from ..engine.task_stream import TaskStream
 from ..logger import access_logger, error_logger
 from ..protocol.http1.request import Request, with_host
-from ..telemetry.records import Told, log_exchange, log_websocket
+from ..telemetry.records import ResponseDetails, log_exchange, log_websocket
 from . import wsgi
 from .asgi_http import HttpExchange
 from .asgi_response import Responding
@@ -128,8 +128,8 @@ class Gateway(wsgi.Gateway):
         environ = _environ(stream, request, facts)
         now, sent = clock(), max(0, stream.sent - stream.sender.lost)
 
-        def tell() -> Told:
-            return Told(head, stream.phases(ended, now))
+        def tell() -> ResponseDetails:
+            return ResponseDetails(head, stream.phases(ended, now))
 
         log_exchange(logger, level, environ, stream.status, now - stream.started, sent, error, tell)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ..clock import clock
 from ..engine.stream import Stream
 from ..logger import access_logger, error_logger
-from ..telemetry.records import Told, log_exchange
+from ..telemetry.records import ResponseDetails, log_exchange
 
 if TYPE_CHECKING:
     from .exchange import Environ, Exchange
@@ -30,7 +30,7 @@ def log(exchange: "Exchange", stream: Stream, environ: "Environ", ended: float =
     exchange.error = None  # it refers to this frame; a cycle would keep the environ until the next collection
 
 
-def _tell(exchange: "Exchange", stream: Stream, ended: float) -> Told:
+def _tell(exchange: "Exchange", stream: Stream, ended: float) -> ResponseDetails:
     """Details of the response, for log formats that show them."""
     head, now = exchange.head, clock()
-    return Told(b"" if head is None else head.data, stream.phases(ended or now, now))
+    return ResponseDetails(b"" if head is None else head.data, stream.phases(ended or now, now))

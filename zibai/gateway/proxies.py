@@ -35,8 +35,8 @@ class Proxies:
 
     def __init__(self, script_name: str) -> None:
         self._script_name = script_name
-        self._by_request: dict[Request, forwarded.Told] = {}
-        self._by_fields: dict[tuple[str | None, ...], forwarded.Told] = {}
+        self._by_request: dict[Request, forwarded.ForwardedInfo] = {}
+        self._by_fields: dict[tuple[str | None, ...], forwarded.ForwardedInfo] = {}
         self._beside_address: dict[tuple[str | None, ...], Environ] = {}
 
     def use(self, client: Client, trusted: bool, request: Request, environ: Environ) -> None:
@@ -100,7 +100,7 @@ class Proxies:
         environ.pop("REMOTE_PORT", None)
         return True
 
-    def _read(self, request: Request, trust: Trust, scheme: str) -> forwarded.Told:
+    def _read(self, request: Request, trust: Trust, scheme: str) -> forwarded.ForwardedInfo:
         """The facts that the forwarding fields of a request state.
 
         The same client sends other requests, so the result is kept by everything that it depends on. Finding it costs a

@@ -21,7 +21,7 @@ from ..errors import Gone, Refused
 from ..logger import access_logger, error_logger
 from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
-from ..telemetry.records import Told, log_exchange
+from ..telemetry.records import ResponseDetails, log_exchange
 from .complaints import Complaints
 from .exchange import Environ, make_exchange
 from .exchange_log import log
@@ -167,7 +167,7 @@ class Gateway:
         facts = (logger, level, environ, refusal.status, refusal.waited, len(body))
         # Where a log may block, the loop must not write it itself.
         phases = {refusal.phase: refusal.waited} if refusal.phase else {}
-        client.service.report(log_exchange, *facts, None, lambda: Told(head, phases))
+        client.service.report(log_exchange, *facts, None, lambda: ResponseDetails(head, phases))
 
     def environ(self, stream: Stream, request: Request) -> Environ:
         """The environ of the request of a stream: native strings of latin-1 (PEP 3333).

@@ -39,7 +39,7 @@ _UNESCAPED = re.compile(r"\\?([^\\]+|(?<=\\)\\)").findall
 _LAST = re.compile(rf"(?s:(.*),)?[ \t]*({_PAIR}(?:[ \t]*;[ \t]*{_PAIR})*+)?[ \t]*").fullmatch
 
 
-class Told(NamedTuple):
+class ForwardedInfo(NamedTuple):
     """The facts that a head states about its client.
 
     ``environ`` replaces keys of the environ; a client without a known port has no REMOTE_PORT. ``prefix`` is the path
@@ -77,7 +77,7 @@ class _Notes:
         self.lost = False
 
 
-def read(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told:
+def read(fields: Mapping[str, str], trust: Trust, scheme: str) -> ForwardedInfo:
     """Read the fields (CGI variables) of a head from a trusted peer. ``scheme`` counts if they do not state one."""
     notes = _Notes()
     facts = _read_x_forwarded(fields, trust, notes)
@@ -86,7 +86,7 @@ def read(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told:
     if facts.address is None and notes.lost:
         facts = facts._replace(address="")
     environ = to_environ(facts, fields.get("HTTP_HOST"), scheme)
-    return Told(scheme, environ, facts.prefix or "", tuple(notes.complaints), notes.contradiction)
+    return ForwardedInfo(scheme, environ, facts.prefix or "", tuple(notes.complaints), notes.contradiction)
 
 
 def _merge(one: Facts, other: Facts, notes: _Notes) -> Facts:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..config.addresses import Trust, read_address
-from .forwarded import Facts, Told, to_environ
+from .forwarded import Facts, ForwardedInfo, to_environ
 
 # An address of IPv4 in the only form that ipaddress prints, so that it need not be converted.
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
@@ -21,7 +21,7 @@ _ALONE: Final = {"http": Facts(scheme="http"), "https": Facts(scheme="https")}
 """The facts of the two usual values of X-Forwarded-Proto."""
 
 
-def read_plain(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told | None:
+def read_plain(fields: Mapping[str, str], trust: Trust, scheme: str) -> ForwardedInfo | None:
     """The same as :func:`~zibai.protocol.forwarded.read` for the usual form; None for any other.
 
     The usual form is one address in X-Forwarded-For, or two of IPv4, and perhaps ``http`` or ``https`` in
@@ -51,7 +51,7 @@ def read_plain(fields: Mapping[str, str], trust: Trust, scheme: str) -> Told | N
         return None
     environ = {} if said is None else to_environ(said, fields.get("HTTP_HOST"), scheme)
     environ["REMOTE_ADDR"] = address
-    return Told(scheme, environ, "", (), "")
+    return ForwardedInfo(scheme, environ, "", (), "")
 
 
 def _believes(trust: Trust, text: str) -> bool:

@@ -86,7 +86,7 @@ def _texts(environ: Mapping[str, object]) -> dict[str, str]:
     return {key: value for key, value in environ.items() if isinstance(value, str)}
 
 
-class Told(NamedTuple):
+class ResponseDetails(NamedTuple):
     """Details of a response that only some formats show: its ``head`` as it is sent, and the seconds of its ``phases``,
     by name."""
 
@@ -109,7 +109,7 @@ def log_exchange(
     duration: float,
     response_length: int,
     exc_info: ExcInfo = None,
-    tell: Callable[[], Told] | None = None,
+    tell: Callable[[], ResponseDetails] | None = None,
 ) -> None:
     """Log one request at a level that is enabled: ``duration`` in seconds, ``response_length`` the bytes of the body.
 
