@@ -18,7 +18,7 @@ from zibai.engine.states import BODY, CHOKED, HANDSHAKE
 from zibai.engine.table import RESOLUTION
 from zibai.net.poller import WRITE
 from zibai.tls.records import RECORDS
-from zibai.tls.sslsocket import ANSWERS
+from zibai.tls.sslsocket import OWN_RESPONSES
 
 from rig import ANSWER, GET, received
 from support import DEADLINE, Client, Server, get, wait_for
@@ -86,7 +86,7 @@ def test_a_client_that_takes_no_keys_is_not_read_from_and_closed_in_time(
         client.peer.sock.sendall(client.records.data(begun))
         rig.until(lambda: connection.state is BODY or connection.arrival.begun)
     rig.until(client.push)
-    assert client.held < ANSWERS + RECORDS * 40
+    assert client.held < OWN_RESPONSES + RECORDS * 40
     assert rig.watched(connection) == WRITE
     held = len(client.server._rest)
     rig.turn(9)

@@ -86,12 +86,12 @@ def clear_the_way(path: str) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise BindError(f"cannot listen on unix:{path}: the path exists and is no socket; move it away")
-    if _is_answered(path):
+    if _is_listening(path):
         raise bind_error(f"unix:{path}", OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
     os.unlink(path)
 
 
-def _is_answered(path: str) -> bool:
+def _is_listening(path: str) -> bool:
     """Whether a process listens on this unix socket."""
     if sys.platform == "win32":
         return False
@@ -134,7 +134,7 @@ def unlink_unix_socket(sock: socket.socket, *, shared: bool = False) -> None:
     # the file.
     with suppress(FileNotFoundError, PermissionError):
         status = os.lstat(made.path)
-        if (status.st_dev, status.st_ino) == (made.device, made.inode) and not (shared and _is_answered(made.path)):
+        if (status.st_dev, status.st_ino) == (made.device, made.inode) and not (shared and _is_listening(made.path)):
             os.unlink(made.path)
 
 

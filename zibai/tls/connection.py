@@ -91,7 +91,7 @@ class TLSConnection(Connection):
     def _breathe(self, now: float) -> None:
         """The client takes something again."""
         try:
-            self.sock.push_answers()
+            self.sock.push_own_responses()
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

@@ -39,7 +39,7 @@ RECORD: Final = 16 * 1024
 OVERHEAD: Final = 1024
 """More than the other bytes of the largest record."""
 
-ANSWERS: Final = 4096
+OWN_RESPONSES: Final = 4096
 """Bytes of OpenSSL's own responses that may wait for a client: those to a hundred requests for new keys."""
 
 
@@ -50,7 +50,7 @@ class TLSSocket(Socket):
     """
 
     __slots__ = (
-        "_answers", "_ended", "_incoming", "_lock", "_outgoing", "_owed", "_plain", "_rest", "_shaken", "records",
+        "_ended", "_incoming", "_lock", "_outgoing", "_owed", "_own", "_plain", "_rest", "_shaken", "records",
         "secured",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class TLSSocket(Socket):
         self._plain = b""  # came together with the end of the handshake
         self._ended = False  # the client has ended its side, or nothing more can be read
         self._rest = memoryview(b"")  # encrypted, and not yet taken by the kernel
-        self._answers = 0  # how many bytes at its end are OpenSSL's own responses
+        self._own = 0  # how many bytes at its end are OpenSSL's own responses
         self.records = Records()
         self._owed = 0  # bytes of plain text that are in it, or went with it, and do not count as sent
 
@@ -114,7 +114,7 @@ class TLSSocket(Socket):
     @property
     def choked(self) -> bool:
         """Whether the client must take something before anything is received from it."""
-        return self._answers > ANSWERS
+        return self._own > OWN_RESPONSES
 
     @property
     def is_shaken(self) -> bool:
@@ -132,9 +132,9 @@ class TLSSocket(Socket):
                 return plain
             if self._ended:
                 return b""
-            if self._answers > ANSWERS:
+            if self._own > OWN_RESPONSES:
                 self._push()
-                if self._answers > ANSWERS:
+                if self._own > OWN_RESPONSES:
                     raise BlockingIOError
             records, data = self.records, b""
             if not records.more:
@@ -145,7 +145,7 @@ class TLSSocket(Socket):
             self._incoming.write(records.take(data))
             return self._decrypt()
 
-    def push_answers(self) -> None:
+    def push_own_responses(self) -> None:
         """Send OpenSSL's own responses. Raises OSError when there is no room, or the client has left."""
         with self._lock:
             if self._rest:
@@ -166,15 +166,15 @@ class TLSSocket(Socket):
         except ssl.SSLError:
             self._ended = True  # after any other error nothing can be read any more
         if self._outgoing.pending:
-            self._answer()
+            self._respond()
         if not (pieces or self._ended):
             raise BlockingIOError
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         """Send OpenSSL's response to the bytes just read: an alert, new keys. The rest goes before the next piece."""
         answer = self._outgoing.read()
-        self._answers += len(answer)
+        self._own += len(answer)
         self._rest = memoryview(bytes(self._rest) + answer)
         try:
             self._push()
@@ -205,8 +205,8 @@ class TLSSocket(Socket):
         """Give the kernel what it takes. Raises BlockingIOError when it takes nothing."""
         taken = super().send(self._rest)
         self._rest = self._rest[taken:]
-        if self._answers:
-            self._answers = min(self._answers, len(self._rest))
+        if self._own:
+            self._own = min(self._own, len(self._rest))
         return taken
 
     def say_goodbye(self) -> bytes:
