@@ -63,7 +63,7 @@ class Turns:
         self.turns = 0
         self.leaders: list[str] = []  # who is in a turn: never two
         self._slots = slots
-        self._running = 0
+        self.running = 0
         self._news = threading.Condition()
         self._ready: deque[Any] = deque()
         self._back: deque[Any] = deque()
@@ -95,6 +95,10 @@ class Turns:
     def done(self, exchange: Exchange) -> bool:
         return self.of(exchange)[-1:] in (["finished"], ["back"])
 
+    def settled(self, exchange: Exchange) -> bool:
+        """Whether nothing more will be heard of it."""
+        return sorted(self.of(exchange)) in (["finished"], ["away", "back"])
+
     def _note(self, what: str, which: Any) -> None:
         with self._news:
             self.log.append((what, which))
@@ -111,11 +115,11 @@ class Turns:
             self.turns += 1
             self._news.notify_all()
             assert self._news.wait_for(
-                lambda: self._back or self._quit or (self._ready and self._running < self._slots), NEVER
+                lambda: self._back or self._quit or (self._ready and self.running < self._slots), NEVER
             )
             while self._back:
                 self._back.popleft()
-                self._running -= 1
+                self.running -= 1
             self.finished = self._quit
             self.leaders.clear()
 
@@ -124,10 +128,10 @@ class Turns:
 
     def take(self) -> Any:
         with self._news:
-            return self._ready.popleft() if self._ready and self._running < self._slots else None
+            return self._ready.popleft() if self._ready and self.running < self._slots else None
 
     def give_away(self, exchange: Any) -> None:
-        self._running += 1
+        self.running += 1
         self._note("away", exchange)
 
     def finish(self, exchange: Any) -> None:
@@ -351,18 +355,61 @@ def test_who_has_lost_the_baton_does_not_take_a_later_leaders_for_his(
 
 def test_nobody_is_lost_or_doubled_however_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deputy's time is up just when exchanges end, hundreds of times."""
+
+    class Brief(Exchange):
+        """An exchange that is over at once, or so late that the deputy is about to take the baton, or has taken it."""
+
+        def __init__(self, pause: float) -> None:
+            super().__init__(quick=True)
+            self._pause = pause
+
+        def exchange(self, slot: object = None, now: float = 0.0) -> None:
+            if self._pause:
+                threading.Event().wait(self._pause)
+            super().exchange(slot, now)
+
     with Stage(monkeypatch, patience=0) as stage:
         monkeypatch.setattr(baton, "SPELL", 0.0)
         monkeypatch.setattr(baton, "LONGEST_SPELL", 0.0)
-        exchanges = [Exchange(quick=True) for _ in range(500)]
+        exchanges = [Brief((number % 6) * 0.00002) for number in range(500)]
         for exchange in exchanges:
             stage.turns.put(exchange)
         for exchange in exchanges:
-            assert exchange.left.wait(DEADLINE)
-        for exchange in exchanges:
-            wait_for(lambda exchange=exchange: stage.turns.done(exchange))
-        for exchange in exchanges:
-            assert stage.turns.of(exchange) in (["finished"], ["away", "back"])
+            assert exchange.left.wait(DEADLINE), stage
+        try:
+            wait_for(lambda: all(map(stage.turns.settled, exchanges)))
+        finally:
+            ends = Counter(" ".join(stage.turns.of(exchange)) for exchange in exchanges)
+        # Who takes the baton says so last, if the exchange has ended in this very moment.
+        assert set(ends) <= {"finished", "away back", "back away"}, ends
+        assert ends["finished"], ends
+        assert ends.total() > ends["finished"], ends
+        wait_for(lambda: stage.turns.running == 0)
+
+
+def test_an_exchange_that_ends_while_the_baton_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given back before it has been given away, and counts as any other."""
+    monkeypatch.setattr(baton, "SPELL", 0.0)
+    with Stage(monkeypatch, slots=1) as stage:
+        give_away = stage.turns.give_away
+
+        def late(exchange: Exchange) -> None:
+            exchange.leave.set()
+            stage.turns.wait_for("back", exchange)
+            give_away(exchange)
+
+        monkeypatch.setattr(stage.turns, "give_away", late)
+        for _ in range(3):
+            exchange = stage.block()
+            stage.parked(1)
+            stage.patience(0)
+            with stage.gatekeeper:
+                for deputy in stage.backend._parked:
+                    deputy.ring()
+            wait_for(lambda exchange=exchange: stage.turns.settled(exchange))
+            assert stage.turns.of(exchange) == ["back", "away"]
+            wait_for(lambda: stage.turns.running == 0)
+            stage.patience(NEVER)
 
 
 def test_it_passes_the_baton_for_a_spell(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
@@ -654,6 +701,35 @@ def test_the_loser_gives_back_and_its_connection_is_served_again(theatre: Theatr
         assert theatre.served == ["/other", "/slow", "/quick"] * 3
     assert theatre.disarmed
     assert all(theatre.disarmed)
+
+
+@pytest.mark.parametrize("theatre", [1], indirect=True)
+def test_what_is_given_back_before_it_is_given_away_is_served_again(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exchange ends after the deputy has taken the baton and before it has said so. The only slot comes free."""
+    monkeypatch.setattr(baton, "SPELL", 0.0)  # a leader within a spell gives away before it runs
+    gate = theatre.gate("/slow")
+    give_away = theatre.loop.give_away
+    early = []
+
+    def late(stream: Stream) -> None:
+        if gate.entered.is_set() and not gate.left.is_set():
+            gate.leave.set()
+            early.append(wait_for(lambda: len(theatre.loop._inbox.items)))
+        give_away(stream)
+        gate.leave.set()
+
+    theatre.loop.give_away = late  # type: ignore[method-assign]
+    with theatre.client() as client, theatre.client() as other:
+        while len(early) < 3:  # a deputy may come before the application has been called
+            for event in (gate.entered, gate.leave, gate.left):
+                event.clear()
+            client.sendall(get("/slow"))
+            assert read(client) == ANSWER
+            other.sendall(get("/quick"))
+            assert read(other) == ANSWER
+    wait_for(lambda: theatre.loop._running == 0)
 
 
 @pytest.mark.parametrize("theatre", [1, 2], indirect=True)
