@@ -6,13 +6,14 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support import APPS, GRACEFUL, KILL, ROOT, Client, Gate, Server, get, run, wait_for
+from support import APPS, DEADLINE, GRACEFUL, KILL, ROOT, Client, Gate, Server, environment, get, run, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +75,47 @@ def test_the_end_of_a_console_is_graceful(backend: tuple[str, ...], processes: t
             answer = client.read()
             assert (answer.status, answer.body, answer.headers["Connection"]) == (200, b"passed", "close")
         assert server.wait() == 0
+
+
+STARTING = """
+import os, socket, sys
+from zibai.server import listeners
+
+listen = listeners.listen
+
+
+def slow(sock, backlog):
+    listen(sock, backlog)
+    socket.create_connection(("127.0.0.1", int(os.environ["GATE"]))).recv(1)
+
+
+if __name__ == "__main__":
+    from zibai.cli import main
+
+    listeners.listen = slow
+    sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="Ctrl-Break; test_e2e_early_signals.py has the signals of POSIX")
+@PROCESSES
+def test_ctrl_break_while_a_server_starts(backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:
+    """It waits until the server can end, and leaves no file behind."""
+    (tmp_path / "starting.py").write_text(STARTING, encoding="ascii")
+    flags = ["--listen", "127.0.0.1:0", "--pid-file", "pid", "--control", "board", *processes, *backend]
+    with Gate() as gate:
+        env = {"GATE": str(gate.port), "PYTHONPATH": os.pathsep.join([str(ROOT), str(APPS)])}
+        process = subprocess.Popen(
+            [sys.executable, "starting.py", "plain:app", *flags], cwd=tmp_path, env=environment(env),
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, creationflags=0x200,
+        )  # fmt: skip
+        with process:
+            request = gate.arrival()
+            process.send_signal(GRACEFUL)
+            request.close()
+            _, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, errors
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["starting.py"]
 
 
 @pytest.mark.daily("threads-workers", "greenlets-single")

@@ -9,6 +9,7 @@ import pickle
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -30,7 +31,7 @@ from zibai.supervise.child import Child
 from zibai.supervise.pipe import Message, Parent
 from zibai.supervise.sentinel import reap_orphans
 from zibai.system import machine, terminal
-from zibai.system.signals import Signals
+from zibai.system.signals import Signals, _ctrl_break_held_back
 from zibai.telemetry.scoreboard import Row
 
 from support import alive, wait_for
@@ -309,6 +310,35 @@ def test_signals_are_bytes_and_the_handlers_of_before_come_back() -> None:
         wait_for(lambda: heard == [signal.SIGUSR1])
     finally:
         signal.signal(signal.SIGUSR1, old)
+
+
+def test_a_ctrl_break_before_signals_are_handled_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    number = signal.SIGBREAK if sys.platform == "win32" else signal.SIGUSR1
+    monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
+    with _ctrl_break_held_back():
+        signal.raise_signal(number)
+        with Signals([number.name]) as signals:
+            assert wait([signals.socket], 20)
+            assert signals.read() == [number.name]
+            with _ctrl_break_held_back():  # it is handled already
+                signal.raise_signal(number)
+                assert signals.read() == [number.name]
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_ctrl_break_that_nothing_handles_ends_the_process() -> None:
+    script = (
+        "import signal, sys",
+        "if sys.platform != 'win32': signal.SIGBREAK = signal.SIGUSR1",
+        "from zibai.system.signals import _ctrl_break_held_back",
+        "with _ctrl_break_held_back():",
+        "    signal.raise_signal(signal.SIGBREAK)",
+        "    print('not yet', flush=True)",
+        "print('too late')",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(script)], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["not", "yet"], done
+    assert done.returncode != 0
 
 
 @posix

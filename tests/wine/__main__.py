@@ -27,6 +27,7 @@ CHOSEN = [
     "e2e/test_e2e_life.py::test_a_worker_that_dies_holds_up_no_client",
     "e2e/test_e2e_life.py::test_a_worker_that_dies_is_replaced",
     "e2e/test_e2e_life.py::test_the_end_of_a_console_is_graceful",
+    "e2e/test_e2e_life.py::test_ctrl_break_while_a_server_starts",
     "e2e/test_e2e_life.py::test_more_workers_than_windows_waits_for_at_once",
     "e2e/test_e2e_losses.py",
     "e2e/test_e2e_loops.py",

@@ -34,13 +34,15 @@ def hear_of_children() -> None:
 
 @contextmanager
 def signals_held_back(lookout: Lookout | None = None) -> Iterator[None]:
-    """Block signals until :class:`Signals` handles them, or to the end of the block. Windows has no such mask.
+    """Block signals until :class:`Signals` handles them, or to the end of the block.
 
-    Meanwhile ``lookout`` looks for pending signals.
+    Meanwhile ``lookout`` looks for pending signals. Windows has no such mask; there only Ctrl-Break waits, and only if
+    nobody handles it yet.
     """
     global _lookout
     if sys.platform == "win32":
-        yield
+        with _ctrl_break_held_back():
+            yield
         return
     old = hold_signals_back()
     if lookout is not None:
@@ -51,6 +53,40 @@ def signals_held_back(lookout: Lookout | None = None) -> Iterator[None]:
     finally:
         _end_lookout()
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+@contextmanager
+def _ctrl_break_held_back() -> Iterator[None]:
+    """Remember a Ctrl-Break, which would end this process at once, and raise it again for :class:`Signals`, or at the
+    end of the block.
+    """
+    number = getattr(signal, "SIGBREAK", None)
+    if number is None or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    try:
+        signal.signal(number, _remember)
+    except ValueError:  # another thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        if signal.getsignal(number) is _remember:
+            signal.signal(number, signal.SIG_DFL)
+        _raise_remembered()
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    _remembered.add(number)
+
+
+_remembered: set[int] = set()
+
+
+def _raise_remembered() -> None:
+    while _remembered:
+        signal.raise_signal(_remembered.pop())
 
 
 _lookout: Lookout | None = None
@@ -122,6 +158,7 @@ class Signals:
             os.register_at_fork(after_in_child=self._restore_in_child)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         _end_lookout()
+        _raise_remembered()
         return self
 
     def _handler(self, number: int) -> Any:
