@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -293,6 +294,21 @@ def is_stopped(pid: int) -> bool:
     """Whether SIGSTOP has reached every thread of a process; Linux."""
     stats = Path(f"/proc/{pid}/task").glob("*/stat")
     return all(each.read_text().rpartition(")")[2].split()[0] == "T" for each in stats)
+
+
+def end_what_is_left(folder: Path) -> None:
+    """Kill the servers in the background that a failed test has left in ``folder``, or with their pid file there."""
+    if sys.platform == "linux":
+        found = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # gone while we looked
+                if (process / "cwd").readlink().is_relative_to(folder.resolve()):
+                    found.add(int(process.name))
+    else:
+        found = {int(text) for file in folder.rglob("*pid") if (text := file.read_text().strip()).isdigit()}
+    for pid in found - {os.getpid()}:
+        with suppress(OSError):
+            os.kill(pid, KILL)
 
 
 def alive(pid: int) -> bool:

@@ -31,6 +31,7 @@ from support import (
     Server,
     alive,
     child_processes,
+    end_what_is_left,
     environment,
     get,
     run,
@@ -69,10 +70,11 @@ def kills():
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """With an application that exists nowhere else."""
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """With an application that exists nowhere else. What a test has started in it does not outlive the test."""
     (tmp_path / "background.py").write_text(APP)
-    return tmp_path
+    yield tmp_path
+    end_what_is_left(tmp_path)
 
 
 @contextmanager
@@ -363,6 +365,7 @@ def public() -> Iterator[Path]:
     path.chmod(0o755)
     (path / "background.py").write_text(APP)
     yield path
+    end_what_is_left(path)
     shutil.rmtree(path)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support import APPS, ZIBAI, Server, environment, get, wait_for
+from support import APPS, ROOT, ZIBAI, Server, end_what_is_left, environment, get, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,13 +58,14 @@ def test_a_starter_that_ignores_sigchld_and_a_broken_application(mode: tuple[str
 def test_a_starter_that_ignores_sigchld_and_a_daemon(tmp_path: Path) -> None:
     log, pid = tmp_path / "log", tmp_path / "pid"
     flags = ["plain:app", "-l", "127.0.0.1:0", "--daemon", "--log-file", str(log), "--pid-file", str(pid), "-p", "1"]
-    done = subprocess.run([*IGNORING, *flags], cwd=APPS, env=environment(), capture_output=True, text=True, check=False)
+    env = environment({"PYTHONPATH": os.pathsep.join([str(ROOT), str(APPS)])})
     try:
+        done = subprocess.run([*IGNORING, *flags], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        wait_for(lambda: not pid.exists())
     finally:
-        if pid.exists():
-            os.kill(int(pid.read_text()), signal.SIGTERM)
-    wait_for(lambda: not pid.exists())
+        end_what_is_left(tmp_path)
 
 
 @pytest.mark.daily("SIGHUP-preload", "SIGUSR1-workers")
