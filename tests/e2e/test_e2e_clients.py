@@ -13,7 +13,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-import requests
 
 from apps.plain import pattern
 from support import DEADLINE, Client, Gate, Server, get, wait_for
@@ -111,6 +110,7 @@ def test_curl_expects_100_continue(server: Server, tmp_path: Path, framing: list
 
 
 def test_a_pool_of_connections_in_threads(server: Server) -> None:
+    requests = pytest.importorskip("requests")
     with requests.Session() as session:
         session.trust_env = False
         session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=8, pool_block=True))

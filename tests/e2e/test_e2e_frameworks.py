@@ -6,13 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-import requests
 
 from support import ROOT, Server, get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from requests import Session
 
 
 @pytest.fixture(scope="module", params=["flask", "django", "falcon", "bottle"])
@@ -23,37 +24,37 @@ def url(request: pytest.FixtureRequest, backend: tuple[str, ...]) -> Iterator[st
 
 
 @pytest.fixture
-def http() -> Iterator[requests.Session]:
-    with requests.Session() as session:
+def http() -> Iterator[Session]:
+    with pytest.importorskip("requests").Session() as session:
         session.trust_env = False  # no proxy of this machine
         yield session
 
 
-def test_query(url: str, http: requests.Session) -> None:
+def test_query(url: str, http: Session) -> None:
     answer = http.get(f"{url}/hello", params={"name": "Zī Bái"}, timeout=20)
     assert (answer.status_code, answer.text) == (200, "Hello Zī Bái!")
 
 
-def test_form(url: str, http: requests.Session) -> None:
+def test_form(url: str, http: Session) -> None:
     form = {"name": "Zī Bái", "eats": "tigers & leopards", "empty": ""}
     answer = http.post(f"{url}/form", data=form, timeout=20)
     # Falcon leaves empty values out.
     assert (answer.status_code, {"empty": ""} | answer.json()) == (200, form)
 
 
-def test_json(url: str, http: requests.Session) -> None:
+def test_json(url: str, http: Session) -> None:
     document = {"name": "Zī Bái", "pages": list(range(10_000))}
     answer = http.post(f"{url}/json", json=document, timeout=20)
     assert (answer.status_code, answer.json()) == (200, document)
 
 
-def test_streaming(url: str, http: requests.Session) -> None:
+def test_streaming(url: str, http: Session) -> None:
     with http.get(f"{url}/stream", stream=True, timeout=20) as answer:
         assert [int(line) for line in answer.iter_lines()] == list(range(1000))
     assert "Content-Length" not in answer.headers
 
 
-def test_not_found_and_the_connection_goes_on(url: str, http: requests.Session) -> None:
+def test_not_found_and_the_connection_goes_on(url: str, http: Session) -> None:
     assert http.get(f"{url}/nowhere", timeout=20).status_code == 404
     assert http.get(f"{url}/hello", params={"name": "you"}, timeout=20).text == "Hello you!"
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zibai.system.patching import has_gil
+
 from support import APPS, DEADLINE, GRACEFUL, KILL, ROOT, Client, Gate, Server, environment, get, run, wait_for
 
 if TYPE_CHECKING:
@@ -426,6 +428,10 @@ def test_flags_first_and_a_factory(backend: tuple[str, ...]) -> None:
         assert get(server.port, "/hello").body == b"Hello World!"
 
 
+with_gil = pytest.mark.skipif(not has_gil(), reason="without a GIL gevent is neither missed nor imported")
+
+
+@with_gil
 def test_missing_gevent_is_one_line_of_information(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['gevent'] = None\n")  # as if not installed
     with Server("plain:app", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}) as server:
@@ -433,6 +439,7 @@ def test_missing_gevent_is_one_line_of_information(tmp_path: Path) -> None:
     assert len([line for line in server.log if "gevent" in line]) == 1
 
 
+@with_gil
 def test_gevent_that_cannot_be_imported_is_a_warning_and_not_called_missing(tmp_path: Path) -> None:
     (tmp_path / "gevent").mkdir()
     (tmp_path / "gevent" / "__init__.py").write_text("raise ImportError('DLL load failed')\n")

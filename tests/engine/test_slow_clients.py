@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process uses 
 both = pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
 
 # Ways to give a response that no runner has to wait for.
-WAYS = ["/file", "/list", "/pieces", "/one", "/length", "/write", "/flask"]
+OURS = ["/file", "/list", "/pieces", "/one", "/length", "/write"]
+HAS_FLASK = find_spec("flask") is not None
+WAYS = [*OURS, "/flask"] if HAS_FLASK else OURS
+FLASK = pytest.param("/flask", marks=pytest.mark.skipif(not HAS_FLASK, reason="needs Flask"))
 
 
 class Serving:
@@ -120,7 +124,7 @@ def test_a_response_that_is_there_holds_no_runner(
 
 
 @pytest.mark.daily("plain-/file", "tls-/file", "plain-/pieces", "tls-/length")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*OURS, FLASK])
 @both
 def test_a_slow_client_gets_all_of_it(way: str, secured: bool, credentials: Credentials) -> None:
     """And the connection is kept."""

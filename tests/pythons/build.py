@@ -21,7 +21,7 @@ DEBIAN = "x86_64-linux-gnu"
 NEEDED = ["h11", "hypothesis", "pytest>=9", "pytest-timeout", "pytest-xdist>=3.8", "pyyaml"]
 # Tests of what is missing here are skipped. gevent and watchfiles have no wheel for each new Python.
 WANTED = ["gevent>=24.11", "watchfiles>=1.0", "python-dotenv>=1.0", "rich>=13", "prometheus_client>=0.20",
-          "setproctitle>=1.3", "trustme>=1.0", "websockets>=16,<18"]  # fmt: skip
+          "setproctitle>=1.3", "trustme>=1.0", "websockets>=16,<18", "flask", "requests"]  # fmt: skip
 
 
 class Python:
