@@ -2,14 +2,15 @@
 
 The control thread of a worker makes the text, also while every thread, greenlet or task of the worker is busy. It
 cannot run while C code of the application holds the GIL. For that case :mod:`faulthandler` writes the stacks from the
-handler of a signal, without the interpreter. On Linux it writes into memory that the parent finds in ``/proc``; on
-macOS it writes to standard error. Windows has no such signal.
+handler of a signal, without the interpreter. On Linux it writes into memory, or a file without a name, that the parent
+finds in ``/proc``; on macOS it writes to standard error. Windows has no such signal.
 """
 
 import faulthandler
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from _thread import get_ident
@@ -42,9 +43,17 @@ def prepare() -> None:
     if sys.platform == "win32":
         return
     with suppress(OSError, RuntimeError, ValueError):
-        if sys.platform == "linux" and hasattr(os, "memfd_create"):  # missing if Python was built on an old Linux
-            _file = os.fdopen(os.memfd_create(NAME), "wb", buffering=0)
+        if sys.platform == "linux":
+            _file = os.fdopen(_make_nameless(), "wb", buffering=0)
         faulthandler.register(_number(), file=2 if _file is None else _file, all_threads=True, chain=False)
+
+
+def _make_nameless() -> int:
+    if hasattr(os, "memfd_create"):  # not in a Python that was built on an old Linux
+        return os.memfd_create(NAME)
+    number, path = tempfile.mkstemp(prefix=NAME)
+    os.unlink(path)
+    return number
 
 
 def _number() -> int:
@@ -120,11 +129,12 @@ def describe_process(pid: int) -> str:
 
 
 def _find(pid: int) -> str | None:
-    """The memory of :func:`prepare` in a worker."""
+    """The memory or file of :func:`prepare` in a worker."""
     folder = f"/proc/{pid}/fd"
     with suppress(OSError):
         for name in os.listdir(folder):
             with suppress(OSError):
-                if os.readlink(f"{folder}/{name}").startswith(f"/memfd:{NAME}"):
+                path, deleted, _ = os.readlink(f"{folder}/{name}").partition(" (deleted)")
+                if path == f"/memfd:{NAME}" or (deleted and os.path.basename(path).startswith(NAME)):
                     return f"{folder}/{name}"
     return None
