@@ -406,6 +406,7 @@ def test_all_loops_speak_tls_and_redirect(credentials: Credentials) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_of_the_application_keeps_no_connection_and_no_listener_of_any_loop() -> None:
     """Its clients would never see their end, and the kernel would accept for nobody."""
     children: list[int] = []

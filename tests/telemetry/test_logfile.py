@@ -195,6 +195,7 @@ def test_a_file_that_was_rotated_while_its_lock_was_waited_for_is_not_written(
 
 
 @posix
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_has_a_lock_of_its_own(path: Path) -> None:
     with opened(path, 1000, 2) as handler:
         write(handler, "parent")
