@@ -99,6 +99,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.daily("threads-single", "greenlets-workers")
 @pytest.mark.skipif(sys.platform != "win32", reason="Ctrl-Break; test_e2e_early_signals.py has the signals of POSIX")
 @PROCESSES
 def test_ctrl_break_while_a_server_starts(backend: tuple[str, ...], processes: tuple[str, ...], tmp_path: Path) -> None:

@@ -287,9 +287,9 @@ def test_what_is_lent_again_is_told_again(
         assert connection.deadline < inf
         stream.send(b"more")  # it knows already
         assert told == [connection] * number
-        take(client)
-        send(stream)
-        assert not stream.out
+        while stream.out:  # where the pair is of TCP, all that was sent is not there at once
+            take(client)
+            send(stream)
         # Nothing is lent, so nothing can stand still: an application that pauses now is not cut.
         connection.await_client()
         assert connection.deadline == inf

@@ -6,14 +6,20 @@ Where this machine cannot have it the command says why, and that is no failure.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
+from typing import IO
 
 from .build import Unavailable, Wine
 
 TESTS = Path(__file__).resolve().parent.parent
+
+PATIENCE = 10.0
+"""Seconds in which the last output of the tests has come."""
 
 # What asks the system in a way that is Windows' own. The rest passes there, too, and takes longer.
 CHOSEN = [
@@ -80,10 +86,19 @@ def main() -> int:
         stderr=subprocess.STDOUT,
     ) as process:
         assert process.stdout is not None
-        while data := process.stdout.read1():
-            sys.stdout.buffer.write(data)
-            sys.stdout.flush()
+        reader = threading.Thread(target=_show, args=[process.stdout], daemon=True)
+        reader.start()
+        process.wait()
+        # Not to its end: Wine's own processes have it, too, and now and then they stay.
+        reader.join(PATIENCE)
+        process.stdout = None
     return process.returncode
+
+
+def _show(output: IO[bytes]) -> None:
+    while data := os.read(output.fileno(), 65536):
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
