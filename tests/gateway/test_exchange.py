@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from zibai import clock
 from zibai.errors import Gone
+from zibai.gateway import exchange as exchange_module
 from zibai.gateway.complaints import Complaints
 from zibai.gateway.exchange import Exchange, make_exchange
 from zibai.gateway.reply import JOIN
@@ -18,7 +19,7 @@ from zibai.gateway.shortcut import send_at_once
 from zibai.protocol.http1 import FastLane
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from zibai.engine.stream import Stream
     from zibai.protocol.http1.request import Request
@@ -160,6 +161,7 @@ HEADS = st.sampled_from(
     st.booleans(),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([list, tuple, iter]),
 )
 def test_the_short_cut_sends_what_the_long_way_sends(
     head: bytes,
@@ -170,7 +172,9 @@ def test_the_short_cut_sends_what_the_long_way_sends(
     closing: bool,
     draining: bool,
     waiting: bool,
+    kind: Callable[[list[bytes]], Iterable[bytes]],
 ) -> None:
+    """The gateway tries the short cut itself for a list, and the exchange for all else."""
     until, end = clock.day
     pieces = [bytes(size) for size in sizes]
     found = []
@@ -181,8 +185,12 @@ def test_the_short_cut_sends_what_the_long_way_sends(
         exchange = make(line)
         try:
             exchange.start_response(status, fields)
-            if not (short and send_at_once(exchange, _stream(line), line.request, pieces)):
-                exchange.send_all(pieces)
+            sent = short and kind is list and len(pieces) == 1
+            if not (sent and send_at_once(exchange, _stream(line), line.request, pieces[0])):
+                with pytest.MonkeyPatch.context() as patch:
+                    if not short:
+                        patch.setattr(exchange_module, "send_at_once", lambda *args, **kwargs: False)
+                    exchange.send_all(kind(pieces))
         except ValueError:
             exchange.fail(ValueError())
         assert exchange.reply is not None
@@ -204,7 +212,7 @@ def test_a_response_that_the_short_cut_could_not_send_whole_is_cut(error: BaseEx
     exchange = make(line)
     exchange.start_response("200 OK", [TEXT])
     with pytest.raises(type(error)):
-        send_at_once(exchange, _stream(line), line.request, [b"abc"])
+        send_at_once(exchange, _stream(line), line.request, b"abc")
     exchange.fail(error)
     assert line.was_cut
 
@@ -213,7 +221,7 @@ def test_nothing_can_be_written_behind_the_short_cut() -> None:
     line = Line(request())
     exchange = make(line)
     write = exchange.start_response("200 OK", [TEXT])
-    assert send_at_once(exchange, _stream(line), line.request, [b"abc"])
+    assert send_at_once(exchange, _stream(line), line.request, b"abc")
     for data in (b"more", b""):
         with pytest.raises(RuntimeError, match="after the end"):
             write(data)

@@ -89,7 +89,7 @@ class Responding(AsyncRequest):
         if pending is not None and (pending.pieces or pending.trailers is not None):
             return False
         try:
-            if not send_at_once(self, self.stream, self.request, [data]):
+            if not send_at_once(self, self.stream, self.request, data):
                 return False
         except Gone:
             pass  # the client has left, which the log and the next message tell

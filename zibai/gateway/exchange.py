@@ -22,6 +22,7 @@ from ..protocol.http1.response import ResponseHead, interim, prepare
 from .complaints import Complaints
 from .filewrapper import FileWrapper, open_plain
 from .reply import JOIN, Reply, exact, instead, joined
+from .shortcut import send_at_once
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 Environ = dict[str, Any]
@@ -117,11 +118,16 @@ class Exchange:
             data = piece if type(piece) is bytes else exact(piece)
             # An empty piece does not begin the response: start_response may still be called again.
             if data:
-                satisfied = self._send(data, len(data) if single else None, whole)
+                satisfied = (
+                    self.reply is None
+                    and not whole
+                    and send_at_once(self, self._stream, self._stream.request, data, whole=single)
+                ) or self._send(data, len(data) if single else None, whole)
             else:
                 if not whole:
                     self._look_for_client()
-                satisfied = self._is_satisfied() or (self.reply is None and self._promises_nothing())
+                head = self.head
+                satisfied = self._is_satisfied() or (self.reply is None and head is not None and head.length == 0)
             if satisfied:
                 self._finish()
                 self._look_for_surplus(pieces)
@@ -136,9 +142,6 @@ class Exchange:
         request = self._stream.connection.request
         assert request is not None
         return head is not None and (head.bodyless or request.method == "HEAD")
-
-    def _promises_nothing(self) -> bool:
-        return self.head is not None and self.head.length == 0
 
     def _look_for_surplus(self, pieces: Iterator[bytes]) -> None:
         """The last promised byte is given. Let the application take one more step, to come to its end.

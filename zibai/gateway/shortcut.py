@@ -14,6 +14,7 @@ def _make_reply(complete: bool) -> Reply:
     reply = Reply(ResponseHead("200 OK", ()), Request("HEAD", "/", "/", "", "HTTP/1.1", {}), None, True, b"")
     reply.finish()
     reply.complete = complete
+    reply.has_body = True
     return reply
 
 
@@ -30,19 +31,22 @@ _SENDING: Final = _make_reply(complete=False)
 _SENT: Final = _make_reply(complete=True)
 
 
-def send_at_once(exchange: Response, stream: Stream, request: Request, pieces: list[bytes]) -> bool:
+def send_at_once(
+    exchange: Response, stream: Stream, request: Request | None, data: object, *, whole: bool = True
+) -> bool:
     """Send a response of one piece by one send if nothing about it is special; return whether it was sent.
 
-    It does what a whole :class:`Reply` would do with such a response, in a third of the time. Raises
+    ``data`` is the first piece of the body, and all of it if ``whole`` or if the head says that it is so long. It does
+    what a whole :class:`Reply` would do with such a response, in a third of the time: 3 % of a request to Flask. Raises
     :class:`~zibai.errors.Gone`.
     """
-    head = exchange.head
-    if head is None or not head.plain or len(pieces) != 1 or exchange.reply is not None:
+    head, sender = exchange.head, stream.sender
+    if head is None or not head.plain or exchange.reply is not None:
         return False
-    data, sender = pieces[0], stream.sender
     if (
         type(data) is not bytes
         or (size := len(data)) >= JOIN
+        or request is None
         or not request.plain
         or sender.closing
         or stream.service.draining
@@ -50,22 +54,22 @@ def send_at_once(exchange: Response, stream: Stream, request: Request, pieces: l
         return False
     if head.length == size:
         start = head.data
-    elif head.length is None:
+    elif head.length is None and whole:
         start = b"%bContent-Length: %d\r\n" % (head.data, size)
     else:
         return False
     until, end = clocks.day
     if clock() >= until:
         end = head_end()
-    data = start + end + data
+    out = start + end + data
     exchange.sent = size
     exchange.reply = _SENDING
     # The same as Stream.send without the cost of a call. Stream.send sends the rest, and handles errors.
     try:
-        done = 0 if sender.out else stream.sock.send(data)
+        done = 0 if sender.out else stream.sock.send(out)
     except OSError:
         done = 0
-    if done != len(data):
-        stream.send(data[done:])
+    if done != len(out):
+        stream.send(out[done:])
     exchange.reply = _SENT
     return True

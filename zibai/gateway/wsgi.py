@@ -108,7 +108,7 @@ class Gateway:
                 self._proxies.use(stream.connection, stream.is_trusted(), request, environ)
             iterable = application(environ, exchange.start_response)
             if type(iterable) is list:  # which has nothing to close
-                if not send_at_once(exchange, stream, request, iterable):
+                if len(iterable) != 1 or not send_at_once(exchange, stream, request, iterable[0]):
                     exchange.send_all(iterable)
             else:
                 try:
