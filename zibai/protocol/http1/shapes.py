@@ -17,16 +17,17 @@ from .request import CONNECTION, DROPPED, FORWARDS, FRAMES, HOST_FIELD, LENGTH, 
 
 SAMPLE: Final = 256
 """One of so many heads that no shape has read gets its shape remembered. Frequent shapes come soon in this way, and a
-client that invents names makes the server compile one expression, in up to 3 ms, for so many of its requests."""
+client that invents names makes the server compile one expression, in up to 2 ms, for so many of its requests."""
 
 MAX_FIELDS: Final = 48
 """Fields of a head whose shape may be remembered."""
 
-MAX_NAMES: Final = 2048
+MAX_NAMES: Final = 1024
 """Characters of all names of such a head."""
 
 MAX_SHAPES: Final = 8
-"""Shapes of one number of fields that are remembered. One takes up to 30 KiB."""
+"""Shapes of one number of fields that are remembered. A browser's takes 3 KiB. A hostile client can make all of them
+take 3 MiB."""
 
 # Groups: the method and the target, in origin-form (RFC 9112 3.2.1). A value begins and ends with a visible character.
 _LINE = r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!-~]*+) HTTP/1\.1\r\n"
