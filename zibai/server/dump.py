@@ -49,7 +49,7 @@ def prepare() -> None:
 
 
 def _make_nameless() -> int:
-    if hasattr(os, "memfd_create"):  # not in a Python that was built on an old Linux
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):  # not in a Python that was built on an old Linux
         return os.memfd_create(NAME)
     number, path = tempfile.mkstemp(prefix=NAME)
     os.unlink(path)
