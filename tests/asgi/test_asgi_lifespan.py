@@ -248,6 +248,63 @@ def test_an_end_that_fails_is_logged(
     assert told in caplog.text
 
 
+def test_a_failure_between_is_logged_at_once_and_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What the application runs in its lifespan, as a group of tasks, is gone from then on."""
+    logging.getLogger("zibai.error").propagate = True
+    fail = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(raises())
+            await receive()
+
+    async def raises() -> None:
+        await fail.wait()
+        raise ZeroDivisionError("of a task beside the requests")
+
+    async def main() -> None:
+        lifespan = Lifespan(app)
+        await lifespan.start()
+        assert not caplog.records
+        fail.set()
+        async with asyncio.timeout(DEADLINE):
+            while not caplog.records:  # noqa: ASYNC110 -- the log has no event
+                await asyncio.sleep(0)
+        await lifespan.stop(0.1)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(main())
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "of a task beside the requests" in caplog.text
+
+
+def test_an_end_that_takes_too_long_is_cancelled_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was cancelled a second later, when the process had been ended in the meantime, and no ``finally`` ran."""
+    monkeypatch.setattr(module, "LEAST", 0.01)
+    monkeypatch.setattr(module, "MOMENT", 2 * DEADLINE)
+    took: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        begun = time.monotonic()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            took.append(time.monotonic() - begun)
+
+    async def main() -> None:
+        lifespan = Lifespan(app)
+        await lifespan.start()
+        await lifespan.stop(0)
+
+    asyncio.run(main())
+    assert took[0] < DEADLINE
+
+
 def test_a_slow_end_has_its_time() -> None:
     ended: list[int] = []
 

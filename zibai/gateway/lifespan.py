@@ -24,6 +24,9 @@ Mode = Literal["auto", "on", "off"]
 LEAST: float = 5.0
 """Seconds that the shutdown gets at least, however late it begins."""
 
+MOMENT: float = 1.0
+"""Seconds in which a task that has said its last word ends."""
+
 
 class Lifespan:
     """The task of one application.
@@ -63,8 +66,10 @@ class Lifespan:
         if told.done():
             message = told.result()
             if message["type"] == "lifespan.startup.failed":
-                await _ended(task)
+                await _ended(task, MOMENT)
                 raise LoadError("the application refuses to start: lifespan.startup.failed", _text(message))
+            # At once: what such a task runs beside the requests is gone, and the end may be weeks away.
+            task.add_done_callback(lambda _: self._log_error())
             return
         self._task, error = None, asyncio.CancelledError() if task.cancelled() else self._error
         if error is not None and (self._asked or self._mode == "on"):
@@ -82,7 +87,7 @@ class Lifespan:
             return
         if task.done() or not self._serving:
             task.cancel()  # if it is not done, the shutdown comes before the end of its start
-            await _ended(task)
+            await _ended(task, MOMENT)
             self._log_error()
             return
         self._told = told = asyncio.get_running_loop().create_future()
@@ -93,7 +98,7 @@ class Lifespan:
             error_logger.error("the end of the application failed: lifespan.shutdown.failed\n%s", _text(told.result()))
         elif not told.done() and not task.done():
             error_logger.error("the application has not ended its lifespan in time; it is cancelled")
-        await _ended(task)
+        await _ended(task, MOMENT if told.done() else 0)
         self._log_error()
 
     def _log_error(self) -> None:
@@ -126,10 +131,10 @@ class Lifespan:
         self._serving |= kind == "lifespan.startup.complete"
 
 
-async def _ended(task: "asyncio.Task[None]") -> None:
-    """Give a task that has sent its last message a moment to end, then cancel it."""
-    if not task.done() and not task.cancelling():
-        await asyncio.wait({task}, timeout=1.0)
+async def _ended(task: "asyncio.Task[None]", patience: float) -> None:
+    """Give a task so many seconds to end, then cancel it."""
+    if patience and not task.done() and not task.cancelling():
+        await asyncio.wait({task}, timeout=patience)
     if not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)
