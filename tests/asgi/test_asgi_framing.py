@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from email.utils import parsedate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,6 @@ from support import DEADLINE, Client, Response, read_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -683,6 +683,43 @@ def test_pathsend_of_what_cannot_be_sent_is_a_500(said: Said, tmp_path: Path, wh
 def test_an_empty_file(said: Said, tmp_path: Path) -> None:
     path = tmp_path / "empty"
     path.write_bytes(b"")
+    _, first, following = exchange(said, start(), {"type": "http.response.pathsend", "path": str(path)})
+    assert (first.status, first.body, following.body) == (200, b"", b"next")
+
+
+ODD_FILES = [
+    "/proc/version",  # it says that it is empty
+    "/sys/kernel/mm/transparent_hugepage/enabled",  # it says that it has 4096 bytes
+]
+
+
+@pytest.mark.parametrize("path", ODD_FILES)
+@pytest.mark.parametrize("kind", ["pathsend", "zerocopysend", "a part"])
+def test_a_file_that_does_not_say_its_size(said: Said, path: str, kind: str) -> None:
+    """What reading it gives was lost: an empty body with 200, or a cut response."""
+    if not os.path.exists(path):
+        pytest.skip("not on this system")
+    data = Path(path).read_bytes()
+    assert os.stat(path).st_size != len(data) > 5
+    with open(path, "rb") as source:
+        sent: dict[str, Any] = {"type": "http.response.pathsend", "path": path}
+        if kind != "pathsend":
+            sent = {"type": "http.response.zerocopysend", "file": source}
+        if kind == "a part":
+            sent |= {"offset": 2, "count": 3}
+            data = data[2:5]
+        server, first, following = exchange(said, start(), sent)
+    assert (first.status, first.body, following.body) == (200, data, b"next")
+    assert first.headers["Content-Length"] == str(len(data))
+    assert not server.logged("zibai.error")
+
+
+def test_an_empty_file_needs_no_temporary_directory(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "empty"
+    path.write_bytes(b"")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     _, first, following = exchange(said, start(), {"type": "http.response.pathsend", "path": str(path)})
     assert (first.status, first.body, following.body) == (200, b"", b"next")
 
