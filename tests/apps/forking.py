@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         process.start()
     elif path == "/returns":
         os.fork()
+    elif path == "/exits":
+        if os.fork() == 0:
+            sys.exit()
     elif path != "/":
         fork(int(query))
     start_response("200 OK", TEXT)

@@ -205,16 +205,38 @@ def test_a_forked_child_of_a_worker_keeps_no_client(backend: tuple[str, ...], fl
 
 
 @forks
-def test_a_child_that_returns_to_the_server_answers_nobody() -> None:
-    with Server("forking:app", "--no-gevent") as server:
+@pytest.mark.parametrize("path", ["/returns", "/exits"])
+def test_a_child_that_returns_to_the_server_answers_nobody(backend: tuple[str, ...], path: str) -> None:
+    with Server("forking:app", *backend) as server:
         with Client(server.port) as client:
             for _ in range(3):
-                assert client.get("/returns").body == f"by {server.pid}".encode()
+                assert client.get(path).body == f"by {server.pid}".encode()
             assert client.get("/").body == f"by {server.pid}".encode()
             for _ in range(5):
                 with Client(server.port) as other:
                     assert other.get("/").body == f"by {server.pid}".encode()
         wait_for(lambda: not any(map(alive, server.children())))  # they end by themselves
+
+
+@forks
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("when", ["first", "later"])
+@pytest.mark.parametrize("path", ["/returns", "/exits", "/awaits"])
+@pytest.mark.daily("asyncio")
+def test_a_child_of_a_task_that_returns_to_the_server_ends(path: str, when: str, loop: str) -> None:
+    """It has the event loop: it took the wake-ups that the parent waited for, and went on with what others were at."""
+    pytest.importorskip(loop)
+    with Gate() as gate, Server("forking_asgi:asgi", "--loop", loop) as server:
+        with Client(server.port) as other, Client(server.port) as client:
+            other.send(f"GET /wait?{gate.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            running = gate.arrival()
+            for _ in range(3):
+                assert client.get(f"{path}?{when}").body == f"by {server.pid}".encode()
+            wait_for(lambda: not any(map(alive, server.children())))
+            running.close()
+            assert other.read().body == f"by {server.pid}".encode()
+            for _ in range(20):
+                assert client.get("/thread").body == f"by {server.pid}".encode()
 
 
 # --- idle TLS connections at a restart (R11) ------------------------------------------------------

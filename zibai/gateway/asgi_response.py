@@ -18,6 +18,7 @@ from ..errors import Gone
 from ..logger import error_logger, safely
 from ..protocol.http1.raw_response import prepare_raw, trailer_lines
 from ..protocol.http1.response import ResponseHead, interim
+from ..system.forks import end_child
 from .given_file import duplicate, open_path
 from .pending import Pending
 from .reply import Reply, instead
@@ -276,6 +277,8 @@ class Responding(AsyncRequest):
 
     def _finally(self, end: Callable[..., None], *args: Any) -> None:
         """End the response. A bug of the server costs this connection, and not the server."""
+        if self._tasks.forked:
+            end_child()
         try:
             end(*args)
         except Exception:

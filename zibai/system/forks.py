@@ -4,14 +4,18 @@ A forked child has copies of all descriptors. While it lives, a connection that 
 client, a reset is not sent, and the kernel accepts connections on a listener that no process serves. So each child
 closes its copies first. Programs that are started (``exec``) have none, since the descriptors are not inheritable.
 
+A child that comes back to the server, by ``return`` or ``sys.exit()`` of the application, ends there
+(:func:`end_child`). It is no server, and its parent does what else its event loop or hub had to do.
+
 The objects of :func:`close_in_children` have a method ``close_in_child`` or ``close``. The only thread of the child
 calls it. Locks that other threads held at the fork stay locked there for ever, so the method must not use a lock.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakSet
 
 _ours: WeakSet[Any] = WeakSet()
@@ -32,6 +36,14 @@ def forking_a_worker() -> Iterator[None]:
         yield
     finally:
         _is_worker = False
+
+
+def end_child() -> NoReturn:
+    """End this process, which the application has forked. It cleans nothing up: all that it has is the parent's."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # there is none, or its reader has left
+            stream.flush()
+    os._exit(0)
 
 
 def _close_all() -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ...clock import clock
 from ...errors import MissingExtra
 from ...logger import logger, safely
-from ...system.forks import close_in_children
+from ...system.forks import close_in_children, end_child
 from ...system.stacks import Stack, frames_of
 from ...telemetry.scoreboard import Row, Slot
 from ..states import APP
@@ -81,6 +81,7 @@ class _Runner(_Greenlet):
         self.slot = slot
         self.job: Stream | None = None
         self.given_away = False
+        self.forked = False  # whether its application has forked this process
         self._backend = backend
 
     def _run(self) -> None:
@@ -97,6 +98,8 @@ class _Runner(_Greenlet):
             while stream is not None:
                 watchers = pending.activecnt
                 stream.exchange(self.slot, clock())
+                if self.forked:
+                    end_child()  # else it would go on in the hub, also with what other greenlets were at
                 if self.given_away or pending.activecnt != watchers:
                     backend.retire(self)
                     return
@@ -182,6 +185,9 @@ class Greenlets(Blocking):
         The parent's descriptors stay open. Nothing is unregistered, since both processes share the epoll object.
         """
         self.stopped = True
+        forker = gevent.getcurrent()
+        if isinstance(forker, _Runner):
+            forker.forked = True
         self._close_watchers()
         self._close()
 

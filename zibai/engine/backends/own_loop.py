@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from ...logger import error_logger, safely
+from ...system.forks import end_child
 from .task_ends import end_tasks
 from .tasks import Tasks
 
@@ -53,6 +54,19 @@ class OwnLoop(Tasks):
 
     def join(self, timeout: float | None) -> bool:
         return self.event_loop.is_closed() or bool(self.run(self.has_finished(timeout)))
+
+    def forget(self) -> None:
+        """See :meth:`Tasks.forget`. The child ends when the event loop has it again.
+
+        It would take the parent's wake-ups from the pipe of the event loop, which both have, and go on with what other
+        requests are at.
+        """
+        super().forget()
+        if self.forked and self.event_loop.is_running():
+            self.event_loop.call_soon(end_child)
+            ready = getattr(self.event_loop, "_ready", None)
+            if ready is not None:  # asyncio's own; before all that was due at the fork
+                ready.rotate(1)
 
     def stop(self) -> None:
         if not self.let_go():

@@ -31,7 +31,7 @@ class Requests:
         self.idle: Slot = row.slots[0]
         self._free = row.slots[:0:-1]
         self._event_loop = event_loop
-        self._thread = get_ident()
+        self.thread = get_ident()  # of the event loop
         self._row = row
         self._tasks: dict[AsyncRequest, asyncio.Task[None]] = {}
         self._without: dict[AsyncRequest, None] = {}  # those that have no slot, the oldest first
@@ -120,7 +120,7 @@ class Requests:
 
     def _stack_of(self, task: "asyncio.Task[Any]") -> Stack:
         if task is asyncio.current_task(self._event_loop):
-            return sys._current_frames().get(self._thread)
+            return sys._current_frames().get(self.thread)
         return frames_of_task(task)
 
     def expel(self, exchange: Any) -> bool:

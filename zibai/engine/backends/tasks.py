@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
+from threading import get_ident
 from types import FrameType
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from ...clock import clock
 from ...logger import error_logger, safely
 from ...net.listener import Socket
 from ...net.poller import make_poller
-from ...system.forks import close_in_children
+from ...system.forks import close_in_children, end_child
 from ...system.stacks import Stack
 from ...telemetry.row import Row
 from ...telemetry.slot import SHORTEST, Running
@@ -88,6 +89,7 @@ class Tasks:
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
         self.is_ending = False  # whether the shutdown has begun, graceful or not
+        self.forked = False  # whether this is a child that the application has forked in the thread of the event loop
 
     # The interface of a backend.
 
@@ -174,10 +176,10 @@ class Tasks:
 
     def close_in_child(self) -> None:
         """In a child that the application has forked: its copy of this event loop would go on serving."""
+        self.forked = get_ident() == self._requests.thread
         self._stopped = True
         self._watch.stop()
-        # Nothing is unregistered: the parent has the same epoll object.
-        self.poller.close()
+        self.poller.close()  # nothing is unregistered: the parent has the same epoll object
 
     # In the event loop.
 
@@ -252,6 +254,8 @@ class Tasks:
             stream.running = None
             self.loop.finish(stream)
             raise
+        if self.forked:
+            end_child()
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._ended)
