@@ -18,7 +18,7 @@ from zibai.cli.check import check
 from zibai.config.options import Options, declared
 from zibai.system import machine
 
-from support import DEADLINE, ROOT, run
+from support import DEADLINE, ROOT, Gate, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -289,6 +289,26 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "api.py").write_text(api, encoding="utf-8")
     (tmp_path / "hidden.py").write_text("from api import app\ndef setup(): raise OSError\n", encoding="utf-8")
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', CODE])",
+        "import threading; threading.Thread(target=exec, args=[CODE]).start()",
+    ],
+    ids=["program", "thread"],
+)
+@pytest.mark.daily("program")
+def test_what_an_application_starts_at_its_import_holds_nothing_up(tmp_path: Path, start: str) -> None:
+    """It was said not to be imported within the boot timeout."""
+    with Gate() as gate:
+        code = f"import socket; socket.create_connection(('127.0.0.1', {gate.port})).recv(1)"
+        source = f"CODE = {code!r}\n{start}\ndef app(environ, start_response): ..."
+        (tmp_path / "starts.py").write_text(source, encoding="utf-8")
+        done = run("check", "starts:app", *FREE, "--no-gevent", cwd=tmp_path)
+    assert "'starts:app' is imported in " in done.stdout
+    assert done.returncode == 0
 
 
 @pytest.mark.daily("broken")

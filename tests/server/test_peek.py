@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ import pytest
 
 from zibai.config.options import Options
 from zibai.server import peek, worker
+
+from support import DEADLINE, Gate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +80,30 @@ def test_another_process_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "site_.py").write_text(source, encoding="ascii")
     monkeypatch.chdir(tmp_path)
     assert peek.is_asgi(Options("site_:app")) is is_asgi
+
+
+LEFT = {
+    "a program": "import subprocess, sys; subprocess.Popen([sys.executable, '-c', CODE])",
+    "a fork": "import os, socket\nif os.fork() == 0:\n    exec(CODE)\n    os._exit(0)",
+    "a thread": "import threading; threading.Thread(target=exec, args=[CODE]).start()",
+}
+
+
+@pytest.mark.skipif(find_spec("gevent") is None, reason="nothing would patch")
+@pytest.mark.parametrize("what", LEFT)
+def test_what_an_application_starts_at_its_import_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It had the pipe by which the process tells, or kept that process: gevent then patched for an ASGI application,
+    after the boot timeout, and the server did not start."""
+    if what == "a fork" and not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    with Gate() as gate:
+        code = f"import socket; socket.create_connection(('127.0.0.1', {gate.port})).recv(1)"
+        source = f"CODE = {code!r}\n{LEFT[what]}\nasync def app(scope, receive, send): ..."
+        (tmp_path / "site_.py").write_text(source, encoding="ascii")
+        monkeypatch.chdir(tmp_path)
+        assert peek.is_asgi(Options("site_:app", boot_timeout=DEADLINE))
 
 
 @pytest.mark.parametrize("gil", [True, False])

@@ -6,7 +6,6 @@
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from ..server import environment as around
 from ..supervise.record import KILL_AFTER
 from ..system import machine, pidfile, privileges
 from ..system.patching import has_gil
+from . import probe
 
 Level = Literal["ok", "note", "warning", "error"]
 
@@ -185,22 +185,17 @@ def _public(options: Options, address: str) -> Iterator[Finding]:
 
 
 def _application(options: Options) -> Iterator[Finding]:
-    # It imports from where this process does, as a worker: a program around zibai may have set sys.path.
-    code = f"import sys; sys.path[:] = {sys.path!a}; from {__package__}.probe import main; main()"
-    command = [sys.executable, "-c", code]
     try:
-        done = subprocess.run(  # noqa: S603 -- this Python
-            command, input=pickle.dumps(options), capture_output=True, timeout=options.boot_timeout, check=False
-        )
+        code, out, said = probe.run(options)
     except subprocess.TimeoutExpired:
         text = f"{options.app!r} is not imported in {options.boot_timeout:g} s (--boot-timeout)"
         yield Finding("error", "application", text, code=LoadError.exit_code)
         return
     try:
-        report = json.loads(done.stdout)
+        report = json.loads(out)
     except ValueError:
-        trace = done.stderr.decode("utf-8", "backslashreplace")
-        text = f"the process that imports {options.app!r} has ended with code {done.returncode}"
+        trace = said.decode("utf-8", "backslashreplace")
+        text = f"the process that imports {options.app!r} has ended with code {code}"
         yield Finding("error", "application", text, trace, LoadError.exit_code)
         return
     if report["error"] is not None:

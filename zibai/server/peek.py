@@ -6,12 +6,14 @@ more import. If it does not, nothing is imported, and gevent patches. If the app
 worker does not start and says what to type.
 """
 
+import atexit
 import os
 import re
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
-from typing import Literal
+from typing import Final, Literal, NoReturn
 
 from ..config.options import Options, usual_loops
 from ..gateway.interface import Interface
@@ -33,13 +35,19 @@ _SCRIPT = """\
 import sys
 from zibai.config.options import Options
 from zibai.gateway.interface import resolve
-from zibai.server import application
-sys.stdout = sys.stderr
+from zibai.server import application, peek
 app, app_dir, env_file, call = sys.argv[1:]
 options = Options(app=app, app_dir=app_dir or None, env_file=env_file or None, call=call == "call")
 site = application.load(options)
-print("zibai:", resolve(site.app), file=sys.__stdout__)
+peek.leave(peek.IS_ASGI if resolve(site.app) == "asgi" else 0)
 """
+
+IS_ASGI: Final = 86
+"""With this code the process that imports an ASGI application ends. It does not tell by a pipe: what the application
+starts has that, too, and keeps it open."""
+
+LAST_MOMENT: Final = 1.0
+"""Seconds that such a process takes to clean up."""
 
 
 def may_use_gevent(options: Options) -> bool:
@@ -63,14 +71,26 @@ def is_asgi(options: Options) -> bool:
         done = subprocess.run(  # noqa: S603 -- it runs this Python
             [sys.executable, "-c", _SCRIPT, *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=options.boot_timeout or None,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False  # the import in the worker will report the error
-    return done.stdout.rstrip().endswith(b"zibai: asgi")
+    return done.returncode == IS_ASGI
+
+
+def leave(code: int) -> NoReturn:
+    """End a process that has only looked at the application, whose threads may run for ever."""
+    timer = threading.Timer(LAST_MOMENT, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
 
 
 def looks_like_asgi(options: Options) -> bool:
