@@ -23,6 +23,8 @@ async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callabl
         writer.close()
     elif path == "/thread":
         said = await asyncio.get_running_loop().run_in_executor(None, str, os.getpid())
+    elif path == "/task":
+        await asyncio.gather(asyncio.create_task(leave()), return_exceptions=True)
     elif path != "/":
         if "later" in query:
             await asyncio.sleep(0.001)
@@ -34,3 +36,8 @@ async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callabl
                     await asyncio.sleep(0)
     await send({"type": "http.response.start", "status": 200})
     await send({"type": "http.response.body", "body": f"by {said}".encode()})
+
+
+async def leave() -> None:
+    if os.fork() == 0:
+        sys.exit()

@@ -221,7 +221,7 @@ def test_a_child_that_returns_to_the_server_answers_nobody(backend: tuple[str, .
 @forks
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("when", ["first", "later"])
-@pytest.mark.parametrize("path", ["/returns", "/exits", "/awaits"])
+@pytest.mark.parametrize("path", ["/returns", "/exits", "/awaits", "/task"])
 @pytest.mark.daily("asyncio")
 def test_a_child_of_a_task_that_returns_to_the_server_ends(path: str, when: str, loop: str) -> None:
     """It has the event loop: it took the wake-ups that the parent waited for, and went on with what others were at."""
@@ -237,6 +237,7 @@ def test_a_child_of_a_task_that_returns_to_the_server_ends(path: str, when: str,
             assert other.read().body == f"by {server.pid}".encode()
             for _ in range(20):
                 assert client.get("/thread").body == f"by {server.pid}".encode()
+        assert not [line for line in server.log if "outside a request" in line]
 
 
 # --- idle TLS connections at a restart (R11) ------------------------------------------------------

@@ -31,6 +31,8 @@ class OwnLoop(Tasks):
             try:
                 return self.event_loop.run_until_complete(future)
             except SystemExit as error:
+                if self.forked:
+                    end_child()
                 if future.done():
                     return future.result()
                 log = partial(error_logger.error, exc_info=error)
