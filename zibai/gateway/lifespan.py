@@ -25,7 +25,7 @@ LEAST: float = 5.0
 """Seconds that the shutdown gets at least, however late it begins."""
 
 MOMENT: float = 1.0
-"""Seconds in which a task that has said its last word ends."""
+"""Seconds in which a task must end after its last message."""
 
 
 class Lifespan:

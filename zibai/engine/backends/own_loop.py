@@ -57,13 +57,13 @@ class OwnLoop(Tasks):
     def join(self, timeout: float | None) -> bool:
         return self.event_loop.is_closed() or bool(self.run(self.has_finished(timeout)))
 
-    def forget(self) -> None:
-        """See :meth:`Tasks.forget`. The child ends when the event loop has it again.
+    def close_in_child(self) -> None:
+        """See :meth:`Tasks.close_in_child`. The child ends when the event loop has it again.
 
         It would take the parent's wake-ups from the pipe of the event loop, which both have, and go on with what other
         requests are at.
         """
-        super().forget()
+        super().close_in_child()
         if self.forked and self.event_loop.is_running():
             self.event_loop.call_soon(end_child)
             ready = getattr(self.event_loop, "_ready", None)
