@@ -380,7 +380,7 @@ def test_nobody_is_lost_or_doubled_however_it_comes(monkeypatch: pytest.MonkeyPa
             wait_for(lambda: all(map(stage.turns.settled, exchanges)))
         finally:
             ends = Counter(" ".join(stage.turns.of(exchange)) for exchange in exchanges)
-        # Who takes the baton says so last, if the exchange has ended in this very moment.
+        # If the exchange has just ended, the deputy logs `away` after the leader has logged `back`.
         assert set(ends) <= {"finished", "away back", "back away"}, ends
         assert ends["finished"], ends
         assert ends.total() > ends["finished"], ends

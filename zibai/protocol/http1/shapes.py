@@ -16,8 +16,8 @@ from typing import Any, Final
 from .request import CONNECTION, DROPPED, FORWARDS, FRAMES, HOST_FIELD, LENGTH, learn_name, names
 
 SAMPLE: Final = 256
-"""One of so many heads that no shape has read gets its shape remembered. Frequent shapes come soon in this way, and a
-client that invents names makes the server compile one expression, in up to 2 ms, for so many of its requests."""
+"""Of so many heads that no shape has read, the shape of one is remembered. So frequent shapes are remembered soon, and
+a client that invents names makes the server compile an expression, in up to 2 ms, only for one in so many requests."""
 
 MAX_FIELDS: Final = 48
 """Fields of a head whose shape may be remembered."""
@@ -92,8 +92,8 @@ class Shapes:
     def find(self, head: Any) -> tuple[Shape, tuple[Any, ...]] | None:
         """The shape of a head, and the groups of its expression; None where none of the shapes is that of the head.
 
-        Not by a dict of names, since to find them would take longer than to try some expressions: most fail within the
-        first lines.
+        The names are not looked up in a dict. Finding them would take longer than trying some expressions, most of
+        which fail within the first lines.
         """
         shape = self._last
         match = shape.match(head)
@@ -108,7 +108,7 @@ class Shapes:
         return shape, match.groups()
 
     def missed(self, spelled: Callable[[], Sequence[str]]) -> None:
-        """No shape has read a head that is plain, and whose names are ``spelled`` like this."""
+        """Note that no shape has read a plain head; ``spelled`` returns the names of its fields."""
         self._missed += 1
         if self._missed >= self._sample:
             self._missed = 0
