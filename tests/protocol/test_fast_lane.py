@@ -475,13 +475,13 @@ def test_a_shape_is_remembered_once(kind: type[FastLane]) -> None:
 @KINDS
 def test_memory_of_shapes_is_bounded(kind: type[FastLane]) -> None:
     lane = kind(sample=1)
-    for fields in (1, 2, shapes.MAX_FIELDS - 1, shapes.MAX_FIELDS):
+    for fields in (1, 2, shapes.MAX_SHAPE_FIELDS - 1, shapes.MAX_SHAPE_FIELDS):
         for number in range(shapes.MAX_SHAPES * 2):
             assert takes(lane, get(*(f"X-{number}-{place}: 1" for place in range(fields))))
     assert len(shapes_of(lane)) == shapes.MAX_SHAPES * 3, "a head with a Host as well has too many fields"
     lane = kind(sample=1)
     for size in (0, 1):
-        assert takes(lane, get("N" * (shapes.MAX_NAMES - len("Host") + size) + ": 1"))
+        assert takes(lane, get("N" * (shapes.MAX_SHAPE_TEXT - len("Host") + size) + ": 1"))
         assert len(shapes_of(lane)) == 1
 
 

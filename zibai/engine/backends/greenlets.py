@@ -99,7 +99,7 @@ class _Runner(_Greenlet):
                 watchers = pending.activecnt
                 stream.exchange(self.slot, clock())
                 if self.forked:
-                    end_child()  # else it would go on in the hub, also with what other greenlets were at
+                    end_child()  # else its hub would run the greenlets of other requests
                 if self.given_away or pending.activecnt != watchers:
                     backend.retire(self)
                     return

@@ -60,14 +60,14 @@ class OwnLoop(Tasks):
     def close_in_child(self) -> None:
         """See :meth:`Tasks.close_in_child`. The child ends when the event loop has it again.
 
-        It would take the parent's wake-ups from the pipe of the event loop, which both have, and go on with what other
-        requests are at.
+        Otherwise the child would take the parent's wake-ups from the pipe of the event loop, which both have, and run
+        the tasks of other requests.
         """
         super().close_in_child()
         if self.forked and self.event_loop.is_running():
             self.event_loop.call_soon(end_child)
             ready = getattr(self.event_loop, "_ready", None)
-            if ready is not None:  # asyncio's own; before all that was due at the fork
+            if ready is not None:  # asyncio's queue: the end comes before all callbacks that were due at the fork
                 ready.rotate(1)
 
     def stop(self) -> None:

@@ -19,10 +19,10 @@ SAMPLE: Final = 256
 """Of so many heads that no shape has read, the shape of one is remembered. So frequent shapes are remembered soon, and
 a client that invents names makes the server compile an expression, in up to 2 ms, only for one in so many requests."""
 
-MAX_FIELDS: Final = 48
+MAX_SHAPE_FIELDS: Final = 48
 """Fields of a head whose shape may be remembered."""
 
-MAX_NAMES: Final = 1024
+MAX_SHAPE_TEXT: Final = 1024
 """Characters of all names of such a head."""
 
 MAX_SHAPES: Final = 8
@@ -115,7 +115,7 @@ class Shapes:
             self._add(spelled())
 
     def _add(self, spelled: Sequence[str]) -> None:
-        if len(spelled) > MAX_FIELDS or sum(map(len, spelled)) > MAX_NAMES:
+        if len(spelled) > MAX_SHAPE_FIELDS or sum(map(len, spelled)) > MAX_SHAPE_TEXT:
             return
         with suppress(ValueError):
             shape = Shape(spelled, self._kind)
