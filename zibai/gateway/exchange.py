@@ -114,15 +114,16 @@ class Exchange:
         single = hasattr(iterable, "__len__") and len(iterable) == 1  # type: ignore[arg-type]
         whole = type(iterable) is list or type(iterable) is tuple
         pieces = joined(iterable) if whole and not single else iter(iterable)
+        stream = self._stream
+        request = stream.connection.request
         for piece in pieces:
             data = piece if type(piece) is bytes else exact(piece)
             # An empty piece does not begin the response: start_response may still be called again.
             if data:
-                satisfied = (
-                    self.reply is None
-                    and not whole
-                    and send_at_once(self, self._stream, self._stream.request, data, whole=single)
-                ) or self._send(data, len(data) if single else None, whole)
+                if self.reply is None and not whole and send_at_once(self, stream, request, data, whole=single):
+                    self._look_for_surplus(pieces)
+                    return
+                satisfied = self._send(data, len(data) if single else None, whole)
             else:
                 if not whole:
                     self._look_for_client()
