@@ -17,6 +17,7 @@ from zibai import serve
 from zibai.clock import clock
 from zibai.engine import sending as sending_module
 from zibai.engine.connection import Connection
+from zibai.engine.load import MAX_EVENTS
 from zibai.engine.queueing import BUSY_WARNING
 from zibai.engine.states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, READY
 from zibai.engine.table import IDLE_GRACE, RESOLUTION
@@ -295,6 +296,75 @@ def test_clients_that_always_have_a_request_there_do_not_keep_others_out(monkeyp
         rig.client()
         rig.until(lambda: rig.run() and len(rig.connections) == 2)
         assert len(rig.served) < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only epoll keeps the order of events that a turn leaves")
+def test_a_client_waits_for_each_of_the_others_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Rig(monkeypatch, slots=MAX_EVENTS * 2) as rig:
+        clients = [rig.connect()[0] for _ in range(MAX_EVENTS + 8)]
+
+        def send(number: int, turn: str) -> None:
+            clients[number].send(GET.replace(b"/", f"/{number}-{turn}".encode(), 1))
+
+        def run() -> list[int]:
+            before = len(rig.served)
+            for each in rig.connections:
+                rig.arrived(each)
+            rig.turn()
+            rig.run()
+            return [int(path[1:].partition("-")[0]) for path in rig.served[before:]]
+
+        for number in range(len(clients)):
+            send(number, "first")
+        first = run()
+        assert len(first) == MAX_EVENTS
+        for number in first:
+            send(number, "next")
+        left = set(range(len(clients))) - set(first)
+        second = run()
+        assert set(second[: len(left)]) == left
+        assert second[len(left) :] == first[: MAX_EVENTS - len(left)]
+
+
+def test_bytes_that_are_there_come_before_their_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a pause of the whole machine: more clients than one turn takes have sent the rest of a request."""
+    with Rig(monkeypatch, slots=MAX_EVENTS * 3, header_timeout=5) as rig:
+        clients = [rig.connect()[0] for _ in range(MAX_EVENTS * 2)]
+        for client in clients:
+            client.send(GET[:20])
+        rig.until(lambda: all(each.arrival.begun for each in rig.connections))
+        for client in clients:
+            client.send(GET[20:])
+        for each in rig.connections:
+            rig.arrived(each)
+        poller = rig.backend.poller
+        poll = poller.poll
+
+        def pause(timeout: float | None, most: int) -> list[tuple[int, int]]:
+            rig.now += 6
+            poller.poll = poll
+            return poll(timeout, most)
+
+        poller.poll = pause  # type: ignore[method-assign, assignment]
+        rig.turn()
+        rig.until(lambda: rig.run() and len(rig.served) == len(clients))
+        for client in clients:
+            assert read(client).startswith(ANSWER[:15])
+
+
+def test_deadlines_are_looked_at_however_many_events_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Rig(monkeypatch, slots=MAX_EVENTS * 2, header_timeout=5) as rig:
+        silent, connection = rig.connect()
+        clients = [rig.connect() for _ in range(MAX_EVENTS)]
+        for _ in range(2):
+            for client, _each in clients:
+                client.send(GET)
+            for _client, each in clients:
+                rig.arrived(each)
+            rig.turn(after=5 + LATE)
+            rig.run()
+        assert connection not in rig.connections
+        assert ended(silent) == b""
 
 
 def test_accepting_stops_while_no_slot_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

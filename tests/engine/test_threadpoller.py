@@ -27,7 +27,7 @@ class Held(Polled):
         super().__init__(SelectSelector())
         self.looks, self.looked, self.go = threading.Event(), threading.Event(), threading.Event()
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None, most: int = -1) -> list[tuple[int, int]]:
         if timeout == 0:
             return super().poll(timeout)
         self.looks.set()

@@ -4,7 +4,8 @@ A limit for each connection bounds little when there are ten thousand of them. S
 every connection asks here first:
 
  - the *budget* of one turn of the server loop: what reading the framing of bodies, records and WebSockets may cost in
-   it. What is left goes on in the next turn, so other connections wait for a few milliseconds, whatever clients send;
+   it. What is left goes on in the next turn, so other connections wait for a few milliseconds, whatever clients send.
+   The events of a turn are bounded, too;
  - the bytes of request bodies. Beyond a bound of memory, even small bodies go to temporary files. Beyond a bound of
    these files, the server reads no more of the bodies until there is room.
 
@@ -20,6 +21,10 @@ from typing import BinaryIO, Final, cast
 
 TURN: Final = 2048
 """The budget of a turn, in plain framing lines of a chunked body: about a microsecond each, so about 2 ms."""
+
+MAX_EVENTS: Final = 32
+"""Events of one turn. If a turn took the events of all clients, one whose next request comes just after its beginning
+would wait for two turns: the next turn would begin with the others again."""
 
 DISK_RESERVE: Final = 256 * 1024**2
 """Bytes that are left free in the file system of temporary files; a tenth of it where that is less."""

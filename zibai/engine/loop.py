@@ -26,7 +26,7 @@ from .connection import Connection
 from .context import Service
 from .health import SOON, Health
 from .inbox import Inbox
-from .load import TURN
+from .load import MAX_EVENTS, TURN
 from .shutdown import Shutdown
 from .states import APP, HEAD, READY, TASK
 from .table import IDLE_GRACE, Table
@@ -147,7 +147,8 @@ class Loop:
         inbox.asleep = True
         if self.admission.adoption.coming:
             self.admission.adoption.watch()
-        events = self.poller.poll(self.timeout() if block else 0)
+        most = MAX_EVENTS if now < table.next_sweep else -1  # bytes that are there come before their deadlines
+        events = self.poller.poll(self.timeout() if block else 0, most)
         inbox.asleep = False
         self._now = now = time.monotonic()
         find, ready, rest = table.connections.get, self._ready, []
@@ -170,19 +171,19 @@ class Loop:
                 table.react(connection, mask, now)
         if rest:
             self._react_to_others(rest, waited, now)
-        self._end_turn(now, bool(events))
+        self._end_turn(now, len(events), most)
         self._quota = len(ready)
         inbox.asleep = not block  # a backend that does not block in the poller waits elsewhere, and must be woken
 
-    def _end_turn(self, now: float, stirred: bool) -> None:
-        """All events are handled: do what is due. ``stirred`` says whether there were any."""
+    def _end_turn(self, now: float, events: int, most: int) -> None:
+        """All ``events`` are handled, of ``most`` that the turn would take: do what is due."""
         table, health, ready = self._table, self.health, self._ready
         if self._inbox.items:
             # In most cases this turn was woken by a runner that has given a connection back. Its slot is free at once.
             self._empty_inbox(now)
         if self.shutdown.graceful and not table.draining:
             self.shutdown.begin(now)
-        if now >= table.next_sweep:
+        if now >= table.next_sweep and events != most:
             table.sweep(now)
             if table.draining:
                 self.shutdown.hand_over(now)
@@ -190,7 +191,7 @@ class Loop:
             table.parting.look(now)
         if now >= health.due:
             health.look(now, table.connections.values())
-        elif stirred and health.due > now + SOON:
+        elif events and health.due > now + SOON:
             health.due = now + SOON
         if ready and now - ready[0][1] >= self._queue.patience:
             self._queue.look(now, table, self._slots, self._running >= self._slots)

@@ -29,8 +29,11 @@ class Poller(Protocol):
     def modify(self, fd: int, events: int) -> object: ...
     def unregister(self, fd: int) -> object: ...
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Wait at most ``timeout`` seconds (None is no limit). Returns the ready descriptors with their events."""
+    def poll(self, timeout: float | None, most: int = -1) -> list[tuple[int, int]]:
+        """Wait at most ``timeout`` seconds (None is no limit). Returns the ready descriptors with their events.
+
+        With epoll, no more than ``most`` of them (-1 is no limit). The others come next, before any of these again.
+        """
 
     def close(self) -> object: ...
 
@@ -52,7 +55,7 @@ class Polled:
     def unregister(self, fd: int) -> None:
         self._selector.unregister(fd)
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None, most: int = -1) -> list[tuple[int, int]]:
         if self._only_selects and not self._selector.get_map():
             # On Windows select() raises an error without any socket.
             time.sleep(EMPTY_WAIT if timeout is None else max(0.0, timeout))

@@ -37,7 +37,7 @@ class HubPoller:
         watcher.close()
         self._ready.pop(fd, None)
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None, most: int = -1) -> list[tuple[int, int]]:
         ready, self._ready = self._ready, {}
         return list(ready.items())
 

@@ -53,7 +53,7 @@ class ThreadPoller:
             with suppress(OSError):  # the buffer is full of rings
                 self._bell.send(b"\0")
 
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None, most: int = -1) -> list[tuple[int, int]]:
         """What is ready now; ``timeout`` is 0."""
         bell = self._wake_end.fileno()
         found = [event for event in self._poller.poll(0) if event[0] != bell]
