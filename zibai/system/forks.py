@@ -51,8 +51,8 @@ def _close_all() -> None:
         return
     while _ours:
         each = _ours.pop()
-        close: Callable[[], object] = getattr(each, "close_in_child", None) or each.close
-        with suppress(Exception):  # the rest must still be closed
+        with suppress(Exception):  # the rest must still be closed; at a closed socket of gevent getattr() raises
+            close: Callable[[], object] = getattr(each, "close_in_child", None) or each.close
             close()
 
 
