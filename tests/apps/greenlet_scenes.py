@@ -10,16 +10,20 @@ patch()
 import contextlib  # noqa: E402
 import gc  # noqa: E402
 import itertools  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
 import socket  # noqa: E402
+import subprocess  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 
 import gevent  # noqa: E402
-from gevent.event import Event  # noqa: E402
+from gevent.event import AsyncResult, Event  # noqa: E402
 
 from zibai import create_bind_socket, serve  # noqa: E402
 from zibai.engine.backends import greenlets as backend  # noqa: E402
+from zibai.engine.backends.greenlet_runners import Runner  # noqa: E402
 
 DEADLINE = 20
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -58,7 +62,7 @@ class Stage:
         self.end.set()
         self.server.get(timeout=DEADLINE)
         with gevent.Timeout(DEADLINE):
-            while left_behind(backend._Runner):
+            while left_behind(Runner):
                 gevent.sleep(0.01)
 
     def app(self, environ, start_response):
@@ -108,16 +112,85 @@ class Block:
         return b"left"
 
 
+class Counted(threading.local):
+    """Counts the requests of a greenlet, and does not refer to it."""
+
+    number = 0
+
+    def __call__(self):
+        self.number += 1
+        return b"%d" % self.number
+
+
 def quick_requests_share_one_greenlet():
-    seen = []
-    with Stage() as stage:
-        stage.routes["/who"] = lambda: seen.append(gevent.getcurrent())
+    with Stage() as stage, stage.client() as client:
+        stage.routes["/who"] = Counted()
+        client.ask("/who", 20)
+        assert [int(client.read()) for _ in range(20)] == [*range(1, 21)]
+
+
+def requests_that_block_share_one_greenlet():
+    """Whatever they wait for, and whatever they leave to other greenlets."""
+    counted, event, lock = Counted(), Event(), threading.Lock()
+    waits = [
+        lambda: gevent.sleep(0.001),
+        lambda: gevent.spawn(gevent.sleep, 0.001).join(),
+        lambda: gevent.with_timeout(DEADLINE, gevent.sleep, 0.001),
+        lambda: event.wait(0.001),
+        lambda: (gevent.spawn_later(0.001, event.set), event.wait(), event.clear()),
+        lambda: gevent.spawn_later(0.2, gevent.sleep),  # app: it runs on after its request
+        lambda: (gevent.spawn_later(0.001, lock.release), lock.acquire(), lock.acquire(), lock.release()),
+        lambda: threading.Thread(target=gevent.sleep, args=(0.001,)).start(),
+        lambda: socket.getaddrinfo("localhost", 80),
+        lambda: (threading.current_thread().name, logging.getLogger("app").error("app"), gevent.sleep(0.001)),
+        lambda: subprocess.run(["true"], check=False) if os.name == "posix" else gevent.sleep(0.001),
+        lambda: gevent.get_hub().threadpool.apply(len, ("app",)),
+    ]
+
+    def block():
+        waits[counted.number % len(waits)]()
+        return counted()
+
+    with Stage() as stage, stage.client() as client:
+        stage.routes["/block"] = block
+        for number in range(1, 3 * len(waits) + 1):
+            client.ask("/block")
+            assert int(client.read()) == number
+
+
+def there_are_no_more_greenlets_than_slots():
+    def block():
+        gevent.sleep(0.001)
+
+    def client(stage):
         with stage.client() as client:
-            client.ask("/who", 20)
-            for _ in range(20):
+            for _ in range(30):
+                client.ask("/block")
                 assert client.read() == b"ok"
-        assert len(set(map(id, seen))) == 1
-        seen.clear()
+
+    with Stage(slots=5) as stage:
+        stage.routes["/block"] = block
+        for job in [gevent.spawn(client, stage) for _ in range(20)]:
+            job.get(timeout=DEADLINE)
+        assert len(left_behind(Runner)) <= 5 + 1
+
+
+def who_joins_a_request_waits_no_longer_than_it_runs():
+    greenlets = []
+
+    def block():
+        greenlets.append(gevent.getcurrent())
+        gevent.sleep(0.001)
+
+    with Stage() as stage:
+        stage.routes["/block"] = block
+        assert stage.get("/block") == b"ok"
+        with gevent.Timeout(DEADLINE):
+            greenlets.pop().join()
+        assert stage.get("/block") == b"ok"
+        greenlets.pop().kill(timeout=DEADLINE)
+        greenlets.clear()
+        assert stage.get("/") == b"ok"
 
 
 def who_blocks_gives_way_and_is_served_again():
@@ -221,6 +294,7 @@ def a_kill_is_for_its_own_request():
 
 def what_a_request_leaves_for_its_own_greenlet_does_not_hit_the_next_request():
     """Something else that is to be thrown or switched to later."""
+    results = []
 
     def kill():
         gevent.getcurrent().kill(block=False)
@@ -228,13 +302,29 @@ def what_a_request_leaves_for_its_own_greenlet_does_not_hit_the_next_request():
     def throw_later():
         gevent.get_hub().loop.timer(0.05).start(gevent.getcurrent().throw, RuntimeError("of another request"))
 
+    def watched():
+        gevent.spawn_later(0.05, gevent.getcurrent().kill)
+
+    def linked():
+        results.append(AsyncResult())
+        results[-1].rawlink(gevent.getcurrent().switch)
+        gevent.spawn_later(0.05, results[-1].set)
+
+    def blocking(route):
+        def block():
+            route()
+            gevent.sleep(0)
+
+        return block
+
     def long():
         gevent.sleep(0.15)  # app
 
     with Stage() as stage, stage.client() as client:
-        stage.routes.update({"/kill": kill, "/later": throw_later, "/long": long})
-        for path in ("/kill", "/later"):
-            client.ask(path)
+        stage.routes.update({"/long": long})
+        for route in (kill, throw_later, watched, linked, blocking(throw_later), blocking(watched), blocking(linked)):
+            stage.routes["/route"] = route
+            client.ask("/route")
             client.ask("/long")
             assert (client.read(), client.read()) == (b"ok", b"ok")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 gevent = pytest.importorskip("gevent")
 
-from zibai.engine.backends import greenlets, hub_wait, pending  # noqa: E402
+from zibai.engine.backends import greenlets, hub_wait  # noqa: E402
 from zibai.net.poller import READ, WRITE  # noqa: E402
 
 SCRIPT = APPS / "greenlet_scenes.py"
@@ -224,20 +224,6 @@ def test_another_timeout_goes_through_a_wait(pair: Pair) -> None:
     ours, _ = pair
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
         hub_wait.Readiness().wait_readable(ours, DEADLINE)
-
-
-def test_a_loop_that_counts_nothing_known_gives_each_exchange_a_greenlet_of_its_own() -> None:
-    loop = gevent.get_hub().loop
-    kept = pending.Kept(SimpleNamespace())
-    assert kept.activecnt != kept.activecnt
-    counting = pending.counting(loop)
-    before = counting.activecnt
-    watcher = loop.timer(60)
-    watcher.start(lambda: None)
-    assert counting.activecnt == before + 1
-    watcher.stop()
-    watcher.close()
-    assert counting.activecnt == before
 
 
 def test_the_test_process_is_not_patched() -> None:

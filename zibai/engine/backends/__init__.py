@@ -8,8 +8,8 @@ backends would share belongs into the loop, the connection or the stream.
  - baton         the state of a runner, and the times in which the leader passes the baton on at once
  - polling       how a thread waits for a socket, and how a poller is woken
  - greenlets     runners that are greenlets, started from gevent's hub
+ - greenlet_runners  these greenlets, and which of them may run another request
  - hub_wait      how a greenlet waits for a socket
- - pending       timers and kills that an exchange has left behind in the hub
  - hubpoller     a poller of watchers, where the hub cannot watch the system's
  - blocked       tells when an application blocks the hub or the event loop
  - tasks         coroutines of an event loop, which also turns the server loop

@@ -3,8 +3,7 @@
 The hub owns the server loop: one of its callbacks turns it, without ever blocking, and switches into an idle runner,
 a greenlet, for each connection that is ready. The runner switches back to the callback when it is done, so an exchange
 costs two switches. If the application blocks, gevent switches to the hub, which is in the middle of that callback. So
-the callback goes on with the next connection and gives the blocked one away. A new greenlet for each request would
-halve the speed.
+the callback goes on with the next connection and gives the blocked one away (:mod:`.greenlet_runners`).
 
 Everything runs in one thread, so nothing here needs a lock. Other threads may only call ``wake``. Code in a hub's
 callback must not block, but logging may (a handler's lock, a socket). So a separate greenlet writes the loop's own log
@@ -22,18 +21,15 @@ from importlib import metadata
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ...clock import clock
 from ...errors import MissingExtra
-from ...logger import logger, safely
-from ...system.forks import close_in_children, end_child
-from ...system.stacks import Stack, frames_of
-from ...telemetry.scoreboard import Row, Slot
-from ..states import APP
+from ...logger import safely
+from ...system.forks import close_in_children
+from ...system.stacks import Stack
+from ...telemetry.scoreboard import Row
 from ..stream import Stream
 from . import Blocking, Turns
 from .blocked import Watch
 from .hubpoller import HubPoller
-from .pending import counting
 
 try:
     import gevent
@@ -41,6 +37,7 @@ try:
     from gevent import monkey
     from gevent.event import Event
 
+    from .greenlet_runners import Runner, Runners
     from .hub_wait import SHORTEST, Readiness
 except ImportError as error:
     text = "gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent"
@@ -64,54 +61,6 @@ def patch() -> None:
 if TYPE_CHECKING:
     from ...net.poller import Poller
 
-    _Greenlet = gevent.Greenlet[[], None]  # generic for type checkers only
-else:
-    _Greenlet = gevent.Greenlet
-
-
-class _Runner(_Greenlet):
-    """A greenlet that runs one exchange after the other. Between two it is switched out, with ``job`` None.
-
-    It ends after an exchange that blocked or left something behind in the hub: a Timeout that the application has
-    started and forgotten, or a kill, must not hit the next request.
-    """
-
-    def __init__(self, backend: "Greenlets", slot: Slot) -> None:
-        super().__init__()
-        self.slot = slot
-        self.job: Stream | None = None
-        self.given_away = False
-        self.forked = False  # whether its application has forked this process
-        self._backend = backend
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:
-            self._backend.recover(self, error)
-
-    def _work(self) -> None:
-        backend, hub = self._backend, gevent.get_hub()
-        loop, pending = backend.loop, backend.pending
-        while not backend.stopped:
-            stream = self.job
-            while stream is not None:
-                watchers = pending.activecnt
-                stream.exchange(self.slot, clock())
-                if self.forked:
-                    end_child()  # else its hub would run the greenlets of other requests
-                if self.given_away or pending.activecnt != watchers:
-                    backend.retire(self)
-                    return
-                loop.finish(stream)
-                # The next one without a switch to the hub and back, which would cost a tenth of its time.
-                self.job = stream = loop.take()
-            backend.idle = self
-            try:
-                hub.switch()
-            except BaseException:  # noqa: S112
-                continue  # a kill, at the end or by an application that knows this greenlet; no exchange runs
-
 
 class Greenlets(Blocking):
     """Drives the loop from gevent's hub. ``slots`` is how many exchanges may run at once."""
@@ -122,21 +71,18 @@ class Greenlets(Blocking):
         self.readiness = Readiness()
         self.make_stream = Stream
         self._row = row
-        # A greenlet that is about to end still has its slot while the next one runs, so there is one slot more.
-        self._free = row.slots[slots::-1]
-        self._runners: dict[int, _Runner] = {}
+        # A greenlet that is about to rest still has its slot while the next one runs, so there is one slot more.
+        self._runners = Runners(self, row.slots[slots::-1])
         self._hub: Any = gevent.get_hub()
         self._turning = False
-        self.pending = counting(self._hub.loop)
         self.stopped = False
         self._ask = self._hub.loop.async_()  # for a sign of life
         self._watch = Watch(
             "gevent's hub",
             self._ask.send,
-            lambda: len(self._free) + (self.idle is not None) <= slots,
+            lambda: self._runners.are_busy,
             partial(monkey.get_original, "_thread"),
         )
-        self.idle: _Runner | None = None  # one is enough: while it runs without blocking no other does
         self._done = Event()
         self._turn_soon = self._hub.loop.async_()  # the one watcher that other threads may touch
         self._timer: Any = None
@@ -174,9 +120,7 @@ class Greenlets(Blocking):
 
     def stop(self) -> None:
         self.stopped = True
-        if self.idle is not None:
-            # By the hub: when a greenlet ends, its parent goes on, and not the greenlet that has switched to it.
-            self.idle.kill()
+        self._runners.end()
         self._close()
 
     def close_in_child(self) -> None:
@@ -186,7 +130,7 @@ class Greenlets(Blocking):
         """
         self.stopped = True
         forker = gevent.getcurrent()
-        if isinstance(forker, _Runner):
+        if isinstance(forker, Runner):
             forker.forked = True
         self._close_watchers()
         self._close()
@@ -205,12 +149,10 @@ class Greenlets(Blocking):
                 watcher.close()
 
     def where(self, slot: int) -> tuple[str, Stack]:
-        runner = self._runners.get(slot)
-        return "a greenlet", None if runner is None else runner.gr_frame
+        return self._runners.where(slot)
 
     def waiting(self) -> list[list[FrameType]]:
-        frames = [runner.gr_frame for runner in list(self._runners.values()) if runner.job is not None]
-        return [frames_of(frame) for frame in frames if frame is not None]  # the greenlet that runs has no frame
+        return self._runners.waiting()
 
     # In the hub.
 
@@ -223,6 +165,7 @@ class Greenlets(Blocking):
         watch.turns += 1
         if watch.asleep:
             watch.ring()
+        self._runners.check()
         loop.turn(block=False)
         while (stream := loop.take()) is not None:
             self._run(stream)
@@ -248,7 +191,7 @@ class Greenlets(Blocking):
             self._timer_due = due
 
     def _run(self, stream: Stream) -> None:
-        runner, self.idle = self.idle or self._make_runner(), None
+        runner = self._runners.take()
         runner.job = stream
         runner.switch()
         if runner.job is not None:
@@ -256,38 +199,3 @@ class Greenlets(Blocking):
             runner.given_away = True
             if not self.stopped:
                 self.loop.give_away(runner.job)
-
-    def _make_runner(self) -> _Runner:
-        slot = self._free.pop()
-        runner = self._runners[slot.number] = _Runner(self, slot)
-        return runner
-
-    # In a runner.
-
-    def recover(self, runner: _Runner, error: BaseException) -> None:
-        """An error has left a runner, perhaps while it ran a connection; the greenlet ends.
-
-        Its slot comes free, and the connection is closed. The error is a bug of the server, or it was thrown into the
-        greenlet from outside.
-        """
-        stream = runner.job
-        if stream is not None and stream.connection.state is APP:
-            stream.give_up(runner.slot)
-            self.retire(runner)
-        else:
-            runner.job = None
-            self._free.append(runner.slot)
-        if self.idle is runner:
-            self.idle = None
-        # In a greenlet of its own, since a handler of the log may block, and may raise anything.
-        self.report(partial(logger.error, exc_info=error), "an error came out of a server greenlet, which has ended")
-
-    def retire(self, runner: _Runner) -> None:
-        """Its exchange is over, and it may not run another."""
-        stream, runner.job = runner.job, None
-        assert stream is not None
-        if runner.given_away:
-            self.loop.give_back(stream)
-        else:
-            self.loop.finish(stream)
-        self._free.append(runner.slot)
