@@ -61,8 +61,8 @@ class Recorder:
         self.asked[fd] = events
 
     def unregister(self, fd: int) -> None:
+        del self.asked[fd]  # first: the system forgets a closed descriptor by itself, and raises here
         self._poller.unregister(fd)
-        del self.asked[fd]
 
 
 class Backend:

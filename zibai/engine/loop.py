@@ -231,7 +231,6 @@ class Loop:
 
     def give_away(self, stream: RunnersSide) -> None:
         """See :class:`zibai.engine.backends.Turns`."""
-        self._table.watch(stream.connection, 0)
         self._running += 1
 
     def mend(self) -> None:

@@ -41,7 +41,7 @@ the :class:`~zibai.engine.queueing.Queue` refuses it by a 503 after ``queue_time
 
 APP: Final = "app"
 """The application runs. *Inline*, the loop stands still until its runner is done, and the poller stays armed; *given
-away*, the loop goes on. It watches nothing and has no deadline until the runner has *lent* something: handed it to the
+away*, the loop goes on. It has no deadline until the runner has *lent* something: handed it to the
 loop to be sent. Then the client has to take that fast enough, or the connection is cut, and the runner learns of
 that at its next send."""
 
@@ -72,9 +72,9 @@ class Rule(NamedTuple):
     """What holds in a state.
 
     ``watch`` is what the loop asks the poller for when it settles the connection, beside WRITE while something waits to
-    be sent. With 0, in READY and APP, the poller is not told at once: READ stays armed until an event comes, or until
-    the connection is given away. Most short requests see neither. ``after`` has the states that may follow, with what
-    leads to each. CLOSED may follow every state: the client has left, or is at fault.
+    be sent. With 0, in READY and APP, the poller is not told at once: READ stays armed until an event comes. Most
+    requests see none. ``after`` has the states that may follow, with what leads to each. CLOSED may follow every state:
+    the client has left, or is at fault.
     """
 
     owner: str

@@ -25,8 +25,9 @@ backends would share belongs into the loop, the connection or the stream.
 The thread that drives the loop (or the hub) *owns* it; there is one owner at a time. Only the owner calls the methods
 of :class:`Turns`, except ``give_back`` and the loop's ``lend``, which any thread may call. With threads, a deputy gives
 away the connection that a blocked leader runs, under the backend's lock, and owns the loop from then on. A connection
-runs *inline* while the loop waits for it, and stays armed in the poller. Before another thread or greenlet drives the
-loop, the owner *gives the connection away*, which disarms it; the runner *gives it back* when it is done.
+runs *inline* while the loop waits for it. Before another thread or greenlet drives the loop, the owner *gives the
+connection away*; the runner *gives it back* when it is done. It stays armed in the poller meanwhile. If an event comes
+before its runner is done, the owner disarms it, and nothing else.
 """
 
 from collections.abc import Awaitable, Callable

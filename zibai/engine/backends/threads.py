@@ -3,8 +3,8 @@
 Handing each request to another thread costs three quarters of the speed, since the GIL changes hands twice. So the
 thread that holds the *baton*, the leader, turns the loop and runs applications itself, inline. The next in line, the
 *deputy*, watches: once an exchange has lasted ``BATON_LIMIT``, the deputy gives the connection away in the leader's
-name (which disarms it in the poller), takes the baton and leads. The old leader finishes its exchange, gives its
-connection back to the loop and queues up.
+name, takes the baton and leads. The old leader finishes its exchange, gives its connection back to the loop and queues
+up.
 
 A taken baton is evidence that this application blocks. For a *spell* after it (1 s, doubling up to 16 s while it
 keeps happening) the leader passes the baton on before it runs anything, as a plain pool does.
