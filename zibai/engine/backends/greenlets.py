@@ -74,7 +74,6 @@ class Greenlets(Blocking):
         # A greenlet that is about to rest still has its slot while the next one runs, so there is one slot more.
         self._runners = Runners(self, row.slots[slots::-1])
         self._hub: Any = gevent.get_hub()
-        self._turning = False
         self.stopped = False
         self._ask = self._hub.loop.async_()  # for a sign of life
         self._watch = Watch(
