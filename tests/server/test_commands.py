@@ -10,7 +10,8 @@ import pytest
 
 from zibai.logger import logger
 from zibai.server import commands as module
-from zibai.server.commands import Commands, serve_single
+from zibai.server import single_commands
+from zibai.server.commands import Commands
 from zibai.supervise.crew import Crew
 from zibai.supervise.mainloop import MainLoop
 
@@ -93,8 +94,8 @@ def test_a_client_that_leaves_has_asked_for_the_end_all_the_same(
     assert loop.is_ending
 
     sent: list[int] = []
-    monkeypatch.setattr(module, "_send_signal", sent.append)
-    lines = serve_single({"command": "stop", "now": True})
+    monkeypatch.setattr(single_commands, "_send_signal", sent.append)
+    lines = single_commands.serve_single({"command": "stop", "now": True})
     next(lines)
     assert sent == []
     lines.close()  # type: ignore[attr-defined]

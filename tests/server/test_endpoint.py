@@ -13,8 +13,8 @@ import pytest
 
 from zibai.logger import logger
 from zibai.server import endpoint as module
-from zibai.server.commands import serve_single
 from zibai.server.endpoint import MAX_CLIENTS, REQUEST_SIZE, Endpoint, address_for, connect
+from zibai.server.single_commands import serve_single
 
 from support import wait_for
 

@@ -10,7 +10,7 @@ Each request is one log record: a 5xx goes to ``zibai.error`` with the traceback
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 from ..clock import clock, head_end
 from ..engine.outgoing import File, read_at
@@ -25,7 +25,6 @@ from .reply import JOIN, Reply, exact, instead, joined
 from .shortcut import send_at_once
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
-Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
 
 HALF_CLOSED: Final = 5.0

@@ -9,7 +9,8 @@ from ..logger import access_logger, error_logger
 from ..telemetry.records import ResponseDetails, log_exchange
 
 if TYPE_CHECKING:
-    from .exchange import Environ, Exchange
+    from .exchange import Exchange
+    from .interface import Environ
 
 
 def log(exchange: "Exchange", stream: Stream, environ: "Environ", ended: float = 0.0) -> None:

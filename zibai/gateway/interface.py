@@ -7,8 +7,14 @@ could be served: a wrapper of ``*args``, an object of C.
 import functools
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
+
+Environ = dict[str, Any]
+"""The variables of a WSGI request."""
+
+Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
+"""An application of WSGI."""
 
 Kind = Literal["wsgi", "asgi3", "asgi2", "factory", "class", "async", "unfit"]
 

@@ -5,7 +5,7 @@ the same facts.
 """
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from ..config.addresses import Trust
@@ -16,8 +16,7 @@ from ..protocol import forwarded
 from ..protocol.forwarded_plain import is_address, read_plain
 from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
-
-Environ = dict[str, Any]
+from .interface import Environ
 
 _MAX_FORWARDED: Final = 1024
 """The most results that a gateway keeps. A client needs one, unless its proxies change."""

@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -23,14 +22,12 @@ from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
 from ..telemetry.records import ResponseDetails, log_exchange
 from .complaints import Complaints
-from .exchange import Environ, make_exchange
+from .exchange import make_exchange
 from .exchange_log import log
 from .filewrapper import FileWrapper
+from .interface import Application, Environ
 from .proxies import Proxies, decoded, without_prefix
 from .shortcut import send_at_once
-
-Application = Callable[[Environ, Callable[..., Callable[[bytes], object]]], Iterable[bytes]]
-
 
 # Libraries that look for the raw socket in the environ would raise at each handshake.
 _NO_WEBSOCKET: Final = (

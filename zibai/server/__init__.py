@@ -11,6 +11,7 @@ This wing puts the parts together: options, listeners, workers, and in each work
  - control       the thread by which a serving process hears that it must stop
  - peek          whether an application is ASGI, before gevent patches
  - application   the user's code: the application and its hooks
+ - targets       the main functions of the processes that a parent spawns
  - loader        the process that imports once and forks (--preload)
  - orders        the loader's end of the pipe to its parent
  - serve         serve(): one application on its sockets
@@ -33,6 +34,7 @@ This wing puts the parts together: options, listeners, workers, and in each work
  - watching      --reload and --watchfiles: which directories
  - endpoint      the control channel: who may speak, and how
  - commands      the commands of the control channel
+ - single_commands  the same in a single process
  - dump          the stacks of a worker
  - ties          hooks, and the callbacks between a server and its supervising process
  - profiling     zibai profile: the parent's part

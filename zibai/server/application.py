@@ -7,8 +7,7 @@ from .. import importer
 from ..config import envfile
 from ..config.options import Options, watched
 from ..errors import LoadError, UsageError
-from ..gateway.interface import Interface, refusal, resolve
-from ..gateway.wsgi import Application
+from ..gateway.interface import Application, Interface, refusal, resolve
 from ..logger import logger
 from .ties import Hooks
 

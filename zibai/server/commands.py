@@ -5,15 +5,14 @@ There is a command for everything that a signal does, on every system. A request
 sentence.
 
 Each command runs in the thread of its client. It changes nothing itself, but asks the main loop of the parent
-(:meth:`~zibai.supervise.mainloop.MainLoop.ask`), or raises a signal in a single process. Replies arrive in a queue of
+(:meth:`~zibai.supervise.mainloop.MainLoop.ask`). Replies arrive in a queue of
 the command: the main loop only appends to it, and the client's thread only takes from it. If the main loop has ended,
 nothing arrives, so the client's thread checks that every second.
 """
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,14 +24,10 @@ from ..supervise.roster import Roster
 from .dump import describe_process
 from .endpoint import Request
 from .profiling import Profiling
+from .single_commands import GRACEFUL_SIGNAL, QUICK_SIGNAL, Lines
 
 if TYPE_CHECKING:
     from ..supervise.events import Event
-
-Lines = Iterator[dict[str, Any]]
-
-GRACEFUL_SIGNAL: Final = "SIGBREAK" if sys.platform == "win32" else "SIGTERM"
-QUICK_SIGNAL: Final = "SIGINT"
 
 MANY: Final = 1000
 """The largest number of workers that may be asked for: a typing error should not use up the machine."""
@@ -199,28 +194,6 @@ class Commands:
             yield {"ok": True}
         finally:
             self._loop.ask(lambda roster: self._dumps.remove(came))
-
-
-def serve_single(request: Request) -> Lines:
-    """The only command of a single process: end, as by a signal."""
-    if request.get("command") == "stop":
-        try:
-            yield {"ok": True, "pid": os.getpid()}
-        finally:  # also for a client that has left without waiting for the line
-            _send_signal(getattr(signal, QUICK_SIGNAL if request.get("now") is True else GRACEFUL_SIGNAL))
-    elif request.get("command") == "reopen" and sys.platform != "win32":
-        _send_signal(signal.SIGUSR1)
-        yield {"ok": True}
-    else:
-        yield {"error": "this server is a single process, which can only be stopped; start it with --processes 1"}
-
-
-def _send_signal(number: int) -> None:
-    """Send a signal to this process: not to this thread, in which signals may be blocked."""
-    if sys.platform == "win32":
-        signal.raise_signal(number)  # os.kill would end the process, or every process of its console
-    else:
-        os.kill(os.getpid(), number)
 
 
 def _by(request: Request) -> str:

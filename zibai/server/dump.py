@@ -17,11 +17,13 @@ from _thread import get_ident
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..clock import clock
 from ..system.stacks import Stack, format_stack, root
-from .loops import Engine
+
+if TYPE_CHECKING:
+    from .loops import Engine
 
 TEXT_LIMIT: Final = 60_000
 """The most characters of a text: the pipe of a worker takes so many while the parent does not read."""
@@ -65,7 +67,7 @@ def _number() -> int:
     return 0
 
 
-def describe_self(engine: Engine | None, greenlets: Greenlets | None) -> str:
+def describe_self(engine: "Engine | None", greenlets: Greenlets | None) -> str:
     """The stacks of this process: of each request that ``engine`` runs, then of all other threads, tasks and greenlets.
 
     Any thread.

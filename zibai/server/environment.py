@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from ..config import envfile
 from ..config.options import Options, runners
 from ..errors import UsageError, ZibaiError
-from ..gateway.wsgi import Application
+from ..gateway.interface import Application
 from ..net import inherited
 from ..net.bind import describe
 from ..net.unix_socket import give_unix_socket

@@ -14,7 +14,7 @@ from typing import Unpack
 from ..config.keywords import RunOptions
 from ..config.options import Options, declared
 from ..errors import UsageError
-from ..gateway.wsgi import Application
+from ..gateway.interface import Application
 from ..logger import logger
 from ..supervise.worker import describe
 from ..system import terminal

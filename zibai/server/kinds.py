@@ -6,18 +6,18 @@ A server of WSGI applications on threads has neither gevent nor asyncio in memor
 from typing import TYPE_CHECKING, Any
 
 from ..config.options import Options
-from ..engine.backends import Backend
-from ..engine.loop import Loop
 from ..errors import MissingExtra, UsageError
 from ..gateway.interface import single
 from ..system.patching import is_patched
-from ..telemetry.scoreboard import Row
+from ..telemetry.row import Row
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from ..engine.backends import Backend
     from ..engine.backends.guest_loop import GuestLoop
     from ..engine.backends.own_loop import OwnLoop
+    from ..engine.loop import Loop
     from ..gateway.asgi import Gateway, Upgrade
     from ..gateway.lifespan import Lifespan
 
@@ -37,7 +37,7 @@ def obstacle_to_loops(options: Options, interface: str, backend: str | None) -> 
     return obstacle
 
 
-def make_backend(name: str | None, slots: int, row: Row, loop: str = "") -> Backend:
+def make_backend(name: str | None, slots: int, row: Row, loop: str = "") -> "Backend":
     """The backend of a WSGI application. ``loop`` is the name of its server loop in a process that has several."""
     if name is None:
         name = "greenlets" if is_patched() else "threads"
@@ -98,7 +98,7 @@ def make_tasks(
     return OwnLoop(make_event_loop(options.loop), row, gateway.make, lambda: lifespan.context)
 
 
-def task_loop() -> type[Loop]:
+def task_loop() -> "type[Loop]":
     """The server loop of tasks."""
     from ..engine.task_loop import TaskLoop
 

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 from ..config.options import Options, watched
+from ..gateway.interface import Application
 from ..net.bind import is_public
 from ..net.kernel import backlog_of
 from ..supervise import mainloop
@@ -21,20 +22,25 @@ from ..system import home, lastword, terminal, title
 from ..system.signals import Signals
 from ..system.usage import Usage
 from ..telemetry.board_view import describe
-from ..telemetry.metrics import Metrics
 from ..telemetry.scoreboard import Scoreboard
 from ..telemetry.statsd import Statsd
 from . import environment as around
-from . import loader, worker
+from . import targets
 from .commands import Commands
 from .endpoint import Endpoint
 from .environment import Prepared
 from .listeners import Listeners
-from .live import Live
-from .probes import Probes
 from .systemd import Reporter
 from .upgrade import Upgrade
 from .watching import Watched
+
+
+def hear_signals(prompt: Prompt | None, exits: bool, limit: float) -> Signals:
+    """The signals of a parent, which has ``limit`` seconds to end after one of them if the process ``exits``."""
+    signals = mainloop.signals(exits=exits, prompt=prompt is not None)
+    if exits:
+        signals.heard = lambda name: lastword.arm(limit) if name in lastword.ENDS else None
+    return signals
 
 
 def serve_as_parent(
@@ -55,10 +61,10 @@ def serve_as_parent(
         observers = _observers(stack, prepared, upgrade, pulse)
         preload: Preload | None = None
         if options.preload and app is None:  # an application from a prompt is forked from this process anyway
-            preload = Preload(partial(loader.run_loader, stdin=stdin), (options, listeners.sockets, board), collector)
+            preload = Preload(partial(targets.run_loader, stdin=stdin), (options, listeners.sockets, board), collector)
             stack.enter_context(preload)
         crew = Crew(
-            partial(worker.run_child, app=app, stdin=None if preload else stdin),
+            partial(_target(app), app=app, stdin=None if preload else stdin),
             (options, listeners.sockets),
             board,
             method="spawn" if app is None else "fork",
@@ -89,11 +95,25 @@ def serve_as_parent(
             prompt.run(loop, signals, board)
 
 
+def _target(app: Application | None) -> Callable[..., None]:
+    """The main function of a worker. A forked worker has the imports of its parent, and must not repeat them."""
+    if app is None:
+        return targets.run_worker
+    from .worker import run_child
+
+    return run_child
+
+
 def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pulse) -> list[mainloop.Observer]:
     """The observers of the roster. The probes come first, so that load balancers learn a change from them first."""
     listeners, notifier, board = prepared.listeners, prepared.environment.notifier, prepared.board
     observers: list[mainloop.Observer] = []
     if listeners.health:
+        # Not in the memory of a parent without --health-listen: they read requests as the workers do.
+        from ..telemetry.metrics import Metrics
+        from .live import Live
+        from .probes import Probes
+
         options = prepared.options
         names = around.names(options, listeners.sockets)
         public = any(map(is_public, listeners.health))

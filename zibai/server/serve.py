@@ -17,8 +17,8 @@ from ..clock import clock
 from ..config.keywords import ServeOptions
 from ..config.options import Options, runners, script_name, usual_loops
 from ..engine.backends import Backend
-from ..gateway.interface import resolve
-from ..gateway.wsgi import Application, Gateway
+from ..gateway.interface import Application, resolve
+from ..gateway.wsgi import Gateway
 from ..logger import logger, safely
 from ..net.bind import listen
 from ..net.listener import Listener

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Literal, Unpack
 
 from ..config.keywords import ServeOptions
-from ..gateway.wsgi import Application
+from ..gateway.interface import Application
 from ..net.bind import create_bind_socket, describe
 from ..net.unix_socket import unlink_unix_socket
 from .serve import serve

@@ -7,8 +7,7 @@ from ..config.addresses import Trust
 from ..config.keywords import ServeOptions
 from ..config.options import Options, declared
 from ..errors import UsageError
-from ..gateway.interface import refusal
-from ..gateway.wsgi import Application
+from ..gateway.interface import Application, refusal
 from ..logger import logger
 from ..net.bind import describe, is_public
 from ..supervise.worker import describe as describe_function

@@ -9,10 +9,10 @@ from ..supervise.record import READY
 from ..telemetry.board_view import describe
 from ..telemetry.statsd import Statsd
 from . import worker
-from .commands import serve_single
 from .endpoint import Endpoint
 from .environment import Prepared
 from .loops import Loops
+from .single_commands import serve_single
 from .systemd import SingleReporter
 from .ties import Ties
 

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from socket import socket
+from typing import TYPE_CHECKING
 
 from ..config.options import Options, declared, runners
 from ..errors import LoadError, UsageError, ZibaiError, format_exception
-from ..gateway.wsgi import Application
+from ..gateway.interface import Application
 from ..logger import logger
 from ..net.bind import describe
-from ..supervise import mainloop
-from ..supervise.prompt import Prompt
-from ..supervise.starting import start_helper
 from ..system import daemon, home, lastword, pidfile, standard
 from ..system.machine import available_cpus
 from ..system.patching import has_gil
@@ -36,9 +34,10 @@ from . import guard, peek
 from .endpoint import address_for
 from .environment import Environment, Prepared
 from .listeners import Listeners
-from .parent import serve_as_parent
 from .settings import warn_of_strangers
-from .single import serve_alone
+
+if TYPE_CHECKING:
+    from ..supervise.prompt import Prompt
 
 
 def main(options: Options, *, exits: bool = False) -> None:
@@ -124,11 +123,16 @@ def needs_parent(options: Options) -> str:
 def _serve(options: Options, exits: bool, environment: Environment, on_up: Callable[[], object]) -> None:
     """Open the listeners, become the user that serves, and serve in this process or in workers."""
     processes = options.processes or int(bool(needs_parent(options)))
+    # Before anything is opened. A single process needs no supervisor in its memory, and a parent no engine.
+    if processes:
+        from .parent import hear_signals, serve_as_parent
+    else:
+        from .single import serve_alone
     if processes and environment.app is None:
         guard.check()
     limits = _limits(options)
     loops = peek.loops(options)
-    prompt = Prompt() if options.interactive else None
+    prompt = _prompt() if options.interactive else None
     predecessor, identity = environment.predecessor, environment.identity
     limit = options.graceful_exit_timeout + lastword.LAST_WORD
     listeners = Listeners(options, environment.given, predecessor and predecessor.listeners)
@@ -138,9 +142,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         # a unix socket behind. KeyboardInterrupt may come in the middle of anything, and in some places it gets lost.
         stack.enter_context(signals_held_back(lastword.Lookout(limit) if exits else None))
         stack.enter_context(listeners)
-        signals = stack.enter_context(mainloop.signals(exits=exits, prompt=prompt is not None)) if processes else None
-        if signals is not None and exits:
-            signals.heard = lambda name: lastword.arm(limit) if name in lastword.ENDS else None
+        signals = stack.enter_context(hear_signals(prompt, exits, limit)) if processes else None
         logger.info("zibai %s, process %d", __version__, os.getpid())
         owner = None if identity is None else identity.owner
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
@@ -162,10 +164,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             stack.enter_context(pidfile.written(options.pid_file, environment.parent))
         if not early:
             board, endpoint = open_board()
-        if options.daemon and options.log_file is not None:
-            if processes:
-                start_helper()  # first, or it would keep the log file open for as long as the server runs
-            daemon.print_to(options.log_file)
+        _redirect_output(options, processes)
         prepared = Prepared(options, environment, listeners, board, on_up, endpoint)
         if signals is None:
             serve_alone(prepared, exits)
@@ -180,6 +179,22 @@ def _open_board(
     endpoint = "" if environment.guest else address_for(options.control)
     predecessor = environment.predecessor.pid if environment.predecessor else 0
     return stack.enter_context(around.scoreboard(options, processes, names, predecessor, endpoint)), endpoint
+
+
+def _prompt() -> "Prompt":
+    from ..supervise.prompt import Prompt
+
+    return Prompt()
+
+
+def _redirect_output(options: Options, processes: int) -> None:
+    """Let a server in the background print into its log file."""
+    if options.daemon and options.log_file is not None:
+        if processes:
+            from ..supervise.starting import start_helper
+
+            start_helper()  # first, or it would keep the log file open for as long as the server runs
+        daemon.print_to(options.log_file)
 
 
 def _made_by_user(options: Options, identity: Identity | None) -> list[str]:

@@ -14,14 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, MutableMapping
 from math import inf
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..clock import clock
 from ..errors import UsageError
 from ..logger import logger
 from ..supervise.record import READY, TO_REPLACE
-from ..supervise.roster import Roster
 from ..telemetry.scoreboard import Report, Rows
+
+if TYPE_CHECKING:
+    from ..supervise.roster import Roster
 
 STATUS_EVERY: Final = 10.0
 """Seconds between two looks at the text of STATUS, which is sent when it has changed."""
@@ -151,7 +153,7 @@ class Reporter:
     def sources(self) -> list[Any]:
         return []
 
-    def look(self, roster: Roster) -> float | None:
+    def look(self, roster: "Roster") -> float | None:
         """Send what has changed; return the seconds until the next look, None for never."""
         if roster.is_ending:
             if not self._is_stopping:
@@ -170,7 +172,7 @@ class Reporter:
         self._due = self._due or _Due(self._notifier)
         return self._due.look(lambda: self._status(roster))
 
-    def _status(self, roster: Roster) -> str:
+    def _status(self, roster: "Roster") -> str:
         reports = [row.read() for row in self._rows]
         counted = {report.pid: report.counters["requests"] for report in reports if report.state}
         self._before += sum(count for pid, count in self._counted.items() if pid not in counted)
@@ -180,7 +182,7 @@ class Reporter:
         return f"{text}, {_requests(reports, self._before)}" if self._rows else text
 
 
-def _is_settled(roster: Roster) -> bool:
+def _is_settled(roster: "Roster") -> bool:
     """Whether the last restart is over: done or aborted."""
     active = [worker for worker in roster.workers if worker.is_active]
     return len(active) >= roster.wanted and all(

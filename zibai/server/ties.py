@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..telemetry.row import Row
-from .loops import Engine, Loops
+
+if TYPE_CHECKING:
+    from .loops import Engine, Loops
 
 Hook = Callable[[], object]
 
@@ -42,11 +44,11 @@ class Ties:
     beat_every: float = inf
     multiprocess: bool = False
     directory: str = ""
-    engine: Engine | None = None
+    engine: "Engine | None" = None
     on_max_requests: Hook | None = None
     on_hung: Hook | None = None
     on_beat: Hook = lambda: None
     on_look: Hook = lambda: None
-    before_start: Callable[[Loops], object] = lambda loops: None
-    on_start: Callable[[Loops], object] = lambda loops: None
+    before_start: "Callable[[Loops], object]" = lambda loops: None
+    on_start: "Callable[[Loops], object]" = lambda loops: None
     on_end: Hook = lambda: None

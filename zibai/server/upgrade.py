@@ -14,14 +14,16 @@ import os
 import subprocess
 import sys
 from collections.abc import MutableMapping
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ..errors import UsageError
 from ..logger import logger
-from ..supervise.roster import Roster
 from ..telemetry.scoreboard import Scoreboard
 from .listeners import Listeners, Passed
 from .systemd import Notifier
+
+if TYPE_CHECKING:
+    from ..supervise.roster import Roster
 
 VARIABLE = "ZIBAI_UPGRADE"
 
@@ -106,7 +108,7 @@ class Upgrade:
         except OSError as error:
             logger.error("upgrade failed: the new server cannot be started: %s", error)
 
-    def look(self, roster: Roster) -> None:
+    def look(self, roster: "Roster") -> None:
         """After each turn of the main loop."""
         self._is_ending = roster.is_ending
         if roster.was_up and not self._has_told:

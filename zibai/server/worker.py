@@ -19,8 +19,7 @@ from typing import NamedTuple
 
 from ..config.options import Options
 from ..errors import LoadError, MissingExtra, ZibaiError
-from ..gateway.interface import Interface
-from ..gateway.wsgi import Application
+from ..gateway.interface import Application, Interface
 from ..logger import logger
 from ..supervise.control import FOR_PARENT, GRACEFUL_SIGNALS, QUICK_SIGNALS, REOPEN, UPGRADE
 from ..supervise.pipe import Parent
