@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from zibai.cli.arguments import main, parse_args
+from zibai.cli import main
+from zibai.cli.arguments import parse_args
 from zibai.cli.texts import long_help, options_markdown
 from zibai.config import sources
 from zibai.config.options import Options, declared
@@ -377,3 +378,14 @@ def test_python_m_is_the_same_command() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "zibai: error: --max-workers must be at least 1, not 0\n"
+
+
+@pytest.mark.parametrize("command", ["ps", "reload"])
+def test_a_command_for_a_running_server_loads_no_options(command: str) -> None:
+    """They are most of what a start loads, and scripts call these commands often."""
+    code = f"import sys, zibai.cli; code = zibai.cli.main(['{command}', ':1']); print(code, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code, *modules = done.stdout.split()
+    assert code == "1"
+    assert "zibai.cli.find" in modules
+    assert "zibai.config.options" not in modules

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai.cli.arguments import COMMANDS, STEERING, make_parser
+from zibai.cli import COMMANDS, STEERING
+from zibai.cli.arguments import make_parser
 from zibai.cli.completion import FLAGS, WORDS, completion
 
 from support import DEADLINE, run, wait_for

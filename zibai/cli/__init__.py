@@ -23,11 +23,31 @@ It is thin: arguments become options, and other wings do the work.
  - flame       a profile as a picture
 """
 
+import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = ("ps", "top", "profile", "check", "migrate", "completion")
+STEERING = ("reload", "stop", "workers", "dump", "reopen")
+"""Other commands. Each of the first has a module and a function of its name; the others are steer's."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console command; raises SystemExit when its exit code is not 0."""
-    from .arguments import main as run
+    """The console command; raises SystemExit when its exit code is not 0. Each command imports only what it needs."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv in (["help"], ["version"]):
+        argv = [f"--{argv[0]}"]
+    # An application that is called like a command is named with its attribute: check:app.
+    if argv and argv[0] in COMMANDS:
+        return int(getattr(import_module(f".{argv[0]}", __package__), argv[0])(argv[1:]))
+    if argv and argv[0] in STEERING:
+        from .steer import steer
 
-    return run(argv)
+        return steer(argv)
+    from .arguments import parse_args
+
+    options = parse_args(argv)
+    from ..server.start import main as run_main
+
+    run_main(options, exits=True)
+    return 0

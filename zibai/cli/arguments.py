@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
 from typing import Any, NoReturn
 
 from ..config.foreign import translation
@@ -26,6 +25,7 @@ from ..config.sources import Layer, Settings, gather, listed, names
 from ..config.values import SWITCHED, Setting, expected, parse, read_text
 from ..errors import UsageError
 from ..version import __version__
+from . import COMMANDS, STEERING
 from .texts import flags_of, long_help, metavar_of, short_help
 
 
@@ -178,27 +178,3 @@ def _usable(option: Option, value: str) -> bool:
     except UsageError:
         return False
     return True
-
-
-COMMANDS = ("ps", "top", "profile", "check", "migrate", "completion")
-STEERING = ("reload", "stop", "workers", "dump", "reopen")
-"""The modules of other commands, each with a function of the same name."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The console command; raises SystemExit when its exit code is not 0."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if argv in (["help"], ["version"]):
-        argv = [f"--{argv[0]}"]
-    # An application that is called like a command is named with its attribute: check:app.
-    if argv and argv[0] in COMMANDS:
-        return int(getattr(import_module(f".{argv[0]}", __package__), argv[0])(argv[1:]))
-    if argv and argv[0] in STEERING:
-        from .steer import steer
-
-        return steer(argv)
-    options = parse_args(argv)
-    from ..server.start import main as run_main
-
-    run_main(options, exits=True)
-    return 0

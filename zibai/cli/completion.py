@@ -11,7 +11,8 @@ from typing import Final
 
 from ..config.option import Option
 from ..config.sources import listed
-from .arguments import COMMANDS, STEERING, Parser
+from . import COMMANDS, STEERING
+from .arguments import Parser
 from .texts import flags_of
 
 HELP = """\
