@@ -271,15 +271,13 @@ async def decides_when_cancelled(scope: Any, receive: Any, send: Any) -> None:
     ],
 )
 def test_a_decision_that_takes_too_long(app: Any, status: int, logs: bool) -> None:
-    with asgi(app, request_timeout=0.3) as server:
-        with Client(server.port) as client:
-            client.send(handshake())
-            assert client.file.readline().split()[1] == str(status).encode()
-        with Client(server.port) as left:  # the client does not wait for it
-            left.send(handshake())
-            half_close(left)
-            with suppress(ConnectionError):
-                left.rest()
+    with asgi(app, request_timeout=0.3) as server, Client(server.port) as client, Client(server.port) as left:
+        client.send(handshake())
+        left.send(handshake())
+        half_close(left)  # this client does not wait for it
+        assert client.file.readline().split()[1] == str(status).encode()
+        with suppress(ConnectionError):
+            left.rest()
     assert [record.getMessage() for record in server.records if "cancelled after" in record.getMessage()]
     assert bool(tracebacks(server)) == logs
 

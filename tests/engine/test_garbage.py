@@ -49,6 +49,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
 def uncollected() -> Iterator[Callable[[], list[str]]]:
     """Nothing is collected meanwhile; which parts of connections there are that were not before."""
     gc.collect()
+    gc.freeze()  # or each look would go through all that earlier tests have left
     before = {id(each) for each in gc.get_objects() if type(each) in PARTS}
     gc.disable()
     try:
