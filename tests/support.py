@@ -237,18 +237,29 @@ def child_processes(parent: int) -> list[tuple[int, str]]:
         return _windows_children(parent)
     if sys.platform == "linux":  # not every container has ps
         found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/stat", "rb") as stat:
-                    ours = int(stat.read().rpartition(b")")[2].split()[1]) == parent
-                if ours:
-                    found.append((int(pid), Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")))
-            except (FileNotFoundError, ProcessLookupError):  # gone while we looked
-                continue
+        for pid in _linux_children(parent):
+            with suppress(FileNotFoundError, ProcessLookupError):  # gone while we looked
+                found.append((pid, Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")))
         return found
     listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     fields = (line.split(None, 2) for line in listing.splitlines())
     return [(int(pid), command) for pid, ppid, command in fields if int(ppid) == parent]
+
+
+LISTED = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+"""Whether the kernel lists the children of each thread. To look at all processes instead takes many times as long."""
+
+
+def _linux_children(parent: int) -> list[int]:
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):  # gone while we looked
+        for thread in os.listdir(f"/proc/{parent}/task") if LISTED else []:
+            found += map(int, Path(f"/proc/{parent}/task/{thread}/children").read_text().split())
+    for pid in [] if LISTED else filter(str.isdigit, os.listdir("/proc")):
+        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/stat", "rb") as stat:
+            if int(stat.read().rpartition(b")")[2].split()[1]) == parent:
+                found.append(int(pid))
+    return found
 
 
 def _windows_children(parent: int) -> list[tuple[int, str]]:

@@ -67,7 +67,7 @@ SLOW = """
 import os, time
 version = {version!r}
 open(f"trying-{{os.getpid()}}", "w").close()
-time.sleep(1)  # the import of a large application
+time.sleep(0.5)  # the import of a large application
 
 
 def app(environ, start_response):
