@@ -127,6 +127,17 @@ def test_both_end_at_once(site: Path) -> None:
         assert not path.exists()
 
 
+def test_both_are_asked_at_the_same_time_to_end(site: Path) -> None:
+    """As a service manager does, which ends all processes of a service. No file stays, whoever ends first."""
+    for _ in range(3):
+        files = ("--pid-file", str(site / "pid"), "--control", str(site / "board"))
+        with Server("versioned:app", "-p", "1", "--no-gevent", *files, listen=f"unix:{site}/s", cwd=site) as server:
+            with upgraded(server) as new:
+                os.killpg(server.pid, signal.SIGTERM)
+                wait_for(lambda: server.has_ended and not alive(new))
+            wait_for(lambda: not any((site / name).exists() for name in ("s", "pid", "board", "board.old")))
+
+
 def test_a_new_parent_that_does_not_come_up_changes_nothing(site: Path) -> None:
     with Server("versioned:app", "-p", "1", "--no-gevent", cwd=site) as server:
         server.wait_for_log("worker ready")

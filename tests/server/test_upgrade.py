@@ -61,7 +61,10 @@ def test_who_was_before(text: str, pid: int | None) -> None:
         assert found._replace(pid=os.getppid()).is_alive()
         found.tell()
         assert int(os.read(reading, 100)) == os.getpid()
+        assert not found.is_watching()
+        assert found._replace(pid=os.getppid()).is_watching()
         os.close(reading)
+        assert not found._replace(pid=os.getppid()).is_watching(), "it has stopped watching, though it still runs"
         found.tell()  # it does not wait for us any more
     else:
         os.close(reading)

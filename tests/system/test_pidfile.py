@@ -104,6 +104,16 @@ def test_the_server_that_is_replaced_gets_it_back(file: Path) -> None:
     assert file.read_text() == f"{os.getppid()}\n"
 
 
+@pytest.mark.parametrize("looks", [0, 1], ids=["before", "after we have written"])
+def test_one_that_ends_at_the_same_time_does_not(file: Path, looks: int) -> None:
+    """It runs on for a moment, but looks at the file no more."""
+    file.write_text(f"{os.getppid()}\n")
+    answers = iter([True] * looks + [False])
+    with pidfile.written(str(file), os.getppid(), None, lambda: next(answers)):
+        pass
+    assert not file.exists()
+
+
 def test_a_parent_that_is_gone_does_not(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = os.getppid()
     file.write_text(f"{parent}\n")

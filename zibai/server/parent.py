@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
 from math import inf
 from typing import Any
@@ -128,7 +128,7 @@ def _observers(stack: ExitStack, prepared: Prepared, upgrade: Upgrade, pulse: Pu
     if prepared.options.statsd is not None and board is not None:
         look = partial(_look, board, around.names(prepared.options, listeners.sockets), listeners, measured=False)
         stack.enter_context(Statsd(prepared.options.statsd, prepared.options.statsd_prefix, look))
-    observers.append(upgrade)
+    observers.append(stack.enter_context(closing(upgrade)))
     if notifier is not None:
         observers.append(Reporter(notifier, board.workers() if board is not None else ()))
     return observers

@@ -8,7 +8,7 @@ environment here, so that no child process takes them for its own.
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING
@@ -152,7 +152,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         if options.app and not environment.guest:
             _tell(options, processes, loops)
         if options.pid_file is not None and options.pid_file not in of_user:
-            stack.enter_context(pidfile.written(options.pid_file, environment.parent, owner))
+            stack.enter_context(_pid_file(options.pid_file, environment, owner))
         open_board = partial(_open_board, stack, options, environment, processes, names)
         # Only root may be able to make the file of --control. By default it is in a directory of the serving user.
         early = options.control is not None and options.control not in of_user
@@ -161,7 +161,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             around.become(identity, options, [*listeners.sockets, *listeners.health], board)
             around.check_tls(options, listeners.sockets)  # once more: root may read what this user may not
         if options.pid_file in of_user:
-            stack.enter_context(pidfile.written(options.pid_file, environment.parent))
+            stack.enter_context(_pid_file(options.pid_file, environment))
         if not early:
             board, endpoint = open_board()
         _redirect_output(options, processes)
@@ -170,6 +170,13 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
             serve_alone(prepared, exits)
         else:
             serve_as_parent(prepared, processes, limits, signals, prompt, exits)
+
+
+def _pid_file(
+    path: str, environment: Environment, owner: tuple[int, int] | None = None
+) -> AbstractContextManager[None]:
+    old = environment.predecessor
+    return pidfile.written(path, environment.parent, owner, None if old is None else old.is_watching)
 
 
 def _open_board(

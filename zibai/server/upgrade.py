@@ -11,6 +11,7 @@ matter whether its child process or a descendant of that becomes the new parent.
 
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import MutableMapping
@@ -51,6 +52,14 @@ class Predecessor(NamedTuple):
     def is_alive(self) -> bool:
         """Whether it still runs, as the parent of this process."""
         return os.getppid() == self.pid
+
+    def is_watching(self) -> bool:
+        """Whether it runs, and will hear of the end of this process: it has not begun to remove its own files."""
+        if not self.is_alive() or sys.platform == "win32":
+            return False
+        poll = select.poll()
+        poll.register(self.pipe, 0)  # an end of a pipe whose other end is closed has an error
+        return not poll.poll(0)
 
     def tell(self) -> None:
         """Tell it that this server serves."""
@@ -93,7 +102,7 @@ class Upgrade:
 
     def sources(self) -> list[int]:
         """The descriptors to wait for."""
-        return [self._pipe] if self._process is not None else []
+        return [self._pipe] if self._pipe >= 0 else []
 
     def on_signal(self, name: str) -> None:
         """Start the new server at SIGUSR2."""
@@ -107,6 +116,12 @@ class Upgrade:
             self._start()
         except OSError as error:
             logger.error("upgrade failed: the new server cannot be started: %s", error)
+
+    def close(self) -> None:
+        """Stop watching the new server, before this one removes its files. The new server learns of it."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
 
     def look(self, roster: "Roster") -> None:
         """After each turn of the main loop."""

@@ -3,7 +3,9 @@
 A file of another server that runs is kept. :func:`check` looks before any address is bound, so that the error message
 names that process. :func:`written` looks again, and writes once the addresses are bound: only one server can do that. A
 file is taken over if its process has ended, if it is this process (in a container ids are used again), or if it is the
-parent of this process: a server that an upgrade replaces. If this process ends first, it writes the old id again.
+parent of this process: a server that an upgrade replaces. If this process ends first, it writes the old id again. Both
+may end at the same time. So the old server says that it ends before it looks at the file for the last time, and this
+process asks once more after it has written: one of them sees what the other did, and removes the file.
 
 The user of the server may be unable to write to the directory. Then the file, which belongs to that user, is emptied at
 the end and not removed.
@@ -11,7 +13,7 @@ the end and not removed.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..errors import ZibaiError
@@ -44,9 +46,15 @@ def check(path: str, predecessor: int) -> int | None:
 
 
 @contextmanager
-def written(path: str, predecessor: int, owner: tuple[int, int] | None = None) -> Iterator[None]:
+def written(
+    path: str,
+    predecessor: int,
+    owner: tuple[int, int] | None = None,
+    is_watching: Callable[[], bool] | None = None,
+) -> Iterator[None]:
     """Write the file, and remove it at the end if this process is still in it. ``owner`` is the user and group that
-    will remove it."""
+    will remove it. ``is_watching`` tells whether the predecessor still runs, and will look at the file at its end."""
+    is_watching = is_watching or (lambda: os.getppid() == predecessor)
     replaced = check(path, predecessor)
     try:
         path = os.path.abspath(path)
@@ -59,9 +67,10 @@ def written(path: str, predecessor: int, owner: tuple[int, int] | None = None) -
         with suppress(ZibaiError, OSError):  # another program has replaced it
             if check(path, os.getpid()) == os.getpid():
                 # While that process is the parent of this one, the id still belongs to it.
-                if replaced is not None and replaced == predecessor == os.getppid():
+                gives_back = replaced is not None and replaced == predecessor and is_watching()
+                if replaced is not None and gives_back:
                     _write(path, replaced, None)
-                else:
+                if not gives_back or (not is_watching() and check(path, predecessor) == predecessor):
                     _remove(path)
 
 
