@@ -150,6 +150,21 @@ def test_sizes_have_units(text: str, size: int) -> None:
         ("example:app --header-timeout soon", "argument --header-timeout: 'soon' is not a number"),
         ("example:app --header-timeout nan", "--header-timeout must be a number, not nan"),
         ("example:app --unix-socket-perms 888", "argument --unix-socket-perms: '888' is not an octal number"),
+        # what int() and float() accept, and no person writes
+        ("example:app -p ٣", "argument -p/--processes: '٣' is not a whole number"),
+        ("example:app -p 1_0", "argument -p/--processes: '1_0' is not a whole number"),
+        ("example:app -p +2", "argument -p/--processes: '+2' is not a whole number"),
+        ("example:app --max-body-size 5_0M", "argument --max-body-size: '5_0M' is not a whole number, or one with"),
+        ("example:app --max-body-size ٣M", "argument --max-body-size: '٣M' is not a whole number, or one with"),
+        ("example:app --header-timeout ٣", "argument --header-timeout: '٣' is not a number"),
+        ("example:app --header-timeout 1e3", "argument --header-timeout: '1e3' is not a number"),
+        ("example:app --header-timeout 1_0", "argument --header-timeout: '1_0' is not a number"),
+        ("example:app --header-timeout Infinity", "argument --header-timeout: 'Infinity' is not a number"),
+        ("example:app --header-timeout inf", "--header-timeout must be at most 1e+06, not inf"),
+        ("example:app --min-body-rate inf", "--min-body-rate must be at most 1e+12, not inf"),
+        ("example:app --header-timeout 0.1ms", "--header-timeout must be at least 0.01, not 0.0001"),
+        ("example:app --unix-socket-perms 6_6", "argument --unix-socket-perms: '6_6' is not an octal number"),
+        ("example:app --unix-socket-perms 0x1", "argument --unix-socket-perms: '0x1' is not an octal number"),
         (
             "example:app --max-worker-memory lots",
             "argument --max-worker-memory: 'lots' is not a whole number, or one with K, M or G",
@@ -172,6 +187,18 @@ def test_wrong_usage_is_one_line_and_exit_code_2(line: str, message: str, capsys
     assert out == ""
     assert err.startswith(f"zibai: error: {message}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", [" 2", "2 ", "\t2", "2\n", "\uff12", "", "-", "0x2", "2.0"])
+def test_a_number_is_ascii_digits(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["a:b", f"--processes={text}"])
+    assert f"{text!r} is not a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("2", 2.0), ("2.5", 2.5), ("2.", 2.0), (".5", 0.5), ("007", 7.0)])
+def test_plain_numbers(text: str, value: float) -> None:
+    assert parse_args(["a:b", f"--header-timeout={text}"]).header_timeout == value
 
 
 @pytest.mark.parametrize(

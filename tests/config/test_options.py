@@ -192,6 +192,15 @@ def test_what_needs_a_parent_and_what_a_prompt_refuses_is_declared() -> None:
     }
 
 
+def test_no_time_may_be_too_short_to_mean_anything() -> None:
+    times = [option for option in declared() if option.metavar == "SECONDS"]
+    assert len(times) > 10
+    for option in times:
+        with pytest.raises(UsageError, match=f"^{option.flag} must be .*at least 0\\.0?1, not 0.0001$"):
+            option.validate(0.0001)
+        option.validate(0.1)
+
+
 def test_two_options_do_not_share_a_list() -> None:
     @dataclass
     class Some:
@@ -233,6 +242,14 @@ def test_every_field_is_declared_in_full() -> None:
         ({"url_prefix": "/shop/"}, "--url-prefix: '/shop/' must start with a slash and not end with one, or be empty"),
         ({"url_prefix": "/"}, "--url-prefix: '/' must start with a slash and not end with one, or be empty"),
         ({"listen": []}, "--listen needs at least one value"),
+        # too small to mean anything: perhaps a mistake in the unit
+        ({"worker_timeout": 0.0001}, "--worker-timeout must be 0 or at least 0.1, not 0.0001"),
+        ({"boot_timeout": 0.05}, "--boot-timeout must be at least 0.1, not 0.05"),
+        ({"request_timeout": 0.001}, "--request-timeout must be 0 or at least 0.01, not 0.001"),
+        ({"drain": 1e-9}, "--drain must be 0 or at least 0.01, not 1e-09"),
+        ({"max_header_size": 1}, "--max-header-size must be at least 128, not 1"),
+        ({"min_body_rate": float("inf")}, "--min-body-rate must be at most 1e+12, not inf"),
+        ({"min_send_rate": 1e300}, "--min-send-rate must be at most 1e+12, not 1e+300"),
         ({"health_public": True}, "--health-public needs a --health-listen"),
         (
             {"forwarded_fields": ""},

@@ -431,9 +431,9 @@ def values(option: Option) -> st.SearchStrategy[Any]:
         return st.booleans()
     if option.kind is int:
         most = 2**40 if option.bounds.maximum is None else int(option.bounds.maximum)
-        return st.integers(int(option.bounds.minimum or 0), most)
+        return st.integers(int(option.bounds.least or option.bounds.minimum or 0), most)
     if option.kind is float:
-        least = option.bounds.minimum if option.bounds.above is None else option.bounds.above + 0.001
+        least = option.bounds.minimum if option.bounds.above is None else option.bounds.least
         return st.integers(int(least or 0) + 1, 1_000_000).map(float) | st.just(float(least or 0))
     if option.check is not None:
         text: st.SearchStrategy[str] = st.sampled_from(TEXTS[option.check.__name__])

@@ -89,7 +89,7 @@ def test_serve_is_called_as_its_readme_has_always_shown() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_requests": 5, "max_header_size": 9}, {"max_request_pre_process": 5, "h11_max_incomplete_event_size": 9}],
+    [{"max_requests": 5, "max_header_size": 900}, {"max_request_pre_process": 5, "h11_max_incomplete_event_size": 900}],
 )
 def test_options_are_accepted_by_their_older_names_as_well(options: dict[str, int]) -> None:
     end = threading.Event()

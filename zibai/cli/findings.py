@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from ..config.addresses import Inherited, Trust, parse_address
+from ..config.effects import remarks, remarks_on
 from ..config.options import LISTEN, Options, usual_loops, watched
 from ..errors import LoadError, ZibaiError
 from ..net.bind import create_bind_socket, is_public, listen
 from ..net.unix_socket import unlink_unix_socket
 from ..server import environment as around
+from ..server.start import needs_parent
 from ..supervise.record import KILL_AFTER
 from ..system import machine, pidfile, privileges
 from ..system.patching import has_gil
@@ -59,6 +61,8 @@ def findings(options: Options) -> Iterator[Finding]:
             yield from check(options)
         except ZibaiError as error:
             yield Finding("error", check.__name__[1:], str(error), code=error.exit_code)
+    for text in remarks(options, is_single=not (options.processes or needs_parent(options))):
+        yield Finding("warning", "options", text)
     for advice in (_exposure, _descriptors, _backlog, _workers, _keep_alive, _graceful, _process):
         yield from advice(options)
 
@@ -209,6 +213,8 @@ def _application(options: Options) -> Iterator[Finding]:
         untried += ["--before-serve"] if options.before_serve else []
         text += f"; not tried: {' and '.join(untried)}" if untried else ""
         yield Finding("ok", "application", text)
+        for text in remarks_on(options, "asgi" if backend == "tasks" else "wsgi"):
+            yield Finding("warning", "options", text)
 
 
 def _exposure(options: Options) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ This wing opens no socket and starts nothing. It refuses a wrong value before an
 
  - options    every option with default, limits and help; plain values that can be pickled
  - option     the declaration of an option: how its value is read, shown and checked
+ - effects    options that have no effect, as others are
  - sources    where values come from: flags, variables, a file, defaults
  - keywords   the keywords of serve() and run(), for type checkers and editors
  - values     values as people write them

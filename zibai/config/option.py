@@ -5,6 +5,7 @@ cannot express, and reads, shows and checks values. This module does not know wh
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -20,7 +21,18 @@ T = TypeVar("T")
 # epoll counts milliseconds in a C int, which ends after 24 days.
 LONGEST_WAIT = 1_000_000.0
 
+SHORTEST_WAIT = 0.01
+"""Seconds. A shorter time is over before anything can happen in it, and is a mistake: perhaps in its unit."""
+
+FASTEST = 1e12
+"""Bytes a second, more than any client has."""
+
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+# Numbers as people write them. int() and float() also accept "1_000", " 2", "1e3", "infinity" and digits of other
+# scripts. NaN and inf are for validate(), which has a better message.
+_NUMBERS = {int: re.compile(r"-?[0-9]+"), float: re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+|inf|nan)")}
+_OCTAL = re.compile(r"-?(?:0o)?[0-7]+")
 
 # The kind of a value, in the words of an error message.
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list of text"}
@@ -40,11 +52,15 @@ class Defaulted(Generic[T]):
 
 
 class Bounds(NamedTuple):
-    """The bounds of a number: at least ``minimum``, more than ``above``, at most ``maximum``. None is no bound."""
+    """The bounds of a number: at least ``minimum``, more than ``above``, at most ``maximum``. None is no bound.
+
+    A number that keeps these and is smaller than ``least`` makes no sense, unless it is 0 and may be.
+    """
 
     minimum: float | None = None
     above: float | None = None
     maximum: float | None = None
+    least: float | None = None
 
     def validate(self, value: Any, option: "Option") -> None:
         """Raise UsageError unless ``value`` is within the bounds."""
@@ -55,6 +71,9 @@ class Bounds(NamedTuple):
             raise UsageError(f"{option.flag} must be more than {option.show(self.above)}, not {option.show(value)}")
         if self.maximum is not None and not value <= self.maximum:
             raise UsageError(f"{option.flag} must be at most {option.show(self.maximum)}, not {option.show(value)}")
+        if self.least is not None and value < self.least and value != 0:
+            must = "0 or at least" if self.minimum == 0 else "at least"
+            raise UsageError(f"{option.flag} must be {must} {option.show(self.least)}, not {option.show(value)}")
 
 
 _ANY = Bounds()
@@ -128,11 +147,14 @@ class Option:
             return self.words[text]()
         if self.choices and text.lower() in self.choices:
             return text.lower()  # INFO, as Python and many variables have it
-        if self.size and text[-1:].upper() in _UNITS:
-            return int(text[:-1]) * _UNITS[text[-1:].upper()]
-        if self.octal:
-            return int(text, 8)
-        return text if self.kind is list else self.kind(text)
+        unit = _UNITS.get(text[-1:].upper(), 1) if self.size else 1
+        digits = text if unit == 1 else text[:-1]
+        plain = _OCTAL if self.octal else _NUMBERS.get(self.kind)
+        if plain is None:
+            return text
+        if not plain.fullmatch(digits):
+            raise ValueError(text)
+        return int(digits, 8) if self.octal else self.kind(digits) * unit
 
     def show(self, value: Any) -> str:
         """``value`` as the command line accepts it."""
@@ -190,12 +212,15 @@ def option(default: Any = MISSING, **declaration: Any) -> Any:
 
 def seconds(default: float, **declaration: Any) -> Any:
     """A field of more than 0 seconds."""
-    return option(default, above=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
+    return option(default, above=0, **{**_TIME, **declaration})
 
 
 def patience(default: float, **declaration: Any) -> Any:
     """A field of seconds, where 0 is no limit."""
-    return option(default, minimum=0, maximum=LONGEST_WAIT, metavar="SECONDS", **declaration)
+    return option(default, minimum=0, **{**_TIME, **declaration})
+
+
+_TIME: dict[str, Any] = {"maximum": LONGEST_WAIT, "least": SHORTEST_WAIT, "metavar": "SECONDS"}
 
 
 def read_declarations(cls: type) -> tuple[Option, ...]:

@@ -21,7 +21,7 @@ from ..system.patching import has_gil
 from . import atoms
 from .addresses import BELIEVED, Trust, check_datagrams, check_fields, check_trusted, parse_address
 from .option import (
-    LONGEST_WAIT,
+    FASTEST,
     Defaulted,
     Option,
     accept_aliases,
@@ -459,10 +459,11 @@ class Options:
     )
 
     boot_timeout: Defaulted[float] = seconds(
-        60.0, group=LIMITS, help="time for a worker to start; a worker that does not serve by then is killed"
+        60.0, least=0.1, group=LIMITS, help="time for a worker to start; a worker that does not serve by then is killed"
     )
     worker_timeout: Defaulted[float] = patience(
         30.0,
+        least=0.1,  # of which a third is the time between two heartbeats
         group=LIMITS,
         help="time without a heartbeat from the server loop of a worker, after which the worker is killed and "
         "replaced; twice that for a worker that uses the processor; 0 is no limit",
@@ -490,12 +491,9 @@ class Options:
         help="time that requests have to finish during a graceful exit; then the rest is closed",
         embedded=True,
     )
-    drain: Defaulted[float] = option(
+    drain: Defaulted[float] = patience(
         0.0,
         group=LIMITS,
-        minimum=0,
-        maximum=LONGEST_WAIT,
-        metavar="SECONDS",
         help="time to keep serving before a graceful exit, with Connection: close in each response and with failing "
         "readiness, so that load balancers turn to other servers; a second signal cuts it short",
     )
@@ -557,6 +555,7 @@ class Options:
         metavar="BYTES",
         size=True,
         minimum=1,
+        least=128,  # what curl sends for the shortest URL
         help="largest head of a request: request line and header fields",
         embedded=True,
     )
@@ -613,6 +612,7 @@ class Options:
         group=LIMITS,
         metavar="BYTES",
         minimum=0,
+        maximum=FASTEST,
         help="average bytes a second that a client must send of a request body, once it has taken 10 seconds; "
         "0 is any rate",
         embedded=True,
@@ -622,6 +622,7 @@ class Options:
         group=LIMITS,
         metavar="BYTES",
         minimum=0,
+        maximum=FASTEST,
         help="average bytes a second that a client must take of a response, once a part of it has waited for the "
         "client for 10 seconds; 0 is any rate",
         embedded=True,

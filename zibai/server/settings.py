@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from socket import socket
 
 from ..config.addresses import Trust
+from ..config.effects import remarks, remarks_on
 from ..config.keywords import ServeOptions
 from ..config.options import Options, declared
 from ..errors import UsageError
-from ..gateway.interface import Application, refusal
+from ..gateway.interface import Application, refusal, resolve
 from ..logger import logger
 from ..net.bind import describe, is_public
 from ..supervise.worker import describe as describe_function
@@ -27,6 +28,8 @@ def check(name: str, app: Application, sockets: Sequence[socket], options: Serve
     if settings.interface == "auto" and (text := refusal(app, describe_function(app), typed=False)):
         raise UsageError(text)
     warn_of_strangers(settings, sockets)
+    for text in (*remarks(settings), *remarks_on(settings, resolve(app, settings.interface))):
+        logger.warning("%s", text)
     return settings
 
 

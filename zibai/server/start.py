@@ -13,6 +13,7 @@ from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING
 
+from ..config.effects import remarks
 from ..config.options import Options, declared, runners
 from ..errors import LoadError, UsageError, ZibaiError, format_exception
 from ..gateway.interface import Application
@@ -147,7 +148,7 @@ def _serve(options: Options, exits: bool, environment: Environment, on_up: Calla
         owner = None if identity is None else identity.owner
         options = stack.enter_context(_certified(options, listeners.sockets, owner))
         names = around.names(options, listeners.sockets)
-        _announce(options, listeners, names)
+        _announce(options, listeners, names, processes)
         of_user = _made_by_user(options, identity)
         if options.app and not environment.guest:
             _tell(options, processes, loops)
@@ -219,7 +220,7 @@ def _limits(options: Options) -> Usage:
     return limits
 
 
-def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
+def _announce(options: Options, listeners: Listeners, names: list[str], processes: int) -> None:
     for name in names:
         logger.info("listening on %s", name)
     if options.redirect_http is not None:
@@ -227,6 +228,8 @@ def _announce(options: Options, listeners: Listeners, names: list[str]) -> None:
     warn_of_strangers(options, listeners.sockets)
     for sock in listeners.health:
         logger.info("health checks on %s", describe(sock))
+    for text in remarks(options, is_single=not processes):
+        logger.warning("%s", text)
 
 
 def _tell(options: Options, processes: int, loops: int) -> None:

@@ -17,6 +17,7 @@ from socket import socket
 from types import ModuleType
 from typing import NamedTuple
 
+from ..config.effects import remarks_on
 from ..config.options import Options
 from ..errors import LoadError, MissingExtra, ZibaiError
 from ..gateway.interface import Application, Interface
@@ -133,7 +134,7 @@ def run(
         signals.reassert()
 
         def serve() -> None:
-            interface = site.interface(options.interface)
+            interface = _interface(site, options)
             backend = backend_of(options, interface, hub)
             tied = _tie(ties, control, parent, options, partial(_announce, site, parent, show_title, backend))
             settings = replace(options, interface=interface, max_request_pre_process=_with_jitter(options.max_requests))
@@ -146,6 +147,15 @@ def run(
         except LoadError as error:  # the lifespan refuses to start, or gevent has patched this process
             site = application.fail(options, error)
         serve()
+
+
+def _interface(site: Site, options: Options) -> Interface:
+    """The interface of the application. Options that have no effect on that are logged."""
+    interface = site.interface(options.interface)
+    if site.failure is None:
+        for text in remarks_on(options, interface):
+            logger.warning("%s", text)
+    return interface
 
 
 def _of_single_process(guest: bool) -> tuple[str, ...]:
