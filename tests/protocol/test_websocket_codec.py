@@ -225,6 +225,23 @@ def test_a_claim_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("size", [1 << 63, (1 << 63) + 5, (1 << 64) - 1])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, CONT])
+def test_a_length_has_63_bits(opcode: int, size: int, fast: bool) -> None:
+    """RFC 6455 5.2. It is no size that is too big, for no frame may claim it."""
+    codec = Codec(16 << 20, 32, fast=fast)
+    if opcode == CONT:
+        codec.feed(frame(TEXT, b"begun", first=0))
+    codec.feed(frame(opcode, size=size)[:14])
+    assert codec.close == (1002, "the highest bit of a length is set")
+    assert codec.over
+    other = Codec(16 << 20, 32, fast=fast)
+    other.feed(frame(BINARY, size=(1 << 63) - 1)[:14])
+    assert other.close is not None
+    assert other.close[0] == 1009
+
+
+@pytest.mark.parametrize("fast", [True, False])
 def test_the_limit_of_messages_is_none_of_control_frames(fast: bool) -> None:
     codec = Codec(100, 32, fast=fast)
     codec.feed(frame(TEXT, b"x" * 100, first=0) + frame(PING, b"p" * 125) + frame(CONT))

@@ -4,9 +4,11 @@ The protocol reads frames, checks them and makes the responses to control frames
 message nor decodes text; :class:`Reference` does.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from websockets.exceptions import PayloadTooBig
 from websockets.extensions import Extension
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
@@ -87,6 +89,8 @@ class Reference(Protocol):
     def fail(self, code: CloseCode | int, reason: str = "") -> None:
         if code == CloseCode.MESSAGE_TOO_BIG and self._in_control:
             code, reason = CloseCode.PROTOCOL_ERROR, "control frame too long"
+        elif code == CloseCode.MESSAGE_TOO_BIG and _is_no_length(sys.exc_info()[1]):
+            code, reason = CloseCode.PROTOCOL_ERROR, "the highest bit of a length is set"
         super().fail(code, reason)
 
     def recv_frame(self, frame: Frame) -> None:
@@ -95,6 +99,12 @@ class Reference(Protocol):
             # A close frame may come between the fragments of a message (RFC 6455 5.4), and is no error.
             self.current_size = self._fragments = None
         super().recv_frame(frame)
+
+
+def _is_no_length(error: BaseException | None) -> bool:
+    """Whether the protocol, which handles this error now, has read a length of which the highest bit is set. There is
+    no such length (RFC 6455 5.2)."""
+    return isinstance(error, PayloadTooBig) and error.size is not None and error.size >= 2**63
 
 
 def shorten_reason(reason: str) -> str:
