@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
+import struct
 import threading
 import time
 from email.utils import parsedate
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import END, START, asgi, errors, half_close, read_body, request, respond, tracebacks, until
 
-from support import DEADLINE, Client, Response, read_response
+from zibai.gateway import given_file
+
+from support import DEADLINE, Client, Response, read_response, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -668,13 +674,15 @@ def test_pathsend_and_head(said: Said, file: Path) -> None:
     assert not server.logged("zibai.error")  # the application has given as much as it promised
 
 
-@pytest.mark.parametrize("what", ["missing", "a directory", "a FIFO"])
+@pytest.mark.parametrize("what", ["missing", "a directory", "a FIFO", "a device"])
 def test_pathsend_of_what_cannot_be_sent_is_a_500(said: Said, tmp_path: Path, what: str) -> None:
     path = tmp_path / "no such file"
     if what == "a directory":
         path = tmp_path
     elif what == "a FIFO":
         os.mkfifo(path)
+    elif what == "a device":
+        path = Path("/dev/zero")
     _server, first, following = exchange(said, start(), {"type": "http.response.pathsend", "path": str(path)})
     assert (first.status, following.body) == (500, b"next")
     assert isinstance(said.failures[0], OSError)
@@ -712,6 +720,77 @@ def test_a_file_that_does_not_say_its_size(said: Said, path: str, kind: str) -> 
     assert (first.status, first.body, following.body) == (200, data, b"next")
     assert first.headers["Content-Length"] == str(len(data))
     assert not server.logged("zibai.error")
+
+
+class Endless:
+    """In place of ``read_at``: a file that never ends, as a trace of the kernel; it counts what was read."""
+
+    def __init__(self, limit: float = inf) -> None:
+        self.limit = limit
+        self.size = 0
+
+    def __call__(self, fd: int, size: int, offset: int) -> bytes:
+        os.fstat(fd)  # it is open
+        assert offset == self.size
+        assert self.size < 200_000_000, "all of it is read"
+        data = b"x" * min(size, 4096, max(0, int(min(self.limit, 2**40) - self.size)))
+        self.size += len(data)
+        return data
+
+
+@pytest.mark.parametrize("kind", ["pathsend", "zerocopysend"])
+def test_an_endless_file_holds_nobody(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It goes out in pieces, as fast as its client takes them, until that leaves."""
+    endless = Endless()
+    monkeypatch.setattr(given_file, "read_at", endless)
+    (tmp_path / "trace").touch()
+    with (tmp_path / "trace").open("rb") as source:
+        sent = {"path": source.name} if kind == "pathsend" else {"file": source.fileno()}
+        said.messages = [start(), {"type": f"http.response.{kind}", **sent}]
+        with asgi(said) as server, Client(server.port) as client, Client(server.port) as other:
+            client.send(request())
+            got = client.socket.recv(4096)
+            assert b"Transfer-Encoding: chunked" in got
+            for _ in range(5):
+                client.socket.recv(2**20)
+                assert other.get("/next").body == b"next"
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            wait_for(lambda: said.ends)
+            assert isinstance(said.failures[0], OSError)
+            assert other.get("/next").body == b"next"
+
+
+@pytest.mark.parametrize("fields", [[], [(b"content-length", b"300000")]], ids=["no length", "length"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_no_more_of_an_unsized_file_is_read_than_is_sent(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: Fields, method: str
+) -> None:
+    endless = Endless(inf if fields or method == "HEAD" else 400_000)
+    monkeypatch.setattr(given_file, "read_at", endless)
+    (tmp_path / "trace").touch()
+    sent = {"type": "http.response.pathsend", "path": str(tmp_path / "trace")}
+    _, first, following = exchange(said, start(*fields), sent, method=method)
+    assert len(first.body) == (0 if method == "HEAD" else 300_000 if fields else 400_000)
+    assert following.body == b"next"
+    assert endless.size < 500_000
+
+
+@pytest.mark.parametrize("what", ["a directory", "a FIFO", "a device", "a socket"])
+def test_zerocopysend_of_what_is_no_file_is_a_500(said: Said, tmp_path: Path, what: str) -> None:
+    """Reading /dev/zero would never end, and reading a FIFO may never begin."""
+    with contextlib.ExitStack() as stack:
+        if what == "a socket":
+            fd = stack.enter_context(socket.socket()).fileno()
+        else:
+            os.mkfifo(tmp_path / "fifo")
+            path = {"a directory": tmp_path, "a FIFO": tmp_path / "fifo", "a device": Path("/dev/zero")}[what]
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            stack.callback(os.close, fd)
+        sent = {"type": "http.response.zerocopysend", "file": fd, "count": 10}
+        _, first, following = exchange(said, start(), sent)
+    assert (first.status, following.body) == (500, b"next")
+    assert "is no regular file, so the server cannot send it" in str(said.failures[0])
 
 
 def test_an_empty_file_needs_no_temporary_directory(

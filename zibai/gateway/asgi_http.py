@@ -27,6 +27,7 @@ from ..errors import Gone, Refused
 from ..logger import debug_logger, error_logger
 from .asgi_response import Message, Responding
 from .blame import is_ours
+from .given_file import Unsized
 
 if TYPE_CHECKING:
     from ..engine.backends.tasks import Tasks
@@ -101,13 +102,32 @@ class HttpExchange(Responding):
         elif kind == "http.response.start":
             self._start(message)
         else:
-            self._send_extension(kind, message)
+            unsized = self._send_extension(kind, message)
+            if unsized is not None:
+                more = kind != "http.response.pathsend" and bool(message.get("more_body"))
+                await self._send_unsized(unsized, more=more)
         if sender.out and self.waiting > HIGH and not self.complete:
             try:
                 await self.drain()
             except Gone:
                 await self._leave_to_listener()
                 raise
+
+    async def _send_unsized(self, file: Unsized, *, more: bool) -> None:
+        """Send a file of which only reading tells where it ends: in pieces, between which the event loop turns."""
+        try:
+            data, is_all = file.read_first()
+            if is_all:
+                self._send_body({"body": data, "more_body": more})
+                return
+            while data and not (self.complete or (self.reply is not None and self.reply.left == 0)):
+                await self.send({"type": "http.response.body", "body": data, "more_body": True})
+                await sleep(0)
+                data = file.read()
+            if not self.complete:
+                await self.send({"type": "http.response.body", "body": b"", "more_body": more})
+        finally:
+            file.close()
 
     async def _leave_to_listener(self) -> None:
         """Before ``send`` raises, give a task that waits in ``receive`` time to hear of the end and to cancel this one.

@@ -19,7 +19,7 @@ from ..logger import error_logger, safely
 from ..protocol.http1.raw_response import prepare_raw, trailer_lines
 from ..protocol.http1.response import ResponseHead, interim
 from ..system.forks import end_child
-from .given_file import duplicate, open_path
+from .given_file import Unsized, duplicate, open_path
 from .pending import Pending
 from .reply import Reply, instead
 from .shortcut import send_at_once
@@ -181,17 +181,21 @@ class Responding(AsyncRequest):
         except Gone:
             pass  # the client has left, which the log and the next message tell
 
-    def _send_extension(self, kind: str, message: Message) -> None:
-        if kind == "http.response.early_hint":
+    def _send_extension(self, kind: str, message: Message) -> Unsized | None:
+        """Take a message of an extension. A file that must be read piece by piece is returned."""
+        if kind in ("http.response.pathsend", "http.response.zerocopysend"):
+            by_kernel, by_path = self.connection.endpoint.plain, kind == "http.response.pathsend"
+            file = open_path(message["path"], by_kernel) if by_path else duplicate(message, by_kernel)
+            if isinstance(file, Unsized):
+                return file
+            self._send_file(file, more=not by_path and bool(message.get("more_body")))
+        elif kind == "http.response.early_hint":
             self._send_hints(message)
-        elif kind == "http.response.pathsend":
-            self._send_file(open_path(message["path"], self.connection.endpoint.plain))
         elif kind == "http.response.trailers":
             self._send_trailers(message)
-        elif kind == "http.response.zerocopysend":
-            self._send_file(duplicate(message, self.connection.endpoint.plain), more=bool(message.get("more_body")))
         else:
             raise ValueError(f"{kind!r} is no message of an HTTP response")
+        return None
 
     def _send_hints(self, message: Message) -> None:
         links = [("Link", bytes(link).decode("latin-1")) for link in message["links"]]

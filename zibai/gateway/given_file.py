@@ -1,78 +1,108 @@
-"""Files that an ASGI application lets the server send: ``http.response.pathsend`` and ``.zerocopysend``."""
+"""Files that an ASGI application lets the server send: ``http.response.pathsend`` and ``.zerocopysend``.
+
+Only regular files can be sent. A FIFO or a device may never give anything, or never end. Most regular files say their
+size. Those of /proc and /sys do not: they must be read, in pieces, since some of them never end.
+"""
 
 import os
 import stat
-import tempfile
-from typing import Any
+from math import inf
+from typing import Any, Final
 
 from ..engine.outgoing import File, read_at
 from .filewrapper import BLOCK
 
 Message = dict[str, Any]
 
+AT_ONCE: Final = 256 * 1024
+"""Bytes of a file that does not say its size that are read in one step. A file that ends within them gets its
+Content-Length."""
 
-def open_path(path: str | os.PathLike[str], by_kernel: bool) -> File:
+
+class Unsized:
+    """An open file that does not say its size. At most ``left`` bytes of it are read. ``follows`` is an object, or a
+    descriptor of the application, whose position moves behind what was read.
+    """
+
+    __slots__ = ("_fd", "_follows", "_left", "_offset")
+
+    def __init__(self, fd: int, offset: int, left: float = inf, follows: Any = None) -> None:
+        self._fd, self._offset, self._left, self._follows = fd, offset, left, follows
+
+    def read(self) -> bytes:
+        """The next bytes; empty at the end. Raises ``OSError``, for the application."""
+        data = read_at(self._fd, int(min(self._left, BLOCK)), self._offset)
+        self._offset += len(data)
+        self._left -= len(data)
+        return data
+
+    def read_first(self) -> tuple[bytes, bool]:
+        """The first bytes, and whether they are all. A file of /proc gives a page at a time."""
+        pieces: list[bytes] = []
+        size = 0
+        while size < AT_ONCE:
+            piece = self.read()
+            if not piece:
+                return b"".join(pieces), True
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces), False
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            if self._follows is not None:
+                _move(self._follows, self._offset)
+
+
+def open_path(path: str | os.PathLike[str], by_kernel: bool) -> File | Unsized:
     """Open a file for ``http.response.pathsend``. Raises ``OSError``, for the application."""
     # Opening a FIFO would wait for its other side, and block the event loop.
     flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
     fd = os.open(path, os.O_RDONLY | flags)
     try:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError(f"{path!r} is no regular file")
-        if _says_its_size(fd, info.st_size):
-            return File(fd, 0, info.st_size, by_kernel)
-        copy = _copy(fd, 0, by_kernel)
+        size = _size_of(fd, repr(path))
+        return Unsized(fd, 0) if size is None else File(fd, 0, size, by_kernel)
     except BaseException:
         os.close(fd)
         raise
-    os.close(fd)
-    return copy
 
 
-def _says_its_size(fd: int, size: int) -> bool:
-    """Whether a file is as large as it says. Those of /proc say that they are empty, and those of /sys say too much."""
-    return size > 0 and bool(read_at(fd, 1, size - 1))
-
-
-def _copy(fd: int, start: int, by_kernel: bool) -> File:
-    """What reading the rest of a file gives, as a file of its own, whose size is true."""
-    piece = read_at(fd, BLOCK, start)
-    if not piece:  # most likely it is empty, and then no directory for temporary files is needed
-        return File(os.dup(fd), start, 0, by_kernel)
-    with tempfile.TemporaryFile() as copy:
-        size = 0
-        while piece:
-            size += copy.write(piece)
-            piece = read_at(fd, BLOCK, start + size)
-        copy.flush()
-        return File(os.dup(copy.fileno()), 0, size, by_kernel)
-
-
-def duplicate(message: Message, by_kernel: bool) -> File:
+def duplicate(message: Message, by_kernel: bool) -> File | Unsized:
     """The file of ``http.response.zerocopysend``: ``count`` bytes from ``offset``, or from its position.
 
     In the second case its position moves behind these bytes, as with ``os.sendfile``.
     """
     source, offset, count = message["file"], message.get("offset"), message.get("count")
     number = source if isinstance(source, int) else source.fileno()
+    whole = _size_of(number, repr(source))
     start = offset
     if start is None:
         start = os.lseek(number, 0, os.SEEK_CUR) if isinstance(source, int) else source.tell()
     if start < 0 or (count is not None and count < 0):
         raise ValueError("offset and count must not be negative")
-    whole = os.fstat(number).st_size
-    if _says_its_size(number, whole):
-        file = File(os.dup(number), start, max(0, whole - start), by_kernel)
+    if whole is None:
+        return Unsized(os.dup(number), start, inf if count is None else count, source if offset is None else None)
+    left = max(0, whole - start)
+    left = left if count is None else min(left, count)
+    if offset is None:
+        _move(source, start + left)
+    return File(os.dup(number), start, left, by_kernel)
+
+
+def _size_of(fd: int, name: str) -> int | None:
+    """The size of a regular file; None if it does not say it. Files of /proc say that they are empty, and those of /sys
+    that they are larger than they are. Raises ``OSError`` for anything else."""
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(f"{name} is no regular file, so the server cannot send it")
+    size = info.st_size
+    return size if size > 0 and read_at(fd, 1, size - 1) else None
+
+
+def _move(source: Any, position: int) -> None:
+    if isinstance(source, int):
+        os.lseek(source, position, os.SEEK_SET)
     else:
-        file = _copy(number, start, by_kernel)
-    file.left = size = file.left if count is None else min(file.left, count)
-    try:
-        if offset is None and isinstance(source, int):
-            os.lseek(number, start + size, os.SEEK_SET)
-        elif offset is None:
-            source.seek(start + size)
-    except BaseException:
-        file.close()
-        raise
-    return file
+        source.seek(position)
