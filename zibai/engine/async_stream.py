@@ -11,6 +11,7 @@ within a step of the task: so they may have the connection settled, but must not
 """
 
 import time
+from asyncio import sleep
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,11 @@ HIGH: Final = 64 * 1024
 
 LOW: Final = 16 * 1024
 """Bytes that may still wait when the task goes on."""
+
+
+MESSAGES: Final = 256
+"""Messages of a WebSocket that an application may send without waiting for anything. Then the event loop turns, for the
+others: a client that takes all at once never makes the application wait."""
 
 
 class Waiters:
@@ -103,7 +109,9 @@ class AsyncStream:
         self.stream.send_file(file)
 
     async def drain(self) -> None:
-        """Wait until little is left to be sent. Raises :class:`Gone`."""
+        """Wait until little is left to be sent, and let the event loop turn in any case. Raises :class:`Gone`."""
+        if not self.stream.sender.out:
+            await sleep(0)
         sender, began = self.stream.sender, time.monotonic()
         while len(sender.out) > LOW and not (sender.broken or self.ending):
             await self._wait(self._make_waiters().room)

@@ -92,13 +92,15 @@ class HttpExchange(Responding):
         kind = message["type"]
         if self.complete:
             self._gateway.complaints.late(kind, self.request)
+            await sleep(0)  # an application that goes on for ever must not hold the event loop
             return
         sender = self.stream.sender
         if self._heard or self.ending or sender.broken:
             await self._leave_to_listener()
             raise Gone("the server ends" if self.ending else "the client has left")
         if kind == "http.response.body":
-            self._send_body(message)
+            if self._send_body(message):
+                await self.rest_if_tired()
         elif kind == "http.response.start":
             self._start(message)
         else:
@@ -106,6 +108,7 @@ class HttpExchange(Responding):
             if unsized is not None:
                 more = kind != "http.response.pathsend" and bool(message.get("more_body"))
                 await self._send_unsized(unsized, more=more)
+            await self.rest_if_tired()
         if sender.out and self.waiting > HIGH and not self.complete:
             try:
                 await self.drain()

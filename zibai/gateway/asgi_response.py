@@ -7,9 +7,10 @@ for it.
 Everything here is for the thread of the event loop.
 """
 
+from asyncio import sleep
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..clock import head_end
 from ..engine.async_request import AsyncRequest
@@ -20,7 +21,7 @@ from ..protocol.http1.raw_response import prepare_raw, trailer_lines
 from ..protocol.http1.response import ResponseHead, interim
 from ..system.forks import end_child
 from .given_file import Unsized, duplicate, open_path
-from .pending import Pending
+from .pending import TOGETHER, Pending
 from .reply import Reply, instead
 from .shortcut import send_at_once
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from .asgi import Gateway
 
 Message = dict[str, Any]
-
-TOGETHER: Final = 32 * 1024
-"""Bytes that are held until the step of the application ends; more is sent at once."""
 
 
 class Responding(AsyncRequest):
@@ -67,7 +65,7 @@ class Responding(AsyncRequest):
     def _has_trailers(self) -> bool:
         return self._pending is not None and self._pending.trailers is not None
 
-    def _send_body(self, message: Message) -> None:
+    def _send_body(self, message: Message) -> bool:
         data = message.get("body", b"")
         if type(data) is not bytes:
             data = memoryview(data).tobytes()
@@ -75,14 +73,16 @@ class Responding(AsyncRequest):
         if self._pending is not None and self._pending.body_over:
             raise RuntimeError("http.response.body was sent after the last piece of the body")
         if not more and self.reply is None and self._send_at_once(data):
-            return
+            return False
         reply = self.reply or self._begin(None if more or self._has_trailers else len(data))
+        tired = False
         for part in reply.give(data):
-            self._queue(part)
+            tired = self._queue(part)
         if reply.surplus:
             self._gateway.complaints.surplus(self.request)
         if not more:
             self._end_body()
+        return tired
 
     def _send_at_once(self, data: bytes) -> bool:
         """Short cut for a response of one piece, which all gateways share; returns whether it was sent."""
@@ -138,14 +138,21 @@ class Responding(AsyncRequest):
         self._flush()
         self._over(error)
 
-    def _queue(self, part: bytes) -> None:
+    def _queue(self, part: bytes) -> bool:
+        """Send a part, soon; return whether the event loop must turn before more is sent."""
         pending = self._make_pending()
         pending.pieces.append(part)
         pending.size += len(part)
         if pending.size >= TOGETHER:
             self._flush()
-        else:
-            self._flush_soon()
+            return pending.look()
+        self._flush_soon()
+        return False
+
+    async def rest_if_tired(self) -> None:
+        if self._pending is not None and self._pending.tired and not self.complete:
+            await sleep(0)
+            self._pending.rested()
 
     def _flush_soon(self) -> None:
         if self.suspended is None or self.complete:
@@ -162,7 +169,7 @@ class Responding(AsyncRequest):
     def end_step(self) -> None:
         """The step of the application has ended, and the response has not: send what is held."""
         if self._pending is not None:
-            self._pending.due = False
+            self._pending.due, self._pending.since = False, 0.0
         if self.complete or self._heard or self.ending or self.broken:
             return
         if self.reply is None and self.head is not None:
@@ -203,6 +210,7 @@ class Responding(AsyncRequest):
         if self.reply is not None or not self.request.is_http11:
             return
         self.stream.interims += 1
+        self._make_pending().look()
         try:
             self.push(data)
         except Gone:
@@ -229,6 +237,7 @@ class Responding(AsyncRequest):
         self.on_wire = True
         if count:
             self.push_file(file)
+            self._make_pending().look()
         else:
             file.close()
         if behind:

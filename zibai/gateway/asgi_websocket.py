@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config.options import Options
-from ..engine.async_stream import HIGH
+from ..engine.async_stream import HIGH, MESSAGES
 from ..engine.message_limits import MessageLimits
 from ..engine.message_stream import ABNORMAL_CLOSURE, MessageStream
 from ..engine.task_stream import TaskStream
@@ -102,6 +102,7 @@ class WebSocketExchange(Responding):
         socket, kind = self._opening.socket, message["type"]
         if socket is None:
             self._respond_to_handshake(kind, message)
+            await self.rest_if_tired()
             if self.waiting > HIGH and not self.complete:
                 await self.drain()
         elif kind == "websocket.send":
@@ -113,7 +114,7 @@ class WebSocketExchange(Responding):
                 socket.send(text)
             else:
                 raise TypeError(f"the text of a message must be a str, not {type(text).__name__}")
-            if socket.waiting > HIGH:
+            if socket.waiting > HIGH or not socket.counts.messages_out % MESSAGES:
                 await socket.drain()
         elif kind == "websocket.close":
             if socket.end is not None:

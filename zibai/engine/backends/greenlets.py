@@ -38,7 +38,7 @@ try:
     from gevent.event import Event
 
     from .greenlet_runners import Runner, Runners
-    from .hub_wait import SHORTEST, Readiness
+    from .hub_wait import SHORTEST, FairStream, Readiness
 except ImportError as error:
     text = "gevent is not installed; pip install 'zibai-server[gevent]', or run with --no-gevent"
     raise MissingExtra.because(error, "gevent", text) from None
@@ -69,7 +69,7 @@ class Greenlets(Blocking):
 
     def __init__(self, slots: int, row: Row) -> None:
         self.readiness = Readiness()
-        self.make_stream = Stream
+        self.make_stream = FairStream
         self._row = row
         # A greenlet that is about to rest still has its slot while the next one runs, so there is one slot more.
         self._runners = Runners(self, row.slots[slots::-1])
