@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def fork(path: str) -> str:
+    said = str(os.getpid())
+    if os.fork() == 0 and path == "/pool-exits":
+        sys.exit()
+    if os.getpid() != int(said) and path == "/pool-raises":
+        raise RuntimeError("on purpose")
+    return said
+
+
 async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
     """``later`` is a fork that does not come in the first step."""
     if scope["type"] != "http":
@@ -25,6 +34,8 @@ async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callabl
         said = await asyncio.get_running_loop().run_in_executor(None, str, os.getpid())
     elif path == "/task":
         await asyncio.gather(asyncio.create_task(leave()), return_exceptions=True)
+    elif path.startswith("/pool"):
+        said = await asyncio.get_running_loop().run_in_executor(None, fork, path)
     elif path != "/":
         if "later" in query:
             await asyncio.sleep(0.001)

@@ -236,6 +236,20 @@ def test_a_child_of_a_task_that_returns_to_the_server_ends(path: str, when: str,
         assert not [line for line in server.log if "outside a request" in line]
 
 
+@forks
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", ["/pool", "/pool-exits", "/pool-raises"])
+@pytest.mark.daily("/pool-exits-asyncio", "/pool-uvloop")
+def test_a_child_of_a_thread_of_the_event_loop_ends(path: str, loop: str) -> None:
+    """In it, the thread of the pool waited for ever for something to do."""
+    pytest.importorskip(loop)
+    with Server("forking_asgi:asgi", "--loop", loop) as server, Client(server.port) as client:
+        for _ in range(3):
+            assert client.get(path).body == f"by {server.pid}".encode()
+        wait_for(lambda: not any(map(alive, server.children())))
+        assert client.get("/thread").body == f"by {server.pid}".encode()
+
+
 # --- idle TLS connections at a restart (R11) ------------------------------------------------------
 
 
