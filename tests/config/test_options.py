@@ -220,6 +220,9 @@ def test_every_field_is_declared_in_full() -> None:
         ), option.name
 
 
+STATSD_NAMES = "letters, digits and dots, as in shop.web"
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -250,6 +253,14 @@ def test_every_field_is_declared_in_full() -> None:
         ({"max_header_size": 1}, "--max-header-size must be at least 128, not 1"),
         ({"min_body_rate": float("inf")}, "--min-body-rate must be at most 1e+12, not inf"),
         ({"min_send_rate": 1e300}, "--min-send-rate must be at most 1e+12, not 1e+300"),
+        ({"log_backups": 10**12}, "--log-backups must be at most 10000, not 1000000000000"),
+        *(
+            (
+                {"statsd_prefix": prefix},
+                f"--statsd-prefix: {prefix!r} cannot begin a name in statsd; write {STATSD_NAMES}",
+            )
+            for prefix in ("a\nb", "a:1|c", "my shop", "\xe9t\xe9")
+        ),
         ({"health_public": True}, "--health-public needs a --health-listen"),
         (
             {"forwarded_fields": ""},

@@ -418,6 +418,7 @@ TEXTS = {
     "check_file": ["zibai.pid", "/run/a b"],
     "check_log_file": ["zibai.log", "/dev/stdout"],
     "check_datagrams": ["127.0.0.1:8125", "[::1]:1"],
+    "check_names": ["shop.web", "a-b_c."],
     "check_place": ["-", "access.log"],
     "check_format": ["default", "json", "%(h)s %({x}i)s"],
 }

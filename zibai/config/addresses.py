@@ -71,6 +71,12 @@ def check_datagrams(value: str) -> None:
         raise UsageError("Windows has no unix sockets for datagrams; write HOST:PORT")
 
 
+def check_names(prefix: str) -> None:
+    """Raise UsageError unless names in statsd may begin with this: the other characters end a name, or a line."""
+    if re.search(r"[^!-~]|[:|@#]", prefix):
+        raise UsageError(f"{prefix!r} cannot begin a name in statsd; write letters, digits and dots, as in shop.web")
+
+
 FIELDS: Final = ("for", "proto", "host", "port", "prefix")
 """The forwarding fields, by their names in ``X-Forwarded-*``; ``Forwarded`` has the first three as well."""
 

@@ -216,7 +216,7 @@ class RunOptions(ServeOptions, total=False):
     """rename the --log-file and the --access-log to PATH.1 at about this size, PATH.1 to PATH.2 and so on; a file that
     another process is writing may grow larger first; 0 is never (default: 0)"""
     log_backups: int | None
-    """number of files to keep beside each log file; the oldest is removed (default: 5)"""
+    """files to keep beside each log file; the oldest is removed (default: 5)"""
     statsd: str | None
     """send counters once a second to this statsd, HOST:PORT or unix:PATH, with gunicorn's names"""
     statsd_prefix: str | None

@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..system.machine import available_cpus
 from ..system.patching import has_gil
 from . import atoms
-from .addresses import BELIEVED, Trust, check_datagrams, check_fields, check_trusted, parse_address
+from .addresses import BELIEVED, Trust, check_datagrams, check_fields, check_names, check_trusted, parse_address
 from .option import (
     FASTEST,
     Defaulted,
@@ -705,7 +705,7 @@ class Options:
         "file that another process is writing may grow larger first; 0 is never",
     )
     log_backups: Defaulted[int] = option(
-        5, group=LOGGING, minimum=1, help="number of files to keep beside each log file; the oldest is removed"
+        5, group=LOGGING, minimum=1, maximum=10_000, help="files to keep beside each log file; the oldest is removed"
     )
     statsd: str | None = option(
         None,
@@ -715,7 +715,7 @@ class Options:
         help="send counters once a second to this statsd, HOST:PORT or unix:PATH, with gunicorn's names",
     )
     statsd_prefix: Defaulted[str] = option(
-        "", group=LOGGING, metavar="TEXT", help="the prefix of these names, as in: shop.web"
+        "", group=LOGGING, metavar="TEXT", check=check_names, help="the prefix of these names, as in: shop.web"
     )
     capture_output: Defaulted[bool] = option(
         False,
