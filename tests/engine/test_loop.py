@@ -371,7 +371,7 @@ def test_accepting_stops_while_no_slot_is_free(monkeypatch: pytest.MonkeyPatch) 
     """But a sibling has one."""
     sibling = Row.private(1)
     sibling.assign("ready", 1, 0, 0.0)
-    sibling.connections = 2
+    sibling.connections, sibling.seen = 2, clock() + 60  # it leaves clients to us
     with Rig(monkeypatch, slots=2, siblings=lambda: [(False, sibling)]) as rig:
         running = []
         for _ in range(2):

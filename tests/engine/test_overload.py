@@ -182,7 +182,7 @@ def test_a_full_loop_without_siblings_accepts_what_comes(monkeypatch: pytest.Mon
 def test_what_waited_in_the_backlog_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     """And comes before what has come to this worker later."""
     free = sibling(full=False)
-    free.connections = 2
+    free.connections, free.seen = 2, clock() + 60  # it leaves clients to us
     with Rig(monkeypatch, slots=1, siblings=lambda: [(False, free)]) as rig:
         kept, _ = rig.connect()
         busy, _ = rig.connect()

@@ -58,7 +58,7 @@ class Admission:
         self.adoption = Adoption(backend.poller, others, self._adopt)
         self.acceptor = Acceptor(listeners, backend.poller, backend.report, self.accepted)
         self.capacity = Capacity(service, backend.report, getattr(backend.poller, "limit", inf))
-        self.spread = Spread(service.siblings, slots)
+        self.spread = Spread(service.row, service.siblings, slots)
         self.overload = Overload(service.row, service.siblings, self.acceptor.is_anyone_waiting)
         self._is_begun = False
         self.queue = Queue(service, table.ready, backend.runners, self.acceptor.waiting)
@@ -101,7 +101,7 @@ class Admission:
         connections = len(table.connections)
         if connections >= capacity.places:
             capacity.make_room(table, now)
-        room = self.spread.room(connections, now)
+        room = self.spread.room(connections, waited=now - self.acceptor.since < LEAVE)
         if not room:
             self.acceptor.pause(now + LEAVE)
             return
@@ -115,6 +115,7 @@ class Admission:
 
     def admit(self, connection: Pollable, now: float) -> None:
         """Take a client that has just been accepted: its connection, or the first stage before it."""
+        self.spread.accepted += 1
         table = self._table
         if now - self.overload.full_at >= AFTER_FULL:
             table.add(connection, now)

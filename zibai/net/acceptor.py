@@ -34,6 +34,7 @@ class Acceptor:
     A listener may have an ``accepted`` of its own.
 
     ``report`` is the method of a backend. ``again`` is the end of a pause, by the clock; ``inf`` without one.
+    ``since`` is since when the listeners are watched, or no longer watched.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Acceptor:
         self._report = report
         self._accepted = accepted
         self.again = inf
+        self.since = -inf
         self._watching = False
         self._exhausted = False  # whether that has been logged
 
@@ -59,6 +61,7 @@ class Acceptor:
         if wanted == self._watching:
             return
         self._watching = wanted
+        self.since = now
         for listener in self._listeners:
             if wanted:
                 self._poller.register(listener.fd, READ)

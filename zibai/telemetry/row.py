@@ -32,8 +32,9 @@ _REFUSALS: Final = len(REFUSALS)  # after the tally; written by the owner of the
 _RUNNERS: Final = _TALLY + _REFUSALS  # the place of the number that :meth:`Row.offer` writes
 _UNLISTED: Final = _RUNNERS + 1  # the place of the number that :meth:`Row.leave_out` writes
 _FULL: Final = _UNLISTED + 1  # the place of the mark that :meth:`Row.mark_full` writes
+_SEEN: Final = _FULL + 1  # the place of the time that ``Row.seen`` is
 _OPEN: Final = len(COUNTERS) + GAUGES.index("open")
-_SLOTS_AT: Final = _BEAT_END + 8 * (_FULL + 1)
+_SLOTS_AT: Final = _BEAT_END + 8 * (_SEEN + 1)
 
 
 class Report(NamedTuple):
@@ -56,7 +57,7 @@ class Report(NamedTuple):
 
 class Row:
     """One server loop. Its owner calls ``offer``, ``leave_out``, ``beat``, ``refuse`` and ``mark_full``,
-    and sets ``connections``; any thread calls ``running``, the parent or a reader the rest.
+    and sets ``connections`` and ``seen``; any thread calls ``running``, the parent or a reader the rest.
     """
 
     def __init__(self, memory: Any, slots: int) -> None:
@@ -143,6 +144,15 @@ class Row:
     @connections.setter
     def connections(self, number: int) -> None:
         self._tally[_OPEN] = number
+
+    @property
+    def seen(self) -> float:
+        """When the loop last saw that new clients wait, by the clock. In the future while it leaves them to others."""
+        return self._tally[_SEEN] / 1_000_000
+
+    @seen.setter
+    def seen(self, at: float) -> None:
+        self._tally[_SEEN] = int(at * 1_000_000)
 
     @property
     def runners(self) -> int:
