@@ -336,6 +336,25 @@ def test_an_end_leaves_no_file_behind(backend: tuple[str, ...], processes: tuple
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.daily("threads-single", "threads-worker")
+@pytest.mark.parametrize("flags", [(), ("-p", "1"), ("-p", "1", "--preload")], ids=["single", "worker", "preloaded"])
+def test_the_garbage_collector_passes_over_what_the_start_has_made(
+    backend: tuple[str, ...], flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    if "--preload" in flags and sys.platform != "linux":
+        pytest.skip("--preload is for Linux")
+    (tmp_path / "counting.py").write_text(
+        "import gc\n"
+        "ours = [[number] for number in range(10_000)]\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    looked_at = any(each is ours for each in gc.get_objects())\n"
+        "    return [b'%d %d' % (gc.get_freeze_count() > 10_000, looked_at)]\n"
+    )
+    with Server("counting:app", *flags, *backend, cwd=tmp_path) as server:
+        assert get(server.port).body == b"1 0"
+
+
 @pytest.mark.daily("greenlets")
 def test_the_parent_does_not_import_the_application(backend: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(

@@ -4,6 +4,7 @@ It is the same whether the worker is a child of the parent process or, with ``--
 :mod:`zibai.server.control` listens for the two ways to stop, graceful and quick.
 """
 
+import gc
 import logging
 import signal
 import sys
@@ -136,7 +137,13 @@ def run(
         def serve() -> None:
             interface = _interface(site, options)
             backend = backend_of(options, interface, hub)
-            tied = _tie(ties, control, parent, options, partial(_announce, site, parent, show_title, backend))
+
+            def announce() -> None:
+                if exits and not guest:
+                    _freeze()
+                _announce(site, parent, show_title, backend)
+
+            tied = _tie(ties, control, parent, options, announce)
             settings = replace(options, interface=interface, max_request_pre_process=_with_jitter(options.max_requests))
             hooks = _hooks(site, show_title, is_single=parent is None)
             Server(site.app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=tied).run()
@@ -200,6 +207,16 @@ def _tie(ties: Ties, control: Control, parent: Parent | None, options: Options, 
         tied.multiprocess = True
         tied.on_max_requests, tied.on_hung = parent.reached_max_requests, parent.hung
     return tied
+
+
+def _freeze() -> None:
+    """Keep the garbage collector from what exists at the start, which mostly stays.
+
+    A full collection goes through all of it, and takes 5 ms for an application without a framework. With a thousand
+    requests at once, collections took a tenth of the time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _announce(site: Site, parent: Parent | None, show_title: Callable[[], object], backend: str) -> None:
