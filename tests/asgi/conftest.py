@@ -18,9 +18,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Load]:
     found: list[Load] = []
     end = Loop._end_turn
 
-    def watch(loop: Loop, now: float, stirred: bool) -> None:
+    def watch(loop: Loop, now: float, events: int, most: int) -> None:
         found[:] = [loop.service.load]
-        end(loop, now, stirred)
+        end(loop, now, events, most)
 
     monkeypatch.setattr(Loop, "_end_turn", watch)
     return found

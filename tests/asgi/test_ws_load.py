@@ -33,9 +33,9 @@ def budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     end = Loop._end_turn
 
-    def watch(loop: Loop, now: float, stirred: bool) -> None:
+    def watch(loop: Loop, now: float, events: int, most: int) -> None:
         found.append(loop.service.load.budget)
-        end(loop, now, stirred)
+        end(loop, now, events, most)
 
     monkeypatch.setattr(Loop, "_end_turn", watch)
     return found

@@ -16,7 +16,7 @@ from zibai.config.options import Options
 from zibai.engine.load import TURN
 from zibai.engine.states import BODY, CHOKED, HANDSHAKE
 from zibai.engine.table import RESOLUTION
-from zibai.net.poller import WRITE
+from zibai.net.poller import READ, WRITE
 from zibai.tls.records import RECORDS
 from zibai.tls.sslsocket import OWN_RESPONSES
 
@@ -178,7 +178,10 @@ def test_a_connection_with_an_end_behind_data_watches_nothing_new(rig: TLSRig, c
     peer.sock.sendall(peer.encrypt(GET) + peer.goodbye())
     assert rig.take().connection is connection
     rig.turn()
-    assert rig.watched(connection) == 0
+    assert rig.watched(connection) == READ  # until an event comes
+    assert rig.loop.timeout() != 0
+    peer.sock.close()
+    rig.until(lambda: rig.watched(connection) == 0)
     assert rig.loop.timeout() != 0
 
 
