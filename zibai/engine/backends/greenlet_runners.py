@@ -65,33 +65,34 @@ class Runner(_Greenlet):
 
     def _work(self) -> None:
         runners, hub, count = self._runners, gevent.get_hub(), sys.getrefcount
-        owner = runners.owner
-        resting = runners.unchecked
-        while not owner.stopped:
+        owner, loop = runners.owner, runners.owner.loop
+        while True:
             stream = self.job
-            if stream is None:
-                resting.append(self)
-                try:
-                    hub.switch()
-                except BaseException:  # a kill, at the end or by an application that knows this greenlet
-                    runners.forget(self)
+            while stream is not None:
+                references = count(self)
+                stream.exchange(self.slot, clock())
+                if self.forked:
+                    end_child()  # else its hub would run the greenlets of other requests
+                if self.given_away:
+                    self.job, self.given_away = None, False
+                    loop.give_back(stream)
+                    resting = runners.unchecked
+                    break
+                if count(self) != references:
+                    runners.retire(self)
                     return
-                continue
-            references = count(self)
-            stream.exchange(self.slot, clock())
-            if self.forked:
-                end_child()  # else its hub would run the greenlets of other requests
-            if self.given_away:
-                self.job, self.given_away = None, False
-                owner.loop.give_back(stream)
-                resting = runners.unchecked
-            elif count(self) == references:
-                owner.loop.finish(stream)
+                loop.finish(stream)
                 # The next one without a switch to the hub and back, which would cost a tenth of its time.
-                self.job = owner.loop.take()
-                resting = runners.idle
+                self.job = stream = loop.take()
             else:
-                runners.retire(self)
+                resting = runners.idle
+            if owner.stopped:
+                return
+            resting.append(self)
+            try:
+                hub.switch()
+            except BaseException:  # a kill, at the end or by an application that knows this greenlet
+                runners.forget(self)
                 return
 
 
@@ -121,6 +122,7 @@ class Runners:
         """End those runners to which something else refers."""
         if not self._references:
             self._make().switch()
+            self.unchecked.append(self.idle.pop())
         while self.unchecked:
             runner = self.unchecked.pop()
             references = sys.getrefcount(runner)
