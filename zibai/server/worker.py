@@ -112,7 +112,7 @@ def run(
     """Load the application and serve it until told to end; the main thread's. Raises :class:`LoadError` and others.
 
     ``exits``: see :class:`zibai.system.signals.Signals`. ``app`` is an application that was made at a prompt and needs
-    no loading. As a ``guest`` the server is in a process that goes on without it.
+    no loading. As a ``guest`` the server is in a process that goes on without it, and ``exits`` is False.
     """
 
     def show_title(*state: str) -> None:
@@ -124,10 +124,10 @@ def run(
     hub = prepare(options) if preloaded is None else preloaded.hub
     end = threading.Event()
     ties = replace(ties or Ties(), directory=home.real() if preloaded is None else preloaded.directory)
-    control = _make_control(parent, end, hub, options, may_exit=not guest, ends=exits and not guest)
+    control = _make_control(parent, end, hub, options, may_exit=not guest, ends=exits)
     names = (*GRACEFUL_SIGNALS, *QUICK_SIGNALS, REOPEN, *(_of_single_process(guest) if parent is None else FOR_PARENT))
     # A worker gets the signals of the terminal a second time from its parent, so a second signal means nothing there.
-    late = lastword.hurry if exits and not guest and parent is None else None
+    late = lastword.hurry if exits and parent is None else None
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
         if parent is not None and not options.interactive:
             parent.hear_ctrl_c()
@@ -137,13 +137,7 @@ def run(
         def serve() -> None:
             interface = _interface(site, options)
             backend = backend_of(options, interface, hub)
-
-            def announce() -> None:
-                if exits and not guest:
-                    _freeze()
-                _announce(site, parent, show_title, backend)
-
-            tied = _tie(ties, control, parent, options, announce)
+            tied = _tie(ties, control, parent, options, partial(_announce, site, parent, show_title, backend, exits))
             settings = replace(options, interface=interface, max_request_pre_process=_with_jitter(options.max_requests))
             hooks = _hooks(site, show_title, is_single=parent is None)
             Server(site.app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=tied).run()
@@ -219,8 +213,10 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def _announce(site: Site, parent: Parent | None, show_title: Callable[[], object], backend: str) -> None:
+def _announce(site: Site, parent: Parent | None, show_title: Callable[[], object], backend: str, exits: bool) -> None:
     """Tell the parent that the worker serves, even if it serves only a page with an error."""
+    if exits:  # the process is the server's own
+        _freeze()
     show_title()
     if parent is not None and site.failure is not None:
         parent.shows(site.failure)
