@@ -173,6 +173,7 @@ def test_what_one_sees(site: Path) -> None:
 
         def seen() -> dict[str, object]:
             done = run("ps", "--json", f":{server.port}")
+            assert done.stdout, done
             worker = json.loads(done.stdout)["workers"][0]
             return {name: worker[name] for name in ("open", "websockets", "busy", "running", "1xx")}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai.cli.find import Found
 from zibai.cli.ps import ps
 from zibai.clock import clock
 from zibai.telemetry import board_file as control
@@ -546,6 +549,23 @@ def test_the_file_of_a_dead_server_whose_id_another_process_has(
         control.tidy()
         assert list(folder.iterdir()) == []
         other.communicate(b"\n")
+
+
+def test_a_server_that_ends_while_it_is_looked_at_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(found: Found) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file", found.path)
+
+    board = Scoreboard.create(control.default_path("x"), 1, 1, {"app": "example:app", "listen": []})
+    monkeypatch.setattr(Found, "describe", gone)
+    try:
+        assert ps(["--json"]) == 1
+    finally:
+        board.close()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.fullmatch(r"zibai ps: error: the state of process \d+ cannot be read any more: .*\n", shown.err)
 
 
 def test_the_file_of_a_living_server_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from ..errors import ZibaiError
 from ..telemetry.board_view import table
 from .find import add_arguments, find_all, run_command
 
@@ -21,13 +22,16 @@ def ps(argv: Sequence[str]) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    shown = False
+    shown, missing = False, ""
     for name in args.words or [None]:
         for each in find_all(args, name):
             try:
                 server = each.describe()
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
+                missing = f"the state of process {each.pid} cannot be read any more: {error}"
                 continue  # it has ended since
             shown = True
             sys.stdout.write(json.dumps(server) + "\n" if args.json else "\n".join(table(server)) + "\n")
-    return 0 if shown else 1
+    if not shown:
+        raise ZibaiError(missing)
+    return 0
