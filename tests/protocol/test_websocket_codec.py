@@ -261,6 +261,16 @@ def test_a_long_control_frame_is_refused_by_its_head(size: int, first: int, fast
     assert codec.over
 
 
+@pytest.mark.parametrize("length", [126, 127])
+@pytest.mark.parametrize("masked", [0, 128])
+def test_a_bad_head_is_refused_before_its_length_is_there(masked: int, length: int) -> None:
+    """A client may send no more than that, and would then wait for the end until its ping is missed."""
+    for first in range(256):
+        for more in (b"", b"\x01"):
+            head = bytes([first, masked | length]) + more
+            assert run([head], fast=True) == run([head], fast=False), head
+
+
 def test_a_bomb_is_not_inflated() -> None:
     codec = Codec(1 << 20, 32, AGREED, 256)
     codec.feed(frame(BINARY, deflated(bytes(50 << 20)), FIN | RSV1))

@@ -166,15 +166,16 @@ class Codec:
             first, second = data[at], data[at + 1]
             size, start = second & 127, at + 6
             if size > 125:
-                size, start = read_size(data, at)
-                if not start:
-                    break
+                known, start = read_size(data, at)
+                size = known if start else size  # of an incomplete length; the first two bytes are checked all the same
             stop = start + size
             plain = first in (0x81, 0x82) and not inside and size <= self._max_size
             if second < 128 or not (plain or self._is_good(first, size)):
                 self._raw = True
                 self._give(bytes(data[at:]))
                 return end
+            if not start:
+                break
             if stop > end:
                 need = stop - at
                 break
