@@ -166,18 +166,15 @@ class Codec:
             first, second = data[at], data[at + 1]
             size, start = second & 127, at + 6
             if size > 125:
-                known, start = read_size(data, at)
-                size = known if start else size  # of an incomplete length; the first two bytes are checked all the same
+                size, start = read_size(data, at)
             stop = start + size
             plain = first in (0x81, 0x82) and not inside and size <= self._max_size
             if second < 128 or not (plain or self._is_good(first, size)):
                 self._raw = True
                 self._give(bytes(data[at:]))
                 return end
-            if not start:
-                break
-            if stop > end:
-                need = stop - at
+            if stop > end or not start:
+                need = stop - at if start else 0
                 break
             self.spent += 1 + (size >> 10)
             if plain and not self.closing:  # else it comes too late

@@ -25,10 +25,10 @@ def write_frame(first: int, data: bytes) -> tuple[bytes, ...]:
 
 
 def read_size(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """The extended length of the client's frame at ``at``, and where its masked data begins; 0 and 0 while the length
-    is incomplete.
+    """The extended length of the client's frame at ``at``, and where its masked data begins. While the length is
+    incomplete: the number that announces it, and 0.
     """
     have = len(data) - at
     if data[at + 1] & 127 == 126:
-        return (data[at + 2] << 8 | data[at + 3], at + 8) if have >= 4 else (0, 0)
-    return (int.from_bytes(data[at + 2 : at + 10], "big"), at + 14) if have >= 10 else (0, 0)
+        return (data[at + 2] << 8 | data[at + 3], at + 8) if have >= 4 else (126, 0)
+    return (int.from_bytes(data[at + 2 : at + 10], "big"), at + 14) if have >= 10 else (127, 0)
