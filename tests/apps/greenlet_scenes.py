@@ -24,6 +24,7 @@ from gevent.event import AsyncResult, Event  # noqa: E402
 from zibai import create_bind_socket, serve  # noqa: E402
 from zibai.engine.backends import greenlets as backend  # noqa: E402
 from zibai.engine.backends.greenlet_runners import Runner  # noqa: E402
+from zibai.engine.stream import Stream  # noqa: E402
 
 DEADLINE = 20
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -156,6 +157,18 @@ def requests_that_block_share_one_greenlet():
         for number in range(1, 3 * len(waits) + 1):
             client.ask("/block")
             assert int(client.read()) == number
+
+
+def a_greenlet_that_rests_keeps_no_connection():
+    def block():
+        gevent.sleep(0.001)
+
+    with Stage() as stage:
+        stage.routes["/block"] = block
+        assert stage.get("/block") == b"ok"
+        with gevent.Timeout(DEADLINE):
+            while any(isinstance(each, Stream) for each in gc.get_objects()):
+                gevent.sleep(0.01)
 
 
 def there_are_no_more_greenlets_than_slots():

@@ -128,7 +128,7 @@ def test_both_end_at_once(site: Path) -> None:
 
 
 def test_both_are_asked_at_the_same_time_to_end(site: Path) -> None:
-    """As a service manager does, which ends all processes of a service. No file stays, whoever ends first."""
+    """A service manager ends all processes of a service at once. No file stays, whichever of them ends first."""
     for _ in range(3):
         files = ("--pid-file", str(site / "pid"), "--control", str(site / "board"))
         with Server("versioned:app", "-p", "1", "--no-gevent", *files, listen=f"unix:{site}/s", cwd=site) as server:

@@ -1,4 +1,4 @@
-"""Options that have no effect, as others are. They are no error: a file may have them for another profile or machine.
+"""Options that have no effect because of other options. They are no error: a file may have them for another profile.
 
 But a server that ignores an option says so. Each message says why, and what to type.
 """

@@ -88,6 +88,7 @@ class Runner(_Greenlet):
                 resting = runners.idle
             if owner.stopped:
                 return
+            stream = None  # a greenlet that rests keeps no connection
             resting.append(self)
             try:
                 hub.switch()
