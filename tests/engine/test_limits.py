@@ -153,7 +153,7 @@ def test_a_request_that_waited_too_long_for_a_runner_is_answered_by_503(
         assert b"\r\nConnection: close\r\n" in answer
         assert connection.state is LINGER
         assert len(rig.loop._ready) == 1
-        assert rig.service.answered[5] == 1
+        assert rig.service.others[5] == 1
         assert "no runner for 5.5 s" in caplog.text
 
         busy.stream.exchange(rig.row.slots[0], clock())  # the next one is in time

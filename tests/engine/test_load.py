@@ -393,7 +393,7 @@ def test_memory_comes_back_from_requests_that_no_application_sees(monkeypatch: p
         late.sendall(post(10) + bytes(10))  # waits for a runner
         still.sendall(post(1000) + bytes(500))  # stands still
         broken.sendall(CHUNKED + b"5\r\nabcde\r\n5\r\nabcdeXX")
-        rig.until(lambda: load.memory in {510, 515} and rig.service.answered[4])
+        rig.until(lambda: load.memory in {510, 515} and rig.service.others[4])
         rig.turn(3 + LATE)
         rig.turn(3 + LATE)
         assert load.memory == 0
@@ -483,7 +483,7 @@ def test_a_body_that_finds_no_room_in_time_is_503(monkeypatch: pytest.MonkeyPatc
         assert holding.state is LINGER
         assert (load.memory, load.disk, load.files) == (0, 0, 0)
         assert all(file.closed for file in spools)
-        assert rig.service.answered[5] == 2
+        assert rig.service.others[5] == 2
 
 
 def test_a_body_that_is_whole_needs_no_room(monkeypatch: pytest.MonkeyPatch) -> None:

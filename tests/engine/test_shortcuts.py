@@ -56,7 +56,7 @@ def test_an_exchange_that_leaves_nothing(monkeypatch: pytest.MonkeyPatch, sent: 
             assert read(client) == ANSWER
             assert connection.state is HEAD
             left.append(look(connection))
-            memory.append((rig.service.load.memory, rig.service.answered, rig.service.sent, rig.loop._table.next_sweep))
+            memory.append((rig.service.load.memory, rig.service.others, rig.service.sent, rig.loop._table.next_sweep))
     assert left[0] == left[1]
     assert memory[0] == memory[1]
 

@@ -13,7 +13,7 @@ from zibai import clock
 from zibai.errors import Gone
 from zibai.gateway import exchange as exchange_module
 from zibai.gateway.complaints import Complaints
-from zibai.gateway.exchange import Exchange, make_exchange
+from zibai.gateway.exchange import Exchange
 from zibai.gateway.reply import JOIN
 from zibai.gateway.shortcut import send_at_once
 from zibai.protocol.http1 import FastLane
@@ -69,7 +69,11 @@ def request(head: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> Request:
 
 
 def make(line: Line) -> Exchange:
-    return make_exchange(_stream(line), Complaints())
+    exchange = Exchange()
+    exchange._stream, exchange._complaints = _stream(line), Complaints()
+    exchange.head = exchange.reply = exchange.error = None
+    exchange.sent, exchange._look_at = 0, 0.0
+    return exchange
 
 
 def send(pieces: Iterable[bytes], *fields: tuple[str, str], asked: Request | None = None) -> Line:

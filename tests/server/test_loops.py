@@ -197,13 +197,13 @@ def test_the_maximum_of_requests_is_of_all_loops_together() -> None:
         connected = on_each(stack, server, 4)
         for client in (*connected, connected[0]):
             assert client.get().status == 200
-        wait_for(lambda: sum(sum(loop.service.answered) for loop in server.loops) == 9)
+        wait_for(lambda: sum(row.read().counters["requests"] for row in server.rows) == 9)
         assert reached == []
         connected[3].get()
         wait_for(lambda: reached)
         for client in connected:
             assert client.get().status == 200
-        wait_for(lambda: sum(sum(loop.service.answered) for loop in server.loops) == 14)
+        wait_for(lambda: sum(row.read().counters["requests"] for row in server.rows) == 14)
         assert reached == ["once"]
 
 

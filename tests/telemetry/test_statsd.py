@@ -92,10 +92,10 @@ def test_what_has_changed(tmp_path: Path) -> None:
         assert changes() == []
         serve(4, 0.003)
         serve(1, 100.0)
-        row.beat([5, 0, 4, 0, 0, 1, 10, 1, 0, 0, 0, 0, 1, 0])
+        row.beat([1, 0, 0, 0, 0, 1, 10, 1, 0, 0, 0, 0, 1, 0])
         assert changes() == [
-            "gunicorn.requests:5|c",
-            "gunicorn.request.status.2xx:4|c",
+            "gunicorn.requests:6|c",
+            "gunicorn.request.status.2xx:5|c",
             "gunicorn.request.status.5xx:1|c",
             "gunicorn.request.duration:3.75|ms|@0.25",
             "gunicorn.request.duration:60000|ms",
@@ -104,7 +104,10 @@ def test_what_has_changed(tmp_path: Path) -> None:
         assert changes() == []
         row.slots[0].waited(0.2)
         serve(1, 0.003)
-        assert changes() == ["gunicorn.request.duration:3.75|ms", "zibai.request.queue:175|ms"]
+        assert changes() == [
+            *("gunicorn.requests:1|c", "gunicorn.request.status.2xx:1|c"),
+            *("gunicorn.request.duration:3.75|ms", "zibai.request.queue:175|ms"),
+        ]
         gauges = {line for line in metrics(before, describe(board), {"a": 2, "b": 1}) if "|g" in line}
         assert gauges == {
             *("gunicorn.workers:1|g", "gunicorn.backlog:3|g"),

@@ -455,7 +455,7 @@ def test_plain_http_is_told_so(tls_rig: TLSRig, data: bytes) -> None:
     tls_rig.until(read)
     assert received.startswith(b"HTTP/1.1 400 ")
     assert NOT_PLAIN.encode() in received
-    assert tls_rig.service.answered[4] == 1
+    assert tls_rig.service.others[4] == 1
     client.close()
     tls_rig.until(lambda: not tls_rig.connections)
 

@@ -149,7 +149,7 @@ class Connection(Pollable):
         self._drop_body()  # and not when the client has taken the response
         self.request = None
         self.sender.closing = True
-        self.service.answered[refusal.status // 100] += 1
+        self.service.others[refusal.status // 100] += 1
         self.sender.out += response
         self.state = FLUSH
         self.deadline = self.sender.start_clock(now)

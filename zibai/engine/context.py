@@ -134,8 +134,9 @@ class Service:
     """Counts what all clients of the server, also of its other services, make it hold."""
     draining: bool = False
     """Set once, when the graceful shutdown begins; any thread reads it."""
-    answered: list[int] = field(default_factory=lambda: [0] * 10)
-    """Responses by the first digit of their status, interim ones, too; the loop counts."""
+    others: list[int] = field(default_factory=lambda: [0] * 10)
+    """Responses that no slot of the scoreboard counts, by the first digit of their status: those of the server itself,
+    and interim ones. The loop counts."""
     sent: int = 0
     """Bytes of the bodies of responses; the loop counts."""
     _hinted: set[str] = field(default_factory=set)
@@ -164,7 +165,7 @@ class Service:
         self.known = remembered.get
 
     def __repr__(self) -> str:
-        return f"<Service{' draining' if self.draining else ''}: {sum(self.answered[2:])} responses, {self.limits}>"
+        return f"<Service{' draining' if self.draining else ''}: {self.limits}>"
 
     def hint(self, message: str, *args: object) -> None:
         """Log, once, that the server or the proxy before it is configured wrongly. The loop and runners may call it;

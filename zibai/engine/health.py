@@ -81,9 +81,9 @@ class Health:
 
     def look(self, now: float, connections: Iterable[Connection]) -> None:
         """``now`` is by the loop's clock."""
-        service, answered = self._service, self._service.answered
+        service, others = self._service, self._service.others
         gauges = _gauges(connections, self.upgraded)
-        self._row.beat([sum(answered[2:]), *answered[1:6], service.sent, *gauges])
+        self._row.beat([sum(others[2:]), *others[1:6], service.sent, *gauges])
         self.due = now + min(self._beat_every, self._look_at_requests(now - self.due))
         self._on_beat()
 

@@ -239,10 +239,9 @@ class Loop:
     def finish(self, stream: RunnersSide) -> None:
         """See :class:`zibai.engine.backends.Turns`."""
         service, table, connection = self.service, self._table, stream.connection
-        service.answered[stream.status // 100] += 1
         service.sent += stream.sent
         if stream.interims:
-            service.answered[1] += stream.interims
+            service.others[1] += stream.interims
             stream.interims = 0
         if self.requests_left:
             self._use_up()

@@ -82,7 +82,7 @@ def _begin_body(connection: "Connection", request: Request, now: float) -> None:
     connection.state = BODY
     connection.deadline = intake.deadline
     if request.expects_continue and not connection.codec.has_bytes:  # else the client has not waited for it
-        connection.service.answered[1] += 1
+        connection.service.others[1] += 1
         connection.sender.out += CONTINUE
         connection.writable(now)
     if connection.state is BODY:

@@ -37,7 +37,6 @@ class TaskLoop(Loop):
     def upgrade(self, stream: RunnersSide) -> None:
         self._running -= 1
         self.health.upgraded += 1
-        self.service.answered[1] += 1
         if self.requests_left:
             self._use_up()
 

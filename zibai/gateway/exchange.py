@@ -33,9 +33,12 @@ Such a client has left, or it has only half closed and still reads. Only sending
 
 
 class Exchange:
-    """One request and its response; lives in one runner."""
+    """One request and its response; lives in one runner.
 
-    # Slots, since defaults in the class are found by a search, which costs 3 % of a plain request.
+    The gateway makes it without arguments and sets its attributes, since an ``__init__`` would cost twice as much, and
+    defaults in the class are found by a search, which costs 3 % of a plain request.
+    """
+
     __slots__ = ("_complaints", "_look_at", "_stream", "error", "head", "reply", "sent")
 
     _stream: Stream
@@ -115,6 +118,7 @@ class Exchange:
         pieces = joined(iterable) if whole and not single else iter(iterable)
         stream = self._stream
         request = stream.connection.request
+        assert request is not None
         for piece in pieces:
             data = piece if type(piece) is bytes else exact(piece)
             # An empty piece does not begin the response: start_response may still be called again.
@@ -287,13 +291,3 @@ class Exchange:
             self._send(body, len(body))
         except Gone:
             pass  # no client reads it; it is logged all the same
-
-
-def make_exchange(stream: Stream, complaints: Complaints) -> Exchange:
-    """Make an exchange. A function, since an ``__init__`` would cost twice as much."""
-    exchange = Exchange()
-    exchange._stream, exchange._complaints = stream, complaints
-    exchange.head = exchange.reply = exchange.error = None
-    exchange.sent = 0
-    exchange._look_at = 0.0
-    return exchange

@@ -31,9 +31,7 @@ _SENDING: Final = _make_reply(complete=False)
 _SENT: Final = _make_reply(complete=True)
 
 
-def send_at_once(
-    exchange: Response, stream: Stream, request: Request | None, data: object, *, whole: bool = True
-) -> bool:
+def send_at_once(exchange: Response, stream: Stream, request: Request, data: object, *, whole: bool = True) -> bool:
     """Send a response of one piece by one send if nothing about it is special; return whether it was sent.
 
     ``data`` is the first piece of the body, and all of it if ``whole`` or if the head says that it is so long. It does
@@ -46,7 +44,6 @@ def send_at_once(
     if (
         type(data) is not bytes
         or (size := len(data)) >= JOIN
-        or request is None
         or not request.plain
         or sender.closing
         or stream.service.draining

@@ -22,7 +22,7 @@ from ..protocol.http1.fast import MAX_REQUESTS
 from ..protocol.http1.request import Request
 from ..telemetry.records import ResponseDetails, log_exchange
 from .complaints import Complaints
-from .exchange import make_exchange
+from .exchange import Exchange
 from .exchange_log import log
 from .filewrapper import FileWrapper
 from .interface import Application, Environ
@@ -90,7 +90,10 @@ class Gateway:
 
     def serve(self, stream: Stream) -> None:
         """Call the application for the request of a stream, and send its response. A runner calls this."""
-        exchange = make_exchange(stream, self._complaints)
+        exchange = Exchange()
+        exchange._stream, exchange._complaints = stream, self._complaints
+        exchange.head = exchange.reply = exchange.error = None
+        exchange.sent, exchange._look_at = 0, 0.0
         request: Request = stream.connection.request  # type: ignore[assignment]
         environ, application = self.environ(stream, request), self.application
         environ["wsgi.early_hints"] = exchange.early_hints
@@ -123,8 +126,7 @@ class Gateway:
         if sender.out:
             stream.await_memory()
         stream.sent = exchange.sent
-        head = exchange.head
-        if head is not None:
+        if (head := exchange.head) is not None:
             stream.status = head.code
         if clocks.day is not self._level_read:
             self._read_log_level()

@@ -60,13 +60,20 @@ class Counted(NamedTuple):
         """The sum of both."""
         return Counted([a + b for a, b in zip(self.numbers, other.numbers, strict=True)], self.seconds + other.seconds)
 
+    def responses(self) -> list[int]:
+        """The responses, by the first digit of their status."""
+        return [sum(same) for same in zip(*map(self._digits, range(len(METHODS))), strict=True)]
+
+    def _digits(self, method: int) -> Sequence[int]:
+        start = _BUCKETS + method * _COLUMNS
+        return self.numbers[start : start + _COLUMNS]
+
     def describe(self) -> dict[str, Any]:
         """As plain values: ``buckets``, not cumulative; ``seconds``; ``by`` method and class, without zeros; and
         ``queue``, the same for the waits."""
         by: dict[str, dict[str, int]] = {}
         for place, method in enumerate(METHODS):
-            start = _BUCKETS + place * _COLUMNS
-            digits = self.numbers[start : start + _COLUMNS]
+            digits = self._digits(place)
             found = dict(zip(CLASSES, [digits[0] + sum(digits[6:]), *digits[1:6]], strict=True))
             if any(digits):
                 by[method] = {name: number for name, number in found.items() if number}

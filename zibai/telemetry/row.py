@@ -109,7 +109,10 @@ class Row:
         self._view[:] = bytes(len(self._view))
 
     def beat(self, tally: list[int]) -> None:
-        """Write a heartbeat of the server loop; ``tally`` has its ``COUNTERS`` and ``GAUGES``."""
+        """Write a heartbeat of the server loop; ``tally`` has its ``COUNTERS`` and ``GAUGES``.
+
+        The counters are without the responses that slots count: :meth:`read` adds those.
+        """
         for place, value in enumerate(tally):
             self._tally[place] = value
         self._view[_ROW.size : _BEAT_END] = _BEAT.pack(clock(), time.process_time())
@@ -186,8 +189,12 @@ class Row:
         state, pid, generation, started = _ROW.unpack_from(self._view)
         beat, cpu = _BEAT.unpack_from(self._view, _ROW.size)
         tally = self._tally.tolist()
-        counters = dict(zip(COUNTERS + GAUGES, tally, strict=False))
         records = self._records()
+        counted = read_counts(bytes(self._counts), records)
+        responses = counted.responses()
+        counters = dict(zip(COUNTERS + GAUGES, tally, strict=False))
+        for name, number in zip(COUNTERS, [sum(responses[2:]), *responses[1:6]], strict=False):
+            counters[name] += number
         return Report(
             state.rstrip(b"\0").decode("ascii", "replace"),
             pid,
@@ -198,7 +205,7 @@ class Row:
             counters,
             records.running,
             records.finished,
-            counted=read_counts(bytes(self._counts), records),
+            counted=counted,
             refusals=tally[_TALLY:_RUNNERS],
             runners=tally[_RUNNERS],
             unlisted=tally[_UNLISTED],

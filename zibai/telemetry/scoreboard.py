@@ -30,7 +30,7 @@ __all__ = [
     "CALLED", "GAUGES", "READING", "SENDING", "Report", "Row", "Rows", "Running", "Scoreboard", "Slot", "black_box",
 ]  # fmt: skip
 
-MAGIC: Final = b"zibai 3\n"
+MAGIC: Final = b"zibai 4\n"
 
 ASIDE: Final = ".old"
 """The suffix of the path of a scoreboard after another server has taken its place."""
@@ -42,8 +42,7 @@ _ROOM: Final = 2000
 """Bytes of the facts, as JSON."""
 
 _HEAD: Final = Struct(f"=8sqdHHI{_ROOM}s")
-"""MAGIC, the parent's pid, when it started, rows, rows of each worker, slots, facts for people. An older file has 0 for
-the rows of each worker, which is one."""
+"""MAGIC, the parent's pid, when it started, rows, rows of each worker, slots, facts for people."""
 
 _ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
@@ -63,11 +62,10 @@ class Scoreboard:
             raise ValueError(f"{path} is no scoreboard")
         self._map = mmap.mmap(file, 0)
         self._slots: int
-        magic, self.pid, self.started, self._rows, loops, self._slots, facts = _HEAD.unpack_from(self._map)
+        magic, self.pid, self.started, self._rows, self._loops, self._slots, facts = _HEAD.unpack_from(self._map)
         # A file that is being made, or was cut short, has a head and not all rows.
         if magic != MAGIC or size < _ROWS_AT + self._rows * size_of(self._slots):
             raise ValueError(f"{path} is no scoreboard of this version")
-        self._loops = loops or 1
         self.totals = Totals(memoryview(self._map)[_HEAD.size : _ROWS_AT])
         self.facts: dict[str, Any] = json.loads(facts.rstrip(b"\0") or b"{}")
 

@@ -125,12 +125,12 @@ class Slot:
         """Note that the thread or greenlet is done with the request, and count it."""
         duration = now - began
         self._seconds = seconds = self._seconds + duration
-        place = self._first + status // 100
+        place, usual = self._first + status // 100, self._usual
         if duration <= SHORTEST and place == USUAL:
-            self._usual += 1
+            self._usual = usual = usual + 1
         else:
             self._count(place, duration)
-        _end(self._view, self._at, FREE, status, now, seconds, self._usual)
+        _end(self._view, self._at, FREE, status, now, seconds, usual)
 
     def count(self, what: bytes, status: int, began: float, now: float) -> None:
         """Count a request that had no slot while it ran, as :meth:`end` does; it leaves no record."""

@@ -89,7 +89,7 @@ class Handshake(Stage):
         self.service.load.budget -= _HANDSHAKE
         if sock.secured is None:
             if data[:1].isalpha():  # the first byte of a handshake is 22
-                self.service.answered[4] += 1
+                self.service.others[4] += 1
                 response = plain(HTTPStatus.BAD_REQUEST, head_end(), NOT_PLAIN)
                 safely(self.service.refused, self, Refused(HTTPStatus.BAD_REQUEST, NOT_PLAIN), response)
                 self._fail(NOT_PLAIN, response, now)
