@@ -173,7 +173,7 @@ class Gateway:
 
         The forwarding fields are ordinary fields in it; what proxies say in them comes later.
         """
-        template = self._templates.get(request)
+        template = self._templates.get(request) if request.remembered else None
         environ = self._make_environ(request) if template is None else template.copy()
         # Each request has an input of its own: what an application sets on it is seen by no other request.
         environ["wsgi.input"] = body = stream.body or io.BytesIO()
@@ -198,7 +198,8 @@ class Gateway:
         """
         environ = request.environ.copy() if request.remembered else request.environ
         environ["REQUEST_METHOD"] = request.method
-        environ["PATH_INFO"] = without_prefix(decoded(request.path), self.script_name)
+        path, prefix = request.path, self.script_name
+        environ["PATH_INFO"] = without_prefix(decoded(path), prefix) if prefix or "%" in path else path
         environ["QUERY_STRING"] = request.query
         environ["REQUEST_URI"] = environ["RAW_URI"] = request.target
         environ["SERVER_PROTOCOL"] = request.version
