@@ -131,7 +131,7 @@ class Trust:
     """The trusted peers, and the fields of theirs that are believed; immutable.
 
     From the values of ``--trusted-proxies`` and ``--forwarded-fields``; raises UsageError. ``variables`` are the CGI
-    variables of these fields.
+    variables of these fields, ``beside_address`` those without X-Forwarded-For.
     """
 
     def __init__(self, values: Iterable[str] = (), fields: str = BELIEVED) -> None:
@@ -143,6 +143,7 @@ class Trust:
         if not self.fields.isdisjoint(("for", "proto", "host")):
             variables.append("HTTP_FORWARDED")
         self.variables = tuple(variables)
+        self.beside_address = tuple(name for name in variables if name != "HTTP_X_FORWARDED_FOR")
         self._networks = [_read_network(word) for word in self.words if word not in ("*", "unix")]
 
     def __bool__(self) -> bool:

@@ -130,7 +130,7 @@ class Proxies:
 def _others(fields: Environ, trust: Trust, scheme: str) -> tuple[str | None, ...]:
     """All that the result depends on beside X-Forwarded-For."""
     find = fields.get
-    return (scheme, find("HTTP_HOST"), *[find(name) for name in trust.variables if name != "HTTP_X_FORWARDED_FOR"])
+    return (scheme, find("HTTP_HOST"), *map(find, trust.beside_address))
 
 
 def decoded(path: str) -> str:
