@@ -10,11 +10,12 @@ import sys
 import time
 from contextlib import ExitStack
 from shutil import which
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from test_e2e_restart import deploy, ready, restart, site
 
+from zibai.system.machine import name_process
 from zibai.telemetry.board_view import describe
 from zibai.telemetry.scoreboard import Scoreboard
 
@@ -310,6 +311,42 @@ def test_process_1_reaps_strangers_and_keeps_its_workers(backend: tuple[str, ...
         assert server.wait() == 0
 
 
+@pytest.mark.daily("threads")
+@pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux")
+def test_servers_of_containers_that_share_a_directory(backend: tuple[str, ...], tmp_path: Path) -> None:
+    """Each is process 1, and the process ids of one mean nothing to the others. Each keeps its files, and commands."""
+    if not can_be_process_1():
+        pytest.skip("needs the right to make a PID namespace")
+    place = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    command = (*NAMESPACE, sys.executable, "-m", "zibai")
+    with (
+        Server("mortal:app", "-p", "0", *backend, env=place) as outside,
+        Server("mortal:app", "-p", "0", *backend, command=command, env=place) as first,
+        Server("mortal:app", "-p", "0", *backend, command=command, env=place) as second,
+    ):
+
+        def seen() -> dict[str, Any]:
+            lines = run("ps", "--json", env=place).stdout.splitlines()
+            return {each["listen"][0].rpartition(":")[2]: each for each in map(json.loads, lines)}
+
+        assert get(first.port, "/").status == 200
+        assert seen().keys() == {str(server.port) for server in (outside, first, second)}
+        assert {each["pid"] for each in seen().values()} == {1, outside.pid}
+        memory = {port: each["workers"][0]["memory"] for port, each in seen().items()}
+        assert memory[str(first.port)] is None, "that of another process"
+        assert memory[str(outside.port)] > 2**20
+        assert not any("control channel" in line for line in [*first.log, *second.log])
+        done = run("stop", f":{second.port}", "--wait", env=place)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert second.wait() == 0
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        wait_for(lambda: seen().keys() == {str(outside.port)})
+        with Server("mortal:app", "-p", "0", *backend, env=place):
+            assert len(list(tmp_path.glob("*.board"))) == 2, "nothing is left of a server that was killed"
+        assert run("ps", f":{outside.port}", env=place).returncode == 0
+
+
 def get_and_die(port: int) -> None:
     with pytest.raises((EOFError, ConnectionError)):
         get(port, "/exit")
@@ -368,13 +405,13 @@ def test_ps_finds_servers_by_itself(backend: tuple[str, ...], tmp_path: Path) ->
     with Server("mortal:app", *backend, env=place) as server:
         wait_for(lambda: len(ready(server)) == 1)
         (tmp_path / "zibai-1.board").write_bytes(b"of somebody else")
-        (tmp_path / "zibai-2.board").symlink_to(tmp_path / f"zibai-{server.pid}.board")
+        (tmp_path / "zibai-2.board").symlink_to(tmp_path / f"zibai-{name_process(server.pid)}.board")
         done = run("ps", "--json", env=place)
         assert json.loads(done.stdout)["pid"] == server.pid
         # One that was killed leaves its file behind, and is passed over.
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
-    assert (tmp_path / f"zibai-{server.pid}.board").exists()
+    assert (tmp_path / f"zibai-{name_process(server.pid)}.board").exists()
     assert run("ps", env=place).returncode == 1
     with Server("mortal:app", *backend, env=place) as another:
         assert get(another.port, "/pid").status == 200

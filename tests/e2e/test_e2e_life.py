@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zibai.system.machine import name_process
 from zibai.system.patching import has_gil
 
 from support import APPS, DEADLINE, GRACEFUL, KILL, ROOT, Client, Gate, Server, environment, get, run, wait_for
@@ -329,8 +330,8 @@ def test_an_end_leaves_no_file_behind(backend: tuple[str, ...], processes: tuple
             gate.arrival()
             names = {path.name for path in tmp_path.iterdir()}
             assert names == {
-                f"zibai-{server.pid}.board",
-                *([] if sys.platform == "win32" else [f"zibai-{server.pid}.sock"]),
+                f"zibai-{name_process(server.pid)}.board",
+                *([] if sys.platform == "win32" else [f"zibai-{name_process(server.pid)}.sock"]),
             }
             assert server.stop() == 0
         assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ import pytest
 from test_e2e_restart import ready
 
 from zibai.server.endpoint import connect
+from zibai.system.machine import name_process
 
 from support import ZIBAI, Client, Server, environment, get, run, wait_for
 
@@ -209,9 +210,8 @@ def test_a_single_process_has_no_profile(control: tuple[str, str]) -> None:
 def test_a_client_may_send_anything(control: tuple[str, str], tmp_path: Path) -> None:
     with Server("mortal:app", "-p", "1", "--no-gevent", *control) as server:
         wait_for(lambda: len(ready(server)) == 1)
-        address = (
-            rf"\\.\pipe\zibai-{server.pid}" if sys.platform == "win32" else str(tmp_path / f"zibai-{server.pid}.sock")
-        )
+        pipe, sock = rf"\\.\pipe\zibai-{server.pid}", tmp_path / f"zibai-{name_process(server.pid)}.sock"
+        address = pipe if sys.platform == "win32" else str(sock)
         for seconds in (None, 0, -1, 601, "1", True, [1], 1e400):
             with closing(connect(address)) as channel:
                 channel.send({"command": "profile", "seconds": seconds})

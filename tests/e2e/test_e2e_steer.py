@@ -18,6 +18,7 @@ from zibai.cli.find import find_all
 from zibai.cli.steer import steer
 from zibai.errors import ZibaiError
 from zibai.server.endpoint import connect
+from zibai.system.machine import name_process
 
 from support import DEADLINE, ZIBAI, Client, Server, environment, get, run, wait_for
 
@@ -218,7 +219,7 @@ def test_dump_of_a_worker_that_cannot_speak(backend: tuple[str, ...], control: t
 def test_no_request_ends_the_server_and_a_client_that_leaves_ends_it(control: tuple[str, str], tmp_path: Path) -> None:
     with Server("mortal:app", "-p", "1", "--no-gevent", *control) as server:
         wait_for(lambda: len(ready(server)) == 1)
-        address = str(tmp_path / f"zibai-{server.pid}.sock")
+        address = str(tmp_path / f"zibai-{name_process(server.pid)}.sock")
         # Python reads lists that are nested so deeply, and cannot print some of them at the depth of the main loop.
         for depth in range(960, 1000, 4):
             with closing(connect(address)) as channel:

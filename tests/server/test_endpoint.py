@@ -15,6 +15,7 @@ from zibai.logger import logger
 from zibai.server import endpoint as module
 from zibai.server.endpoint import MAX_CLIENTS, REQUEST_SIZE, Endpoint, address_for, connect
 from zibai.server.single_commands import serve_single
+from zibai.system.machine import name_process
 
 from support import wait_for
 
@@ -183,8 +184,8 @@ def test_a_socket_of_a_dead_server_is_replaced_and_that_of_another_is_not(
 
 
 def test_it_lies_beside_the_scoreboard(tmp_path: Path) -> None:
-    assert address_for(str(tmp_path / "board")) == str(tmp_path / f"zibai-{os.getpid()}.sock")
-    assert address_for(None).endswith(f"/zibai-{os.getpid()}.sock")
+    assert address_for(str(tmp_path / "board")) == str(tmp_path / f"zibai-{name_process(os.getpid())}.sock")
+    assert address_for(None).endswith(f"/zibai-{name_process(os.getpid())}.sock")
 
 
 def test_a_single_process_only_ends() -> None:

@@ -231,3 +231,20 @@ def test_is_alive_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("that would end it"))
     assert [machine.is_alive(pid) for pid in range(1, 6)] == [True, False, False, False, False]
     assert kernel.open == [], "a handle that is kept keeps the process id, too"
+
+
+def test_ids_of_another_namespace_mean_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container has a namespace of its own, and often another process of the same id."""
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    assert machine.pid_namespace() == 0, "the system does not tell"
+    assert not machine.is_foreign(7)
+    assert machine.name_process(1) == "1"
+    (tmp_path / "self/ns").mkdir(parents=True)
+    (tmp_path / "self/ns/pid").touch()
+    here = machine.pid_namespace()
+    assert machine.is_foreign(here + 1)
+    assert not machine.is_foreign(here)
+    assert not machine.is_foreign(0), "it was not known there"
+    assert machine.name_process(1) == f"1-{here}"
+    monkeypatch.setattr(machine, "INITIAL_NAMESPACE", here)
+    assert machine.name_process(1) == "1", "no container"

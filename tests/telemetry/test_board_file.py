@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -11,11 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from zibai.system import machine
 from zibai.telemetry import board_file as control
 from zibai.telemetry.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+if sys.platform != "win32":
+    import fcntl
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the directory is each user's own there")
 
@@ -116,3 +121,33 @@ def test_a_relative_path_is_where_it_was_when_the_application_changes_the_direct
     with control.open_board("here.board", "7", 1, 1, {}):
         monkeypatch.chdir(tmp_path / "there")
     assert not (tmp_path / "here.board").exists()
+
+
+def test_the_file_of_a_server_in_another_container(common: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as served as long as it is locked: its process id says nothing here, even if it is that of this one."""
+    path = common / "board"
+    theirs = Scoreboard.create(str(path), 1, 1, {})
+    monkeypatch.setattr(machine, "pid_namespace", lambda: theirs.namespace + 1)
+    with pytest.raises(OSError, match=f"belongs to process {os.getpid()}$"):
+        control.create(str(path), 1, 1, {})
+    with pytest.raises(OSError, match="belongs to"):
+        control.create(str(path), 1, 1, {}, predecessor=os.getpid())
+    assert control.is_served(str(path), 2**30, theirs.namespace), "whatever its id is"
+    assert not control.is_served(str(path), 2**30, theirs.namespace + 1)
+    theirs.release()
+    assert not control.is_served(str(path), os.getpid(), theirs.namespace)
+    assert not control.is_served(str(common / "nowhere"), os.getpid(), theirs.namespace)
+    control.create(str(path), 1, 1, {}).close()
+
+
+def test_nobody_knows_whether_a_server_in_another_container_runs(common: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without locks its file stays."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    board = Scoreboard.create(str(common / "board"), 1, 1, {})
+    monkeypatch.setattr(machine, "pid_namespace", lambda: board.namespace + 1)
+    board.release()
+    assert control.is_served(str(common / "board"), os.getpid(), board.namespace)

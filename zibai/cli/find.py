@@ -17,6 +17,7 @@ class Found(NamedTuple):
 
     path: str
     pid: int
+    namespace: int
     facts: dict[str, Any]
 
     @property
@@ -28,7 +29,7 @@ class Found(NamedTuple):
 
     def runs(self) -> bool:
         """Whether it has not ended."""
-        return is_served(self.path, self.pid)
+        return is_served(self.path, self.pid, self.namespace)
 
     def describe(self) -> dict[str, Any]:
         """The present contents of its scoreboard, as plain values; raises OSError or ValueError."""
@@ -112,11 +113,11 @@ def _look(path: str) -> Found:
         board = Scoreboard.open(path)
     except (OSError, ValueError) as error:
         raise ZibaiError(reason(error)) from None
-    pid, facts = board.pid, board.facts
     board.release()
-    if not is_served(path, pid):
-        raise ZibaiError(f"the server of {path}, process {pid}, is gone")
-    return Found(path, pid, facts)
+    found = Found(path, board.pid, board.namespace, board.facts)
+    if not found.runs():
+        raise ZibaiError(f"the server of {path}, process {found.pid}, is gone")
+    return found
 
 
 def _is_called(server: Found, name: str) -> bool:

@@ -14,7 +14,6 @@ from typing import Any, Final, NoReturn
 
 from ..errors import ZibaiError
 from ..server.endpoint import connect
-from ..system.machine import is_alive
 from .find import Found, add_arguments, find_one, run_command
 
 ABORTED: Final = 3
@@ -113,7 +112,7 @@ def _stop(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace, server: Found, _: int | None) -> int:
         for _line in ask(args, server, "stop", now=args.now):
             _say(args, f"{'quick exit' if args.now else 'graceful shutdown'} of {server} begun")
-        while args.wait and is_alive(server.pid):
+        while args.wait and server.runs():
             time.sleep(0.05)
         return 0
 

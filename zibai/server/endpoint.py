@@ -31,6 +31,7 @@ from ..logger import logger
 from ..net.unix_socket import bind_unix, clear_the_way, unlink_unix_socket
 from ..system.forks import close_in_children
 from ..system.lastword import start_thread
+from ..system.machine import name_process
 from ..system.patching import original
 from ..telemetry.board_file import default_path
 
@@ -52,10 +53,10 @@ def address_for(control: str | None) -> str:
     if sys.platform == "win32":
         return rf"\\.\pipe\zibai-{os.getpid()}"
     try:
-        board = os.path.abspath(control) if control else default_path(os.getpid())
+        board = os.path.abspath(control) if control else default_path(name_process(os.getpid()))
     except OSError:
         return ""
-    return os.path.join(os.path.dirname(board), f"zibai-{os.getpid()}.sock")
+    return os.path.join(os.path.dirname(board), f"zibai-{name_process(os.getpid())}.sock")
 
 
 class Endpoint:

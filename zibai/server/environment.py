@@ -14,6 +14,7 @@ from ..net import inherited
 from ..net.bind import describe
 from ..net.unix_socket import give_unix_socket
 from ..system import home, privileges
+from ..system.machine import name_process
 from ..telemetry import board_file as control
 from ..telemetry import logfile
 from ..telemetry import setup as logs
@@ -116,7 +117,8 @@ def scoreboard(
     }
     # A restart has workers of both generations, so there is room for twice as many; 30 more are for SIGTTIN.
     workers = 2 * processes + 30 if processes else 1
-    return control.open_board(options.control, os.getpid(), workers, -(-slots // loops) + 1, facts, predecessor, loops)
+    name, slots = name_process(os.getpid()), -(-slots // loops) + 1
+    return control.open_board(options.control, name, workers, slots, facts, predecessor, loops)
 
 
 def become(identity: privileges.Identity, options: Options, sockets: list[socket], board: Scoreboard | None) -> None:

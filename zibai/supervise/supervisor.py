@@ -22,6 +22,7 @@ from typing import Any, Self
 from ..errors import LoadError, UsageError
 from ..logger import logger
 from ..system import standard, terminal
+from ..system.machine import name_process
 from ..system.signals import hear_of_children
 from ..system.usage import NO_LIMITS, Usage, usage
 from ..telemetry import board_file
@@ -250,4 +251,4 @@ def _scoreboard(job: Job, processes: int) -> AbstractContextManager[Scoreboard |
     """A scoreboard in its own file, so that ``zibai ps`` shows the workers."""
     facts = {"version": __version__, "app": job.name, "listen": [], "processes": processes}
     # A restart has workers of both generations, so there are twice as many rows; 30 more are for workers(n).
-    return board_file.open_board(None, f"{os.getpid()}-{next(_numbers)}", 2 * processes + 30, 0, facts)
+    return board_file.open_board(None, f"{name_process(os.getpid())}-{next(_numbers)}", 2 * processes + 30, 0, facts)

@@ -14,6 +14,9 @@ from typing import Final
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 
+INITIAL_NAMESPACE: Final = 0xEFFFFFFC
+"""The PID namespace of a machine without containers; the kernel's PROC_PID_INIT_INO."""
+
 
 def available_cpus() -> int:
     """Processors to use at once: those allowed for this process, at most the quota of its container; at least one."""
@@ -116,6 +119,31 @@ def windows_exit(code: int) -> tuple[str, bool]:
     if code >= 0xC0000000:
         return f"ended with exit code {code:#010X} ({_NTSTATUS.get(code, 'an NTSTATUS')})".replace("0X", "0x"), False
     return f"ended with exit code {code}", not code
+
+
+def pid_namespace() -> int:
+    """The number of the PID namespace of this process, see pid_namespaces(7); 0 if the system does not tell.
+
+    A container has a namespace of its own. There the process ids of others mean nothing.
+    """
+    try:
+        return os.stat(PROC / "self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def is_foreign(namespace: int) -> bool:
+    """Whether a process of this PID namespace has an id that means nothing here."""
+    return 0 not in (namespace, here := pid_namespace()) and namespace != here
+
+
+def name_process(pid: int) -> str:
+    """A part of file names for this process, or another one of its PID namespace.
+
+    Containers that share a directory often have the same process ids, so in a container it has the namespace, too.
+    """
+    namespace = pid_namespace()
+    return str(pid) if namespace in (0, INITIAL_NAMESPACE) else f"{pid}-{namespace}"
 
 
 def is_alive(pid: int) -> bool:

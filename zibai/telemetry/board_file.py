@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..logger import logger
-from ..system.machine import is_alive
+from ..system.machine import is_alive, is_foreign
+from .openfile import is_locked
 from .scoreboard import ASIDE, HIDDEN, Scoreboard
 
 if sys.platform == "win32":
@@ -62,8 +63,8 @@ def _is_private(path: Path, uid: int) -> bool:
     return stat.S_ISDIR(info.st_mode) and info.st_uid == uid and not info.st_mode & 0o022
 
 
-def default_path(name: int | str) -> str:
-    """The path of a server's scoreboard; raises OSError without a directory for it. ``name`` is its process id."""
+def default_path(name: str) -> str:
+    """The path of a server's scoreboard; raises OSError without a directory for it. ``name`` is the process's."""
     return os.path.join(_runtime() or _private_directory(), f"{PREFIX}{name}{SUFFIX}")
 
 
@@ -98,9 +99,9 @@ def create(
         except ValueError as error:
             raise OSError(str(error)) from None
     old.release()
-    if old.pid == predecessor:
+    if old.pid == predecessor and not is_foreign(old.namespace):
         os.replace(path, path + ASIDE)
-    elif old.pid != os.getpid() and is_served(path, old.pid):
+    elif (old.pid != os.getpid() or is_foreign(old.namespace)) and is_served(path, old.pid, old.namespace):
         raise OSError(f"{path} belongs to process {old.pid}")
     else:
         os.unlink(path)
@@ -115,7 +116,7 @@ def reason(error: OSError | ValueError) -> str:
 @contextmanager
 def open_board(
     path: str | None,
-    name: int | str,
+    name: str,
     workers: int,
     slots: int,
     facts: dict[str, Any],
@@ -146,8 +147,11 @@ def open_board(
         board.close()
 
 
-def is_served(path: str, pid: int) -> bool:
-    """Whether the server of a scoreboard, process ``pid``, still runs. This process must not have the file open."""
+def is_served(path: str, pid: int, namespace: int) -> bool:
+    """Whether the server of a scoreboard still runs: process ``pid`` of this PID ``namespace``.
+
+    This process must not have the file open.
+    """
     if sys.platform == "win32":
         # Windows soon gives the id of a dead process to another one. But an open file cannot be removed there.
         try:
@@ -156,7 +160,7 @@ def is_served(path: str, pid: int) -> bool:
         except OSError:
             return True
         return False
-    return is_alive(pid)
+    return is_locked(path) if is_foreign(namespace) else is_alive(pid)
 
 
 def tidy() -> None:
@@ -165,7 +169,7 @@ def tidy() -> None:
         try:
             board = Scoreboard.open(path)
             board.release()
-            if not is_served(path, board.pid):
+            if not is_served(path, board.pid, board.namespace):
                 os.unlink(path)
         except (OSError, ValueError):
             continue  # it belongs to another user, or is being made

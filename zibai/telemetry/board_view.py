@@ -28,12 +28,13 @@ def describe(board: Scoreboard, *, measured: bool = True) -> dict[str, Any]:
         reports = [(number, row.read()) for number, row in enumerate(board.workers()) if row.is_used]
         totals = board.totals.read()
     present = [(number, report) for number, report in reports if report.state]
+    is_ours = not machine.is_foreign(board.namespace)
     return {
         "pid": board.pid,
         **board.facts,
         "up": _past(now, board.started),
         "totals": _totals([report for _, report in reports], *totals),
-        "workers": [_worker(number, report, now, measured) for number, report in present],
+        "workers": [_worker(number, report, now, measured and is_ours) for number, report in present],
     }
 
 

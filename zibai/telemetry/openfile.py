@@ -1,4 +1,4 @@
-"""An open log file: its locks, whether its path still names it, and the outputs that are redirected with it.
+"""An open file: its locks, whether its path still names it, and the outputs that are redirected with it.
 
 On POSIX the lock is on the file itself (``flock``). On Windows it is on a file beside it.
 """
@@ -43,6 +43,22 @@ def lock(file: Any, *, exclusive: bool = False) -> bool:
         except BlockingIOError:
             return False
     return True
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process has locked the file, or may have, on a file system without locks. Two that ask at the same
+    moment may see each other. For POSIX.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        return not lock(file, exclusive=True)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
 
 
 def unlock(file: Any) -> None:

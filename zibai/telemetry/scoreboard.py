@@ -21,6 +21,8 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from ..clock import clock
+from ..system.machine import pid_namespace
+from .openfile import lock
 from .row import GAUGES, Report, Row, black_box, size_of
 from .rows import Rows
 from .slot import CALLED, READING, SENDING, Running, Slot
@@ -41,8 +43,8 @@ HIDDEN: Final = ".rows"
 _ROOM: Final = 2000
 """Bytes of the facts, as JSON."""
 
-_HEAD: Final = Struct(f"=8sqdHHI{_ROOM}s")
-"""MAGIC, the parent's pid, when it started, rows, rows of each worker, slots, facts for people."""
+_HEAD: Final = Struct(f"=8sqQdHHI{_ROOM}s")
+"""MAGIC, the parent's pid and PID namespace, when it started, rows, rows of each worker, slots, facts for people."""
 
 _ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
@@ -62,7 +64,8 @@ class Scoreboard:
             raise ValueError(f"{path} is no scoreboard")
         self._map = mmap.mmap(file, 0)
         self._slots: int
-        magic, self.pid, self.started, self._rows, self._loops, self._slots, facts = _HEAD.unpack_from(self._map)
+        head = _HEAD.unpack_from(self._map)
+        magic, self.pid, self.namespace, self.started, self._rows, self._loops, self._slots, facts = head
         # A file that is being made, or was cut short, has a head and not all rows.
         if magic != MAGIC or size < _ROWS_AT + self._rows * size_of(self._slots):
             raise ValueError(f"{path} is no scoreboard of this version")
@@ -76,9 +79,14 @@ class Scoreboard:
 
     @classmethod
     def create(cls, path: str, workers: int, slots: int, facts: dict[str, Any], loops: int = 1) -> "Scoreboard":
-        """Make the file, which only this user can read; raises OSError. It has ``loops`` rows for each worker."""
+        """Make the file, which only this user can read; raises OSError. It has ``loops`` rows for each worker.
+
+        The file stays locked until the last process of the server has ended.
+        """
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         try:
+            with suppress(OSError):  # a file system without locks
+                lock(file)
             _fill(file, workers, slots, facts, loops)
             return cls(file, path)
         except BaseException:
@@ -213,7 +221,7 @@ def _fill(file: int, workers: int, slots: int, facts: dict[str, Any], loops: int
     """Write the head and empty rows to a new file."""
     rows = workers * loops
     with os.fdopen(file, "wb", closefd=False) as stream:
-        stream.write(_HEAD.pack(MAGIC, os.getpid(), clock(), rows, loops, slots, _fit(facts)))
+        stream.write(_HEAD.pack(MAGIC, os.getpid(), pid_namespace(), clock(), rows, loops, slots, _fit(facts)))
         # Written, and not a hole: a write to a mapped hole while the disk is full kills the process by SIGBUS.
         stream.write(bytes(TOTALS_SIZE))
         for _ in range(rows):
