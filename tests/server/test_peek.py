@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -124,3 +124,27 @@ def test_greenlets_are_for_a_python_with_a_gil(tmp_path: Path, monkeypatch: pyte
     assert peek.leaves_gevent_out(options) is not gil
     assert not peek.leaves_gevent_out(Options("nowhere:app", no_gevent=True))
     assert not peek.leaves_gevent_out(Options("nowhere:app", interface="asgi"))
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "expected"),
+    [
+        ("def app(environ, start_response): ...", {}, True),
+        ("async def app(scope, receive, send): ...", {}, False),
+        ("app = FastAPI()", {}, False),
+        ("app = Flask(__name__)\nasync def other(scope, receive, send): ...", {}, False),
+        ("def app(environ, start_response): ...", {"no_gevent": True}, False),
+        ("def app(environ, start_response): ...", {"interface": "asgi"}, False),
+        ("app = FastAPI()", {"interface": "wsgi"}, True),
+    ],
+)
+def test_gevent_is_missed_by_wsgi_applications_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, flags: dict[str, Any], expected: bool
+) -> None:
+    (tmp_path / "site_.py").write_text(source, encoding="ascii")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)
+    options = Options("site_:app", **flags)
+    assert not peek.lacks_gevent(options) or find_spec("gevent") is None
+    monkeypatch.setattr(peek, "_is_installed", lambda package: False)
+    assert peek.lacks_gevent(options) is expected

@@ -60,6 +60,11 @@ def leaves_gevent_out(options: Options) -> bool:
     return not (options.no_gevent or has_gil() or looks_like_asgi(options)) and _is_installed("gevent")
 
 
+def lacks_gevent(options: Options) -> bool:
+    """Whether a WSGI application runs in threads only because gevent is not installed."""
+    return not options.no_gevent and has_gil() and likely_interface(options) == "wsgi" and not _is_installed("gevent")
+
+
 def is_asgi(options: Options) -> bool:
     """Whether ``options`` name an ASGI application, as far as it can be told before gevent patches."""
     if options.interface != "auto":

@@ -261,6 +261,10 @@ def _tell(options: Options, processes: int, loops: int) -> None:
             "gevent is installed and not used, since it would turn the GIL on; requests run in threads. For greenlets "
             "set PYTHON_GIL=1 in the environment"
         )
+    elif peek.lacks_gevent(options):
+        logger.info(
+            "gevent is not installed, so requests run in threads; pip install 'zibai-server[gevent]' for greenlets"
+        )
 
 
 def _why_one(options: Options) -> str:

@@ -266,12 +266,8 @@ def _patch() -> ModuleType | None:
     try:
         from ..engine.backends import greenlets
     except MissingExtra as error:
-        if error.is_broken:
+        if error.is_broken:  # else the start has said it
             logger.warning("%s; requests run in threads", error)
-            return None
-        logger.info(
-            "gevent is not installed, so requests run in threads; pip install 'zibai-server[gevent]' for greenlets"
-        )
         return None
     greenlets.patch()
     from ..supervise import hub
