@@ -28,10 +28,16 @@ from ..version import __version__
 from . import COMMANDS, STEERING
 from .texts import flags_of, long_help, metavar_of, short_help
 
+_WITHOUT_VALUE = re.compile(r"argument (?:.*/)?(\S+): expected (?:at least )?one argument")
+
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage that argparse puts before it."""
+        """One line, without the usage that argparse puts before it. It shows what to type where a value is missing."""
+        if found := _WITHOUT_VALUE.fullmatch(message):
+            flag = found[1]
+            option = next(each for each in listed() if flag in (*flags_of(each), *each.older_flags, *each.known_as))
+            message = f"{flag} needs a value: {flag} {metavar_of(option)}" + (option.brief and f" ({option.brief})")
         self.exit(UsageError.exit_code, f"{self.prog}: error: {message}\n")
 
     def format_help(self) -> str:
