@@ -362,3 +362,37 @@ def test_an_import_whose_exception_cannot_be_formatted(folder: Path) -> None:
     assert done.stderr.endswith("error: calling 'breaks:broken' failed: RuntimeError: of the factory\n")
     assert "in broken" in done.stderr
     assert "zibai/importer.py" not in done.stderr
+
+
+@pytest.mark.daily("threads")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux changes the limits of another process")
+def test_a_full_disk_under_an_access_log_is_told_in_a_line(backend: tuple[str, ...], folder: Path) -> None:
+    import resource
+
+    def limit(size: int) -> None:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    path = folder / "access.log"
+    (folder / "quiet.py").write_text(
+        "def app(environ, start_response): return start_response('200 OK', []) and [b'ok']"
+    )
+    with Server("quiet:app", "-p", "0", "--access-log", str(path), *backend, cwd=folder) as server:
+        assert get(server.port, "/before").status == 200
+        wait_for(lambda: path.stat().st_size)
+        limit(path.stat().st_size + 30)
+        with Client(server.port) as client:
+            for _ in range(50):
+                assert client.get().status == 200
+        server.wait_for_log(f"zibai: {path} cannot be written: File too large; 1 record is lost")
+        limit(resource.RLIM_INFINITY)
+        assert get(server.port, "/after").status == 200
+        line = server.wait_for_log("access.log could not be written for a while (File too large), so ")
+        assert not [each for each in server.log if "Traceback" in each or "Logging error" in each]
+    missing = int(line.split()[-4])
+    before, cut, *others, after = path.read_text(encoding="ascii").splitlines()
+    assert '"GET /before HTTP/1.1" 200' in before
+    assert len(cut) == 30
+    # A record comes after its response, so the last one may have found room.
+    assert missing + len(others) == 50
+    assert all('"GET / HTTP/1.1" 200' in each for each in others)
+    assert '"GET /after HTTP/1.1" 200' in after

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zibai.errors import UsageError
-from zibai.telemetry import logfile, openfile
+from zibai.logger import logger
+from zibai.telemetry import logfile, losses, openfile
 from zibai.telemetry.logfile import LogFile
 
 from support import DEADLINE, environment
@@ -576,3 +577,71 @@ def test_root_leaves_a_file_of_another_user_alone(path: Path) -> None:
     path.symlink_to(path.with_name("missing"))
     logfile.prepare(str(path), True, (os.geteuid(), os.getegid()))
     assert not path.exists()
+
+
+# --- records that are lost ----------------------------------------------------------------------------
+
+
+class Disk:
+    """A file on a disk with so much ``room``."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.room = file, 10**6
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(data := data[: self.room])
+        return int(self.file.write(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@posix
+def test_records_that_a_full_disk_does_not_take(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line on standard error each ten seconds, and one in the log when there is room again."""
+    now = 100.0
+    monkeypatch.setattr(losses, "time", SimpleNamespace(monotonic=lambda: now))
+    with opened(path) as handler:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        monkeypatch.setattr(logger, "handlers", [handler])
+        monkeypatch.setattr(logger, "propagate", False)
+        disk = handler.stream = Disk(handler.stream)
+        log(handler, "one")
+        for room in (0, 2, 0, 1, 0):
+            disk.room = room
+            log(handler, "gone")
+        line = f"zibai: {path} cannot be written: No space left on device;"
+        assert capsys.readouterr().err == f"{line} 1 record is lost\n"
+        now += losses.COMPLAINT_INTERVAL
+        log(handler, "gone")
+        assert capsys.readouterr().err == f"{line} 6 records are lost\n"
+        disk.room = 10**6
+        log(handler, "two")
+        log(handler, "three")
+        disk.room = 0
+        log(handler, "gone")
+        assert "; 1 record is lost\n" in capsys.readouterr().err, "a new one is told at once"
+        disk.room = 10**6
+        log(handler, "four")
+    # The parts of "gone" end with their lines: none is the beginning of another record.
+    what = f"{path} could not be written for a while (No space left on device), so"
+    assert path.read_text() == (
+        f"one\ngo\n\ntwo\n{what} 6 records are missing\nthree\nfour\n{what} 1 record is missing\n"
+    )
+
+
+@posix
+def test_other_errors_of_a_log_file_are_reported_by_logging(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(path) as handler:
+        log(handler, "%d", "no number")
+        assert "TypeError" in capsys.readouterr().err
+        log(handler, "one")
+    assert path.read_text() == "one\n"
+
+
+def log(handler: LogFile, text: str, *args: object) -> None:
+    handler.handle(logging.LogRecord("x", 20, "", 0, text, args, None))

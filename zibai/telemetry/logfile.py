@@ -32,6 +32,7 @@ from weakref import WeakSet
 
 from ..errors import UsageError
 from .format import AtOnce
+from .losses import Losses
 from .openfile import is_named, let_outputs_follow, lock, turn_beside, unlock
 
 LONGEST_ROTATION: Final = 0.2
@@ -50,6 +51,7 @@ class LogFile(AtOnce, RotatingFileHandler):
         self._opened_by = 0
         self._impatient_until = 0.0
         self.was: os.stat_result | None = None  # the file that was open when the handler was closed
+        self._losses = Losses(filename)
         super().__init__(filename, "a", maxBytes, backupCount, "utf-8", delay=sys.platform == "win32")
 
     def _open(self) -> Any:
@@ -80,8 +82,27 @@ class LogFile(AtOnce, RotatingFileHandler):
     def _write(self, data: bytes) -> None:
         if self.stream is None:  # closed at the end of a program that still logs
             self.stream = self._open()
-        while data:
-            data = data[self.stream.write(data) :]  # all of it, unless the disk is full
+        losses = self._losses
+        if losses.number:
+            data = losses.beginning + data
+        size = len(data)
+        try:
+            while data:
+                data = data[self.stream.write(data) :]  # all of it, unless the disk is full
+        except OSError:
+            if len(data) < size:
+                losses.beginning = b"\n"
+            raise
+        if losses.number:
+            losses.end()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Count a record that the file could not take; ``logging`` reports any other error."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._losses.add(error)
+        else:
+            super().handleError(record)
 
     def _write_in_turn(self, data: bytes) -> None:
         for _ in range(100):  # not for ever, if another program moves the file away as fast as it is opened

@@ -1,0 +1,45 @@
+"""The records that a log file could not take, and what is said about them.
+
+A full disk or a broken pipe fails every record, and a server makes one for each request. ``logging`` would print a
+traceback for each on standard error. So there is one line at most each :data:`~zibai.logger.COMPLAINT_INTERVAL`
+seconds, and the log itself says how many records are missing, as soon as it can be written again.
+"""
+
+import sys
+import time
+from contextlib import suppress
+
+from ..logger import COMPLAINT_INTERVAL, logger
+
+
+class Losses:
+    """Those of the file at ``path``. Whoever holds the lock of its handler may use it.
+
+    ``number`` is how many records were lost since the file could be written last. ``beginning`` comes before the next
+    one: it ends a line of which only a part was written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.number = 0
+        self.beginning = b""
+        self._path = path
+        self._silent_until = 0.0
+        self._reason = ""
+
+    def add(self, error: OSError) -> None:
+        """A record is lost. Never raises."""
+        self.number += 1
+        self._reason = error.strerror or str(error)
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + COMPLAINT_INTERVAL
+            many = f"{self.number} record{' is' if self.number == 1 else 's are'} lost"
+            with suppress(Exception):  # there is no standard error, or it is on the same disk
+                sys.stderr.write(f"zibai: {self._path} cannot be written: {self._reason}; {many}\n")
+                sys.stderr.flush()
+
+    def end(self) -> None:
+        """The file can be written again. Never raises."""
+        number, self.number, self.beginning, self._silent_until = self.number, 0, b"", 0.0
+        many = "1 record is missing" if number == 1 else f"{number:,} records are missing"
+        logger.warning("%s could not be written for a while (%s), so %s", self._path, self._reason, many)
