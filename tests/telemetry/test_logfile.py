@@ -579,6 +579,19 @@ def test_root_leaves_a_file_of_another_user_alone(path: Path) -> None:
     assert not path.exists()
 
 
+@posix
+def test_a_pipe_is_written_only_while_somebody_reads_it(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match=r"^--access-log: .* cannot be written: it is a pipe that nobody reads, or a "):
+        logfile.prepare(str(path), rotated=False, flag="--access-log")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    logfile.prepare(str(path), rotated=False)
+    with opened(path) as handler:
+        log(handler, "one")
+    assert os.read(reader, 100) == b"one\n"
+    os.close(reader)
+
+
 # --- records that are lost ----------------------------------------------------------------------------
 
 

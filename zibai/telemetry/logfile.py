@@ -19,6 +19,7 @@ FileHandler family, also those of the user's own configuration, open what their 
 but no signal handler and no callback of gevent's hub, because it waits for the locks of the handlers.
 """
 
+import errno
 import logging
 import os
 import stat
@@ -206,7 +207,8 @@ def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None, *, f
     the owner. A file that exists is not touched: if the owner may write to the directory, it can be a link, which root
     must not follow. Call the function again as the owner.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    # Without waiting, since a pipe that nobody reads can be opened only when somebody does.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
     try:
         try:
             file = os.open(path, flags | os.O_EXCL, 0o666)
@@ -219,7 +221,8 @@ def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None, *, f
         regular = stat.S_ISREG(os.fstat(file).st_mode)
         os.close(file)
     except OSError as error:
-        raise UsageError(f"{flag}: {path!r} cannot be written: {error.strerror}") from error
+        why = "it is a pipe that nobody reads, or a socket" if error.errno == errno.ENXIO else error.strerror
+        raise UsageError(f"{flag}: {path!r} cannot be written: {why}") from error
     if owner is None and rotated and regular and not _may_rename(path):
         raise UsageError(f"--log-max-bytes: no permission to rename {path!r}; put it into a directory of this user")
 
