@@ -24,7 +24,7 @@ from zibai.telemetry import scoreboard
 from zibai.telemetry.board_view import describe, table
 from zibai.telemetry.counts import REFUSALS, Counted
 from zibai.telemetry.row import _BEAT, _ROW, COUNTERS, FINISHED_SHOWN, GAUGES, Row, black_box, size_of
-from zibai.telemetry.scoreboard import Scoreboard
+from zibai.telemetry.scoreboard import ASIDE, OtherVersion, Scoreboard
 from zibai.telemetry.slot import (
     CALLED,
     FREE,
@@ -545,6 +545,32 @@ def test_a_new_server_takes_the_place_of_a_dead_one(folder: Path, dead: int) -> 
         assert board.pid == os.getpid()
         board.close()
         assert list(folder.iterdir()) == []
+
+
+def of_another_version(path: Path, pid: int) -> None:
+    leave(str(path), pid)
+    path.write_bytes(b"zibai 2\n" + path.read_bytes()[8:3000])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there, which tells more than an id")
+def test_the_file_of_a_server_of_another_version(folder: Path, dead: int) -> None:
+    path = folder / "zibai-x.board"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        of_another_version(path, other.pid)
+        control.tidy()
+        with pytest.raises(OSError, match=f"belongs to process {other.pid}$"):
+            control.create(str(path), 1, 1, {})
+        board = control.create(str(path), 1, 1, {}, predecessor=other.pid)
+        assert Scoreboard.open(str(path)).pid == os.getpid()
+        with pytest.raises(OtherVersion, match="is no scoreboard of this version"):
+            Scoreboard.open(f"{path}{ASIDE}")
+        board.close()
+        other.communicate()
+    of_another_version(path, dead)
+    control.create(str(path), 1, 1, {}).close()
+    of_another_version(path, dead)
+    control.tidy()
+    assert not path.exists()
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="process ids return soon there, and open files cannot be removed")

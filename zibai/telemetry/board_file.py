@@ -21,7 +21,7 @@ from typing import Any
 from ..logger import logger
 from ..system.machine import is_alive, is_foreign
 from .openfile import is_locked
-from .scoreboard import ASIDE, HIDDEN, Scoreboard
+from .scoreboard import ASIDE, HIDDEN, OtherVersion, Scoreboard
 
 if sys.platform == "win32":
     import _winapi
@@ -95,17 +95,27 @@ def create(
         return Scoreboard.create(path, workers, slots, facts, loops)
     except FileExistsError:
         try:
-            old = Scoreboard.open(path)
+            pid, namespace = _owner(path)
         except ValueError as error:
             raise OSError(str(error)) from None
-    old.release()
-    if old.pid == predecessor and not is_foreign(old.namespace):
+    if pid == predecessor and not is_foreign(namespace):
         os.replace(path, path + ASIDE)
-    elif (old.pid != os.getpid() or is_foreign(old.namespace)) and is_served(path, old.pid, old.namespace):
-        raise OSError(f"{path} belongs to process {old.pid}")
+    elif (pid != os.getpid() or is_foreign(namespace)) and is_served(path, pid, namespace):
+        raise OSError(f"{path} belongs to process {pid}")
     else:
         os.unlink(path)
     return Scoreboard.create(path, workers, slots, facts, loops)
+
+
+def _owner(path: str) -> tuple[int, int]:
+    """The process of the server of a scoreboard, and its PID namespace, 0 if that is not known; raises OSError or
+    ValueError."""
+    try:
+        board = Scoreboard.open(path)
+    except OtherVersion as other:
+        return other.pid, 0
+    board.release()
+    return board.pid, board.namespace
 
 
 def reason(error: OSError | ValueError) -> str:
@@ -167,9 +177,7 @@ def tidy() -> None:
     """Remove the files that killed servers have left."""
     for path in default_paths():
         try:
-            board = Scoreboard.open(path)
-            board.release()
-            if not is_served(path, board.pid, board.namespace):
+            if not is_served(path, *_owner(path)):
                 os.unlink(path)
         except (OSError, ValueError):
             continue  # it belongs to another user, or is being made

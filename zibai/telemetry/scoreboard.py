@@ -49,6 +49,14 @@ _HEAD: Final = Struct(f"=8sqQdHHI{_ROOM}s")
 _ROWS_AT: Final = _HEAD.size + TOTALS_SIZE
 
 
+class OtherVersion(ValueError):
+    """A scoreboard of another version of the server, process ``pid``: its head begins in the same way."""
+
+    def __init__(self, path: str, pid: int) -> None:
+        super().__init__(f"{path} is no scoreboard of this version")
+        self.pid = pid
+
+
 class Scoreboard:
     """The file: ``facts`` for people, such as ``{"app": "example:app"}``, and the rows.
 
@@ -66,9 +74,11 @@ class Scoreboard:
         self._slots: int
         head = _HEAD.unpack_from(self._map)
         magic, self.pid, self.namespace, self.started, self._rows, self._loops, self._slots, facts = head
+        if magic != MAGIC and magic.startswith(b"zibai "):
+            raise OtherVersion(path, self.pid)
         # A file that is being made, or was cut short, has a head and not all rows.
         if magic != MAGIC or size < _ROWS_AT + self._rows * size_of(self._slots):
-            raise ValueError(f"{path} is no scoreboard of this version")
+            raise ValueError(f"{path} is no scoreboard")
         self.totals = Totals(memoryview(self._map)[_HEAD.size : _ROWS_AT])
         self.facts: dict[str, Any] = json.loads(facts.rstrip(b"\0") or b"{}")
 
