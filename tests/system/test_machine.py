@@ -248,3 +248,23 @@ def test_ids_of_another_namespace_mean_nothing(monkeypatch: pytest.MonkeyPatch, 
     assert machine.name_process(1) == f"1-{here}"
     monkeypatch.setattr(machine, "INITIAL_NAMESPACE", here)
     assert machine.name_process(1) == "1", "no container"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+def test_when_a_process_was_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = time.time()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        started = machine.start_time(process.pid)
+        process.communicate()
+    assert started is not None
+    assert before - 2 < started < time.time() + 2
+    assert machine.start_time(process.pid) is None
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    assert machine.start_time(os.getpid()) is None
+    (tmp_path / "stat").write_text("cpu 1 2\nbtime 1000\n", encoding="ascii")
+    (tmp_path / "7").mkdir()
+    fields = " ".join(map(str, range(18)))
+    (tmp_path / "7" / "stat").write_text(f"7 (a ) S 1) S {fields} 250 0\n", encoding="ascii")
+    assert machine.start_time(7) == 1000 + 250 / os.sysconf("SC_CLK_TCK")
+    (tmp_path / "stat").write_text("cpu 1 2\n", encoding="ascii")
+    assert machine.start_time(7) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,21 @@ def test_a_stale_one_is_replaced(file: Path, gone: int, text: str) -> None:
     pidfile.check(str(file), 0)
     with pidfile.written(str(file), 0):
         assert file.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process was started")
+def test_one_of_a_server_whose_id_another_process_has(file: Path) -> None:
+    """After the start of a machine or a container, the ids are the same again."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        file.write_text(f"{other.pid}\n")
+        with pytest.raises(ZibaiError, match=f"belongs to process {other.pid}, which is running"):
+            pidfile.check(str(file), 0)
+        before = time.time() - pidfile.YOUNGER - 10
+        os.utime(file, (before, before))
+        assert pidfile.check(str(file), 0) == other.pid
+        with pidfile.written(str(file), 0):
+            assert file.read_text() == f"{os.getpid()}\n"
+        other.communicate()
 
 
 def test_that_of_a_process_that_runs_is_not(file: Path) -> None:

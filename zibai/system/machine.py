@@ -73,11 +73,27 @@ def cpu_time(pid: int) -> float | None:
     if sys.platform == "win32":
         return None
     try:
-        # The name of the command, in parentheses, may itself hold spaces and parentheses.
-        fields = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = _stat(pid)
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def start_time(pid: int) -> float | None:
+    """When a process was started, as seconds since 1970; only Linux has it without more libraries."""
+    if sys.platform == "win32":
+        return None
+    try:
+        lines = (PROC / "stat").read_text(encoding="ascii", errors="replace").splitlines()
+        booted = next(int(line.split()[1]) for line in lines if line.startswith("btime "))
+        return booted + int(_stat(pid)[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of a process in proc(5), from the state on. The name before it, in parentheses, may hold anything."""
+    return (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def oom_kills() -> int | None:
@@ -167,10 +183,9 @@ def is_alive(pid: int) -> bool:
         pass  # it belongs to another user
     try:
         # In a container the first process may not reap others.
-        stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        return _stat(pid)[:1] != ["Z"]
     except OSError:
         return True
-    return not stat.rpartition(")")[2].startswith(" Z")
 
 
 def raise_descriptor_limit() -> None:

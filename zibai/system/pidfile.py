@@ -2,10 +2,11 @@
 
 A file of another server that runs is kept. :func:`check` looks before any address is bound, so that the error message
 names that process. :func:`written` looks again, and writes once the addresses are bound: only one server can do that. A
-file is taken over if its process has ended, if it is this process (in a container ids are used again), or if it is the
-parent of this process: a server that an upgrade replaces. If this process ends first, it writes the old id again. Both
-may end at the same time. So the old server says that it ends before it looks at the file for the last time, and this
-process asks once more after it has written: one of them sees what the other did, and removes the file.
+file is taken over if its process has ended, or was started after the file was written, if it is this process (in a
+container ids are used again), or if it is the parent of this process: a server that an upgrade replaces. If this
+process ends first, it writes the old id again. Both may end at the same time. So the old server says that it ends
+before it looks at the file for the last time, and this process asks once more after it has written: one of them sees
+what the other did, and removes the file.
 
 The user of the server may be unable to write to the directory. Then the file, which belongs to that user, is emptied at
 the end and not removed.
@@ -15,9 +16,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Final
 
 from ..errors import ZibaiError
-from .machine import is_alive
+from .machine import is_alive, start_time
+
+YOUNGER: Final = 2.0
+"""Seconds between a file and the start of a process that cannot have written it. The kernel tells the second in which
+the machine was started, and adjusts it with the clock."""
 
 
 def check(path: str, predecessor: int) -> int | None:
@@ -28,7 +34,7 @@ def check(path: str, predecessor: int) -> int | None:
     try:
         # As bytes: this user may be unable to read Python's own files, so the module of an encoding may be missing.
         with open(path, "rb") as file:
-            text = file.read(100).strip()
+            text, changed = file.read(100).strip(), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -38,11 +44,18 @@ def check(path: str, predecessor: int) -> int | None:
     if not text.isdigit():
         raise ZibaiError(f"--pid-file: {path!r} is not a file with a process id; move it away")
     pid = int(text)
-    if pid not in (os.getpid(), predecessor) and 0 < pid < 2**31 and is_alive(pid):
+    if pid not in (os.getpid(), predecessor) and 0 < pid < 2**31 and is_alive(pid) and not _is_younger(pid, changed):
         raise ZibaiError(
             f"--pid-file: {path!r} belongs to process {pid}, which is running; end it, or name another file"
         )
     return pid
+
+
+def _is_younger(pid: int, changed: float) -> bool:
+    """Whether a process was started after the file was ``changed``: it has the id of a server that has ended. After the
+    start of a machine, and even more of a container, the ids are the same again."""
+    started = start_time(pid)
+    return started is not None and started > changed + YOUNGER
 
 
 @contextmanager
