@@ -354,6 +354,8 @@ def read_response(file: IO[bytes], method: str = "GET") -> Response:
     the framing is broken.
     """
     version, status, reason = _line(file).decode("latin-1").split(" ", 2)
+    if version not in ("HTTP/1.0", "HTTP/1.1"):  # a body before it that should not be there, for example
+        raise ValueError(f"not a response: {version!r}")
     response = Response(version, int(status), reason)
     while line := _line(file):
         name, colon, value = line.decode("latin-1").partition(":")

@@ -17,6 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import END, START, asgi, errors, half_close, read_body, request, respond, tracebacks, until
 
+from zibai.engine.backends.tasks import Tasks
+from zibai.engine.context import RECEIVE
+from zibai.engine.loop import Loop
+from zibai.engine.states import STOPPED
+from zibai.engine.task_loop import TaskLoop
 from zibai.gateway import given_file
 
 from support import DEADLINE, Client, Response, read_response, wait_for
@@ -98,6 +103,19 @@ def test_more_than_the_content_length_is_dropped(said: Said, paused: bool) -> No
     assert any("more than Content-Length" in record.getMessage() for record in server.logged("zibai.error"))
 
 
+@pytest.mark.parametrize("kind", ["pathsend", "zerocopysend"])
+@PAUSED
+def test_more_of_a_file_than_the_content_length_is_dropped(said: Said, file: Path, kind: str, paused: bool) -> None:
+    """Trap 12 again: here the kernel sends the body."""
+    with file.open("rb") as source:
+        given = {"path": str(file)} if kind == "pathsend" else {"file": source}
+        sent = {"type": f"http.response.{kind}", **given}
+        server, first, following = exchange(said, start((b"content-length", b"4")), *["pause"] * paused, sent)
+    assert first.body == file.read_bytes()[:4]
+    assert following.body == b"next"
+    assert any("more than Content-Length" in record.getMessage() for record in server.logged("zibai.error"))
+
+
 @PAUSED
 def test_less_than_the_content_length_cuts(said: Said, paused: bool) -> None:
     """Trap 13: granian left the connection open."""
@@ -174,6 +192,15 @@ def test_what_is_wrong_is_told_to_the_application_and_not_to_the_client(said: Sa
     assert ("zibai.error", 500) in server.exchanges
 
 
+@PAUSED
+def test_two_equal_lengths_are_one(said: Said, paused: bool) -> None:
+    """Trap 14: what a proxy behind makes of two is its own business."""
+    lengths = (b"content-length", b"4"), (b"Content-Length", b"4")
+    _, first, following = exchange(said, start(*lengths), *["pause"] * paused, body())
+    assert first.headers.get_all("Content-Length") == ["4"]
+    assert (first.body, following.body) == (b"fine", b"next")
+
+
 def test_start_twice(said: Said) -> None:
     _, first, following = exchange(said, start(), start())
     assert isinstance(said.failures[0], RuntimeError)
@@ -220,31 +247,56 @@ def test_headers_of_any_iterable_or_none(said: Said, message: Any) -> None:
     assert first.headers["Content-Length"] == "0"
 
 
-def test_http10_gets_no_chunks(said: Said) -> None:
-    """Trap 15."""
-    said.messages = [start((b"transfer-encoding", b"chunked")), body(b"a", more=True), "pause", body(b"b")]
+@pytest.mark.parametrize("coding", [None, b"chunked", b"gzip, chunked", b"gzip"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("fields", [[], ["Connection: keep-alive"]], ids=["", "kept"])
+def test_the_coding_of_the_body_is_the_server_s(
+    said: Said, coding: bytes | None, version: str, fields: list[str]
+) -> None:
+    """Trap 15: uvicorn sends chunks to a client of HTTP/1.0, and those of the application within its own."""
+    codings = [] if coding is None else [(b"transfer-encoding", coding)]
+    said.messages = [start(*codings), body(b"a", more=True), "pause", body(b"b")]
     with asgi(said) as server, Client(server.port) as client:
-        client.send(request(version="1.0"))
+        client.send(request("/", *fields, version=version))
         response = client.read()
-        assert response.headers["Transfer-Encoding"] is None
+        assert response.headers.get_all("Transfer-Encoding") == (["chunked"] if version == "1.1" else None)
         assert response.body == b"ab"
+        if version == "1.0":  # its end is the end of the connection
+            assert response.headers["Connection"] == "close"
+            assert client.rest() == b""
+        else:
+            assert client.get("/next").body == b"next"
+
+
+BODYLESS: dict[str, Fields] = {
+    "plain": [],
+    "a length": [(b"content-length", b"9")],
+    "two codings": [(b"content-encoding", b"gzip"), (b"transfer-encoding", b"gzip, chunked")],
+    "chunks": [(b"transfer-encoding", b"chunked")],
+}
 
 
 @pytest.mark.parametrize("status", [204, 205, 304])
+@pytest.mark.parametrize("fields", BODYLESS)
+@pytest.mark.parametrize("pieces", [1, 2])
 @PAUSED
-def test_a_status_without_a_body(said: Said, status: int, paused: bool) -> None:
+def test_a_status_without_a_body(said: Said, status: int, fields: str, pieces: int, paused: bool) -> None:
     """Trap 15: a body of it became the next response."""
-    fields = [(b"content-encoding", b"gzip"), (b"transfer-encoding", b"chunked")]
-    _, first, following = exchange(said, start(*fields, status=status), *["pause"] * paused, body(b"forbidden"))
+    messages = [body(b"forbidden", more=number > 1) for number in range(pieces, 0, -1)]
+    _, first, following = exchange(said, start(*BODYLESS[fields], status=status), *["pause"] * paused, *messages)
+    lengths = {204: None, 205: "0", 304: "9" if fields == "a length" else None}
     assert (first.status, first.headers["Transfer-Encoding"]) == (status, None)
+    assert first.headers["Content-Length"] == lengths[status]
     assert following.body == b"next"
 
 
+@pytest.mark.parametrize("fields", BODYLESS)
+@pytest.mark.parametrize("pieces", [1, 2])
 @PAUSED
-def test_head_has_the_head_alone(said: Said, paused: bool) -> None:
-    messages = [start((b"content-length", b"9")), *["pause"] * paused, body(b"forbidden")]
-    _, first, following = exchange(said, *messages, method="HEAD")
-    assert first.headers["Content-Length"] == "9"
+def test_head_has_the_head_alone(said: Said, fields: str, pieces: int, paused: bool) -> None:
+    messages = [body(b"forbidden", more=number > 1) for number in range(pieces, 0, -1)]
+    _, first, following = exchange(said, start(*BODYLESS[fields]), *["pause"] * paused, *messages, method="HEAD")
+    assert first.headers["Content-Length"] == ("9" if fields == "a length" else None)
     assert following.body == b"next"
 
 
@@ -304,57 +356,191 @@ def test_fifty_pipelined_requests(kind: str, loop: str) -> None:
         assert client.get("/50").body == b"/50"
 
 
-def test_nothing_runs_behind_a_close(said: Said) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_requests_that_come_while_another_waits(loop: str) -> None:
+    """Trap 19: each in a packet of its own, and the first has come whole."""
+    pytest.importorskip(loop)
+    entered, go = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/waits":
+            entered.set()
+            await until(go)
+        await respond(send, scope["path"].encode())
+
+    with asgi(app, loop=loop) as server, Client(server.port) as client, Client(server.port) as other:
+        for _ in range(2):
+            client.send(request("/waits"))
+            assert entered.wait(DEADLINE)
+            client.send(request("/one"))
+            assert other.get("/").status == 200  # the loop has read what came until now
+            client.send(request("/two"))
+            assert other.get("/").status == 200
+            go.set()
+            assert [client.read().body for _ in range(3)] == [b"/waits", b"/one", b"/two"]
+            entered.clear()
+            go.clear()
+
+
+@pytest.mark.parametrize("come", ["alone", "together"])
+@PAUSED
+def test_nothing_runs_behind_a_close(said: Said, come: str, paused: bool) -> None:
     """Trap 19, the other half."""
-    said.messages = [start((b"connection", b"close")), body()]
+    said.messages = [start((b"connection", b"close")), *["pause"] * paused, body()]
     with asgi(said) as server, Client(server.port) as client:
-        client.send(request() * 3)
+        client.send(request() * (3 if come == "together" else 1))
         assert client.read().headers["Connection"] == "close"
+        if come == "alone":
+            client.send(request())  # the server reads it no more, or throws it away
         assert client.rest() == b""
     assert len(said.scopes) == 1
 
 
-def test_no_timer_of_an_idle_connection_ends_a_pipelined_request() -> None:
-    """Trap 20: uvicorn#2243."""
+@pytest.fixture
+def deadlines(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """When the connection of each request would have to be ended: in the queue, before its first step and after it."""
+    found: dict[str, list[float]] = {"queued": [], "begins": [], "waits": []}
+    count, run, suspend = Loop._end_turn, Tasks._run, TaskLoop.suspend
+
+    def look_at_queue(loop: Loop, now: float, events: int, most: int) -> None:
+        count(loop, now, events, most)
+        found["queued"] += [connection.deadline for connection, _ in loop._ready]
+
+    def look_before(tasks: Tasks, stream: Any) -> None:
+        found["begins"].append(stream.connection.deadline)
+        run(tasks, stream)
+
+    def look_after(loop: TaskLoop, stream: Any) -> None:
+        suspend(loop, stream)
+        found["waits"].append(stream.connection.deadline)
+
+    monkeypatch.setattr(Loop, "_end_turn", look_at_queue)
+    monkeypatch.setattr(Tasks, "_run", look_before)
+    monkeypatch.setattr(TaskLoop, "suspend", look_after)
+    return found
+
+
+COME = {
+    "alone": [[request()], [request()], [request()], [request()]],
+    "together": [[request()] * 4],
+    "cut in two": [[request()[:20]], [request()[20:] + request()[:20]], [request()[20:], request(), request()]],
+    "with bodies": [[request("/", "Content-Length: 3", method="POST", body=b"abc")] * 2, [request()] * 2],
+}
+
+
+@pytest.mark.parametrize("come", COME)
+@pytest.mark.parametrize("kind", ["at once", "after a pause"])
+def test_no_limit_of_an_idle_connection_stays_with_a_request(
+    deadlines: dict[str, list[float]], come: str, kind: str
+) -> None:
+    """Trap 20: uvicorn#2243: the timer of the keep-alive ended a pipelined request."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0.6)
+        if kind == "after a pause":
+            await asyncio.sleep(0)
         await respond(send)
 
-    with asgi(app, keep_alive_timeout=0.2) as server, Client(server.port) as client:
-        client.send(request() * 2)
-        assert [client.read().status for _ in range(2)] == [200, 200]
-        assert client.rest() == b""  # and now it is idle
+    sent, read = b"", 0
+    with asgi(app) as server, Client(server.port) as client:
+        for pieces in COME[come]:
+            client.send(b"".join(pieces))
+            sent += b"".join(pieces)
+            while sent.count(b"\r\n\r\n") > read:
+                assert client.read().status == 200
+                read += 1
+    assert read == len(deadlines["begins"]) == 4
+    assert len(deadlines["waits"]) == (4 if kind == "after a pause" else 0)
+    assert {each for found in deadlines.values() for each in found} == {inf}
 
 
-@pytest.mark.daily("small")
-@pytest.mark.parametrize("size", [1 << 18, 1 << 23], ids=["small", "large"])
+@pytest.mark.parametrize("slots", [1, 2], ids=["in the queue", "while it runs"])
+def test_no_timer_of_an_idle_connection_ends_a_pipelined_request(slots: int) -> None:
+    """The same, by what a client sees: its second request takes longer than an idle connection is kept."""
+    entered, go, hold = threading.Event(), threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/first":
+            entered.set()
+            await until(go)
+        elif scope["path"] == ("/holds" if slots == 1 else "/second"):
+            hold.set()
+            await asyncio.sleep(0.6)
+        await respond(send)
+
+    with asgi(app, keep_alive_timeout=0.2, max_workers=slots) as server:
+        with Client(server.port) as client, Client(server.port) as other:
+            assert other.get("/").status == 200
+            client.send(request("/first") + request("/second"))
+            assert entered.wait(DEADLINE)
+            other.send(request("/holds"))  # with one slot it is before the second request
+            go.set()
+            assert [client.read().status for _ in range(2)] == [200, 200]
+            assert hold.is_set()
+            assert client.rest() == b""  # and now it is idle
+
+
+TINY = b"8\r\nxxxxxxxx\r\n"
+"""A chunk of one byte is refused by the codec, this one is not."""
+
+
+@pytest.mark.daily("1 MiB")
+@pytest.mark.parametrize("size", [1 << 20, 1 << 23], ids=["1 MiB", "8 MiB"])
 def test_a_body_of_tiny_chunks_costs_no_square(size: int) -> None:
-    """Trap 21: uvicorn#2845. Chunks of one byte are refused by the codec, these are not."""
+    """Trap 21: uvicorn#2845. One body costs about as much as 16 of a 16th, and a square would cost 16 times that."""
     lengths: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         lengths.append(len(await read_body(receive)))
         await respond(send)
 
+    def spend(client: Client, amount: int) -> float:
+        """The processor time of so many bodies of equal size, of the server and of this client."""
+        body = TINY * (size // amount // len(b"xxxxxxxx")) + b"0\r\n\r\n"
+        data = request("/", "Transfer-Encoding: chunked", method="POST", body=body)
+        before = time.process_time()
+        for _ in range(amount):
+            sending = threading.Thread(target=client.send, args=[data])
+            sending.start()
+            assert client.read().status == 200
+            sending.join()
+        return time.process_time() - before
+
     with asgi(app, min_body_rate=0) as server, Client(server.port, timeout=55) as client:
-        sending = threading.Thread(
-            target=client.send,
-            args=[
-                request(
-                    "/",
-                    "Transfer-Encoding: chunked",
-                    method="POST",
-                    body=b"8\r\nxxxxxxxx\r\n" * (size // 8) + b"0\r\n\r\n",
-                )
-            ],
-        )
-        begun = time.process_time()
+        parts = spend(client, 16)
+        assert spend(client, 1) < 4 * parts
+    assert lengths == [size // 16] * 16 + [size]
+
+
+def test_what_waits_of_a_body_is_bounded_and_is_received_together() -> None:
+    """The other side of trap 21: an application that receives late finds 64 KiB, and they are one message."""
+    exchanges: list[Any] = []
+    go = threading.Event()
+    messages: list[int] = []
+    amount = 100_000
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        exchanges.append(receive.__self__)
+        await until(go)
+        more = True
+        while more:
+            message = await receive()
+            messages.append(len(message["body"]))
+            more = message["more_body"]
+        await respond(send)
+
+    with asgi(app, min_body_rate=0) as server, Client(server.port) as client:
+        client.send(request("/", "Transfer-Encoding: chunked", method="POST"))
+        sending = threading.Thread(target=client.send, args=[TINY * amount + b"0\r\n\r\n"])
         sending.start()
+        connection = wait_for(lambda: exchanges and exchanges[0].connection)
+        wait_for(lambda: connection.pause is STOPPED)
+        waiting = connection.codec.size
+        go.set()
         assert client.read().status == 200
         sending.join()
-        assert time.process_time() - begun < size / 100_000  # 10 us a byte; a square would be a hundred times that
-    assert lengths == [size]
+    assert RECEIVE <= waiting < 2 * RECEIVE
+    assert messages[0] >= RECEIVE // len(TINY) * 8
+    assert sum(messages) == amount * 8
 
 
 @PAUSED
