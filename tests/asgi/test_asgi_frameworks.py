@@ -123,7 +123,10 @@ def starlette_app(life: Life, folder: Path) -> Any:
 
     async def background(request: Request) -> Any:
         async def later() -> None:
-            await asyncio.sleep(0.05)
+            life.entered.set()
+            if "waits" in request.query_params:
+                while not life.gone.is_set():  # noqa: ASYNC110 -- what the test says
+                    await asyncio.sleep(0.002)
             life.background.set()
 
         return PlainTextResponse("fine", background=BackgroundTask(later))
@@ -210,6 +213,19 @@ def test_starlette_is_left(starlette: Serving, life: Life, target: str, leave: A
             assert life.entered.wait(DEADLINE)
         leave(client)
         assert life.gone.wait(3)
+    well(starlette)
+
+
+@pytest.mark.parametrize("leave", [reset, Client.close, half_close], ids=["reset", "close", "half-close"])
+def test_starlette_goes_on_in_the_background(starlette: Serving, life: Life, leave: Any) -> None:
+    """Trap 7: starlette#1438: its middleware cancelled a background task whose client had left."""
+    with Client(starlette.port) as client, Client(starlette.port) as other:
+        assert client.get("/background?waits").body == b"fine"
+        assert life.entered.wait(DEADLINE)
+        leave(client)
+        assert other.get("/thread").status == 200  # the loop has looked at its connections since
+        life.gone.set()
+        assert life.background.wait(DEADLINE)
     well(starlette)
 
 
