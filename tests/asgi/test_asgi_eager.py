@@ -207,6 +207,12 @@ async def cancelled_by_itself_at_the_end() -> None:
 
 
 @check
+async def cancelled_by_itself_and_taken_back() -> None:
+    task_of_mine().cancel()
+    task_of_mine().uncancel()
+
+
+@check
 async def cancelled_by_itself_at_the_end_of_a_later_step() -> None:
     await asyncio.sleep(0)
     task_of_mine().cancel()
@@ -424,8 +430,8 @@ async def anyio_threads_and_streams() -> None:
 
 
 AT_ONCE = {
-    "current_task_at_once", "timeout_without_a_step", "cancelled_by_itself_at_the_end", "awaits_what_is_done",
-    "context_is_a_copy", "anyio_scope_without_a_step",
+    "current_task_at_once", "timeout_without_a_step", "cancelled_by_itself_at_the_end",
+    "cancelled_by_itself_and_taken_back", "awaits_what_is_done", "context_is_a_copy", "anyio_scope_without_a_step",
 }  # fmt: skip
 
 

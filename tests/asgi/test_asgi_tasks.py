@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import sys
 import threading
 import time
 import weakref
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from harness import END, START, asgi, errors, read_body, request, respond, tracebacks, until
 
+from zibai.engine.backends import tasks
 from zibai.engine.backends.tasks import Tasks
+from zibai.engine.loop import Loop
 from zibai.telemetry.row import Row
 
 from support import DEADLINE, Client, wait_for
@@ -23,7 +27,13 @@ from support import DEADLINE, Client, wait_for
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
 
-@pytest.mark.parametrize("kind", ["plain", "pause", "body", "slow body", "stalled send", "pipelined", "background"])
+KINDS = [
+    "plain", "pause", "body", "slow body", "stalled send", "pipelined", "pipelined pause", "background",
+    "background pause",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_context_of_one_request_is_seen_by_the_next(kind: str) -> None:
     """Traps 24 and 25: uvicorn#2167, starlette#2335, cpython#140947, langflow#14769."""
     seen: list[tuple[str, str]] = []
@@ -33,7 +43,7 @@ def test_no_context_of_one_request_is_seen_by_the_next(kind: str) -> None:
         task = asyncio.current_task()  # which nothing keeps, so that it may serve again
         assert task is not None
         VARIABLE.set(scope["path"])
-        if kind == "pause":
+        if "pause" in kind:
             await asyncio.sleep(0.001)
         await read_body(receive)
         if kind == "stalled send":
@@ -43,7 +53,7 @@ def test_no_context_of_one_request_is_seen_by_the_next(kind: str) -> None:
             await send(END)
         else:
             await respond(send)
-        if kind == "background":
+        if "background" in kind:
             await asyncio.sleep(0.01)
         assert VARIABLE.get() == scope["path"]
         assert asyncio.current_task() is task
@@ -51,7 +61,7 @@ def test_no_context_of_one_request_is_seen_by_the_next(kind: str) -> None:
     has_body = kind in ("body", "slow body")
     with asgi(app) as server, Client(server.port) as client:
         for number in range(6):
-            if kind == "pipelined":
+            if "pipelined" in kind:
                 if not number:
                     client.send(b"".join(request(f"/{each}") for each in range(6)))
             elif has_body:
@@ -64,6 +74,67 @@ def test_no_context_of_one_request_is_seen_by_the_next(kind: str) -> None:
             assert client.read().status == 200
     assert seen == [(f"/{number}", "unset") for number in range(6)]
     assert not errors(server)
+
+
+def test_no_turn_of_the_server_loop_has_the_context_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 24: whatever makes the loop turn. A turn writes the log lines of others, and begins their requests."""
+    seen: set[str] = set()
+    turn = Loop.turn
+
+    def look(loop: Loop, block: bool) -> None:
+        seen.add(VARIABLE.get())
+        turn(loop, block)
+
+    monkeypatch.setattr(Loop, "turn", look)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        VARIABLE.set("of a request")
+        if scope["path"] == "/pause":
+            await asyncio.sleep(0)
+        await read_body(receive)
+        if scope["path"] == "/large":
+            await send(START)
+            for _ in range(50):
+                await send({**END, "body": b"x" * 100_000, "more_body": True})
+            await send(END)
+        else:
+            await respond(send)
+        await asyncio.sleep(0)
+
+    with asgi(app) as server, Client(server.port) as client:
+        for _ in range(3):
+            client.send(request("/pause") * 2)  # its end makes the loop turn
+            assert [client.read().status for _ in range(2)] == [200, 200]
+            client.send(request("/large"))  # and what its client does not take
+            assert client.read().status == 200
+            client.send(request("/body", "Content-Length: 3", method="POST"))  # and waiting for bytes
+            client.send(b"abc")
+            assert client.read().status == 200
+    assert seen == {"unset"}
+    assert not errors(server)
+
+
+@pytest.mark.parametrize("kind", ["at once", "after a pause"])
+def test_no_step_of_a_request_is_within_a_step_of_another(kind: str) -> None:
+    """Trap 25: the end of a request lets the pipelined one begin, but not there: of many, the stack would be full."""
+    depths: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        frame: Any = sys._getframe()
+        mine, depth = frame.f_code, 0
+        while frame is not None:
+            depth += frame.f_code is mine
+            frame = frame.f_back
+        depths.append(depth)
+        if kind == "after a pause":
+            await asyncio.sleep(0)
+        await respond(send)
+
+    with asgi(app) as server, Client(server.port) as client:
+        client.send(request() * 100)
+        for _ in range(100):
+            assert client.read().status == 200
+    assert depths == [1] * 100
 
 
 def test_what_the_start_has_set_is_seen_by_every_request() -> None:
@@ -89,12 +160,21 @@ def test_what_the_start_has_set_is_seen_by_every_request() -> None:
     assert seen == ["startup"] * 3
 
 
-def test_a_waiting_request_is_not_collected() -> None:
+@pytest.mark.parametrize("when", ["within the request", "in the background", "in the background, later"])
+def test_a_task_that_waits_is_not_collected(when: str) -> None:
     """Trap 26: uvicorn#972: the event loop has weak references to tasks alone."""
-    entered, go = threading.Event(), threading.Event()
+    entered, go, over = threading.Event(), threading.Event(), threading.Event()
     held: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/collect":
+            gc.collect()
+            await respond(send)
+            return
+        if when == "in the background, later":
+            await asyncio.sleep(0)
+        if when != "within the request":
+            await respond(send)
         future = asyncio.get_running_loop().create_future()
         held.append(weakref.ref(future))  # nothing refers to the task but the task
         loop = asyncio.get_running_loop()
@@ -107,14 +187,18 @@ def test_a_waiting_request_is_not_collected() -> None:
 
         entered.set()
         await future
-        await respond(send)
+        over.set()
+        if when == "within the request":
+            await respond(send)
 
-    with asgi(app) as server, Client(server.port) as client:
+    with asgi(app) as server, Client(server.port) as client, Client(server.port) as other:
         client.send(request())
         assert entered.wait(DEADLINE)
-        gc.collect()
+        assert other.get("/collect").status == 200  # in the thread of the event loop, whose step is over by then
         go.set()
+        assert over.wait(DEADLINE)
         assert client.read().status == 200
+    assert not errors(server)
 
 
 @pytest.mark.parametrize("keep", [list, dict, weakref.WeakKeyDictionary], ids=lambda kind: kind.__name__)
@@ -138,8 +222,9 @@ def test_a_task_that_an_application_keeps_is_used_once(keep: Any) -> None:
     assert first == [True] * 5
 
 
-@pytest.mark.parametrize("when", ["before the response", "at the end"])
-def test_a_request_that_cancels_itself_does_not_hit_the_next(when: str) -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "in one turn"])
+@pytest.mark.parametrize("when", ["before the response", "at the end", "and takes it back"])
+def test_a_request_that_cancels_itself_does_not_hit_the_next(when: str, together: bool) -> None:
     """Trap 28."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -154,11 +239,17 @@ def test_a_request_that_cancels_itself_does_not_hit_the_next(when: str) -> None:
             task.cancel()
         await respond(send)
         task.cancel()
+        if when == "and takes it back":
+            task.uncancel()
 
     with asgi(app) as server, Client(server.port) as client:
         for _ in range(3):
-            assert client.get("/").status == 200
-            assert client.get("/next").body == b"next"
+            if together:
+                client.send(request() + request("/next"))
+                assert [client.read().body for _ in range(2)] == [b"fine", b"next"]
+            else:
+                assert client.get("/").status == 200
+                assert client.get("/next").body == b"next"
     assert not errors(server)
 
 
@@ -285,6 +376,33 @@ def test_ready_requests_leave_time_to_the_event_loop() -> None:
                 assert client.read().status == 200
     # A turn runs 5 ms, so three of them at the most, and after at most three turns the task has its step.
     assert between[-1] - between[0] > amount / 20
+
+
+@pytest.mark.parametrize("bound", ["number", "time"])
+def test_a_turn_begins_so_many_requests_and_no_more(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """Trap 34, whichever of the two bounds comes first."""
+    begun: list[Any] = []
+    later: list[Any] = []
+    monkeypatch.setattr(tasks, "TURN_LIMIT" if bound == "time" else "TURN_TIME", inf)
+    pause = 0.001 if bound == "time" else 0.0
+
+    def take() -> Any:
+        return SimpleNamespace(started=1000.0 + len(begun) * pause)
+
+    def call_soon(callback: Any, *, context: Any) -> None:
+        later.append(callback)
+
+    event_loop: Any = SimpleNamespace(call_soon=call_soon)
+    turns = SimpleNamespace(finished=False, turn=lambda block: None, take=take)
+    backend: Any = Tasks(event_loop, Row.private(2), None, contextvars.Context)  # type: ignore[arg-type]
+    backend.loop = turns
+    backend._run = begun.append
+    for number in range(1, 4):
+        backend._turn()
+        assert len(later) == number, "the rest comes in another turn"
+        expected = number * tasks.TURN_LIMIT if bound == "number" else None
+        assert len(begun) == expected or (bound == "time" and len(begun) <= number * 7)
+    backend.poller.close()
 
 
 def test_a_timer_that_is_early_is_set_again() -> None:

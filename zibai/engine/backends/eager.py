@@ -128,7 +128,8 @@ class _Spare(Coroutine[Any, Any, None]):
             and getweakrefcount(task) == self._weak_references
             and not task.cancelling()
             and self._context == base
-            and (gate is None or not gate.done())
+            # A cancellation that the request has taken back (``uncancel``) hits the next wait all the same.
+            and not (task._must_cancel if gate is None else gate.done())  # type: ignore[attr-defined]
         )
 
     def retire(self) -> None:
