@@ -29,3 +29,22 @@ async def signals(scope, receive, send):
     await asyncio.sleep(float(scope["query_string"]))
     await send({"type": "http.response.start", "status": 200})
     await send({"type": "http.response.body", "body": b"fine"})
+
+
+async def starts_late(scope, receive, send):
+    """Waits in its start. What it has begun there it ends, and it passes on what ends it, as Starlette does."""
+    await receive()
+    # Not from here: a signal that comes now would hit this function, and not the event loop.
+    asyncio.get_running_loop().call_later(0.01, say, "waiting")
+    try:
+        await asyncio.sleep(600)
+    except BaseException as error:
+        await send({"type": "lifespan.startup.failed", "message": repr(error)})
+        raise
+    finally:
+        await asyncio.sleep(0)  # what is to be done at the end may await
+        say("cleaned up")
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,7 @@
-"""SIGTERM on every event loop: trap 32, one of our own: an event loop takes the descriptor that signals wake."""
+"""SIGTERM on every event loop, and whenever it comes: traps 32 and 43.
+
+An event loop takes the descriptor that signals wake (a trap of our own).
+"""
 
 from __future__ import annotations
 
@@ -26,3 +29,17 @@ def test_sigterm_is_heard(loop: str, state: str) -> None:
         assert server.stop() == 0
         if state == "busy":
             assert client.read().body == b"fine"
+
+
+@pytest.mark.daily("asyncio-worker", "uvloop-single")
+@pytest.mark.parametrize("processes", [0, 1], ids=["single", "worker"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_sigterm_while_the_lifespan_starts(loop: str, processes: int) -> None:
+    """Trap 43: what has begun is cleaned up, and there is no traceback: the server does what it was asked for."""
+    pytest.importorskip(loop)
+    flags = ("-p", str(processes), "--loop", loop, "--interface", "asgi")
+    with Server("lifespans:starts_late", *flags) as server:
+        server.wait_for_log("waiting")
+        assert server.stop() == 0
+    assert "cleaned up" in server.log
+    assert not [line for line in server.log if "Traceback" in line or "never retrieved" in line or "ERROR" in line]

@@ -45,6 +45,7 @@ class Lifespan:
         self._error: BaseException | None = None  # raised by the application
         self._serving = False  # whether the application has said that it has started
         self._asked = False  # whether the application has asked for an event
+        self._stopped = False  # whether the server has ended it
         self._told: asyncio.Future[Message] | None = None  # its reply to the event at hand
 
     def __repr__(self) -> str:
@@ -63,6 +64,8 @@ class Lifespan:
         told, task = self._told, self._task
         waiting: set[asyncio.Future[Any]] = {told, task}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopped:
+            raise asyncio.CancelledError  # the server ends before it serves, and nobody asks for an error any more
         if told.done():
             message = told.result()
             if message["type"] == "lifespan.startup.failed":
@@ -82,7 +85,7 @@ class Lifespan:
 
     async def stop(self, seconds: float) -> None:
         """Tell the application to shut down, and wait at most ``seconds``. Failures are logged."""
-        task, events = self._task, self._events
+        task, events, self._stopped = self._task, self._events, True
         if task is None or events is None:
             return
         if task.done() or not self._serving:
