@@ -530,6 +530,44 @@ def test_a_task_whose_context_was_changed_serves_once() -> None:
     run.close()
 
 
+@pytest.mark.parametrize("pause", [False, True], ids=["at once", "after a pause"])
+def test_a_callback_for_the_end_of_a_task_is_called_at_its_end(way: Any, pause: bool) -> None:
+    """And not when the task has served others, too."""
+    run = Run(way)
+    order: list[str] = []
+
+    async def first() -> None:
+        task_of_mine().add_done_callback(lambda _: order.append("first is done"))
+        if pause:
+            await asyncio.sleep(0)
+
+    async def second() -> None:
+        order.append("second")
+        await asyncio.sleep(0)
+
+    for _ in range(3):
+        run.start(first)
+        run.loop.run_until_complete(asyncio.sleep(0))  # the loop turns before the next request
+        run.start(second)
+    run.close()
+    assert order == ["first is done", "second"] * 3
+
+
+def test_a_task_that_was_given_a_name_serves_once(way: Any) -> None:
+    run = Run(way)
+    names: list[str] = []
+
+    async def named() -> None:
+        task = task_of_mine()
+        names.append(task.get_name())
+        task.set_name("of one request")
+
+    for _ in range(3):
+        run.start(named)
+    run.close()
+    assert "of one request" not in names
+
+
 def test_a_parked_task_leaves_no_word_at_the_end(way: Any) -> None:
     """No «Task was destroyed but it is pending», whether it has taken its own first step or not."""
     for rounds in (0, 3):

@@ -7,8 +7,8 @@ task waits, parked at a future, and its first step runs by hand. Where the corou
 task serves the next request.
 
 A spare task must look new to each request. It is retired as soon as anything could tell it from a new one: a reference
-or a weak reference to it is kept (SQLAlchemy's ``scopefunc=current_task`` keeps one), it was cancelled, or a context
-variable was set.
+or a weak reference to it is kept (SQLAlchemy's ``scopefunc=current_task`` keeps one), it was cancelled, it was given a
+name or a callback for its end, or a context variable was set.
 
 Everything here is for the thread of the event loop.
 """
@@ -99,6 +99,7 @@ class _Spare(Coroutine[Any, Any, None]):
         self._over = False
         self._stepped = False  # whether the task has taken its own first step
         self.task: Task[None] = Task(self, loop=loop, context=context)
+        self._name = self.task.get_name()
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> bool:
         """The first step of ``coroutine``; returns whether it has ended."""
@@ -122,14 +123,16 @@ class _Spare(Coroutine[Any, Any, None]):
 
     def is_like_new(self, base: Context) -> bool:
         """Whether nothing tells the task from a new one, after a first step that has ended."""
-        task, gate = self.task, self._gate
+        task: Any = self.task
+        gate = self._gate
         return (
             sys.getrefcount(task) == self._references
             and getweakrefcount(task) == self._weak_references
-            and not task.cancelling()
+            # Not `cancelling`: a cancellation that was taken back (`uncancel`) hits the next wait all the same.
+            and not (task._must_cancel if gate is None else gate.done())
             and self._context == base
-            # A cancellation that the request has taken back (``uncancel``) hits the next wait all the same.
-            and not (task._must_cancel if gate is None else gate.done())  # type: ignore[attr-defined]
+            and not task._callbacks  # they would be called when the task has served another request, or many
+            and task.get_name() == self._name
         )
 
     def retire(self) -> None:
