@@ -135,6 +135,17 @@ def drop(client: Client) -> None:
         pass
 
 
+MESSAGES: list[dict[str, Any]] = [
+    {"type": "http.response.early_hint", "links": [b"</a.css>"]},
+    START,
+    {**END, "more_body": True},
+    {"type": "http.response.pathsend", "path": __file__},
+    {"type": "http.response.zerocopysend", "file": 0},
+    END,
+    {"type": "http.response.trailers", "headers": []},
+]
+
+
 @pytest.mark.parametrize("leave", LEAVE)
 def test_send_raises_oserror_after_the_disconnect(leave: str) -> None:
     """Trap 2: granian#650, #922."""
@@ -148,10 +159,11 @@ def test_send_raises_oserror_after_the_disconnect(leave: str) -> None:
         await receive()
         assert (await receive())["type"] == "http.disconnect"
         assert (await receive())["type"] == "http.disconnect"  # and each time
-        try:
-            await send(START)
-        except OSError as error:
-            raised.append(error)
+        for message in MESSAGES:
+            try:
+                await send(message)
+            except OSError as error:
+                raised.append(error)
         heard.set()
 
     with asgi(app) as server:
@@ -162,7 +174,7 @@ def test_send_raises_oserror_after_the_disconnect(leave: str) -> None:
             if leave == "half-close":
                 drop(client)
         hello(server)
-    assert len(raised) == 1
+    assert len(raised) == len(MESSAGES)
     assert not tracebacks(server)
     assert ("zibai.access", 499) in server.exchanges
 

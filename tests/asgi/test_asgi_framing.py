@@ -1076,22 +1076,31 @@ def test_held_pieces_go_out_together_and_a_head_at_once() -> None:
 
 def test_a_slow_client_holds_back_the_application() -> None:
     counts: list[int] = [0]
-    stalled = threading.Event()
+    exchanges: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/next":
+            await respond(send)
+            return
+        exchanges.append(send.__self__)
         await send(START)
         for _ in range(200):
-            sending = asyncio.ensure_future(send(body(b"x" * 100_000, more=True)))
-            if not (await asyncio.wait({sending}, timeout=0.3))[0]:
-                stalled.set()
-            await sending
+            await send(body(b"x" * 100_000, more=True))
             counts[0] += 1
         await send(END)
 
+    def stalls(server: Any) -> bool:
+        """Whether it waits, and a turn of the loop has changed nothing."""
+        before = counts[0]
+        with Client(server.port) as other:
+            assert other.get("/next").status == 200
+        return bool(exchanges) and exchanges[0].phase == "send" and counts[0] == before
+
     with asgi(app) as server, Client(server.port) as client:
         client.send(request())
-        assert stalled.wait(DEADLINE)
+        wait_for(lambda: stalls(server))
         assert counts[0] < 150
+        assert exchanges[0].waiting < 300_000
         assert len(client.read().body) == 20_000_004
 
 

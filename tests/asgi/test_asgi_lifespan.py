@@ -15,6 +15,7 @@ import pytest
 from harness import request, respond, until
 
 from zibai import create_bind_socket, serve
+from zibai.engine.backends.tasks import Tasks
 from zibai.errors import LoadError
 from zibai.gateway import lifespan as module
 from zibai.gateway.lifespan import Lifespan
@@ -496,7 +497,7 @@ def test_an_event_stream_that_begins_while_the_server_ends_is_told() -> None:
             await asyncio.sleep(0.01)
 
     with (
-        serving(events, valid=False, lifespan="off", graceful_exit_timeout=6 * DEADLINE) as server,
+        serving(events, valid=False, lifespan="off", graceful_exit_timeout=100 * DEADLINE) as server,
         Client(server.port) as client,
     ):
         client.send(request("/"))
@@ -507,11 +508,20 @@ def test_an_event_stream_that_begins_while_the_server_ends_is_told() -> None:
         assert client.read().body.endswith(b"data: x\n\n")
 
 
-def test_everybody_is_told_and_then_cancelled() -> None:
-    """At three quarters of the time, and at its end."""
+def test_everybody_is_told_and_then_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At three quarters of the time, and at its end. Between the two, who listens has its step, however slow it is."""
     heard: list[tuple[str, float]] = []
     entered = threading.Barrier(3)
     begun = [0.0]
+    cancel = Tasks.cancel
+
+    def cancel_later(tasks: Tasks) -> None:
+        if heard:
+            cancel(tasks)
+        elif not tasks.event_loop.is_closed():
+            tasks.event_loop.call_later(0.01, cancel_later, tasks)
+
+    monkeypatch.setattr(Tasks, "cancel", cancel_later)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -519,7 +529,9 @@ def test_everybody_is_told_and_then_cancelled() -> None:
         await asyncio.get_running_loop().run_in_executor(None, entered.wait)
         try:
             if scope["path"] == "/listens":
-                heard.append(((await listening)["type"], time.monotonic() - begun[0]))
+                message = await listening
+                assert receive.__self__.ending  # it was told, and its connection is not just cut
+                heard.append((message["type"], time.monotonic() - begun[0]))
             else:
                 await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -537,7 +549,7 @@ def test_everybody_is_told_and_then_cancelled() -> None:
             wait_for(lambda: len(heard) == 2)
     assert [kind for kind, _ in heard] == ["http.disconnect", "cancelled"]
     assert 0.6 < heard[0][1] < heard[1][1]
-    assert 0.9 < heard[1][1] < 5
+    assert heard[1][1] > 0.9
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -651,12 +663,15 @@ def test_ctrl_c_in_an_application_ends_the_server(when: str) -> None:
 
 @pytest.mark.slow
 def test_a_blocked_event_loop_is_named_and_not_killed() -> None:
-    """Trap 42: uvicorn#2506 kills the worker after 5 s."""
+    """Trap 42: uvicorn#2506 kills the worker after 5 s. Only a parent can do so, so there is one."""
     from support import Server
 
-    with Server("lifespans:blocks", "--no-gevent") as server:
+    with Server("lifespans:blocks", "-p", "1", "--interface", "asgi") as server:
         with Client(server.port) as client:
+            assert client.get("/?0").body == b"fine"
+            before = server.children()
             assert client.get("/?8").body == b"fine"
             assert client.get("/?0").body == b"fine"
         assert "has blocked the event loop" in server.wait_for_log("has blocked")
+        assert server.children() == before
         assert not [line for line in server.log if "killed" in line]

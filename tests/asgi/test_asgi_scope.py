@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,6 +111,12 @@ def test_root_path_is_part_of_the_path(
     assert (scope["path"], scope["root_path"], scope["raw_path"]) == (path, root, target.encode())
 
 
+def test_the_whole_server_has_no_path_below_a_prefix(scopes: Scopes) -> None:
+    """Trap 36: ``*`` is no path."""
+    scope = ask(scopes, request("*", method="OPTIONS"), url_prefix="/api")
+    assert (scope["path"], scope["root_path"], scope["raw_path"]) == ("*", "/api", b"*")
+
+
 def test_kinds_and_versions(scopes: Scopes) -> None:
     """Trap 37: granian's port is a text and its http_version of 1.0 wrong."""
     for version, told in (("1.0", "1.0"), ("1.1", "1.1"), ("1.2", "1.1")):
@@ -123,22 +130,30 @@ def test_a_path_that_is_no_utf8(scopes: Scopes) -> None:
     assert (scope["path"], scope["raw_path"]) == ("/\ufffdA", b"/%ff%41")
 
 
-def test_the_access_log_has_the_request_as_it_came() -> None:
+@pytest.mark.parametrize("fields", [[], ["User-Agent: me"]], ids=["of a known shape", "of another"])
+@pytest.mark.parametrize("paused", [False, True], ids=["at once", "after a pause"])
+def test_the_access_log_has_the_request_as_it_came(fields: list[str], paused: bool) -> None:
     """Trap 38: uvicorn#1384: it shows the mounted path."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["path"] = scope["root_path"] = scope["method"] = "changed"
         scope["client"] = None
+        scope["query_string"] = b"changed"
         scope["headers"].clear()
+        if paused:
+            await asyncio.sleep(0)
         await respond(send, b"12345")
 
     with asgi(app) as server, Client(server.port) as client:
-        client.get("/real?x=1", "User-Agent: me")
-    (record,) = server.logged("zibai.access")
-    fields = record.__dict__
-    assert (fields["PATH_INFO"], fields["REQUEST_METHOD"], fields["status"]) == ("/real", "GET", 200)
-    assert (fields["REMOTE_ADDR"], fields["HTTP_USER_AGENT"], fields["QUERY_STRING"]) == ("127.0.0.1", "me", "x=1")
-    assert "5" in record.getMessage()
+        for _ in range(4):  # a head that comes again is remembered
+            client.get("/real?x=1", *fields)
+    records = [record.__dict__ for record in server.logged("zibai.access")]
+    assert len(records) == 4
+    for record in records:
+        assert (record["PATH_INFO"], record["REQUEST_METHOD"], record["status"]) == ("/real", "GET", 200)
+        assert (record["REMOTE_ADDR"], record["HTTP_HOST"], record["QUERY_STRING"]) == ("127.0.0.1", "test", "x=1")
+        assert record.get("HTTP_USER_AGENT") == ("me" if fields else None)
+    assert all("5" in record.getMessage() for record in server.logged("zibai.access"))
 
 
 PROXY = {"trusted_proxies": ["127.0.0.1"]}

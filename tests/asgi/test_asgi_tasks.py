@@ -470,6 +470,32 @@ def test_the_end_of_the_server_waits_for_background_work_and_no_longer() -> None
     assert not tracebacks(server)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_tasks_that_an_application_has_made_end_with_their_finally(loop: str) -> None:
+    """Trap 41. The end of the server does not wait for them, since they are no requests; but it lets them clean up."""
+    pytest.importorskip(loop)
+    stopped: list[str] = []
+    made: list[Any] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(0.01)
+            stopped.append("finally")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        made.append(asyncio.create_task(work()))
+        await asyncio.sleep(0)  # it has begun
+        await respond(send)
+
+    with asgi(app, loop=loop, graceful_exit_timeout=10 * DEADLINE) as server, Client(server.port) as client:
+        for _ in range(3):
+            assert client.get("/").status == 200
+    assert stopped == ["finally"] * 3
+    assert not errors(server)
+
+
 def test_threads_and_async_generators() -> None:
     closed = threading.Event()
 
