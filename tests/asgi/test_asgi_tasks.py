@@ -276,8 +276,12 @@ def test_two_servers_in_two_threads() -> None:
     loops: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        loops.append((asyncio.get_running_loop(), threading.get_ident()))
-        await asyncio.sleep(0.001)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        loops.append((loop, threading.get_ident()))
+        assert task is not None
+        assert task.get_loop() is loop
+        if scope["path"] == "/pause":
+            await asyncio.sleep(0.001)
         await respond(send)
 
     async def main() -> None:  # and this thread has a loop that runs, too
@@ -294,7 +298,8 @@ def test_two_servers_in_two_threads() -> None:
     def ask(*ports: int) -> None:
         for port in ports * 3:
             with Client(port) as client:
-                assert client.get("/").status == 200
+                for path in ("/", "/pause", "/"):  # at last a task that may serve again
+                    assert client.get(path).status == 200
         over.set()
 
     asyncio.run(main())
