@@ -57,6 +57,13 @@ async def returns_at_once(scope: Any, receive: Any, send: Any) -> None:
         await respond(send)
 
 
+async def returns_later(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await receive()
+    else:
+        await respond(send)
+
+
 async def raises_later(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     raise ZeroDivisionError("no database")
@@ -105,7 +112,7 @@ def test_all_of_it() -> None:
     assert lifespan.context[VARIABLE] == "startup"
 
 
-@pytest.mark.parametrize("app", [raises_at_once, returns_at_once], ids=lambda app: app.__name__)
+@pytest.mark.parametrize("app", [raises_at_once, returns_at_once, returns_later], ids=lambda app: app.__name__)
 def test_an_application_without(app: App, caplog: pytest.LogCaptureFixture) -> None:
     """Trap 46: uvicorn#260, and trap 47: hypercorn#315, which waited for ever."""
     with caplog.at_level(logging.DEBUG, "zibai.debug"):
@@ -394,7 +401,7 @@ def test_a_server_whose_application_does_not_start(app: App) -> None:
     listener.close()
 
 
-@pytest.mark.parametrize("app", [raises_at_once, returns_at_once, whole], ids=lambda app: app.__name__)
+@pytest.mark.parametrize("app", [raises_at_once, returns_at_once, returns_later, whole], ids=lambda app: app.__name__)
 def test_a_server_with_and_without(app: App) -> None:
     with serving(app, valid=False) as server, Client(server.port) as client:
         assert client.get("/").status == 200

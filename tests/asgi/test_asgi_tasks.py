@@ -392,13 +392,13 @@ def test_a_turn_begins_so_many_requests_and_no_more(monkeypatch: pytest.MonkeyPa
     pause = 0.001 if bound == "time" else 0.0
 
     def take() -> Any:
-        return SimpleNamespace(started=1000.0 + len(begun) * pause)
+        return SimpleNamespace(started=1000.0 + len(begun) * pause) if len(begun) < 1000 else None
 
     def call_soon(callback: Any, *, context: Any) -> None:
         later.append(callback)
 
     event_loop: Any = SimpleNamespace(call_soon=call_soon)
-    turns = SimpleNamespace(finished=False, turn=lambda block: None, take=take)
+    turns = SimpleNamespace(finished=False, turn=lambda block: None, take=take, timeout=lambda: None)
     backend: Any = Tasks(event_loop, Row.private(2), None, contextvars.Context)  # type: ignore[arg-type]
     backend.loop = turns
     backend._run = begun.append
