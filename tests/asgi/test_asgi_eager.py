@@ -568,6 +568,27 @@ def test_a_task_that_was_given_a_name_serves_once(way: Any) -> None:
     assert "of one request" not in names
 
 
+@pytest.mark.parametrize("how", ["waits", "changes its context"])
+def test_a_task_that_serves_once_is_freed_at_once(way: Any, how: str) -> None:
+    """With all that its request has put into its context, and without the garbage collector."""
+    run = Run(way)
+
+    async def keep() -> weakref.ref[Any]:
+        if how == "waits":
+            await asyncio.sleep(0)
+        VARIABLE.set("changed")
+        return weakref.ref(task_of_mine())
+
+    gc.disable()
+    try:
+        found, _ = run.start(keep)
+        run.loop.run_until_complete(asyncio.sleep(0))
+        assert found() is None
+    finally:
+        gc.enable()
+    run.close()
+
+
 def test_a_parked_task_leaves_no_word_at_the_end(way: Any) -> None:
     """No «Task was destroyed but it is pending», whether it has taken its own first step or not."""
     for rounds in (0, 3):
