@@ -19,6 +19,7 @@ from harness import END, START, asgi, errors, read_body, request, respond, trace
 
 from zibai.engine.backends import tasks
 from zibai.engine.backends.tasks import Tasks
+from zibai.engine.backends.turning import Turning
 from zibai.engine.loop import Loop
 from zibai.telemetry.row import Row
 
@@ -435,6 +436,45 @@ def test_a_timer_that_is_early_is_set_again() -> None:
     backend._turn()
     assert len(timers) == 1, "a timer that is there is left alone"
     backend.poller.close()
+
+
+def test_one_callback_serves_the_steps_at_hand_and_the_turn(caplog: pytest.LogCaptureFixture) -> None:
+    """A bug at the end of one step does not harm the others, and nothing runs twice."""
+    due: list[Any] = []
+    seen: list[Any] = []
+
+    def turn() -> None:
+        turning.is_due = False
+        seen.append("turn")
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    def call_soon(call: Any, *, context: contextvars.Context) -> None:
+        due.append(call)
+
+    event_loop: Any = SimpleNamespace(call_soon=call_soon)
+    turning = Turning(event_loop, turn)
+    turning.after_step(lambda: seen.append("first"))
+    turning.after_step(fail)
+    turning.soon()
+    turning.after_step(lambda: seen.append("second"))
+    turning.soon()
+    assert len(due) == 1
+    due.pop()()
+    assert seen == ["first", "second", "turn"]
+    assert "the gateway failed" in caplog.text
+    turning.soon()
+    turning.after_step(lambda: seen.append("third"))
+    for each in due:
+        each()
+    assert seen == ["first", "second", "turn", "turn", "third"]
+    turning.after_step(turning.soon)
+    turning.after_step(lambda: turning.after_step(lambda: seen.append("later")))
+    due[-1]()
+    assert seen[5:] == ["turn"]
+    due[-1]()
+    assert seen[5:] == ["turn", "later"]
 
 
 def test_background_work_does_not_hold_the_connection() -> None:

@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 
 
 class Suspended:
-    """A request whose response is not complete after the first step, so a task owns the connection.
+    """A request whose coroutine has not ended after its first step, so it has a task. None once the coroutine ends.
 
     ``slot`` is its slot of the scoreboard, if it has one. ``timed_out`` says that its time is over, and that its task
-    was cancelled.
+    was cancelled. ``flush_is_due``: the end of the step at hand will be told.
     """
 
-    __slots__ = ("slot", "timed_out")
+    __slots__ = ("flush_is_due", "slot", "task", "timed_out")
 
-    def __init__(self, slot: Slot | None) -> None:
-        self.slot = slot
-        self.timed_out = False
+    def __init__(self, task: "asyncio.Task[None]") -> None:
+        self.task = task
+        self.slot: Slot | None = None
+        self.timed_out = self.flush_is_due = False
 
     def __repr__(self) -> str:
-        return f"<Suspended: {self.slot}{', timed out' if self.timed_out else ''}>"
+        return f"<Suspended: {self.task!r}, {self.slot}{', timed out' if self.timed_out else ''}>"
 
 
 class Body:
@@ -77,7 +78,7 @@ class AsyncRequest(AsyncStream):
         self.request: Request = self.connection.request  # type: ignore[assignment]
 
     async def run(self) -> None:
-        """Call the application. Raises nothing but KeyboardInterrupt."""
+        """Call the application. Raises nothing but KeyboardInterrupt. At its end, it calls ``Tasks.end``."""
         raise NotImplementedError
 
     @property
@@ -141,9 +142,10 @@ class AsyncRequest(AsyncStream):
         """The response is over: the connection goes back to the loop, whatever the application still does."""
         if not self.released:
             self.released = True
+            self.stream.body = None  # free it now: the application may go on for long in the background
             if self._waiters is not None:
                 self.wake_all()
-            if self.suspended is not None:
+            if self.suspended is not None:  # else the end of the first step does it
                 self._tasks.release(self)
 
     # Receiving.

@@ -98,7 +98,7 @@ class AsyncStream:
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call back when the step at hand has ended."""
-        self._tasks.event_loop.call_soon(callback)
+        self._tasks.after_step(callback)
 
     def push(self, data: bytes) -> None:
         """Send. Lend to the loop what the client does not take at once. Raises :class:`Gone`."""

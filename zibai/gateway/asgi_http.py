@@ -43,21 +43,16 @@ _JOIN: Final = 64 * 1024
 class HttpExchange(Responding):
     """``receive`` and ``send`` of one request; any number of tasks of the application may wait in ``receive``."""
 
-    _whole = b""  # a body that has come together with its head, until the application has received it
-
     def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
         self.stream = stream
         self.connection = connection = stream.connection
         self.request = connection.request  # type: ignore[assignment]
         self._tasks = tasks
         self._gateway = gateway
-        body = stream.body
-        if body is not None:
+        body = stream.body  # a file of a whole body is for receive()
+        if body is not None and type(body) is not BytesIO:
             stream.body = None
-            if type(body) is BytesIO:
-                self._whole = body.getvalue()
-            else:
-                self.body = Body(continued=not self.request.expects_continue)
+            self.body = Body(continued=not self.request.expects_continue)
 
     def __repr__(self) -> str:
         return f"<HttpExchange: {self.request.method} {self.request.path}, {self.reply or 'not begun'}>"
@@ -70,7 +65,8 @@ class HttpExchange(Responding):
             body = self.body
             if body is None:
                 self.body = NO_BODY
-                whole, self._whole = self._whole, b""
+                file, self.stream.body = self.stream.body, None
+                whole = b"" if file is None else file.getvalue()
                 return {"type": "http.request", "body": whole, "more_body": False}
             if body.over:
                 self._make_waiters().listener = current_task()
@@ -147,11 +143,6 @@ class HttpExchange(Responding):
 
     # The end of the response, and of the coroutine.
 
-    def release(self) -> None:
-        if self._whole:
-            self._whole = b""  # free it now: the application may go on for long in the background
-        super().release()
-
     async def run(self) -> None:
         """Call the application. Raises nothing but KeyboardInterrupt."""
         try:
@@ -165,7 +156,11 @@ class HttpExchange(Responding):
         except BaseException as error:
             self._finally(self._fail, error)
         else:
-            self._finally(self._return)
+            if not self.complete or self._tasks.forked:
+                self._finally(self._return)
+        finally:
+            if self.suspended is not None:
+                self._tasks.end(self)
 
     def _return(self) -> None:
         """The application has returned."""

@@ -52,8 +52,7 @@ class Responding(AsyncRequest):
         self.head = prepare_raw(message["status"], message.get("headers") or ())
         if message.get("trailers"):
             self._make_pending().trailers = []
-        if self.suspended is not None:  # else the end of the first step does it
-            self._flush_soon()
+        self._flush_soon()
 
     def _make_pending(self) -> Pending:
         pending = self._pending
@@ -155,12 +154,10 @@ class Responding(AsyncRequest):
             self._pending.rested()
 
     def _flush_soon(self) -> None:
-        if self.suspended is None or self.complete:
-            return
-        pending = self._make_pending()
-        if not pending.due:
-            pending.due = True
-            self.call_soon(self.end_step)
+        suspended = self.suspended
+        if suspended is not None and not (suspended.flush_is_due or self.complete):  # else the first step's end does it
+            suspended.flush_is_due = True
+            self._tasks.after_step(self.end_step)
 
     @property
     def is_endless(self) -> bool:
@@ -168,8 +165,10 @@ class Responding(AsyncRequest):
 
     def end_step(self) -> None:
         """The step of the application has ended, and the response has not: send what is held."""
+        if self.suspended is not None:
+            self.suspended.flush_is_due = False
         if self._pending is not None:
-            self._pending.due, self._pending.since = False, 0.0
+            self._pending.since = 0.0
         if self.complete or self._heard or self.ending or self.broken:
             return
         if self.reply is None and self.head is not None:
@@ -296,5 +295,6 @@ class Responding(AsyncRequest):
             end(*args)
         except Exception:
             safely(error_logger.exception, "the gateway failed")
+            self.complete = True  # what the application has left must not touch the connection any more
             self.cut()
             self.release()

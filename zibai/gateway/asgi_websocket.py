@@ -137,10 +137,8 @@ class WebSocketExchange(Responding):
     # The handshake.
 
     def _respond_to_handshake(self, kind: str, message: Message) -> None:
-        if self.complete:
-            raise Gone("the handshake was denied")
-        if self.ended or self.broken:
-            raise Gone("the client has left")
+        if self.complete or self.ended or self.broken:
+            raise Gone("the handshake was denied" if self.complete else "the client has left")
         if kind == "websocket.http.response.body":
             self._send_body(message)
         elif self.head is not None:
@@ -209,22 +207,25 @@ class WebSocketExchange(Responding):
     async def run(self) -> None:
         """Call the application, and stay until the connection is over. Raises nothing but KeyboardInterrupt."""
         try:
-            handshake.check(self.request)
-            offers = self.request.environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
-            if offers and self._opening.limits.compress_from:
-                self._opening.agreed = Agreed.from_offers(offers)
-            await self._gateway.callable(self._scope(), self.receive, self.send)
-        except KeyboardInterrupt:
-            self._finally(self._abandon)
-            raise
-        except Refused as refusal:
-            self._finally(self._refuse, refusal)
-        except BaseException as error:
-            self._finally(self._fail, error)
-        else:
-            self._finally(self._return)
-        while self._opening.socket is not None and not self.released:
-            await self._wait(self._make_waiters().end)
+            try:
+                handshake.check(self.request)
+                offers = self.request.environ.get("HTTP_SEC_WEBSOCKET_EXTENSIONS")
+                if offers and self._opening.limits.compress_from:
+                    self._opening.agreed = Agreed.from_offers(offers)
+                await self._gateway.callable(self._scope(), self.receive, self.send)
+            except KeyboardInterrupt:
+                self._finally(self._abandon)
+                raise
+            except Refused as refusal:
+                self._finally(self._refuse, refusal)
+            except BaseException as error:
+                self._finally(self._fail, error)
+            else:
+                self._finally(self._return)
+            while self._opening.socket is not None and not self.released:
+                await self._wait(self._make_waiters().end)
+        finally:
+            self._tasks.end(self)
 
     def _scope(self) -> dict[str, Any]:
         scope = self._gateway.scope(self)

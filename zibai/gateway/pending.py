@@ -19,18 +19,18 @@ it wait."""
 class Pending:
     """Pieces of a response that are not sent yet; made for the first piece that is kept.
 
-    A flush is ``due`` when the step ends. ``trailers`` is set if the application has announced some. They come after
+    ``trailers`` is set if the application has announced some. They come after
     the last piece of the body (``body_over``). ``since`` is when this step first sent something, or 0.
     """
 
-    __slots__ = ("body_over", "due", "pieces", "since", "size", "tired", "trailers")
+    __slots__ = ("body_over", "pieces", "since", "size", "tired", "trailers")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.size = 0
         self.since = 0.0
         self.tired = False
-        self.due = self.body_over = False
+        self.body_over = False
         self.trailers: list[bytes] | None = None
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ backends would share belongs into the loop, the connection or the stream.
  - tasks         coroutines of an event loop, which also turns the server loop
  - own_loop      tasks in an event loop of the server's own
  - guest_loop    tasks in an event loop that runs already
+ - turning       when the event loop turns the server loop, and what it does after the steps of tasks
  - task_ends     how tasks are ended
  - task_requests the requests that run as tasks, with their slots and stacks
  - task_stacks   where a task waits

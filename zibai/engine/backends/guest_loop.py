@@ -29,6 +29,6 @@ class GuestLoop(Tasks):
         if self.let_go():
             try:
                 idle = set() if self._starter is None else self._starter.idle()
-                await end_tasks(self._tasks | idle)
+                await end_tasks({*self._requests.tasks(), *idle})
             finally:
                 self.poller.close()

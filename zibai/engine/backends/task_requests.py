@@ -1,4 +1,4 @@
-"""The requests that tasks run at this moment, and their slots of the scoreboard.
+"""The tasks of requests, the requests that they run at this moment, and the slots of these in the scoreboard.
 
 A worker may run a thousand tasks and has 64 slots of the scoreboard, or fewer. The requests that have run longest have
 the slots: a request that ends gives its slot to the oldest request without one. The row says how many have none.
@@ -22,9 +22,11 @@ from .task_stacks import frames_of_task
 
 
 class Requests:
-    """The suspended requests, the oldest first, each with its task. ``idle`` is the slot for the next first step.
+    """``all`` are the exchanges whose task has not ended, the oldest first. A request is *suspended* until its response
+    is complete; a task that works on after that is in ``all``, and is no request any more.
 
-    A slot is known to others by its number, and the request of a task by its exchange.
+    ``idle`` is the slot for the next first step. A slot is known to others by its number, and the request of a task by
+    its exchange.
     """
 
     def __init__(self, event_loop: asyncio.AbstractEventLoop, row: Row) -> None:
@@ -33,28 +35,35 @@ class Requests:
         self._event_loop = event_loop
         self.thread = get_ident()  # of the event loop
         self._row = row
-        self._tasks: dict[AsyncRequest, asyncio.Task[None]] = {}
+        self.all: dict[AsyncRequest, None] = {}  # the only reference to a task that waits; the event loop keeps none
         self._without: dict[AsyncRequest, None] = {}  # those that have no slot, the oldest first
 
     def __repr__(self) -> str:
-        return f"<{len(self._tasks)} requests of tasks, {len(self._without)} without a slot>"
+        return f"<{len(self.all)} requests of tasks, {len(self._without)} without a slot>"
+
+    def tasks(self) -> "list[asyncio.Task[None]]":
+        """All tasks that have not ended."""
+        return [each.suspended.task for each in self.all.copy() if each.suspended is not None]
 
     def add(self, exchange: AsyncRequest, task: "asyncio.Task[None]") -> None:
+        """The first step of a coroutine is over, and it has not ended."""
+        exchange.suspended = Suspended(task)
+        self.all[exchange] = None
+
+    def remove(self, exchange: AsyncRequest) -> None:
+        """The coroutine of an exchange ends."""
+        exchange.suspended = None
+        del self.all[exchange]
+
+    def suspend(self, exchange: AsyncRequest) -> None:
         """The first step of a request is over, and its response is not complete."""
-        self._tasks[exchange] = task
         if self._free:
-            exchange.suspended, self.idle = Suspended(self.idle), self._free.pop()
+            assert exchange.suspended is not None
+            exchange.suspended.slot, self.idle = self.idle, self._free.pop()
         else:
-            exchange.suspended = Suspended(None)
             self.idle.phase(FREE)
             self._without[exchange] = None
             self._row.leave_out(len(self._without))
-
-    def remove(self, exchange: AsyncRequest) -> None:
-        """The response of a request is complete, or a connection that was upgraded is over."""
-        del self._tasks[exchange]
-        if not exchange.upgraded:
-            self.vacate(exchange)
 
     def vacate(self, exchange: AsyncRequest) -> None:
         """A request is over: count it, and pass its slot on."""
@@ -83,35 +92,39 @@ class Requests:
         Event streams and WebSockets are told at once, since they would never end; their clients connect again. All
         others are told after three quarters of the time, because frameworks cancel a request whose client has left.
         """
-        for exchange in [*self._tasks]:
+        for exchange, _ in self._suspended():
             if exchange.is_endless:
                 exchange.tell_end()
         self._event_loop.call_later(seconds * 0.75, self._tell_all)
 
     def _tell_all(self) -> None:
-        for exchange in [*self._tasks]:
+        for exchange, _ in self._suspended():
             exchange.tell_end()
+
+    def _suspended(self) -> "list[tuple[AsyncRequest, asyncio.Task[None]]]":
+        """The requests that are suspended, each with its task. Any thread."""
+        return [(each, state.task) for each in self.all.copy() if (state := each.suspended) and not each.released]
 
     def running(self) -> list[Running]:
         """All of them, the longest first. A WebSocket is one that does not end by itself."""
         return [
             Running(each, _text(each), each.phase, each.stream.started, each.is_endless or each.upgraded)
-            for each in self._tasks.copy()
+            for each, _ in self._suspended()
         ]
 
     def where(self, exchange: Any) -> tuple[str, Stack]:
         """The name of the task of a request and its stack, the outermost frame first."""
-        task = self._tasks.get(exchange)
-        return "a task", None if task is None else self._stack_of(task)
+        state = exchange.suspended
+        return "a task", None if state is None or exchange.released else self._stack_of(state.task)
 
     def waiting(self) -> list[list[FrameType]]:
         """The stacks of the requests whose task does not execute at this moment. Any thread."""
-        tasks = self._tasks.copy().values()
+        tasks = [task for _, task in self._suspended()]
         return [frames_of_task(task) for task in tasks if not getattr(task.get_coro(), "cr_running", False)]
 
     def others(self) -> list[tuple[str, Stack]]:
         """All other tasks of the event loop: tasks of the application, and those that work on after their response."""
-        ours = {*self._tasks.copy().values()}
+        ours = {task for _, task in self._suspended()}
         return [
             (f"task {task.get_name()}", self._stack_of(task))
             for task in asyncio.all_tasks(self._event_loop)
@@ -125,10 +138,10 @@ class Requests:
 
     def expel(self, exchange: Any) -> bool:
         """The time of a request is over: cancel its task. The gateway responds, if nothing of the response was sent."""
-        task = self._tasks.get(exchange)
-        if task is not None and not task.cancelling():
-            exchange.suspended.timed_out = True
-            task.cancel()
+        state = exchange.suspended
+        if state is not None and not exchange.released and not state.task.cancelling():
+            state.timed_out = True
+            state.task.cancel()
         return True
 
 
