@@ -70,7 +70,8 @@ class Waiters:
 class AsyncStream:
     """What a task does with a connection, and what the loop tells it."""
 
-    # The initial values are class attributes: to set them all for each request would cost 4 % of it.
+    # The initial values are class attributes: to set them all for each request would cost 4 % of it. The gateway sets
+    # those that each request reads.
     ending = False  # whether the server ends, and the application has been told
     ended = False  # whether the client has ended its side
     released = False  # whether all is over, so that the connection is not ours any more

@@ -7,10 +7,10 @@ A :class:`Gateway` belongs to a server and holds what all its requests share. A
 import logging
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from .. import clock as clocks
 from ..clock import clock
 from ..engine.connection import Connection
 from ..engine.message_limits import Counts
@@ -59,6 +59,7 @@ class Gateway(wsgi.Gateway):
             if told["HTTP_HOST"] != host:
                 headers = with_host(headers, told["HTTP_HOST"])
         path = request.path or request.target  # the latter is *
+        raw_path = path.encode()  # which is ASCII, and so is the query
         path = unquote_to_bytes(path).decode("utf-8", "replace") if "%" in path else path
         if prefix and path != "*" and not (path == prefix or path.startswith(prefix + "/")):
             path = prefix + path
@@ -75,12 +76,12 @@ class Gateway(wsgi.Gateway):
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.5"},
-            "http_version": "1.1" if request.is_http11 else "1.0",
+            "http_version": "1.0" if request.version == "HTTP/1.0" else "1.1",
             "method": request.method,
             "scheme": scheme,
             "path": path,
-            "raw_path": request.raw_path,
-            "query_string": request.raw_query,
+            "raw_path": raw_path,
+            "query_string": request.query.encode(),
             "root_path": prefix,
             "headers": headers,
             "client": client,
@@ -100,15 +101,19 @@ class Gateway(wsgi.Gateway):
     def log(self, exchange: Responding, error: BaseException | None) -> None:
         """Log a request whose response is over; ``error`` is what the application raised instead of a response."""
         stream, head, reply = exchange.stream, exchange.head, exchange.reply
-        stream.status = 499 if head is None or not exchange.on_wire else head.code
-        failed = error is not None or stream.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
+        stream.status = status = 499 if head is None or not exchange.on_wire else head.code
         stream.sent = exchange.sent or (0 if reply is None else reply.given)
+        failed = error is not None or status >= 500
+        if clocks.day is not self._level_read:
+            self._read_log_level()
+        if not (self._logs or failed):
+            return
+        logger, level = (error_logger, logging.ERROR) if failed else (access_logger, logging.INFO)
         if not logger.isEnabledFor(level):
             return
         data = b"" if head is None else head.data
         log = partial(self._log, stream, exchange.request, exchange.facts, logger, level, error, data, clock())
-        if stream.out and error is None and stream.status >= 200:
+        if stream.out and error is None and status >= 200:
             # The loop sends the rest. Its size and time are known only after that.
             stream.when_sent(log)
         else:

@@ -49,6 +49,10 @@ class HttpExchange(Responding):
         self.request = connection.request  # type: ignore[assignment]
         self._tasks = tasks
         self._gateway = gateway
+        # The class has these, too. Each request reads them, and Python 3.11 finds them in the object in a quarter of
+        # the time, which is 2 % of a plain request.
+        self.ending = self.released = self.complete = self.on_wire = self._heard = False
+        self._waiters = self.suspended = self.head = self.reply = self._pending = None
         body = stream.body  # a file of a whole body is for receive()
         if body is not None and type(body) is not BytesIO:
             stream.body = None

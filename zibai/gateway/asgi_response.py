@@ -154,8 +154,8 @@ class Responding(AsyncRequest):
             self._pending.rested()
 
     def _flush_soon(self) -> None:
-        suspended = self.suspended
-        if suspended is not None and not (suspended.flush_is_due or self.complete):  # else the first step's end does it
+        suspended = self.suspended  # None in the first step, whose end does it
+        if suspended is not None and not (suspended.flush_is_due or self.complete):
             suspended.flush_is_due = True
             self._tasks.after_step(self.end_step)
 

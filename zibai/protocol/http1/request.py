@@ -110,18 +110,6 @@ class Request:
         """Whether the client has asked for trailers (RFC 9110 10.1.4)."""
         return "trailers" in self.environ.get("HTTP_TE", "").lower()
 
-    # The same as bytes, as ASGI has it.
-
-    @property
-    def raw_path(self) -> bytes:
-        """The path as it came; ``*`` for a request of the whole server."""
-        return (self.path or self.target).encode("latin-1")
-
-    @property
-    def raw_query(self) -> bytes:
-        """The query, after the ``?``."""
-        return self.query.encode("latin-1")
-
     @property
     def fields(self) -> list[tuple[bytes, bytes]]:
         """The fields as they came, with their names in lower case.
