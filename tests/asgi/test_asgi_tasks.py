@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from harness import END, START, asgi, errors, read_body, request, respond, tracebacks, until
 
+from zibai.engine.async_stream import AsyncStream
 from zibai.engine.backends import tasks
 from zibai.engine.backends.tasks import Tasks
 from zibai.engine.backends.turning import Turning
 from zibai.engine.loop import Loop
+from zibai.gateway.asgi_http import HttpExchange
 from zibai.telemetry.row import Row
 
 from support import DEADLINE, Client, wait_for
@@ -475,6 +477,13 @@ def test_one_callback_serves_the_steps_at_hand_and_the_turn(caplog: pytest.LogCa
     assert seen[5:] == ["turn"]
     due[-1]()
     assert seen[5:] == ["turn", "later"]
+
+
+def test_an_exchange_begins_as_its_bases_do() -> None:
+    """It does not call them."""
+    stream: Any = SimpleNamespace(connection=SimpleNamespace(request=None), body=None)
+    base, exchange = AsyncStream(stream, tasks := SimpleNamespace()), HttpExchange(stream, tasks, SimpleNamespace())  # type: ignore[arg-type]
+    assert vars(base).items() <= vars(exchange).items()
 
 
 def test_background_work_does_not_hold_the_connection() -> None:

@@ -70,17 +70,14 @@ class Waiters:
 class AsyncStream:
     """What a task does with a connection, and what the loop tells it."""
 
-    # The initial values are class attributes: to set them all for each request would cost 4 % of it. The gateway sets
-    # those that each request reads.
-    ending = False  # whether the server ends, and the application has been told
-    ended = False  # whether the client has ended its side
-    released = False  # whether all is over, so that the connection is not ours any more
-    _waiters: Waiters | None = None
-
     def __init__(self, stream: "TaskStream", tasks: "Tasks") -> None:
         self.stream = stream
         self.connection = stream.connection
         self._tasks = tasks
+        self.ending = False  # whether the server ends, and the application has been told
+        self.ended = False  # whether the client has ended its side
+        self.released = False  # whether all is over, so that the connection is not ours any more
+        self._waiters: Waiters | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.connection!r}>"

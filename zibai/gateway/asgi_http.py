@@ -17,21 +17,15 @@ run in it, too.
 
 from asyncio import CancelledError, current_task, sleep
 from http import HTTPStatus
-from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ..engine.async_request import NO_BODY, Body
+from ..engine.async_request import NO_BODY
 from ..engine.async_stream import HIGH
-from ..engine.task_stream import TaskStream
 from ..errors import Gone, Refused
 from ..logger import debug_logger, error_logger
 from .asgi_response import Message, Responding
 from .blame import is_ours
-from .given_file import Unsized
-
-if TYPE_CHECKING:
-    from ..engine.backends.tasks import Tasks
-    from .asgi import Gateway
+from .given_file import Unsized, duplicate, open_path
 
 LISTENER_MOMENT: Final = 0.1
 """Seconds that a task that listens has to react before ``send`` raises."""
@@ -42,21 +36,6 @@ _JOIN: Final = 64 * 1024
 
 class HttpExchange(Responding):
     """``receive`` and ``send`` of one request; any number of tasks of the application may wait in ``receive``."""
-
-    def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway") -> None:
-        self.stream = stream
-        self.connection = connection = stream.connection
-        self.request = connection.request  # type: ignore[assignment]
-        self._tasks = tasks
-        self._gateway = gateway
-        # The class has these, too. Each request reads them, and Python 3.11 finds them in the object in a quarter of
-        # the time, which is 2 % of a plain request.
-        self.ending = self.released = self.complete = self.on_wire = self._heard = False
-        self._waiters = self.suspended = self.head = self.reply = self._pending = None
-        body = stream.body  # a file of a whole body is for receive()
-        if body is not None and type(body) is not BytesIO:
-            stream.body = None
-            self.body = Body(continued=not self.request.expects_continue)
 
     def __repr__(self) -> str:
         return f"<HttpExchange: {self.request.method} {self.request.path}, {self.reply or 'not begun'}>"
@@ -115,6 +94,22 @@ class HttpExchange(Responding):
             except Gone:
                 await self._leave_to_listener()
                 raise
+
+    def _send_extension(self, kind: str, message: Message) -> Unsized | None:
+        """Take a message of an extension. A file that must be read piece by piece is returned."""
+        if kind in ("http.response.pathsend", "http.response.zerocopysend"):
+            by_kernel, by_path = self.connection.endpoint.plain, kind == "http.response.pathsend"
+            file = open_path(message["path"], by_kernel) if by_path else duplicate(message, by_kernel)
+            if isinstance(file, Unsized):
+                return file
+            self._send_file(file, more=not by_path and bool(message.get("more_body")))
+        elif kind == "http.response.early_hint":
+            self._send_hints(message)
+        elif kind == "http.response.trailers":
+            self._send_trailers(message)
+        else:
+            raise ValueError(f"{kind!r} is no message of an HTTP response")
+        return None
 
     async def _send_unsized(self, file: Unsized, *, more: bool) -> None:
         """Send a file of which only reading tells where it ends: in pieces, between which the event loop turns."""

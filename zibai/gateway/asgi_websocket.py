@@ -72,8 +72,7 @@ class WebSocketExchange(Responding):
     """``receive`` and ``send`` of one WebSocket; any number of tasks of the application may wait in ``receive``."""
 
     def __init__(self, stream: TaskStream, tasks: "Tasks", gateway: "Gateway", limits: MessageLimits) -> None:
-        super().__init__(stream, tasks)
-        self._gateway = gateway
+        super().__init__(stream, tasks, gateway)
         self._opening = Opening(limits)
 
     def __repr__(self) -> str:
