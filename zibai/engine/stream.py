@@ -204,6 +204,9 @@ class Stream:
                 sender.lose(len(view))
                 raise Gone(f"the client has left: {error}") from None
 
+    def send_nothing(self) -> None:
+        """The application has given a piece of which nothing is sent. The system lets other threads run meanwhile."""
+
     def _lend(self, data: bytes | memoryview) -> None:
         if self.sender.lend(data):
             self.service.lend(self.connection)

@@ -63,6 +63,8 @@ class HttpExchange(Responding):
             if not body.over:  # else another task has received the end of it meanwhile
                 body.over = not self.in_body
                 return {"type": "http.request", "body": piece, "more_body": self.in_body}
+        if self.complete or self._heard:
+            await sleep(0)  # an application that asks again and again must not hold the event loop
         self._heard = not self.complete
         return {"type": "http.disconnect"}
 

@@ -69,10 +69,9 @@ class Responding(AsyncRequest):
         self._flush_soon()
 
     def _make_pending(self) -> Pending:
-        pending = self._pending
-        if pending is None:
-            pending = self._pending = Pending()
-        return pending
+        if self._pending is None:
+            self._pending = Pending()
+        return self._pending
 
     @property
     def _has_trailers(self) -> bool:
@@ -88,8 +87,9 @@ class Responding(AsyncRequest):
         if not more and self.reply is None and self._send_at_once(data):
             return False
         reply = self.reply or self._begin(None if more or self._has_trailers else len(data))
-        tired = False
-        for part in reply.give(data):
+        parts = reply.give(data)
+        tired = not parts and more and self._make_pending().look()
+        for part in parts:
             tired = self._queue(part)
         if reply.surplus:
             self._gateway.complaints.surplus(self.request)

@@ -10,7 +10,7 @@ closed with 1001, or with 1012 if another process serves on, so that the client 
 Everything here is for the thread of the event loop.
 """
 
-from asyncio import CancelledError
+from asyncio import CancelledError, sleep
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,15 +53,15 @@ class WebSockets:
 class Opening:
     """An opening handshake (RFC 6455 4), and its ``socket`` once the application has accepted.
 
-    ``connected``: the application has received websocket.connect. ``agreed``: how messages are compressed, if at all.
+    ``connected``, ``disconnected``: the application has had these events. ``agreed``: how messages are compressed.
     """
 
-    __slots__ = ("agreed", "connected", "limits", "socket")
+    __slots__ = ("agreed", "connected", "disconnected", "limits", "socket")
 
     def __init__(self, limits: MessageLimits) -> None:
         self.limits = limits
         self.agreed: Agreed | None = None
-        self.connected = False
+        self.connected = self.disconnected = False
         self.socket: MessageStream | None = None
 
     def __repr__(self) -> str:
@@ -90,11 +90,12 @@ class WebSocketExchange(Responding):
         if message is None and socket is not None:
             message = await socket.next()
         if message is None:
+            if self._opening.disconnected:
+                await sleep(0)  # an application that asks again and again must not hold the event loop
+            self._opening.disconnected = True
             code, reason = (socket.end if socket is not None else None) or ABNORMAL_CLOSURE
             return {"type": "websocket.disconnect", "code": code, "reason": reason}
-        if isinstance(message, str):
-            return {"type": "websocket.receive", "text": message}
-        return {"type": "websocket.receive", "bytes": message}
+        return {"type": "websocket.receive", "text" if isinstance(message, str) else "bytes": message}
 
     async def send(self, message: Message) -> None:
         """Take a message. Raises :class:`~zibai.errors.Gone`, an ``OSError``, once the WebSocket is closed."""

@@ -162,6 +162,7 @@ class Exchange:
             self._look_at = now + CLIENT_CHECK_INTERVAL
             if self._stream.has_left(HALF_CLOSED):
                 raise Gone("the client has left")
+        self._stream.send_nothing()
 
     def _send(self, data: bytes, size: int | None = None, whole: bool = False) -> bool:
         """Send a piece of the body, after the head; return whether the response is satisfied.

@@ -20,7 +20,7 @@ class Pending:
     """Pieces of a response that are not sent yet; made for the first piece that is kept.
 
     ``trailers`` is set if the application has announced some. They come after
-    the last piece of the body (``body_over``). ``since`` is when this step first sent something, or 0.
+    the last piece of the body (``body_over``). ``since`` is when this step first gave something, or 0.
     """
 
     __slots__ = ("body_over", "pieces", "since", "size", "tired", "trailers")
@@ -37,7 +37,10 @@ class Pending:
         return f"<Pending: {self.size} bytes in {len(self.pieces)} pieces>"
 
     def look(self) -> bool:
-        """Something was sent: whether the step has lasted so long that the event loop must turn for the others."""
+        """Something was sent, or a piece was given of which nothing is sent (an empty one, or the body of a HEAD).
+
+        Returns whether the step has lasted so long that the event loop must turn for the others.
+        """
         now = clock()
         self.since = self.since or now
         self.tired = now - self.since > STEP

@@ -47,8 +47,9 @@ def _wait(wait: Callable[..., None], sock: Socket, timeout: float) -> bool:
 class FairStream(Stream):
     """A stream whose greenlet lets others run now and then.
 
-    A client that takes each piece of a long response at once never makes the greenlet wait: neither another greenlet
-    nor the server loop would run until the response ends, and some responses have no end.
+    A client that takes each piece of a long response at once never makes the greenlet wait, nor does an application
+    that gives empty pieces: neither another greenlet nor the server loop would run until the response ends, and some
+    responses have no end.
     """
 
     __slots__ = ("_paused", "_sends")
@@ -73,6 +74,11 @@ class FairStream(Stream):
                 return
             data = memoryview(data)[sent:]
         Stream.send(self, data)
+
+    def send_nothing(self) -> None:
+        self._sends += 1
+        if not self._sends % SENDS:
+            self._let_others_run()
 
     def _let_others_run(self) -> None:
         if self.connection.state is APP and clock() - self._paused > TURN:
