@@ -11,6 +11,13 @@ async def refuses(scope, receive, send):
     await send({"type": "lifespan.startup.failed", "message": "the database is away"})
 
 
+async def waits(scope, receive, send):
+    """Starts for ever."""
+    await receive()
+    print("entered", file=sys.stderr, flush=True)
+    await asyncio.sleep(1000)
+
+
 async def blocks(scope, receive, send):
     """Blocks the event loop for as many seconds as the query says."""
     if scope["type"] != "http":

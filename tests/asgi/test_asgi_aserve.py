@@ -260,9 +260,57 @@ def test_a_start_that_fails_raises() -> None:
         guest = Guest(fails)
         with pytest.raises(LoadError, match="no database"):
             await guest.ended()
-        guest.listener.close()
+        assert guest.listener.fileno() < 0
 
     in_loop(main)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_end_that_comes_during_the_start(loop: str) -> None:
+    """Nothing is served yet, so the start alone has the time of the graceful exit."""
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        entered.set()
+        try:
+            await go.wait()
+        finally:
+            left.append(1)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    entered, go, left = asyncio.Event(), asyncio.Event(), list[int]()
+
+    async def main() -> None:
+        for way in ("cancel", "event", "timeout"):
+            left.clear()
+            entered.clear()
+            guest = Guest(waits, graceful_exit_timeout=0.1)
+            await asyncio.wait_for(entered.wait(), DEADLINE)
+            if way == "event":
+                guest.end.set()
+                await guest.ended()
+            elif way == "cancel":
+                guest.task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await guest.ended()
+            else:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(guest.task, 0.1)
+            assert left
+            assert not guest.ready.is_set()
+            assert guest.listener.fileno() < 0
+
+        # A start that completes in that time is followed by the orderly end of the application.
+        entered.clear()
+        guest = Guest(waits)
+        await asyncio.wait_for(entered.wait(), DEADLINE)
+        guest.end.set()
+        go.set()
+        await guest.ended()
+
+    in_loop(main, loop)
 
 
 def test_a_hook_that_fails_raises_and_the_lifespan_ends() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import logging
+import signal
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from zibai.gateway import lifespan as module
 from zibai.gateway.lifespan import Lifespan
 
 from serving import serving
-from support import DEADLINE, Client, listens, run, wait_for
+from support import DEADLINE, Client, Server, listens, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -423,6 +424,65 @@ def test_an_exit_that_comes_during_the_start() -> None:
 
     serve(app=app, bind_socket=create_bind_socket("127.0.0.1:0"), graceful_exit=end)
     assert heard == ["lifespan.startup", "lifespan.shutdown"]
+
+
+async def never_starts(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await asyncio.sleep(1000)
+
+
+def test_a_start_that_the_end_overtakes_has_not_failed() -> None:
+    async def main() -> None:
+        entered = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            entered.set()
+            await never_starts(scope, receive, send)
+
+        lifespan = Lifespan(app)
+        starting = asyncio.create_task(lifespan.start())
+        await entered.wait()
+        await lifespan.stop(1)
+        assert await starting is False
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_start_without_end_has_the_time_of_the_graceful_exit(loop: str) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    end = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        end.set()
+        await never_starts(scope, receive, send)
+
+    with create_bind_socket("127.0.0.1:0") as listener:
+        ready: list[int] = []
+        begun = time.monotonic()
+        serve(
+            app=app,
+            bind_socket=listener,
+            graceful_exit=end,
+            graceful_exit_timeout=0.2,
+            before_serve_hook=lambda: ready.append(1),
+            loop=loop,
+        )
+        assert 0.2 <= time.monotonic() - begun < DEADLINE
+        assert not ready
+        assert listener.fileno() < 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals between processes are POSIX")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("mode", [(), ("-p", "1"), ("-p", "1", "--preload")], ids=["single", "worker", "preload"])
+def test_an_interrupted_start_ends_at_once_and_is_no_error(mode: tuple[str, ...], name: str) -> None:
+    with Server("lifespans:waits", *mode, "--graceful-exit-timeout", "3600", "--no-gevent") as server:
+        server.wait_for_log("entered")
+        server.signal(getattr(signal, name))
+        assert server.wait() == 0
+    assert not [line for line in server.log if "Traceback" in line or "ERROR" in line or "LoadError" in line]
 
 
 def test_a_hook_that_fails_after_the_start() -> None:

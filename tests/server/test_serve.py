@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -17,7 +20,7 @@ from zibai.errors import UsageError
 from zibai.server.serve import Server
 from zibai.server.ties import Hooks, Ties
 
-from support import DEADLINE, get, wait_for
+from support import DEADLINE, environment, get, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +50,71 @@ def test_a_server_loop_that_fails_ends_serve_with_its_error(monkeypatch: pytest.
     assert not server.is_alive()
     assert [str(error) for error in raised] == ["a bug"]
     assert died.is_set()
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError
+
+
+@pytest.mark.parametrize("app", [asgi, lambda *_: []], ids=["asgi", "wsgi"])
+@pytest.mark.parametrize("fails", ["hook", "certificate"])
+def test_a_start_that_fails_leaves_no_socket_and_no_thread(app: Any, fails: str) -> None:
+    """Clients would wait for a socket that listens."""
+    before = set(threading.enumerate())
+    options: Any = {"before_serve_hook": lambda: 1 / 0} if fails == "hook" else {"certfile": "nowhere.pem"}
+    with create_bind_socket("127.0.0.1:0") as sock:
+        with pytest.raises((ZeroDivisionError, UsageError)):
+            serve(app=app, bind_socket=sock, **options)
+        assert sock.fileno() < 0
+    for left in set(threading.enumerate()) - before:
+        left.join(DEADLINE)
+        assert not left.is_alive()
+
+
+def test_in_an_event_loop_that_runs_an_asgi_application_is_awaited() -> None:
+    """As at the prompt of a notebook, where one always runs."""
+
+    async def main(call: Callable[[], None]) -> None:
+        with pytest.raises(UsageError, match=r"await zibai\.aserve"):
+            call()
+
+    with create_bind_socket("127.0.0.1:0") as sock:
+        asyncio.run(main(lambda: serve(app=asgi, bind_socket=sock)))
+    asyncio.run(main(lambda: zibai.run(asgi, listen="127.0.0.1:0", no_gevent=True)))
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_the_command_needs_the_main_thread(processes: int) -> None:
+    """Before it has changed anything: gevent would patch, and no signal could be handled."""
+    program = f"""
+import sys, threading, zibai
+from zibai.errors import ZibaiError
+
+def serve():
+    for call in (zibai.main, lambda options: zibai.run(print)):
+        try:
+            call(zibai.Options(app="plain:app", listen=["127.0.0.1:0"], processes={processes}))
+        except SystemExit as error:
+            print(error.code)
+        except ZibaiError as error:
+            print(error)
+
+if __name__ == "__main__":
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+    assert "gevent.monkey" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    assert done.stderr == (
+        "zibai: error: main() must be called in the main thread; in other threads, write zibai.serve(app=...)\n"
+    )
+    assert done.stdout.split("\n")[:2] == [
+        "2",
+        "zibai.run() must be called in the main thread; in other threads, write zibai.serve(app=...)",
+    ]
 
 
 @pytest.mark.parametrize("name", ["listen", "subprocess", "no_such_thing"])

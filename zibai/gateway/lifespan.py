@@ -45,17 +45,20 @@ class Lifespan:
         self._error: BaseException | None = None  # raised by the application
         self._serving = False  # whether the application has said that it has started
         self._asked = False  # whether the application has asked for an event
-        self._stopped = False  # whether the server has ended it
+        self._given_up = False  # whether the shutdown has come before the end of the start
         self._told: asyncio.Future[Message] | None = None  # its reply to the event at hand
 
     def __repr__(self) -> str:
         state = "none" if self._task is None else "over" if self._task.done() else "running"
         return f"<Lifespan: {state}>"
 
-    async def start(self) -> None:
-        """Tell the application to start, and wait until it has. Raises :class:`~zibai.errors.LoadError`."""
+    async def start(self, end: asyncio.Future[Any] | None = None, patience: float = 0.0) -> bool:
+        """Tell the application to start, and wait until it has. Raises :class:`~zibai.errors.LoadError`.
+
+        If ``end`` comes meanwhile, the start has ``patience`` seconds to complete. Returns whether it has.
+        """
         if self._mode == "off":
-            return
+            return True
         loop = asyncio.get_running_loop()
         self._events = asyncio.Queue()
         self._events.put_nowait({"type": "lifespan.startup"})
@@ -63,9 +66,11 @@ class Lifespan:
         self._task = loop.create_task(self._run(), name="zibai lifespan", context=self.context)
         told, task = self._told, self._task
         waiting: set[asyncio.Future[Any]] = {told, task}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if self._stopped:
-            raise asyncio.CancelledError  # the server ends before it serves, and nobody asks for an error any more
+        await asyncio.wait(waiting if end is None else {*waiting, end}, return_when=asyncio.FIRST_COMPLETED)
+        if end is not None and not (told.done() or task.done()):
+            await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if self._given_up or not (told.done() or task.done()):
+            return False
         if told.done():
             message = told.result()
             if message["type"] == "lifespan.startup.failed":
@@ -73,7 +78,7 @@ class Lifespan:
                 raise LoadError("the application refuses to start: lifespan.startup.failed", _text(message))
             # At once: what such a task runs beside the requests is gone, and the end may be weeks away.
             task.add_done_callback(lambda _: self._log_error())
-            return
+            return True
         self._task, error = None, asyncio.CancelledError() if task.cancelled() else self._error
         if error is not None and (self._asked or self._mode == "on"):
             trace = format_exception(error, error.__traceback__)
@@ -82,13 +87,15 @@ class Lifespan:
             raise LoadError("--lifespan on: the application has returned without lifespan.startup.complete")
         why = "it returned at once" if error is None else last_line(error)
         debug_logger.debug("the application has no lifespan: %s", why)
+        return True
 
     async def stop(self, seconds: float) -> None:
         """Tell the application to shut down, and wait at most ``seconds``. Failures are logged."""
-        task, events, self._stopped = self._task, self._events, True
+        task, events = self._task, self._events
         if task is None or events is None:
             return
         if task.done() or not self._serving:
+            self._given_up = not self._serving  # an interrupt has left start(), which may still wait
             task.cancel()  # if it is not done, the shutdown comes before the end of its start
             await _ended(task, MOMENT)
             self._log_error()

@@ -31,8 +31,8 @@ async def aserve(
 ) -> None:
     """Serve ``app`` in the running event loop until ``graceful_exit`` is set and every request has its response.
 
-    If the caller is cancelled, the same end begins. It takes at most ``graceful_exit_timeout``; then ``CancelledError``
-    is raised. The rest is as for :func:`~zibai.serve`.
+    If the caller is cancelled, the same end begins, also while the application starts. It takes at most
+    ``graceful_exit_timeout``; then ``CancelledError`` is raised. The rest is as for :func:`~zibai.serve`.
 
     :param app: an ASGI application.
     :param graceful_exit: set it, in the thread of the event loop, to end.
@@ -63,6 +63,8 @@ async def aserve(
         except asyncio.CancelledError as error:
             cancelled = error
             end.set()
+    for sock in sockets:
+        sock.close()
     task.result()  # raises its error
     if cancelled is not None:
         raise cancelled

@@ -42,6 +42,7 @@ def run(
     :param interactive: a prompt, ``zibai>>``, while it serves.
     :param options: any other field of :class:`~zibai.Options`.
     """
+    server.check_thread("zibai.run()")
     named = isinstance(app, str)
     if not named and not callable(app):
         raise UsageError(f"{app!r} cannot be called, so it is no application")

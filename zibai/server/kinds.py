@@ -85,10 +85,17 @@ def make_tasks(
 ) -> "OwnLoop | GuestLoop":
     """The backend of an ASGI application, for an event loop that is ``running`` or for its own.
 
-    Raises ``UsageError`` in a process that gevent has patched.
+    Raises ``UsageError`` in a process that gevent has patched, and in a thread whose event loop runs already.
     """
     if is_patched():
         raise UsageError("gevent has patched this process, in which no event loop can run; write --interface asgi")
+    import asyncio
+
+    if running is None and asyncio._get_running_loop() is not None:
+        raise UsageError(
+            "an event loop runs in this thread already, and an ASGI application would need another one; write "
+            "await zibai.aserve(app=...), or start the server in a thread or process of its own"
+        )
     from ..engine.backends.eventloop import make_event_loop
     from ..engine.backends.guest_loop import GuestLoop
     from ..engine.backends.own_loop import OwnLoop

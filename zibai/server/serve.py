@@ -53,7 +53,7 @@ def serve(
 
     :param app: a WSGI application (PEP 3333), or an ASGI application, whose event loop runs in the calling thread.
     :param bind_socket: a bound socket, see :func:`~zibai.create_bind_socket`; or several as ``bind_sockets``.
-        They are taken over: made to listen, and closed when the end begins.
+        They are taken over: made to listen, and closed when the end begins, or when the start fails.
     :param graceful_exit: set it, from any thread, to end. With greenlets, make it after gevent has patched.
         The server sets it after ``max_requests`` requests.
     :param backend: ``"threads"`` or ``"greenlets"``; None is greenlets in a program that gevent has patched.
@@ -74,7 +74,14 @@ def serve(
     settings = check("serve()", app, sockets, options)
     hooks = Hooks(before_serve_hook, before_graceful_exit_hook, before_died_hook)
     end = threading.Event() if graceful_exit is None else graceful_exit
-    Server(app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=Ties()).run()
+    server = Server(app, sockets, settings, end=end, backend=backend, hooks=hooks, ties=Ties())
+    try:
+        server.run()
+    finally:
+        for sock in sockets:
+            sock.close()
+        if graceful_exit is None:
+            end.set()  # a thread may wait for it, and nobody else can set it
 
 
 class Server:
@@ -109,6 +116,7 @@ class Server:
         self._rows = list(ties.rows)[: self._loops] or [self._make_row(number) for number in range(self._loops)]
         self._running = running
         self._lifespan: Lifespan | None = None
+        self._told: asyncio.Future[Any] | None = None  # with a lifespan: done when the end begins
         mounted = {"url_scheme": options.url_scheme, "script_name": script_name(options)}
         if self._interface == "wsgi":
             several = self._runners > 1
@@ -150,7 +158,10 @@ class Server:
             engines.extend(map(self._make_engine, range(self._loops)))
             self._ties.engine = engines[0] if self._loops == 1 else Backends(engines)
             if self._lifespan is not None:
-                await _done(engines[0].run(self._lifespan.start()))
+                self._told = engines[0].told(self._end)
+                start = self._lifespan.start(self._told, self._options.graceful_exit_timeout)
+                if not await _done(engines[0].run(start)):  # the end has come meanwhile
+                    return await self._stop(engines[0])
             # A renewed certificate concerns all loops, so its log line names none of them.
             https = self._prepare_tls(engines[0].report if self._loops == 1 else safely)
             for sock in self._sockets:
@@ -169,7 +180,7 @@ class Server:
             close_in_children(*loops.each)
             self._start(engines, loops)  # in here, since Ctrl-C may come as soon as there are threads
             try:
-                await _done(engines[0].wait(self._end))
+                await _done(engines[0].wait(self._told or self._end))
             finally:
                 self._ties.on_end()
             if loops.failure is not None:
@@ -188,7 +199,7 @@ class Server:
                     await self._stop(engine)
             for listener in (each for part in parts for each in part.listeners):
                 listener.close()  # the loop has closed it, unless the loop is broken
-            _call_hook("before_died", self._hooks.before_died)
+            self._hooks.call("before_died")
 
     def _start(self, engines: list[Any], loops: Loops) -> None:
         self._ties.before_start(loops)
@@ -199,7 +210,7 @@ class Server:
 
     async def _end_gracefully(self, engines: list[Any], loops: Loops) -> None:
         loops.say_close()  # in every response from now on, also while the hook runs
-        _call_hook("before_graceful_exit", self._hooks.before_graceful_exit)
+        self._hooks.call("before_graceful_exit")
         timeout = self._options.graceful_exit_timeout
         loops.drain(timeout)
         for engine in engines:
@@ -229,6 +240,8 @@ class Server:
         return kinds.make_tasks(self._options, self._rows[0], self._gateways[0], self._lifespan, self._running)
 
     async def _stop(self, engine: Any) -> None:
+        if self._told is not None:
+            self._told.cancel()
         if self._lifespan is not None:
             await _done(engine.run(self._lifespan.stop(5.0)))
         await _done(engine.stop())
@@ -284,12 +297,3 @@ JOIN_STEP = 1.0
 QUICK_EXIT_TIME = 2.0
 """Seconds for the loop to close its connections at a quick exit. It is late only because of a bug, or of an application
 that never releases the GIL; then the process must end without it."""
-
-
-def _call_hook(name: str, hook: Hook | None) -> None:
-    if hook is None:
-        return
-    try:
-        hook()
-    except Exception:
-        logger.exception("the hook %s failed", name)

@@ -7,6 +7,7 @@ environment here, so that no child process takes them for its own.
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -49,8 +50,9 @@ def main(options: Options, *, exits: bool = False) -> None:
     """
     launcher: daemon.Launcher | None = None
     standard.make_sure()
-    hear_of_children()
     try:
+        check_thread("main()")
+        hear_of_children()
         options.validate()
         # Before this process changes its directory, or its id with --daemon.
         environment = Environment.take(options)
@@ -90,6 +92,12 @@ def main(options: Options, *, exits: bool = False) -> None:
         if launcher is not None:
             launcher.has_failed(format_exception(error, error.__traceback__), 1)
         raise
+
+
+def check_thread(name: str) -> None:
+    """Raise UsageError unless this is the main thread, which alone can handle signals, for a function of this name."""
+    if threading.get_native_id() != threading.main_thread().native_id:
+        raise UsageError(f"{name} must be called in the main thread; in other threads, write zibai.serve(app=...)")
 
 
 def _prepare_log_files(options: Options, identity: Identity | None) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from ..logger import logger
 from ..telemetry.row import Row
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ class Hooks(NamedTuple):
     before_serve: Hook | None = None
     before_graceful_exit: Hook | None = None
     before_died: Hook | None = None
+
+    def call(self, name: Literal["before_graceful_exit", "before_died"]) -> None:
+        """Call a hook of the end, if there is one. Its errors are logged."""
+        hook: Hook | None = getattr(self, name)
+        try:
+            if hook is not None:
+                hook()
+        except Exception:
+            logger.exception("the hook %s failed", name)
 
 
 @dataclass(kw_only=True)

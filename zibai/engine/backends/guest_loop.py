@@ -19,8 +19,12 @@ class GuestLoop(Tasks):
         """Return ``awaitable`` itself: the caller awaits it."""
         return awaitable
 
-    async def wait(self, end: asyncio.Event) -> None:
-        await end.wait()
+    def told(self, end: asyncio.Event) -> asyncio.Future[Any]:
+        """A future that is done when ``end`` is set."""
+        return asyncio.ensure_future(end.wait())
+
+    async def wait(self, told: asyncio.Future[Any]) -> None:
+        await told
 
     async def join(self, timeout: float | None) -> bool:  # noqa: ASYNC109 -- as for all backends
         return await self.has_finished(timeout)

@@ -38,8 +38,8 @@ class OwnLoop(Tasks):
                 log = partial(error_logger.error, exc_info=error)
                 safely(log, "the application has raised SystemExit outside a request, which does not end the worker")
 
-    def wait(self, end: threading.Event) -> None:
-        """Run the event loop until ``end`` is set."""
+    def told(self, end: threading.Event) -> Future[Any]:
+        """A future that is done when ``end`` is set. A thread waits for that."""
         stopped = self.event_loop.create_future()
 
         def stop() -> None:
@@ -52,7 +52,11 @@ class OwnLoop(Tasks):
                 self.event_loop.call_soon_threadsafe(stop)
 
         threading.Thread(target=tell, name="zibai-end", daemon=True).start()
-        self.run(stopped)
+        return stopped
+
+    def wait(self, told: Future[Any]) -> None:
+        """Run the event loop until this future is done."""
+        self.run(told)
 
     def join(self, timeout: float | None) -> bool:
         return self.event_loop.is_closed() or bool(self.run(self.has_finished(timeout)))
