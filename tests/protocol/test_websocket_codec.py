@@ -58,6 +58,12 @@ def take(codec: Codec) -> str | bytes:
     return message
 
 
+def padded(opcode: int, data: bytes, width: int) -> bytes:
+    """A frame whose length has so many bytes, whether it needs them or not."""
+    whole = frame(opcode, data)
+    return whole[:1] + bytes([254 if width == 2 else 255]) + len(data).to_bytes(width, "big") + whole[-len(data) - 4 :]
+
+
 words = st.one_of(st.binary(max_size=130), st.text(max_size=40).map(str.encode), st.just(b"x" * 250))
 data_opcodes = st.sampled_from([TEXT, BINARY])
 good = st.builds(frame, st.sampled_from([CONT, TEXT, BINARY]), words, st.sampled_from([FIN, 0]))
@@ -76,7 +82,10 @@ odd = st.builds(
     st.booleans(),
     st.sampled_from([None, None, 5, 126, 301, 70_000, 1 << 40]),
 )
-frames = st.lists(st.one_of(whole, whole, whole, good, control, compressed, closing, odd), max_size=12).map(b"".join)
+wide = st.builds(padded, st.integers(0, 15), words, st.sampled_from([2, 8]))
+frames = st.lists(st.one_of(whole, whole, whole, good, control, compressed, closing, odd, wide), max_size=12).map(
+    b"".join
+)
 cuts = st.lists(st.integers(1, 400), max_size=20)
 
 
@@ -239,6 +248,32 @@ def test_a_length_has_63_bits(opcode: int, size: int, fast: bool) -> None:
     other.feed(frame(BINARY, size=(1 << 63) - 1)[:14])
     assert other.close is not None
     assert other.close[0] == 1009
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY, CONT, PING, PONG, CLOSE])
+@pytest.mark.parametrize(("size", "width"), [(0, 2), (125, 2), (0, 8), (125, 8), (126, 8), (65535, 8)])
+def test_a_length_has_no_more_bytes_than_it_needs(size: int, width: int, opcode: int, fast: bool) -> None:
+    """RFC 6455 5.2: the minimal number of bytes must be used. Browsers refuse the same of a server."""
+    data = padded(opcode, bytes(size), width)
+    for cuts in ([len(data)], [1] * len(data)):
+        codec = Codec(16 << 20, 32, fast=fast)
+        if opcode == CONT:
+            codec.feed(frame(TEXT, b"begun", first=0))
+        for piece in cut(data, cuts):
+            codec.feed(piece)
+        assert codec.close == (1002, "a length has more bytes than it needs")
+        assert codec.over
+        assert not codec.messages
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_longest_and_the_shortest_of_each_length(fast: bool) -> None:
+    codec = Codec(1 << 20, 32, fast=fast)
+    for size in (0, 125, 126, 65535, 65536):
+        codec.feed(frame(BINARY, bytes(size)))
+        assert take(codec) == bytes(size)
+    assert codec.close is None
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -26,9 +26,22 @@ def write_frame(first: int, data: bytes) -> tuple[bytes, ...]:
 
 def read_size(data: bytes | bytearray, at: int) -> tuple[int, int]:
     """The extended length of the client's frame at ``at``, and where its masked data begins. While the length is
-    incomplete: the number that announces it, and 0.
+    incomplete: the number that announces it, and 0. A length that is no good is one that no frame may have.
     """
     have = len(data) - at
     if data[at + 1] & 127 == 126:
-        return (data[at + 2] << 8 | data[at + 3], at + 8) if have >= 4 else (126, 0)
-    return (int.from_bytes(data[at + 2 : at + 10], "big"), at + 14) if have >= 10 else (127, 0)
+        encoded, start = data[at + 2 : at + 4], at + 8
+    else:
+        encoded, start = data[at + 2 : at + 10], at + 14
+    if have < start - at - 4:
+        return data[at + 1] & 127, 0
+    return (int.from_bytes(encoded, "big") if is_minimal(encoded) else _TOO_LONG), start
+
+
+def is_minimal(length: bytes | bytearray) -> bool:
+    """Whether an extended length, of 2 or 8 bytes, needs so many: the minimal number must be used (RFC 6455 5.2)."""
+    return length > (_LONGEST_OF_7 if len(length) == 2 else _LONGEST_OF_16)
+
+
+_LONGEST_OF_7, _LONGEST_OF_16 = b"\0\x7d", b"\0\0\0\0\0\0\xff\xff"
+_TOO_LONG: Final = 1 << 64

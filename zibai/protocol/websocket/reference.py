@@ -5,14 +5,16 @@ message nor decodes text; :class:`Reference` does.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Final
 
-from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions import Extension
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
+from websockets.streams import StreamReader
 
+from .frames import is_minimal
 from .partial import Fragments, Message
 
 _REASON: Final = 123
@@ -21,6 +23,9 @@ _REASON: Final = 123
 CONTROL: Final = 125
 """Bytes of a control frame (RFC 6455 5.5)."""
 
+
+_NOT_READ, _NEXT, _READ = range(3)
+"""Where reading a frame is: before its head, before its extended length, behind both."""
 
 _FRAME: Final = 12
 """Microseconds that a frame takes, beside one for each KiB of it."""
@@ -49,6 +54,8 @@ class Reference(Protocol):
         self.extensions = [*extensions]
         self._max_size = max_size
         self._in_control = False  # whether the frame that is read is a control frame
+        self._length_is = _NOT_READ
+        self.reader.read_exact = self._read_exact  # type: ignore[method-assign]
         self._fragments: Fragments | None = None
         self.spent = 0
 
@@ -79,6 +86,7 @@ class Reference(Protocol):
 
         A control frame belongs to no message, and may come between the fragments of one that has no byte left.
         """
+        self._length_is = _NOT_READ
         self._in_control = self.reader.buffer[0] & 15 >= Opcode.CLOSE
         return (self.current_size or 0) + CONTROL if self._in_control else self._max_size
 
@@ -92,6 +100,20 @@ class Reference(Protocol):
         elif code == CloseCode.MESSAGE_TOO_BIG and _is_no_length(sys.exc_info()[1]):
             code, reason = CloseCode.PROTOCOL_ERROR, "the highest bit of a length is set"
         super().fail(code, reason)
+
+    def _read_exact(self, n: int) -> Generator[None, None, bytearray]:
+        """Read the next part of a frame: its head, the extended length that this announces, its mask, its data.
+
+        The protocol would accept a length in more bytes than it needs.
+        """
+        data = yield from StreamReader.read_exact(self.reader, n)
+        if self._length_is == _NOT_READ:
+            self._length_is = _NEXT if data[1] & 127 > CONTROL else _READ
+        elif self._length_is == _NEXT:
+            self._length_is = _READ
+            if not is_minimal(data):
+                raise ProtocolError("a length has more bytes than it needs")
+        return data
 
     def recv_frame(self, frame: Frame) -> None:
         self.spent += _FRAME + (len(frame.data) >> 10)
