@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tracemalloc
 import zlib
@@ -304,6 +305,50 @@ def test_a_bad_head_is_refused_before_its_length_is_there(masked: int, length: i
         for more in (b"", b"\x01"):
             head = bytes([first, masked | length]) + more
             assert run([head], fast=True) == run([head], fast=False), head
+
+
+def finished(data: bytes) -> bytes:
+    """Compressed with a final block, and the octet behind it (RFC 7692 7.2.3.4)."""
+    made = zlib.compressobj(wbits=-12)
+    return made.compress(data) + made.flush(zlib.Z_FINISH) + b"\0"
+
+
+NO_CONTEXT = Agreed.from_offers("permessage-deflate; client_no_context_takeover; client_max_window_bits")
+
+
+@pytest.mark.parametrize("agreed", [AGREED, NO_CONTEXT], ids=["context", "no-context"])
+@pytest.mark.parametrize("size", [5, 5000, 70_000])
+@pytest.mark.parametrize("padded", [True, False])
+def test_messages_that_end_by_a_final_block(padded: bool, size: int, agreed: Agreed) -> None:
+    codec = Codec(1 << 20, 32, agreed, 256)
+    for byte in b"abc":
+        data = bytes([byte]) + os.urandom(size)
+        packed = finished(data) if padded else finished(data)[:-1]
+        codec.feed(frame(BINARY, packed, FIN | RSV1))
+        assert take(codec) == data
+        half = len(packed) // 2
+        codec.feed(frame(BINARY, packed[:half], RSV1) + frame(CONT, packed[half:]))
+        assert take(codec) == data
+        codec.feed(frame(BINARY, packed, RSV1) + frame(CONT, b""))
+        assert take(codec) == data
+        codec.feed(frame(TEXT, deflated(b"hello"), FIN | RSV1))
+        assert take(codec) == "hello"
+    assert codec.close is None
+
+
+@pytest.mark.parametrize("agreed", [AGREED, NO_CONTEXT], ids=["context", "no-context"])
+def test_what_comes_behind_a_final_block_is_not_kept(agreed: Agreed) -> None:
+    """zlib would keep it without a limit, and none of it would count for the size of the message."""
+    more = frame(CONT, bytes(range(256)), 0)
+    for data in (
+        frame(BINARY, finished(b"hello") + b"more", FIN | RSV1),
+        frame(BINARY, finished(b"hello"), RSV1) + more,
+    ):
+        codec = Codec(1 << 20, 32, agreed, 256)
+        codec.feed(data)
+        assert codec.close == (1002, "compressed data goes on behind its final block")
+        assert codec.over
+        assert not codec.messages
 
 
 def test_a_bomb_is_not_inflated() -> None:

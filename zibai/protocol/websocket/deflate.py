@@ -7,11 +7,12 @@ compressed. Browsers always offer the extension, but most WebSockets carry short
 
 from http import HTTPStatus
 from typing import Final, NamedTuple, Self
+from zlib import decompressobj
 
-from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.exceptions import InvalidHeader, NegotiationError, ProtocolError
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
-from websockets.frames import CTRL_OPCODES, Frame
+from websockets.frames import CTRL_OPCODES, Frame, Opcode
 from websockets.headers import build_extension, parse_extension
 from websockets.typing import ExtensionName
 
@@ -21,6 +22,11 @@ OFFERS: Final = 1024
 """The most bytes of all offers of a client. Browsers send 50; parsing 60 KiB takes 50 ms."""
 
 _SETTINGS: Final = {"memLevel": 5}
+_BEGINNINGS: Final = frozenset((Opcode.TEXT, Opcode.BINARY))
+
+_BEHIND: Final = frozenset((b"", b"\0", b"\0\0\xff\xff", b"\0\0\0\xff\xff"))
+"""What may come behind a final block: the octet that such a sender adds, and what each receiver adds to a message."""
+
 _NAME: Final = ExtensionName("permessage-deflate")
 _factory = ServerPerMessageDeflateFactory(
     server_max_window_bits=12, client_max_window_bits=12, compress_settings=_SETTINGS
@@ -79,15 +85,28 @@ class Deflate(Extension):
 
     def _make(self) -> PerMessageDeflate:
         if self._made is None:
-            agreed = self._agreed
+            agreed = self._agreed._replace(client_no_context=False)  # decode() itself begins without it
             self._made = PerMessageDeflate(*agreed[1:], _SETTINGS)
         return self._made
 
     def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
-        """A frame of the client as it was before its compression. Raises what ``websockets`` raises."""
+        """A frame of the client as it was before its compression. Raises what ``websockets`` raises.
+
+        A client may end each message by a final block (RFC 7692 7.2.3.4). zlib reads nothing behind that, but keeps it
+        in memory without a limit; so another message needs another decompressor, and more of the same one is refused.
+        """
         if self._made is None and not frame.rsv1:
             return frame
-        return self._make().decode(frame, max_size=max_size)
+        made, alone = self._make(), self._agreed.client_no_context
+        if frame.rsv1 and frame.opcode in _BEGINNINGS and (alone or made.decoder.eof):
+            made.decoder = decompressobj(wbits=-self._agreed.client_bits)
+        decoded = made.decode(frame, max_size=max_size)
+        if made.decoder is not None:
+            if made.decoder.unused_data not in _BEHIND:
+                raise ProtocolError("compressed data goes on behind its final block")
+            if alone and frame.fin:
+                made.decoder = None  # type: ignore[assignment]  # it is not used again
+        return decoded
 
     def encode(self, frame: Frame) -> Frame:
         """A frame for the client: a message compressed, a control frame as it is (RFC 7692 6.1)."""
