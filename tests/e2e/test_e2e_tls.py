@@ -416,6 +416,41 @@ def test_an_application_may_change_the_directory(
         wait_for(lambda: serial(server, context) != first)
 
 
+@pytest.mark.daily("greenlets")
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGHUP")
+def test_a_release_with_the_wrong_key_changes_nothing(
+    credentials: Credentials, backend: tuple[str, ...], tmp_path: Path, context: ssl.SSLContext
+) -> None:
+    """Certificate and key lie behind a link, as renewals put them; the old workers keep serving with the old ones."""
+
+    def release(name: str, certificate: Path, key: Path) -> None:
+        (tmp_path / name).mkdir()
+        shutil.copy(certificate, tmp_path / name / "cert.pem")
+        shutil.copy(key, tmp_path / name / "key.pem")
+        os.symlink(name, tmp_path / "next")
+        os.replace(tmp_path / "next", tmp_path / "live")
+
+    other = credentials.issue("other")
+    release("1", credentials.server, credentials.server)
+    live = tmp_path / "live"
+    flags = ("--certfile", str(live / "cert.pem"), "--keyfile", str(live / "key.pem"), "-p", "2", *backend)
+    with Server("plain:app", *flags) as server:
+        wait_for(lambda: sum("worker ready" in line for line in server.log) == 2)
+        first, old = serial(server, context), set(server.children())
+        release("2", credentials.server, other)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("restart aborted")
+        wait_for(lambda: set(server.children()) == old)
+        assert serial(server, context) == first
+        release("3", other, other)
+        wait_for(lambda: serial(server, context) != first)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("restart done")
+        assert serial(server, context) != first
+    assert "is not the key" in "\n".join(server.log)
+    assert "" not in server.log, "there is no traceback, and no line for it"
+
+
 @pytest.mark.daily("threads")
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGHUP")
 def test_restarts_under_load_lose_nothing(flags: list[str], tmp_path: Path, context: ssl.SSLContext) -> None:

@@ -252,4 +252,5 @@ class MainLoop:
                 self.ledger.trace = message.trace or message.text
                 if self._roster.was_up:
                     # At the first start run() raises it, once for all workers that failed with it.
-                    logger.error("worker %d cannot serve: %s\n%s", child.pid, message.text, message.trace)
+                    told = f"{message.text}\n{message.trace}" if message.trace else message.text
+                    logger.error("worker %d cannot serve: %s", child.pid, told)
