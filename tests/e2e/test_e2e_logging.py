@@ -383,7 +383,7 @@ def test_a_full_disk_under_an_access_log_is_told_in_a_line(backend: tuple[str, .
         with Client(server.port) as client:
             for _ in range(50):
                 assert client.get().status == 200
-        server.wait_for_log(f"zibai: {path} cannot be written: File too large; 1 record is lost")
+        server.wait_for_log(f" ERROR {path} cannot be written: File too large; 1 record is lost")
         limit(resource.RLIM_INFINITY)
         assert get(server.port, "/after").status == 200
         line = server.wait_for_log("access.log could not be written for a while (File too large), so ")

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from zibai import logger as logger_module
 from zibai.errors import UsageError
 from zibai.logger import logger
 from zibai.telemetry import logfile, losses, openfile
+from zibai.telemetry.console import ConsoleHandler
 from zibai.telemetry.logfile import LogFile
 
 from support import DEADLINE, environment
@@ -645,6 +647,89 @@ def test_records_that_a_full_disk_does_not_take(
     assert path.read_text() == (
         f"one\ngo\n\ntwo\n{what} 6 records are missing\nthree\nfour\n{what} 1 record is missing\n"
     )
+
+
+@contextmanager
+def alone(*handlers: logging.Handler) -> Iterator[None]:
+    """The logger of the server has these handlers only."""
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = list(handlers), False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before
+
+
+@posix
+def test_a_pipe_without_a_reader_is_told_where_the_server_logs(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with opened(pipe) as access, opened(path) as server, alone(server):
+        os.close(reader)
+        for _ in range(3):
+            log(access, "lost")
+    assert path.read_text().splitlines() == [f"{pipe} cannot be written: Broken pipe; 1 record is lost"]
+    assert not capsys.readouterr().err
+
+
+@posix
+@pytest.mark.parametrize("way", ["start", "close", "reopen"])
+def test_nobody_waits_for_the_reader_of_a_pipe(path: Path, way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even at the end, when handlers are closed and something is still logged."""
+    os.mkfifo(path)
+    reader = None if way == "start" else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with opened(path) as handler, alone(handler):
+        if reader is not None:
+            log(handler, "read")
+            assert os.read(reader, 100) == b"read\n"
+            os.close(reader)
+        if way == "close":
+            handler.close()
+        elif way == "reopen":
+            path.unlink()
+            os.mkfifo(path)
+            logfile.reopen()
+        log(handler, "lost")
+        assert "cannot be" in capsys.readouterr().err
+        late = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if way == "reopen":
+            logfile.reopen()
+        log(handler, "read again")
+        assert os.read(late, 100).startswith(b"read again\n")
+        os.close(late)
+
+
+def test_a_standard_error_that_fails_costs_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    disk = Disk(None)
+    disk.room = 0
+    handler = ConsoleHandler(disk)  # type: ignore[arg-type]
+    monkeypatch.setattr(logger_module, "_silent_until", 0.0)
+    monkeypatch.setattr(logger_module, "print_exception", lambda what, error: told.append(str(error)))
+    with alone(handler):
+        for _ in range(3):
+            logger.error("lost")
+    assert told == [f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"]
+
+
+@posix
+@pytest.mark.parametrize("room", range(6))
+def test_half_a_record_spoils_no_other(path: Path, room: int) -> None:
+    with opened(path) as handler, alone(handler):
+        log(handler, "first")
+        disk = handler.stream = Disk(handler.stream)
+        disk.room = room
+        log(handler, "lost")
+        log(handler, "lost too")
+        disk.room = 1000
+        log(handler, "second")
+        log(handler, "third")
+    found = path.read_text().splitlines()
+    assert [line for line in found if line in {"first", "second", "third"}] == ["first", "second", "third"]
+    assert len(found) <= 5, "with the number of those that are missing"
 
 
 @posix

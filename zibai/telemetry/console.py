@@ -31,9 +31,10 @@ class ConsoleHandler(AtOnce, logging.StreamHandler[TextIO]):
         return not _takes_colour(self.stream)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """Report only once that the reader of a pipe has left. Otherwise each line would print a whole traceback."""
+        """Report only now and then that the reader of a pipe has left, or that a disk is full. Otherwise each line
+        would print a whole traceback."""
         error = sys.exc_info()[1]
-        if isinstance(error, BrokenPipeError):
+        if isinstance(error, OSError):
             complain(logging.getLogger(record.name), error, record)
         else:
             super().handleError(record)

@@ -34,7 +34,7 @@ from weakref import WeakSet
 from ..errors import UsageError
 from .format import AtOnce
 from .losses import Losses
-from .openfile import is_named, let_outputs_follow, lock, turn_beside, unlock
+from .openfile import is_named, let_outputs_follow, lock, open_at_once, turn_beside, unlock
 
 LONGEST_ROTATION: Final = 0.2
 """Seconds that a record waits for another process that rotates the file; then it is written without the lock, and the
@@ -52,11 +52,17 @@ class LogFile(AtOnce, RotatingFileHandler):
         self._opened_by = 0
         self._impatient_until = 0.0
         self.was: os.stat_result | None = None  # the file that was open when the handler was closed
-        self._losses = Losses(filename)
-        super().__init__(filename, "a", maxBytes, backupCount, "utf-8", delay=sys.platform == "win32")
+        self._losses = Losses(os.path.abspath(filename))
+        super().__init__(filename, "a", maxBytes, backupCount, "utf-8", delay=True)
+        self.delay = sys.platform == "win32"
+        try:
+            self.stream = None if self.delay else self._open()
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # else its reader may come later
+                raise
 
     def _open(self) -> Any:
-        file = open(self.baseFilename, "ab", buffering=0)  # noqa: SIM115 -- it is kept
+        file = open(self.baseFilename, "ab", buffering=0, opener=open_at_once)  # noqa: SIM115 -- it is kept
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             self.maxBytes = 0  # it is a terminal or a pipe
         self._opened_by = os.getpid()

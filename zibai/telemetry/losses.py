@@ -2,14 +2,14 @@
 
 A full disk or a broken pipe fails every record, and a server makes one for each request. ``logging`` would print a
 traceback for each on standard error. So there is one line at most each :data:`~zibai.logger.COMPLAINT_INTERVAL`
-seconds, and the log itself says how many records are missing, as soon as it can be written again.
+seconds: in the log of the server, or on standard error if that log is the same file. As soon as the file can be written
+again, the log says how many records are missing.
 """
 
-import sys
 import time
-from contextlib import suppress
 
 from ..logger import COMPLAINT_INTERVAL, logger
+from ..system import standard
 
 
 class Losses:
@@ -31,12 +31,15 @@ class Losses:
         self.number += 1
         self._reason = error.strerror or str(error)
         now = time.monotonic()
-        if now >= self._silent_until:
-            self._silent_until = now + COMPLAINT_INTERVAL
-            many = f"{self.number} record{' is' if self.number == 1 else 's are'} lost"
-            with suppress(Exception):  # there is no standard error, or it is on the same disk
-                sys.stderr.write(f"zibai: {self._path} cannot be written: {self._reason}; {many}\n")
-                sys.stderr.flush()
+        if now < self._silent_until:
+            return
+        self._silent_until = now + COMPLAINT_INTERVAL
+        many = f"{self.number:,} record{' is' if self.number == 1 else 's are'} lost"
+        text = f"{self._path} cannot be written: {self._reason}; {many}"
+        if any(getattr(each, "baseFilename", None) == self._path for each in logger.handlers):
+            standard.say(f"zibai: {text}\n")
+        else:
+            logger.error("%s", text)
 
     def end(self) -> None:
         """The file can be written again. Never raises."""

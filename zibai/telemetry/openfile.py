@@ -19,6 +19,18 @@ LONGEST_TURN: Final = 1.0
 """Seconds that a record waits on Windows while another record is written; then it is written without the lock."""
 
 
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file, and do not wait for a reader if it is a FIFO: that is ENXIO, and the record is lost.
+
+    A thread that waits holds the lock of the handler, and then everything that logs stands still.
+    """
+    if sys.platform == "win32":
+        return os.open(path, flags, 0o666)
+    file = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(file, True)
+    return file
+
+
 def let_outputs_follow(old: os.stat_result, new: Any) -> None:
     """Redirect the outputs of this process from the old file to the new one: a daemon prints into its log."""
     for output in (1, 2):
