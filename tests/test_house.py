@@ -146,3 +146,15 @@ def test_a_leaf_is_light() -> None:
 def test_each_word_of_a_daily_test_names_a_variant(unused_words: dict[str, set[str]]) -> None:
     """Else a test that is to run daily does not, and nobody sees it."""
     assert unused_words == {}
+
+
+def test_no_property_has_a_limit_of_time() -> None:
+    """Hypothesis has one of 0.2 s by default, which a loaded machine does not keep."""
+    found = []
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                marks = [ast.unparse(each) for each in node.decorator_list]
+                if any(each.startswith("given(") for each in marks) and "deadline=None" not in "".join(marks):
+                    found.append(f"{path.name}:{node.lineno}")
+    assert not found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai.config.atoms import ATOMS, NAMED, WORDS, Atom, check_format, parse
@@ -58,6 +58,7 @@ def test_a_mistake_is_told_with_what_was_meant(text: str, meant: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("%()s{}ioehX>- \n5"), max_size=12))
 def test_any_text_is_accepted_or_refused(text: str) -> None:
     try:

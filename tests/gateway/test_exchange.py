@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai import clock
@@ -156,6 +156,7 @@ HEADS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     HEADS,
     STATUSES,

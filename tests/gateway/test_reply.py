@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai.gateway.reply import JOIN, LARGE_CHUNK, Reply, exact, instead, joined
@@ -142,6 +142,7 @@ def test_the_end_of_the_connection_is_the_end_of_a_body_of_http_1_0(keep_alive: 
     assert read("GET", sent, ended=True) == (200, b"abc")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=9) | st.integers(JOIN - 200, JOIN + 1), max_size=6),
     st.sampled_from(["GET", "HEAD"]),
@@ -172,6 +173,7 @@ def test_the_response_of_the_server_instead_of_the_application(status: HTTPStatu
 # --- Pieces ---------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=9) | st.integers(0, 2 * JOIN), max_size=9))
 def test_joined_pieces_are_the_same_body_in_fewer_pieces(described: list[bytes | int]) -> None:
     pieces = [bytes(each) for each in described]

@@ -493,7 +493,7 @@ ADDRESSES = st.one_of(
 CHAINS = st.builds(str.join, st.sampled_from([",", ", ", ",  ", " , ", ",,", "\t"]), st.lists(ADDRESSES, max_size=3))
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(
     st.fixed_dictionaries(
         {},

@@ -477,7 +477,7 @@ FIELDS = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["200 OK", "205 Reset Content", "304 Not Modified", "404 \xe9", "20", "200 a\nb"]), FIELDS)
 def test_what_is_remembered_equals_what_is_new_and_is_checked_like_it(
     status: str, fields: list[tuple[str, str]]

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai.config.atoms import NAMED
@@ -135,6 +135,7 @@ def test_nothing_was_sent(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "- 0 - - -\n"
 
 
+@settings(deadline=None)
 @given(
     st.text(st.characters(max_codepoint=255), max_size=30),
     st.sampled_from(["HTTP_REFERER", "HTTP_USER_AGENT", "REQUEST_URI", "QUERY_STRING"]),
@@ -315,6 +316,7 @@ def test_an_error_has_its_traceback_in_a_field(capsys: pytest.CaptureFixture[str
     assert made(capsys)["message"] == "the start \\udc80\n"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(ENVIRON)), st.text(max_size=20), max_size=5), st.text(max_size=20))
 def test_every_line_is_valid_json(environ: dict[str, str], message: str) -> None:
     """Whatever a client sends and whatever an exception says."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zibai.telemetry.board_view import describe
@@ -111,6 +111,7 @@ REQUESTS = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(REQUESTS))
 def test_the_usual_request_is_counted_as_all_others(requests: list[tuple[bytes, int, float, int]]) -> None:
     """The short cut of ``end`` against ``count``, which has none."""
