@@ -186,8 +186,7 @@ class Responding(AsyncRequest):
         if self.complete or self._heard or self.ending or self.broken:
             return
         if self.reply is None and self.head is not None:
-            for part in self._begin(None).give(b""):
-                self._queue(part)
+            self._make_pending().pieces += self._begin(None).give(b"")
         self._flush()
 
     def _flush(self) -> None:
