@@ -55,6 +55,9 @@ class Line:
     def forbid_continue(self) -> None: ...
     def drain(self, size: int = 0) -> None: ...
 
+    def send_nothing(self) -> None:
+        pass
+
     def has_left(self, patience: float = 0.0) -> bool:
         return False
 

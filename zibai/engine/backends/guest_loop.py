@@ -21,7 +21,7 @@ class GuestLoop(Tasks):
 
     def told(self, end: asyncio.Event) -> asyncio.Future[Any]:
         """A future that is done when ``end`` is set."""
-        return asyncio.ensure_future(end.wait())
+        return asyncio.create_task(end.wait(), name="zibai end")
 
     async def wait(self, told: asyncio.Future[Any]) -> None:
         await told

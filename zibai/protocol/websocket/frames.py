@@ -30,12 +30,14 @@ def read_size(data: bytes | bytearray, at: int) -> tuple[int, int]:
     """
     have = len(data) - at
     if data[at + 1] & 127 == 126:
-        encoded, start = data[at + 2 : at + 4], at + 8
-    else:
-        encoded, start = data[at + 2 : at + 10], at + 14
-    if have < start - at - 4:
-        return data[at + 1] & 127, 0
-    return (int.from_bytes(encoded, "big") if is_minimal(encoded) else _TOO_LONG), start
+        if have < 4:
+            return 126, 0
+        size = data[at + 2] << 8 | data[at + 3]
+        return size if size > 125 else _TOO_LONG, at + 8
+    if have < 10:
+        return 127, 0
+    size = int.from_bytes(data[at + 2 : at + 10], "big")
+    return size if size > 65535 else _TOO_LONG, at + 14
 
 
 def is_minimal(length: bytes | bytearray) -> bool:
