@@ -23,6 +23,8 @@ from ..engine.async_request import NO_BODY
 from ..engine.async_stream import HIGH
 from ..errors import Gone, Refused
 from ..logger import debug_logger, error_logger
+from ..protocol.http1.raw_response import trailer_lines
+from ..protocol.http1.response import interim
 from .asgi_response import Message, Responding
 from .blame import is_ours
 from .given_file import Unsized, duplicate, open_path
@@ -64,7 +66,7 @@ class HttpExchange(Responding):
                 body.over = not self.in_body
                 return {"type": "http.request", "body": piece, "more_body": self.in_body}
         if self.complete or self._heard:
-            await sleep(0)  # an application that asks again and again must not hold the event loop
+            await self.let_others_run()
         self._heard = not self.complete
         return {"type": "http.disconnect"}
 
@@ -112,6 +114,28 @@ class HttpExchange(Responding):
         else:
             raise ValueError(f"{kind!r} is no message of an HTTP response")
         return None
+
+    def _send_hints(self, message: Message) -> None:
+        links = [("Link", bytes(link).decode("latin-1")) for link in message["links"]]
+        data, _ = interim("103 Early Hints", links)
+        if self.reply is not None or not self.request.is_http11:
+            return
+        self.stream.interims += 1
+        self._make_pending().look()
+        try:
+            self.push(data)
+        except Gone:
+            pass  # the client has left, which the log and the next message tell
+
+    def _send_trailers(self, message: Message) -> None:
+        """Take trailers. A client that has not asked for them does not get them (RFC 9110 6.5.1)."""
+        pending = self._pending
+        if pending is None or pending.trailers is None or not pending.body_over:
+            raise RuntimeError("http.response.trailers was sent before the end of the body, or was not announced")
+        if self.request.takes_trailers:
+            pending.trailers += trailer_lines(message.get("headers") or ())
+        if not message.get("more_trailers"):
+            self._finish()
 
     async def _send_unsized(self, file: Unsized, *, more: bool) -> None:
         """Send a file of which only reading tells where it ends: in pieces, between which the event loop turns."""

@@ -18,8 +18,7 @@ from ..engine.async_request import AsyncRequest, Body
 from ..engine.outgoing import File
 from ..errors import Gone
 from ..logger import error_logger, safely
-from ..protocol.http1.raw_response import prepare_raw, trailer_lines
-from ..protocol.http1.response import ResponseHead, interim
+from ..protocol.http1.raw_response import prepare_raw
 from ..system.forks import end_child
 from .pending import TOGETHER, Pending
 from .reply import Reply, instead
@@ -28,6 +27,7 @@ from .shortcut import send_at_once
 if TYPE_CHECKING:
     from ..engine.backends.tasks import Tasks
     from ..engine.task_stream import TaskStream
+    from ..protocol.http1.response import ResponseHead
     from .asgi import Gateway
 
 Message = dict[str, Any]
@@ -167,9 +167,26 @@ class Responding(AsyncRequest):
             await sleep(0)
             self._pending.rested()
 
+    async def let_others_run(self) -> None:
+        """For an event that is told again and again: pause, but only once the step has lasted long.
+
+        A pause raises in a task, or in a scope of anyio, that is cancelled, and then the event is not told: frameworks
+        ask in such a scope whether the client has left.
+        """
+        pending = self._make_pending()
+        if pending.look():
+            await sleep(0)
+            pending.rested()
+        else:
+            self._end_step_soon()
+
     def _flush_soon(self) -> None:
+        if not self.complete:
+            self._end_step_soon()
+
+    def _end_step_soon(self) -> None:
         suspended = self.suspended  # None in the first step, whose end does it
-        if suspended is not None and not (suspended.flush_is_due or self.complete):
+        if suspended is not None and not suspended.flush_is_due:
             suspended.flush_is_due = True
             self._tasks.after_step(self.end_step)
 
@@ -197,18 +214,6 @@ class Responding(AsyncRequest):
         self.on_wire = True
         try:
             self.push(pending.take())
-        except Gone:
-            pass  # the client has left, which the log and the next message tell
-
-    def _send_hints(self, message: Message) -> None:
-        links = [("Link", bytes(link).decode("latin-1")) for link in message["links"]]
-        data, _ = interim("103 Early Hints", links)
-        if self.reply is not None or not self.request.is_http11:
-            return
-        self.stream.interims += 1
-        self._make_pending().look()
-        try:
-            self.push(data)
         except Gone:
             pass  # the client has left, which the log and the next message tell
 
@@ -240,16 +245,6 @@ class Responding(AsyncRequest):
             self._queue(behind)
         if not more:
             self._end_body()
-
-    def _send_trailers(self, message: Message) -> None:
-        """Take trailers. A client that has not asked for them does not get them (RFC 9110 6.5.1)."""
-        pending = self._pending
-        if pending is None or pending.trailers is None or not pending.body_over:
-            raise RuntimeError("http.response.trailers was sent before the end of the body, or was not announced")
-        if self.request.takes_trailers:
-            pending.trailers += trailer_lines(message.get("headers") or ())
-        if not message.get("more_trailers"):
-            self._finish()
 
     def _over(self, error: BaseException | None = None) -> None:
         self._gateway.log(self, error)

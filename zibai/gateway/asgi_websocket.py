@@ -10,7 +10,7 @@ closed with 1001, or with 1012 if another process serves on, so that the client 
 Everything here is for the thread of the event loop.
 """
 
-from asyncio import CancelledError, sleep
+from asyncio import CancelledError
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,7 +91,7 @@ class WebSocketExchange(Responding):
             message = await socket.next()
         if message is None:
             if self._opening.disconnected:
-                await sleep(0)  # an application that asks again and again must not hold the event loop
+                await self.let_others_run()
             self._opening.disconnected = True
             code, reason = (socket.end if socket is not None else None) or ABNORMAL_CLOSURE
             return {"type": "websocket.disconnect", "code": code, "reason": reason}
