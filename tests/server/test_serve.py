@@ -74,13 +74,25 @@ def test_a_start_that_fails_leaves_no_socket_and_no_thread(app: Any, fails: str)
 def test_in_an_event_loop_that_runs_an_asgi_application_is_awaited() -> None:
     """As at the prompt of a notebook, where one always runs."""
 
-    async def main(call: Callable[[], None]) -> None:
-        with pytest.raises(UsageError, match=r"await zibai\.aserve"):
-            call()
+    async def main() -> None:
+        with create_bind_socket("127.0.0.1:0") as sock, pytest.raises(UsageError, match=r"await zibai\.aserve"):
+            serve(app=asgi, bind_socket=sock)
 
-    with create_bind_socket("127.0.0.1:0") as sock:
-        asyncio.run(main(lambda: serve(app=asgi, bind_socket=sock)))
-    asyncio.run(main(lambda: zibai.run(asgi, listen="127.0.0.1:0", no_gevent=True)))
+    asyncio.run(main())
+    program = """
+import asyncio, zibai
+from zibai.errors import UsageError
+async def app(scope, receive, send): ...
+async def main():
+    try:
+        zibai.run(app, listen="127.0.0.1:0", no_gevent=True)
+    except UsageError as error:
+        print(error)
+asyncio.run(main())
+"""  # a process of its own, since run() configures the log
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=True)
+    assert "await zibai.aserve" in done.stdout
 
 
 @pytest.mark.parametrize("processes", [0, 1])
