@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from zibai.logger import output_logger
+from zibai.logger import logger, output_logger
 from zibai.supervise import output
 from zibai.supervise.output import LINE_LENGTH, Collector, Lines
 
@@ -114,9 +114,12 @@ def test_lines_have_the_pid_of_their_worker_and_the_last_one_needs_no_end(log: L
 
 
 def test_a_log_that_takes_nothing_blocks_no_worker_and_what_is_lost_is_counted(
-    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("zibai"), "propagate", True)
+    told = Log()
+    told.open.set()
+    monkeypatch.setattr(logger, "handlers", [told])
+    monkeypatch.setattr(logger, "propagate", False)
     monkeypatch.setattr(output, "LOG_TIMEOUT", 0.1)
     monkeypatch.setattr(output, "LOG_BUFFER", 1000)
     collector = Collector()
@@ -129,7 +132,8 @@ def test_a_log_that_takes_nothing_blocks_no_worker_and_what_is_lost_is_counted(
 
     def lost() -> int:
         """More than one time, where the writer has to wait for the processor."""
-        return sum(int(count) for count in re.findall("([0-9]+) lines of the workers' output are lost", caplog.text))
+        text = "\n".join(told.lines)
+        return sum(int(count) for count in re.findall("([0-9]+) lines of the workers' output are lost", text))
 
     wait_for(lambda: len(log.records) + lost() == 2000)
     assert lost()
