@@ -396,3 +396,22 @@ def test_a_full_disk_under_an_access_log_is_told_in_a_line(backend: tuple[str, .
     assert missing + len(others) == 50
     assert all('"GET / HTTP/1.1" 200' in each for each in others)
     assert '"GET /after HTTP/1.1" 200' in after
+
+
+@pytest.mark.daily("threads")
+@posix
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_pipe_is_a_log(backend: tuple[str, ...], folder: Path, processes: int) -> None:
+    """Its reader is there from the beginning to the end: it would leave when the last writer closes the pipe."""
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    app = "def app(environ, start_response): return start_response('200 OK', []) and [b'ok']"
+    (folder / "quiet.py").write_text(app, encoding="ascii")
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        flags = ("-p", str(processes), "--access-log", str(pipe))
+        with Server("quiet:app", *flags, *backend, cwd=folder) as server:
+            assert get(server.port, "/read").status == 200
+            assert server.stop() == 0
+        out, _ = reader.communicate(timeout=DEADLINE)
+    assert '"GET /read HTTP/1.1" 200' in out
+    assert not [line for line in server.log if "cannot be written" in line]

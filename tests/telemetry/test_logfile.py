@@ -23,7 +23,7 @@ import pytest
 from zibai import logger as logger_module
 from zibai.errors import UsageError
 from zibai.logger import logger
-from zibai.telemetry import logfile, losses, openfile
+from zibai.telemetry import logfile, logpath, losses, openfile
 from zibai.telemetry.console import ConsoleHandler
 from zibai.telemetry.logfile import LogFile
 
@@ -392,18 +392,18 @@ def test_what_is_printed_goes_with_the_log(path: Path, size: int) -> None:
 
 
 def test_preparing_makes_the_file_and_leaves_what_is_in_it(path: Path) -> None:
-    logfile.prepare(str(path), True)
+    logpath.prepare(str(path), True)
     assert path.read_text() == ""
     path.write_text("something\n")
-    logfile.prepare(str(path), True)
+    logpath.prepare(str(path), True)
     assert path.read_text() == "something\n"
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^--log-file: .* cannot be written: No such file or directory$"):
-        logfile.prepare(str(tmp_path / "no" / "zibai.log"), False)
+        logpath.prepare(str(tmp_path / "no" / "zibai.log"), False)
     with pytest.raises(UsageError, match=r"^--log-file: .* cannot be written: "):
-        logfile.prepare(str(tmp_path), False)
+        logpath.prepare(str(tmp_path), False)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
@@ -411,19 +411,19 @@ def test_only_a_file_that_was_made_changes_hands(path: Path) -> None:
     secret = path.with_name("secret")
     secret.write_text("of root")
     path.symlink_to(secret)
-    logfile.prepare(str(path), False, (65534, 65534))
+    logpath.prepare(str(path), False, (65534, 65534))
     assert secret.stat().st_uid == 0
     path.unlink()
-    logfile.prepare(str(path), False, (65534, 65534))
+    logpath.prepare(str(path), False, (65534, 65534))
     assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
     assert stat.S_ISREG(path.stat().st_mode)
 
 
 def test_a_directory_in_which_nothing_can_be_renamed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    logfile.prepare(str(path), False)
+    logpath.prepare(str(path), False)
     with pytest.raises(UsageError, match="--log-max-bytes: no permission to rename"):
-        logfile.prepare(str(path), True)
+        logpath.prepare(str(path), True)
 
 
 # --- files that are locked by others --------------------------------------------------------------------
@@ -577,7 +577,7 @@ def test_what_is_printed_goes_with_a_log_that_was_closed(path: Path) -> None:
 def test_root_leaves_a_file_of_another_user_alone(path: Path) -> None:
     """It may be a link, and is opened by its owner."""
     path.symlink_to(path.with_name("missing"))
-    logfile.prepare(str(path), True, (os.geteuid(), os.getegid()))
+    logpath.prepare(str(path), True, (os.geteuid(), os.getegid()))
     assert not path.exists()
 
 
@@ -585,9 +585,11 @@ def test_root_leaves_a_file_of_another_user_alone(path: Path) -> None:
 def test_a_pipe_is_written_only_while_somebody_reads_it(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(UsageError, match=r"^--access-log: .* cannot be written: it is a pipe that nobody reads, or a "):
-        logfile.prepare(str(path), rotated=False, flag="--access-log")
+        logpath.prepare(str(path), rotated=False, flag="--access-log")
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    logfile.prepare(str(path), rotated=False)
+    logpath.prepare(str(path), rotated=False)
+    with pytest.raises(BlockingIOError):  # and not the end, at which the reader would leave before the log begins
+        os.read(reader, 100)
     with opened(path) as handler:
         log(handler, "one")
     assert os.read(reader, 100) == b"one\n"

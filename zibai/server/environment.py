@@ -16,7 +16,7 @@ from ..net.unix_socket import give_unix_socket
 from ..system import home, privileges
 from ..system.machine import name_process
 from ..telemetry import board_file as control
-from ..telemetry import logfile
+from ..telemetry import logpath
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
 from ..version import __version__
@@ -133,5 +133,5 @@ def become(identity: privileges.Identity, options: Options, sockets: list[socket
         raise ZibaiError(f"cannot give files to {identity.name}: {error}") from error
     identity.assume()
     for flag, path in logs.files_of(options):
-        logfile.prepare(path, bool(options.log_max_bytes), flag=flag)
+        logpath.prepare(path, bool(options.log_max_bytes), flag=flag)
     logs.configure_as(options)

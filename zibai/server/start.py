@@ -26,7 +26,7 @@ from ..system.patching import has_gil
 from ..system.privileges import Identity
 from ..system.signals import hear_of_children, signals_held_back
 from ..system.usage import NO_LIMITS, Usage, usage
-from ..telemetry import logfile
+from ..telemetry import logpath
 from ..telemetry import setup as logs
 from ..telemetry.scoreboard import Scoreboard
 from ..tls.devcert import certified
@@ -104,13 +104,13 @@ def _prepare_log_files(options: Options, identity: Identity | None) -> None:
     """Make sure that the log files can be written; raises UsageError. Redirectable ones are checked later."""
     for flag, path in logs.files_of(options):
         if not (identity and identity.may_redirect(path)):
-            logfile.prepare(path, bool(options.log_max_bytes), None if identity is None else identity.owner, flag=flag)
+            logpath.prepare(path, bool(options.log_max_bytes), None if identity is None else identity.owner, flag=flag)
 
 
 def serve_as_guest(options: Options, app: Application | None) -> None:
     """For :func:`zibai.run`: like ``main``, but errors are raised, and the environment belongs to the prompt."""
     for flag, path in logs.files_of(options):
-        logfile.prepare(path, bool(options.log_max_bytes), flag=flag)
+        logpath.prepare(path, bool(options.log_max_bytes), flag=flag)
     logs.configure_as(options)
     try:
         environment = Environment("", os.getppid(), None, None, [], None, guest=True, app=app)

@@ -8,6 +8,7 @@ This wing decides nothing about a request. A log or a file that fails never cost
  - jsonlines   lines of JSON
  - console     the handler for standard error
  - logfile     a file that all processes write, rotated, and reopened after it was moved
+ - logpath     the path of such a file, checked at the start
  - losses      the records that a log file could not take
  - openfile    an open file: its locks, and whether its path still names it
  - setup       the configuration of the loggers

@@ -31,7 +31,6 @@ from logging.handlers import QueueListener, RotatingFileHandler
 from typing import Any, Final
 from weakref import WeakSet
 
-from ..errors import UsageError
 from .format import AtOnce
 from .losses import Losses
 from .openfile import is_named, let_outputs_follow, lock, open_at_once, turn_beside, unlock
@@ -204,37 +203,6 @@ class LogFile(AtOnce, RotatingFileHandler):
                 if self.stream is not None:
                     self.stream.close()
                 self.stream = None
-
-
-def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None, *, flag: str = "--log-file") -> None:
-    """Make sure that this user can write the log file that ``flag`` names; raises UsageError, in one line, otherwise.
-
-    With an ``owner``, this process is root and is going to become that user. A missing file is then made and given to
-    the owner. A file that exists is not touched: if the owner may write to the directory, it can be a link, which root
-    must not follow. Call the function again as the owner.
-    """
-    # Without waiting, since a pipe that nobody reads can be opened only when somebody does.
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
-    try:
-        try:
-            file = os.open(path, flags | os.O_EXCL, 0o666)
-            if owner is not None and sys.platform != "win32":
-                os.fchown(file, *owner)
-        except FileExistsError:
-            if owner is not None:
-                return
-            file = os.open(path, flags)
-        regular = stat.S_ISREG(os.fstat(file).st_mode)
-        os.close(file)
-    except OSError as error:
-        why = "it is a pipe that nobody reads, or a socket" if error.errno == errno.ENXIO else error.strerror
-        raise UsageError(f"{flag}: {path!r} cannot be written: {why}") from error
-    if owner is None and rotated and regular and not _may_rename(path):
-        raise UsageError(f"--log-max-bytes: no permission to rename {path!r}; put it into a directory of this user")
-
-
-def _may_rename(path: str) -> bool:
-    return os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK)
 
 
 # ------------------------------------------------------------------------------ files that are moved away
