@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class Suspended:
-    """A request whose coroutine has not ended after its first step, so it has a task. None once the coroutine ends.
+    """What a request has whose coroutine has not ended in its first step: its ``task``, until the coroutine ends.
 
     ``slot`` is its slot of the scoreboard, if it has one. ``timed_out`` says that its time is over, and that its task
-    was cancelled. ``flush_is_due``: the end of the step at hand will be told.
+    was cancelled. ``flush_is_due`` says that ``end_step`` will be called at the end of the step at hand.
     """
 
     __slots__ = ("flush_is_due", "slot", "task", "timed_out")

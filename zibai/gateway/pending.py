@@ -19,8 +19,8 @@ it wait."""
 class Pending:
     """Pieces of a response that are not sent yet; made for the first piece that is kept.
 
-    ``trailers`` is set if the application has announced some. They come after
-    the last piece of the body (``body_over``). ``since`` is when this step first gave something, or 0.
+    ``trailers`` is set if the application has announced some. They come after the last piece of the body
+    (``body_over``). ``since`` is when this step first gave something, or 0.
     """
 
     __slots__ = ("body_over", "pieces", "since", "size", "tired", "trailers")

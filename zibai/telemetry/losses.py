@@ -13,7 +13,7 @@ from ..system import standard
 
 
 class Losses:
-    """Those of the file at ``path``. Whoever holds the lock of its handler may use it.
+    """The records that the log file at ``path`` could not take. A thread uses it with the lock of the file's handler.
 
     ``number`` is how many records were lost since the file could be written last. ``beginning`` comes before the next
     one: it ends a line of which only a part was written.

@@ -166,7 +166,7 @@ class Codec:
             first, second = data[at], data[at + 1]
             size, start = second & 127, at + 6
             if size > 125:
-                size, start = read_size(data, at)
+                size, start = read_size(data, at)  # start is 0 while the length has not come whole
             stop = start + size
             plain = first in (0x81, 0x82) and not inside and size <= self._max_size
             if second < 128 or not (plain or self._is_good(first, size)):

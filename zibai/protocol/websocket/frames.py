@@ -25,8 +25,10 @@ def write_frame(first: int, data: bytes) -> tuple[bytes, ...]:
 
 
 def read_size(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """The extended length of the client's frame at ``at``, and where its masked data begins. While the length is
-    incomplete: the number that announces it, and 0. A length that is no good is one that no frame may have.
+    """The extended length of the client's frame at ``at``, and where its masked data begins.
+
+    While the length is incomplete, they are the number that announces it, 126 or 127, and 0. A length with more bytes
+    than it needs (RFC 6455 5.2) is read as one that is too long for any frame.
     """
     have = len(data) - at
     if data[at + 1] & 127 == 126:
@@ -40,10 +42,4 @@ def read_size(data: bytes | bytearray, at: int) -> tuple[int, int]:
     return size if size > 65535 else _TOO_LONG, at + 14
 
 
-def is_minimal(length: bytes | bytearray) -> bool:
-    """Whether an extended length, of 2 or 8 bytes, needs so many: the minimal number must be used (RFC 6455 5.2)."""
-    return length > (_LONGEST_OF_7 if len(length) == 2 else _LONGEST_OF_16)
-
-
-_LONGEST_OF_7, _LONGEST_OF_16 = b"\0\x7d", b"\0\0\0\0\0\0\xff\xff"
 _TOO_LONG: Final = 1 << 64

@@ -14,7 +14,6 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import SERVER, Protocol
 from websockets.streams import StreamReader
 
-from .frames import is_minimal
 from .partial import Fragments, Message
 
 _REASON: Final = 123
@@ -104,14 +103,14 @@ class Reference(Protocol):
     def _read_exact(self, n: int) -> Generator[None, None, bytearray]:
         """Read the next part of a frame: its head, the extended length that this announces, its mask, its data.
 
-        The protocol would accept a length in more bytes than it needs.
+        The protocol would accept a length in more bytes than it needs (RFC 6455 5.2).
         """
         data = yield from StreamReader.read_exact(self.reader, n)
         if self._length_is == _NOT_READ:
             self._length_is = _NEXT if data[1] & 127 > CONTROL else _READ
         elif self._length_is == _NEXT:
             self._length_is = _READ
-            if not is_minimal(data):
+            if int.from_bytes(data, "big") <= (CONTROL if n == 2 else 0xFFFF):
                 raise ProtocolError("a length has more bytes than it needs")
         return data
 
