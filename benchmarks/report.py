@@ -22,7 +22,10 @@ threads have the same number. gunicorn's gevent worker has a greenlet for each c
 calls at a time than the threads of the others do. "CPU busy" is the share of a processor that the server used: where
 it is far from 1, something else was the limit.
 """
-ASGI = "ASGI applications. All servers but *zibai tasks* run on uvloop, and *zibai tasks* on asyncio.\n"
+ASGI = """\
+ASGI applications. All servers but *zibai tasks* run on uvloop, and *zibai tasks* on asyncio. *bare loop asgi* makes a
+scope, calls the application and parses nothing: it is the limit of a server in Python.
+"""
 PROCESSES = """\
 Requests/s of `-p 1` and `-p 2`. Here server and wrk share all processors, so that with two processors the second
 worker gets only what wrk leaves.

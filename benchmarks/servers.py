@@ -86,6 +86,7 @@ class Server:
 
 
 LIMITED = ("varied", "forwarded", "browsers", "hello", "heads", "page", "new", "many")
+LIMITED_ASGI = ("asgi-varied", "asgi-orders", "asgi-hello", "asgi-new", "asgi-many")
 LOGGED = ("varied",)
 
 SERVERS = (
@@ -137,6 +138,7 @@ SERVERS = (
     Server("bjoern", f'-c "{BJOERN}"', "bjoern", "bjoern", "a C compiler and libev's headers", native=True),
     Server("fastwsgi", f'-c "{FASTWSGI}"', "fastwsgi", "fastwsgi", "a C compiler", native=True),
     Server("freastal", f'-c "{FREASTAL}"', "freastal", "freastal", "a C compiler and libuv's headers", native=True),
+    Server("bare loop asgi", "-m benchmarks.bareasgi {port} {app} {workload}", only=LIMITED_ASGI, interface="asgi"),
     Server("zibai tasks", ZIBAI_ASGI, interface="asgi"),
     Server("zibai tasks uvloop", f"{ZIBAI_ASGI} --loop uvloop", "uvloop", "uvloop", interface="asgi"),
     Server(
@@ -170,7 +172,7 @@ OURS = ("zibai threads", "zibai gevent")
 TASKS = "zibai tasks"
 LOGGING = " logging"  # added to the name of the same server with an access log
 ALL_OURS = (*OURS, *(f"{name}{LOGGING}" for name in OURS), TASKS, "zibai tasks uvloop")
-LIMIT = "bare loop"
+LIMIT, LIMIT_ASGI = "bare loop", "bare loop asgi"
 
 
 def environment() -> dict[str, str]:

@@ -9,7 +9,7 @@ from statistics import median
 
 from . import results as r
 from .results import Idle, Measurement, Results
-from .servers import ALL_OURS, LIMIT, OURS, SERVERS, TASKS
+from .servers import ALL_OURS, LIMIT, LIMIT_ASGI, OURS, SERVERS, TASKS
 from .verdict import targets
 from .workloads import BY_KEY, WORKLOADS, Workload
 
@@ -132,7 +132,8 @@ def doubts(results: Results) -> str:
 def workload(results: Results, work: Workload) -> str:
     """One workload in all detail, the fastest first."""
     possible = work.possible(results.threads)
-    base = next((each for each in (LIMIT, OURS[0], TASKS) if r.of(results.measurements, each, work.key)), "")
+    bases = (LIMIT, OURS[0], LIMIT_ASGI, TASKS)
+    base = next((each for each in bases if r.of(results.measurements, each, work.key)), "")
     rows, found = [], []
     for name in names(results):
         if not (rounds := r.of(results.measurements, name, work.key)):

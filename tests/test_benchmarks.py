@@ -6,6 +6,7 @@ The figures here are made up; the last test measures, very shortly, where wrk is
 from __future__ import annotations
 
 import cProfile
+import json
 import pstats
 import re
 import shutil
@@ -19,8 +20,9 @@ from xml.etree import ElementTree as ET
 import h11
 import pytest
 
-from benchmarks import chart, load, loops, profiled, report, tables, verdict, websocket
+from benchmarks import asgiapps, chart, load, loops, profiled, report, tables, verdict, websocket
 from benchmarks.__main__ import parse, steps
+from benchmarks.bareasgi import Exchange
 from benchmarks.bareloop import answer
 from benchmarks.results import Idle, Measurement, Results, errors, of, rate, ratio, typical
 from benchmarks.servers import ALL_OURS, BY_NAME, CERTIFICATE, KEY, LIMIT, OURS, SERVERS, missing, version
@@ -235,6 +237,21 @@ def test_answer_of_the_bare_loop() -> None:
     assert answer("hello").endswith(b"\r\n\r\nHello World!")
     assert b"Connection: close\r\n" in answer("new")
     assert len(answer("page")) > 12 * 1024
+
+
+def test_the_bare_loop_calls_an_asgi_application() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        order = b'{"id": 7, "items": [{"price": 2}, {"price": 3}]}'
+        Exchange(b"POST / HTTP/1.1\r\nHost: a\r\n\r\n" + order, here, closes=False).run(asgiapps.post)
+        head, _, body = there.recv(65536).partition(b"\r\n\r\n")
+        assert json.loads(body) == {"id": 7, "total": 5}
+        assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+        assert b"\r\ncontent-length: %d\r\n" % len(body) in head
+        Exchange(b"GET / HTTP/1.1\r\n\r\n", here, closes=True).run(asgiapps.hello)
+        assert b"\r\nConnection: close\r\n" in there.recv(65536)
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            Exchange(b"GET / HTTP/1.1\r\n\r\n", here, closes=False).run(asgiapps.wait)
 
 
 # --- what is computed -------------------------------------------------------------------------------
