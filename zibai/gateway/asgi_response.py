@@ -66,7 +66,8 @@ class Responding(AsyncRequest):
         self.head = prepare_raw(message["status"], message.get("headers") or ())
         if message.get("trailers"):
             self._make_pending().trailers = []
-        self._flush_soon()
+        if self.suspended is not None:  # else the end of the first step does it
+            self._end_step_soon()
 
     def _make_pending(self) -> Pending:
         if self._pending is None:
@@ -108,7 +109,8 @@ class Responding(AsyncRequest):
         except Gone:
             pass  # the client has left, which the log and the next message tell
         self.complete = self.on_wire = True
-        self._over()
+        self._gateway.log(self, None)
+        self.release()
         return True
 
     def _end_body(self) -> None:
