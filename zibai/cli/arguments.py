@@ -119,6 +119,8 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Layer:
     found, unknown = parser.parse_known_args(argv)
     given = vars(found) | switches
     if unknown:
+        if os.path.isfile(given.get("watchfiles") or ""):
+            parser.error("--watchfiles takes one value, and the shell has made files of it; quote it: '*.py'")
         parser.error(_no_command(given.get("app", ""), unknown) or _unknown(unknown))
     lists = [option for option in declared() if option.kind is list and option.name in given]
     for option in lists:

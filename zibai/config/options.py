@@ -299,7 +299,7 @@ class Options:
         group=DEVELOPMENT,
         metavar="PATTERNS",
         needs_parent=True,
-        brief='restart for other files: "*.py;*.html"',
+        brief='--reload for other files: "*.py;*.html"',
         help='restart the workers when a file changes that matches a pattern, as in "*.py;.env"; '
         "needs zibai-server[reload]",
     )
