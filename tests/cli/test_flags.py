@@ -97,6 +97,7 @@ def test_a_known_flag(line: str, expected: dict[str, object]) -> None:
         ("chekc a:b", "there is no command 'chekc'; did you mean check?"),
         ("relaod 8000", "there is no command 'relaod'; did you mean reload?"),
         ("run a:b", "there is no command 'run'; leave it out: zibai a:b"),
+        ("dev main.py", "there is no command 'dev'; leave it out: zibai main.py"),
         ("a:b c:d", "unrecognized arguments: c:d"),
         ("a:b --host localhost:80", "--host: 'localhost:80' is no host; write a name or an address, and the port as"),
         ("a:b --host http://x", "--host: 'http://x' is no host; write a name or an address, and the port as port"),

@@ -157,7 +157,7 @@ def _no_command(first: str, words: list[str]) -> str:
     near = get_close_matches(first, (*COMMANDS, *STEERING), n=1, cutoff=0.7)
     if near:
         return f"there is no command {first!r}; did you mean {near[0]}?"
-    if ":" in words[0]:
+    if ":" in words[0] or words[0].endswith(".py"):
         return f"there is no command {first!r}; leave it out: zibai {words[0]}"
     return ""
 
