@@ -477,6 +477,7 @@ def test_a_start_without_end_has_the_time_of_the_graceful_exit(loop: str) -> Non
 @pytest.mark.skipif(sys.platform == "win32", reason="signals between processes are POSIX")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("mode", [(), ("-p", "1"), ("-p", "1", "--preload")], ids=["single", "worker", "preload"])
+@pytest.mark.daily("single-SIGINT", "worker-SIGTERM")
 def test_an_interrupted_start_ends_at_once_and_is_no_error(mode: tuple[str, ...], name: str) -> None:
     with Server("lifespans:waits", *mode, "--graceful-exit-timeout", "3600", "--no-gevent") as server:
         server.wait_for_log("entered")

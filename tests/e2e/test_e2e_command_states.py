@@ -112,7 +112,7 @@ def odd_worker(state: str, server: Server, client: Client, tmp_path: Path) -> in
     return pid
 
 
-@pytest.mark.daily("tasks-hung", "threads-starting")
+@pytest.mark.daily("tasks-starting")
 @pytest.mark.parametrize("state", ["hung", "stopped", "starting"])
 @pytest.mark.parametrize("way", [*WAYS])
 def test_every_command_answers_and_costs_no_request(way: str, state: str, tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def app(environ, start_response):
 """
 
 
-@pytest.mark.daily("threads-plain", "threads-preload", "greenlets-plain")
+@pytest.mark.daily("threads-preload", "greenlets-plain")
 @pytest.mark.parametrize("flags", [(), ("--preload",), ("--loops", "2")], ids=["plain", "preload", "loops"])
 def test_a_request_that_ends_the_first_worker_does_not_end_the_server(
     backend: tuple[str, ...], flags: tuple[str, ...], tmp_path: Path
@@ -385,7 +385,7 @@ MISTAKES = {
 
 @PROCESSES
 @pytest.mark.parametrize(("app", "code", "word"), MISTAKES.values(), ids=MISTAKES)
-@pytest.mark.daily("single", "no such module-workers")
+@pytest.mark.daily("no such module", "not callable-single")
 def test_a_mistyped_application(app: str, code: int, word: str, processes: tuple[str, ...]) -> None:
     done = run(app, "-l", "127.0.0.1:0", *processes)
     assert done.returncode == code

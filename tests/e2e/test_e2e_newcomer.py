@@ -88,7 +88,7 @@ MISTAKES = [
     Mistake("site_:wsgi --listen :1 --port 2", "--port and --listen both say where to listen; leave one out"),
     Mistake("site_:wsgi -c gunicorn.conf.py", "--config: 'gunicorn.conf.py' is no TOML; zibai migrate gunicorn.conf."),
     Mistake("site_:wsgi --profile live", "--profile: there is no file with profiles here; write zibai.toml, or add"),
-    Mistake("site_:wsgi --certfile nowhere.pem", "--certfile"),
+    Mistake("site_:wsgi -l :0 --certfile nowhere.pem", "--certfile"),
     Mistake("site_:wsgi --app-dir nowhere", "--app-dir: 'nowhere' is no directory"),
     Mistake("site_:wsgi", "environment variable PORT: 'tcp' is no port number", variables={"PORT": "tcp"}),
     Mistake("site_:wsgi", "environment variable ZIBAI_WORKERS: 'x' is not a", variables={"ZIBAI_WORKERS": "x"}),

@@ -84,6 +84,7 @@ def names(profile: dict[str, Any], stack: list[int]) -> list[str]:
     return [profile["frames"][number][0] for number in stack]
 
 
+@pytest.mark.daily("tasks")
 def test_a_request_is_in_the_profile(server: Server, control: tuple[str, str], tmp_path: Path) -> None:
     idle = run("profile", "0.5", *control, "--output", str(tmp_path / "idle"), "--json")
     assert idle.returncode == 0, idle.stderr

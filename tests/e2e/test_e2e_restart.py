@@ -76,7 +76,7 @@ def app(environ, start_response):
 """
 
 
-@pytest.mark.daily("SIGHUP-1", "reload-1")
+@pytest.mark.daily("reload-1")
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize("how", ["SIGHUP", "command", "reload"])
 def test_restarts_that_come_faster_than_a_start_takes_come_to_their_end(

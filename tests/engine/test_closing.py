@@ -218,7 +218,7 @@ def test_a_child_that_returns_to_the_server_answers_nobody(backend: tuple[str, .
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("when", ["first", "later"])
 @pytest.mark.parametrize("path", ["/returns", "/exits", "/awaits", "/task"])
-@pytest.mark.daily("asyncio")
+@pytest.mark.daily("later-asyncio")
 def test_a_child_of_a_task_that_returns_to_the_server_ends(path: str, when: str, loop: str) -> None:
     """It has the event loop: it took the wake-ups that the parent waited for, and went on with what others were at."""
     pytest.importorskip(loop)
