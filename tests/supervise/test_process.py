@@ -38,6 +38,8 @@ from support import alive, wait_for
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 windows = pytest.mark.skipif(sys.platform != "win32", reason="Windows")
+# Without pidfd_open(), a thread waits for each child.
+forks_beside_threads = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 
 def worker(parent: Parent, how: str) -> None:
@@ -249,7 +251,7 @@ def test_a_death_is_heard_without_pidfd_open(monkeypatch: pytest.MonkeyPatch, er
 
 
 @posix
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@forks_beside_threads
 def test_where_nobody_can_tell_how_a_child_ended() -> None:
     """SIGCHLD is ignored, and this cannot be changed from a thread of a program that is not ours."""
     old = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -385,6 +387,7 @@ def test_handlers_that_were_taken_and_given_back_are_ours_again() -> None:
 
 
 @posix
+@forks_beside_threads
 def test_a_signal_to_a_process_that_the_application_has_forked_is_none_to_us() -> None:
     """``terminate()`` of a child of ``multiprocessing`` has to end that child, and nobody else."""
     ours, theirs = socket.socketpair()
@@ -664,6 +667,7 @@ def test_a_channel_tells_empty_from_ended() -> None:
 
 
 @posix
+@forks_beside_threads
 def test_forked_workers_hold_nothing_of_their_siblings() -> None:
     """Each would keep the other from learning that the parent is gone."""
     reader, writer = os.pipe()
@@ -684,6 +688,7 @@ def test_forked_workers_hold_nothing_of_their_siblings() -> None:
 
 
 @posix
+@forks_beside_threads
 def test_a_forked_worker_that_hangs_in_a_lock_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock of the locale was held by a thread that is not in the fork: as good as a call that does not return."""
     with monkeypatch.context() as patch:
