@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
 
 TAKES = os.environ.get("TAKES", "")
@@ -36,7 +37,10 @@ def take(what):
         case "kept":
             run_for_ever()
         case "own":
-            signal.signal(signal.SIGTERM, lambda number, frame: os.write(2, b"the application has heard it\n"))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda number, frame: os.write(2, b"the application has heard it\n"))
+        case "exits":
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
 
 
 take(TAKES)
@@ -47,3 +51,41 @@ def app(environ, start_response):
     take(environ["PATH_INFO"].lstrip("/"))
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
+
+
+def slow(environ, start_response):
+    """Takes as many seconds as the query says."""
+    os.write(2, b"entered\n")
+    threading.Event().wait(float(environ["QUERY_STRING"]))
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+async def tasks(scope, receive, send):
+    """Takes signals in its event loop: in its lifespan as ``TAKES`` says, in a request as the query says.
+
+    The response says who handles SIGTERM and SIGINT now.
+    """
+    if scope["type"] == "lifespan":
+        await receive()
+        take_in_loop(TAKES)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        os.write(2, b"shut down\n")
+        return
+    take_in_loop(scope["query_string"].decode())
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": repr(handlers).encode()})
+
+
+def take_in_loop(what):
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if what in ("loop", "given-back"):
+            loop.add_signal_handler(number, os.write, 2, b"the application has heard it\n")
+        if what == "given-back":
+            loop.remove_signal_handler(number)
+        if what == "handler":
+            signal.signal(number, lambda number, frame: os.write(2, b"the application has heard it\n"))

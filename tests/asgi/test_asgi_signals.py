@@ -5,12 +5,13 @@ An event loop takes the descriptor that signals wake (a trap of our own).
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
 from harness import request
 
-from support import Client, Server
+from support import Client, Server, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -29,6 +30,31 @@ def test_sigterm_is_heard(loop: str, state: str) -> None:
         assert server.stop() == 0
         if state == "busy":
             assert client.read().body == b"fine"
+
+
+@pytest.mark.daily("lifespan-loop-SIGTERM-asyncio", "request-given-back-SIGTERM", "lifespan-handler-SIGINT-asyncio")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("takes", ["loop", "given-back", "handler"])
+@pytest.mark.parametrize("where", ["lifespan", "request"])
+def test_a_single_process_hears_signals_that_its_application_takes(
+    loop: str, where: str, takes: str, name: str
+) -> None:
+    pytest.importorskip(loop)
+    env = {"TAKES": takes if where == "lifespan" else ""}
+    with Server("signalling:tasks", "--loop", loop, "--interface", "asgi", env=env) as server:
+        server.wait_for_log("worker ready")
+        if where == "request":
+            with Client(server.port) as client:
+                before = client.get("/").body
+                assert client.get("/?" + takes).body != before
+                # The loop looks at itself after a second at most.
+                wait_for(lambda: any(ours in client.get("/").body for ours in (b"_Both", before)))
+        server.signal(getattr(signal, name))
+        assert server.wait() == 0
+    log = "\n".join(server.log)
+    assert "shut down" in log
+    assert "ends now" not in log
 
 
 @pytest.mark.daily("asyncio-worker", "uvloop-single")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import APPS, DEADLINE, ZIBAI, Server, alive, child_processes, environment, get, run, wait_for
+from support import APPS, DEADLINE, ZIBAI, Client, Server, alive, child_processes, environment, get, run, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,14 +131,33 @@ def test_it_hears_signals_after_the_application_has_handled_some(backend: tuple[
     assert ("the application has heard it" in log) == (takes == "own")
 
 
-@pytest.mark.daily("threads-another", "greenlets-ours")
-@pytest.mark.parametrize("takes", ["another", "ours"])
+@pytest.mark.daily("threads-another", "greenlets-ours", "threads-own")
+@pytest.mark.parametrize("takes", ["another", "ours", "own"])
 def test_so_does_ctrl_c(backend: tuple[str, ...], takes: str) -> None:
     with Server("signalling:app", *backend, env={"TAKES": takes}) as server:
         ready(server)
         server.signal(signal.SIGINT)
         assert server.wait() == 0
     assert "ends now" not in "\n".join(server.log)
+
+
+@pytest.mark.daily("threads-single", "greenlets-workers")
+@pytest.mark.parametrize("processes", [(), ("-p", "1")], ids=["single", "workers"])
+def test_an_application_that_exits_at_sigterm_cuts_no_request(
+    backend: tuple[str, ...], processes: tuple[str, ...]
+) -> None:
+    """systemd sends the signal to the whole group."""
+    with (
+        Server("signalling:slow", *processes, *backend, env={"TAKES": "exits"}) as server,
+        Client(server.port) as client,
+    ):
+        ready(server)
+        client.send(b"GET /?0.5 HTTP/1.1\r\nHost: x\r\n\r\n")
+        server.wait_for_log("entered")
+        os.killpg(server.pid, signal.SIGTERM)
+        assert client.read().body == b"ok"
+        assert server.wait() == 0
+    assert any("graceful shutdown begun" in line for line in server.log)
 
 
 # --- a log that nobody reads ------------------------------------------------------------------------

@@ -35,6 +35,9 @@ class Script:
         self._verb, names = self._wakes.pop(0)
         return names
 
+    def reassert(self) -> None:
+        """The application has taken no signal."""
+
     def receive(self) -> tuple[str, Any]:
         return self._verb, "a channel" if self._verb == "adopt" else None
 

@@ -387,6 +387,38 @@ def test_handlers_that_were_taken_and_given_back_are_ours_again() -> None:
 
 
 @posix
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), ValueError("of the application")])
+def test_what_the_application_raises_at_a_signal_for_the_end_ends_nothing(
+    error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raises(number: int, frame: object) -> None:
+        raise error
+
+    with Signals(["SIGTERM", "SIGUSR1"]) as signals:
+        signal.signal(signal.SIGTERM, raises)
+        signal.signal(signal.SIGUSR1, raises)
+        signals.reassert()
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.read() == ["SIGTERM"]
+        with pytest.raises(type(error)):
+            signal.raise_signal(signal.SIGUSR1)
+        assert signals.read() == ["SIGUSR1"]
+    assert ("ValueError: of the application" in capsys.readouterr().err) == isinstance(error, ValueError)
+
+
+@posix
+def test_interrupting_signals_raise_after_the_handler_of_the_application() -> None:
+    heard: list[int] = []
+    with Signals(["SIGINT"], interrupting=True) as signals:
+        signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+        signals.reassert()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signals.read() == ["SIGINT"]
+    assert heard == [signal.SIGINT]
+
+
+@posix
 @forks_beside_threads
 def test_a_signal_to_a_process_that_the_application_has_forked_is_none_to_us() -> None:
     """``terminate()`` of a child of ``multiprocessing`` has to end that child, and nobody else."""

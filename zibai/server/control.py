@@ -144,7 +144,8 @@ class Control(control.Control):
             self._interrupt = _interrupting_and_setting(self._interrupt, end)
 
     def prepare(self, loops: Loops) -> None:
-        """Called by the main thread before the loops turn."""
+        """Called by the main thread before the loops turn. A lifespan or hook may have handled signals until now."""
+        self._signals.reassert()
         self._serves = True
         if self._announced.begun:
             loops.say_close()
@@ -160,10 +161,10 @@ class Control(control.Control):
         """A loop has looked at its requests: while some run, this thread watches the clock. The owners of the loops
         call this, one at a time.
 
-        With gevent the owner is the main thread, which also runs the application. A view may have reset a signal, as an
-        asyncio event loop does at its end.
+        With gevent and tasks the owner is the main thread, which also runs the application. A view may have reset a
+        signal, as an asyncio event loop does at its end, and a task may have taken one.
         """
-        if self._main.hub is not None:
+        if self._main.is_current():
             self._signals.reassert()
         busy = self._loops is not None and self._loops.busy
         if busy and not self._was_busy:

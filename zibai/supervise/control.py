@@ -66,6 +66,10 @@ class MainThread:
         """Whether SIGINT raises KeyboardInterrupt in it by itself. gevent's main greenlet must be told."""
         return self.hub is None and sys.platform != "win32"
 
+    def is_current(self) -> bool:
+        """Whether this is called in its thread, by whatever greenlet."""
+        return get_ident() == self._ident
+
     def frame(self) -> FrameType | None:
         """The frame that it executes."""
         return getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._ident)

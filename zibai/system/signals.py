@@ -186,7 +186,7 @@ class Signals:
     def reassert(self) -> None:
         """Handle signals again whose handlers the application has set and reset. Only in the main thread.
 
-        A handler that the application has set stays, and is called after the handler here. May be called at any time.
+        A handler that the application has set stays, and is called as well. May be called at any time.
         """
         if not self._old:
             return  # the block has ended
@@ -196,7 +196,7 @@ class Signals:
             if current in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None):
                 signal.signal(number, ours)
             elif current != ours and callable(current) and not isinstance(current, _Both):
-                signal.signal(number, _Both(self._on_signal, current))
+                signal.signal(number, _Both(ours, current))
         ours = self._writer.fileno()
         before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         if before != ours:
@@ -263,14 +263,28 @@ _CHILD: Any = getattr(signal, "SIGCHLD", None)
 
 
 class _Both:
-    """One handler of a signal that calls two."""
+    """One handler of a signal that calls the one here, which may raise KeyboardInterrupt, and that of the application.
 
-    def __init__(self, first: Callable[..., object], second: Callable[..., object]) -> None:
-        self._first, self._second = first, second
+    Many applications call ``sys.exit()`` at SIGTERM. The server ends at such a signal by itself, and what the
+    application raises must not cut the requests in flight.
+    """
+
+    def __init__(self, ours: Callable[..., object], theirs: Callable[..., object]) -> None:
+        self._ours, self._theirs = ours, theirs
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._first(number, frame)
-        self._second(number, frame)
+        raises = self._ours is signal.default_int_handler
+        if not raises:
+            self._ours(number, frame)
+        try:
+            self._theirs(number, frame)
+        except BaseException as error:
+            if signal.Signals(number).name not in ENDS:
+                raise
+            if not isinstance(error, SystemExit | KeyboardInterrupt):
+                sys.excepthook(type(error), error, error.__traceback__)
+        if raises:
+            self._ours(number, frame)
 
 
 def interrupting() -> Callable[[], None]:
