@@ -678,6 +678,24 @@ def test_sys_exit_in_an_application_ends_no_server(when: str, loop: str) -> None
     gc.collect()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_an_application_that_stops_the_event_loop_ends_no_server(loop: str) -> None:
+    pytest.importorskip(loop)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/stops":
+            asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.01)
+        await respond(send)
+
+    with serving(app, valid=False, loop=loop, lifespan="off") as server, Client(server.port) as client:
+        for path in ("/stops", "/", "/stops", "/"):
+            assert client.get(path).status == 200
+        assert not server.end.is_set()
+    told = "the application has called stop() of the event loop, which does not end the worker"
+    assert [record.getMessage() for record in server.logged("zibai.error")].count(told) == 2
+
+
 @pytest.mark.parametrize("when", ["first step", "later", "background", "child"])
 def test_ctrl_c_in_an_application_ends_the_server(when: str, caplog: pytest.LogCaptureFixture) -> None:
     """And nothing of it is left, also where a task does not want to end."""

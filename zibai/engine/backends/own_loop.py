@@ -3,14 +3,14 @@
 That is the main thread of a worker, where applications and libraries expect it: only there can an event loop watch
 children and signals.
 
-``SystemExit`` and ``KeyboardInterrupt`` leave the event loop of asyncio, whichever task or callback raises one. An
-application must not end a worker, so the event loop goes on after a ``SystemExit``. A ``KeyboardInterrupt`` ends the
-server, because it is what Ctrl-C raises in the main thread.
+``SystemExit`` and ``KeyboardInterrupt`` leave the event loop of asyncio, whichever task or callback raises one, and
+``stop()`` makes it end. An application must not end a worker, so the event loop goes on after the first and the last. A
+``KeyboardInterrupt`` ends the server, because it is what Ctrl-C raises in the main thread.
 """
 
 import threading
 from asyncio import Future, all_tasks, ensure_future
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -27,16 +27,30 @@ class OwnLoop(Tasks):
     def run(self, awaitable: Awaitable[Any]) -> Any:
         """Run the event loop until this has ended; returns its result, or raises its error."""
         future: Future[Any] = ensure_future(awaitable, loop=self.event_loop)
-        while True:
-            try:
-                return self.event_loop.run_until_complete(future)
-            except SystemExit as error:
-                if self.forked:
-                    end_child()
-                if future.done():
-                    return future.result()
-                log = partial(error_logger.error, exc_info=error)
-                safely(log, "the application has raised SystemExit outside a request, which does not end the worker")
+        future.add_done_callback(self._leave)
+        try:
+            while not future.done():
+                self._run_on(future)
+        finally:
+            future.remove_done_callback(self._leave)
+        return future.result()
+
+    def _leave(self, _: Future[Any]) -> None:
+        self.event_loop.stop()
+
+    def _run_on(self, future: Future[Any]) -> None:
+        """Run the event loop until something makes it stop, and log this unless it is the end of ``future``."""
+        log: Callable[..., object] = error_logger.error
+        try:
+            self.event_loop.run_forever()
+            what = "called stop() of the event loop"
+        except SystemExit as error:
+            log = partial(log, exc_info=error)
+            what = "raised SystemExit outside a request"
+        if self.forked:
+            end_child()
+        if not future.done():
+            safely(log, f"the application has {what}, which does not end the worker")
 
     def told(self, end: threading.Event) -> Future[Any]:
         """A future that is done when ``end`` is set. A thread waits for that."""
