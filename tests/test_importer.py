@@ -241,6 +241,16 @@ def test_a_package_that_imports_its_own_missing_module(write: Write) -> None:
         ("try:\n    a\nexcept NameError:\n    {}['b']\n", "KeyError: 'b'", "During handling of the above exception"),
         ("class E(BaseException): pass\nraise E\n", "bad.E", "raise E"),
         ("x = b'\\0'.decode('nope')\n", "LookupError: unknown encoding: nope", "decode('nope')"),
+        (
+            "import asyncio\nasyncio.get_running_loop()\n",
+            "RuntimeError: no running event loop; the event loop runs from the lifespan on: do this there",
+            "get_running_loop",
+        ),
+        (
+            "raise RuntimeError('There is no current event loop.')",
+            "RuntimeError: There is no current event loop; the event loop runs from the lifespan on: do this there",
+            "event loop.",
+        ),
     ],
 )
 def test_an_exception_inside_the_module(write: Write, source: str, message: str, traced: str) -> None:

@@ -188,7 +188,15 @@ def guarded(doing: str, function: Callable[..., Any], *args: Any, **keywords: An
         raise
     except BaseException as error:
         trace = format_exception(error, _without_our_frames(error.__traceback__))
-        raise LoadError(f"{doing} failed: {last_line(error)}", trace) from error
+        raise LoadError(f"{doing} failed: {_explain(error)}", trace) from error
+
+
+def _explain(error: BaseException) -> str:
+    """The last line of an error. uvicorn imports an application while its event loop runs, so it may expect one."""
+    text = last_line(error)
+    if isinstance(error, RuntimeError) and re.match("no running event loop|There is no current event loop", str(error)):
+        return f"{text.rstrip('.')}; the event loop runs from the lifespan on: do this there"
+    return text
 
 
 def _without_our_frames(frames: TracebackType | None) -> TracebackType | None:

@@ -134,6 +134,11 @@ def test_a_configuration_of_gunicorn(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         ("granian --access-log --interface wsgi a:b", {"app": "a:b", "interface": "wsgi"}, []),
         (
+            "gunicorn -k asgi --websocket-max-message-size 1000 --access-logfile - a:b",
+            {"app": "a:b", "interface": "asgi", "ws_max_size": 1000},
+            [],
+        ),
+        (
             "gunicorn --threads many --access-logfile - a:b",
             {"app": "a:b", "no_gevent": True},
             ["--threads many: 'many' is not a whole number"],

@@ -58,6 +58,31 @@ def test_gevent_that_has_patched_already_is_told_with_what_to_type(tmp_path: Pat
         assert get(server.port).body == b"1"
 
 
+@pytest.mark.parametrize("flags", [(), ("-p", "1", "--preload")], ids=["single", "preload"])
+def test_tasks_that_are_made_at_the_import_are_named(site: Path, flags: tuple[str, ...]) -> None:
+    """uvicorn imports the application in its event loop, so what comes from there may make some."""
+    if sys.platform == "win32" and flags:
+        pytest.skip("--preload is for POSIX")
+    source = """\
+import asyncio
+from versioned_asgi import app
+async def poll():
+    await asyncio.sleep(60)
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+loop.run_until_complete(asyncio.sleep(0))
+"""
+    (site / "clean.py").write_text(source)
+    (site / "early.py").write_text(f"{source}task = loop.create_task(poll())\n")
+    line = "tasks that the application has made while it was imported never run, since their event loop does not: poll;"
+    with Server("early:app", *flags, "--interface", "asgi", cwd=site) as server:
+        server.wait_for_log(line)
+        assert get(server.port).body == b"1"
+    with Server("clean:app", *flags, "--interface", "asgi", cwd=site) as server:
+        server.wait_for_log("worker ready")
+    assert not [text for text in server.log if "never run" in text]
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_signals_are_heard_whatever_the_event_loop(site: Path, loop: str) -> None:
     if loop == "uvloop" and find_spec("uvloop") is None:

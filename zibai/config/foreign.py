@@ -62,7 +62,8 @@ gunicorn | --suppress-ragged-eofs --do-handshake-on-connect | | a TLS handshake 
 gunicorn | --http-protocols --http2-cleartext --http2-max-concurrent-streams --http2-initial-window-size --http2-max-frame-size --http2-max-header-list-size | | a proxy in front speaks HTTP/2, and HTTP/1.1 to the server
 gunicorn | --asgi-loop | loop |
 gunicorn | --asgi-lifespan | lifespan |
-gunicorn | --asgi-disconnect-grace-period --websocket-max-message-size | | an application hears at once that its client has left; WebSockets are not served
+gunicorn | --asgi-disconnect-grace-period | | an application hears at once that its client has left
+gunicorn | --websocket-max-message-size | ws_max_size |
 gunicorn | --dirty-app --dirty-apps --dirty-workers --dirty-timeout --dirty-threads --dirty-graceful-timeout --dirty-post-fork --dirty-worker-init --dirty-worker-exit --on-dirty-starting | | zibai.Supervisor keeps a function running in processes
 gunicorn | --control-socket --control-socket-mode --control-socket-disable --no-control-socket | control | zibai reload, stop and workers control the server
 gunicorn | --ssl-version | tls_min_version | 1.2 or 1.3

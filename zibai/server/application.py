@@ -53,6 +53,20 @@ def _load_variables(path: str) -> None:
         raise LoadError(str(error)) from None
 
 
+def find_idle_tasks(site: Site, options: Options) -> None:
+    """Warn of tasks that an ASGI application has made while it was imported: no event loop has run then, or will."""
+    if site.interface(options.interface) == "wsgi":
+        return
+    from ..engine.backends.eventloop import waiting_tasks
+
+    if names := waiting_tasks():
+        logger.warning(
+            "tasks that the application has made while it was imported never run, since their event loop does not: %s; "
+            "make them in the lifespan",
+            ", ".join(names),
+        )
+
+
 def run_hook(options: Options, site: Site) -> Site:
     """Call the hook ``before_serve``, if there is one. Raises :class:`LoadError`."""
     try:

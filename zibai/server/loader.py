@@ -87,6 +87,7 @@ def _load(orders: Orders, options: Options, signals: Signals, hub: ModuleType | 
         with control.listening(signals):
             directory = home.real()
             site = application.load(options)
+            application.find_idle_tasks(site, options)
     finally:
         control.join()
         signals.hold_back()

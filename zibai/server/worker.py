@@ -131,7 +131,7 @@ def run(
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
         if parent is not None and not options.interactive:
             parent.hear_ctrl_c()
-        site = application.run_hook(options, application.load(options, app) if preloaded is None else preloaded.site)
+        site = application.run_hook(options, _load(options, app) if preloaded is None else preloaded.site)
         signals.reassert()
 
         def serve() -> None:
@@ -148,6 +148,13 @@ def run(
         except LoadError as error:  # the lifespan refuses to start, or gevent has patched this process
             site = application.fail(options, error)
         serve()
+
+
+def _load(options: Options, app: Application | None) -> Site:
+    site = application.load(options, app)
+    if app is None:
+        application.find_idle_tasks(site, options)
+    return site
 
 
 def _interface(site: Site, options: Options) -> Interface:

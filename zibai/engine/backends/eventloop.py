@@ -29,6 +29,24 @@ def _make_uvloop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def waiting_tasks() -> list[str]:
+    """The tasks in the event loop that ``asyncio.get_event_loop()`` has given this thread, if it does not run."""
+    loop = _set_event_loop()
+    if loop is None or loop.is_running() or loop.is_closed():
+        return []
+    return sorted(getattr(task.get_coro(), "__qualname__", task.get_name()) for task in asyncio.all_tasks(loop))
+
+
+def _set_event_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that is set in this thread. None is made, as :func:`asyncio.get_event_loop` did before 3.14."""
+    if sys.version_info >= (3, 14):
+        try:
+            return asyncio.get_event_loop()
+        except RuntimeError:
+            return None
+    return getattr(getattr(asyncio.get_event_loop_policy(), "_local", None), "_loop", None)
+
+
 class Pool(ThreadPoolExecutor):
     """The threads of ``asyncio.to_thread`` and ``run_in_executor(None, ...)``.
 
