@@ -87,6 +87,19 @@ def test_binds_and_listens(bind: Bind, value: str, family: socket.AddressFamily,
         connect(sock)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="not known to be inherited from the listener")
+@pytest.mark.parametrize("value", ["127.0.0.1:0", pytest.param("[::1]:0", marks=ipv6)])
+def test_connections_ask_silent_clients_whether_they_are_there(bind: Bind, value: str) -> None:
+    sock = bind(value)
+    listen(sock, 5)
+    with socket.create_connection(sock.getsockname()[:2]), sock.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if sys.platform == "linux":
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle, every, count = (accepted.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+            assert idle + every * count == 120
+
+
 def test_does_not_listen_by_itself(bind: Bind) -> None:
     sock = bind("127.0.0.1:0")
     with pytest.raises(ConnectionRefusedError):

@@ -13,12 +13,14 @@ import errno
 import os
 import socket
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from ..config.addresses import Inherited, parse_address, read_address
 from ..errors import BindError, UsageError
 from ..logger import logger
 from .inherited import adopt
+from .listener import is_tcp
 from .unix_socket import bind_error, bind_unix
 
 Found = list[tuple[Any, ...]]
@@ -89,10 +91,29 @@ def _lacks_ipv6(error: BaseException | None) -> bool:
 
 def listen(sock: socket.socket, backlog: int) -> None:
     """Make a bound socket a listener. Raises BindError if another process got the port after both had bound it."""
+    if is_tcp(sock):
+        _ask_silent_clients(sock)
     try:
         sock.listen(backlog)
     except OSError as error:
         raise bind_error(_name(sock), error) from error
+
+
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+"""Seconds of silence (on macOS under another name), seconds between two questions, and how many may have no answer."""
+
+
+def _ask_silent_clients(sock: socket.socket) -> None:
+    """Let the system ask clients that have been silent for a minute whether they are still there.
+
+    A client whose network is gone sends no end. Nothing else would notice that while nothing is sent to it either, as
+    in a long poll or an event stream that has nothing to tell. Connections inherit these options from their listener.
+    """
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def describe(sock: socket.socket, scheme: str = "http") -> str:
