@@ -606,3 +606,34 @@ def test_a_client_whose_messages_wait_is_not_taken_for_dead() -> None:
         while peer.client.socket.recv(1) != b"\x88":
             pass
     assert heard == [*map(str, range(100)), (1000, "")]
+
+
+class WebSocketDisconnect(Exception):
+    """As Starlette, FastAPI and Litestar raise it when they receive the event."""
+
+
+@pytest.mark.parametrize("kind", ["bare", "group", "bug", "mixed", "early"])
+def test_what_frameworks_raise_when_the_client_has_left_is_no_error(kind: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        if kind == "early":
+            raise WebSocketDisconnect
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        match kind:
+            case "bare":
+                raise WebSocketDisconnect
+            case "group":
+                raise ExceptionGroup("", [WebSocketDisconnect(), ExceptionGroup("", [WebSocketDisconnect()])])
+            case "bug":
+                try:
+                    raise WebSocketDisconnect
+                except WebSocketDisconnect:
+                    {}["room"]
+            case "mixed":
+                raise ExceptionGroup("", [WebSocketDisconnect(), KeyError("room")])
+
+    with asgi(app) as server, Peer(server.port) as client:
+        client.send(text("hello"), close(1000))
+        assert client.read_close()[0] == (1011 if kind == "early" else 1000)
+    assert len(errors(server)) == (0 if kind in ("bare", "group") else 1)

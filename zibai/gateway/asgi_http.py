@@ -26,7 +26,7 @@ from ..logger import debug_logger, error_logger
 from ..protocol.http1.raw_response import trailer_lines
 from ..protocol.http1.response import interim
 from .asgi_response import Message, Responding
-from .blame import is_ours
+from .blame import is_farewell, is_ours
 from .given_file import Unsized, duplicate, open_path
 
 LISTENER_MOMENT: Final = 0.1
@@ -220,7 +220,7 @@ class HttpExchange(Responding):
             self._respond(self.refusal.status)
             return
         left = self._heard or self.ending or self.broken
-        if left and (is_ours(error) or isinstance(error, CancelledError)):
+        if left and (is_farewell(error) or isinstance(error, CancelledError)):
             debug_logger.debug("%s: %s", self._path, ascii(str(error)))
             self._leave()
             return

@@ -27,7 +27,7 @@ from ..protocol.websocket.codec import Codec
 from ..protocol.websocket.deflate import Agreed
 from ..protocol.websocket.reference import is_close_code
 from .asgi_response import Message, Responding
-from .blame import is_ours
+from .blame import is_farewell
 
 if TYPE_CHECKING:
     from ..engine.backends.tasks import Tasks
@@ -281,7 +281,7 @@ class WebSocketExchange(Responding):
         gone = self.ended or self.broken or (socket is not None and socket.end is not None)
         cancelled = isinstance(error, CancelledError) and self._tasks.is_ending
         expired = isinstance(error, CancelledError) and self.timed_out and socket is None
-        ours = cancelled or (gone and (expired or is_ours(error)))
+        ours = cancelled or (gone and (expired or is_farewell(error)))
         if ours:
             debug_logger.debug("%s: %s", self._path, ascii(str(error)))
         if socket is not None or self.complete:
