@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import sys
@@ -81,6 +82,37 @@ loop.run_until_complete(asyncio.sleep(0))
     with Server("clean:app", *flags, "--interface", "asgi", cwd=site) as server:
         server.wait_for_log("worker ready")
     assert not [text for text in server.log if "never run" in text]
+
+
+@pytest.mark.parametrize("kept_by", ["nobody", "the application"])
+def test_errors_of_tasks_that_nobody_awaits_are_records(tmp_path: Path, kept_by: str) -> None:
+    own = "" if kept_by == "nobody" else "import logging; logging.basicConfig(format='kept: %(message)s')"
+    (tmp_path / "forgets.py").write_text(f"""\
+import asyncio
+import gc
+{own}
+async def fails():
+    raise KeyError("forgotten")
+async def app(scope, receive, send):
+    asyncio.create_task(fails())
+    await asyncio.sleep(0)
+    gc.collect()
+    await send({{"type": "http.response.start", "status": 200}})
+    await send({{"type": "http.response.body", "body": b"fine"}})
+""")
+    flags = ("--interface", "asgi", "--lifespan", "off", "--access-log-format", "json")
+    with Server("forgets:app", *flags, cwd=tmp_path) as server:
+        assert get(server.port).body == b"fine"
+        line = server.wait_for_log("Task exception was never retrieved")
+        assert server.stop() == 0
+    if kept_by == "nobody":
+        record = json.loads(line)
+        assert (record["logger"], record["level"]) == ("asyncio", "ERROR")
+        assert record["traceback"].endswith("KeyError: 'forgotten'\n")
+        assert all(json.loads(line) for line in server.log)
+    else:
+        assert line == "kept: Task exception was never retrieved"
+        assert "".join(server.log).count("KeyError: 'forgotten'") == 1
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

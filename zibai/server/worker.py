@@ -160,6 +160,8 @@ def _load(options: Options, app: Application | None) -> Site:
 def _interface(site: Site, options: Options) -> Interface:
     """The interface of the application. Options that have no effect on that are logged."""
     interface = site.interface(options.interface)
+    if interface == "asgi":
+        logs.take_strays()
     if site.failure is None:
         for text in remarks_on(options, interface):
             logger.warning("%s", text)

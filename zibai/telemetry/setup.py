@@ -91,6 +91,32 @@ def configure(
     _buffer.pass_on()
 
 
+def take_strays() -> None:
+    """Take what asyncio logs to the server's log, where nobody else takes it: errors of tasks that nobody awaits.
+
+    Call this after the application has configured logging, which may disable the loggers that exist by then.
+    """
+    asyncio = logging.getLogger("asyncio")
+    if not any(isinstance(each, _Strays) for each in asyncio.handlers):
+        asyncio.addHandler(_Strays(asyncio))
+
+
+class _Strays(logging.Handler):
+    """Gives the records of a logger to ``zibai.error`` if no other handler gets them.
+
+    Python would print them to standard error as they are: without time and process, and between lines of JSON.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger, parent = self._logger, self._logger.parent
+        if logger.handlers == [self] and logger.propagate and not (parent is not None and parent.hasHandlers()):
+            error_logger.handle(record)
+
+
 class _Buffer(logging.Handler):
     """Keeps records until handlers may write them."""
 
