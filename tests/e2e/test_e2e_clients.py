@@ -225,3 +225,48 @@ def test_the_log_says_where_it_listens_whatever_scheme_the_application_is_told()
 
 def lines(server: Server) -> list[str]:
     return [line for line in server.log if "listening on" in line]
+
+
+# --- no descriptor left -----------------------------------------------------------------------------
+
+GREEDY = """
+import os, resource
+from contextlib import suppress
+
+def take():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    for _ in range(60):
+        with suppress(OSError):
+            os.dup(0)
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "20000000" if environ["PATH_INFO"] == "/big" else "2")])
+    if environ["PATH_INFO"] == "/big":
+        return [bytes(20_000_000)]
+    take()
+    return [b"ok"]
+
+async def asgi(scope, receive, send):
+    size = 20_000_000 if scope["path"] == "/big" else 2
+    headers = [(b"content-length", b"%d" % size)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    if size == 2:
+        take()
+    await send({"type": "http.response.body", "body": bytes(size)})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such a limit is POSIX's")
+@pytest.mark.parametrize("flags", [("app", "--no-gevent"), ("app",), ("asgi",)], ids=["threads", "greenlets", "tasks"])
+def test_an_application_that_takes_all_descriptors(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """The server needs none, nor any module that it has not imported yet, to go on with its open connections."""
+    (tmp_path / "greedy.py").write_text(GREEDY, encoding="ascii")
+    app, *options = flags
+    with Server(f"greedy:{app}", *options, cwd=tmp_path) as server, Client(server.port) as client:
+        assert len(client.get("/").body) == 2
+        assert len(client.get("/big").body) == 20_000_000
+        if app == "app":
+            client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 600000\r\n\r\n" + bytes(600_000))
+            refused = client.read()
+            assert (refused.status, refused.body) == (507, b"507 Insufficient Storage\n")
+    assert "Traceback" not in "\n".join(server.log)

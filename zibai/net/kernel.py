@@ -13,6 +13,10 @@ from typing import Final
 from ..system.patching import original
 from .listener import Socket
 
+if sys.platform == "linux":  # not when they are needed: then no descriptor may be left to load them with
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
 HERE: Final = 0
 ENDED: Final = 1
 """The client sends nothing more. It has closed the connection, or only its own side: TCP says the same for both."""
@@ -85,9 +89,6 @@ def unsent(sock: Socket) -> int:
     """The bytes written here that the client's system has not received yet; 0 if the system does not tell."""
     try:
         if sys.platform == "linux":
-            from fcntl import ioctl
-            from termios import TIOCOUTQ
-
             count: int = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0]
             return count
         if sys.platform == "darwin":
