@@ -233,21 +233,49 @@ def ended_now(client: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("data", [SPOKEN[0][0], SPOKEN[7][0]], ids=["v1", "v2"])
-def test_a_header_that_nobody_expects_is_explained(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes
+UWSGI = b"\0\x28\0\0\x0c\0QUERY_STRING\0\0\x0e\0REQUEST_METHOD\x03\0GET"
+"""As nginx sends it: a byte of zero, the size in two bytes, another zero, and the variables with their sizes."""
+
+
+@pytest.mark.parametrize(
+    ("data", "remedy"),
+    [
+        pytest.param(SPOKEN[0][0] + GET, "--proxy-protocol on", id="PROXY v1"),
+        pytest.param(SPOKEN[7][0] + GET, "--proxy-protocol on", id="PROXY v2"),
+        pytest.param(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(40), "--certfile", id="TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "speak HTTP/1.1 to this server", id="HTTP/2"),
+        pytest.param(UWSGI, "for uwsgi_pass", id="uwsgi"),
+        pytest.param(b"\x01\x01\0\x01\0\x08\0\0\0\x01" + bytes(6), "for fastcgi_pass", id="FastCGI"),
+        pytest.param(b"70:CONTENT_LENGTH\x000\0SCGI\x001\0", "for scgi_pass", id="SCGI"),
+    ],
+)
+def test_a_protocol_that_nobody_expects_is_explained(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes, remedy: str
 ) -> None:
     with rig(monkeypatch, proxy_protocol=False) as served:
         for _ in range(2):
             client, _ = served.connect()
-            client.sendall(data + GET)
+            client.sendall(data)
             served.until(lambda: any(connection.sender.closing for connection in served.connections))
-            assert read(client, 12) == b"HTTP/1.1 400"
+            assert read(client, 12) in (b"HTTP/1.1 400", b"HTTP/1.1 505")
             client.close()
             served.until(lambda: not served.connections)
         assert not served.served
     (said,) = warnings(caplog)
-    assert said.endswith("--proxy-protocol on")
+    assert said.startswith("a connection of ")
+    assert said.endswith(remedy)
+
+
+@pytest.mark.parametrize("data", [b"\0" * 40, b"\x01\x02", b"70:x", b"PROXYING / HTTP/1.1\r\n\r\n", b"PRI /\r\n\r\n"])
+def test_other_bytes_are_no_protocol(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes
+) -> None:
+    with rig(monkeypatch, proxy_protocol=False) as served:
+        client, _ = served.connect()
+        client.sendall(data + b"\n\r\n")
+        served.until(lambda: any(connection.sender.closing for connection in served.connections))
+        assert read(client, 12) == b"HTTP/1.1 400"
+    assert not warnings(caplog)
 
 
 # --- From worker to worker ------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from .expiry import expire
 from .lingering import LINGER_TIME, Lingering
 from .parting import may_part
 from .pollable import IN_ONE_PIECE, Pollable
-from .preamble import hint_at_proxy_header, write_note
+from .preamble import hint_at_protocol, write_note
 from .receiving import advance
 from .sending import Sender
 from .states import APP, BODY, CLOSED, DISCARD, FLUSH, HEAD, LINGER, PARTED, READY, TASK
@@ -108,7 +108,7 @@ class Connection(Pollable):
             if whole is None:
                 advance(self, now)
                 if self.sender.closing:
-                    hint_at_proxy_header(self.service, self.peer, data)
+                    hint_at_protocol(self.service, self.peer, data)
                 return
             request, body = whole
             if body:

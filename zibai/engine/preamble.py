@@ -9,6 +9,7 @@ Everything here is the loop owner's.
 """
 
 import json
+import re
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -129,10 +130,22 @@ def read_note(note: bytes, endpoint: Endpoint) -> tuple[object, Endpoint]:
     return tidy(tuple(peer) if isinstance(peer, list) else peer), endpoint._replace(host=host, port=port)
 
 
-def hint_at_proxy_header(service: Service, peer: object, data: bytes) -> None:
-    """Log a hint if a client was refused that began with ``data``, a PROXY header."""
-    if data.startswith((b"PROXY ", SIGNATURE)):
-        service.hint(
-            "a connection of %s began with a PROXY header and was refused; if that is your proxy: --proxy-protocol on",
-            name_of(peer),
-        )
+_REFUSED: Final = (
+    "a connection of %s began with a PROXY header and was refused; if that is your proxy: --proxy-protocol on",
+    "a connection of %s began with TLS and was refused by a plain listener; write http:// there, or set --certfile",
+    "a connection of %s began with HTTP/2 and was refused; have your proxy speak HTTP/1.1 to this server",
+    "a connection of %s spoke uWSGI's protocol and was refused; in nginx, write proxy_pass http://... for uwsgi_pass",
+    "a connection of %s spoke FastCGI and was refused; in nginx, write proxy_pass http://... for fastcgi_pass",
+    "a connection of %s spoke SCGI and was refused; in nginx, write proxy_pass http://... for scgi_pass",
+)
+_SPOKEN: Final = re.compile(
+    rb"(?s:(PROXY |" + re.escape(SIGNATURE) + rb")|(\x16\x03)|(PRI \* HTTP/2)|"
+    rb"(\0.{,4096}?REQUEST_METHOD)|(\x01\x01\0.\0)|([0-9]+:CONTENT_LENGTH\0))"
+)
+"""The beginnings of other protocols, one group each, in the order of their hints."""
+
+
+def hint_at_protocol(service: Service, peer: object, data: bytes) -> None:
+    """Log a hint if a client was refused that began with ``data``, which belongs to another protocol."""
+    if (found := _SPOKEN.match(data)) and found.lastindex:
+        service.hint(_REFUSED[found.lastindex - 1], name_of(peer))
