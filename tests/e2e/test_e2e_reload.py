@@ -119,3 +119,20 @@ def test_other_files_do_not_restart_anything(tmp_path: Path) -> None:
         wait_for(lambda: get(server.port).body == b"the second")
         assert wait_for(lambda: starts(server)) <= 2, server.log
         assert server.children() != workers
+
+
+def test_the_log_of_the_server_is_no_change(backend: tuple[str, ...], tmp_path: Path) -> None:
+    """A restart is logged, so each one would cause the next."""
+    save(tmp_path, SOURCE.format("one"))
+    flags = ("--watchfiles", "*", "--access-log", "access.log", "--log-max-bytes", "100", *backend)
+    with Server("site_:app", *flags, cwd=tmp_path) as server:
+        for text in ("two", "three"):
+            for _ in range(3):
+                get(server.port)
+            wait_for((tmp_path / "access.log.1").exists)
+            seen = len(server.log)
+            save(tmp_path, SOURCE.format(text))
+            server.wait_for_log("restart done", after=seen)
+        assert get(server.port).body == b"three"
+        begun = [line.partition("restart begun ")[2] for line in server.log if "restart begun" in line]
+    assert begun == ["(site_.py has changed): new workers replace 1 worker"] * 2

@@ -745,3 +745,28 @@ def test_other_errors_of_a_log_file_are_reported_by_logging(path: Path, capsys: 
 
 def log(handler: LogFile, text: str, *args: object) -> None:
     handler.handle(logging.LogRecord("x", 20, "", 0, text, args, None))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_log"),
+    [
+        ("zibai.log", True),
+        ("zibai.log.1", True),
+        ("zibai.log.2.gz", True),
+        ("zibai.log.2026-11-30", True),
+        ("zibai.log.lock", True),
+        ("zibai.log.py", False),
+        ("zibai.py", False),
+        ("other.log", False),
+        ("output", True),
+    ],
+)
+def test_a_server_knows_the_files_of_its_log(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_log: bool
+) -> None:
+    (tmp_path / name).write_text("", encoding="ascii")
+    (tmp_path / "output").write_text("", encoding="ascii")
+    stat_of = os.fstat
+    with opened(path), open(tmp_path / "output", "rb") as output:
+        monkeypatch.setattr(os, "fstat", lambda file: stat_of(output.fileno() if file == 2 else file))
+        assert logfile.is_log(os.path.realpath(tmp_path / name)) is is_log

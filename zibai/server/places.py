@@ -13,6 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final
 
+from ..telemetry.logfile import is_log
+
 IGNORED = frozenset(
     {
         # caches and editors
@@ -81,9 +83,11 @@ class Place:
         return is_below(path, self.real) if deep else os.path.dirname(path) == self.real
 
     def matters(self, path: str) -> bool:
-        """Whether a change of ``path`` matters."""
+        """Whether a change of ``path`` matters. Logs do not: each restart is logged, and would cause another."""
+        if os.path.basename(path) in IGNORED and os.path.isdir(path):
+            return False  # the first import makes __pycache__
         try:
-            return matches(path, self.patterns, self.real)
+            return matches(path, self.patterns, self.real) and not is_log(path)
         except ValueError:
             return False  # on another drive of Windows
 

@@ -22,6 +22,7 @@ but no signal handler and no callback of gevent's hub, because it waits for the 
 import errno
 import logging
 import os
+import re
 import stat
 import sys
 import threading
@@ -38,6 +39,9 @@ from .openfile import is_named, let_outputs_follow, lock, open_at_once, turn_bes
 LONGEST_ROTATION: Final = 0.2
 """Seconds that a record waits for another process that rotates the file; then it is written without the lock, and the
 records of the next ``IMPATIENCE`` seconds do not wait."""
+
+_APPENDED: Final = re.compile(r"\.(?:[0-9][\w.-]*|lock)$")
+"""What rotation appends to the name of a file: ``.1``, ``.2.gz``, ``.2026-11-30``; or that of the lock beside it."""
 
 IMPATIENCE: Final = 10.0
 
@@ -231,6 +235,18 @@ def reopen() -> None:
                 logging.getLogger("zibai").error("%s cannot be reopened: %s", handler.baseFilename, error)
             finally:
                 handler.release()
+
+
+def is_log(path: str) -> bool:
+    """Whether this server writes the file: that of a handler, a backup of one, or that of its standard outputs."""
+    logs = {os.path.realpath(each.baseFilename) for each in _all_handlers() if isinstance(each, logging.FileHandler)}
+    if path in logs or _APPENDED.sub("", path) in logs:
+        return True
+    for output in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(os.stat(path), os.fstat(output)):
+                return True
+    return False
 
 
 def _all_handlers() -> set[logging.Handler]:
