@@ -517,6 +517,29 @@ def test_root_makes_no_file_through_a_link_of_the_user(
     assert list(of_root.iterdir()) == []
 
 
+@root
+@PROCESSES
+@pytest.mark.daily("workers")
+def test_a_directory_that_the_user_may_not_enter(public: Path, python: list[str], processes: tuple[str, ...]) -> None:
+    """As where root starts the server at home: an application that is elsewhere is served."""
+    of_root = public / "of_root"
+    of_root.mkdir(mode=0o700)
+    (of_root / "mine.py").write_text(APP)
+    flags = ["--user", "nobody", *processes]
+    lib = {"PYTHONPATH": os.pathsep.join((str(public / "lib"), str(public)))}
+    told = f"user nobody may not enter the directory {of_root}: nothing is imported from there"
+    with Server("background:app", *flags, cwd=of_root, command=python, env=lib) as server:
+        assert get(server.port).status == 200
+        assert server.wait_for_log(told)
+    done = run_command(
+        [*python, "mine:app", "-l", "127.0.0.1:0", *flags], cwd=of_root, env=lib,
+        capture_output=True, text=True, check=False, timeout=DEADLINE,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert told in done.stderr
+    assert "zibai: error: no module named 'mine'" in done.stderr
+
+
 @pytest.mark.daily("single")
 @root
 @PROCESSES

@@ -10,6 +10,7 @@ from ..config import envfile
 from ..config.options import Options, runners
 from ..errors import UsageError, ZibaiError
 from ..gateway.interface import Application
+from ..logger import logger
 from ..net import inherited
 from ..net.bind import describe
 from ..net.unix_socket import give_unix_socket
@@ -135,3 +136,10 @@ def become(identity: privileges.Identity, options: Options, sockets: list[socket
     for flag, path in logs.files_of(options):
         logpath.prepare(path, bool(options.log_max_bytes), flag=flag)
     logs.configure_as(options)
+    if not home.may_enter(""):
+        logger.warning(
+            "%s may not enter the directory %s: nothing is imported from there; give the permission, or start zibai in "
+            "another directory",
+            identity.name,
+            home.real(),
+        )

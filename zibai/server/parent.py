@@ -168,8 +168,8 @@ def _starting(
     if prepared.environment.app is not None:
         return partial(forking, prompt, collector)
     directory = _directory(prepared)
-    if not directory and not home.real():
-        directory = os.sep  # the current directory has been removed, and no process can be spawned from there
+    if not (directory or home.real()) or not home.may_enter(directory):
+        directory = os.sep  # the directory was removed, or --user may not enter it: no process can be spawned there
     return partial(home.entered, directory) if directory else nullcontext
 
 

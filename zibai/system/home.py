@@ -28,6 +28,11 @@ def real() -> str:
         return ""
 
 
+def may_enter(name: str) -> bool:
+    """Whether this user may change to the directory ``name``; without a name, to the current one."""
+    return os.access(name or os.curdir, os.X_OK)
+
+
 def keep(name: str) -> None:
     """Let processes that are started later import from ``name``, even if it means another directory by then.
 
