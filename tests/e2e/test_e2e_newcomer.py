@@ -132,3 +132,36 @@ def test_a_mistake_is_one_helpful_line(folder: Path, mistake: Mistake) -> None:
 def test_ways_to_name_an_application(folder: Path, name: str) -> None:
     with Server(name, "--no-gevent", cwd=folder) as server:
         assert get(server.port).body == b"Hello World!"
+
+
+EVENTLET = """
+def monkey_patch():
+    import select, _thread
+    from . import patcher
+    patcher.already_patched["thread"] = True
+    vars(select).pop("epoll", None)
+    raise RuntimeError("cannot release un-acquired lock")
+"""
+
+
+@pytest.mark.daily("gevent-threads", "eventlet-greenlets")
+@pytest.mark.parametrize(
+    "flags", [("--no-gevent",), (), ("--interface", "asgi")], ids=["threads", "greenlets", "tasks"]
+)
+@pytest.mark.parametrize("library", ["eventlet", "gevent"])
+def test_an_application_that_patches_the_server(tmp_path: Path, library: str, flags: tuple[str, ...]) -> None:
+    """Applications that ran on gunicorn's eventlet or gevent often do. With gevent, the server has done it already."""
+    call = "gevent.monkey.patch_all" if library == "gevent" else "eventlet.monkey_patch"
+    (tmp_path / "site_.py").write_text(f"import {call.rpartition('.')[0]}\n{call}()\n{SITE}", encoding="utf-8")
+    if library == "eventlet":  # what it does, so that the tests do not need it
+        (tmp_path / "eventlet").mkdir()
+        (tmp_path / "eventlet" / "__init__.py").write_text(EVENTLET, encoding="utf-8")
+        (tmp_path / "eventlet" / "patcher.py").write_text("already_patched = {}", encoding="utf-8")
+    if library == "gevent" and not flags:
+        with Server("site_:wsgi", cwd=tmp_path) as server:
+            assert get(server.port).body == b"Hello World!"
+        return
+    for more in ((), ("--workers", "1"), ("--workers", "1", "--watchfiles", "*.py")):
+        done = run("site_:wsgi", "--listen", "127.0.0.1:0", *flags, *more, cwd=tmp_path)
+        assert done.returncode == LOAD
+        assert f"zibai: error: 'site_:wsgi' patches the standard library with {library}, on which" in done.stderr

@@ -9,6 +9,7 @@ from ..config.options import Options, watched
 from ..errors import LoadError, UsageError
 from ..gateway.interface import Application, Interface, refusal, resolve
 from ..logger import logger
+from ..system.patching import patcher
 from .ties import Hooks
 
 
@@ -26,24 +27,36 @@ class Site(NamedTuple):
 
 def load(options: Options, app: Application | None = None) -> Site:
     """Import the hooks and the application, which may be given as ``app``. Raises :class:`LoadError`."""
-    typed = app is None
+    before = patcher()
+    failure: LoadError | None = None
     try:
-        if options.env_file is not None:
-            _load_variables(options.env_file)
-        if app is None:
-            importer.add_cwd_to_path()
-            if options.app_dir is not None:
-                importer.add_to_path(options.app_dir)
-            app = importer.load_app(options.app, options.call)
-        if options.interface == "auto" and (text := refusal(app, options.app, typed)):
-            raise LoadError(text)
-        hooks = (
-            importer.import_from_string(spec) if spec else None
-            for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
-        )
-        return Site(app, Hooks(*hooks))
+        site = _import(options, app)
     except LoadError as error:
-        return fail(options, error)
+        failure = error
+    if (library := patcher()) != before:  # threads are at work already, which may be why the import has failed
+        raise LoadError(
+            f"{options.app!r} patches the standard library with {library}, on which this server does not run: remove "
+            "the call of monkey_patch() or patch_all(); for greenlets install gevent, and leave out --no-gevent"
+        ) from failure
+    return site if failure is None else fail(options, failure)
+
+
+def _import(options: Options, app: Application | None) -> Site:
+    typed = app is None
+    if options.env_file is not None:
+        _load_variables(options.env_file)
+    if app is None:
+        importer.add_cwd_to_path()
+        if options.app_dir is not None:
+            importer.add_to_path(options.app_dir)
+        app = importer.load_app(options.app, options.call)
+    if options.interface == "auto" and (text := refusal(app, options.app, typed)):
+        raise LoadError(text)
+    hooks = (
+        importer.import_from_string(spec) if spec else None
+        for spec in (options.before_serve, options.before_graceful_exit, options.before_died)
+    )
+    return Site(app, Hooks(*hooks))
 
 
 def _load_variables(path: str) -> None:

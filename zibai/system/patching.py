@@ -1,4 +1,4 @@
-"""Whether gevent has patched this process, and whether it may; found out without importing gevent.
+"""Whether gevent, or eventlet, has patched this process, and whether gevent may; found out without importing either.
 
 A thread of the server runs while the main thread imports the application, which may import ``gevent.monkey`` itself. So
 a function here may find that module half imported. Nothing is patched before its import has ended.
@@ -16,6 +16,15 @@ def is_patched() -> bool:
     """Whether ``threading`` makes greenlets here."""
     is_module_patched = _of_gevent("is_module_patched")
     return is_module_patched is not None and bool(is_module_patched("threading"))
+
+
+def patcher() -> str:
+    """The library that has patched threads or their waiting here: gevent, eventlet, or none."""
+    modules = ("thread", "threading", "select")
+    if any(map(getattr(sys.modules.get("eventlet.patcher"), "already_patched", {}).get, modules)):
+        return "eventlet"
+    is_module_patched = _of_gevent("is_module_patched")
+    return "gevent" if is_module_patched is not None and any(map(is_module_patched, modules)) else ""
 
 
 def original(module: str, name: str) -> Any:
