@@ -140,6 +140,25 @@ def test_a_list_with_something_else_than_bytes_is_an_error_before_anything_is_se
     assert line.sends == []
 
 
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        (None, "must return an iterable of bytes, such as a list, not NoneType"),
+        (200, "must return an iterable of bytes, such as a list, not int"),
+        (b"text", "must give bytes, not int; has it returned bytes by itself, and not in a list?"),
+        ("text", "must give bytes, not str$"),
+    ],
+    ids=repr,
+)
+def test_an_application_that_returns_something_else_is_told_what_is_wanted(returned: Any, says: str) -> None:
+    line = Line(request())
+    exchange = make(line)
+    exchange.start_response("200 OK", [TEXT])
+    with pytest.raises(TypeError, match=f"the application {says}"):
+        exchange.send_all(returned)
+    assert line.sends == []
+
+
 STATUSES = st.sampled_from(["200 OK", "404 Not Found", "204 No Content", "304 Not Modified", "205 Reset Content"])
 FIELDS = st.lists(
     st.sampled_from(

@@ -115,7 +115,11 @@ class Exchange:
         # A single piece is the whole body, so its length is known (PEP 3333, "Handling the Content-Length Header").
         single = hasattr(iterable, "__len__") and len(iterable) == 1  # type: ignore[arg-type]
         whole = type(iterable) is list or type(iterable) is tuple
-        pieces = joined(iterable) if whole and not single else iter(iterable)
+        try:
+            pieces = joined(iterable) if whole and not single else iter(iterable)
+        except TypeError as error:
+            name = type(iterable).__name__
+            raise TypeError(f"the application must return an iterable of bytes, such as a list, not {name}") from error
         stream = self._stream
         request = stream.connection.request
         assert request is not None

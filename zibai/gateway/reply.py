@@ -25,7 +25,8 @@ def exact(piece: object) -> bytes:
     A subclass is converted to the bytes that it holds: its methods may return another length.
     """
     if not isinstance(piece, bytes):
-        raise TypeError(f"the application must give bytes, not {type(piece).__name__}")
+        why = "; has it returned bytes by itself, and not in a list?" if isinstance(piece, int) else ""
+        raise TypeError(f"the application must give bytes, not {type(piece).__name__}{why}")
     return memoryview(piece).tobytes()
 
 
