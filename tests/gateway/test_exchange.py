@@ -19,7 +19,7 @@ from zibai.gateway.shortcut import send_at_once
 from zibai.protocol.http1 import FastLane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from zibai.engine.stream import Stream
     from zibai.protocol.http1.request import Request
@@ -140,11 +140,30 @@ def test_a_list_with_something_else_than_bytes_is_an_error_before_anything_is_se
     assert line.sends == []
 
 
+class Proxy:
+    """What libraries for tracing wrap around an iterator: a proxy has all special methods, whatever it stands for."""
+
+    def __init__(self, error: Exception, *pieces: bytes) -> None:
+        self.error, self.pieces = error, iter(pieces)
+
+    def __len__(self) -> int:
+        raise self.error
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.pieces
+
+
+@pytest.mark.parametrize("error", [TypeError("no len()"), AttributeError("__len__"), OverflowError()], ids=repr)
+@pytest.mark.parametrize("pieces", [(), (b"a",), (b"a", b"b")])
+def test_an_iterable_without_the_length_that_it_seems_to_have(error: Exception, pieces: tuple[bytes, ...]) -> None:
+    assert send(Proxy(error, *pieces)).sends == send(iter(pieces)).sends
+
+
 @pytest.mark.parametrize(
     ("returned", "says"),
     [
-        (None, "must return an iterable of bytes, such as a list, not NoneType"),
-        (200, "must return an iterable of bytes, such as a list, not int"),
+        (None, "must return a list of bytes, not NoneType"),
+        (200, "must return a list of bytes, not int"),
         (b"text", "must give bytes, not int; has it returned bytes by itself, and not in a list?"),
         ("text", "must give bytes, not str$"),
     ],

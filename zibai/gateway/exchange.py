@@ -113,13 +113,15 @@ class Exchange:
         if type(iterable) is FileWrapper and self._send_file(iterable):
             return
         # A single piece is the whole body, so its length is known (PEP 3333, "Handling the Content-Length Header").
-        single = hasattr(iterable, "__len__") and len(iterable) == 1  # type: ignore[arg-type]
+        try:
+            single = hasattr(iterable, "__len__") and len(iterable) == 1  # type: ignore[arg-type]
+        except Exception:
+            single = False  # a proxy of an iterator has __len__, and no length
         whole = type(iterable) is list or type(iterable) is tuple
         try:
             pieces = joined(iterable) if whole and not single else iter(iterable)
         except TypeError as error:
-            name = type(iterable).__name__
-            raise TypeError(f"the application must return an iterable of bytes, such as a list, not {name}") from error
+            raise TypeError(f"the application must return a list of bytes, not {type(iterable).__name__}") from error
         stream = self._stream
         request = stream.connection.request
         assert request is not None
