@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -74,6 +75,15 @@ class Middleware:
     def __call__(self, *args: Any) -> Any: ...
 
 
+class HasAll:
+    """As objects that look their attributes up elsewhere, or a mock: whatever is asked for is there."""
+
+    def __getattr__(self, name: str) -> Any:
+        return HasAll()
+
+    def __call__(self, environ_: Any, start: Any) -> Any: ...
+
+
 def decorated(app: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(app)
     def wrapper(*args: Any, **keywords: Any) -> Any: ...
@@ -116,6 +126,8 @@ KINDS: dict[str, tuple[Any, str]] = {
     "WSGI made of ASGI": (as_wsgi(asgi), "wsgi"),
     "a class as in PEP 3333": (Pep3333, "wsgi"),
     "a middleware": (Middleware(wsgi), "wsgi"),
+    "an object with any attribute": (HasAll(), "wsgi"),
+    "a mock": (Mock(), "wsgi"),
     "in C": (functools.lru_cache(max), "wsgi"),
     "a function of C": (max, "wsgi"),
     "a partial of PEP 3333": (functools.partial(Pep3333), "wsgi"),

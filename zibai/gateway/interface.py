@@ -33,7 +33,7 @@ def detect(app: Any) -> Kind:
         return _detect_class(app)
     if (called := _down_to_wsgi(app)) and _binds(app, 2):
         return "async" if any(map(_is_async, called)) else "wsgi"
-    if any(getattr(layer, "_asgi_single_callable", False) for layer in _layers(app)):
+    if any(getattr(layer, "_asgi_single_callable", False) is True for layer in _layers(app)):
         return "asgi3"
     if any(_is_async(layer) for layer in _layers(app)):
         return "asgi3" if _binds(app, 3) else "async"
