@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from support import Server, get, run
+from support import ROOT, Server, get, run
 
 if TYPE_CHECKING:
     import subprocess
@@ -165,3 +167,28 @@ def test_an_application_that_patches_the_server(tmp_path: Path, library: str, fl
         done = run("site_:wsgi", "--listen", "127.0.0.1:0", *flags, *more, cwd=tmp_path)
         assert done.returncode == LOAD
         assert f"zibai: error: 'site_:wsgi' patches the standard library with {library}, on which" in done.stderr
+
+
+NO_THREAD = """
+import _thread
+def fail(*args, **keywords):
+    raise RuntimeError("can't start new thread")
+_thread.start_new_thread = _thread.start_joinable_thread = fail  # the second is that of Python 3.13
+"""
+
+
+@pytest.mark.daily("preload-threads", "workers-greenlets", "single-tasks")
+@pytest.mark.parametrize(
+    "flags", [("--no-gevent",), (), ("--interface", "asgi")], ids=["threads", "greenlets", "tasks"]
+)
+@pytest.mark.parametrize("more", ["", "--workers 1", "--workers 1 --preload"], ids=["single", "workers", "preload"])
+def test_a_system_that_allows_no_thread(folder: Path, more: str, flags: tuple[str, ...]) -> None:
+    """As in a container whose limit of processes is reached. The start of a loader must not hang."""
+    if "--preload" in more and sys.platform == "win32":
+        pytest.skip("no fork")
+    (folder / "sitecustomize.py").write_text(NO_THREAD, encoding="utf-8")
+    path = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    done = run("site_:wsgi", "--listen", "127.0.0.1:0", *more.split(), *flags, cwd=folder, env=path)
+    assert done.returncode in (1, LOAD)
+    assert done.stderr.splitlines()[-1].startswith("zibai: error: can't start new thread: see ulimit -u, and the ")
+    assert "Traceback" not in done.stderr

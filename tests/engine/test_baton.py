@@ -591,7 +591,9 @@ def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, caplog
             exchange.leave.set()
             stage.turns.wait_for("finished", exchange)
         assert stage.threads == ["zibai-1"]
-        assert caplog.messages == ["can't start new thread; serving with 1 threads"]
+        assert caplog.messages == [
+            "can't start new thread (see ulimit -u, and the limit of the container); serving with 1"
+        ]
 
 
 def test_not_even_one_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from types import FrameType, ModuleType
 from typing import Any, ClassVar, Final
 
 from ..clock import clock
-from ..errors import LoadError
+from ..errors import LoadError, ZibaiError
 from ..system.lastword import LAST_WORD
 from ..system.signals import Signals, interrupting
 from ..system.stacks import format_stack
@@ -136,9 +136,13 @@ class Control:
     def _start(self, function: Callable[[], None]) -> threading.Thread | None:
         """Run ``function`` in a thread of the system; None where such a thread cannot be joined."""
         hub = self._main.hub
-        if hub is None:
-            return _in_thread(function)
-        hub.start_thread(function)
+        try:
+            if hub is None:
+                return _in_thread(function)
+            hub.start_thread(function)
+        except RuntimeError as error:
+            self._runs.release()
+            raise ZibaiError(f"{error}: see ulimit -u, and the limit of processes of the container") from error
         return None
 
     def join(self) -> None:
