@@ -8,6 +8,7 @@ import logging.handlers
 import os
 import queue
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -745,6 +746,21 @@ def test_other_errors_of_a_log_file_are_reported_by_logging(path: Path, capsys: 
 
 def log(handler: LogFile, text: str, *args: object) -> None:
     handler.handle(logging.LogRecord("x", 20, "", 0, text, args, None))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems make a copy of the descriptor")
+@pytest.mark.parametrize(
+    ("flag", "remedy"),
+    [
+        ("--access-log", "write --access-log - for standard output"),
+        ("--log-file", "leave it out, since the log goes to standard error"),
+    ],
+)
+def test_an_output_that_cannot_be_opened_by_its_path_needs_none(flag: str, remedy: str) -> None:
+    """systemd's is a socket. Behind --user, one that root has opened is refused in the same way."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(UsageError, match=f"cannot be written: .*; {remedy}$"):
+        logpath.prepare(f"/dev/fd/{theirs.fileno()}", False, flag=flag)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,14 @@ from typing import Final
 
 from ..errors import UsageError
 
+_OUTPUTS: Final = ("/dev/std", "/dev/fd/", "/proc/self/fd/")
+"""Paths of open files, which the system opens anew: not as another user, and no socket, such as that of systemd."""
+
+_REMEDIES: Final = {
+    "--access-log": "; write --access-log - for standard output",
+    "--log-file": "; leave it out, since the log goes to standard error",
+}
+
 _pipes: Final[list[int]] = []
 """Open pipes. The reader of a pipe takes the close of its last writer for the end, so they stay open as long as this
 process. Only the main thread adds to them, before it serves."""
@@ -38,7 +46,8 @@ def prepare(path: str, rotated: bool, owner: tuple[int, int] | None = None, *, f
             os.close(file)
     except OSError as error:
         why = "it is a pipe that nobody reads, or a socket" if error.errno == errno.ENXIO else error.strerror
-        raise UsageError(f"{flag}: {path!r} cannot be written: {why}") from error
+        remedy = _REMEDIES[flag] if path.startswith(_OUTPUTS) else ""
+        raise UsageError(f"{flag}: {path!r} cannot be written: {why}{remedy}") from error
     if owner is None and rotated and stat.S_ISREG(mode) and not _may_rename(path):
         raise UsageError(f"--log-max-bytes: no permission to rename {path!r}; put it into a directory of this user")
 
