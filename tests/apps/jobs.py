@@ -43,6 +43,14 @@ def deaf(path: str) -> None:
         note(path, "finally")
 
 
+def converting(path: str) -> None:
+    """Makes another exception of that which interrupts it."""
+    try:
+        deaf(path)
+    except KeyboardInterrupt:
+        raise ValueError("it is no good") from None
+
+
 def numb(path: str) -> None:
     """Knows nothing of anything."""
     note(path, "begin")

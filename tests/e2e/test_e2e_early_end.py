@@ -31,6 +31,12 @@ while True:
         time.sleep(1000)  # app
     except BaseException:
         pass""",
+    "convert": """
+import time
+try:
+    time.sleep(1000)  # app
+except BaseException:
+    raise ValueError("as pydantic does, in C") from None""",
 }
 
 
@@ -51,9 +57,9 @@ def tries(site: Path) -> list[int]:
 @MODES
 @pytest.mark.daily(
     *("threads-sleep-SIGTERM-single", "greenlets-sleep-SIGQUIT-workers", "threads-sleep-SIGTERM-preload"),
-    "threads-retry-SIGTERM-single",
+    *("threads-retry-SIGTERM-single", "threads-convert-SIGINT-single", "greenlets-convert-SIGTERM-single"),
 )
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGQUIT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGQUIT", "SIGINT"])
 @pytest.mark.parametrize("hanging", HANGING, indirect=True)
 def test_a_server_that_is_still_importing_ends_at_once(
     backend: tuple[str, ...], mode: tuple[str, ...], hanging: Path, name: str
@@ -66,6 +72,42 @@ def test_a_server_that_is_still_importing_ends_at_once(
         assert time.monotonic() - begin < 10, "3 s for what does not hear, and a busy machine"
     assert not any(map(alive, tries(hanging)))
     assert "Traceback" not in "\n".join(server.log)
+
+
+CONVERTING = """
+import os, time
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+if os.path.exists("slow"):
+    open(f"trying-{os.getpid()}", "w").close()
+    try:
+        time.sleep(1000)
+    except BaseException:
+        raise ValueError("as pydantic does, in C") from None
+"""
+
+
+@posix
+@pytest.mark.parametrize("mode", [(), ("--preload",), ("--reload",)], ids=["workers", "preload", "reload"])
+def test_an_import_that_a_restart_interrupts_has_not_failed(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    """Its KeyboardInterrupt has become another exception, which is not reported and does not abort the restart."""
+    if mode == ("--reload",):
+        pytest.importorskip("watchfiles")
+    (tmp_path / "converting.py").write_text(CONVERTING)
+    with Server("converting:app", "-p", "1", "--no-gevent", *mode, cwd=tmp_path) as server:
+        get(server.port)
+        (tmp_path / "slow").touch()
+        server.signal(signal.SIGHUP)
+        wait_for(lambda: tries(tmp_path))
+        (tmp_path / "slow").unlink()
+        server.signal(signal.SIGHUP)
+        wait_for(lambda: any("restart done" in line for line in server.log))
+        assert get(server.port).body == b"ok"
+        assert server.stop() == 0
+    assert "as pydantic does" not in "\n".join(server.log)
 
 
 @posix

@@ -58,16 +58,19 @@ def _nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No thread, descriptor, process or signal handler stays behind."""
     monkeypatch.setattr(logging.getLogger("zibai"), "propagate", True)
 
+    def processes() -> list[int]:
+        return [pid for pid, command in child_processes(os.getpid()) if "resource_tracker" not in command]
+
     def state() -> tuple[object, ...]:
         fds = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
-        processes = [pid for pid, command in child_processes(os.getpid()) if "resource_tracker" not in command]
-        return fds, threading.active_count(), processes, signal.getsignal(signal.SIGTERM)
+        return fds, threading.active_count(), processes(), signal.getsignal(signal.SIGTERM)
 
     # The helper of multiprocessing has a descriptor, and lives on.
     from multiprocessing import resource_tracker
 
     if sys.platform != "win32":
         resource_tracker.ensure_running()
+        wait_for(lambda: not processes())  # until its exec, it has the command of this process
     before = state()
     yield
     wait_for(lambda: state() == before)
@@ -220,12 +223,16 @@ def test_sys_exit_in_a_function_is_an_end_like_others(notes: Notes, caplog: pyte
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize("target", [jobs.deaf, jobs.converting])
 @pytest.mark.parametrize("how", ["drain", "quit"])
-def test_a_function_that_knows_no_event_is_interrupted(notes: Notes, how: str) -> None:
-    supervisor = Supervisor(jobs.deaf, (notes.path,), 1, graceful_timeout=0.2 if how == "drain" else 60).start()
+def test_a_function_that_knows_no_event_is_interrupted(
+    notes: Notes, how: str, target: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor(target, (notes.path,), 1, graceful_timeout=0.2 if how == "drain" else 60).start()
     notes.wait("begin")
     supervisor.stop(how)
     assert notes("finally") == notes("begin")
+    assert "it is no good" not in caplog.text
 
 
 @pytest.mark.slow

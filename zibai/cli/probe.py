@@ -63,8 +63,8 @@ def main() -> None:
         from ..server import application, kinds, peek, worker
         from ..telemetry import setup as logs
 
-        # Without the page that --reload shows for an error, and without log files, which a running server may have.
-        options = replace(options, reload=False, watchfiles=None, log_file=None, access_log=None, log_max_bytes=0)
+        # Without log files, which a running server may have.
+        options = replace(options, log_file=None, access_log=None, log_max_bytes=0)
         logs.configure_as(options)
         hub = worker.prepare(options)
         site = application.load(options)

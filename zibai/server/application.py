@@ -25,20 +25,22 @@ class Site(NamedTuple):
         return resolve(self.app, "auto" if self.failure else wanted)
 
 
+class Patched(LoadError):
+    """The import has patched the standard library, so that this process can serve nothing, not even that page."""
+
+
 def load(options: Options, app: Application | None = None) -> Site:
     """Import the hooks and the application, which may be given as ``app``. Raises :class:`LoadError`."""
     before = patcher()
-    failure: LoadError | None = None
     try:
         site = _import(options, app)
-    except LoadError as error:
-        failure = error
-    if (library := patcher()) != before:  # threads are at work already, which may be why the import has failed
-        raise LoadError(
-            f"{options.app!r} patches the standard library with {library}, on which this server does not run: remove "
-            "the call of monkey_patch() or patch_all(); for greenlets install gevent, and leave out --no-gevent"
-        ) from failure
-    return site if failure is None else fail(options, failure)
+    except LoadError:
+        _refuse_patches(options, before)  # which may be why the import has failed, since threads are at work already
+        raise
+    _refuse_patches(options, before)
+    if app is None and site.interface(options.interface) == "asgi":
+        _find_idle_tasks()
+    return site
 
 
 def _import(options: Options, app: Application | None) -> Site:
@@ -66,10 +68,17 @@ def _load_variables(path: str) -> None:
         raise LoadError(str(error)) from None
 
 
-def find_idle_tasks(site: Site, options: Options) -> None:
+def _refuse_patches(options: Options, before: str) -> None:
+    """Raise :class:`Patched` if the import has patched what threads wait by; ``before`` has done so earlier."""
+    if (library := patcher()) != before:
+        raise Patched(
+            f"{options.app!r} patches the standard library with {library}, on which this server does not run: remove "
+            "the call of monkey_patch() or patch_all(); for greenlets install gevent, and leave out --no-gevent"
+        )
+
+
+def _find_idle_tasks() -> None:
     """Warn of tasks that an ASGI application has made while it was imported: no event loop has run then, or will."""
-    if site.interface(options.interface) == "wsgi":
-        return
     from ..engine.backends.eventloop import waiting_tasks
 
     if names := waiting_tasks():
@@ -80,22 +89,23 @@ def find_idle_tasks(site: Site, options: Options) -> None:
         )
 
 
-def run_hook(options: Options, site: Site) -> Site:
+def run_hook(site: Site) -> Site:
     """Call the hook ``before_serve``, if there is one. Raises :class:`LoadError`."""
-    try:
-        if site.hooks.before_serve is not None:
-            importer.guarded("the hook before_serve", site.hooks.before_serve)
-        return site
-    except LoadError as error:
-        return fail(options, error)
+    if site.hooks.before_serve is not None:
+        importer.guarded("the hook before_serve", site.hooks.before_serve)
+    return site
 
 
-def fail(options: Options, error: LoadError) -> Site:
+def fail(options: Options, error: LoadError, *, interrupted: bool) -> Site:
     """A worker whose code fails must not serve, so this raises ``error``.
 
-    With ``--reload`` or ``--watchfiles`` it returns a page, which the worker serves until the next change.
+    With ``--reload`` or ``--watchfiles`` it returns a page, which the worker serves until the next change, if the
+    process can serve (:class:`Patched`). If this process was ``interrupted``, the code has not failed: it has made
+    ``error`` of the KeyboardInterrupt that this raises again.
     """
-    if not watched(options):
+    if interrupted:
+        raise KeyboardInterrupt from None
+    if not watched(options) or isinstance(error, Patched):
         raise error
     logger.error("%s\n%s", error, error.trace)
     return Site(_failure_page(error), failure=error)

@@ -86,8 +86,10 @@ def _load(orders: Orders, options: Options, signals: Signals, hub: ModuleType | 
     try:
         with control.listening(signals):
             directory = home.real()
-            site = application.load(options)
-            application.find_idle_tasks(site, options)
+            try:
+                site = application.load(options)
+            except LoadError as error:
+                site = application.fail(options, error, interrupted=control.was_interrupted())
     finally:
         control.join()
         signals.hold_back()

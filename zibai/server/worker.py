@@ -131,7 +131,7 @@ def run(
     with Signals(names, interrupting=hub is None, exits=exits, late=late) as signals, control.listening(signals):
         if parent is not None and not options.interactive:
             parent.hear_ctrl_c()
-        site = application.run_hook(options, _load(options, app) if preloaded is None else preloaded.site)
+        site = _load(options, app, preloaded, control)
         signals.reassert()
 
         def serve() -> None:
@@ -146,15 +146,15 @@ def run(
             serve()
             return
         except LoadError as error:  # the lifespan refuses to start, or gevent has patched this process
-            site = application.fail(options, error)
+            site = application.fail(options, error, interrupted=control.was_interrupted())
         serve()
 
 
-def _load(options: Options, app: Application | None) -> Site:
-    site = application.load(options, app)
-    if app is None:
-        application.find_idle_tasks(site, options)
-    return site
+def _load(options: Options, app: Application | None, preloaded: Preloaded | None, control: Control) -> Site:
+    try:
+        return application.run_hook(application.load(options, app) if preloaded is None else preloaded.site)
+    except LoadError as error:
+        return application.fail(options, error, interrupted=control.was_interrupted())
 
 
 def _interface(site: Site, options: Options) -> Interface:

@@ -48,13 +48,14 @@ FOR_PARENT: Final = ("SIGHUP", "SIGTTIN", "SIGTTOU", UPGRADE)
 class MainThread:
     """The thread or greenlet that a :class:`Control` stops. Make this object in that thread.
 
-    ``hub`` is :mod:`zibai.supervise.hub` in a process that gevent has patched.
+    ``hub`` is :mod:`zibai.supervise.hub` in a process that gevent has patched. ``interrupted`` is set before it is.
     """
 
-    __slots__ = ("_greenlet", "_ident", "hub")
+    __slots__ = ("_greenlet", "_ident", "hub", "interrupted")
 
     def __init__(self, hub: ModuleType | None) -> None:
         self.hub = hub
+        self.interrupted = False
         self._ident = get_ident()  # the system's: gevent has numbers of its own
         self._greenlet = None if hub is None else hub.current()
 
@@ -181,6 +182,14 @@ class Control:
                         self._parent.outlet.restore()
             self._obey(verb, channel, names)
 
+    def was_interrupted(self) -> bool:
+        """Whether KeyboardInterrupt was raised in the main thread, which calls this while it is ``listening``.
+
+        Another exception may have come of it: the C code of pydantic makes one, and so does a library that catches
+        BaseException.
+        """
+        return self._main.interrupted or any(map(self._signals.came, QUICK_SIGNALS))
+
     def _obey(self, verb: str, channel: Any, names: Sequence[str]) -> None:
         """Do what the parent (``verb``, with a ``channel``) and signals (``names``) ask. Both may come at once."""
         raise NotImplementedError
@@ -210,6 +219,7 @@ class Control:
         worker from the terminal and through its parent.
         """
         self._arm(LAST_WORD)
+        self._main.interrupted = True
         interrupts = not (by_sigint and self._main.sigint_interrupts)
         if interrupts:
             self._interrupt()

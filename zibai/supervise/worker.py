@@ -107,7 +107,12 @@ def main(parent: Parent, job: Job, board: Scoreboard | None, number: int | None)
                 parent.hear_ctrl_c()
             if not job.says_ready:
                 worker.ready()
-            importer.guarded(job.name, job.target, *job.args)
+            try:
+                importer.guarded(job.name, job.target, *job.args)
+            except LoadError:
+                if control.was_interrupted():
+                    raise KeyboardInterrupt from None
+                raise
     except LoadError as error:
         if isinstance(error.__cause__, SystemExit):
             raise error.__cause__ from None

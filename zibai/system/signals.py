@@ -142,6 +142,7 @@ class Signals:
         self._late = late
         self.heard: Callable[[str], object] | None = None
         self._old: dict[int, Any] = {}
+        self._read: set[int] = set()
         self.socket, self._writer = socket.socketpair()
 
     def __enter__(self) -> Self:
@@ -252,10 +253,21 @@ class Signals:
     def read(self) -> list[str]:
         """The names of the signals since the last call."""
         try:
-            # The socket also gets other signals that Python handles: SIGINT, while a person at a prompt is asked.
-            return [signal.Signals(number).name for number in self.socket.recv(4096) if number in self._numbers]
+            found = self.socket.recv(4096, socket.MSG_PEEK)
         except BlockingIOError:
             return []
+        self._read.update(found)  # before they are gone from the socket
+        self.socket.recv(len(found))
+        # The socket also gets other signals that Python handles: SIGINT, while a person at a prompt is asked.
+        return [signal.Signals(number).name for number in found if number in self._numbers]
+
+    def came(self, name: str) -> bool:
+        """Whether this signal has come. The main thread may call it while another one calls ``read``."""
+        number = getattr(signal, name)
+        with suppress(BlockingIOError):
+            if number in self.socket.recv(4096, socket.MSG_PEEK):
+                return True
+        return number in self._read
 
 
 # If SIGCHLD is ignored, the system reaps children itself, and multiprocessing does not find its own.
