@@ -224,6 +224,17 @@ def test_an_application_that_does_not_come_up_says_where_it_stands(backend: tupl
     assert done.stderr.count("time.sleep(1000)  # app") == told
 
 
+def test_a_greenlet_that_blocks_the_import_is_shown(tmp_path: Path) -> None:
+    """As with loguru's ``enqueue``: the main thread only waits for it, and its stack tells nothing."""
+    pytest.importorskip("gevent")
+    source = "import os, threading\nthreading.Thread(target=os.read, args=(os.pipe()[0], 1)).start()\n"
+    (tmp_path / "blocked.py").write_text(source, encoding="ascii")
+    done = run("blocked:app", "-l", "127.0.0.1:0", "-p", "1", "--boot-timeout", "3", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "in run\n    self._target(" in done.stderr
+    assert "zibai: error: not ready in 3 s; another greenlet blocks gevent's hub; with --no-gevent it is" in done.stderr
+
+
 @pytest.mark.daily("threads")
 def test_a_deploy_that_does_not_come_up_changes_nothing(backend: tuple[str, ...], site: Path) -> None:
     with Server("versioned:app", "-p", "1", "--boot-timeout", "6", *backend, cwd=site) as server:

@@ -71,9 +71,15 @@ class MainThread:
         """Whether this is called in its thread, by whatever greenlet."""
         return get_ident() == self._ident
 
-    def frame(self) -> FrameType | None:
-        """The frame that it executes."""
-        return getattr(self._greenlet, "gr_frame", None) or sys._current_frames().get(self._ident)
+    def place(self) -> tuple[str, FrameType | None]:
+        """Words about where it is, and the frame. Its greenlet may wait for one that keeps gevent's hub from running:
+        with gevent each thread is a greenlet, and some wait where gevent cannot see it, as for a pipe.
+        """
+        waits = getattr(self._greenlet, "gr_frame", None)
+        runs = sys._current_frames().get(self._ident)
+        if waits is None or runs is None or f"{os.sep}gevent{os.sep}" in runs.f_code.co_filename:
+            return "the main thread is here:", waits or runs
+        return "another greenlet blocks gevent's hub; with --no-gevent it is a thread of its own; it is here:", runs
 
 
 class Control:
@@ -248,8 +254,8 @@ class Control:
     def _give_up(self) -> None:
         """Tell the parent where the main thread hangs, and end the process. The parent decides about the others."""
         assert self._parent is not None
-        trace = format_stack(self._main.frame())
-        self._parent.failed(LoadError(f"not ready in {self._boot_timeout:g} s; the main thread is here:", trace))
+        words, frame = self._main.place()
+        self._parent.failed(LoadError(f"not ready in {self._boot_timeout:g} s; {words}", format_stack(frame)))
         os._exit(self.BOOT_EXIT_CODE)
 
 
