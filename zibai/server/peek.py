@@ -22,14 +22,19 @@ from ..system.patching import has_gil
 from .kinds import obstacle_to_loops
 
 _SIGNS = re.compile(
-    r"\b(?:asgi\w*|get_asgi_application|fastapi|starlette|quart|litestar|blacksheep|channels|ninja|esmerald|ravyn)\b"
+    r"\b(?:asgi\w*|get_asgi_application|fastapi|starlette|quart|litestar|blacksheep|channels|ninja|esmerald|ravyn"
+    r"|sanic|lilya|fasthtml|fastmcp|nicegui|gradio|chainlit|shiny|connexion|a2wsgi|WsgiToAsgi)\b"
+    r"|\b(?:import|from)\s+(?:mcp|uvicorn|hypercorn)\b"
     r"|async\s+def\s+\w+\s*\(\s*(?:self\s*,\s*)?scope\b"
     r"|async\s+def\s+__call__",
     re.IGNORECASE,
 )
 
 _MADE = r"^async\s+def\s+(?:{name})\b|^(?:{name})\b[^=\n]*=\s*(?:\w+\.)*(?:{makers})\("
-_MAKERS = "get_asgi_application|FastAPI|Starlette|Quart|Litestar|BlackSheep|NinjaAPI|Esmerald|Ravyn"
+_MAKERS = (
+    "get_asgi_application|FastAPI|Starlette|Quart|Litestar|BlackSheep|NinjaAPI|Esmerald|Ravyn"
+    "|Sanic|Lilya|FastHTML|http_app|streamable_http_app|sse_app|ASGIApp|WSGIMiddleware|WsgiToAsgi"
+)
 
 _SCRIPT = """\
 import sys
