@@ -227,6 +227,42 @@ def test_greenlets_that_the_application_has_started_run_in_each_worker(site: Pat
     assert "WARNING" not in "\n".join(server.log)
 
 
+ENDING = """
+import threading
+
+end, ended = threading.Event(), threading.Event()
+
+
+def wait():
+    end.wait()
+    ended.set()
+
+
+threading.Thread(target=wait, name="waiter").start()
+
+
+def app(environ, start_response):
+    names = " ".join(thread.name for thread in threading.enumerate())
+    if environ["PATH_INFO"] == "/end":
+        end.set()
+        ended.wait()
+    start_response("200 OK", [("Content-Length", str(len(names)))])
+    return [names.encode()]
+"""
+
+
+def test_a_thread_that_gevent_has_made_a_greenlet_is_known_in_each_worker(site: Path) -> None:
+    """``threading`` forgets the threads of before a fork, and raised a KeyError at the end of each."""
+    pytest.importorskip("gevent")
+    (site / "ending.py").write_text(ENDING, encoding="ascii")
+    with Preloading("ending:app", "-p", "1", cwd=site, ready=1) as server:
+        assert b"waiter" in get(server.port).body
+        assert b"waiter" in get(server.port, "/end").body
+        wait_for(lambda: b"waiter" not in get(server.port).body)
+        assert server.stop() == 0
+    assert "KeyError" not in "\n".join(server.log)
+
+
 # --- restarts ---------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ Imported only where gevent is in use.
 import gc
 import select
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing import connection
 from types import FrameType
@@ -28,7 +29,22 @@ def fork() -> int:
     """
     if sys.platform == "win32":
         raise OSError("no fork")
-    return int(gevent.os.fork_gevent())
+    threads = threading.enumerate()
+    pid = int(gevent.os.fork_gevent())
+    if pid == 0:
+        _keep(threads)
+    return pid
+
+
+def _keep(threads: list[threading.Thread]) -> None:
+    """Let ``threading`` know, in a forked process, the threads that gevent has made greenlets: they go on there.
+
+    It forgets all but the one that has forked, and raises a KeyError at the end of each other one.
+    """
+    active: dict[int | None, threading.Thread] = threading._active  # type: ignore[attr-defined]
+    for thread in threads:
+        if not isinstance(thread, threading._DummyThread):
+            active.setdefault(thread.ident, thread)
 
 
 def start_thread(function: Callable[[], None]) -> None:
