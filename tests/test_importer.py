@@ -213,6 +213,14 @@ def test_what_cannot_be_called(write: Write) -> None:
     )
 
 
+def test_what_cannot_be_called_but_makes_the_application(write: Write) -> None:
+    """As web.py's ``application``, Pyramid's ``Configurator`` and FastMCP."""
+    write("kept.py", "class Kept:\n    def http_app(self):\n        return print\nclass site:\n    app = Kept()\n")
+    text = "'kept:site.app' is a value of type Kept and cannot be called; have its application made: zibai "
+    assert str(failure("kept:site.app")) == f"{text}'kept:site.app.http_app()'"
+    assert load_app("kept:site.app.http_app()", False) is print
+
+
 def test_an_import_inside_the_module_is_missing(write: Write) -> None:
     write("inner.py", "import os\nimport missing_xyz\n")
     error = failure("inner:app")

@@ -63,8 +63,10 @@ def _load(name: str, spec: str, call: bool, args: list[Any], keywords: dict[str,
     if isinstance(found, ModuleType):
         raise LoadError(f"{spec!r} is a module; name the application in it, as in {found.__name__}:app")
     if not callable(found):
-        wanted = "a factory of applications" if call else "an application"
-        raise LoadError(f"{spec!r} is {_a_kind(found)} and cannot be called; name {wanted}")
+        maker = next((each for each in MAKERS if callable(getattr(type(found), each, None))), "")
+        wanted = f"have its application made: zibai '{name}.{maker}()'" if maker else ""
+        wanted = wanted or ("name a factory of applications" if call else "name an application")
+        raise LoadError(f"{spec!r} is {_a_kind(found)} and cannot be called; {wanted}")
     if not call:
         return found
     if _parameters(found)[:3] in (["environ", "start_response"], ["scope", "receive", "send"]):
@@ -89,6 +91,9 @@ USUAL = ("app", "application", "create_app", "make_app")
 """The names of an application in a module that is named without an attribute."""
 
 FACTORIES = USUAL[2:]
+
+MAKERS = ("wsgifunc", "make_wsgi_app", "http_app", "streamable_http_app")
+"""Methods that make the application of an object that is none: in web.py, Pyramid, FastMCP and the SDK of MCP."""
 
 
 def _usual_name(module: ModuleType, module_name: str, call: bool) -> str:

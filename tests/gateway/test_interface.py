@@ -284,6 +284,21 @@ def test_an_asgi_2_application_is_called_in_two_steps() -> None:
     assert single(asgi) is asgi
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "text"),
+    [
+        ("tornado.web", "Application", "'shop:app' is an application of Tornado, which runs only on Tornado's"),
+        ("aiohttp.web_app", "Application", "'shop:app' is an application of aiohttp, which runs only on aiohttp's own"),
+        ("gradio.blocks", "Blocks", "'shop:app' is Gradio's: write app = gradio.mount_gradio_app(FastAPI(), app"),
+    ],
+)
+def test_an_application_of_another_kind_of_server(module: str, name: str, text: str) -> None:
+    """Gradio's can be called with anything, so that each request would be a 500."""
+    base = type(name, (Wsgi,), {"__module__": module})
+    assert refusal(type("Derived", (base,), {})(), "shop:app").startswith(text)
+    assert refusal(type(name, (Wsgi,), {"__module__": "shop"})(), "shop:app") == ""
+
+
 def test_what_to_do_in_a_program() -> None:
     assert refusal(create_app, "make", typed=False) == (
         "'make' is a factory, not an application; call it, and serve what it returns"

@@ -105,6 +105,13 @@ def _app(migration: Migration, given: Given) -> None:
         migration.put(given, names()["app"], given.value)
 
 
+def _paste(migration: Migration, given: Given) -> None:
+    if isinstance(given.value, str) and given.value.isprintable() and "'" not in given.value:
+        _app(migration, given._replace(value=f"paste.deploy:loadapp('config:{given.value}', relative_to='.')"))
+    else:
+        migration.leave(given, "the name of a file is text")
+
+
 def _bind(migration: Migration, given: Given) -> None:
     values = given.value if isinstance(given.value, list) else [given.value]
     if not all(isinstance(each, str) for each in values):
@@ -236,6 +243,8 @@ _SPECIAL: Final[dict[tuple[str, str], Callable[[Migration, Given], None]]] = {
     ("", "listen"): _bind,
     ("", "interface"): _interface,
     ("", "limit_max_requests"): _max_requests,
+    ("gunicorn", "paste"): _paste,
+    ("gunicorn", "paster"): _paste,
     ("gunicorn", "bind"): _bind,
     ("gunicorn", "b"): _bind,
     ("gunicorn", "worker_class"): _worker_class,

@@ -30,6 +30,9 @@ CONFIGURATION = "gunicorn.conf.py"
 _RUNNERS = ("poetry", "pipenv", "uv", "pdm", "hatch", "rye")
 """Tools that run a command in their environment: ``poetry run gunicorn ...``."""
 
+_AGENTS = ("ddtrace-run", "newrelic-admin", "opentelemetry-instrument")
+"""Tools that watch the command that follows, after words of their own: ``newrelic-admin run-program gunicorn ...``."""
+
 
 def migrate(argv: Sequence[str]) -> int:
     """The command ``zibai migrate``; returns its exit code."""
@@ -70,9 +73,15 @@ def _before_command(words: list[str]) -> int:
             count += 2
         elif words[count] in ("exec", "env") or re.fullmatch(r"\w+=.*|\w+:", words[count]):
             count += 1
+        elif words[count] in _AGENTS and (after := _first_server(words[count:])):
+            count += after
         else:
             break
     return count
+
+
+def _first_server(words: list[str]) -> int:
+    return next((place for place, word in enumerate(words) if _server(word) in SERVERS), 0)
 
 
 def _is_command(words: list[str]) -> bool:

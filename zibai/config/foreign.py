@@ -55,7 +55,8 @@ gunicorn | --statsd-host | statsd |
 gunicorn | --dogstatsd-tags --enable-backlog-metric | | --statsd has no tags, and always sends the backlog; /metrics has more
 gunicorn | -n --name --proc-name --default-proc-name | | process titles show the application, if setproctitle is installed
 gunicorn | --protocol --uwsgi-allow-from --uwsgi-allow-ips | | let nginx speak HTTP: proxy_pass instead of uwsgi_pass
-gunicorn | --paste --paster --paste-global --raw-paste-global-conf | call | name a function that loads the file and returns the application
+gunicorn | --paste --paster | | name what loads the file: zibai 'paste.deploy:loadapp("config:production.ini", relative_to=".")'
+gunicorn | --paste-global --raw-paste-global-conf | | it is an argument of paste.deploy:loadapp: global_conf={"debug": "false"}
 gunicorn | --permit-obsolete-folding --strip-header-spaces --permit-unconventional-http-method --permit-unconventional-http-version --casefold-http-method --header-map | | such requests are always refused, since request smuggling uses them
 gunicorn | --http-parser | http | auto or h11
 gunicorn | --suppress-ragged-eofs --do-handshake-on-connect | | a TLS handshake never holds a thread

@@ -49,6 +49,13 @@ def detect(app: Any) -> Kind:
     return "wsgi" if _binds(app, 2) else "unfit"
 
 
+_OTHERS = {
+    "tornado.web.Application": "an application of Tornado, which runs only on Tornado's own server",
+    "aiohttp.web_app.Application": "an application of aiohttp, which runs only on aiohttp's own server",
+    "gradio.blocks.Blocks": "Gradio's: write app = gradio.mount_gradio_app(FastAPI(), {name}, path='/'), and serve it",
+}
+"""Classes whose instances can be called, and are applications of neither WSGI nor ASGI."""
+
 Interface = Literal["wsgi", "asgi"]
 
 
@@ -77,6 +84,9 @@ def refusal(app: Any, spec: str, typed: bool = True) -> str:
     """
     module, _, attribute = spec.partition(":")
     attribute = attribute.partition("(")[0] or "app"
+    for each in type(app).__mro__:
+        if (other := _OTHERS.get(f"{each.__module__}.{each.__qualname__}")) is not None:
+            return f"{spec!r} is {other.format(name=attribute)}"
     match detect(app):
         case "wsgi" | "asgi3" | "asgi2":
             return ""
