@@ -31,7 +31,8 @@ from zibai.supervise.child import Child
 from zibai.supervise.pipe import Message, Parent
 from zibai.supervise.sentinel import reap_orphans
 from zibai.system import machine, terminal
-from zibai.system.signals import Signals, _ctrl_break_held_back
+from zibai.system.holdback import _ctrl_break_held_back
+from zibai.system.signals import Signals
 from zibai.telemetry.scoreboard import Row
 
 from support import alive, wait_for
@@ -332,7 +333,7 @@ def test_a_ctrl_break_that_nothing_handles_ends_the_process() -> None:
     script = (
         "import signal, sys",
         "if sys.platform != 'win32': signal.SIGBREAK = signal.SIGUSR1",
-        "from zibai.system.signals import _ctrl_break_held_back",
+        "from zibai.system.holdback import _ctrl_break_held_back",
         "with _ctrl_break_held_back():",
         "    signal.raise_signal(signal.SIGBREAK)",
         "    print('not yet', flush=True)",

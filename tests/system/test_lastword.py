@@ -73,7 +73,7 @@ def test_a_lock_on_the_interpreter_does_not_keep_it() -> None:
 def test_pending_signals_are_seen_while_they_are_blocked() -> None:
     code, _, _ = ending(
         "import os, signal",
-        "from zibai.system.signals import signals_held_back",
+        "from zibai.system.holdback import signals_held_back",
         "with signals_held_back(lastword.Lookout(0.1)):",
         "    os.kill(os.getpid(), signal.SIGTERM)",
         "    time.sleep(1000)",

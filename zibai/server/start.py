@@ -21,10 +21,11 @@ from ..gateway.interface import Application
 from ..logger import logger
 from ..net.bind import describe
 from ..system import daemon, home, lastword, pidfile, standard
+from ..system.holdback import signals_held_back
 from ..system.machine import available_cpus
 from ..system.patching import has_gil
 from ..system.privileges import Identity
-from ..system.signals import hear_of_children, signals_held_back
+from ..system.signals import hear_of_children
 from ..system.usage import NO_LIMITS, Usage, usage
 from ..telemetry import logpath
 from ..telemetry import setup as logs

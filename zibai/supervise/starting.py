@@ -12,8 +12,7 @@ from multiprocessing import resource_tracker
 from typing import Any, Final
 from weakref import WeakSet
 
-from ..system import signals as system_signals
-from ..system import terminal
+from ..system import holdback, terminal
 from . import output
 from .pipe import Parent
 
@@ -37,7 +36,7 @@ def signals_held_back(spawning: bool = True) -> Iterator[None]:
     which a terminal sends to the whole group, would kill a worker that has no handlers yet, with a traceback. Windows
     can hold back only Ctrl-C, and :meth:`Parent.hear_ctrl_c` lets it through.
     """
-    with system_signals.signals_held_back(), terminal.ctrl_c_held_back():
+    with holdback.signals_held_back(), terminal.ctrl_c_held_back():
         if spawning:
             start_helper()
             with _roomy_pipe():
@@ -87,11 +86,11 @@ def start_helper() -> None:
     """
     if sys.platform == "win32":
         return
-    with system_signals.signals_held_back():
+    with holdback.signals_held_back():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             resource_tracker.ensure_running()
-        system_signals.hold_signals_back()  # starting it has let two signals through again
+        holdback.hold_signals_back()  # starting it has let two signals through again
 
 
 def run(target: Callable[..., None], parent: Parent, *args: Any) -> None:

@@ -5,7 +5,8 @@ Everything that exists on one system only is named here, behind a check of the p
  - machine     processors, processor time, kills for lack of memory, limits
  - usage       memory and descriptors of a process
  - terminal    the settings of a terminal, and which processes hear its Ctrl-C
- - signals     signals as bytes on a socket, and how they are held back
+ - signals     signals as bytes on a socket
+ - holdback    signals that wait until this process is ready for them
  - console     the ends that Windows announces: a closed console, a shutdown
  - title       the title of a process, which ps shows
  - pidfile     --pid-file

@@ -1,4 +1,4 @@
-"""Signals as bytes on a socket, held back while a process is not ready for them."""
+"""Signals as bytes on a socket."""
 
 import atexit
 import os
@@ -6,14 +6,14 @@ import signal
 import socket
 import sys
 from _thread import get_ident, interrupt_main
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import console
-from .lastword import ENDS, Lookout
+from . import console, holdback
+from .lastword import ENDS
 
 if TYPE_CHECKING and sys.platform == "win32":
     from multiprocessing.connection import PipeConnection
@@ -30,87 +30,6 @@ def hear_of_children() -> None:
     if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         with suppress(ValueError):  # another thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-@contextmanager
-def signals_held_back(lookout: Lookout | None = None) -> Iterator[None]:
-    """Block signals until :class:`Signals` handles them, or to the end of the block.
-
-    Meanwhile ``lookout`` looks for pending signals. Windows has no such mask; there only Ctrl-Break waits, and only if
-    nobody handles it yet.
-    """
-    global _lookout
-    if sys.platform == "win32":
-        with _ctrl_break_held_back():
-            yield
-        return
-    old = hold_signals_back()
-    if lookout is not None:
-        lookout.begin()
-        _lookout = lookout
-    try:
-        yield
-    finally:
-        _end_lookout()
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
-@contextmanager
-def _ctrl_break_held_back() -> Iterator[None]:
-    """Remember a Ctrl-Break, which would end this process at once, and raise it again for :class:`Signals`, or at the
-    end of the block.
-    """
-    number = getattr(signal, "SIGBREAK", None)
-    if number is None or signal.getsignal(number) is not signal.SIG_DFL:
-        yield
-        return
-    try:
-        signal.signal(number, _remember)
-    except ValueError:  # another thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        if signal.getsignal(number) is _remember:
-            signal.signal(number, signal.SIG_DFL)
-        _raise_remembered()
-
-
-def _remember(number: int, frame: FrameType | None) -> None:
-    _remembered.add(number)
-
-
-_remembered: set[int] = set()
-
-
-def _raise_remembered() -> None:
-    while _remembered:
-        signal.raise_signal(_remembered.pop())
-
-
-_lookout: Lookout | None = None
-
-
-def _end_lookout() -> None:
-    global _lookout
-    if _lookout is not None:
-        _lookout.end()
-        _lookout = None
-
-
-def hold_signals_back() -> set[Any]:
-    """Block signals in this thread and its children, until a :class:`Signals` handles them. Returns the former mask."""
-    if sys.platform == "win32":
-        return set()
-    return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-
-
-_HELD_BACK = {
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2")
-    if hasattr(signal, name)
-}
 
 
 class Signals:
@@ -157,9 +76,7 @@ class Signals:
             console.hold_the_end()
         if sys.platform != "win32":
             os.register_at_fork(after_in_child=self._restore_in_child)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
-        _end_lookout()
-        _raise_remembered()
+        holdback.let_through()
         return self
 
     def _handler(self, number: int) -> Any:
@@ -210,7 +127,7 @@ class Signals:
         """
         for number in self._old:
             signal.signal(number, _do_nothing)
-        hold_signals_back()
+        holdback.hold_signals_back()
 
     def _restore_in_child(self) -> None:
         """In a process that the application has forked: a signal to it has its default effect again."""
