@@ -15,6 +15,7 @@ from zibai.engine.loop import Loop
 from zibai.net.kernel import HALF_CLOSE
 
 from support import DEADLINE, Client, wait_for
+from wsclient import handshake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -703,3 +704,27 @@ def test_a_task_that_listens_may_cancel_the_one_that_sends(size: int, cancels: b
             assert over.wait(DEADLINE)
     assert set(ended) == {"CancelledError" if cancels else "Gone"}
     assert not errors(server)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_an_application_that_does_not_end_is_told_ever_less_often(kind: str) -> None:
+    """Each client that comes and leaves would add 5 ms to every turn of the event loop."""
+    told: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            event = (await receive())["type"]
+            if event == "websocket.connect":
+                await send({"type": "websocket.accept"})
+            elif event == f"{kind}.disconnect":
+                told.append(time.monotonic())
+
+    with asgi(app, graceful_exit_timeout=0.1) as server:
+        with Client(server.port) as client:
+            client.send(request("/") if kind == "http" else handshake("/"))
+            if kind == "websocket":
+                assert client.read().status == 101
+        wait_for(lambda: any("again and again" in each.getMessage() for each in server.records))
+        count = len(told)
+        wait_for(lambda: len(told) >= count + 5)
+    assert told[count + 4] - told[count] >= 0.02 + 0.04 + 0.08

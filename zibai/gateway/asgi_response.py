@@ -170,14 +170,16 @@ class Responding(AsyncRequest):
             self._pending.rested()
 
     async def let_others_run(self) -> None:
-        """For an event that is told again and again: pause, but only once the step has lasted long.
+        """For an event that is told again and again: pause, once the step has lasted long, and then ever longer.
 
         A pause raises in a task, or in a scope of anyio, that is cancelled, and then the event is not told: frameworks
         ask in such a scope whether the client has left.
         """
         pending = self._make_pending()
-        if pending.look():
-            await sleep(0)
+        if pending.pause or pending.look():
+            self._gateway.complaints.endless(self.request)
+            pending.pause = min(2 * pending.pause or 0.01, 1.0)
+            await sleep(pending.pause)
             pending.rested()
         else:
             self._end_step_soon()

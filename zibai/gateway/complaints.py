@@ -25,6 +25,10 @@ class Complaints:
         """The application goes on after the end of its response."""
         self._say_once(f"{kind} came after the end of the response; it is ignored", request)
 
+    def endless(self, request: Request | None) -> None:
+        """The application receives for ever."""
+        self._say_once("the application receives again and again after it has heard of the end; let it end", request)
+
     def removed(self, name: str, request: Request | None) -> None:
         """The application gives a field of one hop (RFC 9110 7.6.1)."""
         self._say_once(f"the field {name} is the server's to send; it is removed", request)

@@ -20,16 +20,18 @@ class Pending:
     """Pieces of a response that are not sent yet; made for the first piece that is kept.
 
     ``trailers`` is set if the application has announced some. They come after the last piece of the body
-    (``body_over``). ``since`` is when this step first gave something, or 0.
+    (``body_over``). ``since`` is when this step first gave something, or 0. ``pause`` is how long, in seconds, the
+    application has last paused because it does not end.
     """
 
-    __slots__ = ("body_over", "pieces", "since", "size", "tired", "trailers")
+    __slots__ = ("body_over", "pause", "pieces", "since", "size", "tired", "trailers")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.size = 0
         self.since = 0.0
         self.tired = False
+        self.pause = 0.0
         self.body_over = False
         self.trailers: list[bytes] | None = None
 
