@@ -221,6 +221,15 @@ def test_what_cannot_be_called_but_makes_the_application(write: Write) -> None:
     assert load_app("kept:site.app.http_app()", False) is print
 
 
+def test_a_port_that_another_worker_has(write: Write) -> None:
+    """As with ``prometheus_client.start_http_server`` in the module of the application."""
+    write("port.py", "import errno\nraise OSError(errno.EADDRINUSE, 'Address already in use')\n")
+    assert str(failure("port:app")).endswith(
+        "Address already in use; each worker does this, and so does its replacement, but only one process can have "
+        "the address"
+    )
+
+
 def test_an_import_inside_the_module_is_missing(write: Write) -> None:
     write("inner.py", "import os\nimport missing_xyz\n")
     error = failure("inner:app")

@@ -9,6 +9,7 @@ Every exception of the code, SystemExit included, becomes a LoadError. Only Ctrl
 """
 
 import ast
+import errno
 import importlib
 import inspect
 import os
@@ -197,8 +198,11 @@ def guarded(doing: str, function: Callable[..., Any], *args: Any, **keywords: An
 
 
 def _explain(error: BaseException) -> str:
-    """The last line of an error. uvicorn imports an application while its event loop runs, so it may expect one."""
+    """The last line of an error, and what is behind it where it cannot be known from this line."""
     text = last_line(error)
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"{text}; each worker does this, and so does its replacement, but only one process can have the address"
+    # uvicorn imports an application while its event loop runs, so it may expect one.
     if isinstance(error, RuntimeError) and re.match("no running event loop|There is no current event loop", str(error)):
         return f"{text.rstrip('.')}; the event loop runs from the lifespan on: do this there"
     return text
