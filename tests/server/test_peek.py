@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,6 +91,39 @@ def test_another_process_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "site_.py").write_text(source, encoding="ascii")
     monkeypatch.chdir(tmp_path)
     assert peek.is_asgi(Options("site_:app")) is is_asgi
+
+
+@pytest.mark.skipif(find_spec("gevent") is None, reason="nothing would patch")
+@pytest.mark.parametrize(
+    ("source", "outright"),
+    [
+        ("from fastapi import FastAPI\napp = FastAPI()\napp.state.x = app.mount(path='/')\nif app == 1: ...", True),
+        ("import fastapi\napp: fastapi.FastAPI = fastapi.FastAPI(\n    title='shop',\n)", True),
+        ("from django.core.asgi import get_asgi_application\napp = get_asgi_application()", True),
+        ("from fastapi import FastAPI\napp = FastAPI()\napp = Wsgi(app)", False),
+        ("from fastapi import FastAPI\napp = FastAPI()\nif debug:\n    app = Wsgi(app)", False),
+        ("from fastapi import FastAPI\napp = FastAPI()\ndef app(environ, start_response): ...", False),
+        ("from fastapi import FastAPI\napp = FastAPI()\nfrom shop import app", False),
+        ("from fastapi import FastAPI\napp = FastAPI()\nfrom shop import (\n    app,\n)", False),
+        ("from fastapi import FastAPI\nif True:\n    app = FastAPI()", False),
+        ("async def app(scope, receive, send): ...", False),
+        ("from fastapi import FastAPI\napi = FastAPI()", False),
+    ],
+)
+def test_what_the_source_says_outright_is_not_imported_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, outright: bool
+) -> None:
+    """A worker with gevent installed would take twice as long to start."""
+    began: list[Any] = []
+    monkeypatch.setattr(
+        peek.subprocess, "run", lambda *args, **keywords: began.append(args) or SimpleNamespace(returncode=0)
+    )
+    (tmp_path / "site_.py").write_text(source, encoding="ascii")
+    monkeypatch.chdir(tmp_path)
+    if not peek.has_gil():
+        pytest.skip("gevent is left out")
+    assert peek.is_asgi(Options("site_:app")) is outright
+    assert (not began) is outright
 
 
 LEFT = {

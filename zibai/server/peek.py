@@ -2,8 +2,9 @@
 
 Only the import itself tells for sure. So a look at the source of its module comes first: nearly all ASGI applications
 name their framework. If the source does, another process imports the application and reports its kind, which costs one
-more import. If it does not, nothing is imported, and gevent patches. If the application is ASGI all the same, the
-worker does not start and says what to type.
+more import, unless the source says outright what the attribute is: ``app = FastAPI(...)``. If the source names none,
+nothing is imported, and gevent patches. If the application is ASGI all the same, the worker does not start and says
+what to type.
 """
 
 import atexit
@@ -35,6 +36,15 @@ _MAKERS = (
     "get_asgi_application|FastAPI|Starlette|Quart|Litestar|BlackSheep|NinjaAPI|Esmerald|Ravyn"
     "|Sanic|Lilya|FastHTML|http_app|streamable_http_app|sse_app|ASGIApp|WSGIMiddleware|WsgiToAsgi"
 )
+
+_WELL_KNOWN = "get_asgi_application|FastAPI|Starlette|Quart|Litestar|Sanic|Lilya"
+
+_BINDINGS = (
+    r"^\s*{name}\s*(?::[^=\n]+)?=(?!=)"
+    r"|\b(?:def|class|as|for|global|nonlocal)\s+{name}\b"
+    r"|\bimport\b.*\b{name}\b|^\s+{name},?$"
+)
+"""Each line that may give a name its value, and some others."""
 
 _SCRIPT = """\
 import sys
@@ -76,6 +86,8 @@ def is_asgi(options: Options) -> bool:
         return options.interface == "asgi"
     if not may_use_gevent(options) or not looks_like_asgi(options):
         return False
+    if _is_outright(options):
+        return True
     arguments = [options.app, options.app_dir or "", options.env_file or "", "call" if options.call else ""]
     try:
         done = subprocess.run(  # noqa: S603 -- it runs this Python
@@ -106,6 +118,16 @@ def leave(code: int) -> NoReturn:
 def looks_like_asgi(options: Options) -> bool:
     """Whether ``options`` name an ASGI application by the look of its source, which may be wrong."""
     return options.interface == "asgi" or (options.interface == "auto" and bool(_SIGNS.search(_source(options))))
+
+
+def _is_outright(options: Options) -> bool:
+    """Whether the source gives the attribute a value only once, which is an application of a well-known framework."""
+    _, _, name = options.app.partition(":")
+    if options.call or not name.isidentifier():
+        return False
+    source = _source(options)
+    made = re.search(rf"^{name}\s*(?::[^=\n]+)?=\s*(?:\w+\.)*(?:{_WELL_KNOWN})\(", source, re.MULTILINE)
+    return made is not None and len(re.findall(_BINDINGS.format(name=name), source, re.MULTILINE)) == 1
 
 
 def likely_interface(options: Options) -> Interface | Literal[""]:
