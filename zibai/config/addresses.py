@@ -36,7 +36,9 @@ def _meant(value: str) -> str:
     """The address that was probably meant by a URL, a path, a port, a host or IPv6 without brackets; else empty."""
     plain = value.rpartition("://")[2].rstrip("/")
     if plain.startswith(("/", "./")):
-        tries = [f"unix:{value}"]
+        tries = [f"unix:{plain}"]
+    elif (host := plain.partition("/")[0]) != plain:
+        tries = [host, f"{host}:8000"]
     elif read_address(plain) is not None and ":" in plain:
         tries = [f"[{plain}]:8000"]
     else:
