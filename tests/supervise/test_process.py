@@ -408,10 +408,16 @@ def test_what_the_application_raises_at_a_signal_for_the_end_ends_nothing(
 
 
 @posix
-def test_interrupting_signals_raise_after_the_handler_of_the_application() -> None:
+@pytest.mark.parametrize("descriptor", ["ours", "of an event loop"])
+def test_interrupting_signals_raise_after_the_handler_of_the_application(descriptor: str) -> None:
+    """They are heard as well: what makes nothing of the KeyboardInterrupt must not keep the process."""
     heard: list[int] = []
-    with Signals(["SIGINT"], interrupting=True) as signals:
+    theirs = socket.socketpair()
+    with theirs[0], theirs[1], Signals(["SIGINT"], interrupting=True) as signals:
         signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+        if descriptor != "ours":
+            theirs[0].setblocking(False)
+            signal.set_wakeup_fd(theirs[0].fileno())
         signals.reassert()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

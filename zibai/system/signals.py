@@ -114,7 +114,7 @@ class Signals:
             if current in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None):
                 signal.signal(number, ours)
             elif current != ours and callable(current) and not isinstance(current, _Both):
-                signal.signal(number, _Both(ours, current))
+                signal.signal(number, _Both(self._on_signal, current, raises=ours is signal.default_int_handler))
         ours = self._writer.fileno()
         before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         if before != ours:
@@ -192,19 +192,17 @@ _CHILD: Any = getattr(signal, "SIGCHLD", None)
 
 
 class _Both:
-    """One handler of a signal that calls the one here, which may raise KeyboardInterrupt, and that of the application.
+    """One handler of a signal that calls the one here, then that of the application, and ``raises`` in the end.
 
     Many applications call ``sys.exit()`` at SIGTERM. The server ends at such a signal by itself, and what the
     application raises must not cut the requests in flight.
     """
 
-    def __init__(self, ours: Callable[..., object], theirs: Callable[..., object]) -> None:
-        self._ours, self._theirs = ours, theirs
+    def __init__(self, ours: Callable[..., object], theirs: Callable[..., object], *, raises: bool) -> None:
+        self._ours, self._theirs, self._raises = ours, theirs, raises
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        raises = self._ours is signal.default_int_handler
-        if not raises:
-            self._ours(number, frame)
+        self._ours(number, frame)
         try:
             self._theirs(number, frame)
         except BaseException as error:
@@ -212,8 +210,8 @@ class _Both:
                 raise
             if not isinstance(error, SystemExit | KeyboardInterrupt):
                 sys.excepthook(type(error), error, error.__traceback__)
-        if raises:
-            self._ours(number, frame)
+        if self._raises:
+            signal.default_int_handler(number, frame)
 
 
 def interrupting() -> Callable[[], None]:
