@@ -119,9 +119,7 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Layer:
     found, unknown = parser.parse_known_args(argv)
     given = vars(found) | switches
     if unknown:
-        if os.path.isfile(given.get("watchfiles") or ""):
-            parser.error("--watchfiles takes one value, and the shell has made files of it; quote it: '*.py'")
-        parser.error(_no_command(given.get("app", ""), unknown) or _unknown(unknown))
+        parser.error(_files(given, unknown) or _no_command(given.get("app", ""), unknown) or _unknown(unknown))
     lists = [option for option in declared() if option.kind is list and option.name in given]
     for option in lists:
         for values in given[option.name]:
@@ -148,6 +146,15 @@ def _split_switches(argv: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
             continue
         switches[option.name] = read_text(option, text, flag).value
     return switches, rest
+
+
+def _files(given: dict[str, Any], words: list[str]) -> str:
+    """The error message for files that the shell has made of a pattern; empty if the words are something else."""
+    if words[0].startswith("-") or not os.path.isfile(given.get("watchfiles") or ""):
+        return ""
+    if not any(map(os.path.isfile, (words[0], given.get("app") or ""))):
+        return ""
+    return "--watchfiles takes one value, and the shell has made files of it; quote it: '*.py'"
 
 
 def _no_command(first: str, words: list[str]) -> str:
