@@ -766,23 +766,24 @@ def test_an_output_that_cannot_be_opened_by_its_path_needs_none(flag: str, remed
 @pytest.mark.parametrize(
     ("name", "is_log"),
     [
-        ("zibai.log", True),
-        ("zibai.log.1", True),
-        ("zibai.log.2.gz", True),
-        ("zibai.log.2026-11-30", True),
-        ("zibai.log.lock", True),
-        ("zibai.log.py", False),
-        ("zibai.py", False),
+        ("zibai-2.0.log", True),
+        ("zibai-2.0.log.1", True),
+        ("zibai-2.0.log.2.gz", True),
+        ("zibai-2.0.log.2026-11-30", True),
+        ("zibai-2.0.log.lock", True),
+        ("zibai-2.0.log.py", False),
+        ("zibai-2.py", False),
+        ("zibai-2", False),
         ("other.log", False),
         ("output", True),
     ],
 )
 def test_a_server_knows_the_files_of_its_log(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_log: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_log: bool
 ) -> None:
     (tmp_path / name).write_text("", encoding="ascii")
     (tmp_path / "output").write_text("", encoding="ascii")
     stat_of = os.fstat
-    with opened(path), open(tmp_path / "output", "rb") as output:
+    with opened(tmp_path / "zibai-2.0.log"), open(tmp_path / "output", "rb") as output:
         monkeypatch.setattr(os, "fstat", lambda file: stat_of(output.fileno() if file == 2 else file))
         assert logfile.is_log(os.path.realpath(tmp_path / name)) is is_log

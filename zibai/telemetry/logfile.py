@@ -40,8 +40,8 @@ LONGEST_ROTATION: Final = 0.2
 """Seconds that a record waits for another process that rotates the file; then it is written without the lock, and the
 records of the next ``IMPATIENCE`` seconds do not wait."""
 
-_APPENDED: Final = re.compile(r"\.(?:[0-9][\w.-]*|lock)$")
-"""What rotation appends to the name of a file: ``.1``, ``.2.gz``, ``.2026-11-30``; or that of the lock beside it."""
+_APPENDED: Final = re.compile(r"(?:\.(?:[0-9][\w.-]*|lock))?")
+"""What comes after the name of a log in those of its backups (``.1``, ``.2.gz``, ``.2026-11-30``) and of its lock."""
 
 IMPATIENCE: Final = 10.0
 
@@ -240,7 +240,7 @@ def reopen() -> None:
 def is_log(path: str) -> bool:
     """Whether this server writes the file: that of a handler, a backup of one, or that of its standard outputs."""
     logs = {os.path.realpath(each.baseFilename) for each in _all_handlers() if isinstance(each, logging.FileHandler)}
-    if path in logs or _APPENDED.sub("", path) in logs:
+    if any(path.startswith(log) and _APPENDED.fullmatch(path, len(log)) for log in logs):
         return True
     for output in (1, 2):
         with suppress(OSError):
