@@ -225,8 +225,8 @@ def test_a_port_that_another_worker_has(write: Write) -> None:
     """As with ``prometheus_client.start_http_server`` in the module of the application."""
     write("port.py", "import errno\nraise OSError(errno.EADDRINUSE, 'Address already in use')\n")
     assert str(failure("port:app")).endswith(
-        "Address already in use; each worker does this, and so does its replacement, but only one process can have "
-        "the address"
+        "Address already in use; another process has it, and may be another worker: each does this, and so does its "
+        "replacement"
     )
 
 
@@ -260,12 +260,12 @@ def test_a_package_that_imports_its_own_missing_module(write: Write) -> None:
         ("x = b'\\0'.decode('nope')\n", "LookupError: unknown encoding: nope", "decode('nope')"),
         (
             "import asyncio\nasyncio.get_running_loop()\n",
-            "RuntimeError: no running event loop; the event loop runs from the lifespan on: do this there",
+            "RuntimeError: no running event loop; with ASGI it runs from the lifespan on: do this there",
             "get_running_loop",
         ),
         (
             "raise RuntimeError('There is no current event loop.')",
-            "RuntimeError: There is no current event loop; the event loop runs from the lifespan on: do this there",
+            "RuntimeError: There is no current event loop; with ASGI it runs from the lifespan on: do this there",
             "event loop.",
         ),
     ],

@@ -201,10 +201,10 @@ def _explain(error: BaseException) -> str:
     """The last line of an error, and what is behind it where it cannot be known from this line."""
     text = last_line(error)
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return f"{text}; each worker does this, and so does its replacement, but only one process can have the address"
+        return f"{text}; another process has it, and may be another worker: each does this, and so does its replacement"
     # uvicorn imports an application while its event loop runs, so it may expect one.
     if isinstance(error, RuntimeError) and re.match("no running event loop|There is no current event loop", str(error)):
-        return f"{text.rstrip('.')}; the event loop runs from the lifespan on: do this there"
+        return f"{text.rstrip('.')}; with ASGI it runs from the lifespan on: do this there"
     return text
 
 
