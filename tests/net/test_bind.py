@@ -100,6 +100,15 @@ def test_connections_ask_silent_clients_whether_they_are_there(bind: Bind, value
             assert idle + every * count == 120
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other names")
+def test_a_listener_that_was_passed_on_keeps_its_times(bind: Bind) -> None:
+    sock = bind("127.0.0.1:0")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 7)
+    listen(sock, 5)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
+
+
 def test_does_not_listen_by_itself(bind: Bind) -> None:
     sock = bind("127.0.0.1:0")
     with pytest.raises(ConnectionRefusedError):

@@ -108,8 +108,11 @@ def _ask_silent_clients(sock: socket.socket) -> None:
 
     A client whose network is gone sends no end. Nothing else would notice that while nothing is sent to it either, as
     in a long poll or an event stream that has nothing to tell. Connections inherit these options from their listener.
+    A program that has passed on a listener with keepalive has chosen its times, as with KeepAliveTimeSec= of systemd.
     """
     with suppress(OSError):
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+            return
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):
