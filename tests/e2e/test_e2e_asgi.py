@@ -84,13 +84,20 @@ loop.run_until_complete(asyncio.sleep(0))
     assert not [text for text in server.log if "never run" in text]
 
 
-@pytest.mark.parametrize("kept_by", ["nobody", "the application"])
-def test_errors_of_tasks_that_nobody_awaits_are_records(tmp_path: Path, kept_by: str) -> None:
-    own = "" if kept_by == "nobody" else "import logging; logging.basicConfig(format='kept: %(message)s')"
+CONFIGURATION = {
+    "none": "",
+    "of another logger": "logging.basicConfig(); logging.getLogger('asyncio').propagate = False",
+    "of the root": "logging.basicConfig(format='kept: %(message)s')",
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGURATION)
+def test_errors_of_tasks_that_nobody_awaits_are_records(tmp_path: Path, kind: str) -> None:
     (tmp_path / "forgets.py").write_text(f"""\
 import asyncio
 import gc
-{own}
+import logging
+{CONFIGURATION[kind]}
 async def fails():
     raise KeyError("forgotten")
 async def app(scope, receive, send):
@@ -105,7 +112,7 @@ async def app(scope, receive, send):
         assert get(server.port).body == b"fine"
         line = server.wait_for_log("Task exception was never retrieved")
         assert server.stop() == 0
-    if kept_by == "nobody":
+    if kind != "of the root":
         record = json.loads(line)
         assert (record["logger"], record["level"]) == ("asyncio", "ERROR")
         assert record["traceback"].endswith("KeyError: 'forgotten'\n")

@@ -112,8 +112,9 @@ class _Strays(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        logger, parent = self._logger, self._logger.parent
-        if logger.handlers == [self] and logger.propagate and not (parent is not None and parent.hasHandlers()):
+        logger = self._logger
+        propagates = logger.propagate and logger.parent is not None and logger.parent.hasHandlers()
+        if logger.handlers == [self] and not propagates:
             error_logger.handle(record)
 
 
