@@ -592,7 +592,7 @@ def test_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, caplog
             stage.turns.wait_for("finished", exchange)
         assert stage.threads == ["zibai-1"]
         assert caplog.messages == [
-            "can't start new thread (see ulimit -u, and the limit of the container); serving with 1"
+            "can't start new thread, see ulimit -u and limits of the container; serving with 1 threads"
         ]
 
 

@@ -139,7 +139,7 @@ class Threads(Blocking):
                 self._limit = len(self._runners)
             if not self._limit:
                 raise
-            logger.error("%s (see ulimit -u, and the limit of the container); serving with %d", error, self._limit)
+            logger.error("%s, see ulimit -u and limits of the container; serving with %d threads", error, self._limit)
 
     def _live(self, me: Runner) -> None:
         failure: BaseException | None = None
