@@ -7,12 +7,14 @@ nothing is imported, and gevent patches. If the application is ASGI all the same
 what to type.
 """
 
+import ast
 import atexit
 import os
 import re
 import subprocess
 import sys
 import threading
+import warnings
 from importlib.util import find_spec
 from typing import Final, Literal, NoReturn
 
@@ -37,14 +39,7 @@ _MAKERS = (
     "|Sanic|Lilya|FastHTML|http_app|streamable_http_app|sse_app|ASGIApp|WSGIMiddleware|WsgiToAsgi"
 )
 
-_WELL_KNOWN = "get_asgi_application|FastAPI|Starlette|Quart|Litestar|Sanic|Lilya"
-
-_BINDINGS = (
-    r"^\s*{name}\s*(?::[^=\n]+)?=(?!=)"
-    r"|\b(?:def|class|as|for|global|nonlocal)\s+{name}\b"
-    r"|\bimport\b.*\b{name}\b|^\s+{name},?$"
-)
-"""Each line that may give a name its value, and some others."""
+_WELL_KNOWN = frozenset({"get_asgi_application", "FastAPI", "Starlette", "Quart", "Litestar", "Sanic", "Lilya"})
 
 _SCRIPT = """\
 import sys
@@ -125,9 +120,32 @@ def _is_outright(options: Options) -> bool:
     _, _, name = options.app.partition(":")
     if options.call or not name.isidentifier():
         return False
-    source = _source(options)
-    made = re.search(rf"^{name}\s*(?::[^=\n]+)?=\s*(?:\w+\.)*(?:{_WELL_KNOWN})\(", source, re.MULTILINE)
-    return made is not None and len(re.findall(_BINDINGS.format(name=name), source, re.MULTILINE)) == 1
+    try:
+        with warnings.catch_warnings(action="ignore"):  # the import will warn
+            module = ast.parse(_source(options))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    made = any(_is_made(each, name) for each in module.body)
+    return made and sum(_gives(node) == name for node in ast.walk(module)) == 1
+
+
+def _is_made(statement: ast.stmt, name: str) -> bool:
+    """Whether a statement makes an application of a well-known framework, and gives it this name."""
+    if not (isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Call)):
+        return False
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    framework = ast.unparse(statement.value.func).rpartition(".")[2]
+    return framework in _WELL_KNOWN and name in map(_gives, targets)
+
+
+def _gives(node: ast.AST) -> str | None:
+    """The name to which this node alone gives a value, or takes it away."""
+    if isinstance(node, ast.Name):
+        return None if isinstance(node.ctx, ast.Load) else node.id
+    if isinstance(node, ast.alias):
+        return node.asname or node.name.partition(".")[0]
+    name = getattr(node, "name", None)  # of a function, a class, an except clause or a pattern
+    return name if isinstance(name, str) else None
 
 
 def likely_interface(options: Options) -> Interface | Literal[""]:
