@@ -28,6 +28,7 @@ from zibai.supervise import child as child_module
 from zibai.supervise import messages as pipes
 from zibai.supervise import output
 from zibai.supervise.child import Child
+from zibai.supervise.control import Control
 from zibai.supervise.pipe import Message, Parent
 from zibai.supervise.sentinel import reap_orphans
 from zibai.system import machine, terminal
@@ -423,6 +424,20 @@ def test_interrupting_signals_raise_after_the_handler_of_the_application(descrip
             signal.raise_signal(signal.SIGINT)
         assert signals.read() == ["SIGINT"]
     assert heard == [signal.SIGINT]
+
+
+@posix
+def test_the_main_thread_knows_of_a_signal_before_and_after_the_other_thread_has_read_it() -> None:
+    """Else a KeyboardInterrupt that pydantic has made another exception of would be reported as a failed import."""
+    control = Control(None, threading.Event(), None, boot_timeout=60, graceful_timeout=60)
+    with Signals(["SIGINT", "SIGTERM"]) as control._signals:
+        signal.raise_signal(signal.SIGTERM)
+        assert not control.was_interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert control.was_interrupted()
+        assert control._signals.read() == ["SIGTERM", "SIGINT"]
+        assert control.was_interrupted()
+        assert control._signals.read() == []
 
 
 @posix
