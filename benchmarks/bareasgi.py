@@ -1,4 +1,6 @@
-"""The limit for ASGI: a loop that calls the application and parses nothing. ``python -m benchmarks.bareasgi PORT APP``.
+"""The limit for ASGI: a loop that calls the application and parses nothing.
+
+``python -m benchmarks.bareasgi PORT APP WORKLOAD``.
 
 It does what every server in Python has to do for an ASGI application, and nothing else: ``epoll``, ``recv``, a scope of
 its own for each request, the call of the application, a head made of the given fields, ``send``. The scope is always
