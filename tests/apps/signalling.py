@@ -80,6 +80,16 @@ async def tasks(scope, receive, send):
     await send({"type": "http.response.body", "body": repr(handlers).encode()})
 
 
+async def deaf(scope, receive, send):
+    """A request that does not end, whatever is raised in it."""
+    while True:
+        try:
+            os.write(2, b"entered\n")
+            threading.Event().wait(1000)
+        except BaseException:
+            pass
+
+
 def take_in_loop(what):
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -57,6 +57,19 @@ def test_a_single_process_hears_signals_that_its_application_takes(
     assert "ends now" not in log
 
 
+@pytest.mark.daily("uvloop")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_ctrl_c_ends_a_single_process_whose_request_catches_everything(loop: str) -> None:
+    """uvloop has the descriptor, so that only the handler can tell the thread that counts the time."""
+    pytest.importorskip(loop)
+    flags = ("--loop", loop, "--interface", "asgi", "--lifespan", "off", "--graceful-exit-timeout", "3600")
+    with Server("signalling:deaf", *flags) as server, Client(server.port) as client:
+        client.send(request("/"))
+        server.wait_for_log("entered")
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+
+
 @pytest.mark.daily("asyncio-worker", "uvloop-single")
 @pytest.mark.parametrize("processes", [0, 1], ids=["single", "worker"])
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -69,7 +69,9 @@ class Signals:
         self._writer.setblocking(False)
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:
-            self._old[number] = signal.signal(number, self._handler(number))
+            # asyncio.run() cancels its task at SIGINT, but only where this is Python's handler.
+            ours = signal.default_int_handler if self._raises(number) else self._on_signal
+            self._old[number] = signal.signal(number, ours)
         if self._exits:
             # Handlers of atexit run in reverse order, so this one comes after those of the application.
             atexit.register(self._ignore, os.getpid())
@@ -79,9 +81,16 @@ class Signals:
         holdback.let_through()
         return self
 
-    def _handler(self, number: int) -> Any:
-        raises = self._interrupting and number == signal.SIGINT
-        return signal.default_int_handler if raises else self._on_signal
+    def _raises(self, number: int) -> bool:
+        return self._interrupting and number == signal.SIGINT
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt, and let it be heard even if an event loop has the descriptor, as uvloop always does:
+        a task may make nothing of the exception.
+        """
+        if sys.platform != "win32":  # there, whoever hears it interrupts the main thread once more
+            self._on_signal(number, frame)
+        signal.default_int_handler(number, frame)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number not in self._old:
@@ -104,20 +113,21 @@ class Signals:
     def reassert(self) -> None:
         """Handle signals again whose handlers the application has set and reset. Only in the main thread.
 
-        A handler that the application has set stays, and is called as well. May be called at any time.
+        Call it before an event loop runs there, too. A handler that the application has set stays, and is called as
+        well. May be called at any time.
         """
         if not self._old:
             return  # the block has ended
         for number in self._old:
             current = signal.getsignal(number)
-            ours = self._handler(number)
+            ours = self._interrupt if self._raises(number) else self._on_signal
             if current in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None):
                 signal.signal(number, ours)
             elif current != ours and callable(current) and not isinstance(current, _Both):
-                signal.signal(number, _Both(self._on_signal, current, raises=ours is signal.default_int_handler))
-        ours = self._writer.fileno()
-        before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
-        if before != ours:
+                signal.signal(number, _Both(ours, current, raises=self._raises(number)))
+        fd = self._writer.fileno()
+        before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        if before != fd:
             self._restore_fd(before)
 
     def hold_back(self) -> None:
@@ -192,7 +202,7 @@ _CHILD: Any = getattr(signal, "SIGCHLD", None)
 
 
 class _Both:
-    """One handler of a signal that calls the one here, then that of the application, and ``raises`` in the end.
+    """One handler of a signal that calls the one here and that of the application; last the one that ``raises``.
 
     Many applications call ``sys.exit()`` at SIGTERM. The server ends at such a signal by itself, and what the
     application raises must not cut the requests in flight.
@@ -202,7 +212,8 @@ class _Both:
         self._ours, self._theirs, self._raises = ours, theirs, raises
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._ours(number, frame)
+        if not self._raises:
+            self._ours(number, frame)
         try:
             self._theirs(number, frame)
         except BaseException as error:
@@ -211,7 +222,7 @@ class _Both:
             if not isinstance(error, SystemExit | KeyboardInterrupt):
                 sys.excepthook(type(error), error, error.__traceback__)
         if self._raises:
-            signal.default_int_handler(number, frame)
+            self._ours(number, frame)
 
 
 def interrupting() -> Callable[[], None]:
