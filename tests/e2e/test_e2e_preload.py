@@ -252,7 +252,7 @@ def app(environ, start_response):
 
 
 def test_a_thread_that_gevent_has_made_a_greenlet_is_known_in_each_worker(site: Path) -> None:
-    """``threading`` forgets the threads of before a fork, and raised a KeyError at the end of each."""
+    """After a fork, ``threading`` knows the forking thread alone. Each other one ended with a KeyError."""
     pytest.importorskip("gevent")
     (site / "ending.py").write_text(ENDING, encoding="ascii")
     with Preloading("ending:app", "-p", "1", cwd=site, ready=1) as server:

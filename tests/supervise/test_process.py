@@ -412,7 +412,7 @@ def test_what_the_application_raises_at_a_signal_for_the_end_ends_nothing(
 @pytest.mark.parametrize("descriptor", ["ours", "of an event loop"])
 @pytest.mark.parametrize("handler", ["ours", "of the application"])
 def test_interrupting_signals_raise_last_and_are_heard(handler: str, descriptor: str) -> None:
-    """Whoever makes nothing of the KeyboardInterrupt must not keep the process, also with uvloop."""
+    """A task that catches KeyboardInterrupt and goes on must not keep the process alive, also with uvloop."""
     called: list[int] = []
     theirs = socket.socketpair()
     with theirs[0], theirs[1], Signals(["SIGINT"], interrupting=True) as signals:

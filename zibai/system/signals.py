@@ -88,7 +88,7 @@ class Signals:
         """Raise KeyboardInterrupt, and let it be heard even if an event loop has the descriptor, as uvloop always does:
         a task may make nothing of the exception.
         """
-        if sys.platform != "win32":  # there, whoever hears it interrupts the main thread once more
+        if sys.platform != "win32":  # on Windows, the thread that hears of SIGINT raises KeyboardInterrupt itself
             self._on_signal(number, frame)
         signal.default_int_handler(number, frame)
 

@@ -38,7 +38,7 @@ def waiting_tasks() -> list[str]:
 
 
 def _set_event_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that is set in this thread. None is made, as :func:`asyncio.get_event_loop` did before 3.14."""
+    """The event loop that is set in this thread. It makes none, as :func:`asyncio.get_event_loop` did before 3.14."""
     if sys.version_info >= (3, 14):
         try:
             return asyncio.get_event_loop()
